@@ -1,0 +1,102 @@
+"""What a portfolio manager decides, the one rule that turns it into positions, and its embedding.
+
+Shapes: X any batch dimensions, N assets, D latent width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PortfolioAction:
+    """A decision.
+
+    Attributes:
+        weights_XN: budget of each asset as a share of wealth; non-negative, sums to 1 over the assets.
+        signals_XN: what is done with the budget: 1 long, 0 flat (it stays in cash), -1 short. Values in between are
+            relaxed signals, for planners that follow gradients.
+        hedge_X: 1 to short the market proxy by the portfolio's beta, 0 not to.
+    """
+
+    weights_XN: Tensor
+    signals_XN: Tensor
+    hedge_X: Tensor
+
+    def positions(self, allow_short: bool) -> Tensor:
+        """The decode rule, the same in training, planning and backtest: position = weight x signal.
+
+        A flat asset is not held; where short selling is not allowed a short signal means flat.
+
+        Returns:
+            positions_XN, signed shares of wealth; gross exposure is at most 1.
+        """
+        signals_XN = self.signals_XN if allow_short else self.signals_XN.clamp(min=0)
+        return self.weights_XN * signals_XN
+
+    def map(self, function) -> "PortfolioAction":
+        """Apply a function of one tensor to each part; it must act on batch dimensions only."""
+        return PortfolioAction(function(self.weights_XN), function(self.signals_XN), function(self.hedge_X))
+
+
+class AllocationEmbedder(nn.Module):
+    """Embeds an amount and a signal for each asset.
+
+    What is said of an asset is tied to that asset through its latent, so the embedding does not depend on the order of
+    the assets and takes any number of them.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.amount = nn.Linear(dim, dim, bias=False)
+        self.signal = nn.Linear(3, dim)
+        self.gate = nn.Linear(dim, dim)
+
+    def forward(self, amount_XN: Tensor, signals_XN: Tensor, assets_XND: Tensor, present_XN: Tensor) -> Tensor:
+        """
+        Args:
+            amount_XN: signed shares of wealth.
+            signals_XN: -1, 0 or 1, or between (relaxed).
+            assets_XND: latents of the assets.
+            present_XN: which assets exist.
+
+        Returns:
+            embedding_XD.
+        """
+        present_XN = present_XN.to(assets_XND.dtype)
+        exposure_XD = torch.einsum("...n,...nd->...d", amount_XN * present_XN, assets_XND)
+        # a relaxed signal is a mixture of its two neighbours
+        mixture_XN3 = torch.stack([1 - (signals_XN - s).abs().clamp(max=1) for s in (-1.0, 0.0, 1.0)], dim=-1)
+        share_XN = present_XN / present_XN.sum(-1, keepdim=True).clamp(min=1)
+        gate_XND = torch.sigmoid(self.gate(assets_XND)) * share_XN.unsqueeze(-1)
+        gated_X3D = torch.einsum("...nk,...nd->...kd", mixture_XN3, gate_XND)
+        return (
+            self.amount(exposure_XD) + torch.einsum("...kd,dk->...d", gated_X3D, self.signal.weight) + self.signal.bias
+        )
+
+
+class ActionEmbedder(nn.Module):
+    """Embeds an action relative to what is held (reference: JEPA-WMs AdaLN conditioning, section 3).
+
+    The change of position that is asked for, the signals and the hedge have a linear map each, and the three are summed.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.allocation = AllocationEmbedder(dim)
+        self.hedge = nn.Linear(1, dim)
+
+    def forward(self, action: PortfolioAction, held_XN: Tensor, assets_XND: Tensor, present_XN: Tensor) -> Tensor:
+        """
+        Args:
+            held_XN: signed shares of wealth after drift, before the trade.
+            assets_XND: latents of the assets.
+            present_XN: which assets exist.
+
+        Returns:
+            embedding_XD.
+        """
+        change_XN = action.weights_XN * action.signals_XN - held_XN
+        allocation_XD = self.allocation(change_XN, action.signals_XN, assets_XND, present_XN)
+        return allocation_XD + self.hedge(action.hedge_X.unsqueeze(-1))

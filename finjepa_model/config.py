@@ -1,0 +1,252 @@
+"""Typed, frozen configs with a strict JSON round trip: the one place for every default.
+
+`FinJEPAConfig` is what a checkpoint's `config.json` holds. An unknown key, a wrong type or an impossible value raises
+`FinJEPAError` that names the key.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+from finjepa_model.errors import FinJEPAError
+
+Recipe = Literal["ema", "sigreg", "both"]
+ConfigT = TypeVar("ConfigT")
+
+
+def _require(condition: bool, key: str, rule: str) -> None:
+    if not condition:
+        raise FinJEPAError(f"config key {key} {rule}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shapes of the world model.
+
+    A decision step is `stride` sessions long; at each step an asset is seen through the `window` sessions that end there.
+    """
+
+    channels: tuple[str, ...] = ()  # names of the panel's channels, in order; filled in from the panel
+    window: int = 64  # T, sessions in an observation
+    patch: int = 8  # sessions in a patch; divides `window`
+    stride: int = 5  # sessions from one decision to the next
+    context_steps: int = 3  # W, decision steps that the predictor sees
+    dim: int = 64  # D, width of every latent
+    heads: int = 4
+    time_layers: int = 2  # encoder: attention over the patches of an asset
+    asset_layers: int = 1  # encoder: attention over assets
+    predictor_layers: int = 3
+    mlp_ratio: float = 4.0
+    projector_dim: int = 64  # width of the discarded projector that SIGReg sees
+    adaln_init: Literal["zero", "normal"] = "normal"
+    adaln_std: float = 0.02  # standard deviation of the AdaLN weights when `adaln_init` is "normal"
+
+    def __post_init__(self) -> None:
+        _require(self.window % self.patch == 0, "model.patch", f"must divide model.window={self.window}")
+        _require(self.dim % (2 * self.heads) == 0, "model.dim", "must be a multiple of 2 * model.heads (rotary pairs)")
+        for name in ("window", "patch", "stride", "context_steps", "dim", "heads", "predictor_layers", "projector_dim"):
+            _require(getattr(self, name) >= 1, f"model.{name}", "must be at least 1")
+        _require(self.patch >= 3, "model.patch", "must be at least 3, the width of the tokenizer's kernel")
+
+    @property
+    def patches(self) -> int:
+        return self.window // self.patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the training objective (design: prediction + masked patches + collapse prevention + inverse dynamics)."""
+
+    recipe: Recipe = "both"
+    rollout_steps: int = 2  # K, autoregressive steps
+    truncate_rollout: bool = True  # no gradient from one rollout step into the one before (TBPTT-1, JEPA-WMs)
+    mask_ratio: float = 0.7  # TS-JEPA
+    masked_patch: float = 1.0
+    prediction: float = 1.0
+    rollout: float = 1.0
+    sigreg: float = 1.0  # SIGReg is divided by the number of samples, so this weight means the same at every batch size
+    sigreg_slices: int = 256
+    inverse_dynamics: float = 1.0
+    variance: float = 1.0  # EB-JEPA, on portfolio latents only
+    covariance: float = 0.04
+    heads: float = 0.1  # on detached latents: teaches the read-outs, never the encoder
+    ema_start: float = 0.996
+    ema_end: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.rollout_steps >= 1, "loss.rollout_steps", "must be at least 1")
+        _require(0 < self.mask_ratio < 1, "loss.mask_ratio", "must lie between 0 and 1")
+        _require(
+            0 <= self.ema_start <= self.ema_end <= 1, "loss.ema_start", "must satisfy 0 <= ema_start <= ema_end <= 1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortfolioConfig:
+    """Rules and prices of trading. Rates are per year, costs are one-way in basis points of the traded value."""
+
+    cost_bps: float = 10.0  # commission and half-spread of an asset
+    hedge_cost_bps: float = 2.0  # the same for the market proxy
+    borrow_rate: float = 0.01  # paid on the value that is held short
+    cash_rate: float = 0.0
+    sessions_per_year: int = 252
+    allow_short: bool = False
+    allow_hedge: bool = True
+    max_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("cost_bps", "hedge_cost_bps", "borrow_rate"):
+            _require(getattr(self, name) >= 0, f"portfolio.{name}", "must not be negative")
+        _require(self.cost_bps < 5000, "portfolio.cost_bps", "must be below 5000")
+        _require(0 < self.max_weight <= 1, "portfolio.max_weight", "must lie in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The trainer. `epochs` passes over `steps_per_epoch` batches, each of `batch_size` decision dates and `n_assets` assets."""
+
+    seed: int = 0
+    batch_size: int = 64  # over all ranks
+    n_assets: int = 8
+    epochs: int = 10
+    steps_per_epoch: int = 100
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup_steps: int = 50
+    gradient_clip: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate_batches: int = 8
+    checkpoint_every: int = 200  # steps between two saves of everything that resuming needs
+    log_every: int = 20
+    train_share: float = 0.7  # of the sessions, in time order; then validation, then test
+    validation_share: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "n_assets", "epochs", "steps_per_epoch", "checkpoint_every", "log_every"):
+            _require(getattr(self, name) >= 1, f"training.{name}", "must be at least 1")
+        _require(self.batch_size >= 2, "training.batch_size", "must be at least 2 (statistics over the batch)")
+        _require(self.learning_rate > 0, "training.learning_rate", "must be positive")
+        _require(
+            self.train_share > 0 and self.validation_share > 0 and self.train_share + self.validation_share < 1,
+            "training.train_share",
+            "train_share and validation_share must be positive and leave room for a test block",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinJEPAConfig:
+    """Everything that is needed to build, train and trade a world model."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    portfolio: PortfolioConfig = field(default_factory=PortfolioConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "FinJEPAConfig":
+        return _build(cls, data, "")
+
+    @classmethod
+    def from_json(cls, text: str) -> "FinJEPAConfig":
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FinJEPAError(f"the config is not JSON: {error}") from error
+        return cls.from_dict(data)
+
+    def override(self, assignments: dict[str, str]) -> "FinJEPAConfig":
+        """Set dotted keys from text, as in `--set model.dim=256`; values are read as JSON, or else as text."""
+        data = self.to_dict()
+        for key, text in assignments.items():
+            *parents, leaf = key.split(".")
+            node: Any = data
+            for parent in parents:
+                node = node.get(parent) if isinstance(node, dict) else None
+            if not isinstance(node, dict) or leaf not in node:
+                known = sorted(f"{section}.{name}" for section, values in self.to_dict().items() for name in values)
+                raise FinJEPAError(f"unknown config key {key!r}; known keys: {', '.join(known)}")
+            try:
+                node[leaf] = json.loads(text)
+            except json.JSONDecodeError:
+                node[leaf] = text
+        return self.from_dict(data)
+
+
+PRESETS: dict[str, FinJEPAConfig] = {
+    "tiny": FinJEPAConfig(
+        model=ModelConfig(dim=32, heads=2, predictor_layers=2, projector_dim=32),
+        loss=LossConfig(sigreg_slices=64),
+        training=TrainingConfig(epochs=4, steps_per_epoch=60, n_assets=6, warmup_steps=20, checkpoint_every=60),
+    ),
+    "small": FinJEPAConfig(
+        training=TrainingConfig(epochs=20, steps_per_epoch=200, batch_size=128, n_assets=12),
+    ),
+    "base": FinJEPAConfig(
+        model=ModelConfig(dim=128, heads=4, time_layers=4, asset_layers=2, predictor_layers=6, projector_dim=128),
+        loss=LossConfig(sigreg_slices=1024),
+        training=TrainingConfig(
+            epochs=50, steps_per_epoch=1000, batch_size=256, n_assets=20, learning_rate=5e-4, precision="bfloat16"
+        ),
+    ),
+    "large": FinJEPAConfig(
+        model=ModelConfig(dim=384, heads=8, time_layers=6, asset_layers=3, predictor_layers=8, projector_dim=256),
+        loss=LossConfig(sigreg_slices=1024),
+        training=TrainingConfig(
+            epochs=50, steps_per_epoch=4000, batch_size=1024, n_assets=32, learning_rate=3e-4, precision="bfloat16"
+        ),
+    ),
+}
+
+
+def preset(name: str) -> FinJEPAConfig:
+    """A named config: `tiny` (tests, demo), `small` (a CPU), `base` (a GPU), `large` (several GPUs)."""
+    if name not in PRESETS:
+        raise FinJEPAError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _build(cls: type[ConfigT], data: Any, path: str) -> ConfigT:
+    if not isinstance(data, dict):
+        raise FinJEPAError(f"config section {path or 'at the top'} must be an object, not {type(data).__name__}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise FinJEPAError(f"unknown config key {_join(path, key)!r}; known keys: {', '.join(sorted(known))}")
+    return cls(**{key: _read(hints[key], value, _join(path, key)) for key, value in data.items()})
+
+
+def _read(hint: Any, value: Any, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise FinJEPAError(f"config key {path} must be one of {', '.join(map(str, args))}, not {value!r}")
+    if origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_read(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    elif origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _read(next(arg for arg in args if arg is not type(None)), value, path)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    expected = "list" if origin is tuple else getattr(hint, "__name__", str(hint))
+    raise FinJEPAError(f"config key {path} must be a {expected}, not {value!r}")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

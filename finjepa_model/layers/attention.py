@@ -1,0 +1,105 @@
+"""Attention with rotary position encoding, and the blocks that are built of it.
+
+Shapes: X any batch dimensions, L queries, M keys, H heads, E width of a head, D = H * E.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+def rotate(x_XLE: Tensor, position_L: Tensor, base: float = 10_000.0) -> Tensor:
+    """Rotary position encoding (RoFormer, eq. 34): the pair (2i, 2i+1) turns by position * base^(-2i/E).
+
+    Pairs and angles are interleaved alike. V-JEPA 2 and JEPA-WMs tile the angles but pair neighbours, which is no
+    rotation: products then depend on absolute positions (reference: vjepa2 PR 15).
+    """
+    width = x_XLE.shape[-1]
+    frequency_P = base ** (-torch.arange(0, width, 2, device=x_XLE.device, dtype=torch.float64) / width)
+    angle_LP = position_L.to(torch.float64).unsqueeze(-1) * frequency_P
+    cos_LP, sin_LP = angle_LP.cos().to(x_XLE.dtype), angle_LP.sin().to(x_XLE.dtype)
+    even_XLP, odd_XLP = x_XLE[..., 0::2], x_XLE[..., 1::2]
+    return torch.stack([even_XLP * cos_LP - odd_XLP * sin_LP, even_XLP * sin_LP + odd_XLP * cos_LP], dim=-1).flatten(-2)
+
+
+def split_heads(x_XLD: Tensor, heads: int) -> Tensor:
+    """[X, L, D] to [X, H, L, E]."""
+    return x_XLD.unflatten(-1, (heads, -1)).transpose(-2, -3)
+
+
+def merge_heads(x_XHLE: Tensor) -> Tensor:
+    return x_XHLE.transpose(-2, -3).flatten(-2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; rotary when positions are given."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x_XLD: Tensor, mask: Tensor | None = None, position_L: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            mask: bool, broadcastable to [X, H, L, L], True where a query may look.
+            position_L: decision steps, for rotary encoding.
+        """
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_XLD).chunk(3, dim=-1))
+        if position_L is not None:
+            q, k = rotate(q, position_L), rotate(k, position_L)
+        return self.out(merge_heads(_attend(q, k, v, mask)))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # on CPU the backward of bf16 attention takes half of the whole step: float32 inside is 1.6 times faster
+    with torch.autocast("cpu", enabled=False):
+        wide = torch.promote_types(q.dtype, torch.float32)
+        return F.scaled_dot_product_attention(q.to(wide), k.to(wide), v.to(wide), attn_mask=mask)
+
+
+class MLP(nn.Sequential):
+    """Linear, GELU (the exact one: on CPU the tanh form is four times slower), Linear."""
+
+    def __init__(self, dim: int, ratio: float):
+        hidden = int(dim * ratio)
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = SelfAttention(dim, heads)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, mlp_ratio)
+
+    def forward(self, x_XLD: Tensor, mask: Tensor | None = None, position_L: Tensor | None = None) -> Tensor:
+        x_XLD = x_XLD + self.attention(self.attention_norm(x_XLD), mask, position_L)
+        return x_XLD + self.mlp(self.mlp_norm(x_XLD))
+
+
+class AdaLN(nn.Module):
+    """Shift, scale and gate of a sub-layer from a condition (DiT section 3.2; JEPA-WMs: one action embedding a step).
+
+    With `init="zero"` a block is the identity at the start; with "normal" the condition has a small effect from the
+    first step on.
+    """
+
+    def __init__(self, dim: int, parts: int, init: str, std: float):
+        super().__init__()
+        self.parts = parts
+        self.project = nn.Linear(dim, parts * dim)
+        nn.init.zeros_(self.project.bias)
+        if init == "zero":
+            nn.init.zeros_(self.project.weight)
+        else:
+            nn.init.trunc_normal_(self.project.weight, std=std)
+
+    def forward(self, condition_XD: Tensor) -> tuple[Tensor, ...]:
+        return self.project(F.silu(condition_XD)).chunk(self.parts, dim=-1)

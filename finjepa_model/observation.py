@@ -1,0 +1,48 @@
+"""What the world model sees of the market, and a batch of it to learn from.
+
+Shapes: B decision dates, S decision steps, N assets, T sessions of a window, F channels, K steps that a portfolio is held.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The market at S decision steps in a row; everything of a step is known at its close."""
+
+    features_BSNTF: Tensor  # normalised channels, 0 where not observed
+    observed_BSNT: Tensor  # bool
+    present_BN: Tensor  # bool: the asset can be decided on
+    volatility_BSN: Tensor  # daily, over the window
+    market_volatility_BS: Tensor  # daily, of the market proxy, over the window
+    beta_BSN: Tensor  # trailing, to the market proxy
+
+    @property
+    def steps(self) -> int:
+        return self.features_BSNTF.shape[1]
+
+    def to(self, device: torch.device | str) -> "Observation":
+        return Observation(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class MarketBatch:
+    """An observation of S = W + K steps and what happened after them.
+
+    The portfolio is held from step W - 2 on, one step before the first that is learned from, so that its first state is
+    one of a portfolio that has drifted.
+    """
+
+    observation: Observation
+    step_return_BSN: Tensor  # simple return from the fill of a decision at that step to the next fill
+    step_return_valid_BSN: Tensor  # bool
+    market_step_return_BS: Tensor
+    returns_BKTN: Tensor  # daily returns in each decision step that is held, K = rollout steps + 1
+    market_returns_BKT: Tensor
+    tradable_BKTN: Tensor  # bool
+
+    def to(self, device: torch.device | str) -> "MarketBatch":
+        return MarketBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})

@@ -1,0 +1,122 @@
+"""What keeps latents from collapsing.
+
+Shapes: X any leading dimensions, N samples, D width, A directions, K knots.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from finjepa_model.actions import PortfolioAction
+
+
+class SIGReg(nn.Module):
+    """Sketched isotropic Gaussian regularisation (LeJEPA; reference: jepa.md 1.5).
+
+    The Epps-Pulley statistic of random one-dimensional projections against N(0, 1):
+    integral of |phi_n(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt, by the trapezoid rule with `knots` knots on [0, `t_max`], doubled.
+    LeJEPA multiplies it by the number of samples N; here it is left out, so that the weight of the term means the same at
+    every batch size. For iid N(0, I) its expectation is 1.0525 / N; for a full collapse to 0 it is 0.40205.
+    """
+
+    t_K: Tensor
+    weight_K: Tensor
+    gaussian_K: Tensor
+
+    def __init__(self, slices: int = 256, knots: int = 17, t_max: float = 3.0):
+        super().__init__()
+        self.slices = slices
+        t_K = torch.linspace(0, t_max, knots)
+        trapezoid_K = torch.full_like(t_K, 2 * t_max / (knots - 1))
+        trapezoid_K[[0, -1]] /= 2
+        gaussian_K = (-t_K.square() / 2).exp()
+        self.register_buffer("t_K", t_K, persistent=False)
+        self.register_buffer("gaussian_K", gaussian_K, persistent=False)
+        self.register_buffer("weight_K", trapezoid_K * gaussian_K, persistent=False)
+
+    def statistic(self, projected_XNA: Tensor) -> Tensor:
+        """Epps-Pulley statistic over samples, [X, A]; over the samples of all ranks when distributed."""
+        angle_XNAK = projected_XNA.unsqueeze(-1) * self.t_K
+        real_XAK, imaginary_XAK = angle_XNAK.cos().mean(-3), angle_XNAK.sin().mean(-3)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            from torch.distributed.nn.functional import all_reduce  # differentiable, unlike dist.all_reduce
+
+            real_XAK = all_reduce(real_XAK) / dist.get_world_size()
+            imaginary_XAK = all_reduce(imaginary_XAK) / dist.get_world_size()
+        error_XAK = (real_XAK - self.gaussian_K).square() + imaginary_XAK.square()
+        return (error_XAK * self.weight_K).sum(-1)
+
+    def forward(self, samples_XND: Tensor, seed: int) -> Tensor:
+        """
+        Args:
+            samples_XND: samples that are independent along N (dates); leading dimensions, such as the time index, are
+                tested each on their own.
+            seed: of the directions; the same on every rank, another one at every step.
+
+        Returns:
+            The mean statistic, a scalar; always computed in float32 or wider.
+        """
+        samples_XND = samples_XND if samples_XND.dtype == torch.float64 else samples_XND.float()
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        direction_DA = torch.randn(samples_XND.shape[-1], self.slices, generator=generator)
+        direction_DA = F.normalize(direction_DA, dim=0).to(samples_XND)
+        return self.statistic(samples_XND @ direction_DA).mean()
+
+
+class Projector(nn.Sequential):
+    """The discarded head that SIGReg sees, so that the planning latents stay unconstrained (LeJEPA; jepa.md, traps 6, 16)."""
+
+    def __init__(self, dim: int, out: int):
+        super().__init__(nn.Linear(dim, 2 * dim), nn.BatchNorm1d(2 * dim), nn.GELU(), nn.Linear(2 * dim, out))
+
+
+def variance_covariance(samples_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """VICReg's terms (EB-JEPA): hinge of the standard deviation at 1, and mean squared off-diagonal covariance."""
+    centred_ND = samples_ND - samples_ND.mean(0)
+    n, d = centred_ND.shape
+    covariance_DD = centred_ND.T @ centred_ND / (n - 1)
+    variance = F.relu(1 - (covariance_DD.diagonal() + 1e-4).sqrt()).mean()
+    off_diagonal = covariance_DD.square().sum() - covariance_DD.diagonal().square().sum()
+    return variance, off_diagonal / (d * (d - 1))
+
+
+class InverseDynamics(nn.Module):
+    """Recovers the action between two portfolio latents (EB-JEPA, section 3; reference: jepa.md, trap 1).
+
+    It is asked of portfolio latents only: prices hold no trace of a small investor's action. Each part of the action has
+    its own loss: cross-entropy of the weights over assets, cross-entropy of the three signals, binary for the hedge.
+    """
+
+    def __init__(self, dim: int, max_hidden: int = 256):
+        super().__init__()
+        hidden = min(4 * dim, max_hidden)
+        self.trunk = nn.Sequential(nn.Linear(2 * dim, hidden), nn.GELU(), nn.Linear(hidden, dim), nn.GELU())
+        self.asset = nn.Sequential(nn.Linear(3 * dim, hidden), nn.GELU(), nn.Linear(hidden, 4))
+        self.hedge = nn.Linear(dim, 1)
+
+    def forward(self, before_XD: Tensor, after_XD: Tensor, assets_XND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the weights [X, N], of the signals -1, 0, 1 [X, N, 3], and of the hedge [X]."""
+        trunk_XD = self.trunk(torch.cat([before_XD, after_XD], dim=-1))
+        trunk_XND = trunk_XD.unsqueeze(-2).expand_as(assets_XND)
+        asset_XN4 = self.asset(torch.cat([trunk_XND, assets_XND, trunk_XND * assets_XND], dim=-1))
+        return asset_XN4[..., 0], asset_XN4[..., 1:], self.hedge(trunk_XD).squeeze(-1)
+
+    def loss(
+        self, before_XD: Tensor, after_XD: Tensor, assets_XND: Tensor, action: PortfolioAction, present_XN: Tensor
+    ) -> Tensor:
+        """Sum of the three losses, each divided by that of an ignorant guess (log N, log 3, log 2).
+
+        The budget of a flat asset leaves no trace, so the weights are asked for over the assets that are held.
+        """
+        held_XN = action.weights_XN * action.signals_XN.abs() + 1e-6 * present_XN
+        held_XN = held_XN / held_XN.sum(-1, keepdim=True)
+        weights_XN, signals_XN3, hedge_X = self(before_XD, after_XD, assets_XND)
+        log_weights_XN = weights_XN.masked_fill(~present_XN, -1e9).log_softmax(-1)
+        n_X = present_XN.sum(-1).clamp(min=2).to(log_weights_XN.dtype)
+        weights = (-(held_XN * log_weights_XN).sum(-1) / n_X.log()).mean()
+        classes_XN = (action.signals_XN + 1).long()
+        signals_XN = F.cross_entropy(signals_XN3.flatten(0, -2), classes_XN.flatten(), reduction="none")
+        signals = signals_XN[present_XN.flatten()].mean() / torch.log(n_X.new_tensor(3.0))
+        hedge = F.binary_cross_entropy_with_logits(hedge_X, action.hedge_X) / torch.log(n_X.new_tensor(2.0))
+        return weights + signals + hedge
