@@ -4,9 +4,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 
@@ -25,6 +22,8 @@ CHECKPOINT_FILES = (
 
 def save_model(model: "FinJEPA", folder: Path) -> None:
     """Write both files; each is written beside its place and renamed into it."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / ".model.safetensors.tmp"
     # a copy without shared storage, on the CPU: safetensors refuses anything else
@@ -36,6 +35,9 @@ def save_model(model: "FinJEPA", folder: Path) -> None:
 
 
 def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | None) -> "FinJEPA":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     folder = resolve_checkpoint(dir_or_repo, revision)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():

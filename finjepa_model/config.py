@@ -185,7 +185,9 @@ PRESETS: dict[str, FinJEPAConfig] = {
     "tiny": FinJEPAConfig(
         model=ModelConfig(dim=32, heads=2, predictor_layers=2, projector_dim=32),
         loss=LossConfig(sigreg_slices=64),
-        training=TrainingConfig(epochs=4, steps_per_epoch=60, n_assets=6, warmup_steps=20, checkpoint_every=60),
+        training=TrainingConfig(
+            epochs=4, steps_per_epoch=40, n_assets=6, warmup_steps=20, evaluate_batches=4, checkpoint_every=40
+        ),
     ),
     "small": FinJEPAConfig(
         training=TrainingConfig(epochs=20, steps_per_epoch=200, batch_size=128, n_assets=12),

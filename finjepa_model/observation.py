@@ -3,6 +3,7 @@
 Shapes: B decision dates, S decision steps, N assets, T sessions of a window, F channels, K steps that a portfolio is held.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -23,6 +24,11 @@ class Observation:
     @property
     def steps(self) -> int:
         return self.features_BSNTF.shape[1]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Observation"]) -> "Observation":
+        """Along the dates; all parts have the same number of assets."""
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def to(self, device: torch.device | str) -> "Observation":
         return Observation(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})

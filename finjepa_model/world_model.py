@@ -5,7 +5,7 @@ F channels, C candidates, H horizon, D width, G portfolio scalars.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -303,6 +303,26 @@ class Imagination:
     first_step: int
     memory: MarketMemory
     model: FinJEPA
+
+    def date(self, b: int) -> "Imagination":
+        """The decision b alone, with a batch of one."""
+        one = slice(b, b + 1)
+        memory = MarketMemory(
+            [keys[one] for keys in self.memory.keys_XHJE],
+            [values[one] for values in self.memory.values_XHJE],
+            self.memory.step_J,
+            self.memory.present_XJ[one],
+        )
+        return replace(
+            self,
+            mean_BHN=self.mean_BHN[one],
+            volatility_BHN=self.volatility_BHN[one],
+            market_volatility_BH=self.market_volatility_BH[one],
+            beta_BN=self.beta_BN[one],
+            present_BN=self.present_BN[one],
+            assets_BHND=self.assets_BHND[one],
+            memory=memory,
+        )
 
     @torch.no_grad()
     def portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:

@@ -1,0 +1,41 @@
+# Everything on a fresh machine that has Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint format ui lock clean
+
+demo: $(INSTALLED) ## the whole pipeline on embedded prices
+	@$(BIN)/finjepa demo
+
+test: $(INSTALLED) ## the test suite
+	$(BIN)/pytest
+
+lint: $(INSTALLED) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(INSTALLED) ## the Dagster UI on the data of .finjepa
+	@$(BIN)/finjepa doctor >/dev/null
+	DAGSTER_HOME=$${FINJEPA_HOME:-$(CURDIR)/.finjepa}/dagster PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dagster dev
+
+lock: ## renew constraints.txt: the exact versions that demo and test install
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet -e '.[dev]'
+	$(VENV)-lock/bin/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
+	rm -rf $(VENV)-lock
+
+clean: ## removes the environment, not the data
+	rm -rf $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,46 @@
+"""Planners: they find actions of low cost, and know nothing but a cost function of candidates and a space of actions."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.cem import CEMConfig, CEMPlanner
+from finjepa_model.planning.mppi import MPPIConfig, MPPIPlanner
+from finjepa_model.planning.plan import Cost, Plan, Planner
+from finjepa_model.planning.space import ActionSpace, project_to_simplex
+
+__all__ = [
+    "PLANNERS",
+    "ActionSpace",
+    "CEMConfig",
+    "CEMPlanner",
+    "Cost",
+    "MPPIConfig",
+    "MPPIPlanner",
+    "Plan",
+    "Planner",
+    "make_planner",
+    "project_to_simplex",
+]
+
+PLANNERS: dict[str, tuple[Callable[[Any], Planner], type]] = {
+    "cem": (CEMPlanner, CEMConfig),
+    "mppi": (MPPIPlanner, MPPIConfig),
+}
+
+
+def make_planner(name: str, **overrides: Any) -> Planner:
+    """A planner by name, with its defaults changed by keyword.
+
+    Raises:
+        FinJEPAError: for an unknown planner or setting.
+    """
+    if name not in PLANNERS:
+        raise FinJEPAError(f"unknown planner {name!r}; choose one of {', '.join(sorted(PLANNERS))}")
+    build, config = PLANNERS[name]
+    known = {field.name for field in fields(config)}
+    for key in overrides:
+        if key not in known:
+            raise FinJEPAError(f"planner {name!r} has no setting {key!r}; it has {', '.join(sorted(known))}")
+    return build(config(**overrides))

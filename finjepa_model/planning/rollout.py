@@ -1,0 +1,110 @@
+"""Candidates rolled through the exact portfolio mechanics along the imagined market.
+
+Shapes: B decision dates, C candidates, H decision steps, N assets.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.planning.moments import Imagination, Moments
+from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What candidates lead to, step by step, if returns are as expected. Shares are of the wealth before the step's trade.
+
+    Attributes:
+        held_BCHN: signed shares of wealth after drift, before each trade.
+        growth_BCH: log growth of wealth, costs included.
+        variance_BCH: of the simple return of wealth over the step.
+        cost_BCH: trading costs and borrow fees, share of wealth.
+        turnover_BCH: one-way, share of wealth.
+        drawdown_BCH: of the expected path, from the highest wealth so far, 0 or negative.
+        gross_BCH, beta_BCH: exposure after the trade; beta includes the hedge.
+    """
+
+    actions: PortfolioAction
+    held_BCHN: Tensor
+    growth_BCH: Tensor
+    variance_BCH: Tensor
+    cost_BCH: Tensor
+    turnover_BCH: Tensor
+    drawdown_BCH: Tensor
+    gross_BCH: Tensor
+    beta_BCH: Tensor
+
+
+@dataclass(frozen=True)
+class PlanningWorld:
+    """Everything that a cost function may look at: the imagined market, the rules of trading, and what is held now.
+
+    Attributes:
+        state: of the B portfolios now.
+        sessions: length of a decision step, for interest and borrow fees.
+        tradable_BN: bool, who can be traded now; None means all. It holds for the first step; later ones trade freely.
+    """
+
+    imagination: Imagination
+    simulator: PortfolioSimulator
+    state: PortfolioState
+    sessions: int
+    moments: Moments
+    tradable_BN: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        imagination: Imagination,
+        simulator: PortfolioSimulator,
+        state: PortfolioState,
+        sessions: int,
+        tradable_BN: Tensor | None = None,
+    ) -> "PlanningWorld":
+        """In the precision and on the device of the imagination."""
+        moments = Moments.of(imagination)
+        return cls(imagination, simulator, state.map(lambda x: x.to(moments.mean_BHN)), sessions, moments, tradable_BN)
+
+    def roll(self, actions: PortfolioAction) -> Rollout:
+        """Trade and drift at the expected returns; a loop over steps, never over candidates.
+
+        The fill is at once, while real ones come a session later; over a step the difference is one session's drift.
+        """
+        moments, state = self.moments, self.state.map(lambda x: x.unsqueeze(1))
+        beta_B1N = moments.beta_BN.unsqueeze(1)
+        all_BN = torch.ones_like(moments.present_BN)
+        held, steps = [], []
+        for step in range(actions.hedge_X.shape[-1]):
+            before_X = state.wealth_X
+            zero_X = torch.zeros_like(before_X)
+            state = replace(state, decided_wealth_X=before_X, step_cost_X=zero_X, step_turnover_X=zero_X)
+            held_XN = state.holdings_XN
+            tradable_BN = self.tradable_BN if step == 0 and self.tradable_BN is not None else all_BN
+            state, _ = self.simulator.trade(
+                state, actions.map(lambda x, step=step: x[:, :, step]), beta_B1N, tradable_BN.unsqueeze(1)
+            )
+            holdings_XN, hedge_X = state.positions_XN / before_X.unsqueeze(-1), state.hedge_X / before_X
+            beta_X = (holdings_XN * beta_B1N).sum(-1) + hedge_X
+            market_variance_B1 = moments.market_variance_BH[:, step, None]
+            specific_variance_B1N = moments.specific_variance_BHN[:, step, None]
+            variance_X = beta_X.square() * market_variance_B1 + (holdings_XN.square() * specific_variance_B1N).sum(-1)
+            state, _ = self.simulator.drift(
+                state, moments.mean_BHN[:, step, None], moments.market_mean_BH[:, step, None], self.sessions
+            )
+            after_X = state.wealth_X
+            held.append(held_XN.expand_as(holdings_XN))
+            steps.append(
+                (
+                    torch.log(after_X / before_X),
+                    variance_X,
+                    state.step_cost_X / before_X,
+                    state.step_turnover_X,
+                    after_X / state.peak_X - 1,
+                    holdings_XN.abs().sum(-1),
+                    beta_X,
+                )
+            )
+        return Rollout(actions, torch.stack(held, 2), *(torch.stack(parts, -1) for parts in zip(*steps, strict=True)))

@@ -1,0 +1,77 @@
+"""The behaviour policy: random actions on real market paths, so that coverage of the action space is free (jepa.md, trap 3).
+
+Shapes: B dates, K decision steps, T sessions, N assets.
+"""
+
+import torch
+from torch import Tensor
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.config import PortfolioConfig
+from finjepa_model.observation import MarketBatch
+from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.world_model import PortfolioPath
+
+_KEEP = 0.3  # share of decisions that repeat the last weights or signals, as a real portfolio mostly does
+_MAX_DRAWDOWN = 0.2  # portfolios begin up to this far below their peak
+
+
+def random_action(present_BN: Tensor, last: PortfolioAction | None, config: PortfolioConfig) -> PortfolioAction:
+    """Dirichlet weights of random concentration, random signals, a hedge that is switched by a coin; some of it is kept."""
+    batch = present_BN.shape[0]
+    # -log of a uniform number is a Gamma(1) variate; its power spreads from equal weights to a single asset
+    power_B1 = torch.rand(batch, 1, device=present_BN.device) * 3
+    raw_BN = torch.empty_like(present_BN, dtype=torch.float32).exponential_().clamp(min=1e-6) ** power_B1 * present_BN
+    weights_BN = raw_BN / raw_BN.sum(-1, keepdim=True)
+    low = -1 if config.allow_short else 0
+    signals_BN = torch.randint(low, 2, present_BN.shape, device=present_BN.device).float()
+    # half of the portfolios are fully invested, which is where planners mostly search
+    invested_B1 = torch.rand(batch, 1, device=present_BN.device) < 0.5
+    signals_BN = torch.where(invested_B1, 1.0, signals_BN) * present_BN
+    hedge_B = torch.randint(0, 2, (batch,), device=present_BN.device).float() * config.allow_hedge
+    if last is None:
+        return PortfolioAction(weights_BN, signals_BN, hedge_B)
+    keep_weights, keep_signals, keep_hedge = torch.rand(3, batch, 1, device=present_BN.device) < _KEEP
+    return PortfolioAction(
+        torch.where(keep_weights, last.weights_XN, weights_BN),
+        torch.where(keep_signals, last.signals_XN, signals_BN),
+        torch.where(keep_hedge.squeeze(-1), last.hedge_X, hedge_B),
+    )
+
+
+@torch.no_grad()
+def sample_path(batch: MarketBatch, config: PortfolioConfig) -> PortfolioPath:
+    """Hold a random portfolio through the batch by the exact mechanics; the step before the first one only warms it up."""
+    simulator = PortfolioSimulator(config)
+    present_BN = batch.observation.present_BN
+    beta_BSN = batch.observation.beta_BSN
+    steps = batch.returns_BKTN.shape[1]
+    first = beta_BSN.shape[1] - steps
+    state = simulator.start(tuple(present_BN.shape), dtype=torch.float32, device=present_BN.device)
+    drawdown_B = torch.rand(present_BN.shape[0], device=present_BN.device) * _MAX_DRAWDOWN
+    state = state.map(lambda x: x.clone())
+    state.peak_X.div_(1 - drawdown_B)
+
+    action: PortfolioAction | None = None
+    seen, actions = [], []
+    for k in range(steps):
+        action = random_action(present_BN, action, config)
+        # the beta that was known at the decision
+        beta_BN = beta_BSN[:, max(first + k - 1, 0)]
+        state, _ = simulator.step(
+            state, action, batch.returns_BKTN[:, k], batch.market_returns_BKT[:, k], beta_BN, batch.tradable_BKTN[:, k]
+        )
+        seen.append((state.holdings_XN, state.signals_XN, state.scalars(beta_BSN[:, first + k])))
+        actions.append(action)
+    holdings_BKN, signals_BKN, scalars_BKG = (torch.stack(part, dim=1) for part in zip(*seen, strict=True))
+    taken = actions[1:]  # the first one led to the first state that is seen
+    return PortfolioPath(
+        holdings_BKN,
+        signals_BKN,
+        scalars_BKG,
+        PortfolioAction(
+            torch.stack([a.weights_XN for a in taken], dim=1),
+            torch.stack([a.signals_XN for a in taken], dim=1),
+            torch.stack([a.hedge_X for a in taken], dim=1),
+        ),
+    )

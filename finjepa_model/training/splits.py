@@ -1,0 +1,44 @@
+"""Which sessions are for learning, which for choosing, and which for judging."""
+
+from dataclasses import dataclass
+
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.errors import FinJEPAError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Half-open ranges of session numbers, in time order, with purged sessions between them."""
+
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+
+
+def split_dates(sessions: int, config: FinJEPAConfig) -> Splits:
+    """Split a calendar by the shares of the config.
+
+    Between two blocks the sessions that a target of the earlier one could reach are left out: the K + 1 decision steps of
+    a training sample, and the session between a decision and its fill (finance.md, section 3.1: purge). An observation
+    may look back across a border.
+
+    Raises:
+        FinJEPAError: if the calendar is too short for the model's windows.
+    """
+    model, training = config.model, config.training
+    purge = model.stride * (config.loss.rollout_steps + 1) + 1
+    train_end = int(sessions * training.train_share)
+    validation_end = int(sessions * (training.train_share + training.validation_share))
+    splits = Splits((0, train_end), (train_end + purge, validation_end), (validation_end + purge, sessions))
+    needed = history_needed(config) + purge + training.batch_size // 8
+    if train_end < needed or any(hi - lo < 2 * purge for lo, hi in (splits.validation, splits.test)):
+        raise FinJEPAError(
+            f"{sessions} sessions are too few: a training block of {train_end} must hold {needed}; bring a longer history, "
+            "or make model.window, model.context_steps or model.stride smaller"
+        )
+    return splits
+
+
+def history_needed(config: FinJEPAConfig) -> int:
+    """Sessions before and including a decision that the context of W steps looks at."""
+    return config.model.window + config.model.stride * (config.model.context_steps - 1)

@@ -1,0 +1,106 @@
+"""The world model as a strategy: it imagines the market, and a planner searches for the action.
+
+Shapes: B decision dates, N assets of a view, H decision steps.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.observation import Observation
+from finjepa_model.planning import ActionSpace, Cost, Plan, make_planner
+from finjepa_model.planning.objectives import cumulative_cost, goal_cost, goal_latent
+from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
+from finjepa_model.world_model import FinJEPA, Imagination
+from finjepa_pipeline.backtest.market_view import MarketView
+
+HORIZON = 2  # decision steps
+_DATES_AT_ONCE = 16  # imagined in one batch: more does not fit the cache of a CPU
+
+
+class MarketImagination:
+    """The market as a checkpoint imagines it. It does not depend on what is held, so many dates are imagined at once, and
+    every planner of the checkpoint shares them."""
+
+    def __init__(self, checkpoint: str | Path):
+        self.model = FinJEPA.from_pretrained(checkpoint)
+        self.simulator = PortfolioSimulator(self.model.config.portfolio)
+        self._imagined: dict[MarketView, tuple[Imagination, torch.Tensor]] = {}
+
+    def prepare(self, views: Sequence[MarketView]) -> None:
+        """Imagine these decisions, and forget those before."""
+        self._imagined.clear()
+        for _, group in groupby(views, key=lambda view: len(view.assets)):
+            same_size = list(group)
+            for start in range(0, len(same_size), _DATES_AT_ONCE):
+                self._imagine(same_size[start : start + _DATES_AT_ONCE])
+
+    def at(self, view: MarketView) -> tuple[Imagination, torch.Tensor]:
+        """The imagined market of a decision, and the latent of its goal, goal_1D."""
+        if view not in self._imagined:
+            self._imagine([view])
+        return self._imagined[view]
+
+    def _imagine(self, views: Iterable[MarketView]) -> None:
+        views = list(views)
+        config = self.model.config
+        observation = Observation.concatenate([view.observation(config) for view in views])
+        imagination = self.model.imagine(observation, HORIZON)
+        goal_BD = goal_latent(imagination, self.simulator, config.model.stride)
+        for b, view in enumerate(views):
+            self._imagined[view] = imagination.date(b), goal_BD[b : b + 1]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a plan expects of its first decision step, by the model's own account; shares of wealth, not annualised."""
+
+    growth: float  # log growth, after costs
+    volatility: float
+
+
+class FinJEPAStrategy:
+    """One planner on one checkpoint, warm-started from decision to decision.
+
+    CEM moves the portfolio latent towards a goal latent (JEPA-WMs); every other planner minimises the cumulative cost of
+    predicted growth, risk and exact trading costs (EB-JEPA).
+    """
+
+    def __init__(self, planner: str, imagination: MarketImagination):
+        self.name = planner
+        self._planner = make_planner(planner)
+        self._imagination = imagination
+        self._last: tuple[tuple[str, ...], Plan] | None = None
+        self._generator = torch.Generator().manual_seed(imagination.model.config.training.seed)
+
+    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
+        """Plan, and take the first step; no orders while no asset is present."""
+        if not view.present_N.any():
+            return None
+        return self.plan(view, state)[0]
+
+    def plan(self, view: MarketView, state: PortfolioState) -> tuple[PortfolioAction, Expectation]:
+        """The decision with what is expected of it."""
+        config = self._imagination.model.config
+        imagination, goal_1D = self._imagination.at(view)
+        tradable_1N = torch.from_numpy(view.tradable_N)[None]
+        world = PlanningWorld.of(
+            imagination, self._imagination.simulator, state, config.model.stride, tradable_1N
+        )
+        space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
+        warm_start = self._last[1] if self._last is not None and self._last[0] == view.assets else None
+        plan = self._planner.plan(self._cost(world, goal_1D), space, warm_start, self._generator)
+        self._last = (view.assets, plan)
+        rollout = world.roll(plan.path.map(lambda x: x.unsqueeze(1)))
+        expectation = Expectation(float(rollout.growth_BCH[0, 0, 0]), float(rollout.variance_BCH[0, 0, 0].sqrt()))
+        action = plan.action.map(lambda x: x.double())
+        weights_1N = action.weights_XN / action.weights_XN.sum(-1, keepdim=True)  # exact again after float32
+        return PortfolioAction(weights_1N, action.signals_XN, action.hedge_X), expectation
+
+    def _cost(self, world: PlanningWorld, goal_1D: torch.Tensor) -> Cost:
+        return goal_cost(world, goal_BD=goal_1D) if self.name == "cem" else cumulative_cost(world)

@@ -1,0 +1,137 @@
+"""What is known at a close, and who may be traded in a block: nothing here reads a row that is stamped later.
+
+Shapes: N assets of the view, T sessions of a window, F channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.panel import Panel
+
+if TYPE_CHECKING:
+    from finjepa_model.observation import Observation
+
+
+class MarketView:
+    """The market as a strategy may see it at the close of one session.
+
+    Every method looks back from that session, and none takes a date, so that a decision made from a view alone cannot
+    know the future. The assets keep their order for as long as the universe stays; those that have ended meanwhile are
+    absent (`present_N`).
+    """
+
+    def __init__(self, panel: Panel, session: int, assets_N: np.ndarray, window: int):
+        """
+        Args:
+            session: index of the decision's close in the panel's dates.
+            assets_N: int64, the panel's asset indices of the universe.
+            window: sessions that an asset must have behind it to be decided on.
+        """
+        self._panel = panel
+        self._session = session
+        self._assets_N = np.asarray(assets_N, np.int64)
+        rows_N = panel.rows(session, self._assets_N)
+        self.present_N: np.ndarray = (
+            (rows_N >= 0) & panel.observed[rows_N] & (session - panel.first[self._assets_N] >= window - 1)
+        )
+        self.beta_N: np.ndarray = np.where(rows_N >= 0, panel.beta[rows_N], 1.0).astype(np.float64)
+        self.tradable_N: np.ndarray = (rows_N >= 0) & panel.tradable[rows_N]
+
+    @property
+    def date(self) -> np.datetime64:
+        """The session whose close was just seen."""
+        return self._panel.dates[self._session]
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        return tuple(self._panel.assets[i] for i in self._assets_N)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self._panel.channels
+
+    def features(self, length: int, steps_back: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The `length` sessions that end `steps_back` sessions before this close.
+
+        Returns:
+            features_NTF float32, and observed_NT bool; zeros and False where there is no row.
+        """
+        if steps_back < 0:
+            raise FinJEPAError("a market view looks back only: steps_back must not be negative")
+        features_1NTF, observed_1NT = self._panel.windows(
+            np.array([self._session - steps_back]), self._assets_N[None], length
+        )
+        return features_1NTF[0], observed_1NT[0]
+
+    def market_features(self, length: int, steps_back: int = 0) -> np.ndarray:
+        """The market's context over the same sessions, float32 [T, M]; zeros before the panel begins."""
+        if steps_back < 0:
+            raise FinJEPAError("a market view looks back only: steps_back must not be negative")
+        end = self._session - steps_back + 1
+        known_TM = np.asarray(self._panel.market_features[max(0, end - length) : max(0, end)])
+        return np.pad(known_TM, ((length - len(known_TM), 0), (0, 0)))
+
+    def observation(self, config: FinJEPAConfig) -> "Observation":
+        """What a world model sees at this close, made by the code that made its training batches; a batch of one date."""
+        from finjepa_model.training.batches import observe
+
+        assets_1N = np.where(self.present_N, self._assets_N, -1)[None]
+        return observe(self._panel, np.array([self._session]), assets_1N, config.model.context_steps, config)
+
+    def returns(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Simple total returns of the last `length` sessions, this close included.
+
+        Returns:
+            returns_TN float64, and observed_TN bool; 0 and False where the asset was not observed, and on its first
+            row.
+        """
+        days_T = self._session - length + 1 + np.arange(length)
+        rows_TN = self._panel.rows(days_T[:, None], self._assets_N[None, :])
+        known_TN = (
+            (rows_TN >= 0) & (days_T[:, None] > self._panel.first[self._assets_N]) & self._panel.observed[rows_TN]
+        )
+        return np.where(known_TN, self._panel.returns[rows_TN], 0.0).astype(np.float64), known_TN
+
+    def market_returns(self, length: int) -> np.ndarray:
+        """Simple returns of the market proxy over the last `length` sessions, float64; shorter where the panel is
+        younger.
+        """
+        return self._panel.market_returns[max(0, self._session - length + 1) : self._session + 1].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Universe:
+    """The assets that are traded from session `start` on, until the next universe begins."""
+
+    start: int
+    assets_N: np.ndarray  # int64, indices into the panel's assets
+
+
+def universes(panel: Panel, decisions: Sequence[int], n_assets: int, window: int, every: int) -> list[Universe]:
+    """The traded universe of a block, chosen from trailing data at its first decision and again every `every` sessions.
+
+    Among the assets that are eligible at that close and have a full window behind them, those with the longest history;
+    ties go by name.
+
+    Raises:
+        FinJEPAError: if no asset is eligible at the first decision.
+    """
+    chosen: list[Universe] = []
+    for session in decisions:
+        if chosen and session < chosen[-1].start + every:
+            continue
+        eligible_N = panel.eligible_assets(session, window)
+        if len(eligible_N):
+            by_age_N = eligible_N[np.argsort(panel.first[eligible_N], kind="stable")][:n_assets]
+            chosen.append(Universe(session, np.sort(by_age_N)))
+        elif not chosen:
+            raise FinJEPAError(
+                f"no asset is eligible on {panel.dates[session]} with {window} sessions of history; "
+                "ingest a longer history or train with a shorter model.window"
+            )
+    return chosen

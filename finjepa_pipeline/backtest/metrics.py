@@ -1,0 +1,94 @@
+"""What a series of returns amounts to. Formulas: Bacon, Practical Portfolio Performance Measurement; Sortino and Price
+1994; q = 252 sessions a year.
+
+Shapes: T sessions, K strategies. All returns are simple daily returns.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SESSIONS_PER_YEAR = 252
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A strategy over a block, after costs. An undefined ratio (nothing ever moved, no drawdown) is NaN.
+
+    Attributes:
+        sharpe, sortino, calmar: annualised ratios.
+        annual_return: geometric (CAGR); it and the next five are fractions, not percent.
+        annual_volatility, max_drawdown (negative), cvar_95 (of a day, positive), hit_rate (share of days above zero),
+            cost_drag (gross minus net CAGR).
+        annual_turnover: one-way, times wealth a year.
+    """
+
+    sharpe: float
+    annual_return: float
+    annual_volatility: float
+    max_drawdown: float
+    sortino: float
+    calmar: float
+    cvar_95: float
+    hit_rate: float
+    annual_turnover: float
+    cost_drag: float
+    n_days: int
+
+
+def measure(net_T: np.ndarray, gross_T: np.ndarray, turnover_T: np.ndarray, cash_rate: float = 0.0) -> Metrics:
+    """All metrics of one strategy; `cash_rate` is per year, and ratios are of the excess over it."""
+    daily_cash = cash_rate / SESSIONS_PER_YEAR
+    growth, drawdown = annual_return(net_T), max_drawdown(net_T)
+    return Metrics(
+        sharpe=float(sharpe(net_T - daily_cash)),
+        annual_return=growth,
+        annual_volatility=float(np.sqrt(SESSIONS_PER_YEAR) * net_T.std(ddof=1)),
+        max_drawdown=drawdown,
+        sortino=sortino(net_T, daily_cash),
+        calmar=growth / -drawdown if drawdown < 0 else float("nan"),
+        cvar_95=cvar(net_T),
+        hit_rate=float((net_T > 0).mean()),
+        annual_turnover=float(turnover_T.mean() * SESSIONS_PER_YEAR),
+        cost_drag=annual_return(gross_T) - growth,
+        n_days=len(net_T),
+    )
+
+
+def sharpe(excess_TX: np.ndarray) -> np.ndarray:
+    """Annualised Sharpe ratio along the first axis: sqrt(q) mean / sd. NaN where nothing moves."""
+    spread_X = excess_TX.std(axis=0, ddof=1)
+    # A constant series leaves a spread of rounding errors, and a ratio of them would be astronomic.
+    moves_X = spread_X > 1e-12
+    ratio_X = excess_TX.mean(axis=0) / np.where(moves_X, spread_X, 1.0)
+    return np.where(moves_X, np.sqrt(SESSIONS_PER_YEAR) * ratio_X, np.nan)
+
+
+def annual_return(returns_T: np.ndarray) -> float:
+    """Geometric: (prod(1 + r))^(q/T) - 1."""
+    return float(np.expm1(np.log1p(returns_T).sum() * SESSIONS_PER_YEAR / len(returns_T)))
+
+
+def drawdowns(returns_T: np.ndarray) -> np.ndarray:
+    """V / max V so far - 1 at each close, not positive; the wealth before the first session counts as a peak."""
+    wealth_T = np.cumprod(1 + returns_T)
+    return wealth_T / np.maximum.accumulate(np.maximum(wealth_T, 1.0)) - 1
+
+
+def max_drawdown(returns_T: np.ndarray) -> float:
+    return float(drawdowns(returns_T).min())
+
+
+def sortino(returns_T: np.ndarray, daily_target: float = 0.0) -> float:
+    """Annualised mean over the target, per downside deviation over all days."""
+    shortfall_T = np.minimum(returns_T - daily_target, 0.0)
+    downside = np.sqrt((shortfall_T**2).mean())
+    if downside == 0:
+        return float("nan")
+    return float(np.sqrt(SESSIONS_PER_YEAR) * (returns_T.mean() - daily_target) / downside)
+
+
+def cvar(returns_T: np.ndarray, tail: float = 0.05) -> float:
+    """Mean loss of the worst ceil(tail T) days, positive when it is a loss."""
+    worst = int(np.ceil(tail * len(returns_T)))
+    return float(-np.partition(returns_T, worst - 1)[:worst].mean())

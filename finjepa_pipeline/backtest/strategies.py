@@ -1,0 +1,114 @@
+"""What can be judged: anything with a name that decides from a view. And the baselines that every model has to stand
+beside.
+
+Shapes: N assets of the view, T sessions; a leading 1 is the batch of one portfolio.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.portfolio import PortfolioState
+from finjepa_pipeline.backtest.market_view import MarketView
+
+BENCHMARK = "equal_weight"  # 1/N, which every difference is measured against
+
+
+class Strategy(Protocol):
+    """Decides at a close; the engine fills at the next one."""
+
+    @property
+    def name(self) -> str: ...
+
+    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
+        """
+        Args:
+            view: what is known.
+            state: the portfolio at that close, a batch of one over the view's assets.
+
+        Returns:
+            An action with weights [1, N] and signals [1, N] over the view's assets and hedge [1]; None for no orders.
+        """
+        ...
+
+
+class EqualWeight:
+    """1/N over the assets that are present, rebalanced at every decision."""
+
+    name = BENCHMARK
+
+    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
+        return long_only(_equal(view.present_N))
+
+
+class BuyAndHold:
+    """1/N once, and again when the universe is chosen anew; no orders in between."""
+
+    name = "buy_and_hold"
+
+    def __init__(self) -> None:
+        self._bought: tuple[str, ...] = ()
+
+    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
+        if view.assets == self._bought:
+            return None
+        self._bought = view.assets
+        return long_only(_equal(view.present_N))
+
+
+class Cash:
+    """Every asset flat."""
+
+    name = "cash"
+
+    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
+        weights_N = _equal(view.present_N)
+        return PortfolioAction(
+            torch.from_numpy(weights_N)[None], torch.zeros(1, len(weights_N), dtype=torch.float64), _unhedged()
+        )
+
+
+class InverseVolatility:
+    """skfolio's inverse volatility over a trailing window; assets with a gap in that window get nothing, since skfolio
+    takes no NaN.
+    """
+
+    name = "inverse_volatility"
+
+    def __init__(self, sessions: int = 252):
+        self.sessions = sessions
+
+    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
+        from skfolio.optimization import InverseVolatility as Estimator
+
+        returns_TN, known_TN = view.returns(self.sessions)
+        # A price that never moved has no volatility to invert.
+        complete_N = view.present_N & known_TN.all(0) & (returns_TN.std(0) > 0)
+        if not complete_N.any():
+            return long_only(_equal(view.present_N))
+        weights_N = np.zeros(len(complete_N))
+        weights_N[complete_N] = Estimator().fit(returns_TN[:, complete_N]).weights_
+        return long_only(weights_N)
+
+
+def baselines() -> list[Strategy]:
+    """The strategies that need no model, new ones for a new walk."""
+    return [EqualWeight(), BuyAndHold(), InverseVolatility(), Cash()]
+
+
+def long_only(weights_N: np.ndarray) -> PortfolioAction:
+    """Hold these weights, unhedged. They are normalised to sum to 1."""
+    weights_1N = torch.from_numpy(weights_N / weights_N.sum())[None]
+    return PortfolioAction(weights_1N, torch.ones_like(weights_1N), _unhedged())
+
+
+def _equal(present_N: np.ndarray) -> np.ndarray:
+    """With nothing present the weights fall on everything: the orders are then dropped at the fill."""
+    chosen_N = present_N if present_N.any() else np.ones_like(present_N)
+    return chosen_N / chosen_N.sum()
+
+
+def _unhedged() -> torch.Tensor:
+    return torch.zeros(1, dtype=torch.float64)

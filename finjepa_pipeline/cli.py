@@ -1,0 +1,310 @@
+"""finjepa ...: the same jobs as in the UI, run in this process.
+
+Exit status 0 done, 1 failed, 2 wrong usage. Errors are one line on standard error; progress goes there too, results to
+standard output.
+"""
+
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.settings import Settings
+
+Ops = dict[str, dict[str, Any]]
+
+_out, _err = Console(), Console(stderr=True)
+
+
+class _OneLineErrors(click.Group):
+    """A user's mistake ends in one line; `--debug` shows where it came from."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            known = isinstance(error, FinJEPAError)
+            text = " ".join(str(error).split()) or type(error).__name__
+            hint = "" if known else " (unexpected; run with `finjepa --debug ...` and report it)"
+            click.echo(f"finjepa: {text if known else f'{type(error).__name__}: {text}'}{hint}", err=True)
+            ctx.exit(1)
+
+
+@click.group(
+    cls=_OneLineErrors,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+@click.option("--debug", is_flag=True, help="Show Dagster's log and the trace of an error.")
+@click.version_option(package_name="finjepa")
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
+    """FinJEPA: a JEPA world model for portfolio choice."""
+    ctx.obj = debug
+
+
+def _source_options(command: Callable) -> Callable:
+    for option in (
+        click.option("--revision", help="Revision of the data set on the Hub."),
+        click.option("--dataset-name", help="Data set on the Hub, as owner/name."),
+        click.option("--path", help="Folder, glob or file of Parquet or CSV, for the source `files`."),
+        click.option("--data-source", help="sample, files, ...; left out: what the home holds, or the sample."),
+    ):
+        command = option(command)
+    return command
+
+
+def _model_options(command: Callable) -> Callable:
+    for option in (
+        click.option(
+            "--resume/--no-resume", default=True, help="Go on with an interrupted training of the same config."
+        ),
+        click.option(
+            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any config key, e.g. model.dim=64."
+        ),
+        click.option("--seed", type=int),
+        click.option("--epochs", type=int),
+        click.option("--batch-size", type=int, help="Decision dates in a batch."),
+        click.option("--n-assets", type=int, help="Assets in a sample."),
+        click.option("--preset", default="small", show_default=True, help="tiny, small, base or large."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_source_options
+@click.pass_obj
+def ingest(debug: bool, **source: str | None) -> None:
+    """Prices to validated tables."""
+    report = _run("ingest", _source_ops(source), debug)
+    _say_prices(report.assets)
+
+
+@main.command()
+@_source_options
+@_model_options
+@click.option("--push-to-hub", is_flag=True, help="Release the checkpoint if it passes the champion gate.")
+@click.option("--hub-repo-id", help="Repository on the Hub, as owner/name.")
+@click.option("--planner", default="cem,mppi", show_default=True, help="For the gate of --push-to-hub.")
+@click.pass_obj
+def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str, **options: Any) -> None:
+    """Everything up to a checkpoint, and on to the Hub if asked."""
+    ops = _source_ops(options) | _model_ops(options)
+    report = _run("train", ops, debug)
+    _say_prices(report.assets)
+    _say_model(report.assets)
+    if push_to_hub:
+        if not (hub_repo_id or Settings.from_env().hub_repo_id):
+            raise FinJEPAError("--push-to-hub needs --hub-repo-id owner/name, or FINJEPA_HUB_REPO_ID")
+        _run("backtest", {"planner_backtests": {"planner": planner}}, debug)
+        _say_release(_run("publish", _release_ops(hub_repo_id, False), debug).assets)
+
+
+@main.command()
+@click.option("--planner", default="cem,mppi", show_default=True, help="Comma list of planners.")
+@click.option("--checkpoint", help="Id of a checkpoint of this home; the newest one if left out.")
+@click.pass_obj
+def backtest(debug: bool, planner: str, checkpoint: str | None) -> None:
+    """Leaderboard and tear sheet."""
+    report = _run("backtest", {"planner_backtests": _given(planner=planner, checkpoint=checkpoint)}, debug)
+    _say_leaderboard(report.assets)
+
+
+@main.command()
+@click.option("--hub-repo-id", help="Repository on the Hub, as owner/name; FINJEPA_HUB_REPO_ID if left out.")
+@click.option("--dry-run", is_flag=True, help="Say what would be released, and release nothing.")
+@click.pass_obj
+def publish(debug: bool, hub_repo_id: str | None, dry_run: bool) -> None:
+    """The champion gate and the release."""
+    _say_release(_run("publish", _release_ops(hub_repo_id, dry_run), debug).assets)
+
+
+@main.command()
+@click.option("--as-of", help="Date of the decision, YYYY-MM-DD; the newest one if left out.")
+@click.option("--checkpoint", help="Checkpoint folder or Hub repository; the champion if left out.")
+@click.option("--planner", help="Planner; the one that won the champion its place if left out.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else there.")
+@click.pass_obj
+def decide(debug: bool, as_of: str | None, checkpoint: str | None, planner: str | None, as_json: bool) -> None:
+    """The decision for a date, and the expected outcome."""
+    report = _run("decide", {"daily_decision": _given(as_of=as_of, checkpoint=checkpoint, planner=planner)}, debug)
+    decision = _decision(report.assets)
+    if as_json:
+        click.echo(json.dumps(decision))
+    else:
+        _say_decision(decision)
+
+
+@main.command()
+@_source_options
+@click.option("--seed", type=int)
+@click.pass_obj
+def demo(debug: bool, seed: int | None, **source: str | None) -> None:
+    """The whole pipeline on the embedded sample, small model: prices to a release and a decision."""
+    settings = Settings.from_env()
+    source["data_source"] = source.get("data_source") or "sample"
+    ops = _source_ops(source) | _model_ops({"preset": "tiny", "seed": seed})
+    report = _run("nightly", ops, debug)
+    _say_prices(report.assets)
+    _say_model(report.assets)
+    _say_leaderboard(report.assets)
+    _say_release(report.assets)
+    _say_decision(_decision(report.assets))
+    _out.print(f"\nDone in {report.seconds:.0f} s. See it all in the browser:", highlight=False)
+    _out.print(f"  {_ui_command(settings)}", style="bold", highlight=False, soft_wrap=True)
+
+
+@main.command()
+def doctor() -> None:
+    """What is installed, which device, which data, which token; what is missing and how to get it."""
+    from finjepa_pipeline.doctor import examine
+
+    table = Table("", "what", "found", "way out", box=None)
+    for finding in examine(Settings.from_env()):
+        table.add_row("ok" if finding.good else "--", finding.what, finding.found, finding.way_out)
+    _out.print(table)
+
+
+def _run(job: str, ops: Ops, debug: bool):
+    from finjepa_pipeline.runner import run_job
+
+    settings = Settings.from_env().ensure()
+    _err.print(f"[bold]finjepa {job}[/bold] in {settings.home}", highlight=False, soft_wrap=True)
+    return run_job(settings, job, ops, _err, debug)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _source_ops(options: dict[str, Any]) -> Ops:
+    names = ("data_source", "path", "dataset_name", "revision")
+    given = _given(**{name: options.get(name) for name in names})
+    if given.get("data_source") == "files" and "path" in given and "*" not in given["path"]:
+        given["path"] = str(Path(given["path"]).expanduser().absolute())
+    return {"ingest_prices": given} if given else {}
+
+
+def _model_ops(options: dict[str, Any]) -> Ops:
+    overrides = {}
+    for assignment in options.get("assignments", ()):
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--set")
+        overrides[key.strip()] = value.strip()
+    for name in ("n_assets", "batch_size", "epochs", "seed"):
+        if options.get(name) is not None:
+            overrides[f"training.{name}"] = str(options[name])
+    ops: Ops = {
+        "world_model": {"preset": options["preset"], "overrides": overrides, "resume": options.get("resume", True)}
+    }
+    from finjepa_model.config import preset
+
+    preset(options["preset"]).override(overrides)  # a wrong key is told now, not after the prices have been read
+    return ops
+
+
+def _release_ops(hub_repo_id: str | None, dry_run: bool) -> Ops:
+    return {"hub_release": _given(hub_repo_id=hub_repo_id) | {"dry_run": dry_run}}
+
+
+def _say_prices(assets: dict[str, Any]) -> None:
+    raw, prices, bad = (assets.get(name, {}) for name in ("raw_prices", "prices", "quarantined_prices"))
+    new = raw.get("new_rows", 0)
+    _out.print(
+        f"\nPrices: {prices.get('dagster/row_count', 0):,} rows of {raw.get('feed')} ({raw.get('dates')}), "
+        f"{bad.get('dagster/row_count', 0):,} in quarantine; " + (f"{new:,} new rows" if new else "no new row"),
+        highlight=False,
+    )
+
+
+def _say_model(assets: dict[str, Any]) -> None:
+    made, seen = assets["world_model"], assets["world_model_evaluation"]
+    how = "trained before, nothing to retrain" if made["reused"] else f"trained in {made['seconds']:.0f} s"
+    _out.print(
+        f"Checkpoint: {made['checkpoint']} ({how}; validation loss {made['validation_loss']:.3f}, effective rank of the "
+        f"latents {seen['effective_rank_assets']:.1f})\n  {made['path']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _say_leaderboard(assets: dict[str, Any]) -> None:
+    from finjepa_pipeline.backtest.leaderboard import leaderboard_rows
+    from finjepa_pipeline.warehouse import Warehouse
+
+    made = assets["leaderboard"]
+    with Warehouse.from_settings(Settings.from_env()).connect() as connection:
+        rows = [row for row in leaderboard_rows(connection, made["checkpoint"]) if row["block"] == "test"]
+    span = f"{rows[0]['start_date']} to {rows[0]['end_date']}" if rows else "no sessions"
+    table = Table(title=f"Leaderboard, test block {span}, net of costs", title_justify="left", box=None)
+    for name in ("strategy", "Sharpe", "minus 1/N (95 % interval)", "return", "volatility", "drawdown", "turnover/yr"):
+        table.add_column(name, justify="left" if name == "strategy" else "right")
+    for row in rows:
+        interval = f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})"
+        table.add_row(
+            row["strategy"],
+            f"{row['sharpe']:.2f}",
+            interval if row["strategy"] != "equal_weight" else "",
+            *(f"{100 * row[name]:.1f} %" for name in ("annual_return", "annual_volatility", "max_drawdown")),
+            f"{row['annual_turnover']:.1f}",
+        )
+    _out.print()
+    _out.print(table)
+    _out.print(f"Report: {made['report']}", highlight=False, soft_wrap=True)
+
+
+def _say_release(assets: dict[str, Any]) -> None:
+    champion, release = assets["champion"], assets["hub_release"]
+    _out.print(
+        f"Champion: {champion['champion'] or 'none'} ({champion['verdict']}: {champion['reasons']})", highlight=False
+    )
+    _out.print(f"Release: {release['outcome']}", highlight=False, soft_wrap=True)
+
+
+def _decision(assets: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(Path(assets["daily_decision"]["path"]).read_text(encoding="utf-8"))
+
+
+def _say_decision(decision: dict[str, Any]) -> None:
+    hedge = "on" if decision["hedge"] else "off"
+    words = {1: "long", 0: "flat", -1: "short"}
+    table = Table(title=f"Decision at the close of {decision['date']}, hedge {hedge}", title_justify="left", box=None)
+    for name in ("asset", "weight", "signal"):
+        table.add_column(name, justify="right" if name == "weight" else "left")
+    for asset, weight in sorted(decision["weights"].items(), key=lambda item: -item[1]):
+        if weight >= 0.005:
+            table.add_row(asset, f"{100 * weight:.1f} %", words[decision["signals"][asset]])
+    _out.print()
+    _out.print(table)
+    _out.print(
+        f"expected return {100 * decision['expected_return']:.2f} %, volatility {100 * decision['expected_volatility']:.2f} %"
+        " a year; by the model's own account, which is no evidence of skill",
+        highlight=False,
+    )
+
+
+def _ui_command(settings: Settings) -> str:
+    dagster = Path(sys.executable).with_name("dagster")
+    where = Path(importlib.util.find_spec("finjepa_pipeline").origin).parent.parent / "workspace.yaml"  # type: ignore[union-attr]
+    workspace = f"-w {where}" if where.is_file() else "-m finjepa_pipeline.definitions"
+    return f"FINJEPA_HOME={settings.home} DAGSTER_HOME={settings.dagster} {dagster} dev {workspace}"
+
+
+if __name__ == "__main__":
+    main()

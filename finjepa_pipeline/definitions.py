@@ -1,0 +1,22 @@
+"""The code location: nothing but the list of what the stages define."""
+
+import dagster as dg
+
+from finjepa_pipeline.automation import JOBS, SCHEDULES
+from finjepa_pipeline.backtest import assets as backtest
+from finjepa_pipeline.features import assets as features
+from finjepa_pipeline.prices import assets as prices
+from finjepa_pipeline.publishing import assets as publishing
+from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.training import assets as training
+from finjepa_pipeline.warehouse import Warehouse
+
+_STAGES = (prices, features, training, backtest, publishing)
+
+defs = dg.Definitions(
+    assets=[asset for stage in _STAGES for asset in stage.ASSETS],
+    asset_checks=[check for stage in _STAGES for check in stage.CHECKS],
+    jobs=JOBS,
+    schedules=SCHEDULES,
+    resources={"settings": SettingsResource(), "warehouse": Warehouse.from_settings(Settings.from_env())},
+)

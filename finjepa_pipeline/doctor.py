@@ -1,0 +1,84 @@
+"""What is installed, which device, which data, which token; what is missing and how to get it."""
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.settings import Settings
+
+_PACKAGES = ("torch", "dagster", "duckdb", "polars", "great-expectations", "skfolio", "arch", "huggingface-hub")
+
+
+@dataclass(frozen=True)
+class Finding:
+    good: bool
+    what: str
+    found: str
+    way_out: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything that a run needs; nothing is changed but that the home is made."""
+    return [
+        Finding(True, "python", platform.python_version()),
+        *_packages(),
+        _device(),
+        *_home(settings),
+        _token(settings),
+    ]
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name in _PACKAGES:
+        try:
+            findings.append(Finding(True, name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(
+                Finding(False, name, "missing", "pip install finjepa, or `make demo`, which installs everything")
+            )
+    return findings
+
+
+def _device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return Finding(True, "device", f"cuda: {names}")
+    return Finding(
+        True, "device", f"cpu, {torch.get_num_threads()} threads", "presets base and large want a CUDA build of torch"
+    )
+
+
+def _home(settings: Settings) -> list[Finding]:
+    from finjepa_pipeline.prices import current_revision
+    from finjepa_pipeline.training.run import current_checkpoint
+    from finjepa_pipeline.warehouse import Warehouse
+
+    try:
+        settings.ensure()
+        findings = [Finding(True, "home", str(settings.home))]
+        with Warehouse.from_settings(settings).connect() as connection:
+            revision = current_revision(connection)
+    except FinJEPAError as error:
+        return [Finding(False, "home", str(settings.home), str(error))]
+    if revision is None:
+        findings.append(Finding(False, "prices", "none yet", "finjepa ingest, or finjepa demo"))
+    else:
+        findings.append(Finding(True, "prices", f"{revision.rows:,} rows of {revision.feed}, to {revision.last_date}"))
+    try:
+        findings.append(Finding(True, "checkpoint", current_checkpoint(settings).name))
+    except FinJEPAError:
+        findings.append(Finding(False, "checkpoint", "none yet", "finjepa train, or finjepa demo"))
+    return findings
+
+
+def _token(settings: Settings) -> Finding:
+    from huggingface_hub import get_token
+
+    where = settings.hub_repo_id or "no repository (set FINJEPA_HUB_REPO_ID to publish)"
+    if get_token():
+        return Finding(True, "hub", f"a token; {where}")
+    return Finding(settings.hub_repo_id is None, "hub", f"no token; {where}", "hf auth login")

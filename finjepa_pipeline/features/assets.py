@@ -1,0 +1,62 @@
+"""The door of the features stage: `feature_panel`."""
+
+import dagster as dg
+from pydantic import Field
+
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.features.channels import CHANNELS
+from finjepa_pipeline.features.panel import CODE_VERSION, build_panel
+from finjepa_pipeline.features.pictures import channel_picture, channel_table, coverage_picture
+from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.warehouse import Warehouse
+
+
+class PanelConfig(dg.Config):
+    """What goes into the panel."""
+
+    channels: list[str] = Field(
+        default_factory=list, description="Names of the channels to keep; empty for all that the source allows."
+    )
+
+
+@dg.asset(
+    name="feature_panel",
+    group_name="features",
+    deps=["adjusted_prices", "universe"],
+    owners=["team:finjepa"],
+    kinds={"polars"},
+    pool="duckdb",
+    code_version=CODE_VERSION,
+)
+def feature_panel(config: PanelConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
+    """Causal, normalised channels of every asset on every session, with returns and masks: a memory-mapped folder that
+    training and backtest open without loading it."""
+    home = settings.get()
+    before = set(home.panels.glob("*"))
+    with warehouse.connect() as connection:
+        folder = build_panel(connection, home, config.channels)
+    panel = Panel.open(folder)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": int(panel.lengths.sum()),
+            "assets": len(panel.assets),
+            "sessions": len(panel.dates),
+            "first_date": str(panel.dates[0]),
+            "last_date": str(panel.dates[-1]),
+            "channels": len(panel.channels),
+            "channels_left_out": ", ".join(c.name for c in CHANNELS if c.name not in panel.channels) or "none",
+            "channel_table": dg.MetadataValue.md(channel_table(panel)),
+            "coverage": dg.MetadataValue.md(coverage_picture(panel)),
+            "channels_of_one_asset": dg.MetadataValue.md(channel_picture(panel)),
+            "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+            "content_hash": panel.content_hash,
+            "data_version": panel.manifest["data_version"],
+            "path": dg.MetadataValue.path(str(folder)),
+            "reused": folder in before,
+        },
+        data_version=dg.DataVersion(panel.content_hash),
+    )
+
+
+ASSETS = [feature_panel]
+CHECKS: list[dg.AssetChecksDefinition] = []

@@ -1,0 +1,181 @@
+"""The one table of channels: what the panel holds, what the manifest, the docs and the UI show.
+
+Adding a channel is adding one entry. A formula sees the observations of an asset up to and including its own day
+(Rows gives nothing else), and is computed in float64. Sources: finance.md 5.1 of the design notes names each; the
+papers are given where one defines it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from finjepa_pipeline.features.rows import LEAST_VOLATILITY, Rows, most
+
+CLIP = 5.0
+Z_WINDOW, Z_LEAST = 252, 60
+
+
+def as_is(rows: Rows, x_P: np.ndarray) -> np.ndarray:
+    return x_P
+
+
+def trailing_z(rows: Rows, x_P: np.ndarray) -> np.ndarray:
+    return rows.layout.z_scores(x_P, Z_WINDOW, Z_LEAST)
+
+
+def own_volatility(rows: Rows, x_P: np.ndarray) -> np.ndarray:
+    """x / exponentially weighted volatility (span 63) of the day before."""
+    return x_P / rows.own_volatility
+
+
+NORMALISATIONS: dict[Callable[[Rows, np.ndarray], np.ndarray], str] = {
+    as_is: "none",
+    trailing_z: f"trailing z, {Z_WINDOW} observations, at least {Z_LEAST}",
+    own_volatility: "divided by the exponentially weighted volatility (span 63) of the day before",
+}
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One feature of an asset.
+
+    Attributes:
+        unit: of the formula's value, before normalisation.
+        needs: columns of adjusted_prices without which the channel is left out.
+        lookback: observations before today's that today's value can depend on, normalisation included.
+    """
+
+    name: str
+    unit: str
+    formula: str
+    needs: tuple[str, ...]
+    lookback: int
+    normalise: Callable[[Rows, np.ndarray], np.ndarray]
+    compute: Callable[[Rows], np.ndarray]
+
+    def row(self) -> dict[str, object]:
+        """The channel as the manifest has it."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "formula": self.formula,
+            "needs": list(self.needs),
+            "lookback": self.lookback,
+            "normalisation": NORMALISATIONS[self.normalise],
+            "clip": CLIP,
+        }
+
+
+def close_location(rows: Rows) -> np.ndarray:
+    span_P = rows.high - rows.low
+    with np.errstate(invalid="ignore", divide="ignore"):
+        inside_P = np.where(span_P > 0, (rows.close - rows.low) / span_P, np.where(np.isnan(span_P), np.nan, 0.5))
+    return 2.0 * np.clip(inside_P, 0.0, 1.0) - 1.0
+
+
+def amihud(rows: Rows) -> np.ndarray:
+    illiquidity_P = rows.mean(np.abs(rows.log_return) / rows.dollar_volume, 21)
+    with np.errstate(divide="ignore"):
+        return np.where(illiquidity_P > 0, np.log(illiquidity_P), np.nan)
+
+
+def corwin_schultz(rows: Rows) -> np.ndarray:
+    """Corwin and Schultz (2012), A simple way to estimate bid-ask spreads, equations 14 and 18; negative estimates
+    are 0.
+    """
+    range_P = np.log(rows.high / rows.low) ** 2
+    beta_P = range_P + rows.lag(range_P)
+    gamma_P = np.log(np.maximum(rows.high, rows.lag(rows.high)) / np.minimum(rows.low, rows.lag(rows.low))) ** 2
+    constant = 3.0 - 2.0 * np.sqrt(2.0)
+    alpha_P = (np.sqrt(2.0 * beta_P) - np.sqrt(beta_P)) / constant - np.sqrt(gamma_P / constant)
+    return rows.mean(np.maximum(2.0 * np.expm1(alpha_P) / (1.0 + np.exp(alpha_P)), 0.0), 21)
+
+
+def roll_spread(rows: Rows) -> np.ndarray:
+    """Roll (1984): twice the root of minus the autocovariance of returns."""
+    before_P = rows.lag(rows.log_return)
+    known_P = np.where(np.isnan(before_P), np.nan, rows.log_return)
+    mean_P, mean_before_P = rows.layout.means(known_P, before_P, 21, most(21))
+    covariance_P = rows.mean(known_P * before_P, 21) - mean_P * mean_before_P
+    return 2.0 * np.sqrt(np.maximum(-covariance_P, 0.0))
+
+
+def shock(rows: Rows, window: int) -> np.ndarray:
+    return rows.log_dollar_volume - rows.layout.median(rows.log_dollar_volume, window, most(window))
+
+
+def drawdown(rows: Rows) -> np.ndarray:
+    return rows.log_close - rows.layout.highest(rows.log_close, 252)
+
+
+def residual_volatility(rows: Rows) -> np.ndarray:
+    return np.log(np.maximum(np.sqrt(rows.regression[1]), LEAST_VOLATILITY))
+
+
+# fmt: off
+CHANNELS = (
+    Channel("log_return", "log return", "log(close / close[1])",
+            ("close",), 253, own_volatility, lambda r: r.log_return),
+    Channel("overnight_return", "log return", "log(open / close[1])",
+            ("open", "close"), 253, own_volatility, lambda r: np.log(r.open) - r.lag(r.log_close)),
+    Channel("intraday_return", "log return", "log(close / open)",
+            ("open", "close"), 253, own_volatility, lambda r: r.log_close - np.log(r.open)),
+    Channel("high_low_range", "log ratio", "log(high / low), Parkinson (1980)",
+            ("high", "low"), 251, trailing_z, lambda r: np.log(r.high / r.low)),
+    Channel("close_location", "-1 low to 1 high", "2 (close - low) / (high - low) - 1, 0 if flat",
+            ("high", "low", "close"), 0, as_is, close_location),
+    Channel("volume_level", "log ratio", "log(dollar_volume / median(dollar_volume, 63))",
+            ("dollar_volume",), 313, trailing_z, lambda r: shock(r, 63)),
+    Channel("volume_shock", "log ratio", "log(dollar_volume / median(dollar_volume, 21))",
+            ("dollar_volume",), 271, trailing_z, lambda r: shock(r, 21)),
+    Channel("realised_volatility_5", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 5)))",
+            ("close",), 256, trailing_z, lambda r: r.log_volatility(5)),
+    Channel("realised_volatility_21", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 21)))",
+            ("close",), 272, trailing_z, lambda r: r.log_volatility(21)),
+    Channel("realised_volatility_63", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 63)))",
+            ("close",), 314, trailing_z, lambda r: r.log_volatility(63)),
+    Channel("drawdown_252", "yearly deviations", "log(close / max(close, 252)) / (own_volatility sqrt(252))",
+            ("close",), 253, as_is, lambda r: drawdown(r) / (r.own_volatility * np.sqrt(252.0))),
+    Channel("momentum_21", "deviations", "log(close / close[21]) / (own_volatility sqrt(21))",
+            ("close",), 253, as_is, lambda r: r.momentum(21)),
+    Channel("momentum_60", "deviations", "log(close / close[60]) / (own_volatility sqrt(60))",
+            ("close",), 253, as_is, lambda r: r.momentum(60)),
+    Channel("momentum_252_21", "deviations", "log(close[21] / close[252]) / (own_volatility sqrt(231))",
+            ("close",), 253, as_is, lambda r: r.momentum(252, 21)),
+    Channel("beta_63", "1", "cov(log_return, market, 63) / var(market, 63) - 1",
+            ("close",), 64, as_is, lambda r: r.beta - 1.0),
+    Channel("residual_volatility_63", "log of 1/sqrt(day)", "log(deviation(log_return - beta market, 63))",
+            ("close",), 315, trailing_z, residual_volatility),
+    Channel("amihud_21", "log of 1/dollar", "log(mean(abs(log_return) / dollar_volume, 21)), Amihud (2002)",
+            ("close", "dollar_volume"), 273, trailing_z, amihud),
+    Channel("spread_21", "share of price", "mean(spread of Corwin and Schultz (2012), 21)",
+            ("high", "low"), 273, trailing_z, corwin_schultz),
+    Channel("roll_spread_21", "share of price", "2 sqrt(-cov(log_return, log_return[1], 21)), Roll (1984)",
+            ("close",), 253, own_volatility, roll_spread),
+    Channel("liquidity_rank", "Gaussian rank", "normal quantile of the rank of mean(dollar_volume, 63) in the universe",
+            ("dollar_volume",), 62, as_is, lambda r: r.columns["rank"]),
+    Channel("event", "1 on the day", "1 on the ex-date of a dividend or a split",
+            ("close",), 0, as_is, lambda r: r.columns["event"]),
+    Channel("untraded_sessions", "log(1 + sessions)", "log1p(sessions without a trade since the last one, at most 63)",
+            ("close",), 64, as_is, lambda r: np.log1p(r.untraded_sessions)),
+    Channel("observed", "1 if observed", "1",
+            ("close",), 0, as_is, lambda r: np.where(np.isnan(r.close), np.nan, 1.0)),
+)
+# fmt: on
+
+LOOKBACK = max(channel.lookback for channel in CHANNELS)
+
+
+def available(columns: frozenset[str]) -> tuple[Channel, ...]:
+    """The channels that a source with these columns allows."""
+    return tuple(channel for channel in CHANNELS if columns.issuperset(channel.needs))
+
+
+def features(rows: Rows, channels: tuple[Channel, ...]) -> np.ndarray:
+    """float32 [N, F]: normalised, clipped, 0 where unknown."""
+    features_NF = np.empty((len(rows.layout.place_N), len(channels)), np.float32)
+    for column, channel in enumerate(channels):
+        value_P = channel.normalise(rows, channel.compute(rows))
+        features_NF[:, column] = np.nan_to_num(np.clip(value_P[rows.layout.place_N], -CLIP, CLIP), nan=0.0)
+    return features_NF

@@ -1,0 +1,157 @@
+"""The adjusted tables, read a run of assets at a time, so that memory does not grow with the market.
+
+Shape suffixes: A assets, D sessions, N observations of a block in a row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import polars as pl
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.warehouse import sql
+
+READ_OBSERVATIONS = 1_500_000  # of a query: few queries, and about 100 MB of them at a time
+BLOCK_OBSERVATIONS = 40_000  # 300 kB a column: the working set of a block stays in the cache
+PRICE_COLUMNS = ("open", "high", "low", "volume", "dollar_volume")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which part of each asset's history is read and which of it is to be computed.
+
+    Attributes:
+        whole_A: whether all of the asset is read and computed.
+        since_A: first session to read; from_A: first session to compute.
+        skipped_A: observations of the asset before since_A.
+    """
+
+    whole_A: np.ndarray
+    since_A: np.ndarray
+    from_A: np.ndarray
+    skipped_A: np.ndarray
+
+
+@dataclass(frozen=True)
+class Block:
+    """Observations of the assets `assets.start` .. `assets.stop - 1`, in the order of asset and date.
+
+    Attributes:
+        counts: observations of each asset; skipped: those before the first that was read.
+        new_N: whether the row is to be computed; the others are there to look back at.
+    """
+
+    assets: slice
+    counts: np.ndarray
+    skipped: np.ndarray
+    session_N: np.ndarray
+    new_N: np.ndarray
+    tradable_N: np.ndarray
+    eligible_N: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+class AdjustedPrices:
+    """`adjusted_prices`, `universe` and `corporate_actions` behind an open connection.
+
+    Attributes:
+        assets: entities in ascending order; counts_A: observations of each; first_A, last_A: its sessions.
+        whole_A, known_A: fingerprints of each, of everything and of what is not after `known`.
+        dates: datetime64[D], every date on which anything was observed; universe_D: fingerprints of the universe.
+        columns: the price columns that hold anything, `close` included.
+
+    Raises:
+        FinJEPAError: if the tables are empty.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, known: str = "0001-01-01"):
+        self._connection = connection
+        table = connection.sql(sql("panel_assets"), params={"known": known}).pl()
+        if table.is_empty():
+            raise FinJEPAError("there are no adjusted prices to make features of; run `finjepa ingest` first")
+        sessions = connection.sql(sql("panel_sessions")).pl()
+        self._days_D = _days(sessions["date"])
+        self.dates = self._days_D.astype("datetime64[D]")
+        self.universe_D = sessions["universe"].to_numpy()
+        self.assets: list[str] = table["entity"].to_list()
+        self.counts_A = table["observations"].to_numpy().astype(np.int64)
+        self.first_A = np.searchsorted(self._days_D, _days(table["first_date"]))
+        self.last_A = np.searchsorted(self._days_D, _days(table["last_date"]))
+        self.whole_A, self.known_A = table["whole"].to_numpy(), table["known"].to_numpy()
+        self.columns = frozenset({"close", *(name for name in PRICE_COLUMNS if table[name].any())})
+        index = table.select("entity").with_row_index("asset")
+        connection.register("panel_index_frame", index.to_arrow())
+        connection.execute("CREATE OR REPLACE TEMP TABLE panel_index AS FROM panel_index_frame")
+        connection.unregister("panel_index_frame")
+
+    def everything(self) -> Span:
+        """All rows of all assets."""
+        return Span(np.ones(len(self.assets), bool), self.first_A, self.first_A, np.zeros_like(self.first_A))
+
+    def blocks(self, columns: tuple[str, ...], span: Span) -> Iterator[Block]:
+        """The observations of a span, in runs of whole assets in ascending order."""
+        query = sql("panel_block").format(columns=", ".join(f"prices.{name}" for name in columns))
+        for run in self._runs(span):
+            since = int(span.since_A[run].min())
+            bounds = {"first": self.assets[run.start], "last": self.assets[run.stop - 1], "since": self.dates[since].item()}
+            frame = self._connection.sql(query, params=bounds).pl()
+            session_N = np.searchsorted(self._days_D, _days(frame["date"]))
+            asset_N = frame["asset"].to_numpy().astype(np.int64)
+            wanted_N = session_N >= span.since_A[asset_N]
+            if not wanted_N.all():
+                frame, session_N, asset_N = frame.filter(pl.Series(wanted_N)), session_N[wanted_N], asset_N[wanted_N]
+            yield from self._cut(frame, session_N, asset_N, run, columns, span)
+
+    @staticmethod
+    def _cut(
+        frame: pl.DataFrame,
+        session_N: np.ndarray,
+        asset_N: np.ndarray,
+        run: slice,
+        columns: tuple[str, ...],
+        span: Span,
+    ) -> Iterator[Block]:
+        counts = np.bincount(asset_N - run.start, minlength=run.stop - run.start)
+        arrays = {name: frame[name].cast(pl.Float64).to_numpy() for name in (*columns, "event")}
+        tradable_N, eligible_N = (frame[name].to_numpy().astype(bool) for name in ("tradable", "eligible"))
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        for part in groups(counts, BLOCK_OBSERVATIONS):
+            rows = slice(int(ends[part.start]), int(ends[part.stop]))
+            assets = slice(run.start + part.start, run.start + part.stop)
+            yield Block(
+                assets=assets,
+                counts=counts[part],
+                skipped=span.skipped_A[assets],
+                session_N=session_N[rows],
+                new_N=session_N[rows] >= np.repeat(span.from_A[assets], counts[part]),
+                tradable_N=tradable_N[rows],
+                eligible_N=eligible_N[rows],
+                columns={name: array[rows] for name, array in arrays.items()},
+            )
+
+    def _runs(self, span: Span) -> Iterator[slice]:
+        """Runs of assets that are read from about the same session on, without those of which nothing is computed."""
+        rows_A = np.maximum(self.last_A - span.since_A + 1, 0)
+        breaks = np.flatnonzero(np.diff(span.whole_A)) + 1
+        for stretch in np.split(np.arange(len(self.assets)), breaks):
+            for part in groups(rows_A[stretch], READ_OBSERVATIONS):
+                run = slice(int(stretch[part.start]), int(stretch[part.stop - 1]) + 1)
+                if (span.from_A[run] <= self.last_A[run]).any():
+                    yield run
+
+
+def groups(sizes: np.ndarray, most: int) -> Iterator[slice]:
+    """Consecutive runs whose sizes add up to at most `most`, or to one size that is larger."""
+    start, total = 0, 0
+    for place, size in enumerate(sizes.tolist()):
+        if place > start and total + size > most:
+            yield slice(start, place)
+            start, total = place, 0
+        total += size
+    yield slice(start, len(sizes))
+
+
+def _days(dates: pl.Series) -> np.ndarray:
+    return dates.cast(pl.Date).to_physical().to_numpy().astype(np.int64)

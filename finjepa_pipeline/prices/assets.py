@@ -1,0 +1,169 @@
+"""The door of the prices stage: from an outside source to sound, adjusted prices and a universe."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from finjepa_pipeline.prices.contract import Outcome
+from finjepa_pipeline.prices.derive import UniverseConfig, derive
+from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
+from finjepa_pipeline.prices.sources import PriceSourceConfig
+from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.warehouse import Warehouse
+
+_OWNERS = ["team:finjepa"]
+_CHECK = dg.AssetCheckSpec(
+    "price_contract",
+    asset="prices",
+    blocking=True,
+    description="What a batch of prices must keep before the tables show it, held by Great Expectations over aggregates.",
+)
+
+
+def _spec(name: str, deps: list[str], description: str, *kinds: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        name,
+        deps=deps,
+        description=description,
+        group_name="prices",
+        owners=_OWNERS,
+        kinds={"duckdb", *kinds},
+        metadata={"dagster/table_name": f"main.{name}"},
+    )
+
+
+@dg.observable_source_asset(
+    name="price_source",
+    group_name="prices",
+    description="The prices outside: a Hub data set, a folder of files or the embedded sample. "
+    "Its version is the Hub commit or the hash of the files.",
+    tags={"dagster/kind/table": ""},
+)
+def price_source(settings: SettingsResource, warehouse: Warehouse) -> dg.DataVersion:
+    return dg.DataVersion(price_version(warehouse, settings.get()))
+
+
+@dg.multi_asset(
+    name="ingest_prices",
+    specs=[
+        _spec(
+            "raw_prices",
+            ["price_source"],
+            "Every version of every row as its source gave it, with the revisions in which it was first and last seen.",
+        ),
+        _spec("prices", ["raw_prices"], "The sound rows of the active feed at the active revision."),
+        _spec("quarantined_prices", ["raw_prices"], "The rows that broke a hard rule, with the rules that they broke."),
+    ],
+    check_specs=[_CHECK],
+    pool="duckdb",
+)
+def ingest_prices(
+    context: dg.AssetExecutionContext, config: PriceSourceConfig, settings: SettingsResource, warehouse: Warehouse
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    try:
+        report = ingest(warehouse, settings.get(), config)
+    except ContractError as refusal:
+        yield _check_result(refusal.outcomes)
+        raise
+    if report.note:
+        context.log.warning(report.note)
+    context.log.info(f"{report.revision.feed}: {report.new_rows} new rows, {report.revision.rows} in all")
+    for name, rows in (
+        ("raw_prices", report.stored_rows),
+        ("prices", report.revision.rows),
+        ("quarantined_prices", report.revision.quarantined_rows),
+    ):
+        yield dg.MaterializeResult(
+            name,
+            metadata={"dagster/row_count": rows, **_revision_metadata(report)},
+            data_version=dg.DataVersion(report.revision.data_version),
+        )
+    yield _check_result(report.outcomes)
+
+
+@dg.multi_asset(
+    name="derive_prices",
+    specs=[
+        _spec(
+            "corporate_actions",
+            ["prices"],
+            "Dividends and splits found in the adjustment factor, and jumps without one.",
+        ),
+        _spec("entities", ["prices"], "The companies behind the symbols, with when and how each ended."),
+        _spec(
+            "adjusted_prices",
+            ["prices", "corporate_actions", "entities"],
+            "Total-return prices by entity: only ratios within an entity mean anything.",
+        ),
+        _spec(
+            "universe", ["adjusted_prices"], "Who is eligible at the close of each date, from what was known by then."
+        ),
+    ],
+    pool="duckdb",
+)
+def derive_prices(config: UniverseConfig, warehouse: Warehouse) -> Iterator[dg.MaterializeResult]:
+    report = derive(warehouse, config)
+    for name, rows in report.rows.items():
+        yield dg.MaterializeResult(
+            name,
+            metadata={"dagster/row_count": rows, "reused": report.reused},
+            data_version=dg.DataVersion(report.data_version),
+        )
+
+
+def _revision_metadata(report: IngestReport) -> dict[str, dg.MetadataValue | int | str | bool]:
+    revision = report.revision
+    return {
+        "feed": revision.feed,
+        "revision": revision.number,
+        "version": revision.version,
+        "data_version": revision.data_version,
+        "new_rows": report.new_rows,
+        "ended_rows": report.ended_rows,
+        "reused": report.new_rows == report.ended_rows == 0,
+        "dates": f"{revision.first_date} to {revision.last_date}",
+        "columns": ", ".join(revision.columns),
+        **({"note": report.note} if report.note else {}),
+    }
+
+
+def _check_result(outcomes: tuple[Outcome, ...]) -> dg.AssetCheckResult:
+    """An expectation that could not be evaluated blocks as well, and says so: it is not known to hold."""
+    errored = [outcome for outcome in outcomes if outcome.error is not None]
+    failed = [outcome for outcome in outcomes if outcome.error is None and not outcome.success]
+    critical = [outcome for outcome in failed if outcome.severity == "critical"] + errored
+    lines = [f"errored: {outcome}" for outcome in errored] + [f"{outcome.severity}: {outcome}" for outcome in failed]
+    return dg.AssetCheckResult(
+        passed=not errored and not failed,
+        check_name=_CHECK.name,
+        asset_key="prices",
+        severity=dg.AssetCheckSeverity.WARN if failed and not critical else dg.AssetCheckSeverity.ERROR,
+        description="; ".join(lines) or f"all {len(outcomes)} expectations hold",
+        metadata={
+            "expectations": dg.TableMetadataValue(
+                [
+                    dg.TableRecord(
+                        {
+                            "expectation": outcome.column,
+                            "severity": outcome.severity,
+                            "observed": outcome.observed,
+                            "bounds": outcome.bounds,
+                            "result": "errored" if outcome.error else "holds" if outcome.success else "fails",
+                            "reason": outcome.reason,
+                        }
+                    )
+                    for outcome in outcomes
+                ],
+                dg.TableSchema(
+                    [
+                        dg.TableColumn(name)
+                        for name in ("expectation", "severity", "observed", "bounds", "result", "reason")
+                    ]
+                ),
+            ),
+        },
+    )
+
+
+ASSETS = [price_source, ingest_prices, derive_prices]
+CHECKS: list[dg.AssetChecksDefinition] = []

@@ -1,0 +1,193 @@
+"""The append-only store of prices: feeds, their revisions, and which of them the tables show."""
+
+import datetime
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from finjepa_pipeline.prices.rules import Rule, hard_bits
+from finjepa_pipeline.prices.sources import PriceSource, Snapshot
+from finjepa_pipeline.warehouse import sql
+
+CHANNELS = ("open", "high", "low", "close", "volume", "adj_close")
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A state of a feed, as the tables show it.
+
+    Attributes:
+        number: its place in the history of the warehouse.
+        version: what the source calls it (a commit, a hash).
+        data_version: short hash of the content; the same data have the same one in every home.
+        rows: rows in `prices`; quarantined_rows: rows in `quarantined_prices`.
+        columns: which of open, high, low, close, volume, adj_close hold data.
+    """
+
+    number: int
+    feed: str
+    source: str
+    version: str
+    data_version: str
+    rows: int
+    quarantined_rows: int
+    first_date: datetime.date | None
+    last_date: datetime.date | None
+    columns: tuple[str, ...]
+
+
+def create_store(con: duckdb.DuckDBPyConnection) -> None:
+    """Make the tables of an empty warehouse; leaves those that exist alone."""
+    if not has_store(con):
+        con.execute("BEGIN")
+        con.execute(sql("price_schema"))
+        con.execute("COMMIT")
+
+
+def has_store(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether prices were ever ingested here."""
+    return bool(con.execute("FROM duckdb_tables() WHERE table_name = 'active_view'").fetchall())
+
+
+def current_revision(con: duckdb.DuckDBPyConnection) -> Revision | None:
+    """The revision that `prices` shows, or None in an empty warehouse."""
+    if not has_store(con):
+        return None
+    # all rows are fetched: a result that is left unfinished blocks the connection for relations
+    rows = con.execute(
+        """SELECT revision, feed, source, version, data_version, total_rows - quarantined_rows, quarantined_rows,
+                  first_date, last_date, columns
+           FROM active_view JOIN revisions USING (feed_id, revision) JOIN feeds USING (feed_id)"""
+    ).fetchall()
+    return Revision(*rows[0][:-1], columns=tuple(rows[0][-1])) if rows else None
+
+
+def active_options(con: duckdb.DuckDBPyConnection) -> str | None:
+    """The options (JSON) that make the source of the active feed again, or None in an empty warehouse."""
+    if not has_store(con):
+        return None
+    return _value(con, "SELECT options_json FROM active_view JOIN feeds USING (feed_id)")
+
+
+def feed_id(con: duckdb.DuckDBPyConnection, source: PriceSource) -> int:
+    """The number of a source's feed, given to it now if it is new."""
+    found = _value(con, "SELECT feed_id FROM feeds WHERE feed = $feed", feed=source.feed)
+    if found is None:
+        found = _value(
+            con,
+            "INSERT INTO feeds VALUES (nextval('feed_ids'), $feed, $source, $options) RETURNING feed_id",
+            feed=source.feed,
+            source=source.source,
+            options=json.dumps(source.options),
+        )
+    return found
+
+
+def newest_revision(con: duckdb.DuckDBPyConnection, feed: str) -> int | None:
+    """The newest revision of a feed, or None if it was never ingested."""
+    if not has_store(con):
+        return None
+    return _value(con, "SELECT max(revision) FROM revisions JOIN feeds USING (feed_id) WHERE feed = $feed", feed=feed)
+
+
+def next_revision(con: duckdb.DuckDBPyConnection) -> int:
+    """The number for a new revision of any feed."""
+    return _value(con, "SELECT coalesce(max(revision), 0) + 1 FROM revisions")
+
+
+def known_files(con: duckdb.DuckDBPyConnection, revision: int) -> list[str]:
+    """The hashes of the files of a revision."""
+    files = _value(con, "SELECT files FROM revisions WHERE revision = $revision", revision=revision)
+    return [file["sha256"] for file in files]
+
+
+def rows_of(con: duckdb.DuckDBPyConnection, revision: int) -> int:
+    """The rows of a revision, good and bad."""
+    return _value(con, "SELECT total_rows FROM revisions WHERE revision = $revision", revision=revision)
+
+
+def stored_rows(con: duckdb.DuckDBPyConnection) -> int:
+    """Row versions of all feeds and revisions."""
+    return _value(con, "SELECT count(*) FROM raw_price_versions")
+
+
+def outcomes_json(con: duckdb.DuckDBPyConnection, revision: int) -> str:
+    """What the contract said of a revision, as JSON."""
+    return _value(con, "SELECT outcomes_json FROM revisions WHERE revision = $revision", revision=revision)
+
+
+def revision_aggregates(con: duckdb.DuckDBPyConnection, revision: int, rules: list[Rule]) -> dict[str, float]:
+    """The rows that a revision appended, in numbers: by rule, and in quarantine."""
+    counts = ", ".join(f"count(*) FILTER (WHERE broken & {rule.bit} <> 0)::DOUBLE AS {rule.rule}" for rule in rules)
+    query = sql("revision_aggregates").format(revision=revision, rule_counts=counts, hard=hard_bits(rules))
+    return _record(con, query)
+
+
+def add_revision(
+    con: duckdb.DuckDBPyConnection,
+    *,
+    feed_id: int,
+    revision: int,
+    snapshot: Snapshot,
+    data_version: str,
+    moved: tuple[int, int],
+    outcomes_json: str,
+    rules: list[Rule],
+) -> None:
+    """Record a revision whose rows were appended, with what the tables then hold in numbers."""
+    show(con, feed_id, revision, rules)
+    columns = ", ".join(f"CASE WHEN count({name}) FILTER (WHERE NOT bad) > 0 THEN '{name}' END" for name in CHANNELS)
+    fragments = {"feed_id": feed_id, "revision": revision, "hard": hard_bits(rules), "columns": columns}
+    seen = _record(con, sql("seen_aggregates").format(**fragments))
+    con.execute(
+        """INSERT INTO revisions BY NAME SELECT $revision AS revision, $feed_id AS feed_id, $version AS version,
+           $data_version AS data_version, now()::TIMESTAMP AS created_at, $total_rows AS total_rows,
+           $new_rows AS new_rows, $ended_rows AS ended_rows, $quarantined_rows AS quarantined_rows,
+           $first_date AS first_date, $last_date AS last_date, $columns AS columns, $files AS files,
+           $outcomes_json AS outcomes_json""",
+        {
+            "revision": revision,
+            "feed_id": feed_id,
+            "version": snapshot.version,
+            "data_version": data_version,
+            "new_rows": moved[0],
+            "ended_rows": moved[1],
+            "files": [{"name": file.name, "sha256": file.sha256} for file in snapshot.files],
+            "outcomes_json": outcomes_json,
+            **seen,
+        },
+    )
+
+
+def show(con: duckdb.DuckDBPyConnection, feed_id: int, revision: int, rules: list[Rule]) -> bool:
+    """Make the views show a feed as of a revision; False if they do already."""
+    if con.execute("FROM active_view").fetchall() == [(feed_id, revision)]:
+        return False
+    con.execute("DELETE FROM active_view")
+    con.execute("INSERT INTO active_view VALUES ($feed_id, $revision)", {"feed_id": feed_id, "revision": revision})
+    hard = [rule for rule in rules if rule.severity == "hard"]
+    fragments = {
+        "feed_id": feed_id,
+        "revision": revision,
+        "hard": hard_bits(rules),
+        "names": ", ".join(f"CASE WHEN broken & {rule.bit} <> 0 THEN '{rule.rule}' END" for rule in hard),
+    }
+    for view in ("raw_prices", "seen_prices", "prices", "quarantined_prices"):
+        con.execute(sql(view).format(**fragments))
+    return True
+
+
+def _value(con: duckdb.DuckDBPyConnection, query: str, **parameters: object) -> Any:
+    row = con.execute(query, parameters or None).fetchone()
+    return None if row is None else row[0]
+
+
+def _record(con: duckdb.DuckDBPyConnection, query: str) -> dict[str, Any]:
+    """The one row of a query by column name."""
+    cursor = con.execute(query)
+    row = cursor.fetchone()
+    assert row is not None  # aggregates always answer
+    assert cursor.description is not None
+    return dict(zip((column[0] for column in cursor.description), row, strict=True))

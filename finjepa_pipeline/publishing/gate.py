@@ -1,0 +1,185 @@
+"""The champion gate: whether the checkpoint of the day replaces the one that is trusted.
+
+Both are compared on the same validation sessions by a paired bootstrap of daily returns net of costs. A probability above
+one half is enough to replace; it is not enough to say "better", and the model card does not say so.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+import numpy as np
+
+from finjepa_model.checkpoint import CHECKPOINT_FILES
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.warehouse import sql
+
+REPLACE_ABOVE = 0.5  # probability
+BOOTSTRAP_SAMPLES = 2000
+MIN_COMMON_DAYS = 60  # sessions; below it a Sharpe ratio is noise
+
+_RANKS = ("effective_rank_assets", "effective_rank_market")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate decided about a challenger.
+
+    Attributes:
+        challenger: checkpoint that was judged.
+        champion: checkpoint that is trusted after the verdict; None when there is none yet.
+        verdict: `promoted`, `kept` (the champion stays) or `refused` (a check is red).
+        probability_better: share of bootstrap samples in which the challenger's Sharpe ratio is the higher one.
+        new: False when the same verdict stands in the table already.
+    """
+
+    challenger: str
+    champion: str | None
+    verdict: Literal["promoted", "kept", "refused"]
+    reasons: tuple[str, ...]
+    strategy: str | None = None
+    probability_better: float | None = None
+    common_days: int | None = None
+    new: bool = True
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A checkpoint with the planner that acts for it."""
+
+    checkpoint: str
+    strategy: str
+
+
+def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = None) -> Champion | None:
+    """The champion of now, or of a moment in UTC."""
+    con.execute(sql("champions"))
+    row = con.execute(sql("current_champion"), {"until": until}).fetchone()
+    return Champion(*row) if row else None
+
+
+def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, write: bool = True) -> Verdict:
+    """Judge a challenger and store the verdict with every reason in `champions`, unless it stands there already.
+
+    Args:
+        checkpoint: folder of the challenger.
+        write: False to hear the verdict only.
+
+    Raises:
+        FinJEPAError: if no backtest has been stored yet.
+    """
+    champion = current_champion(con)
+    challenger = checkpoint.name
+    if champion is not None and champion.checkpoint == challenger:
+        return Verdict(challenger, challenger, "kept", ("it is the champion already",), champion.strategy, new=False)
+    verdict = _verdict(con, checkpoint, champion, data_version)
+    incumbent = champion.checkpoint if champion else None
+    key = {"checkpoint": challenger, "data_version": data_version, "incumbent": incumbent}
+    outcome = {"verdict": verdict.verdict, "reasons": "\n".join(verdict.reasons)}
+    if con.execute(sql("champion_verdict"), key).fetchone() == tuple(outcome.values()):
+        return replace(verdict, new=False)
+    if write:
+        numbers = {name: getattr(verdict, name) for name in ("strategy", "probability_better", "common_days")}
+        con.execute(sql("add_champion_verdict"), key | outcome | numbers)
+    return verdict
+
+
+def red_checks(checkpoint: Path) -> list[str]:
+    """What speaks against releasing a checkpoint, whatever it earned: missing files, a collapsed latent space."""
+    missing = [name for name in CHECKPOINT_FILES if name != "README.md" and not (checkpoint / name).is_file()]
+    if missing:
+        return [f"the checkpoint has no {', '.join(missing)}"]
+    diagnostics = json.loads((checkpoint / "metrics.json").read_text(encoding="utf-8")).get("diagnostics", {})
+    collapsed = diagnostics.get("collapsed")
+    if collapsed is None:
+        return ["metrics.json has no collapse diagnostics"]
+    if collapsed:
+        ranks = ", ".join(f"{name} {diagnostics[name]:.1f}" for name in _RANKS if name in diagnostics)
+        return [f"the latents have collapsed ({ranks or 'no ranks given'})"]
+    return []
+
+
+def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champion | None, data_version: str) -> Verdict:
+    incumbent, challenger = champion.checkpoint if champion else None, checkpoint.name
+    red = red_checks(checkpoint)
+    if red:
+        return Verdict(challenger, incumbent, "refused", tuple(red))
+    strategy = best_planner(con, challenger, data_version)
+    if strategy is None:
+        return Verdict(challenger, incumbent, "refused", ("it has no backtest on the validation block",))
+    if champion is None:
+        reasons = ("there was no champion", "all checks are green")
+        return Verdict(challenger, challenger, "promoted", reasons, strategy)
+
+    champion_T, challenger_T = _paired_returns(con, champion, Champion(challenger, strategy), data_version)
+    days = len(champion_T)
+    if days < MIN_COMMON_DAYS:
+        reason = (
+            f"only {days} validation sessions in common with the champion {incumbent}; {MIN_COMMON_DAYS} are needed"
+        )
+        return Verdict(challenger, incumbent, "kept", (reason,), strategy, None, days)
+    probability, sharpes = probability_better(champion_T, challenger_T)
+    reason = (
+        f"its Sharpe ratio is above the champion's in {probability:.0%} of the bootstrap samples "
+        f"({strategy} {sharpes[1]:.2f}, champion {champion.strategy} {sharpes[0]:.2f}, {days} sessions)"
+    )
+    if probability > REPLACE_ABOVE:
+        return Verdict(
+            challenger, challenger, "promoted", (reason, "all checks are green"), strategy, probability, days
+        )
+    return Verdict(challenger, incumbent, "kept", (reason,), strategy, probability, days)
+
+
+def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
+    """The planner with the best net Sharpe ratio on the validation block, None without a backtest."""
+    from finjepa_pipeline.backtest.strategies import baselines
+
+    names = [strategy.name for strategy in baselines()]
+    try:
+        row = con.execute(
+            sql("best_planner"), {"checkpoint": checkpoint, "data_version": data_version, "baselines": names}
+        ).fetchone()
+    except duckdb.CatalogException as error:
+        raise FinJEPAError("nothing was backtested yet; run `finjepa backtest` first") from error
+    return row[0] if row else None
+
+
+def _paired_returns(
+    con: duckdb.DuckDBPyConnection, champion: Champion, challenger: Champion, data_version: str
+) -> tuple[np.ndarray, np.ndarray]:
+    pairs = con.execute(
+        sql("paired_validation_returns"),
+        {
+            "champion": champion.checkpoint,
+            "champion_strategy": champion.strategy,
+            "challenger": challenger.checkpoint,
+            "challenger_strategy": challenger.strategy,
+            "data_version": data_version,
+        },
+    ).fetchnumpy()
+    return np.asarray(pairs["champion"], float), np.asarray(pairs["challenger"], float)
+
+
+def probability_better(champion_T: np.ndarray, challenger_T: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Share of paired stationary-bootstrap samples in which the challenger's Sharpe ratio is the higher one, and both ratios.
+
+    Args:
+        champion_T, challenger_T: daily net returns on the same sessions. Returns that never move (all in cash) have a
+            ratio of 0 here, and equal returns are not better.
+    """
+    from arch.bootstrap import StationaryBootstrap
+
+    from finjepa_pipeline.backtest.inference import block_length
+    from finjepa_pipeline.backtest.metrics import sharpe
+
+    def sharpes(returns_T2: np.ndarray) -> np.ndarray:
+        return np.nan_to_num(sharpe(returns_T2))
+
+    returns_T2 = np.column_stack([champion_T, challenger_T])
+    bootstrap = StationaryBootstrap(block_length(challenger_T - champion_T), returns_T2, seed=0)
+    sharpe_S2 = np.stack([sharpes(np.asarray(data[0])) for data, _ in bootstrap.bootstrap(BOOTSTRAP_SAMPLES)])
+    champion, challenger = sharpes(returns_T2)
+    return float((sharpe_S2[:, 1] > sharpe_S2[:, 0]).mean()), (float(champion), float(challenger))

@@ -1,0 +1,136 @@
+"""Releases the champion: a folder under FINJEPA_HOME/releases/ first, and from there to the Hub when a repository is named.
+
+A content is released once. A checkpoint that was only trained or judged again is not released again under another card.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.publishing.card import Standing, model_card
+from finjepa_pipeline.publishing.gate import Champion
+from finjepa_pipeline.publishing.package import Package, package_of, write_package
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.warehouse import Warehouse, sql
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Release:
+    """Where the champion stands released.
+
+    Attributes:
+        url, commit: of the Hub repository; None when none is configured, or the Hub client is offline.
+        new: whether this call released anything, here or on the Hub.
+        note: one line that says what happened.
+    """
+
+    package: Package
+    url: str | None
+    commit: str | None
+    new: bool
+    note: str
+
+
+def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_id: str | None) -> Release:
+    """Release the champion into `releases/`, and to the Hub if `repo_id` is given; what stands there already is left alone.
+
+    The warehouse is open only to look and to note, never while anything is uploaded.
+
+    Raises:
+        FinJEPAError: if the checkpoint is gone, or the Hub refuses or stays out of reach. The local folder stays either way,
+            and the next call goes on from it.
+    """
+    package = _package(settings, champion)
+    new_locally = not package.folder.is_dir()
+    with warehouse.connect() as con:
+        con.execute(sql("releases"))
+        if new_locally:
+            write_package(
+                package, settings.checkpoints / champion.checkpoint, card_of(con, settings, package, champion)
+            )
+        _note(con, package, LOCAL, None)
+    local = f"{'wrote' if new_locally else 'already released in'} {package.folder}"
+    if repo_id is None:
+        return Release(package, None, None, new_locally, f"{local}; no Hub repository is configured")
+
+    from finjepa_pipeline.publishing import hub
+
+    url = hub.repo_url(repo_id)
+    with warehouse.connect() as con:
+        row = con.execute(sql("known_release"), {"content_hash": package.content_hash, "target": url}).fetchone()
+    if row is not None:
+        return Release(package, url, row[0], new_locally, f"{package.tag} is on {url} already")
+    if hub.is_offline():
+        note = f"{local}; HF_HUB_OFFLINE is set, and a later run publishes it to {repo_id}"
+        return Release(package, None, None, new_locally, note)
+    publication = hub.publish(package, repo_id)
+    with warehouse.connect() as con:
+        _note(con, package, url, publication.commit)
+    done = "published" if publication.new else "found"
+    return Release(package, url, publication.commit, publication.new, f"{done} {package.tag} on {url}")
+
+
+def plan_release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_id: str | None) -> str:
+    """What `release` would do, in one line; nothing is changed here or on the Hub."""
+    package = _package(settings, champion)
+    local = "is in" if package.folder.is_dir() else "would be written to"
+    plan = f"{package.tag} (checkpoint {champion.checkpoint}) {local} {package.folder}"
+    if repo_id is None:
+        return f"{plan}; no Hub repository is configured"
+
+    from finjepa_pipeline.publishing import hub
+
+    if hub.is_offline():
+        return f"{plan}; HF_HUB_OFFLINE is set, so nothing would be sent to {repo_id}"
+    commit = hub.published(package, repo_id)
+    if commit is not None:
+        return f"{plan}; {hub.repo_url(repo_id)} has it already, commit {commit[:8]}"
+    return (
+        f"{plan}; {hub.repo_url(repo_id)} would get one commit of {len(package.files)} files and the tag {package.tag}"
+    )
+
+
+def card_of(con: duckdb.DuckDBPyConnection, settings: Settings, package: Package, champion: Champion) -> str:
+    """The model card of a package, from the checkpoint's files, its newest leaderboard and the gate's reasons."""
+    folder = settings.checkpoints / champion.checkpoint
+    config, metrics, lineage, normalization = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("config", "metrics", "lineage", "normalization")
+    )
+    rows = con.execute(sql("release_leaderboard"), {"checkpoint": champion.checkpoint}).fetchall()
+    reasons = con.execute(sql("promotion_reasons"), {"checkpoint": champion.checkpoint}).fetchone()
+    return model_card(
+        tag=package.tag,
+        config=config,
+        metrics=metrics,
+        lineage=lineage,
+        normalization=normalization,
+        standings=[Standing(*row) for row in rows],
+        planner=champion.strategy,
+        verdict=reasons[0].split("\n") if reasons else [],
+    )
+
+
+def _package(settings: Settings, champion: Champion) -> Package:
+    folder: Path = settings.checkpoints / champion.checkpoint
+    if not folder.is_dir():
+        raise FinJEPAError(f"the champion {champion.checkpoint} is gone from {settings.checkpoints}; train it again")
+    return package_of(folder, settings.releases)
+
+
+def _note(con: duckdb.DuckDBPyConnection, package: Package, target: str, commit: str | None) -> None:
+    con.execute(
+        sql("add_release"),
+        {
+            "checkpoint": package.checkpoint,
+            "content_hash": package.content_hash,
+            "target": target,
+            "commit": commit,
+            "tag": package.tag,
+        },
+    )

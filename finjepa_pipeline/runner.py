@@ -1,0 +1,117 @@
+"""Runs the jobs of the code location in this process, against the same instance as the UI, and tells a terminal about it."""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.settings import Settings
+
+_INSTANCE_FILES = (Path(__file__).parent.parent / "dagster.yaml", Path(__file__).parent / "dagster.yaml")
+
+
+@dataclass
+class JobReport:
+    """What a job made: metadata of each asset that was materialised, by asset key."""
+
+    run_id: str
+    seconds: float = 0.0
+    assets: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """The Dagster instance of this home, made on first use from the committed `dagster.yaml`; an operator's own DAGSTER_HOME wins."""
+    if "DAGSTER_HOME" not in os.environ:
+        config = settings.dagster / "dagster.yaml"
+        if not config.is_file():
+            shutil.copyfile(next(file for file in _INSTANCE_FILES if file.is_file()), config)
+        os.environ["DAGSTER_HOME"] = str(settings.dagster)
+    return dg.DagsterInstance.get()
+
+
+def run_job(
+    settings: Settings, name: str, ops: Mapping[str, Mapping[str, Any]], console: Console, debug: bool = False
+) -> JobReport:
+    """Run a job in process.
+
+    Args:
+        ops: config of each op that differs from its defaults; ops that the job does not have are left out.
+        console: where progress goes.
+        debug: show Dagster's own log.
+
+    Raises:
+        FinJEPAError: if a step failed for a reason that a user can mend, or a blocking check failed.
+    """
+    from finjepa_pipeline.definitions import defs
+
+    job = defs.resolve_job_def(name)
+    known = {node.name for node in job.all_node_defs}
+    config = {
+        "ops": {op: {"config": dict(values)} for op, values in ops.items() if op in known},
+        "loggers": {"console": {"config": {"log_level": "DEBUG" if debug else "CRITICAL"}}},
+    }
+    report = JobReport(run_id=str(uuid.uuid4()))
+    listener = _Listener(console, report)
+    started = time.monotonic()
+    with open_instance(settings) as instance:
+        instance.add_event_listener(report.run_id, listener)
+        try:
+            job.execute_in_process(
+                run_config=config,
+                instance=instance,
+                run_id=report.run_id,
+                tags={"finjepa/why": f"finjepa {name}"},
+            )
+        except dg.DagsterInvalidConfigError as error:
+            raise FinJEPAError(f"wrong config: {error.errors[0].message}") from error
+        except dg.DagsterError as error:
+            raise FinJEPAError(listener.failed_check or _first_line(error)) from error
+    report.seconds = time.monotonic() - started
+    return report
+
+
+class _Listener:
+    """Prints one line when a step begins and one when it ends, and keeps what was materialised."""
+
+    def __init__(self, console: Console, report: JobReport):
+        self.console, self.report = console, report
+        self.failed_check: str | None = None
+        self._begun: dict[str, float] = {}
+
+    def __call__(self, entry: dg.EventLogEntry) -> None:
+        event = entry.dagster_event
+        if event is None:
+            if entry.level >= 20 and entry.user_message and not entry.user_message.startswith("[pipes]"):
+                self.console.print(f"    {entry.user_message}", style="dim", highlight=False, markup=False)
+            return
+        step = event.step_key or ""
+        if event.is_step_start:
+            self._begun[step] = time.monotonic()
+            self.console.print(f"  {step} ...", highlight=False)
+        elif event.is_step_success:
+            seconds = time.monotonic() - self._begun.get(step, time.monotonic())
+            self.console.print(f"  {step} done in {seconds:.1f} s", style="green", highlight=False)
+        elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
+            made = event.step_materialization_data.materialization
+            self.report.assets[made.asset_key.to_user_string()] = {k: v.value for k, v in made.metadata.items()}
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                name = f"{check.asset_key.to_user_string()}: {check.check_name}"
+                self.failed_check = f"the check {name} failed: {check.description or 'see the UI'}"
+                self.console.print(f"    {self.failed_check}", style="yellow", highlight=False, markup=False)
+
+
+def _first_line(error: BaseException) -> str:
+    """The innermost cause, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

@@ -1,0 +1,1 @@
+"""From a feature panel to a checkpoint."""

@@ -1,0 +1,141 @@
+"""The door of the training stage: `world_model` and `world_model_evaluation`."""
+
+import json
+from collections.abc import Iterator, Mapping
+
+import dagster as dg
+from pydantic import Field
+
+from finjepa_model.config import preset
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.prices import current_revision
+from finjepa_pipeline.publishing.lineage import lineage, upstream_materializations
+from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.training.pictures import curves_picture, folder_bytes, numbers_table
+from finjepa_pipeline.training.run import (
+    current_checkpoint,
+    for_panel,
+    train_checkpoint,
+    training_code_version,
+)
+from finjepa_pipeline.warehouse import Warehouse
+
+_UPSTREAM = ("raw_prices", "prices", "quarantined_prices", "adjusted_prices", "universe", "feature_panel")
+
+
+class TrainConfig(dg.Config):
+    """What is trained."""
+
+    preset: str = Field(default="small", description="tiny, small, base or large.")
+    overrides: dict[str, str] = Field(
+        default_factory=dict, description='Dotted config keys and their values as text, such as {"model.dim": "256"}.'
+    )
+    processes: int | None = Field(default=None, description="Ranks; one for each GPU, or one on the CPU, when empty.")
+    resume: bool = Field(default=True, description="Go on with an interrupted training of the same checkpoint.")
+
+
+@dg.asset(
+    name="world_model",
+    group_name="model",
+    deps=["feature_panel"],
+    owners=["team:finjepa"],
+    kinds={"pytorch"},
+    pool="gpu",
+    code_version=training_code_version(),
+)
+def world_model(
+    context: dg.AssetExecutionContext, config: TrainConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """The trained world model: a checkpoint folder, named by the hash of its config, panel and code. It is trained by
+    torchrun in processes of its own; the same config on the same panel is not trained twice."""
+    home = settings.get()
+    panel = Panel.open(current_panel(home))
+    wanted = for_panel(preset(config.preset).override(config.overrides), panel)
+    with warehouse.connect() as connection:
+        revision = current_revision(connection)
+    data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
+    if revision is not None and revision.data_version == data["data_version"]:
+        data |= {name: str(value) if name.endswith("date") else value for name, value in vars(revision).items()}
+    made_by = lineage(
+        config=wanted.to_dict(),
+        seed=wanted.training.seed,
+        data=data,
+        panel_hash=panel.content_hash,
+        device=_device(),
+        run_id=context.run.run_id,
+        upstream=upstream_materializations(context.instance, _UPSTREAM),
+    )
+
+    def launch(command: list[str], environment: Mapping[str, str]) -> None:
+        context.log.info("training starts in processes of its own")
+        dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
+
+    folder, reused = train_checkpoint(home, wanted, panel, made_by, launch, config.processes, config.resume)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return dg.MaterializeResult(
+        metadata={
+            "checkpoint": folder.name,
+            "reused": reused,
+            "path": dg.MetadataValue.path(str(folder)),
+            "config": dg.MetadataValue.json(wanted.to_dict()),
+            "validation_loss": metrics["validation"]["loss"],
+            "steps": metrics["training"]["steps"],
+            "seconds": metrics["training"]["seconds"],
+            "device": metrics["training"]["device"],
+            "bytes": folder_bytes(folder),
+            "panel": panel.content_hash,
+        },
+        data_version=dg.DataVersion(folder.name),
+    )
+
+
+@dg.asset(
+    name="world_model_evaluation",
+    group_name="model",
+    deps=["world_model"],
+    owners=["team:finjepa"],
+    kinds={"pytorch"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "latents_have_not_collapsed",
+            asset="world_model_evaluation",
+            blocking=True,
+            description="The latents vary over samples and span more than two dimensions.",
+        )
+    ],
+)
+def world_model_evaluation(settings: SettingsResource) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    """Losses and collapse monitors on the validation block, and the curves of the training."""
+    from finjepa_model.training.trainer import read_metrics
+
+    folder = current_checkpoint(settings.get())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    diagnostics = metrics["diagnostics"]
+    records = list(read_metrics(folder.with_name(f"{folder.name}.run")))
+    yield dg.MaterializeResult(
+        metadata={
+            "checkpoint": folder.name,
+            "curves": dg.MetadataValue.md(curves_picture(records)) if records else "no training log in this home",
+            "monitors": dg.MetadataValue.md(numbers_table(diagnostics)),
+            "validation": dg.MetadataValue.md(numbers_table(metrics["validation"])),
+            **{name: value for name, value in diagnostics.items() if name != "collapsed"},
+        },
+        data_version=dg.DataVersion(folder.name),
+    )
+    yield dg.AssetCheckResult(
+        passed=not diagnostics["collapsed"],
+        check_name="latents_have_not_collapsed",
+        asset_key="world_model_evaluation",
+        metadata={name: diagnostics[name] for name in ("latent_std", "effective_rank_assets", "effective_rank_market")},
+    )
+
+
+def _device() -> str:
+    import torch
+
+    return f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+
+
+ASSETS = [world_model, world_model_evaluation]
+CHECKS: list[dg.AssetChecksDefinition] = []

@@ -1,0 +1,120 @@
+"""The training process, one for each rank: started by torchrun, reports to Dagster through Pipes, never imports Dagster.
+
+It ends with status 0 also when training failed for a reason that a user can mend, and leaves that reason in
+`failure.txt`: a status of 1 would make torchrun print its own trace over the one clear line.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.panel import Panel
+from finjepa_model.training.trainer import Trainer, TrainingInterrupted, pick_device
+from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
+
+_LOCK_PATIENCE_S = 30.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--panel", type=Path, required=True)
+    parser.add_argument(
+        "--run-folder", type=Path, required=True, help="holds config.json; the state and the result go there"
+    )
+    arguments = parser.parse_args()
+    run_folder: Path = arguments.run_folder
+    try:
+        with _pipes() as report, _only_training(run_folder.parent):
+            _train(arguments.panel, run_folder, report)
+    except (FinJEPAError, TrainingInterrupted) as error:
+        (run_folder / FAILURE_FILE).write_text(f"{error}\n", encoding="utf-8")
+
+
+def _train(panel_folder: Path, run_folder: Path, report: Any) -> None:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        dist.init_process_group("nccl" if pick_device().type == "cuda" else "gloo")
+    config = FinJEPAConfig.from_json((run_folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    trainer = Trainer(config, Panel.open(panel_folder), run_folder, report)
+
+    def stop(*_: object) -> None:
+        trainer.stop_requested = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    _stop_with_launcher(stop)
+    metrics = trainer.train()
+    if trainer.rank == 0:
+        result = run_folder / RESULT_FOLDER
+        trainer.model.save_pretrained(result)
+        (result / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if ranks > 1:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _pipes() -> Iterator[Any]:
+    """Rank 0 tells Dagster how training goes; alone, or on another rank, nobody is told."""
+    from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
+
+    if int(os.environ.get("RANK", "0")) > 0 or DAGSTER_PIPES_CONTEXT_ENV_VAR not in os.environ:
+        yield None
+        return
+    with open_dagster_pipes() as pipes:
+
+        def report(record: dict[str, Any]) -> None:
+            values = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if isinstance(value, float))
+            pipes.log.info(f"{record['kind']} step {record['step']}: {values}")
+
+        yield report
+
+
+@contextlib.contextmanager
+def _only_training(folder: Path) -> Iterator[None]:
+    """Two trainings on one device only slow each other down: each local rank has one lock."""
+    lock = folder / f".training-{os.environ.get('LOCAL_RANK', '0')}.lock"
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    with lock.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise FinJEPAError(f"another training holds {lock}; wait for it, or stop it") from error
+                time.sleep(0.5)
+        yield
+
+
+def _stop_with_launcher(stop: Any) -> None:
+    """A launcher that was killed cannot stop its training: the training watches the launcher instead."""
+    pid = int(os.environ.get(LAUNCHER_PID, "0"))
+    if pid == 0:
+        return
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                stop()
+                return
+            time.sleep(1.0)
+
+    threading.Thread(target=watch, daemon=True, name="launcher-watch").start()
+
+
+if __name__ == "__main__":
+    main()

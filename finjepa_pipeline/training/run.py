@@ -1,0 +1,136 @@
+"""Checkpoints: which one a config and a panel lead to, and how it is made.
+
+`checkpoints/<id>/` is the checkpoint, named after the hash of what made it; `checkpoints/<id>.run/` is the run that made it,
+with `metrics.jsonl` and the state from which an interrupted training goes on.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import finjepa_model
+from finjepa_model.checkpoint import CHECKPOINT_FILES
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
+
+Launch = Callable[[list[str], dict[str, str]], None]
+
+
+def checkpoint_id(config: FinJEPAConfig, panel: Panel) -> str:
+    """Hash of the config, the panel's content and the code that trains: the same id is the same checkpoint."""
+    made_by = {"config": config.to_dict(), "panel": panel.content_hash, "code": training_code_version()}
+    return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def training_code_version() -> str:
+    """Hash of the source that training runs; planners and portfolios that only trade are left out."""
+    root = Path(finjepa_model.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        if "planning" not in file.relative_to(root).parts:
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def for_panel(config: FinJEPAConfig, panel: Panel) -> FinJEPAConfig:
+    """The config with the channels of the panel."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, channels=panel.channels))
+
+
+def train_checkpoint(
+    settings: Settings,
+    config: FinJEPAConfig,
+    panel: Panel,
+    lineage: Mapping[str, Any],
+    launch: Launch,
+    processes: int | None = None,
+    resume: bool = True,
+) -> tuple[Path, bool]:
+    """Train, or find that it has been done.
+
+    Args:
+        config: as `for_panel` returns it.
+        lineage: content of `lineage.json`.
+        launch: runs a command with additional environment variables and waits for it.
+        processes: one for each GPU, or one on the CPU, where None.
+        resume: go on from the state that an interrupted run has left; otherwise start anew.
+
+    Returns:
+        The checkpoint folder, and whether it was there already.
+
+    Raises:
+        FinJEPAError: if training failed for a reason that a user can mend.
+    """
+    name = checkpoint_id(config, panel)
+    checkpoint, run_folder = settings.checkpoints / name, settings.checkpoints / f"{name}.run"
+    if checkpoint.is_dir():
+        _make_current(settings, name)
+        return checkpoint, True
+    if not resume:
+        shutil.rmtree(run_folder, ignore_errors=True)
+    result = run_folder / RESULT_FOLDER
+    shutil.rmtree(result, ignore_errors=True)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    (run_folder / FAILURE_FILE).unlink(missing_ok=True)
+    (run_folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+
+    launch(training_command(panel.folder, run_folder, processes), {LAUNCHER_PID: str(os.getpid())})
+
+    if not (result / "metrics.json").is_file():
+        failure = run_folder / FAILURE_FILE
+        reason = failure.read_text(encoding="utf-8").strip() if failure.is_file() else "training ended without a result"
+        raise FinJEPAError(reason)
+    _write_json(result / "normalization.json", {"channels": panel.manifest["channels"]})
+    _write_json(result / "lineage.json", lineage)
+    (result / "README.md").write_text(
+        f"# FinJEPA {name}\n\nNot released yet: the model card is written when the champion gate lets this checkpoint pass.\n",
+        encoding="utf-8",
+    )
+    assert sorted(p.name for p in result.iterdir()) == sorted(CHECKPOINT_FILES)
+    os.replace(result, checkpoint)
+    _make_current(settings, name)
+    return checkpoint, False
+
+
+def training_command(panel: Path, run_folder: Path, processes: int | None) -> list[str]:
+    """torchrun, on this machine alone."""
+    if processes is None:
+        import torch
+
+        processes = max(torch.cuda.device_count(), 1)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    program = ["-m", "finjepa_pipeline.training.launch", "--panel", str(panel), "--run-folder", str(run_folder)]
+    return torchrun + program
+
+
+def current_checkpoint(settings: Settings) -> Path:
+    """The checkpoint that was trained, or found again, last.
+
+    Raises:
+        FinJEPAError: if there is none.
+    """
+    pointer = settings.checkpoints / "current.json"
+    if pointer.is_file():
+        folder = settings.checkpoints / json.loads(pointer.read_text(encoding="utf-8"))["checkpoint"]
+        if folder.is_dir():
+            return folder
+    raise FinJEPAError(f"there is no checkpoint in {settings.checkpoints} yet; run `finjepa train` first")
+
+
+def _make_current(settings: Settings, name: str) -> None:
+    _write_json(settings.checkpoints / "current.json", {"checkpoint": name})
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,84 @@
+"""The DuckDB file that holds every table, opened by one process at a time."""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.settings import Settings
+
+LOCK_PATIENCE_S = 30.0
+_SQL_FOLDERS = (Path(__file__).parent.parent / "sql", Path(__file__).parent / "sql")  # a checkout, a wheel
+
+
+@cache
+def sql(name: str) -> str:
+    """The text of `sql/<name>.sql`. `{fragments}` in it are filled by `str.format`, `$values` by DuckDB."""
+    for folder in _SQL_FOLDERS:
+        path = folder / f"{name}.sql"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise FileNotFoundError(f"sql/{name}.sql")
+
+
+class Warehouse(dg.ConfigurableResource):
+    """Opens the warehouse for as long as one piece of SQL needs it, never across a training."""
+
+    path: str
+    memory_limit: str | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Warehouse":
+        return cls(path=str(settings.warehouse), memory_limit=settings.duckdb_memory_limit)
+
+    @contextlib.contextmanager
+    def connect(self, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that is closed at the end, whatever happens.
+
+        Raises:
+            FinJEPAError: if another process keeps the file locked, it is not a DuckDB file, or `read_only` and there is none.
+        """
+        connection = self._open(read_only)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def _open(self, read_only: bool) -> duckdb.DuckDBPyConnection:
+        if read_only and not Path(self.path).is_file():
+            raise FinJEPAError(f"there are no prices yet at {self.path}; run `finjepa ingest` first")
+        # A Python object that happens to carry the name of a table must never be read in its place.
+        config: dict[str, str | bool | int | float | list[str]] = {"python_enable_replacements": False}
+        if self.memory_limit:
+            config["memory_limit"] = self.memory_limit
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        wait_s = 0.05
+        while True:
+            try:
+                return duckdb.connect(self.path, read_only=read_only, config=config)
+            except duckdb.IOException as error:
+                if "lock" not in str(error):
+                    raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}") from error
+                if time.monotonic() > deadline:
+                    raise FinJEPAError(
+                        f"{self.path} is in use by {_holder(str(error))}; stop that process or wait, then try again"
+                    ) from error
+            except duckdb.Error as error:
+                raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}") from error
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, 1.0)
+
+
+def _holder(message: str) -> str:
+    found = re.search(r"PID (\d+)", message)
+    return f"the process {found.group(1)}" if found else "another process"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,4 @@
+INSERT INTO main.champions
+    (checkpoint, data_version, verdict, reasons, strategy, incumbent, probability_better, common_days)
+VALUES
+    ($checkpoint, $data_version, $verdict, $reasons, $strategy, $incumbent, $probability_better, $common_days)

@@ -1,0 +1,12 @@
+-- One more trial, unless the very same walk was logged before.
+INSERT INTO main.backtest_trials BY NAME
+SELECT
+    $court AS court,
+    $checkpoint AS checkpoint,
+    $strategy AS strategy,
+    $block AS block,
+    $data_version AS data_version,
+    $daily_sharpe AS daily_sharpe,
+    $n_days AS n_days,
+    $created_at AS created_at
+WHERE NOT EXISTS (FROM main.backtest_trials WHERE court = $court AND strategy = $strategy)

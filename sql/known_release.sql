@@ -1,0 +1,3 @@
+SELECT commit
+FROM main.releases
+WHERE content_hash = $content_hash AND target = $target

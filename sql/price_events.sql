@@ -1,0 +1,35 @@
+-- One pass over the rows of each symbol. Ratios are to the row before: close_ratio of the closes, factor_ratio of
+-- adj_close/close (more than 5 bp off 1 is a dividend or a split), return_ratio of the adjusted closes.
+CREATE OR REPLACE TEMPORARY TABLE noted_prices AS
+WITH compared AS (
+    SELECT symbol, date, lag(date) OVER history AS date_before,
+        session - lag(session) OVER history AS gap,
+        close / lag(close) OVER history AS close_ratio,
+        adj_close / lag(adj_close) OVER history AS adj_ratio,
+        volume / nullif(lag(volume) OVER history, 0) AS volume_ratio,
+        coalesce(
+            close = lag(close, 1) OVER history AND close = lag(close, 2) OVER history
+            AND close = lag(close, 3) OVER history AND close = lag(close, 4) OVER history, false
+        ) AS stale
+    FROM prices JOIN price_sessions USING (date)
+    WINDOW history AS (PARTITION BY symbol ORDER BY date)
+)
+SELECT symbol, date, date_before, gap, close_ratio, coalesce(adj_ratio / close_ratio, 1) AS factor_ratio,
+    coalesce(adj_ratio, close_ratio) AS return_ratio, volume_ratio, stale
+FROM compared
+WHERE stale OR date_before IS NULL OR gap > {long_gap}
+    OR abs(ln(coalesce(adj_ratio / close_ratio, 1))) > {factor_step}
+    OR abs(ln(coalesce(adj_ratio, close_ratio))) > {jump};
+
+DELETE FROM price_events;
+
+INSERT INTO price_events
+SELECT * EXCLUDE (stale) FROM noted_prices
+WHERE date_before IS NULL OR gap > {long_gap} OR abs(ln(factor_ratio)) > {factor_step} OR abs(ln(return_ratio)) > {jump}
+ORDER BY symbol, date;
+
+DELETE FROM stale_prices;
+
+INSERT INTO stale_prices SELECT symbol, date FROM noted_prices WHERE stale ORDER BY symbol, date;
+
+DROP TABLE noted_prices

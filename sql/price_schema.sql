@@ -1,0 +1,75 @@
+-- What is stored of prices. Nothing here is ever updated after the transaction that wrote it, save the one row of
+-- active_view and the ledgers of the newest revision (price_digests, price_sessions), which speed the next ingestion up.
+
+CREATE SEQUENCE IF NOT EXISTS feed_ids START 1;
+
+-- A source at a place: `sample`, `files:/folder`, `hf:owner/name`. options_json makes the same source again.
+CREATE TABLE IF NOT EXISTS feeds (
+    feed_id USMALLINT, feed VARCHAR, source VARCHAR, options_json VARCHAR
+);
+
+-- A state of a feed that differed from the one before. files: name, sha256 (the order is that of reading).
+CREATE TABLE IF NOT EXISTS revisions (
+    revision INTEGER, feed_id USMALLINT, version VARCHAR, data_version VARCHAR, created_at TIMESTAMP,
+    total_rows BIGINT, new_rows BIGINT, ended_rows BIGINT, quarantined_rows BIGINT,
+    first_date DATE, last_date DATE, columns VARCHAR[],
+    files STRUCT("name" VARCHAR, sha256 VARCHAR)[], outcomes_json VARCHAR
+);
+
+-- Every version of every row, as the source gave it. broken: bits of price_rules. unreadable: the text of a date or a
+-- number that could not be read. No primary key: it costs three times the load and half the size again; uniqueness is
+-- a rule instead.
+CREATE TABLE IF NOT EXISTS raw_price_versions (
+    feed_id USMALLINT, first_revision INTEGER, symbol VARCHAR, date DATE,
+    open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, volume BIGINT, adj_close DOUBLE,
+    broken UINTEGER, unreadable VARCHAR
+);
+
+-- The keys whose version was no longer there after last_revision (restated or withdrawn).
+CREATE TABLE IF NOT EXISTS raw_price_ends (
+    feed_id USMALLINT, first_revision INTEGER, symbol VARCHAR, date DATE, last_revision INTEGER
+);
+
+-- What each (symbol, year) of a feed's newest revision hashes to; tells what a new revision changes without a join.
+CREATE TABLE IF NOT EXISTS price_digests (
+    feed_id USMALLINT, symbol VARCHAR, year SMALLINT, n BIGINT, folded UBIGINT, total HUGEINT
+);
+
+-- The sessions that were dropped whole, by revision.
+CREATE TABLE IF NOT EXISTS dropped_sessions (
+    feed_id USMALLINT, revision INTEGER, date DATE, rule VARCHAR
+);
+
+-- The one view of prices that the tables show: a feed as it was at a revision.
+CREATE TABLE IF NOT EXISTS active_view (
+    feed_id USMALLINT, revision INTEGER
+);
+
+-- What is derived from the active view, made again as a whole whenever the view moves.
+CREATE TABLE IF NOT EXISTS derived_state (feed_id USMALLINT, revision INTEGER, options_json VARCHAR);
+
+-- The sessions of the active view: the days on which anything of it traded.
+CREATE TABLE IF NOT EXISTS price_sessions (date DATE, session INTEGER, rows INTEGER);
+
+-- The rows at which something happens to a symbol, with what it was before: first rows, gaps, factor steps, jumps.
+CREATE TABLE IF NOT EXISTS price_events (
+    symbol VARCHAR, date DATE, date_before DATE, gap INTEGER, close_ratio DOUBLE, factor_ratio DOUBLE,
+    return_ratio DOUBLE, volume_ratio DOUBLE
+);
+
+-- Rows whose close has not moved for five sessions.
+CREATE TABLE IF NOT EXISTS stale_prices (symbol VARCHAR, date DATE);
+
+-- action: dividend (value: share of the close before), split (value: new shares for an old one), suspected_split (the
+-- same, seen in the closes but not in the factor: nothing is repaired), unexplained_jump (value: return).
+CREATE TABLE IF NOT EXISTS corporate_actions (symbol VARCHAR, date DATE, action VARCHAR, value DOUBLE);
+
+-- A company behind a symbol, which after ticker reuse is symbol#2. ended_because is NULL while it trades.
+-- delisting_return: what a holder gets beyond the last close when it ends.
+CREATE TABLE IF NOT EXISTS entities (
+    entity VARCHAR, symbol VARCHAR, first_date DATE, last_date DATE, adjusted BOOLEAN,
+    ended_because VARCHAR, delisting_return DOUBLE
+);
+
+-- Who is eligible for a decision at the close of a date, from what was known by then.
+CREATE TABLE IF NOT EXISTS universe (date DATE, entity VARCHAR);

@@ -1,0 +1,79 @@
+"""Batches come from eligible pairs only, cover the sessions evenly, and go on where a run stopped."""
+
+import numpy as np
+import pytest
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.panel import Panel
+from finjepa_model.training.sampler import DateSampler, EligibleIndex, subsets
+from tests.model.test_panel import SESSIONS, panel  # noqa: F401  (a fixture)
+
+
+@pytest.fixture
+def index() -> EligibleIndex:
+    sizes = np.array([3, 5, 4, 9, 3])
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    assets = np.concatenate([np.arange(size) * 2 for size in sizes]).astype(np.int32)
+    return EligibleIndex(np.array([10, 11, 13, 17, 20]), starts, assets)
+
+
+def test_index_is_what_the_panel_says_session_by_session(panel: Panel):  # noqa: F811
+    index = EligibleIndex.of(panel, window=4, start=5, stop=36, least=1)
+    expected = {date: panel.eligible_assets(date, 4).tolist() for date in range(5, 36)}
+    expected = {date: assets for date, assets in expected.items() if assets}
+    found = {
+        int(session): index.assets[index.starts[k] : index.starts[k + 1]].tolist()
+        for k, session in enumerate(index.sessions)
+    }
+    assert found == expected
+    allowed = np.array([False, True, True, True])
+    only = EligibleIndex.of(panel, window=4, start=0, stop=SESSIONS, least=1, allowed=allowed)
+    assert 0 not in only.assets
+
+
+def test_an_index_of_nothing_says_what_to_do(panel: Panel):  # noqa: F811
+    with pytest.raises(FinJEPAError, match="fewer assets"):
+        EligibleIndex.of(panel, window=4, start=0, stop=SESSIONS, least=10)
+
+
+def test_subsets_are_sets_and_uniform():
+    random = np.random.default_rng(0)
+    size = np.full(30_000, 5)
+    chosen = np.sort(subsets(random, size, 3), axis=1)
+    assert (np.diff(chosen, axis=1) > 0).all()
+    assert chosen.min() == 0
+    assert chosen.max() == 4
+    _, counts = np.unique(chosen, axis=0, return_counts=True)
+    assert len(counts) == 10
+    np.testing.assert_allclose(counts / len(chosen), 0.1, atol=0.01)
+    assert (np.sort(subsets(random, np.array([3, 4]), 3)[0]) == [0, 1, 2]).all()
+
+
+def test_an_epoch_visits_every_session_once(index: EligibleIndex):
+    sampler = DateSampler(index, batch_size=5, n_assets=3, seed=0)
+    for step in range(4):
+        sessions, assets = sampler.batch(step)
+        assert sorted(sessions) == index.sessions.tolist()
+        for session, chosen in zip(sessions, assets, strict=True):
+            k = int(np.searchsorted(index.sessions, session))
+            assert len(set(chosen.tolist())) == 3
+            assert set(chosen.tolist()) <= set(index.assets[index.starts[k] : index.starts[k + 1]].tolist())
+    assert sampler.steps_per_epoch == 1
+
+
+def test_a_resumed_sampler_sees_the_same_batches(index: EligibleIndex):
+    whole = DateSampler(index, batch_size=4, n_assets=2, seed=7)
+    batches = [batch for batch, _ in zip(iter(whole), range(9), strict=False)]
+    resumed = DateSampler(index, batch_size=4, n_assets=2, seed=0)
+    resumed.load_state_dict({"step": 5, "seed": 7})
+    for (sessions, assets), (again_sessions, again_assets) in zip(batches[5:], iter(resumed), strict=False):
+        np.testing.assert_array_equal(again_sessions, sessions)
+        np.testing.assert_array_equal(again_assets, assets)
+
+
+def test_ranks_share_the_sessions_out(index: EligibleIndex):
+    whole = DateSampler(index, batch_size=4, n_assets=2, seed=3).batch(2)[0]
+    parts = [DateSampler(index, batch_size=2, n_assets=2, seed=3, rank=rank, ranks=2).batch(2)[0] for rank in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    with pytest.raises(FinJEPAError, match="least=4"):
+        DateSampler(index, batch_size=2, n_assets=4, seed=3)

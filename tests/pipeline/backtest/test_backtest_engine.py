@@ -1,0 +1,263 @@
+"""The court's rules: no sight of the future, no fill at the close of the decision, and every cent accounted for."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from handmade_panel import noise, write_panel
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.config import PortfolioConfig
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.portfolio import PortfolioState
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.market_view import MarketView, universes
+from finjepa_pipeline.backtest.strategies import BuyAndHold, Cash, EqualWeight, InverseVolatility, baselines
+
+CHARGED = PortfolioConfig()
+FREE = PortfolioConfig(cost_bps=0, hedge_cost_bps=0, borrow_rate=0)
+
+
+@dataclass
+class Scripted:
+    """Holds what a function of the view says."""
+
+    rule: object
+    hedge: float = 0.0
+    name: str = "scripted"
+    states: list[PortfolioState] = field(default_factory=list)
+
+    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
+        self.states.append(state)
+        weights_N = self.rule(view)  # type: ignore[operator]
+        signals_N = (weights_N > 0).astype(float) if weights_N.any() else np.zeros_like(weights_N)
+        weights_N = weights_N / weights_N.sum() if weights_N.any() else np.full_like(weights_N, 1 / len(weights_N))
+        return PortfolioAction(
+            torch.from_numpy(weights_N)[None],
+            torch.from_numpy(signals_N)[None],
+            torch.tensor([self.hedge], dtype=torch.float64),
+        )
+
+
+def court(panel: Panel, costs: PortfolioConfig = CHARGED, lo: int = 30, n_assets: int = 20) -> Court:
+    return Court.over(panel, (lo, len(panel.dates)), costs, stride=5, n_assets=n_assets, window=20)
+
+
+def winner_of(day: int, panel: Panel, ahead: int):
+    """Everything into the best asset of `ahead` sessions after the view's: a cheat that reads the panel's files."""
+
+    def rule(view: MarketView) -> np.ndarray:
+        session = panel.date_index(view.date) + ahead
+        rows_A = panel.rows(session, np.arange(len(panel.assets)))
+        weights_N = np.zeros(len(panel.assets))
+        if session == day:
+            weights_N[np.argmax(panel.returns[rows_A])] = 1
+        return weights_N
+
+    return rule
+
+
+def test_a_fill_at_the_close_of_the_decision_is_impossible(tmp_path):
+    """Even an oracle that knows the jump of the session after its decision earns nothing from it: it is filled at that
+    session's close.
+    """
+    returns_DA = np.zeros((60, 3))
+    returns_DA[36, 1] = 0.5  # decisions are at 30, 35, 40, ...
+    panel = write_panel(tmp_path, returns_DA)
+    result = walk(Scripted(winner_of(36, panel, ahead=1)), court(panel, FREE))
+    assert result.wealth_T[-1] == pytest.approx(1.0, abs=1e-12)
+    returns_DA[36, 1], returns_DA[37, 1] = 0.0, 0.5  # and the session after the fill does earn
+    panel = write_panel(tmp_path / "later", returns_DA)
+    result = walk(Scripted(winner_of(37, panel, ahead=2)), court(panel, FREE))
+    assert result.wealth_T[-1] == pytest.approx(1.5, rel=1e-6)
+    assert result.dates_T[np.argmax(result.gross_T)] == panel.dates[37]
+
+
+def test_a_view_does_not_change_when_the_future_does(tmp_path):
+    n_days, today = 90, 50
+    past_DA = noise(n_days, 4)
+    other_DA = past_DA.copy()
+    other_DA[today + 1 :] = noise(n_days, 4, seed=9)[today + 1 :] * 5
+    alive_DA = np.ones((n_days, 4), bool)
+    alive_DA[today + 3 :, 2] = False  # and one asset will be delisted
+    views = [
+        MarketView(write_panel(tmp_path / name, data, alive_DA=alive), today, np.arange(4), window=20)
+        for name, data, alive in (("a", past_DA, None), ("b", other_DA, alive_DA))
+    ]
+    seen = [
+        (
+            *view.features(20),
+            *view.features(20, steps_back=5),
+            *view.returns(60),
+            view.market_features(70),
+            view.market_returns(30),
+            view.present_N,
+            view.beta_N,
+            view.tradable_N,
+            np.array(view.assets),
+            np.array(view.date),
+        )
+        for view in views
+    ]
+    for before, after in zip(*seen, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_a_view_cannot_be_asked_for_a_later_session(tmp_path):
+    view = MarketView(write_panel(tmp_path, noise(60, 3)), 40, np.arange(3), window=20)
+    for look in (view.features, view.market_features):
+        with pytest.raises(FinJEPAError, match="looks back only"):
+            look(5, steps_back=-1)
+
+
+def test_the_window_ends_at_the_close_of_the_decision(tmp_path):
+    returns_DA = noise(60, 3)
+    view = MarketView(write_panel(tmp_path, returns_DA), 40, np.arange(3), window=20)
+    np.testing.assert_allclose(view.returns(7)[0], returns_DA[34:41], atol=1e-8)
+    np.testing.assert_allclose(view.features(7)[0][..., 0].T, returns_DA[34:41], atol=1e-8)
+    np.testing.assert_allclose(view.features(7, steps_back=5)[0][..., 0].T, returns_DA[29:36], atol=1e-8)
+    np.testing.assert_allclose(view.market_features(7)[:, 0], returns_DA[34:41].mean(1), atol=1e-8)
+    assert view.returns(50)[1].sum() == 40 * 3  # the first row has no return, and before it there is nothing
+
+
+@pytest.mark.parametrize("hedge", [0.0, 1.0])
+def test_wealth_is_conserved(tmp_path, hedge):
+    """Wealth equals the product of the net returns, gross minus cost is net, and a leveraged cost never appears from
+    nowhere.
+    """
+    panel = write_panel(tmp_path, noise(120, 5, seed=3))
+    rng = np.random.default_rng(0)
+    result = walk(Scripted(lambda view: rng.random(5), hedge), court(panel, PortfolioConfig(cost_bps=25)))
+    np.testing.assert_allclose(np.cumprod(1 + result.net_T), result.wealth_T, rtol=1e-12)
+    np.testing.assert_allclose(result.gross_T - result.cost_T, result.net_T, atol=1e-15)
+    assert (result.cost_T >= 0).all()
+    assert result.hedged_T[1:].all() == bool(hedge)
+    assert len(result.dates_T) == 120 - 31 == len(result.hedged_T)
+
+
+def test_costs_are_what_the_turnover_implies(tmp_path):
+    """One-way costs of 20 bp on what is bought and sold; the first purchase of everything is half a turnover."""
+    result = walk(EqualWeight(), court(write_panel(tmp_path, noise(100, 4)), PortfolioConfig(cost_bps=20)))
+    np.testing.assert_allclose(result.cost_T, 2 * 0.0020 * result.turnover_T * (1 + result.gross_T), rtol=1e-9)
+    assert result.turnover_T[0] == pytest.approx(0.5, rel=0.01)
+
+
+def test_equal_weight_agrees_with_a_plain_computation(tmp_path):
+    returns_DA = noise(80, 4, seed=5)
+    result = walk(EqualWeight(), court(write_panel(tmp_path, returns_DA), FREE))
+    wealth, positions = 1.0, np.zeros(4)
+    for day in range(31, 80):
+        wealth += (positions * returns_DA[day]).sum()
+        positions = positions * (1 + returns_DA[day])
+        if (day - 31) % 5 == 0:
+            positions = np.full(4, wealth / 4)
+    assert result.wealth_T[-1] == pytest.approx(wealth, rel=1e-6)
+
+
+def test_buy_and_hold_trades_once(tmp_path):
+    returns_DA = noise(100, 4, seed=6)
+    result = walk(BuyAndHold(), court(write_panel(tmp_path, returns_DA)))
+    assert (result.turnover_T > 0).sum() == 1
+    grown_N = np.cumprod(1 + returns_DA[32:], axis=0)[-1]
+    assert result.wealth_T[-1] == pytest.approx((1 / 1.001) * grown_N.mean(), rel=1e-6)
+
+
+def test_cash_stays_cash(tmp_path):
+    result = walk(Cash(), court(write_panel(tmp_path, noise(80, 3))))
+    assert (result.wealth_T == 1).all()
+    assert (result.turnover_T == 0).all()
+
+
+def test_inverse_volatility_is_that_of_the_trailing_window(tmp_path):
+    returns_DA = noise(400, 3, seed=7) * np.array([1.0, 2.0, 4.0])
+    view = MarketView(write_panel(tmp_path, returns_DA), 300, np.arange(3), window=20)
+    action = InverseVolatility().decide(view, None)  # type: ignore[arg-type]
+    inverse_N = 1 / returns_DA[49:301].std(0, ddof=1)
+    np.testing.assert_allclose(action.weights_XN[0], inverse_N / inverse_N.sum(), rtol=1e-5)
+
+
+def test_inverse_volatility_leaves_out_what_has_a_gap(tmp_path):
+    alive_DA = np.ones((400, 3), bool)
+    alive_DA[:200, 1] = False
+    panel = write_panel(tmp_path, noise(400, 3), alive_DA=alive_DA)
+    action = InverseVolatility().decide(MarketView(panel, 300, np.arange(3), window=20), None)  # type: ignore[arg-type]
+    assert action.weights_XN[0, 1] == 0
+    assert action.weights_XN.sum() == pytest.approx(1)
+
+
+def test_a_delisted_asset_becomes_cash(tmp_path):
+    alive_DA = np.ones((80, 2), bool)
+    alive_DA[43:, 1] = False
+    returns_DA = np.zeros((80, 2))
+    returns_DA[42, 1] = -0.5  # its last session
+    panel = write_panel(tmp_path, returns_DA, alive_DA=alive_DA, market_returns_D=np.zeros(80))
+    strategy = Scripted(lambda view: np.array([0.0, 1.0]))
+    result = walk(strategy, court(panel, FREE))
+    assert result.wealth_T[-1] == pytest.approx(0.5)
+    assert strategy.states[3].cash_X.item() == pytest.approx(0.5)  # at the decision of session 45
+    assert result.held_KR[-1].sum() == 0  # and it cannot be bought again
+
+
+def test_an_untradable_asset_is_not_bought(tmp_path):
+    tradable_DA = np.ones((50, 2), bool)
+    tradable_DA[31, 0] = False  # the first fill
+    panel = write_panel(tmp_path, np.zeros((50, 2)), tradable_DA=tradable_DA)
+    result = walk(EqualWeight(), court(panel, FREE))
+    np.testing.assert_allclose(result.held_KR[0], [0, 0.5])
+    np.testing.assert_allclose(result.held_KR[1], [0.5, 0.5])
+
+
+def test_the_universe_is_chosen_from_the_past_and_again_after_a_year(tmp_path):
+    alive_DA = np.ones((700, 4), bool)
+    alive_DA[:100, 0] = False
+    alive_DA[400:, 3] = False
+    panel = write_panel(tmp_path, noise(700, 4), alive_DA=alive_DA)
+    chosen = universes(panel, range(200, 699, 5), n_assets=3, window=20, every=252)
+    assert [universe.start for universe in chosen] == [200, 455]
+    np.testing.assert_array_equal(chosen[0].assets_N, [1, 2, 3])  # the longest histories, though A003 will end
+    np.testing.assert_array_equal(chosen[1].assets_N, [0, 1, 2])
+
+
+def test_what_leaves_the_universe_is_sold_and_seen_as_cash(tmp_path):
+    eligible_DA = np.ones((400, 3), bool)
+    eligible_DA[200:, 0] = False
+    panel = write_panel(tmp_path, np.zeros((400, 3)), eligible_DA=eligible_DA)
+    strategy = Scripted(lambda view: np.ones(2))
+    result = walk(strategy, court(panel, FREE, n_assets=2))
+    assert result.assets_R == ("A000", "A001", "A002")
+    chosen_anew = 51  # the decision at session 285, the first 252 sessions after 30
+    assert strategy.states[chosen_anew - 1].cash_X.item() == pytest.approx(0)
+    assert strategy.states[chosen_anew].cash_X.item() == pytest.approx(0.5)
+    assert strategy.states[chosen_anew].wealth_X.item() == pytest.approx(1)
+    np.testing.assert_allclose(result.held_KR[chosen_anew - 1], [0.5, 0.5, 0])
+    np.testing.assert_allclose(result.held_KR[chosen_anew], [0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    "weights", [[0.5, 0.6], [1.5, -0.5], [float("nan"), 1.0], [1.0]], ids=["sum", "negative", "nan", "shape"]
+)
+def test_an_unsound_action_is_refused_by_name(tmp_path, weights):
+    class Unsound:
+        name = "broken_rule"
+
+        def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
+            weights_1N = torch.tensor([weights], dtype=torch.float64)
+            return PortfolioAction(weights_1N, torch.ones_like(weights_1N), torch.zeros(1))
+
+    with pytest.raises(FinJEPAError, match="broken_rule decided on 2020-01-31"):
+        walk(Unsound(), court(write_panel(tmp_path, noise(60, 2))))
+
+
+def test_every_baseline_walks_over_the_same_sessions(tmp_path):
+    judged = court(write_panel(tmp_path, noise(320, 5)), lo=260)
+    results = [walk(strategy, judged) for strategy in baselines()]
+    assert len({result.strategy for result in results}) == 4
+    for result in results:
+        np.testing.assert_array_equal(result.dates_T, results[0].dates_T)
+
+
+def test_no_eligible_asset_is_one_clear_line(tmp_path):
+    with pytest.raises(FinJEPAError, match="no asset is eligible"):
+        court(write_panel(tmp_path, noise(60, 2), alive_DA=np.arange(60)[:, None] >= np.array([50, 50])))

@@ -1,0 +1,89 @@
+"""What was known at a close does not move, whatever happens later or to the scale of prices."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.features.channels import CHANNELS
+from tests.pipeline.features.market_frames import OHLC, awkward_market, channel_frame, panel_of
+
+CUT = pl.date(2016, 6, 1)
+NAMES = [channel.name for channel in CHANNELS]
+
+
+@pytest.fixture(scope="module")
+def prices() -> pl.DataFrame:
+    return awkward_market()
+
+
+@pytest.fixture(scope="module")
+def known(prices: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    return channel_frame(panel_of(prices, tmp_path_factory.mktemp("known") / "panel"))
+
+
+def retold(prices: pl.DataFrame, how: str) -> tuple[pl.DataFrame, bool]:
+    """The market with its future changed, or its scale; and whether only the days before CUT must stay."""
+    future = pl.col("date") >= CUT
+    rng = np.random.default_rng(1)
+    match how:
+        case "cut":
+            return prices.filter(~future), True
+        case "noise":
+            noise = pl.Series(np.exp(rng.normal(0, 0.3, len(prices))))
+            return prices.with_columns(pl.when(future).then(pl.col(*OHLC, "volume", "dollar_volume") * noise)
+                                       .otherwise(pl.col(*OHLC, "volume", "dollar_volume"))), True  # fmt: skip
+        case "later dividends and splits":  # back-adjustment scales everything before the event
+            factor = pl.when(future).then(1.0).otherwise(0.5 * 0.97)
+            return prices.with_columns(pl.col(*OHLC) * factor), True
+        case "scale":
+            factor = pl.when(pl.col("entity") == "S00").then(1000.0).when(pl.col("entity") == "S03").then(1e-3)
+            return prices.with_columns(pl.col(*OHLC) * factor.otherwise(1.0)), False
+    raise ValueError(how)
+
+
+@pytest.mark.parametrize("how", ["cut", "noise", "later dividends and splits", "scale"])
+def test_every_channel_keeps_what_was_known(prices: pl.DataFrame, known: pl.DataFrame, how: str, tmp_path: Path):
+    changed, only_past = retold(prices, how)
+    again = channel_frame(panel_of(changed, tmp_path / "panel"))
+    before, after = (frame.filter(pl.col("date") < CUT) if only_past else frame for frame in (known, again))
+    assert before.select("entity", "date").equals(after.select("entity", "date"))
+    for name in [*NAMES, "beta", "returns"]:
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-6, atol=1e-6, err_msg=f"{name} after {how}")
+
+
+def test_the_order_of_symbols_does_not_matter(prices: pl.DataFrame, known: pl.DataFrame, tmp_path: Path):
+    names = sorted(prices["entity"].unique())
+    mirror = dict(zip(names, reversed(names), strict=True))
+    renamed = prices.with_columns(pl.col("entity").replace(mirror))
+    again = channel_frame(panel_of(renamed, tmp_path / "panel")).with_columns(pl.col("entity").replace(mirror))
+    again = again.sort("entity", "date")
+    for name in [*NAMES, "beta", "returns"]:
+        np.testing.assert_allclose(again[name], known[name], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_market_returns_are_causal_too(prices: pl.DataFrame, tmp_path: Path):
+    whole = panel_of(prices, tmp_path / "whole")
+    cut = panel_of(prices.filter(pl.col("date") < CUT), tmp_path / "cut")
+    np.testing.assert_array_equal(whole.market_returns[: len(cut.dates)], cut.market_returns)
+
+
+def test_a_channel_says_how_far_it_looks_back(prices: pl.DataFrame, tmp_path: Path):
+    """Values of an asset that are further back than the table's lookback do not matter."""
+    panel = panel_of(prices, tmp_path / "whole")
+    asset = panel.assets.index("S00")
+    last = panel.dates[-1]
+    market = {"beta_63", "residual_volatility_63"}  # they look at the market, which listens to S00
+    for channel in (c for c in CHANNELS if c.lookback and c.name not in market):
+        head = pl.col("date").is_in(panel.dates[: -1 - channel.lookback].tolist()) & (pl.col("entity") == "S00")
+        noisy = prices.with_columns(
+            pl.when(head).then(pl.col(*OHLC) * pl.int_range(1, pl.len() + 1)).otherwise(pl.col(*OHLC))
+        )
+        again: Panel = panel_of(noisy, tmp_path / channel.name)
+        column = panel.channels.index(channel.name)
+        row = panel.rows(panel.date_index(last), asset)
+        np.testing.assert_allclose(
+            again.features[row, column], panel.features[row, column], atol=1e-6, err_msg=channel.name
+        )

@@ -1,0 +1,150 @@
+"""Ingestion: what is kept, what is quarantined, and that nothing happens twice."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices import current_revision
+from tests.pipeline.prices.conftest import Home
+from tests.pipeline.prices.frames import prices
+
+DAMAGE = {
+    "close": [None, 0.0, -1.0, float("nan"), float("inf"), 1e300],
+    "adj_close": [0.0, -3.0, float("inf")],
+    "high": [0.01, None, 0.0, float("nan")],
+    "low": [1e9, None],
+    "open": [1e9, 0.0, None],
+    "volume": [-1, None, 0, 2**62],
+    "date": ["2021-02-30", "03/01/2021", "", "yesterday", None, "1931-01-05", "2999-01-04", "20210105"],
+    "symbol": [None, "", " AAA", "aaa", "TOOLONGTOBEASYMBOL", "A/B"],
+}
+
+
+def test_the_sample_fills_an_empty_home_and_nothing_is_ingested_twice(home: Home) -> None:
+    from finjepa_pipeline.prices.ingest import ingest
+    from finjepa_pipeline.prices.sources import PriceSourceConfig
+
+    first = ingest(home.warehouse, home.settings, PriceSourceConfig())
+    assert first.new_rows == first.revision.rows == 166_260
+    assert first.revision.columns == ("close",)
+    again = ingest(home.warehouse, home.settings, PriceSourceConfig())
+    assert (again.new_rows, again.ended_rows, again.revision) == (0, 0, first.revision)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("close", None, "close_not_positive"),
+        ("close", -2.0, "close_not_positive"),
+        ("date", "2021-13-01", "unreadable_date"),
+        ("low", 60.0, "ohlc_order"),
+        ("volume", -5, "volume_not_a_count"),
+        ("symbol", "a b", "bad_symbol"),
+        ("adj_close", 0.0, "adj_close_not_positive"),
+    ],
+)
+def test_a_bad_row_goes_to_quarantine_with_its_rule(home: Home, column: str, value: object, rule: str) -> None:
+    rows = prices()
+    damaged = rows.with_columns(
+        pl.when(pl.int_range(pl.len()) == 7).then(pl.lit(value)).otherwise(pl.col(column)).alias(column)
+    )
+    home.write("part.parquet", damaged)
+    report = home.ingest()
+    assert report.revision.rows == rows.height - 1
+    assert home.query("SELECT rule FROM quarantined_prices") == [(rule,)]
+
+
+def test_of_duplicates_one_row_stays_whatever_the_order_of_the_files(home: Home, new_home: Callable[[], Home]) -> None:
+    rows = prices()
+    twin = rows[3:4].with_columns(pl.col("close") * 1.001)
+    home.write("a.parquet", rows)
+    home.write("b.parquet", twin)
+    home.ingest()
+    other = new_home()
+    other.write("a.parquet", twin)
+    other.write("b.parquet", rows)
+    other.ingest()
+    assert home.query("SELECT rule FROM quarantined_prices") == [("duplicate",)]
+    assert home.query("FROM prices ORDER BY ALL") == other.query("FROM prices ORDER BY ALL")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_rows_in_are_prices_and_quarantine(new_home: Callable[[], Home], data: st.DataObject) -> None:
+    home = new_home()
+    damaged = prices(("BAD",), days=12).to_dicts()
+    for row in damaged:
+        for column in data.draw(st.sets(st.sampled_from(sorted(DAMAGE)), max_size=3)):
+            row[column] = data.draw(st.sampled_from(DAMAGE[column]))
+    damaged += data.draw(st.lists(st.sampled_from(damaged), max_size=6))
+    frame = pl.concat([prices(), pl.DataFrame(damaged, schema=prices().schema, strict=False)])
+    frame = frame.sample(fraction=1.0, shuffle=True, seed=data.draw(st.integers(0, 9)))
+    home.write(data.draw(st.sampled_from(["part.parquet", "part.csv"])), frame)
+    home.ingest()
+    ((good, bad, raw),) = home.query(
+        "SELECT (SELECT count(*) FROM prices), (SELECT count(*) FROM quarantined_prices), (SELECT count(*) FROM raw_prices)"
+    )
+    assert good + bad == raw == frame.height
+    assert home.query("SELECT symbol, date FROM prices GROUP BY ALL HAVING count(*) > 1") == []
+
+
+def test_an_unusable_place_is_one_clear_line_and_changes_nothing(home: Home) -> None:
+    home.write("part.parquet", prices())
+    before = home.ingest()
+    broken = home.settings.home.parent / "broken"
+    whole = (home.files / "part.parquet").read_bytes()
+    for name, content in {
+        "empty": None,
+        "cut.parquet": whole[: len(whole) // 2],
+        "missing.csv": prices().drop("low").write_csv().encode(),
+        "no-rows.csv": prices()[:0].write_csv().encode(),
+        "text.csv": b"this is not a table",
+        "zero.parquet": b"",
+    }.items():
+        place = broken / name.split(".")[0]
+        place.mkdir(parents=True)
+        if content is not None:
+            (place / name).write_bytes(content)
+        with pytest.raises(FinJEPAError) as error:
+            home.ingest(place)
+        assert "\n" not in str(error.value)
+        assert str(place) in str(error.value)
+    with home.warehouse.connect() as con:
+        assert current_revision(con) == before.revision
+    with pytest.raises(FinJEPAError, match="nothing at"):
+        home.ingest(Path("/no/such/folder"))
+
+
+def test_a_restated_row_adds_a_version_and_the_same_content_in_other_files_adds_none(home: Home) -> None:
+    rows = prices()
+    home.write("part.parquet", rows)
+    first = home.ingest()
+    home.write("part.parquet", rows.sample(fraction=1.0, shuffle=True, seed=1))
+    assert home.ingest().revision == first.revision
+    restated = rows.with_columns(
+        pl.when(pl.int_range(pl.len()) == 5).then(pl.col("close") * 1.001).otherwise(pl.col("close")).alias("close")
+    )
+    home.write("part.parquet", restated)
+    second = home.ingest()
+    assert (second.new_rows, second.ended_rows, second.revision.rows) == (1, 1, rows.height)
+    versions = home.query("SELECT first_revision, last_revision FROM raw_prices GROUP BY ALL ORDER BY ALL")
+    assert versions == [(1, 1), (1, 2), (2, 2)]
+
+
+def test_a_new_file_adds_only_its_rows(home: Home) -> None:
+    rows = prices(days=41)
+    newest = rows["date"].max()
+    home.write("a.parquet", rows.filter(pl.col("date") < newest))
+    home.ingest()
+    home.write("b.parquet", rows.filter(pl.col("date") == newest))
+    report = home.ingest()
+    assert (report.new_rows, report.ended_rows, report.revision.rows) == (3, 0, rows.height)
+    # The whole again in one file is the same content: the digests were carried along.
+    (home.files / "b.parquet").unlink()
+    home.write("a.parquet", rows)
+    assert home.ingest().revision == report.revision
