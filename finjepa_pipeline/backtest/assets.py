@@ -77,9 +77,8 @@ def leaderboard(
         written = build_leaderboard(connection, checkpoint, data_version)
         rows = leaderboard_rows(connection, checkpoint)
         returns = stored_returns(connection, checkpoint, data_version)
-        query = connection.execute(
-            sql("backtest_decisions"), {"checkpoint": checkpoint, "data_version": data_version}
-        )
+        key = {"checkpoint": checkpoint, "data_version": data_version}
+        query = connection.sql(sql("backtest_decisions"), params=key)
         decisions = pl.DataFrame(query.to_arrow_table())
     planners = {row["strategy"] for row in rows} - _baseline_names()
     report = home.reports / f"{checkpoint}-{data_version}" / "index.html"

@@ -51,12 +51,12 @@ def build_leaderboard(
 def leaderboard_rows(con: duckdb.DuckDBPyConnection, checkpoint: str) -> list[dict[str, Any]]:
     """A checkpoint's newest leaderboard as `sql/leaderboard.sql` orders it."""
     ensure_tables(con)
-    return con.execute(sql("leaderboard"), {"checkpoint": checkpoint}).to_arrow_table().to_pylist()
+    return con.sql(sql("leaderboard"), params={"checkpoint": checkpoint}).to_arrow_table().to_pylist()
 
 
 def stored_returns(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> pl.DataFrame:
     """The daily returns of every walk, in the order of `sql/backtest_returns.sql`."""
-    query = con.execute(sql("backtest_returns"), {"checkpoint": checkpoint, "data_version": data_version})
+    query = con.sql(sql("backtest_returns"), params={"checkpoint": checkpoint, "data_version": data_version})
     table = pl.from_arrow(query.to_arrow_table())
     assert isinstance(table, pl.DataFrame)
     return table

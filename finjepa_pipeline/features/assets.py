@@ -5,7 +5,8 @@ from pydantic import Field
 
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.features.channels import CHANNELS
-from finjepa_pipeline.features.panel import CODE_VERSION, build_panel
+from finjepa_pipeline.features.growth import CODE_VERSION
+from finjepa_pipeline.features.panel import build_panel
 from finjepa_pipeline.features.pictures import channel_picture, channel_table, coverage_picture
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
@@ -22,7 +23,7 @@ class PanelConfig(dg.Config):
 @dg.asset(
     name="feature_panel",
     group_name="features",
-    deps=["adjusted_prices", "universe"],
+    deps=["adjusted_prices", "corporate_actions", "universe"],
     owners=["team:finjepa"],
     kinds={"polars"},
     pool="duckdb",
@@ -53,6 +54,7 @@ def feature_panel(config: PanelConfig, settings: SettingsResource, warehouse: Wa
             "data_version": panel.manifest["data_version"],
             "path": dg.MetadataValue.path(str(folder)),
             "reused": folder in before,
+            "grown_from": str(panel.manifest["grown_from"]),
         },
         data_version=dg.DataVersion(panel.content_hash),
     )

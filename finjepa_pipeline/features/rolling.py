@@ -89,10 +89,11 @@ class Layout:
     def totals(self, x_P: np.ndarray, y_P: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
         """Sums of two series over the last `window` observations, a missing one counting 0."""
         both = np.empty(self.size, np.complex128)
-        both.real, both.imag = x_P, y_P
-        both.view(np.float64)[np.isnan(both.view(np.float64))] = 0.0
+        parts = both.view(np.float64)
+        parts[0::2], parts[1::2] = x_P, y_P
+        parts[np.isnan(parts)] = 0.0
         swept = self._sweep(np.add, both, window, 0.0)
-        return swept.real, swept.imag
+        return np.real(swept), np.imag(swept)
 
     def total(self, x_P: np.ndarray, window: int) -> np.ndarray:
         """Sum over the last `window` observations, a missing one counting 0."""
@@ -154,14 +155,15 @@ class Layout:
         grow = decay ** -np.arange(self.anchor, dtype=np.float64)
         known_P = ~np.isnan(x_P)
         both = np.empty((self.size // self.anchor, self.anchor), np.complex128)
-        both.real = np.where(known_P, x_P, 0.0).reshape(both.shape) * grow
-        both.imag = known_P.reshape(both.shape) * grow
+        parts = both.view(np.float64)
+        parts[:, 0::2] = np.where(known_P, x_P, 0.0).reshape(both.shape) * grow
+        parts[:, 1::2] = known_P.reshape(both.shape) * grow
         prefix = np.add.accumulate(both, axis=1)
         suffix = np.add.accumulate(both[:, ::-1], axis=1)[:, ::-1] * decay**self.anchor
         suffix[self.first_block_S + self.blocks_S - 1] = 0.0
         prefix[1:, :-1] += suffix[:-1, 1:]
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean_P = (prefix.real / prefix.imag).ravel()
+            mean_P = (np.real(prefix) / np.imag(prefix)).ravel()
         return np.where(self.count(x_P, self.anchor) >= least, mean_P, np.nan)
 
     def z_scores(self, x_P: np.ndarray, window: int, least: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 Shape suffixes: A assets, D sessions, N observations of a block in a row.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -86,6 +87,11 @@ class AdjustedPrices:
         connection.execute("CREATE OR REPLACE TEMP TABLE panel_index AS FROM panel_index_frame")
         connection.unregister("panel_index_frame")
 
+    @property
+    def universe_version(self) -> str:
+        """Short hash of who was in the universe when."""
+        return hashlib.sha256(self.universe_D.tobytes()).hexdigest()[:8]
+
     def everything(self) -> Span:
         """All rows of all assets."""
         return Span(np.ones(len(self.assets), bool), self.first_A, self.first_A, np.zeros_like(self.first_A))
@@ -95,7 +101,11 @@ class AdjustedPrices:
         query = sql("panel_block").format(columns=", ".join(f"prices.{name}" for name in columns))
         for run in self._runs(span):
             since = int(span.since_A[run].min())
-            bounds = {"first": self.assets[run.start], "last": self.assets[run.stop - 1], "since": self.dates[since].item()}
+            bounds = {
+                "first": self.assets[run.start],
+                "last": self.assets[run.stop - 1],
+                "since": self.dates[since].item(),
+            }
             frame = self._connection.sql(query, params=bounds).pl()
             session_N = np.searchsorted(self._days_D, _days(frame["date"]))
             asset_N = frame["asset"].to_numpy().astype(np.int64)

@@ -7,9 +7,11 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.features.panel import choose, write_panel
+from finjepa_pipeline.features.panel import choose
 from finjepa_pipeline.features.source import AdjustedPrices
+from finjepa_pipeline.features.writer import write_panel
 
+IDENTITY = {"feed": "test", "data_version": "test", "content_hash": "test"}
 OHLC = ("open", "high", "low", "close")
 
 
@@ -76,6 +78,8 @@ def warehouse_of(prices: pl.DataFrame) -> duckdb.DuckDBPyConnection:
         CREATE TABLE universe AS
         SELECT date, entity FROM (SELECT *, row_number() OVER (PARTITION BY entity ORDER BY date) AS n FROM
         prices_frame) WHERE n >= 100""")
+    connection.execute("CREATE TABLE corporate_actions (symbol VARCHAR, date DATE, action VARCHAR, value DOUBLE)")
+    connection.execute("INSERT INTO corporate_actions VALUES ('S00', '2016-02-01', 'dividend', 0.01)")
     return connection
 
 
@@ -84,7 +88,7 @@ def panel_of(prices: pl.DataFrame, folder: Path) -> Panel:
     folder.mkdir(parents=True)
     with warehouse_of(prices) as connection:
         source = AdjustedPrices(connection)
-        write_panel(source, choose(source.columns, ()), {"feed": "test", "data_version": "test"}, folder)
+        write_panel(source, choose(source.columns, ()), IDENTITY, folder)
     return Panel.open(folder)
 
 

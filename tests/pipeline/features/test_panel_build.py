@@ -96,6 +96,7 @@ def test_the_asset_shows_the_table_and_pictures(settings: Settings):
         memory.execute(f"ATTACH '{settings.warehouse}' AS home")
         memory.execute("CREATE TABLE home.adjusted_prices AS FROM memory.adjusted_prices")
         memory.execute("CREATE TABLE home.universe AS FROM memory.universe")
+        memory.execute("CREATE TABLE home.corporate_actions AS FROM memory.corporate_actions")
     resources = {"settings": SettingsResource(home=str(settings.home)), "warehouse": Warehouse.from_settings(settings)}
     shown = []
     for _ in range(2):
