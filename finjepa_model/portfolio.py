@@ -151,15 +151,15 @@ class PortfolioSimulator:
         target_XN = action.positions(self.config.allow_short)
         stuck_XN = torch.where(tradable_XN, 0.0, state.positions_XN)
         target_XN = torch.where(tradable_XN, target_XN, 0.0)
-        room_X = (1 - stuck_XN.abs().sum(-1) / wealth_X).clamp(min=0)
-        gross_X = target_XN.abs().sum(-1)
-        target_XN = target_XN * (room_X / gross_X.clamp(min=1e-12)).clamp(max=1).unsqueeze(-1)
+        stuck_gross_X, target_gross_X = stuck_XN.abs().sum(-1), target_XN.abs().sum(-1).clamp(min=1e-12)
         hedge_on_X = action.hedge_X if self.config.allow_hedge else torch.zeros_like(action.hedge_X)
 
         positions_XN, hedge_X, traded_X = state.positions_XN, state.hedge_X, torch.zeros_like(wealth_X)
         cost_X = torch.zeros_like(wealth_X)
         for _ in range(_COST_ROUNDS):
-            positions_XN = stuck_XN + target_XN * (wealth_X - cost_X).unsqueeze(-1)
+            left_X = wealth_X - cost_X
+            room_X = (left_X - stuck_gross_X).clamp(min=0) / target_gross_X
+            positions_XN = stuck_XN + target_XN * torch.minimum(left_X, room_X).unsqueeze(-1)
             hedge_X = -hedge_on_X * (positions_XN * beta_XN).sum(-1).clamp(min=0)
             traded_X = (positions_XN - state.positions_XN).abs().sum(-1)
             cost_X = self._asset_cost * traded_X + self._hedge_cost * (hedge_X - state.hedge_X).abs()

@@ -65,10 +65,14 @@ class SIGReg(nn.Module):
 
 
 class Projector(nn.Sequential):
-    """The discarded head that SIGReg sees, so that the planning latents stay unconstrained (LeJEPA; jepa.md, traps 6, 16)."""
+    """The discarded head that SIGReg sees, so that the planning latents stay unconstrained (LeJEPA; jepa.md, trap 6).
+
+    LeJEPA and LeWM normalise over the batch in it. Here that is left out: it would hide from SIGReg that the latents
+    shrink, which without a teacher they do, and make the result depend on how a batch is divided among processes.
+    """
 
     def __init__(self, dim: int, out: int):
-        super().__init__(nn.Linear(dim, 2 * dim), nn.BatchNorm1d(2 * dim), nn.GELU(), nn.Linear(2 * dim, out))
+        super().__init__(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, out))
 
 
 def variance_covariance(samples_ND: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,10 +4,13 @@ Exit status 0 done, 1 failed, 2 wrong usage. Errors are one line on standard err
 standard output.
 """
 
+import atexit
 import importlib.util
 import json
+import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from finjepa_pipeline.settings import Settings
 
 Ops = dict[str, dict[str, Any]]
 
-_out, _err = Console(), Console(stderr=True)
+# lines are left to the terminal to wrap, so that a path can be copied and a pipe sees whole lines
+_out, _err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 
 class _OneLineErrors(click.Group):
@@ -55,6 +59,8 @@ class _OneLineErrors(click.Group):
 def main(ctx: click.Context, debug: bool) -> None:
     """FinJEPA: a JEPA world model for portfolio choice."""
     ctx.obj = debug
+    if not debug:
+        warnings.filterwarnings("ignore")  # what libraries tell programmers is no business of a user
 
 
 def _source_options(command: Callable) -> Callable:
@@ -165,8 +171,8 @@ def demo(debug: bool, seed: int | None, **source: str | None) -> None:
     _say_leaderboard(report.assets)
     _say_release(report.assets)
     _say_decision(_decision(report.assets))
-    _out.print(f"\nDone in {report.seconds:.0f} s. See it all in the browser:", highlight=False)
-    _out.print(f"  {_ui_command(settings)}", style="bold", highlight=False, soft_wrap=True)
+    _out.print(f"\nDone in {report.seconds:.0f} s. See it all in the browser:")
+    _out.print(f"  {_ui_command(settings)}", style="bold")
 
 
 @main.command()
@@ -184,7 +190,7 @@ def _run(job: str, ops: Ops, debug: bool):
     from finjepa_pipeline.runner import run_job
 
     settings = Settings.from_env().ensure()
-    _err.print(f"[bold]finjepa {job}[/bold] in {settings.home}", highlight=False, soft_wrap=True)
+    _err.print(f"[bold]finjepa {job}[/bold] in {settings.home}")
     return run_job(settings, job, ops, _err, debug)
 
 
@@ -229,7 +235,6 @@ def _say_prices(assets: dict[str, Any]) -> None:
     _out.print(
         f"\nPrices: {prices.get('dagster/row_count', 0):,} rows of {raw.get('feed')} ({raw.get('dates')}), "
         f"{bad.get('dagster/row_count', 0):,} in quarantine; " + (f"{new:,} new rows" if new else "no new row"),
-        highlight=False,
     )
 
 
@@ -239,13 +244,12 @@ def _say_model(assets: dict[str, Any]) -> None:
     _out.print(
         f"Checkpoint: {made['checkpoint']} ({how}; validation loss {made['validation_loss']:.3f}, effective rank of the "
         f"latents {seen['effective_rank_assets']:.1f})\n  {made['path']}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
 def _say_leaderboard(assets: dict[str, Any]) -> None:
     from finjepa_pipeline.backtest.leaderboard import leaderboard_rows
+    from finjepa_pipeline.backtest.strategies import BENCHMARK
     from finjepa_pipeline.warehouse import Warehouse
 
     made = assets["leaderboard"]
@@ -256,17 +260,18 @@ def _say_leaderboard(assets: dict[str, Any]) -> None:
     for name in ("strategy", "Sharpe", "minus 1/N (95 % interval)", "return", "volatility", "drawdown", "turnover/yr"):
         table.add_column(name, justify="left" if name == "strategy" else "right")
     for row in rows:
-        interval = f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})"
+        compared = row["excess_low"] is not None and row["strategy"] != BENCHMARK
         table.add_row(
             row["strategy"],
-            f"{row['sharpe']:.2f}",
-            interval if row["strategy"] != "equal_weight" else "",
+            "–" if row["sharpe"] is None else f"{row['sharpe']:.2f}",
+            f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})" if compared else "",
             *(f"{100 * row[name]:.1f} %" for name in ("annual_return", "annual_volatility", "max_drawdown")),
             f"{row['annual_turnover']:.1f}",
         )
     _out.print()
     _out.print(table)
-    _out.print(f"Report: {made['report']}", highlight=False, soft_wrap=True)
+    _out.print(made["verdict"])
+    _out.print(f"Report: {made['report']}")
 
 
 def _say_release(assets: dict[str, Any]) -> None:
@@ -274,7 +279,7 @@ def _say_release(assets: dict[str, Any]) -> None:
     _out.print(
         f"Champion: {champion['champion'] or 'none'} ({champion['verdict']}: {champion['reasons']})", highlight=False
     )
-    _out.print(f"Release: {release['outcome']}", highlight=False, soft_wrap=True)
+    _out.print(f"Release: {release['outcome']}")
 
 
 def _decision(assets: dict[str, Any]) -> dict[str, Any]:
@@ -295,7 +300,6 @@ def _say_decision(decision: dict[str, Any]) -> None:
     _out.print(
         f"expected return {100 * decision['expected_return']:.2f} %, volatility {100 * decision['expected_volatility']:.2f} %"
         " a year; by the model's own account, which is no evidence of skill",
-        highlight=False,
     )
 
 
@@ -306,5 +310,19 @@ def _ui_command(settings: Settings) -> str:
     return f"FINJEPA_HOME={settings.home} DAGSTER_HOME={settings.dagster} {dagster} dev {workspace}"
 
 
+def run() -> None:
+    """The console script. It leaves without taking the interpreter apart: PyTorch outlives DuckDB's module there, and
+    nanobind would list every object of it on the user's terminal."""
+    status: Any = 0
+    try:
+        main()
+    except SystemExit as leaving:
+        status = leaving.code
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1 if status else 0)
+
+
 if __name__ == "__main__":
-    main()
+    run()

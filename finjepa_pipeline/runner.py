@@ -1,5 +1,6 @@
 """Runs the jobs of the code location in this process, against the same instance as the UI, and tells a terminal about it."""
 
+import logging
 import os
 import shutil
 import time
@@ -28,7 +29,10 @@ class JobReport:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """The Dagster instance of this home, made on first use from the committed `dagster.yaml`; an operator's own DAGSTER_HOME wins."""
+    """The Dagster instance of this home, made on first use from the committed `dagster.yaml`.
+
+    An operator's own DAGSTER_HOME wins.
+    """
     if "DAGSTER_HOME" not in os.environ:
         config = settings.dagster / "dagster.yaml"
         if not config.is_file():
@@ -89,8 +93,13 @@ class _Listener:
     def __call__(self, entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
         if event is None:
-            if entry.level >= 20 and entry.user_message and not entry.user_message.startswith("[pipes]"):
-                self.console.print(f"    {entry.user_message}", style="dim", highlight=False, markup=False)
+            # what training reports is on the progress bar already
+            if int(entry.level) >= logging.INFO and not entry.user_message.startswith(
+                ("[pipes]", "train step", "validation step")
+            ):
+                self.console.print(
+                    f"    {entry.user_message}", style="dim", highlight=False, markup=False, soft_wrap=True
+                )
             return
         step = event.step_key or ""
         if event.is_step_start:

@@ -8,6 +8,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.cem import CEMConfig, CEMPlanner
 from finjepa_model.planning.mppi import MPPIConfig, MPPIPlanner
 from finjepa_model.planning.plan import Cost, Plan, Planner
+from finjepa_model.planning.random_shooting import RandomConfig, RandomPlanner
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "MPPIPlanner",
     "Plan",
     "Planner",
+    "RandomConfig",
+    "RandomPlanner",
     "make_planner",
     "project_to_simplex",
 ]
@@ -27,6 +30,7 @@ __all__ = [
 PLANNERS: dict[str, tuple[Callable[[Any], Planner], type]] = {
     "cem": (CEMPlanner, CEMConfig),
     "mppi": (MPPIPlanner, MPPIConfig),
+    "random": (RandomPlanner, RandomConfig),
 }
 
 

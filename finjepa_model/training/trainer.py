@@ -27,7 +27,7 @@ METRICS_FILE = "metrics.jsonl"
 Report = Callable[[dict[str, Any]], None]
 
 
-class TrainingInterrupted(Exception):
+class TrainingInterruptedError(Exception):
     """Training was asked to stop; everything that resuming needs is on disk."""
 
 
@@ -66,7 +66,7 @@ class Trainer:
             The content of a checkpoint's `metrics.json`.
 
         Raises:
-            TrainingInterrupted: after `stop_requested` was set; the state is saved.
+            TrainingInterruptedError: after `stop_requested` was set; the state is saved.
             FinJEPAError: if the loss is no longer a number; the last good state is kept.
         """
         self._resume()
@@ -93,7 +93,7 @@ class Trainer:
                 self._log("validation", *self.evaluate())
             if self.stop_requested:
                 self._save()
-                raise TrainingInterrupted(f"training stopped at step {self.step} of {self.total_steps}")
+                raise TrainingInterruptedError(f"training stopped at step {self.step} of {self.total_steps}")
             if self.step % training.checkpoint_every == 0 and not last:
                 self._save()
         bar.close()

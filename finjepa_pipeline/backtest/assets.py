@@ -1,16 +1,18 @@
 """The door of the backtest stage: `planner_backtests` and `leaderboard`."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
-import polars as pl
 from pydantic import Field
 
-from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows, stored_returns
-from finjepa_pipeline.backtest.report import verdict, write_report
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.pictures import as_markdown, new_figure
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse, sql
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class BacktestConfig(dg.Config):
@@ -68,6 +70,9 @@ def leaderboard(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """Every strategy with its metrics, and the bootstrap interval of its Sharpe ratio minus that of 1/N; and the report."""
+    from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows, stored_returns
+    from finjepa_pipeline.backtest.report import verdict, write_report
+
     home = settings.get()
     event = context.instance.get_latest_materialization_event(dg.AssetKey("planner_backtests"))
     judged = event.asset_materialization.metadata if event and event.asset_materialization else {}
@@ -79,7 +84,7 @@ def leaderboard(
         returns = stored_returns(connection, checkpoint, data_version)
         key = {"checkpoint": checkpoint, "data_version": data_version}
         query = connection.sql(sql("backtest_decisions"), params=key)
-        decisions = pl.DataFrame(query.to_arrow_table())
+        decisions = query.pl()
     planners = {row["strategy"] for row in rows} - _baseline_names()
     report = home.reports / f"{checkpoint}-{data_version}" / "index.html"
     if written or not report.is_file():
@@ -118,10 +123,10 @@ def _markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _picture(returns: pl.DataFrame) -> str:
+def _picture(returns: "pl.DataFrame") -> str:
     figure = new_figure(3.0)
     axes = figure.subplots()
-    for (name,), walk in returns.filter(pl.col("block") == "test").group_by("strategy", maintain_order=True):
+    for (name,), walk in returns.filter(block="test").group_by("strategy", maintain_order=True):
         axes.plot(walk["date"].to_list(), walk["wealth"].to_numpy(), label=str(name), linewidth=1)
     axes.set_yscale("log")
     axes.set_ylabel("wealth, net of costs")

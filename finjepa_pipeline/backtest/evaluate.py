@@ -133,7 +133,9 @@ def checkpoint_folder(settings: Settings, checkpoint: str | None) -> Path:
         return current_checkpoint(settings)
     folder = settings.checkpoints / checkpoint
     if not (folder / "config.json").is_file():
-        raise FinJEPAError(f"there is no checkpoint {checkpoint!r} in {settings.checkpoints}; leave it out for the newest")
+        raise FinJEPAError(
+            f"there is no checkpoint {checkpoint!r} in {settings.checkpoints}; leave it out for the newest"
+        )
     return folder
 
 
@@ -146,7 +148,9 @@ def read_config(checkpoint: Path) -> FinJEPAConfig:
     try:
         return FinJEPAConfig.from_json((checkpoint / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise FinJEPAError(f"there is no checkpoint at {checkpoint}; run `finjepa train` or name another one") from error
+        raise FinJEPAError(
+            f"there is no checkpoint at {checkpoint}; run `finjepa train` or name another one"
+        ) from error
 
 
 def _hash(*parts: object) -> str:

@@ -89,9 +89,7 @@ class FinJEPAStrategy:
         config = self._imagination.model.config
         imagination, goal_1D = self._imagination.at(view)
         tradable_1N = torch.from_numpy(view.tradable_N)[None]
-        world = PlanningWorld.of(
-            imagination, self._imagination.simulator, state, config.model.stride, tradable_1N
-        )
+        world = PlanningWorld.of(imagination, self._imagination.simulator, state, config.model.stride, tradable_1N)
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
         warm_start = self._last[1] if self._last is not None and self._last[0] == view.assets else None
         plan = self._planner.plan(self._cost(world, goal_1D), space, warm_start, self._generator)
@@ -100,7 +98,8 @@ class FinJEPAStrategy:
         expectation = Expectation(float(rollout.growth_BCH[0, 0, 0]), float(rollout.variance_BCH[0, 0, 0].sqrt()))
         action = plan.action.map(lambda x: x.double())
         weights_1N = action.weights_XN / action.weights_XN.sum(-1, keepdim=True)  # exact again after float32
-        return PortfolioAction(weights_1N, action.signals_XN, action.hedge_X), expectation
+        signals_1N = action.signals_XN * (weights_1N > 0)  # an asset without a budget is flat
+        return PortfolioAction(weights_1N, signals_1N, action.hedge_X), expectation
 
     def _cost(self, world: PlanningWorld, goal_1D: torch.Tensor) -> Cost:
         return goal_cost(world, goal_BD=goal_1D) if self.name == "cem" else cumulative_cost(world)

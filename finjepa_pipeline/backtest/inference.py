@@ -49,7 +49,7 @@ def sharpe_intervals(
 
     block = block_length(excess_TK[:, benchmark])
     bootstrap = StationaryBootstrap(block, excess_TK, seed=seed)
-    sharpe_SK = np.stack([sharpe(data[0]) for data, _ in bootstrap.bootstrap(samples)])
+    sharpe_SK = np.stack([sharpe(np.asarray(data[0])) for data, _ in bootstrap.bootstrap(samples)])
     excess_SK = sharpe_SK - sharpe_SK[:, [benchmark]]
     sharpe_K = sharpe(excess_TK)
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]

@@ -44,7 +44,9 @@ def build_leaderboard(
     with transaction(con):
         con.execute("DELETE FROM main.leaderboard WHERE checkpoint = $checkpoint AND data_version = $data_version", key)
         for (block, court), walks in returns.group_by("block", "court", maintain_order=True):
-            insert(con, "leaderboard", key | {"block": block, "court": court, "created_at": now()}, _rows(walks, cash_rate))
+            insert(
+                con, "leaderboard", key | {"block": block, "court": court, "created_at": now()}, _rows(walks, cash_rate)
+            )
     return True
 
 
@@ -69,7 +71,11 @@ def _rows(walks: pl.DataFrame, cash_rate: float) -> dict[str, Any]:
     intervals = sharpe_intervals(excess_TK - cash_rate / SESSIONS_PER_YEAR, names.index(BENCHMARK))
     columns: dict[str, Any] = {"strategy": names}
     measured = [
-        asdict(measure(*(walk[name].to_numpy() for name in ("net_return", "gross_return", "turnover")), cash_rate))
+        asdict(
+            measure(
+                walk["net_return"].to_numpy(), walk["gross_return"].to_numpy(), walk["turnover"].to_numpy(), cash_rate
+            )
+        )
         for walk in by_strategy.values()
     ]
     columns |= {name: [_or_null(metrics[name]) for metrics in measured] for name in measured[0]}

@@ -37,7 +37,12 @@ _COLUMNS = (
 
 
 def write_report(
-    path: Path, title: str, rows: list[dict[str, Any]], returns: pl.DataFrame, decisions: pl.DataFrame, planners: set[str]
+    path: Path,
+    title: str,
+    rows: list[dict[str, Any]],
+    returns: pl.DataFrame,
+    decisions: pl.DataFrame,
+    planners: set[str],
 ) -> None:
     """Write the page beside its place and rename it into it.
 
@@ -55,11 +60,16 @@ def write_report(
         f'<p class="dim">Test block {test[0]["start_date"]} to {test[0]["end_date"]}, {test[0]["n_days"]} sessions, net of '
         "costs. Decided at a close, filled at the next one. Intervals are 95 % of a paired stationary bootstrap.</p>",
     ]
-    for block, heading in (("test", "Leaderboard, test block"), ("validation", "Validation block, which chooses the champion")):
+    for block, heading in (
+        ("test", "Leaderboard, test block"),
+        ("validation", "Validation block, which chooses the champion"),
+    ):
         parts += [f"<h2>{heading}</h2>", _table([row for row in rows if row["block"] == block])]
     shown = returns.filter(pl.col("block") == "test")
     for figure in (_wealth(shown), _drawdown(shown), *_weights(decisions.filter(pl.col("block") == "test"), planners)):
-        parts.append(figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False}))
+        parts.append(
+            figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False})
+        )
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -105,7 +115,9 @@ def _cell(row: dict[str, Any], key: str, form: str) -> str:
 def _wealth(returns: pl.DataFrame) -> Any:
     figure = _figure("Wealth, net of costs", "wealth")
     for (name,), walk in returns.group_by("strategy", maintain_order=True):
-        figure.add_scatter(x=walk["date"].to_list(), y=np.round(walk["wealth"].to_numpy(), 4), name=str(name), mode="lines")
+        figure.add_scatter(
+            x=walk["date"].to_list(), y=np.round(walk["wealth"].to_numpy(), 4), name=str(name), mode="lines"
+        )
     figure.update_yaxes(type="log")
     return figure
 
@@ -127,7 +139,9 @@ def _weights(decisions: pl.DataFrame, planners: set[str]) -> list[Any]:
         figure = _figure(f"What {name} held (hedge on in {made['hedge'].mean():.0%} of decisions)", "share of wealth")
         for (entity,), line in made.group_by("entity", maintain_order=True):
             held = np.round(line["held"].to_numpy(), 4)
-            figure.add_scatter(x=line["date"].to_list(), y=held, name=str(entity), mode="lines", stackgroup="held", line_width=0)
+            figure.add_scatter(
+                x=line["date"].to_list(), y=held, name=str(entity), mode="lines", stackgroup="held", line_width=0
+            )
         figure.update_yaxes(tickformat=".0%")
         figures.append(figure)
     return figures

@@ -51,7 +51,9 @@ def write_walks(con: duckdb.DuckDBPyConnection, case: Case, walks: Sequence[Walk
         for walk in walks:
             window = asdict(case) | {"strategy": walk.strategy}
             for table, columns in (("backtest_returns", _returns(walk)), ("backtest_decisions", _decisions(walk))):
-                con.execute(f"DELETE FROM main.{table} WHERE {_BLOCK} AND court = $court AND strategy = $strategy", window)
+                con.execute(
+                    f"DELETE FROM main.{table} WHERE {_BLOCK} AND court = $court AND strategy = $strategy", window
+                )
                 insert(con, table, window, columns)
             con.execute(sql("backtest_trials"), window | _score(walk))
     return sum(len(walk.dates_T) for walk in walks)

@@ -26,7 +26,9 @@ class DecisionConfig(dg.Config):
     """Who decides, and when."""
 
     as_of: str | None = Field(default=None, description="Date, YYYY-MM-DD; the newest close when empty.")
-    checkpoint: str | None = Field(default=None, description="Checkpoint folder or Hub repository; the champion when empty.")
+    checkpoint: str | None = Field(
+        default=None, description="Checkpoint folder or Hub repository; the champion when empty."
+    )
     planner: str | None = Field(default=None, description="The champion's own when empty, or else mppi.")
 
 

@@ -191,7 +191,7 @@ def _wait_before_retry(error: Exception, attempt: int) -> float | None:
         return random.uniform(0.0, 1.0)
     if status not in (408, 409, 425, 429) and status < 500:
         return None
-    asked = headers.get("Retry-After", "")
+    asked = headers.get("retry-after", "")
     wait_s = float(asked) if asked.isdigit() else backoff_s
     return wait_s if wait_s <= LONGEST_WAIT_S else None
 
@@ -200,7 +200,7 @@ def _status(error: Exception) -> tuple[int | None, dict[str, str]]:
     """HTTP status and headers of the answer; the client wraps a failed LFS upload into a RuntimeError."""
     for candidate in (error, error.__cause__):
         if isinstance(candidate, HfHubHTTPError):
-            return candidate.response.status_code, dict(candidate.response.headers)
+            return candidate.response.status_code, dict(candidate.response.headers)  # names in lower case
     return None, {}
 
 
@@ -221,7 +221,7 @@ def _advice(error: Exception, package: Package, repo_id: str) -> str:
             f"{stays}"
         )
     if status == 429:
-        return f"the Hub asks to wait {headers.get('Retry-After', 'a while')} seconds (429); {again} later"
+        return f"the Hub asks to wait {headers.get('retry-after', 'a few')} seconds (429); {again} later"
     if status is not None:
         return f"the Hub answers {status} for {repo_id} ({redact(str(error))}); {again} later"
     if isinstance(error, ValueError):

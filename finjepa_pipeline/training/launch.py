@@ -21,7 +21,7 @@ import torch.distributed as dist
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.trainer import Trainer, TrainingInterrupted, pick_device
+from finjepa_model.training.trainer import Trainer, TrainingInterruptedError, pick_device
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 
 _LOCK_PATIENCE_S = 30.0
@@ -38,7 +38,7 @@ def main() -> None:
     try:
         with _pipes() as report, _only_training(run_folder.parent):
             _train(arguments.panel, run_folder, report)
-    except (FinJEPAError, TrainingInterrupted) as error:
+    except (FinJEPAError, TrainingInterruptedError) as error:
         (run_folder / FAILURE_FILE).write_text(f"{error}\n", encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """What the UI shows of a training: its curves and its numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from finjepa_pipeline.pictures import as_markdown, new_figure
 _CURVES = (("loss", "loss"), ("prediction", "prediction"), ("effective_rank_assets", "effective rank"))
 
 
-def curves_picture(records: list[Mapping[str, Any]]) -> str:
+def curves_picture(records: Sequence[Mapping[str, Any]]) -> str:
     """Loss, prediction loss and effective rank over steps, of training and validation, as a Markdown image."""
     figure = new_figure(2.6)
     for axes, (key, label) in zip(figure.subplots(1, len(_CURVES)), _CURVES, strict=True):

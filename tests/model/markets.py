@@ -1,0 +1,69 @@
+"""Random observations, batches and portfolios for the tests of the world model."""
+
+from dataclasses import replace
+
+import torch
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig, preset
+from finjepa_model.observation import MarketBatch, Observation
+from finjepa_model.training.behaviour import sample_path
+from finjepa_model.world_model import PortfolioPath
+
+
+def small_config(**loss) -> FinJEPAConfig:
+    tiny = preset("tiny")
+    model = ModelConfig(
+        channels=("a", "b", "c"), window=16, patch=4, stride=2, dim=16, heads=2, time_layers=1, predictor_layers=2,
+        projector_dim=16,
+    )  # fmt: skip
+    return replace(tiny, model=model, loss=LossConfig(**({"sigreg_slices": 32} | loss)))
+
+
+def random_observation(
+    config: FinJEPAConfig, dates: int = 8, steps: int = 5, assets: int = 4, seed: int = 0
+) -> Observation:
+    """Each asset has eight factors that stay what they are from step to step, and noise on top."""
+    shape = (dates, steps, assets, config.model.window)
+    width = config.model.window * len(config.model.channels)
+    mixing = torch.randn(8, width, generator=torch.Generator().manual_seed(99))
+    generator = torch.Generator().manual_seed(seed)
+    factors = torch.randn(dates, 1, assets, 8, generator=generator) @ mixing / 8**0.5
+    noise = 0.5 * torch.randn(dates, steps, assets, width, generator=generator)
+    return Observation(
+        features_BSNTF=(factors + noise).view(*shape, -1),
+        observed_BSNT=torch.ones(shape, dtype=torch.bool),
+        present_BN=torch.ones(dates, assets, dtype=torch.bool),
+        volatility_BSN=torch.full(shape[:-1], 0.01),
+        market_volatility_BS=torch.full(shape[:2], 0.01),
+        beta_BSN=torch.ones(shape[:-1]),
+    )
+
+
+def random_batch(
+    config: FinJEPAConfig, dates: int = 8, assets: int = 4, seed: int = 0
+) -> tuple[MarketBatch, PortfolioPath]:
+    steps = config.model.context_steps + config.loss.rollout_steps
+    held = (dates, config.loss.rollout_steps + 1, config.model.stride)
+    generator = torch.Generator().manual_seed(seed)
+    batch = MarketBatch(
+        observation=random_observation(config, dates, steps, assets, seed),
+        step_return_BSN=0.02 * torch.randn(dates, steps, assets, generator=generator),
+        step_return_valid_BSN=torch.ones(dates, steps, assets, dtype=torch.bool),
+        market_step_return_BS=0.02 * torch.randn(dates, steps, generator=generator),
+        returns_BKTN=0.01 * torch.randn(*held, assets, generator=generator),
+        market_returns_BKT=0.01 * torch.randn(held, generator=generator),
+        tradable_BKTN=torch.ones(*held, assets, dtype=torch.bool),
+    )
+    torch.manual_seed(seed)
+    return batch, sample_path(batch, config.portfolio)
+
+
+def random_actions(shape: tuple[int, ...], seed: int = 0) -> PortfolioAction:
+    """`shape` is (*X, N)."""
+    generator = torch.Generator().manual_seed(seed)
+    return PortfolioAction(
+        torch.randn(shape, generator=generator).softmax(-1),
+        torch.randint(0, 2, shape, generator=generator).float(),
+        torch.randint(0, 2, shape[:-1], generator=generator).float(),
+    )

@@ -1,0 +1,201 @@
+"""What planners reach when the world model is right, and whether the parts of a cost mean what they say."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.config import PortfolioConfig
+from finjepa_model.planning import ActionSpace, make_planner
+from finjepa_model.planning.moments import Moments
+from finjepa_model.planning.objectives import (
+    CumulativeConfig,
+    GoalConfig,
+    cumulative_cost,
+    goal_cost,
+    goal_latent,
+)
+from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.portfolio import PortfolioSimulator
+from tests.model.planning.markets import FREE, perfect_market, seeded, world_of
+
+RISK_AVERSION = 5.0
+BOTH = pytest.mark.parametrize("name", ["cem", "mppi"])
+
+
+def utility(moments, positions_BN):
+    """mean'w - risk_aversion / 2 w'Cov w of the first step, from the dense covariance."""
+    beta_BN, market_variance_B = moments.beta_BN, moments.market_variance_BH[:, 0]
+    covariance_BNN = beta_BN[:, :, None] * beta_BN[:, None] * market_variance_B[:, None, None]
+    covariance_BNN = covariance_BNN + torch.diag_embed(moments.specific_variance_BHN[:, 0])
+    variance_B = torch.einsum("bn,bnm,bm->b", positions_BN, covariance_BNN, positions_BN)
+    return (moments.mean_BHN[:, 0] * positions_BN).sum(-1) - RISK_AVERSION / 2 * variance_B
+
+
+def test_best_holdings_agree_with_a_convex_solver():
+    cvxpy = pytest.importorskip("cvxpy")
+    moments = Moments.of(perfect_market(4, 1, 20))
+    for cap in (1.0, 0.15):
+        holdings_BN = moments.best_holdings(RISK_AVERSION, cap)
+        for date in range(4):
+            weights = cvxpy.Variable(20)
+            beta, specific = moments.beta_BN[date].numpy(), moments.specific_variance_BHN[date, 0].numpy()
+            variance = moments.market_variance_BH[date, 0].item() * cvxpy.square(beta @ weights)
+            variance = variance + cvxpy.sum(cvxpy.multiply(specific, cvxpy.square(weights)))
+            gain = moments.mean_BHN[date, 0].numpy() @ weights - RISK_AVERSION / 2 * variance
+            problem = cvxpy.Problem(cvxpy.Maximize(gain), [cvxpy.sum(weights) == 1, weights >= 0, weights <= cap])
+            problem.solve(solver=cvxpy.CLARABEL)
+            reached = utility(moments, holdings_BN)[date].item()
+            assert reached == pytest.approx(problem.value, rel=1e-4)
+
+
+@BOTH
+def test_twenty_assets_come_within_three_percent_of_the_exact_optimum(name):
+    world, space = world_of(perfect_market(16, 2, 20))
+    plan = make_planner(name, samples=300, iterations=15).plan(cumulative_cost(world), space, None, seeded())
+    optimum_B = utility(world.moments, world.moments.best_holdings(RISK_AVERSION))
+    reached_B = utility(world.moments, plan.action.positions(False))
+    assert (reached_B / optimum_B).min() >= 0.97
+
+
+@BOTH
+def test_long_short_flat_of_eight_assets_comes_within_five_percent_of_the_exhaustive_optimum(name):
+    config = replace(FREE, allow_short=True)
+    world, space = world_of(perfect_market(4, 2, 8, seed=1, drift=0.0), config)
+    moments = world.moments
+    signals_KN = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), repeat=8)))
+
+    def each(x):  # one problem for each choice of signals on each date
+        return x.repeat_interleave(len(signals_KN), dim=0)
+
+    signals_XN = signals_KN.repeat(4, 1)
+    choices = Moments(
+        each(moments.mean_BHN[:, :1]) * signals_XN[:, None],
+        each(moments.market_mean_BH[:, :1]),
+        each(moments.beta_BN) * signals_XN,
+        each(moments.market_variance_BH[:, :1]),
+        each(moments.specific_variance_BHN[:, :1]) * signals_XN[:, None].abs(),
+        each(moments.present_BN),
+    )
+    optimum_B = utility(choices, choices.best_holdings(RISK_AVERSION)).view(4, -1).amax(-1)
+    plan = make_planner(name, samples=300, iterations=15).plan(cumulative_cost(world), space, None, seeded())
+    assert (utility(moments, plan.action.positions(True)) / optimum_B).min() >= 0.95
+
+
+def goal_cost_of_equal_weights(world):
+    dates, horizon, assets = world.moments.mean_BHN.shape
+    weights_BCHN = torch.full((dates, 1, horizon, assets), 1 / assets)
+    equal = PortfolioAction(weights_BCHN, torch.ones_like(weights_BCHN), torch.zeros(dates, 1, horizon))
+    return goal_cost(world)(equal)[:, 0]
+
+
+@BOTH
+def test_goal_is_reached_and_is_the_mean_variance_optimum(name):
+    world, space = world_of(perfect_market(4, 2, 10))
+    plan = make_planner(name, samples=300, iterations=15).plan(goal_cost(world), space, None, seeded())
+    best_BN = world.moments.best_holdings(RISK_AVERSION)
+    assert (plan.cost_B < 0.01 * goal_cost_of_equal_weights(world)).all()
+    assert (plan.action.positions(False) - best_BN).abs().max() < 0.05
+    at_goal = PortfolioAction(
+        best_BN[:, None, None].expand(-1, 1, 2, -1), torch.ones(4, 1, 2, 10), torch.zeros(4, 1, 2)
+    )
+    for steps in ("last", "sum"):
+        assert goal_cost(world, GoalConfig(steps=steps))(at_goal).max() < 1e-6
+
+
+def test_goal_does_not_depend_on_what_is_held_or_on_costs():
+    imagination = perfect_market(3, 2, 6)
+    free, dear = PortfolioSimulator(FREE), PortfolioSimulator(replace(FREE, cost_bps=50.0))
+    assert torch.equal(goal_latent(imagination, free, 5), goal_latent(imagination, dear, 5))
+
+
+@BOTH
+def test_hedge_is_on_when_and_only_when_its_closed_form_says_so(name):
+    config = PortfolioConfig(cost_bps=0.0, hedge_cost_bps=2.0, borrow_rate=0.01)
+    imagination = perfect_market(16, 1, 4)
+    drift_B11 = torch.linspace(-0.004, 0.006, 16)[:, None, None]
+    imagination.mean_BHN = imagination.mean_BHN * 0 + drift_B11
+    world, space = world_of(imagination, config)
+    moments = world.moments
+    equal_BN = torch.full((16, 4), 0.25)
+
+    def cost_of_equal_weights(actions):  # only the hedge is left to choose
+        fixed = replace(actions, weights_XN=equal_BN[:, None, None].expand_as(actions.weights_XN))
+        return cumulative_cost(world)(replace(fixed, signals_XN=torch.ones_like(actions.signals_XN)))
+
+    plan = make_planner(name).plan(cost_of_equal_weights, space, None, seeded())
+    price = 2e-4 + 0.01 / 252 * 5
+    # log growth is a little less than the return that the closed form reasons with: leave the undecided dates out
+    margin_B = (
+        RISK_AVERSION / 2 * (equal_BN * moments.beta_BN).sum(-1) * moments.market_variance_BH[:, 0]
+        - moments.market_mean_BH[:, 0]
+        - price
+    )
+    decided_B = margin_B.abs() > 1e-4
+    pays_B = moments.hedge_pays(equal_BN, RISK_AVERSION, price)
+    assert decided_B.sum() >= 12
+    assert 0 < pays_B[decided_B].sum() < decided_B.sum()
+    assert torch.equal((plan.action.hedge_X > 0)[decided_B], pays_B[decided_B])
+
+
+@BOTH
+def test_turnover_falls_as_its_price_rises(name):
+    imagination = perfect_market(8, 2, 10)
+    config = FREE
+    simulator = PortfolioSimulator(config)
+    start = simulator.start((8, 10), dtype=torch.float32)
+    equal = PortfolioAction(torch.full((8, 10), 0.1), torch.ones(8, 10), torch.zeros(8))
+    held, _ = simulator.trade(start, equal, imagination.beta_BN, imagination.present_BN)
+    world = PlanningWorld.of(imagination, simulator, held, 5)
+    space = ActionSpace.from_config(config, imagination.present_BN, 2)
+    turnover = []
+    for price in (0.0, 0.005, 0.02, 0.1):
+        cost = cumulative_cost(world, CumulativeConfig(turnover_price=price))
+        plan = make_planner(name, samples=256, iterations=15).plan(cost, space, None, seeded())
+        rollout = world.roll(plan.path.map(lambda x: x.unsqueeze(1)))
+        turnover.append(rollout.turnover_BCH.sum(-1).mean().item())
+    assert turnover == sorted(turnover, reverse=True)
+    assert turnover[0] > 0.3
+    assert turnover[-1] < 0.05
+
+
+def test_terms_add_up_to_the_cost():
+    world, space = world_of(perfect_market(3, 2, 6), PortfolioConfig())
+    cost = cumulative_cost(world, CumulativeConfig(turnover_price=0.01))
+    plan = make_planner("cem", iterations=3).plan(cost, space, None, seeded())
+    terms = cost.by_term(plan.path)
+    assert set(terms) == {"growth", "variance", "turnover"}
+    assert torch.allclose(torch.stack(list(terms.values())).sum(0), plan.cost_B, atol=1e-6)
+
+
+def test_rollout_is_the_mechanics():
+    """One step of the planner's roll-out equals a trade and a drift of the simulator."""
+    imagination, config = perfect_market(2, 1, 5), PortfolioConfig(cost_bps=20.0)
+    world, _ = world_of(imagination, config)
+    action = PortfolioAction(torch.full((2, 5), 0.2), torch.ones(2, 5), torch.ones(2))
+    rollout = world.roll(action.map(lambda x: x[:, None, None]))
+    simulator = PortfolioSimulator(config)
+    market_mean_B = imagination.mean_BHN[:, 0].mean(-1)
+    state, _ = simulator.trade(simulator.start((2, 5)), action, imagination.beta_BN, imagination.present_BN)
+    state, _ = simulator.drift(state, imagination.mean_BHN[:, 0], market_mean_B, sessions=5)
+    assert torch.allclose(rollout.growth_BCH[:, 0, 0].double(), state.wealth_X.log().double(), atol=1e-6)
+    assert torch.allclose(rollout.cost_BCH[:, 0, 0].double(), state.step_cost_X.double(), atol=1e-7)
+    assert rollout.beta_BCH.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("assets", [5, 500])
+def test_any_universe_with_absent_and_untradable_assets(assets):
+    imagination = perfect_market(2, 2, assets)
+    imagination.present_BN[0, : assets // 2] = False
+    imagination.mean_BHN = imagination.mean_BHN.clone()
+    imagination.mean_BHN[0, :, : assets // 2] = torch.nan  # what a model says of an absent asset is not looked at
+    simulator = PortfolioSimulator(PortfolioConfig())
+    tradable_BN = torch.ones(2, assets, dtype=torch.bool)
+    tradable_BN[:, -1] = False
+    world = PlanningWorld.of(imagination, simulator, simulator.start((2, assets)), 5, tradable_BN)
+    space = ActionSpace.from_config(PortfolioConfig(), imagination.present_BN, 2)
+    plan = make_planner("cem").plan(cumulative_cost(world), space, None, seeded())
+    assert plan.cost_B.isfinite().all()
+    assert plan.action.weights_XN[0, : assets // 2].abs().max() == 0

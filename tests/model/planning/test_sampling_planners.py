@@ -1,0 +1,215 @@
+"""CEM and MPPI on cost functions of which the answer is known (reference: checks 13 to 18)."""
+
+import pytest
+import torch
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning import ActionSpace, make_planner, project_to_simplex
+from finjepa_model.planning.mppi import MPPIConfig, MPPIPlanner, mppi_weights
+from finjepa_model.planning.proposal import ProposalConfig
+from finjepa_model.planning.record import effective_samples
+from tests.model.planning.markets import seeded
+
+BOTH = pytest.mark.parametrize("name", ["cem", "mppi"])
+
+
+def distance_to(target_HN):
+    """A dummy quadratic cost: squared distance of the weights, summed over steps."""
+    return lambda actions: (actions.weights_XN - target_HN).square().sum((-1, -2))
+
+
+def space_of(dates=2, horizon=5, assets=3, **rules):
+    return ActionSpace(torch.ones(dates, assets, dtype=torch.bool), horizon, **rules)
+
+
+@BOTH
+def test_quadratic_is_solved(name):
+    target_HN = torch.tensor([[0.2, 0.3, 0.5], [1, 0, 0], [0.6, 0.4, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0.1, 0.9]])
+    plan = make_planner(name, samples=200, iterations=20).plan(distance_to(target_HN), space_of(), None, seeded())
+    assert (plan.cost_B < 1e-4).all()
+
+
+@BOTH
+def test_optimum_outside_the_bounds_ends_at_its_projection(name):
+    target_HN = 2 * torch.randn(5, 3, generator=seeded(1))
+    space = space_of(max_weight=0.6)
+    plan = make_planner(name, samples=200, iterations=20).plan(distance_to(target_HN), space, None, seeded())
+    nearest_HN = project_to_simplex(target_HN, torch.ones(5, 3, dtype=torch.bool), 0.6)
+    assert (plan.path.weights_XN - nearest_HN).square().sum((-1, -2)).max() < 1e-3
+
+
+@BOTH
+def test_thirty_assets_and_five_steps_come_close_to_the_optimum(name):
+    target_HN = torch.softmax(3 * torch.randn(5, 30, generator=seeded(2)), -1)
+    planner = make_planner(name, samples=300, iterations=20, **({"elites": 30} if name == "cem" else {}))
+    plan = planner.plan(distance_to(target_HN), space_of(1, 5, 30), None, seeded())
+    equal_gap = (target_HN - 1 / 30).square().sum().item()
+    assert plan.cost_B.item() < 0.027 * equal_gap  # .01 of a gap of .373 in the reference
+
+
+@BOTH
+def test_search_beats_random_shooting_with_as_many_candidates(name):
+    target_HN = torch.softmax(3 * torch.randn(2, 20, generator=seeded(6)), -1)
+    cost, space = distance_to(target_HN), space_of(1, 2, 20)
+    searched = make_planner(name).plan(cost, space, None, seeded())
+    lucky = make_planner("random").plan(cost, space, None, seeded())
+    assert searched.cost_B.item() < 0.5 * lucky.cost_B.item()
+
+
+def test_one_elite_gives_no_nan():
+    plan = make_planner("cem", elites=1).plan(distance_to(torch.tensor([[0.2, 0.3, 0.5]])), space_of(), None, seeded())
+    assert plan.cost_IB.isfinite().all()
+    assert plan.path.weights_XN.isfinite().all()
+
+
+@BOTH
+def test_best_sequence_of_signals_is_found(name):
+    best_HN = torch.tensor([[1.0], [-1.0], [0.0], [-1.0], [1.0]])
+
+    def misses(actions):
+        return (actions.signals_XN != best_HN).float().sum((-1, -2)) + (actions.hedge_X != 1).float().sum(-1)
+
+    plan = make_planner(name).plan(misses, space_of(1, 5, 1, allow_short=True), None, seeded())
+    assert torch.equal(plan.path.signals_XN[0], best_HN)
+    assert plan.path.hedge_X.min() == 1
+
+
+def test_smoothing_keeps_every_choice_alive():
+    planner = make_planner("cem", iterations=12)
+    seen = []
+
+    def cost(actions):
+        seen.append(actions.signals_XN[:, 1:])
+        return (actions.signals_XN != 1).float().sum((-1, -2))
+
+    planner.plan(cost, space_of(1, 2, 20, allow_short=True), None, seeded())
+    assert {-1.0, 0.0, 1.0} <= set(seen[-1].unique().tolist())
+
+
+def test_mppi_weights_divide_by_the_temperature():
+    cost_BC = torch.linspace(0, 10, 20, dtype=torch.float64).unsqueeze(0)
+    assert effective_samples(mppi_weights(cost_BC, 0.5)).item() == pytest.approx(2.07, abs=0.005)
+    assert effective_samples(mppi_weights(cost_BC, 1 / 0.5)).item() == pytest.approx(7.57, abs=0.1)  # the other reading
+    assert torch.allclose(mppi_weights(cost_BC + 123, 0.5), mppi_weights(cost_BC, 0.5))
+    assert mppi_weights(cost_BC, 1e-4)[0, 0] == 1
+    assert torch.allclose(mppi_weights(cost_BC, 1e9), torch.full_like(cost_BC, 1 / 20))
+
+
+def test_mppi_keeps_its_effective_sample_size_in_the_band():
+    target_HN = torch.tensor([[0.2, 0.3, 0.5]])
+    for temperature in (0.002, 0.2, 20.0):
+        planner = MPPIPlanner(MPPIConfig(temperature=temperature, effective_band=(0.1, 0.3)))
+        plan = planner.plan(distance_to(target_HN), space_of(), None, seeded())
+        share_IB = plan.effective_samples_IB / planner.config.samples
+        assert (share_IB > 0.09).all()
+        assert (share_IB < 0.31).all()
+
+
+def test_mppi_refits_its_noise():
+    target_HN = torch.tensor([[0.2, 0.3, 0.5]])
+    space = space_of()
+    refitted = make_planner("mppi", iterations=20).plan(distance_to(target_HN), space, None, seeded())
+    frozen = ProposalConfig(min_std=0.3)
+    fixed = make_planner("mppi", iterations=20, proposal=frozen).plan(distance_to(target_HN), space, None, seeded())
+    assert refitted.cost_B.max() < 1e-3
+    assert fixed.cost_B.min() > 10 * refitted.cost_B.max()
+
+
+@BOTH
+def test_same_seed_same_plan_bit_for_bit(name):
+    cost, space = distance_to(torch.tensor([[0.2, 0.3, 0.5]])), space_of()
+    one, two, other = (make_planner(name).plan(cost, space, None, seeded(s)) for s in (7, 7, 8))
+    assert torch.equal(one.path.weights_XN, two.path.weights_XN)
+    assert torch.equal(one.path.signals_XN, two.path.signals_XN)
+    assert not torch.equal(one.path.weights_XN, other.path.weights_XN)
+
+
+@BOTH
+def test_a_date_gets_the_same_plan_alone_and_in_a_batch(name):
+    target_BHN = torch.softmax(torch.randn(6, 2, 4, generator=seeded(3)), -1)
+
+    def cost_of(dates):
+        return lambda actions: (actions.weights_XN - target_BHN[dates].unsqueeze(1)).square().sum((-1, -2))
+
+    together = make_planner(name).plan(cost_of(slice(0, 6)), space_of(6, 2, 4), None, seeded())
+    alone = make_planner(name).plan(cost_of(slice(4, 5)), space_of(1, 2, 4), None, seeded())
+    assert torch.allclose(together.path.weights_XN[4:5], alone.path.weights_XN, atol=1e-5)
+
+
+@BOTH
+def test_order_of_assets_does_not_matter(name):
+    target_HN = torch.tensor([[0.5, 0.3, 0.2, 0, 0]])
+    order = [3, 1, 4, 0, 2]
+    planner, space = make_planner(name, samples=200, iterations=20), space_of(1, 1, 5)
+    straight = planner.plan(distance_to(target_HN), space, None, seeded()).action.weights_XN
+    shuffled = planner.plan(distance_to(target_HN[:, order]), space, None, seeded()).action.weights_XN
+    assert torch.allclose(straight[:, order], shuffled, atol=5e-3)
+
+
+@BOTH
+@pytest.mark.parametrize("rules", [{}, {"max_weight": 0.3}, {"allow_short": True}, {"allow_hedge": False}])
+def test_no_candidate_ever_breaks_a_constraint(name, rules):
+    present_BN = torch.tensor([[True] * 6 + [False] * 2, [False] * 3 + [True] * 5])
+    space = ActionSpace(present_BN, 2, **rules)
+    noise = torch.randn(2, 2, 8, generator=seeded(4))
+
+    def cost(actions):
+        assert (actions.weights_XN.sum(-1) - 1).abs().max() < 1e-6
+        assert actions.weights_XN.min() >= 0
+        assert actions.weights_XN.max() <= space.max_weight + 1e-6
+        assert (actions.weights_XN * ~present_BN[:, None, None]).abs().max() == 0
+        assert set(actions.signals_XN.unique().tolist()) <= ({-1.0, 0.0, 1.0} if space.allow_short else {0.0, 1.0})
+        assert actions.hedge_X.max() <= float(space.allow_hedge)
+        return (actions.weights_XN * actions.signals_XN * noise.unsqueeze(1)).sum((-1, -2)) + actions.hedge_X.sum(-1)
+
+    planner = make_planner(name)
+    plan = planner.plan(cost, space, None, seeded())
+    planner.plan(cost, space, plan, seeded(1))
+
+
+@BOTH
+def test_costs_that_are_not_numbers_count_as_worst(name):
+    def cost(actions):
+        cost_BC = (actions.weights_XN - 1 / 3).square().sum((-1, -2))
+        return torch.where(actions.weights_XN[..., 0, 0] > 1 / 3, torch.nan, cost_BC)
+
+    plan = make_planner(name).plan(cost, space_of(), None, seeded())
+    assert plan.cost_B.isfinite().all()
+    assert (plan.path.weights_XN[:, 0, 0] <= 1 / 3 + 1e-6).all()
+    hopeless = make_planner(name).plan(lambda a: torch.full(a.hedge_X.shape[:2], torch.nan), space_of(), None, seeded())
+    assert (hopeless.path.weights_XN.sum(-1) - 1).abs().max() < 1e-6
+    assert hopeless.cost_B.isinf().all()
+
+
+@BOTH
+def test_warm_start_shifts_the_plan_and_saves_iterations(name):
+    targets_HN = torch.softmax(4 * torch.randn(5, 12, generator=seeded(5)), -1)
+    space = space_of(1, 4, 12)
+    before = make_planner(name, iterations=20).plan(distance_to(targets_HN[:4]), space, None, seeded())
+    assert torch.equal(before.shifted().weights_XN[:, 0], before.path.weights_XN[:, 1])
+    warm = make_planner(name, iterations=3).plan(distance_to(targets_HN[1:]), space, before, seeded())
+    cold = make_planner(name, iterations=3).plan(distance_to(targets_HN[1:]), space, None, seeded())
+    assert warm.cost_B.item() < 0.7 * cold.cost_B.item()
+    with pytest.raises(FinJEPAError, match="start without it"):
+        make_planner(name).plan(distance_to(targets_HN[1:]), space_of(2, 4, 12), before, seeded())
+
+
+@BOTH
+def test_a_plan_carries_its_account(name):
+    planner = make_planner(name, iterations=6)
+    plan = planner.plan(distance_to(torch.tensor([[0.2, 0.3, 0.5]])), space_of(), None, seeded())
+    assert plan.cost_IB.shape == (6, 2)
+    assert plan.weights_IBN.shape == (6, 2, 3)
+    assert plan.effective_samples_IB.shape == (6, 2)
+    assert (plan.cost_IB.diff(dim=0) <= 0).all()
+    assert torch.equal(plan.cost_IB[-1], plan.cost_B)
+    assert isinstance(plan.action, PortfolioAction)
+    assert plan.action.weights_XN.shape == (2, 3)
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(FinJEPAError, match=r"unknown planner 'cme'.*cem"):
+        make_planner("cme")
+    with pytest.raises(FinJEPAError, match=r"no setting 'sample'.*samples"):
+        make_planner("cem", sample=3)

@@ -1,0 +1,71 @@
+"""The encoder: order of assets, absent assets, masks."""
+
+import torch
+
+from finjepa_model.encoder import ContextEncoder, PortfolioEncoder, draw_masks, gather_patches
+from finjepa_model.portfolio import SCALARS
+from tests.model.markets import small_config
+
+
+def _encoder():
+    torch.manual_seed(0)
+    return ContextEncoder(small_config().model).double()
+
+
+def _windows(assets):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, assets, 16, 3, generator=generator, dtype=torch.float64)
+    return features, torch.ones(2, assets, 16, dtype=torch.bool), torch.ones(2, assets, dtype=torch.bool)
+
+
+def test_latents_follow_the_order_of_the_assets():
+    encoder, (features, observed, present) = _encoder(), _windows(6)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(3))
+    assets, market = encoder(features, observed, present)
+    permuted, same_market = encoder(features[:, order], observed[:, order], present[:, order])
+    torch.testing.assert_close(permuted, assets[:, order], rtol=0, atol=1e-12)
+    torch.testing.assert_close(same_market, market, rtol=0, atol=1e-12)
+
+
+def test_absent_assets_are_not_seen():
+    encoder, (features, observed, present) = _encoder(), _windows(5)
+    alone = encoder(features[:, :3], observed[:, :3], present[:, :3])
+    present[:, 3:] = False
+    features[:, 3:] = 1e3
+    beside = encoder(features, observed, present)
+    torch.testing.assert_close(beside[0][:, :3], alone[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(beside[1], alone[1], rtol=0, atol=1e-12)
+
+
+def test_portfolio_latent_does_not_depend_on_order_but_on_who_is_held():
+    torch.manual_seed(0)
+    encoder = PortfolioEncoder(small_config().model).double()
+    latents = torch.randn(1, 4, 16, dtype=torch.float64)
+    held = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64)
+    signals, present = torch.ones(1, 4, dtype=torch.float64), torch.ones(1, 4, dtype=torch.bool)
+    scalars = torch.zeros(1, len(SCALARS), dtype=torch.float64)
+    order = torch.tensor([2, 0, 3, 1])
+    latent = encoder(held, signals, scalars, latents, present)
+    torch.testing.assert_close(
+        encoder(held[:, order], signals, scalars, latents[:, order], present), latent, rtol=0, atol=1e-12
+    )
+    assert (encoder(held[:, order], signals, scalars, latents, present) - latent).abs().max() > 1e-3
+
+
+def test_gather_takes_each_samples_own_patches():
+    """TS-JEPA's own gather gives every row the patches of sample 0."""
+    tokens = torch.randn(4, 10, 8)
+    visible, _ = draw_masks(4, 10, 0.7, torch.device("cpu"))
+    gathered = gather_patches(tokens, visible)
+    for row in range(4):
+        assert torch.equal(gathered[row], tokens[row, visible[row]])
+
+
+def test_masks_are_uniform_distinct_and_of_the_right_size():
+    torch.manual_seed(0)
+    visible, masked = draw_masks(10_000, 10, 0.7, torch.device("cpu"))
+    assert visible.shape == (10_000, 3)
+    assert masked.shape == (10_000, 7)
+    assert torch.equal(torch.cat([visible, masked], 1).sort(1).values, torch.arange(10).expand(10_000, 10))
+    share = torch.zeros(10).index_add(0, masked.flatten(), torch.ones(70_000)) / 10_000
+    assert (share - 0.7).abs().max() < 4 * (0.7 * 0.3 / 10_000) ** 0.5

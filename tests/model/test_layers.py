@@ -1,0 +1,54 @@
+"""Rotary attention is a rotation, AdaLN-zero is the identity, patches do not see each other."""
+
+import torch
+
+from finjepa_model.config import ModelConfig
+from finjepa_model.layers import TimeSeriesTokenizer, rotate
+from finjepa_model.layers.attention import AdaLN
+
+
+def _product(query, key, i, j):
+    at = lambda x, p: rotate(x.unsqueeze(0), torch.tensor([p]))  # noqa: E731
+    return float((at(query, i) * at(key, j)).sum())
+
+
+def test_rotary_products_depend_on_the_offset_only():
+    torch.manual_seed(1)
+    query, key = torch.randn(2, 16, dtype=torch.float64)
+    products = [_product(query, key, shift + 3, shift) for shift in (0, 1, 5, 50)]
+    assert max(products) - min(products) < 1e-10
+    assert abs(_product(query, key, 4, 0) - products[0]) > 1e-3  # and on the offset they do depend
+    turned = rotate(query.unsqueeze(0), torch.tensor([7]))
+    assert abs(float(turned.norm() / query.norm()) - 1) < 1e-12
+
+
+def test_tiled_angles_would_not_be_a_rotation():
+    """The published form: angles (f0..fn, f0..fn) on neighbouring pairs. The property above must be able to fail."""
+    torch.manual_seed(1)
+    query, key = torch.randn(2, 16, dtype=torch.float64)
+    frequency = 10_000.0 ** (-torch.arange(0, 16, 2, dtype=torch.float64) / 16)
+
+    def tiled(x, position):
+        angle = (position * frequency).repeat(2)
+        half = torch.stack([-x[1::2], x[0::2]], -1).flatten()
+        return x * angle.cos() + half * angle.sin()
+
+    products = [float((tiled(query, s + 3) * tiled(key, s)).sum()) for s in (0, 1, 5, 50)]
+    assert max(products) - min(products) > 0.1
+
+
+def test_adaln_zero_gates_nothing_through_and_normal_does():
+    condition = torch.randn(3, 8)
+    assert all(not part.any() for part in AdaLN(8, 6, "zero", 0.02)(condition))
+    assert any(part.abs().max() > 0 for part in AdaLN(8, 6, "normal", 0.02)(condition))
+
+
+def test_a_token_sees_its_own_patch_only():
+    config = ModelConfig()
+    torch.manual_seed(0)
+    tokenizer = TimeSeriesTokenizer(3, config.window, config.patch, 16)
+    features, observed = torch.randn(2, config.window, 3), torch.ones(2, config.window, dtype=torch.bool)
+    before = tokenizer(features, observed)
+    features[:, config.patch : 2 * config.patch] += 1
+    changed = (tokenizer(features, observed) - before).abs().amax((0, 2)) > 0
+    assert changed.tolist() == [False, True] + [False] * (config.patches - 2)

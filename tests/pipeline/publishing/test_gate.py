@@ -1,0 +1,96 @@
+"""The champion gate: who replaces whom, and that its verdicts are kept."""
+
+import numpy as np
+
+from finjepa_pipeline.publishing.gate import current_champion, judge, probability_better
+
+
+def _judge(home, name: str, data_version: str = "data1", **options):
+    with home.warehouse.connect() as con:
+        return judge(con, home.settings.checkpoints / name, data_version, **options)
+
+
+def _champion(home) -> str | None:
+    with home.warehouse.connect() as con:
+        champion = current_champion(con)
+    return champion.checkpoint if champion else None
+
+
+def test_first_sound_challenger_is_promoted_and_a_better_one_replaces_it(champion_home):
+    assert _champion(champion_home) == "aaaa"
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015)
+    verdict = _judge(champion_home, "bbbb")
+    assert (verdict.verdict, verdict.champion, verdict.strategy) == ("promoted", "bbbb", "finjepa_cem")
+    assert verdict.probability_better is not None
+    assert verdict.probability_better > 0.9
+    assert _champion(champion_home) == "bbbb"
+
+
+def test_worse_or_equal_challenger_leaves_the_champion(champion_home):
+    for name, mean in (("bbbb", 0.0), ("cccc", 0.0005)):
+        champion_home.add_checkpoint(name, seed=1)
+        champion_home.add_backtest(name, mean)
+        verdict = _judge(champion_home, name)
+        assert (verdict.verdict, verdict.champion) == ("kept", "aaaa")
+    assert _champion(champion_home) == "aaaa"
+
+
+def test_the_same_challenger_writes_nothing_new(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0)
+    first = _judge(champion_home, "bbbb")
+    before = champion_home.rows("FROM champions")
+    again = _judge(champion_home, "bbbb")
+    assert (first.new, again.new) == (True, False)
+    assert not _judge(champion_home, "aaaa").new
+    assert again.verdict == first.verdict
+    assert champion_home.rows("FROM champions") == before
+
+
+def test_collapsed_or_incomplete_checkpoint_is_refused_whatever_it_earned(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1, collapsed=True)
+    incomplete = champion_home.add_checkpoint("cccc", seed=2)
+    (incomplete / "lineage.json").unlink()
+    for name, word in (("bbbb", "collapsed"), ("cccc", "lineage.json")):
+        champion_home.add_backtest(name, 0.002)
+        verdict = _judge(champion_home, name)
+        assert verdict.verdict == "refused"
+        assert word in verdict.reasons[0]
+    assert _champion(champion_home) == "aaaa"
+
+
+def test_without_a_sound_challenger_there_is_no_champion(home):
+    home.add_checkpoint("bbbb", collapsed=True)
+    home.add_backtest("bbbb", 0.002)
+    assert _judge(home, "bbbb").champion is None
+    assert _champion(home) is None
+
+
+def test_champion_of_older_data_is_compared_on_common_sessions(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015, days=200, data_version="data2")
+    verdict = _judge(champion_home, "bbbb", "data2")
+    assert (verdict.verdict, verdict.common_days) == ("promoted", 200)
+
+
+def test_too_few_common_sessions_keep_the_champion(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.01, days=59)
+    verdict = _judge(champion_home, "bbbb")
+    assert (verdict.verdict, verdict.common_days) == ("kept", 59)
+    assert "59 validation sessions" in verdict.reasons[0]
+
+
+def test_a_verdict_can_be_heard_without_being_stored(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015)
+    before = champion_home.rows("FROM champions")
+    assert _judge(champion_home, "bbbb", write=False).verdict == "promoted"
+    assert champion_home.rows("FROM champions") == before
+
+
+def test_a_champion_that_stays_in_cash_can_be_beaten():
+    earning_T = np.random.default_rng(0).normal(0.001, 0.01, 300)
+    assert probability_better(np.zeros(300), earning_T)[0] > 0.5
+    assert probability_better(earning_T, earning_T)[0] == 0.0
