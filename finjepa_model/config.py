@@ -188,7 +188,7 @@ PRESETS: dict[str, FinJEPAConfig] = {
         model=ModelConfig(dim=32, heads=2, predictor_layers=2, projector_dim=32, stride=10),
         loss=LossConfig(sigreg_slices=64),
         training=TrainingConfig(
-            epochs=4, steps_per_epoch=40, n_assets=6, warmup_steps=20, evaluate_batches=4, checkpoint_every=40
+            epochs=4, steps_per_epoch=30, n_assets=6, warmup_steps=20, evaluate_batches=4, checkpoint_every=30
         ),
     ),
     "small": FinJEPAConfig(

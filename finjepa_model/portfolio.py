@@ -7,6 +7,7 @@ Shapes: X any batch dimensions (dates, candidates, portfolios), N assets, T sess
 over X. Positions, cash and costs are money; weights and turnover are shares of wealth.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,9 +15,6 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-
-# The fixed point of the wealth after costs contracts by the cost rate (0.001 for 10 bp), so six rounds are exact in float64.
-_COST_ROUNDS = 6
 
 SCALARS = (
     "cash",  # share of wealth
@@ -156,7 +154,7 @@ class PortfolioSimulator:
 
         positions_XN, hedge_X, traded_X = state.positions_XN, state.hedge_X, torch.zeros_like(wealth_X)
         cost_X = torch.zeros_like(wealth_X)
-        for _ in range(_COST_ROUNDS):
+        for _ in range(self._cost_rounds(wealth_X.dtype)):
             left_X = wealth_X - cost_X
             room_X = (left_X - stuck_gross_X).clamp(min=0) / target_gross_X
             positions_XN = stuck_XN + target_XN * torch.minimum(left_X, room_X).unsqueeze(-1)
@@ -175,6 +173,16 @@ class PortfolioSimulator:
             step_turnover_X=state.step_turnover_X + turnover_X,
         )
         return traded, Ledger(torch.zeros_like(cost_X), cost_X, turnover_X)
+
+    def _cost_rounds(self, dtype: torch.dtype) -> int:
+        """Rounds after which the wealth after costs, a fixed point, is exact in a precision.
+
+        It contracts by the cost rate, 0.001 for 10 bp: six rounds in float64, three in float32.
+        """
+        rate = self._asset_cost + 3 * self._hedge_cost  # the hedge moves with the positions times their beta, 3 at most
+        if rate == 0:
+            return 1
+        return math.ceil(math.log(torch.finfo(dtype).eps) / math.log(min(rate, 0.9)))
 
     def delist(
         self, state: PortfolioState, delisted_XN: Tensor, delisting_return: float = 0.0

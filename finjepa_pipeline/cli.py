@@ -25,7 +25,8 @@ from finjepa_pipeline.settings import Settings
 Ops = dict[str, dict[str, Any]]
 
 # lines are left to the terminal to wrap, so that a path can be copied and a pipe sees whole lines
-_out, _err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+_out, _err = (Console(stderr=error, soft_wrap=True, highlight=False) for error in (False, True))
+_out.width = max(_out.width, 100)
 
 
 class _OneLineErrors(click.Group):
@@ -257,8 +258,8 @@ def _say_leaderboard(assets: dict[str, Any]) -> None:
         rows = [row for row in leaderboard_rows(connection, made["checkpoint"]) if row["block"] == "test"]
     span = f"{rows[0]['start_date']} to {rows[0]['end_date']}" if rows else "no sessions"
     table = Table(title=f"Leaderboard, test block {span}, net of costs", title_justify="left", box=None)
-    for name in ("strategy", "Sharpe", "minus 1/N (95 % interval)", "return", "volatility", "drawdown", "turnover/yr"):
-        table.add_column(name, justify="left" if name == "strategy" else "right")
+    for name in ("strategy", "Sharpe", "minus 1/N (95 %)", "return", "volatility", "drawdown", "turnover"):
+        table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
     for row in rows:
         compared = row["excess_low"] is not None and row["strategy"] != BENCHMARK
         table.add_row(

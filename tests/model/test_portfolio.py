@@ -1,4 +1,6 @@
-"""Money is conserved, and the decode rule holds."""
+"""Money is conserved, and nothing is held, traded or charged that the rules do not allow."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,116 +9,176 @@ from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.portfolio import SCALARS, PortfolioSimulator
 
-N = 4
-share = st.floats(0, 1)
-one_day = st.lists(st.floats(-0.3, 0.3), min_size=N, max_size=N)
+F64 = torch.float64
 
 
-def _action(weights, signals, hedge):
-    raw = torch.tensor([weights], dtype=torch.float64) + 1e-9
-    return PortfolioAction(
-        raw / raw.sum(), torch.tensor([signals], dtype=torch.float64), torch.tensor([float(hedge)]).double()
-    )
+def draw_action(generator, batch, assets):
+    weights_XN = torch.softmax(2 * torch.randn(batch, assets, generator=generator, dtype=F64), -1)
+    signals_XN = torch.randint(-1, 2, (batch, assets), generator=generator).to(F64)
+    return PortfolioAction(weights_XN, signals_XN, torch.randint(0, 2, (batch,), generator=generator).to(F64))
 
 
-def _step(simulator, state, action, returns, market, tradable):
-    return simulator.step(
-        state,
-        action,
-        torch.tensor([returns], dtype=torch.float64),
-        torch.tensor([market], dtype=torch.float64),
-        torch.full((1, N), 0.8, dtype=torch.float64),
-        torch.tensor([[tradable] * len(returns)]),
-    )
+def long_only(*weights):
+    weights_XN = torch.tensor([weights], dtype=F64)
+    return PortfolioAction(weights_XN, torch.ones_like(weights_XN), torch.zeros(1, dtype=F64))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    weights=st.lists(share, min_size=N, max_size=N),
-    signals=st.lists(st.sampled_from([-1, 0, 1]), min_size=N, max_size=N),
-    hedge=st.booleans(),
-    days=st.lists(one_day, min_size=1, max_size=4),
-    market=st.floats(-0.1, 0.1),
-    tradable=st.lists(st.booleans(), min_size=N, max_size=N),
-    cost=st.floats(0, 200),
-    short=st.booleans(),
-)
-def test_wealth_after_is_wealth_before_plus_profit_minus_costs(
-    weights, signals, hedge, days, market, tradable, cost, short
-):
+@st.composite
+def markets(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     config = PortfolioConfig(
-        cost_bps=cost, hedge_cost_bps=cost / 2, borrow_rate=0.05, cash_rate=0.02, allow_short=short
+        cost_bps=draw(st.sampled_from([0.0, 1.0, 10.0, 100.0, 3000.0])),
+        hedge_cost_bps=draw(st.sampled_from([0.0, 2.0, 50.0])),
+        borrow_rate=draw(st.sampled_from([0.0, 0.01, 0.2])),
+        cash_rate=draw(st.sampled_from([0.0, 0.05])),
+        allow_short=draw(st.booleans()),
+        allow_hedge=draw(st.booleans()),
     )
-    simulator = PortfolioSimulator(config)
-    state = simulator.start((1, N))
-    for _ in range(2):
-        before = state.wealth_X
-        _, ledgers = _step(simulator, state, _action(weights, signals, hedge), days, [market] * len(days), tradable)
-        made = sum(ledger.pnl_X - ledger.cost_X for ledger in ledgers)
-        assert float((state.wealth_X - before - made).abs()) < 1e-9
-        assert all(float(ledger.cost_X) >= 0 for ledger in ledgers)
-        weights = weights[::-1]
+    return config, generator, draw(st.integers(1, 9))
 
 
+@given(markets())
+@settings(max_examples=60, deadline=None)
+def test_money_is_conserved(market):
+    """Wealth after = wealth before + P&L - costs, session by session, through trades, gaps and delistings."""
+    config, generator, assets = market
+    simulator, batch, sessions = PortfolioSimulator(config), 4, 3
+    state = simulator.start((batch, assets))
+    beta_XN = 0.5 + torch.rand(batch, assets, generator=generator, dtype=F64)
+    for _ in range(4):
+        returns_XTN = 0.05 * torch.randn(batch, sessions, assets, generator=generator, dtype=F64)
+        market_XT = 0.02 * torch.randn(batch, sessions, generator=generator, dtype=F64)
+        tradable_XTN = torch.rand(batch, sessions, assets, generator=generator) < 0.8
+        delisted_XTN = (torch.rand(batch, sessions, assets, generator=generator) < 0.05).cummax(1).values
+        before_X = state.wealth_X
+        state, ledgers = simulator.step(
+            state, draw_action(generator, batch, assets), returns_XTN, market_XT, beta_XN, tradable_XTN, delisted_XTN
+        )
+        pnl_X = torch.stack([ledger.pnl_X for ledger in ledgers]).sum(0)
+        cost_X = torch.stack([ledger.cost_X for ledger in ledgers]).sum(0)
+        assert torch.allclose(state.wealth_X, before_X + pnl_X - cost_X, rtol=0, atol=1e-9)
+        assert (cost_X >= 0).all()
+        assert torch.allclose(state.step_cost_X, cost_X, rtol=0, atol=1e-12)
+
+
+@given(markets())
 @settings(max_examples=40, deadline=None)
-@given(
-    weights=st.lists(share, min_size=N, max_size=N),
-    signals=st.lists(st.sampled_from([-1, 0, 1]), min_size=N, max_size=N),
-)
-def test_flat_is_not_held_short_only_where_allowed_and_gross_is_at_most_one(weights, signals):
-    for short in (False, True):
-        simulator = PortfolioSimulator(PortfolioConfig(allow_short=short))
-        action = _action(weights, signals, 0)
-        beta, all_tradable = torch.ones(1, N).double(), torch.ones(1, N, dtype=torch.bool)
-        state, ledger = simulator.trade(simulator.start((1, N)), action, beta, all_tradable)
-        held = state.holdings_XN[0]
-        for weight, signal, position in zip(action.weights_XN[0], signals, held, strict=True):
-            wanted = signal if short else max(signal, 0)
-            assert float(position) == pytest.approx(float(weight) * wanted, abs=1e-12)
-        assert float(held.abs().sum()) <= 1 + 1e-9
-        assert float(ledger.turnover_X) == pytest.approx(float(state.positions_XN.abs().sum()) / 2)
+def test_a_trade_costs_exactly_its_price_and_meets_its_targets(market):
+    config, generator, assets = market
+    simulator = PortfolioSimulator(config)
+    state = simulator.start((4, assets))
+    beta_XN, everyone_XN = torch.ones(4, assets, dtype=F64), torch.ones(4, assets, dtype=torch.bool)
+    state, _ = simulator.trade(state, draw_action(generator, 4, assets), beta_XN, everyone_XN)
+    action = draw_action(generator, 4, assets)
+    after, ledger = simulator.trade(state, action, beta_XN, everyone_XN)
+    price_X = config.cost_bps * 1e-4 * (after.positions_XN - state.positions_XN).abs().sum(-1)
+    price_X = price_X + config.hedge_cost_bps * 1e-4 * (after.hedge_X - state.hedge_X).abs()
+    assert torch.allclose(ledger.cost_X, price_X, rtol=0, atol=1e-12)
+    assert torch.allclose(after.holdings_XN, action.positions(config.allow_short), rtol=0, atol=1e-9)
+    assert (after.positions_XN[action.signals_XN == 0] == 0).all()
+    if config.cost_bps == 0 and config.hedge_cost_bps == 0:
+        assert torch.allclose(after.wealth_X, state.wealth_X, rtol=0, atol=1e-12)
 
 
-def test_full_investment_pays_its_costs_and_borrows_nothing():
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=50))
-    all_tradable = torch.ones(1, N, dtype=torch.bool)
-    action = _action([1, 1, 1, 1], [1, 1, 1, 1], 0)
-    state, ledger = simulator.trade(simulator.start((1, N)), action, torch.ones(1, N).double(), all_tradable)
-    assert float(state.cash_X) == pytest.approx(0, abs=1e-12)
-    assert float(ledger.cost_X) == pytest.approx(0.005 / 1.005, abs=1e-12)  # 0.5 % of what is bought with the rest
-
-
-def test_decision_fills_at_the_next_close():
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0))
-    days = [[0.5, 0, 0, 0], [0.1, 0, 0, 0]]
-    _, ledgers = _step(
-        simulator, simulator.start((1, N)), _action([1, 0, 0, 0], [1, 1, 1, 1], 0), days, [0, 0], [True] * N
+def test_full_investment_never_borrows():
+    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=100.0))
+    state, _ = simulator.trade(
+        simulator.start((1, 2)), long_only(0.5, 0.5), torch.ones(1, 2, dtype=F64), torch.ones(1, 2, dtype=torch.bool)
     )
-    assert float(ledgers[0].pnl_X) == 0  # the first day's return belongs to who held the day before
-    assert float(ledgers[1].pnl_X) == pytest.approx(0.1, abs=1e-6)
+    assert state.cash_X.item() == pytest.approx(0, abs=1e-12)
+    assert state.wealth_X.item() == pytest.approx(1 / 1.01, abs=1e-12)
 
 
-def test_hedge_shorts_the_market_by_beta():
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0, hedge_cost_bps=0, borrow_rate=0))
-    beta, all_tradable = torch.tensor([[0.5, 1, 1.5, 2]]).double(), torch.ones(1, N, dtype=torch.bool)
-    state, _ = simulator.trade(simulator.start((1, N)), _action([0, 0, 0, 1], [1] * N, 1), beta, all_tradable)
-    assert float(state.hedge_X) == pytest.approx(-2, abs=1e-6)
-    moved, ledger = simulator.drift(state, 0.01 * beta, torch.tensor([0.01]).double())
-    assert float(ledger.pnl_X) == pytest.approx(0, abs=1e-8)
-    assert float(moved.wealth_X) == pytest.approx(1, abs=1e-8)
+def test_what_cannot_be_traded_stays_and_the_rest_shares_the_room():
+    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
+    beta_XN = torch.ones(1, 3, dtype=F64)
+    everyone_XN = torch.ones(1, 3, dtype=torch.bool)
+    state, _ = simulator.trade(simulator.start((1, 3)), long_only(0.4, 0.6, 0.0), beta_XN, everyone_XN)
+    stuck_XN = torch.tensor([[False, True, True]])
+    after, ledger = simulator.trade(state, long_only(0.0, 0.0, 1.0), beta_XN, stuck_XN)
+    assert torch.allclose(after.positions_XN, torch.tensor([[0.4, 0.0, 0.6]], dtype=F64))
+    assert ledger.turnover_X.item() == pytest.approx(0.6)
 
 
-def test_untradable_positions_stay_and_delisted_ones_become_cash():
-    simulator = PortfolioSimulator(PortfolioConfig())
-    beta, all_tradable = torch.ones(1, N).double(), torch.ones(1, N, dtype=torch.bool)
-    state, _ = simulator.trade(simulator.start((1, N)), _action([1, 1, 0, 0], [1] * N, 0), beta, all_tradable)
-    stuck = torch.tensor([[False, True, True, True]])
-    after, _ = simulator.trade(state, _action([0, 0, 1, 1], [1] * N, 0), beta, stuck)
-    assert float(after.positions_XN[0, 0]) == float(state.positions_XN[0, 0])
-    assert float(after.holdings_XN.abs().sum()) <= 1 + 1e-9
-    closed, ledger = simulator.delist(after, torch.tensor([[True, False, False, False]]), delisting_return=-0.3)
-    assert float(closed.positions_XN[0, 0]) == 0
-    assert float(closed.wealth_X - after.wealth_X - ledger.pnl_X) == pytest.approx(0, abs=1e-12)
-    assert float(ledger.pnl_X) == pytest.approx(-0.3 * float(after.positions_XN[0, 0]))
+def test_costs_leave_no_room_to_borrow_beside_a_stuck_position():
+    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=100.0))
+    beta_XN, everyone_XN = torch.ones(1, 3, dtype=F64), torch.ones(1, 3, dtype=torch.bool)
+    state, _ = simulator.trade(simulator.start((1, 3)), long_only(0.4, 0.6, 0.0), beta_XN, everyone_XN)
+    after, _ = simulator.trade(state, long_only(0.0, 0.0, 1.0), beta_XN, torch.tensor([[False, True, True]]))
+    assert after.holdings_XN.abs().sum().item() <= 1 + 1e-9
+    assert after.cash_X.item() >= -1e-9
+
+
+def test_hedge_shorts_the_market_by_beta_and_takes_the_market_out():
+    config = PortfolioConfig(cost_bps=0.0, hedge_cost_bps=0.0, borrow_rate=0.0)
+    simulator = PortfolioSimulator(config)
+    beta_XN = torch.tensor([[0.5, 1.5]], dtype=F64)
+    action = replace(long_only(0.25, 0.75), hedge_X=torch.ones(1, dtype=F64))
+    everyone_XN = torch.ones(1, 2, dtype=torch.bool)
+    hedged, _ = simulator.trade(simulator.start((1, 2)), action, beta_XN, everyone_XN)
+    assert hedged.hedge_X.item() == pytest.approx(-1.25)
+    assert hedged.scalars(beta_XN)[0, SCALARS.index("beta")].item() == pytest.approx(0, abs=1e-12)
+    crashed, _ = simulator.drift(hedged, -0.2 * beta_XN, torch.tensor([-0.2], dtype=F64))
+    assert crashed.wealth_X.item() == pytest.approx(1)
+    forbidden = PortfolioSimulator(replace(config, allow_hedge=False))
+    assert forbidden.trade(forbidden.start((1, 2)), action, beta_XN, everyone_XN)[0].hedge_X.item() == 0
+
+
+def test_shorts_are_flat_where_they_are_not_allowed_and_pay_to_borrow_where_they_are():
+    action = replace(long_only(1.0), signals_XN=-torch.ones(1, 1, dtype=F64))
+    one_XN, everyone_XN = torch.ones(1, 1, dtype=F64), torch.ones(1, 1, dtype=torch.bool)
+    for allow_short in (True, False):
+        config = PortfolioConfig(cost_bps=0.0, borrow_rate=0.252, allow_short=allow_short)
+        simulator = PortfolioSimulator(config)
+        state, _ = simulator.trade(simulator.start((1, 1)), action, one_XN, everyone_XN)
+        assert state.positions_XN.item() == (-1 if allow_short else 0)
+        _, ledger = simulator.drift(state, 0 * one_XN, torch.zeros(1, dtype=F64))
+        assert ledger.cost_X.item() == pytest.approx(0.001 if allow_short else 0)
+
+
+def test_delisted_positions_become_cash_at_the_policy_return():
+    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
+    state, _ = simulator.trade(
+        simulator.start((1, 2)), long_only(0.5, 0.5), torch.ones(1, 2, dtype=F64), torch.ones(1, 2, dtype=torch.bool)
+    )
+    closed, ledger = simulator.delist(state, torch.tensor([[True, False]]), delisting_return=-0.3)
+    assert closed.positions_XN.tolist() == [[0.0, 0.5]]
+    assert closed.cash_X.item() == pytest.approx(0.35)
+    assert ledger.pnl_X.item() == pytest.approx(-0.15)
+
+
+def test_step_fills_after_the_first_session():
+    """Decided at a close, filled at the next one: the first session's return is not earned by the new position."""
+    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
+    returns_XTN = torch.tensor([[[0.5], [0.1]]], dtype=F64)
+    state, ledgers = simulator.step(
+        simulator.start((1, 1)),
+        long_only(1.0),
+        returns_XTN,
+        torch.zeros(1, 2, dtype=F64),
+        torch.ones(1, 1, dtype=F64),
+        torch.ones(1, 2, 1, dtype=torch.bool),
+    )
+    assert state.wealth_X.item() == pytest.approx(1.1)
+    assert [ledger.pnl_X.item() for ledger in ledgers] == pytest.approx([0, 0.1])
+
+
+def test_many_portfolios_move_as_each_would_alone():
+    generator = torch.Generator().manual_seed(0)
+    simulator = PortfolioSimulator(PortfolioConfig(allow_short=True))
+    action, beta_XN = draw_action(generator, 7, 5), torch.ones(7, 5, dtype=F64)
+    returns_XTN = 0.03 * torch.randn(7, 4, 5, generator=generator, dtype=F64)
+    market_XT, tradable_XTN = torch.zeros(7, 4, dtype=F64), torch.ones(7, 4, 5, dtype=torch.bool)
+    together, _ = simulator.step(simulator.start((7, 5)), action, returns_XTN, market_XT, beta_XN, tradable_XTN)
+    one = slice(3, 4)
+    alone, _ = simulator.step(
+        simulator.start((1, 5)),
+        action.map(lambda x: x[one]),
+        returns_XTN[one],
+        market_XT[one],
+        beta_XN[one],
+        tradable_XTN[one],
+    )
+    assert torch.allclose(together.wealth_X[one], alone.wealth_X, rtol=0, atol=1e-15)
