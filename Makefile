@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format ui lock clean
+.PHONY: demo test test-all lint format ui lock clean
 
 demo: $(INSTALLED) ## the whole pipeline on embedded prices
 	@$(BIN)/finjepa demo
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
+
+test-all: $(INSTALLED) ## the slow tests as well
+	$(BIN)/pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: $(INSTALLED) ## style and types
 	$(BIN)/ruff check .

@@ -68,8 +68,12 @@ def _source_options(command: Callable) -> Callable:
     for option in (
         click.option("--revision", help="Revision of the data set on the Hub."),
         click.option("--dataset-name", help="Data set on the Hub, as owner/name."),
+        click.option("--synthetic-seed", type=int, help="Seed of the source `synthetic`."),
+        click.option("--synthetic-variant", help="drift, momentum, risk or null, for the source `synthetic`."),
         click.option("--path", help="Folder, glob or file of Parquet or CSV, for the source `files`."),
-        click.option("--data-source", help="sample, files, ...; left out: what the home holds, or the sample."),
+        click.option(
+            "--data-source", help="sample, files, hf or synthetic; left out: what the home holds, or the sample."
+        ),
     ):
         command = option(command)
     return command
@@ -95,11 +99,25 @@ def _model_options(command: Callable) -> Callable:
 
 @main.command()
 @_source_options
+@click.option("--symbols", help="Comma list: only these symbols.")
+@click.option("--start", help="Only from this day on, YYYY-MM-DD.")
+@click.option("--end", help="Only up to this day, YYYY-MM-DD.")
+@click.option("--as-of", type=int, help="Show the prices as they were at this revision; fetch nothing.")
 @click.pass_obj
-def ingest(debug: bool, **source: str | None) -> None:
+def ingest(debug: bool, symbols: str | None, as_of: int | None, **source: Any) -> None:
     """Prices to validated tables."""
-    report = _run("ingest", _source_ops(source), debug)
+    ops = _source_ops(source)
+    more = _given(
+        start=source["start"],
+        end=source["end"],
+        as_of=as_of,
+        symbols=[name.strip() for name in symbols.split(",")] if symbols else None,
+    )
+    if more:
+        ops["ingest_prices"] = ops.get("ingest_prices", {}) | more
+    report = _run("ingest", ops, debug)
     _say_prices(report.assets)
+    _say_quality()
 
 
 @main.command()
@@ -200,7 +218,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _source_ops(options: dict[str, Any]) -> Ops:
-    names = ("data_source", "path", "dataset_name", "revision")
+    names = ("data_source", "path", "dataset_name", "revision", "synthetic_variant", "synthetic_seed")
     given = _given(**{name: options.get(name) for name in names})
     if given.get("data_source") == "files" and "path" in given and "*" not in given["path"]:
         given["path"] = str(Path(given["path"]).expanduser().absolute())
@@ -237,6 +255,23 @@ def _say_prices(assets: dict[str, Any]) -> None:
         f"\nPrices: {prices.get('dagster/row_count', 0):,} rows of {raw.get('feed')} ({raw.get('dates')}), "
         f"{bad.get('dagster/row_count', 0):,} in quarantine; " + (f"{new:,} new rows" if new else "no new row"),
     )
+
+
+def _say_quality() -> None:
+    from finjepa_pipeline.prices.quality import quality_summary
+    from finjepa_pipeline.warehouse import Warehouse
+
+    with Warehouse.from_settings(Settings.from_env()).connect() as connection:
+        findings = quality_summary(connection)
+    if not findings:
+        _out.print("Quality: no rule was broken")
+        return
+    table = Table(title="Quality", title_justify="left", box=None)
+    for name in ("rule", "severity", "rows", "examples"):
+        table.add_column(name, justify="right" if name == "rows" else "left")
+    for finding in findings:
+        table.add_row(finding.rule, finding.severity, f"{finding.rows:,}", ", ".join(finding.examples))
+    _out.print(table)
 
 
 def _say_model(assets: dict[str, Any]) -> None:

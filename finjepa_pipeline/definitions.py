@@ -18,5 +18,6 @@ defs = dg.Definitions(
     asset_checks=[check for stage in _STAGES for check in stage.CHECKS],
     jobs=JOBS,
     schedules=SCHEDULES,
+    sensors=prices.SENSORS,
     resources={"settings": SettingsResource(), "warehouse": Warehouse.from_settings(Settings.from_env())},
 )

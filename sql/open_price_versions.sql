@@ -1,5 +1,5 @@
 -- The versions that the newest revision of a feed has.
-SELECT symbol, date, open, high, low, close, volume, adj_close, broken & {row_bits} AS broken, unreadable, first_revision
+SELECT symbol, date, open, high, low, close, volume, adj_close, broken, unreadable, first_revision
 FROM raw_price_versions AS version
 WHERE feed_id = {feed_id} AND NOT EXISTS (
     FROM raw_price_ends AS ended

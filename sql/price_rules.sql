@@ -3,7 +3,7 @@
 -- moves the row to quarantined_prices; a `soft` one counts it. threshold: the share of rows above which it is reported.
 -- The number of a rule is its bit in stored rows and is never given to another rule.
 CREATE OR REPLACE {temporary} TABLE {name} AS
-SELECT (1 << number)::UINTEGER AS bit, * FROM (VALUES
+SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
     (0, 'unreadable_date', 'row', 'hard', 0.0,
         'date IS NULL',
         'a row without a day belongs nowhere; dates are written YYYY-MM-DD'),
@@ -39,5 +39,21 @@ SELECT (1 << number)::UINTEGER AS bit, * FROM (VALUES
         'rounding of adjusted prices; the row stays'),
     (11, 'zero_volume', 'row', 'soft', 0.05,
         'volume = 0',
-        'nobody traded: the close is a quotation, and the day is not tradable')
+        'nobody traded: the close is a quotation, and the day is not tradable'),
+    (12, 'impossible_move', 'set', 'hard', 0.0001,
+        NULL,
+        'more than +300 % or -90 % against both the day before and the median of the five before that, with no event'),
+    (13, 'missing_adj_close', 'row', 'soft', 0.0005,
+        'coalesce(isnan(adj_close), has_adj_close)',
+        'the factor of the day is unknown, and so is its return'),
+    -- Rules of whole sessions have no bit in the rows: a late row can bring a session back.
+    (29, 'stray_session', 'session', 'hard', 0.0001,
+        NULL,
+        'the exchange was closed that day'),
+    (30, 'thin_session', 'session', 'hard', 0.0001,
+        NULL,
+        'fewer than a fifth of the symbols of the sessions before: the vendor''s file is a fragment'),
+    (31, 'late_session', 'session', 'hard', 0.0001,
+        NULL,
+        'the newest session has fewer than nine tenths of the symbols of those before: the vendor is late')
 ) AS declared (number, rule, scope, severity, threshold, condition, reason);

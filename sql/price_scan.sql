@@ -8,6 +8,6 @@ FROM (
         CASE WHEN {open} > 0 AND {open} < 1e12 THEN {open} END AS open_ok,
         CASE WHEN {high} > 0 AND {high} < 1e12 THEN {high} END AS high_ok,
         CASE WHEN {low} > 0 AND {low} < 1e12 THEN {low} END AS low_ok,
-        {has_ohlc} AS has_ohlc, {unreadable} AS unreadable
+        {has_ohlc} AS has_ohlc, {has_adj_close} AS has_adj_close, {unreadable} AS unreadable
     FROM {files}
 )

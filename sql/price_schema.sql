@@ -1,5 +1,5 @@
 -- What is stored of prices. Nothing here is ever updated after the transaction that wrote it, save the one row of
--- active_view and the ledgers of the newest revision (price_digests, price_sessions), which speed the next ingestion up.
+-- active_view and the ledgers of the newest revision (price_digests, session_counts), which speed the next ingestion up.
 
 CREATE SEQUENCE IF NOT EXISTS feed_ids START 1;
 
@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS raw_price_ends (
 CREATE TABLE IF NOT EXISTS price_digests (
     feed_id USMALLINT, symbol VARCHAR, year SMALLINT, n BIGINT, folded UBIGINT, total HUGEINT
 );
+
+-- Rows that broke no hard rule of their own, by day, of a feed's newest revision.
+CREATE TABLE IF NOT EXISTS session_counts (feed_id USMALLINT, date DATE, n BIGINT);
 
 -- The sessions that were dropped whole, by revision.
 CREATE TABLE IF NOT EXISTS dropped_sessions (

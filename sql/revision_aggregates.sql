@@ -1,5 +1,11 @@
--- The rows of a revision in numbers: how many broke each rule, and what may be judged before it is shown.
+-- The rows that a revision appended in numbers: how many broke each rule, how many went to quarantine, which columns hold
+-- anything.
 SELECT count(*)::DOUBLE AS new_rows, {rule_counts},
-    count(*) FILTER (WHERE broken & {hard} <> 0)::DOUBLE AS quarantined_rows
+    count(*) FILTER (WHERE broken & {hard} <> 0 OR dropped.rule IS NOT NULL)::DOUBLE AS quarantined_rows,
+    count(DISTINCT symbol)::DOUBLE AS symbols,
+    list_filter([{columns}], lambda x: x IS NOT NULL) AS columns
 FROM raw_price_versions
+LEFT JOIN (
+    SELECT date, rule FROM dropped_sessions WHERE feed_id = {feed_id} AND revision = {revision}
+) AS dropped USING (date)
 WHERE first_revision = {revision}

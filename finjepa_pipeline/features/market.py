@@ -202,10 +202,9 @@ def market_features(sessions: Sessions) -> np.ndarray:
 def calendar_series(dates: np.ndarray) -> dict[str, np.ndarray]:
     """What the exchange's calendar (XNYS) said beforehand about each session; never what the prices said afterwards."""
     import exchange_calendars
-    import pandas as pd
 
-    start, stop = pd.Timestamp(dates[0]), pd.Timestamp(dates[-1]) + pd.Timedelta(days=14)
-    sessions = exchange_calendars.get_calendar("XNYS", start=start, end=stop).sessions
+    start, end = str(dates[0]), str(dates[-1] + np.timedelta64(14, "D"))
+    sessions = exchange_calendars.get_calendar("XNYS", start=start, end=end).sessions
     known = sessions.to_numpy().astype("datetime64[D]")
     following = known[np.searchsorted(known, dates, side="right")]
     return {

@@ -1,16 +1,11 @@
 """What the UI shows of a panel: the channel table, its coverage, and a few channels of one asset."""
 
-import base64
-import io
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finjepa_model.training.panel import Panel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from finjepa_pipeline.pictures import as_markdown, new_figure
 
 SHOWN = ("log_return", "realised_volatility_21", "momentum_252_21", "volume_shock", "drawdown_252")
 
@@ -32,14 +27,14 @@ def coverage_picture(panel: Panel) -> str:
     for start, first, length in zip(panel.offsets[:-1], panel.first, panel.lengths, strict=True):
         observed_D[first : first + length] += panel.observed[start : start + length]
         eligible_D[first : first + length] += panel.eligible[start : start + length]
-    figure = _figure(2.6)
+    figure = new_figure(2.6)
     axes = figure.subplots()
     axes.plot(panel.dates, observed_D, label="observed", linewidth=1)
     axes.plot(panel.dates, eligible_D, label="eligible", linewidth=1)
     axes.set_ylabel("assets")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    return _image(figure, "coverage")
+    return as_markdown(figure, "coverage")
 
 
 def channel_picture(panel: Panel) -> str:
@@ -49,22 +44,10 @@ def channel_picture(panel: Panel) -> str:
     start = max(int(panel.offsets[asset]), stop - 504)
     last = int(panel.first[asset] + panel.lengths[asset])
     shown = [name for name in SHOWN if name in panel.channels] or list(panel.channels[:3])
-    figure = _figure(1.2 * len(shown))
+    figure = new_figure(1.2 * len(shown))
     for axes, name in zip(np.atleast_1d(figure.subplots(len(shown), sharex=True)), shown, strict=True):
         column = panel.channels.index(name)
         axes.plot(panel.dates[last - (stop - start) : last], panel.features[start:stop, column], linewidth=0.8)
         axes.set_ylabel(name, rotation=0, ha="right", fontsize=7)
     figure.suptitle(panel.assets[asset], fontsize=9)
-    return _image(figure, f"channels of {panel.assets[asset]}")
-
-
-def _figure(height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(8, height), layout="constrained")
-
-
-def _image(figure: "Figure", title: str) -> str:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=80)
-    return f"![{title}](data:image/png;base64,{base64.b64encode(png.getvalue()).decode()})"
+    return as_markdown(figure, f"channels of {panel.assets[asset]}")

@@ -1,17 +1,27 @@
 """The door of the prices stage: from an outside source to sound, adjusted prices and a universe."""
 
-from collections.abc import Iterator
+import datetime
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from finjepa_pipeline.prices.contract import Outcome
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices.calendar import sessions_behind
+from finjepa_pipeline.prices.contract import Outcome, docs_page
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
-from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
+from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version, source_moved
+from finjepa_pipeline.prices.quality import coverage_picture, quality_summary
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
 _OWNERS = ["team:finjepa"]
+_FRESHNESS = dg.AssetCheckSpec(
+    "price_freshness",
+    asset="prices",
+    blocking=True,
+    description="The newest session is at most one closed session behind; blocks where max_age_sessions is set.",
+)
 _CHECK = dg.AssetCheckSpec(
     "price_contract",
     asset="prices",
@@ -54,7 +64,7 @@ def price_source(settings: SettingsResource, warehouse: Warehouse) -> dg.DataVer
         _spec("prices", ["raw_prices"], "The sound rows of the active feed at the active revision."),
         _spec("quarantined_prices", ["raw_prices"], "The rows that broke a hard rule, with the rules that they broke."),
     ],
-    check_specs=[_CHECK],
+    check_specs=[_CHECK, _FRESHNESS],
     pool="duckdb",
 )
 def ingest_prices(
@@ -63,11 +73,13 @@ def ingest_prices(
     try:
         report = ingest(warehouse, settings.get(), config)
     except ContractError as refusal:
-        yield _check_result(refusal.outcomes)
+        yield _check_result(refusal.outcomes, settings.get())
         raise
     if report.note:
         context.log.warning(report.note)
     context.log.info(f"{report.revision.feed}: {report.new_rows} new rows, {report.revision.rows} in all")
+    with warehouse.connect() as con:
+        pictures = {"prices": {"coverage": dg.MarkdownMetadataValue(coverage_picture(con))}}
     for name, rows in (
         ("raw_prices", report.stored_rows),
         ("prices", report.revision.rows),
@@ -75,10 +87,11 @@ def ingest_prices(
     ):
         yield dg.MaterializeResult(
             name,
-            metadata={"dagster/row_count": rows, **_revision_metadata(report)},
+            metadata={"dagster/row_count": rows, **_revision_metadata(report), **pictures.get(name, {})},
             data_version=dg.DataVersion(report.revision.data_version),
         )
-    yield _check_result(report.outcomes)
+    yield _check_result(report.outcomes, settings.get())
+    yield _freshness(report, config.max_age_sessions)
 
 
 @dg.multi_asset(
@@ -101,12 +114,24 @@ def ingest_prices(
     ],
     pool="duckdb",
 )
-def derive_prices(config: UniverseConfig, warehouse: Warehouse) -> Iterator[dg.MaterializeResult]:
-    report = derive(warehouse, config)
+def derive_prices(
+    config: UniverseConfig, settings: SettingsResource, warehouse: Warehouse
+) -> Iterator[dg.MaterializeResult]:
+    report = derive(warehouse, config, settings.get().snapshots)
+    with warehouse.connect() as con:
+        findings = quality_summary(con)
+    quality = _table(
+        ("rule", "severity", "rows", "examples", "reason"),
+        [(found.rule, found.severity, found.rows, ", ".join(found.examples), found.reason) for found in findings],
+    )
     for name, rows in report.rows.items():
         yield dg.MaterializeResult(
             name,
-            metadata={"dagster/row_count": rows, "reused": report.reused},
+            metadata={
+                "dagster/row_count": rows,
+                "reused": report.reused,
+                **({"quality": quality} if name == "adjusted_prices" else {}),
+            },
             data_version=dg.DataVersion(report.data_version),
         )
 
@@ -127,7 +152,7 @@ def _revision_metadata(report: IngestReport) -> dict[str, dg.MetadataValue | int
     }
 
 
-def _check_result(outcomes: tuple[Outcome, ...]) -> dg.AssetCheckResult:
+def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.AssetCheckResult:
     """An expectation that could not be evaluated blocks as well, and says so: it is not known to hold."""
     errored = [outcome for outcome in outcomes if outcome.error is not None]
     failed = [outcome for outcome in outcomes if outcome.error is None and not outcome.success]
@@ -140,30 +165,65 @@ def _check_result(outcomes: tuple[Outcome, ...]) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN if failed and not critical else dg.AssetCheckSeverity.ERROR,
         description="; ".join(lines) or f"all {len(outcomes)} expectations hold",
         metadata={
-            "expectations": dg.TableMetadataValue(
+            "data_docs": dg.MetadataValue.path(docs_page(settings.home / "contract")),
+            "expectations": _table(
+                ("expectation", "severity", "observed", "bounds", "result", "reason"),
                 [
-                    dg.TableRecord(
-                        {
-                            "expectation": outcome.column,
-                            "severity": outcome.severity,
-                            "observed": outcome.observed,
-                            "bounds": outcome.bounds,
-                            "result": "errored" if outcome.error else "holds" if outcome.success else "fails",
-                            "reason": outcome.reason,
-                        }
+                    (
+                        outcome.column,
+                        outcome.severity,
+                        outcome.observed,
+                        outcome.bounds,
+                        "errored" if outcome.error else "holds" if outcome.success else "fails",
+                        outcome.reason,
                     )
                     for outcome in outcomes
                 ],
-                dg.TableSchema(
-                    [
-                        dg.TableColumn(name)
-                        for name in ("expectation", "severity", "observed", "bounds", "result", "reason")
-                    ]
-                ),
             ),
         },
     )
 
 
+def _freshness(report: IngestReport, limit: int | None) -> dg.AssetCheckResult:
+    fixed = report.revision.source in ("sample", "synthetic")
+    last = report.revision.last_date
+    behind = 0 if fixed or last is None else sessions_behind(report.calendar, last, datetime.datetime.now(datetime.UTC))
+    return dg.AssetCheckResult(
+        passed=behind <= (1 if limit is None else limit),
+        check_name=_FRESHNESS.name,
+        asset_key="prices",
+        severity=dg.AssetCheckSeverity.WARN if limit is None else dg.AssetCheckSeverity.ERROR,
+        description="a fixed history does not age" if fixed else f"{behind} closed sessions after {last}",
+        metadata={"sessions_behind": behind},
+    )
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str | float | None, ...]]) -> dg.TableMetadataValue:
+    return dg.TableMetadataValue(
+        [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows],
+        dg.TableSchema([dg.TableColumn(name) for name in columns]),
+    )
+
+
+@dg.sensor(
+    name="price_source_sensor",
+    job_name="ingest",
+    minimum_interval_seconds=900,
+    description="Starts an ingestion when the source of the prices has moved; content that is known is not ingested again.",
+)
+def price_source_sensor(
+    context: dg.SensorEvaluationContext, settings: SettingsResource, warehouse: Warehouse
+) -> dg.RunRequest | dg.SkipReason:
+    try:
+        moved = source_moved(warehouse, settings.get())
+    except FinJEPAError as error:
+        return dg.SkipReason(str(error))
+    if moved is None or context.cursor == moved:
+        return dg.SkipReason("the source is where it was")
+    context.update_cursor(moved)
+    return dg.RunRequest(run_key=moved)
+
+
 ASSETS = [price_source, ingest_prices, derive_prices]
 CHECKS: list[dg.AssetChecksDefinition] = []
+SENSORS = [price_source_sensor]

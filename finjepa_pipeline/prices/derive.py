@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 import duckdb
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices import store
+from finjepa_pipeline.prices.snapshots import publish_snapshot
 from finjepa_pipeline.warehouse import Warehouse, sql
 
 TABLES = ("corporate_actions", "entities", "adjusted_prices", "universe")
@@ -47,8 +49,8 @@ class DeriveReport:
     reused: bool
 
 
-def derive(warehouse: Warehouse, config: UniverseConfig) -> DeriveReport:
-    """Make the derived tables those of the active view, in one transaction.
+def derive(warehouse: Warehouse, config: UniverseConfig, snapshots: Path | None = None) -> DeriveReport:
+    """Make the derived tables those of the active view, in one transaction, and publish them for readers to `snapshots`.
 
     Raises:
         FinJEPAError: if there are no prices.
@@ -67,11 +69,14 @@ def derive(warehouse: Warehouse, config: UniverseConfig) -> DeriveReport:
             con.execute("INSERT INTO derived_state VALUES (?, ?, ?)", state)
             con.execute("COMMIT")
         options = hashlib.sha256(state[-1].encode()).hexdigest()[:8]
-        return DeriveReport(
+        report = DeriveReport(
             rows={table: _rows(con, table) for table in TABLES},
             data_version=f"{revision.data_version}-{options}",
             reused=reused,
         )
+        if snapshots is not None:
+            publish_snapshot(con, snapshots, report.data_version)
+        return report
 
 
 def _active(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:

@@ -1,24 +1,29 @@
 """Ingestion: a snapshot of a source becomes a revision of the append-only store, or nothing at all."""
 
+import datetime
 import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices import contract, store, versions
+from finjepa_pipeline.prices import contract, store
+from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.prices.rules import Rule, load_rules
 from finjepa_pipeline.prices.scan import plain
 from finjepa_pipeline.prices.sources import (
-    PriceSource,
+    Feed,
     PriceSourceConfig,
     Snapshot,
     SourceFile,
-    make_source,
-    remembered_source,
+    make_feed,
+    remembered_feed,
 )
+from finjepa_pipeline.prices.sources.base import version_of
+from finjepa_pipeline.prices.versions import Moved, VersionWriter
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -39,7 +44,7 @@ class IngestReport:
     Attributes:
         revision: what the tables show now.
         new_rows: row versions added; ended_rows: row versions that the source no longer has.
-        stored_rows: row versions of all feeds and revisions.
+        stored_rows: row versions of all feeds and revisions; calendar: the exchange of this feed.
         outcomes: what the contract said of the rows of this revision (when nothing was new, what it said then).
         note: a remark for a person, such as a source that could not be reached.
     """
@@ -48,6 +53,7 @@ class IngestReport:
     new_rows: int
     ended_rows: int
     stored_rows: int
+    calendar: str
     outcomes: tuple[contract.Outcome, ...]
     note: str | None = None
 
@@ -70,13 +76,19 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
         ContractError: if the rows break the contract; the warehouse is then as it was.
         FinJEPAError: if the source cannot be read; likewise.
     """
-    named = make_source(config, settings)
-    source = named or _held_source(warehouse, settings)
-    try:
-        snapshot = source.snapshot()
+    named = make_feed(config, settings)
+    if config.as_of is not None:
+        return _show_as_of(warehouse, config.as_of, named)
+    feed, note = (named, None) if named else _held_feed(warehouse, settings)
+    if note:
         with warehouse.connect() as con:
-            needed = _needed(snapshot, _known(con, source))
-        source.fetch(needed)  # may take minutes: not while the warehouse is locked
+            return _report(con, note=note)
+    days = sessions(feed.calendar)
+    try:
+        snapshot = feed.source.snapshot()
+        with warehouse.connect() as con:
+            needed = _needed(snapshot, _known(con, feed))
+        feed.source.fetch(snapshot, needed)  # may take minutes: not while the warehouse is locked
     except FinJEPAError as error:
         if named is not None:
             raise
@@ -89,32 +101,67 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
         store.create_store(con)
         con.execute("BEGIN")
         try:
-            report = _bring_up(con, source, snapshot, rules)
+            _put_calendar(con, days)
+            report = _bring_up(con, feed, snapshot, rules, settings.home / "contract")
         except _UNREADABLE as error:
-            raise FinJEPAError(f"{source.feed} cannot be ingested: {plain(error)}") from error
+            raise FinJEPAError(f"{feed.name} cannot be ingested: {plain(error)}") from error
         con.execute("COMMIT")
         return report
 
 
 def price_version(warehouse: Warehouse, settings: Settings) -> str:
-    """What the source of the active feed calls its present state.
+    """What the source of the feed that the tables show (in an empty home: `sample`) calls its present state.
 
     Raises:
         FinJEPAError: if the source cannot be read.
     """
-    return _held_source(warehouse, settings).snapshot().version
+    return _held_feed(warehouse, settings)[0].source.snapshot().version
 
 
-def _held_source(warehouse: Warehouse, settings: Settings) -> PriceSource:
-    """The source of the feed that the tables show; `sample` in an empty home."""
+def source_moved(warehouse: Warehouse, settings: Settings) -> str | None:
+    """The version to which the source of the shown feed has moved since it was ingested; None if it has not.
+
+    Raises:
+        FinJEPAError: if the source cannot be read.
+    """
+    with warehouse.connect() as con:
+        shown = store.current_revision(con)
+    if shown is None:
+        return None
+    version = price_version(warehouse, settings)
+    return None if version == shown.version else version
+
+
+def _show_as_of(warehouse: Warehouse, revision: int, named: Feed | None) -> IngestReport:
+    with warehouse.connect() as con:
+        found = store.feed_of(con, revision) if store.has_store(con) else None
+        if found is None:
+            raise FinJEPAError(f"there is no revision {revision} here; `raw_prices` lists those that there are")
+        if named is not None and named.name != found[1]:
+            raise FinJEPAError(f"revision {revision} is one of {found[1]}, not of {named.name}")
+        con.execute("BEGIN")
+        store.show(con, found[0], revision, load_rules(con))
+        report = _report(con, note=f"showing {found[1]} as it was at revision {revision}")
+        con.execute("COMMIT")
+        return report
+
+
+def _held_feed(warehouse: Warehouse, settings: Settings) -> tuple[Feed, str | None]:
+    """The feed that the tables show (`sample` in an empty home), and why it is not to be refreshed, if so."""
     with warehouse.connect() as con:
         options = store.active_options(con)
-    return remembered_source(options or json.dumps({"data_source": "sample"}), settings)
+        if options is None:
+            return remembered_feed('{"data_source": "sample"}', settings), None
+        feed = remembered_feed(options, settings)
+        shown = store.current_revision(con)
+        if shown is not None and shown.number != store.newest_revision(con, feed.name):
+            return feed, f"still showing {feed.name} as of revision {shown.number}; name the data source to move on"
+        return feed, None
 
 
-def _known(con: duckdb.DuckDBPyConnection, source: PriceSource) -> Counter[str] | None:
-    """The hashes of the files of the source's newest revision; None if it has none."""
-    newest = store.newest_revision(con, source.feed)
+def _known(con: duckdb.DuckDBPyConnection, feed: Feed) -> Counter[str] | None:
+    """The hashes of the files of a feed's newest revision; None if it has none."""
+    newest = store.newest_revision(con, feed.name)
     return None if newest is None else Counter(store.known_files(con, newest))
 
 
@@ -124,71 +171,89 @@ def _needed(snapshot: Snapshot, known: Counter[str] | None) -> list[SourceFile]:
     if known is None or known - present:
         return list(snapshot.files)
     added = present - known
+    if any(added[sha256] < present[sha256] for sha256 in added):  # a copy of a known file: which one is new?
+        return list(snapshot.files)
     return [file for file in snapshot.files if file.sha256 in added]
 
 
+def _put_calendar(con: duckdb.DuckDBPyConnection, days: tuple[datetime.date, ...]) -> None:
+    con.execute(
+        "CREATE OR REPLACE TEMPORARY TABLE calendar_sessions AS SELECT unnest($days::DATE[]) AS date", {"days": days}
+    )
+
+
 def _bring_up(
-    con: duckdb.DuckDBPyConnection, source: PriceSource, snapshot: Snapshot, rules: list[Rule]
+    con: duckdb.DuckDBPyConnection, feed: Feed, snapshot: Snapshot, rules: list[Rule], contract_folder: Path
 ) -> IngestReport:
-    known = _known(con, source)
-    needed = _needed(snapshot, known)
-    feed_id = store.feed_id(con, source)
-    before = store.newest_revision(con, source.feed)
-    added = ended = 0
+    needed = _needed(snapshot, _known(con, feed))
+    feed_id = store.feed_id(con, feed)
+    before = store.newest_revision(con, feed.name)
+    moved = Moved()
     if needed:
-        paths = source.fetch(needed)
+        paths = feed.source.fetch(snapshot, needed)
         revision = store.next_revision(con)
+        writer = VersionWriter(con, feed_id, revision, rules, feed.filter)
         if before is None:
-            added, ended = versions.append_first(con, feed_id, revision, paths, rules)
+            moved = writer.append_first(paths)
         else:
-            added, ended = versions.append_changes(
-                con, feed_id, revision, before, paths, rules, whole=len(needed) == len(snapshot.files)
-            )
-        if added or ended:
-            _accept(con, source, snapshot, feed_id, revision, before, (added, ended), rules)
-    newest = store.newest_revision(con, source.feed)
+            moved = writer.append_changes(before, paths, whole=len(needed) == len(snapshot.files))
+        if moved != Moved():
+            _accept(con, feed, snapshot, (feed_id, revision, before), moved, rules, contract_folder)
+    newest = store.newest_revision(con, feed.name)
     if newest is None:
-        raise FinJEPAError(f"{source.feed} holds no rows; is it the right place?")
+        raise FinJEPAError(f"{feed.name} holds no rows; is it the right place?")
     store.show(con, feed_id, newest, rules)
-    return _report(con, added, ended)
+    return _report(con, moved)
 
 
 def _accept(
     con: duckdb.DuckDBPyConnection,
-    source: PriceSource,
+    feed: Feed,
     snapshot: Snapshot,
-    feed_id: int,
-    revision: int,
-    before: int | None,
-    moved: tuple[int, int],
+    place: tuple[int, int, int | None],
+    moved: Moved,
     rules: list[Rule],
+    contract_folder: Path,
 ) -> None:
-    """Record the revision if the contract lets its rows pass."""
-    aggregates = store.revision_aggregates(con, revision, rules)
-    if before is not None:
-        rows_before = store.rows_of(con, before)
-        aggregates["rows_to_rows_before"] = (rows_before + moved[0] - moved[1]) / rows_before
-    outcomes = contract.judge(aggregates, contract.expectations(aggregates, rules))
+    """Record the revision if the contract lets its rows pass. `place`: feed, revision, and the revision before."""
+    feed_id, revision, before = place
+    aggregates = store.revision_aggregates(con, feed_id, revision, rules)
+    columns: list[str] = aggregates.pop("columns")
+    total_rows, columns_before = store.size_of(con, before) if before is not None else (0, [])
+    if moved.ended < total_rows:  # rows of before are left, and with them their columns
+        columns = [name for name in store.CHANNELS if name in {*columns, *columns_before}]
+    rows = total_rows + moved.added - moved.ended
+    judged: dict[str, float] = {
+        **{name: float(value or 0) for name, value in aggregates.items() if name not in ("first_date", "last_date")},
+        "rows_to_rows_before": rows / total_rows if total_rows else 1.0,
+        "restated_symbols": moved.restated_symbols,
+        "moved_symbols": moved.moved_symbols,
+    }
+    outcomes = contract.judge(judged, contract.expectations(judged, rules), contract_folder)
     failed = [outcome for outcome in outcomes if outcome.severity == "critical" and not outcome.success]
     if failed:
-        raise ContractError(f"{source.feed} is refused: {'; '.join(map(str, failed))}", outcomes)
-    digest = hashlib.sha256("\n".join(sorted(file.sha256 for file in snapshot.files)).encode()).hexdigest()
+        raise ContractError(f"{feed.name} is refused: {'; '.join(map(str, failed))}", outcomes)
+    if not feed.source.still_is(snapshot):
+        raise FinJEPAError(f"{feed.name} changed while it was read; run it again when nobody writes there")
+    content = f"{version_of(snapshot.files)} {feed.filter.label} {feed.calendar}"
     store.add_revision(
         con,
         feed_id=feed_id,
         revision=revision,
         snapshot=snapshot,
-        data_version=digest[:12],
-        moved=moved,
+        data_version=hashlib.sha256(content.encode()).hexdigest()[:12],
+        total_rows=rows,
+        columns=columns,
+        moved=(moved.added, moved.ended),
+        aggregates=aggregates,
         outcomes_json=json.dumps([asdict(outcome) for outcome in outcomes]),
-        rules=rules,
     )
 
 
-def _report(
-    con: duckdb.DuckDBPyConnection, new_rows: int = 0, ended_rows: int = 0, note: str | None = None
-) -> IngestReport:
+def _report(con: duckdb.DuckDBPyConnection, moved: Moved | None = None, note: str | None = None) -> IngestReport:
     revision = store.current_revision(con)
     assert revision is not None  # the callers have just made or found one
     outcomes = tuple(contract.Outcome(**found) for found in json.loads(store.outcomes_json(con, revision.number)))
-    return IngestReport(revision, new_rows, ended_rows, store.stored_rows(con), outcomes, note)
+    moved = moved or Moved()
+    calendar = json.loads(store.active_options(con) or "{}")["calendar"]
+    return IngestReport(revision, moved.added, moved.ended, store.stored_rows(con), calendar, outcomes, note)

@@ -35,8 +35,8 @@ def broken_bits(rules: list[Rule]) -> str:
 
 
 def hard_bits(rules: list[Rule]) -> int:
-    """The bits that move a row to quarantine."""
-    return sum(rule.bit for rule in rules if rule.severity == "hard")
+    """The bits that move a row to quarantine (sessions that are dropped whole have none)."""
+    return sum(rule.bit for rule in rules if rule.severity == "hard" and rule.scope != "session")
 
 
 def bit_of(rules: list[Rule], name: str) -> int:

@@ -7,6 +7,7 @@ import duckdb
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.rules import Rule, broken_bits
+from finjepa_pipeline.prices.sources.base import PriceFilter
 from finjepa_pipeline.warehouse import sql
 
 PRICES = ("open", "high", "low", "close", "adj_close")
@@ -15,7 +16,7 @@ _TOGETHER = ("open", "high", "low", "volume")
 _NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "UBIGINT", "UINTEGER")
 
 
-def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], rules: list[Rule]) -> str:
+def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], rules: list[Rule], wanted: PriceFilter) -> str:
     """A SELECT over `paths` with the columns of `sql/price_scan.sql`, in the order of the files.
 
     Raises:
@@ -30,7 +31,9 @@ def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], rules: list[
             groups[-1][2].append(path)
         else:
             groups.append((columns, kind, [path]))
-    return "\nUNION ALL\n".join(_group_sql(dict(columns), kind, files, rules) for columns, kind, files in groups)
+    return "\nUNION ALL\n".join(
+        _group_sql(dict(columns), kind, files, rules, wanted) for columns, kind, files in groups
+    )
 
 
 def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str, str]:
@@ -54,7 +57,7 @@ def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str,
     return {name: types[name] for name in COLUMNS if name in types}
 
 
-def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], rules: list[Rule]) -> str:
+def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], rules: list[Rule], wanted: PriceFilter) -> str:
     def number(name: str) -> str:
         if name not in types:
             return "NULL::DOUBLE"
@@ -83,8 +86,9 @@ def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], rules: l
         date=date,
         **{name: number(name) for name in (*PRICES, "volume")},
         has_ohlc="true" if "open" in types else "false",
+        has_adj_close="true" if "adj_close" in types else "false",
         unreadable=f"CASE {' '.join(cases)} END",
-        files=_reader(kind, paths),
+        files=_reader(kind, paths) + wanted.where(),
     )
 
 

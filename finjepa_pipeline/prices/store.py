@@ -1,14 +1,13 @@
 """The append-only store of prices: feeds, their revisions, and which of them the tables show."""
 
 import datetime
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 
 from finjepa_pipeline.prices.rules import Rule, hard_bits
-from finjepa_pipeline.prices.sources import PriceSource, Snapshot
+from finjepa_pipeline.prices.sources import Feed, Snapshot
 from finjepa_pipeline.warehouse import sql
 
 CHANNELS = ("open", "high", "low", "close", "volume", "adj_close")
@@ -71,16 +70,16 @@ def active_options(con: duckdb.DuckDBPyConnection) -> str | None:
     return _value(con, "SELECT options_json FROM active_view JOIN feeds USING (feed_id)")
 
 
-def feed_id(con: duckdb.DuckDBPyConnection, source: PriceSource) -> int:
-    """The number of a source's feed, given to it now if it is new."""
-    found = _value(con, "SELECT feed_id FROM feeds WHERE feed = $feed", feed=source.feed)
+def feed_id(con: duckdb.DuckDBPyConnection, feed: Feed) -> int:
+    """The number of a feed, given to it now if it is new."""
+    found = _value(con, "SELECT feed_id FROM feeds WHERE feed = $feed", feed=feed.name)
     if found is None:
         found = _value(
             con,
             "INSERT INTO feeds VALUES (nextval('feed_ids'), $feed, $source, $options) RETURNING feed_id",
-            feed=source.feed,
-            source=source.source,
-            options=json.dumps(source.options),
+            feed=feed.name,
+            source=feed.source.source,
+            options=feed.options_json,
         )
     return found
 
@@ -103,9 +102,20 @@ def known_files(con: duckdb.DuckDBPyConnection, revision: int) -> list[str]:
     return [file["sha256"] for file in files]
 
 
-def rows_of(con: duckdb.DuckDBPyConnection, revision: int) -> int:
-    """The rows of a revision, good and bad."""
-    return _value(con, "SELECT total_rows FROM revisions WHERE revision = $revision", revision=revision)
+def size_of(con: duckdb.DuckDBPyConnection, revision: int) -> tuple[int, list[str]]:
+    """The rows of a revision, good and bad, and the columns that hold anything."""
+    found = _value(
+        con, "SELECT {r: total_rows, c: columns} FROM revisions WHERE revision = $revision", revision=revision
+    )
+    return found["r"], found["c"]
+
+
+def feed_of(con: duckdb.DuckDBPyConnection, revision: int) -> tuple[int, str] | None:
+    """The number and the name of the feed of a revision, or None if there is no such revision."""
+    return con.execute(
+        "SELECT feed_id, feed FROM revisions JOIN feeds USING (feed_id) WHERE revision = $revision",
+        {"revision": revision},
+    ).fetchone()
 
 
 def stored_rows(con: duckdb.DuckDBPyConnection) -> int:
@@ -118,11 +128,22 @@ def outcomes_json(con: duckdb.DuckDBPyConnection, revision: int) -> str:
     return _value(con, "SELECT outcomes_json FROM revisions WHERE revision = $revision", revision=revision)
 
 
-def revision_aggregates(con: duckdb.DuckDBPyConnection, revision: int, rules: list[Rule]) -> dict[str, float]:
-    """The rows that a revision appended, in numbers: by rule, and in quarantine."""
-    counts = ", ".join(f"count(*) FILTER (WHERE broken & {rule.bit} <> 0)::DOUBLE AS {rule.rule}" for rule in rules)
-    query = sql("revision_aggregates").format(revision=revision, rule_counts=counts, hard=hard_bits(rules))
-    return _record(con, query)
+def revision_aggregates(
+    con: duckdb.DuckDBPyConnection, feed_id: int, revision: int, rules: list[Rule]
+) -> dict[str, Any]:
+    """A revision that was appended, in numbers: new rows by rule, sessions, and which columns hold anything."""
+    fragments = {"feed_id": feed_id, "revision": revision, "hard": hard_bits(rules)}
+    counts = ", ".join(
+        f"count(*) FILTER (WHERE dropped.rule = '{rule.rule}')::DOUBLE AS {rule.rule}"
+        if rule.scope == "session"
+        else f"count(*) FILTER (WHERE broken & {rule.bit} <> 0)::DOUBLE AS {rule.rule}"
+        for rule in rules
+    )
+    columns = ", ".join(f"CASE WHEN count({name}) > 0 THEN '{name}' END" for name in CHANNELS)
+    found = _record(con, sql("revision_aggregates").format(**fragments, rule_counts=counts, columns=columns))
+    if "adj_close" not in found["columns"]:  # a column of nulls is a column that the source lacks
+        found["missing_adj_close"] = 0.0
+    return {**found, **_record(con, sql("session_aggregates").format(**fragments))}
 
 
 def add_revision(
@@ -132,31 +153,33 @@ def add_revision(
     revision: int,
     snapshot: Snapshot,
     data_version: str,
+    total_rows: int,
+    columns: list[str],
     moved: tuple[int, int],
+    aggregates: dict[str, Any],
     outcomes_json: str,
-    rules: list[Rule],
 ) -> None:
-    """Record a revision whose rows were appended, with what the tables then hold in numbers."""
-    show(con, feed_id, revision, rules)
-    columns = ", ".join(f"CASE WHEN count({name}) FILTER (WHERE NOT bad) > 0 THEN '{name}' END" for name in CHANNELS)
-    fragments = {"feed_id": feed_id, "revision": revision, "hard": hard_bits(rules), "columns": columns}
-    seen = _record(con, sql("seen_aggregates").format(**fragments))
+    """Record a revision whose rows were appended. `aggregates` are those of `revision_aggregates`."""
     con.execute(
         """INSERT INTO revisions BY NAME SELECT $revision AS revision, $feed_id AS feed_id, $version AS version,
            $data_version AS data_version, now()::TIMESTAMP AS created_at, $total_rows AS total_rows,
            $new_rows AS new_rows, $ended_rows AS ended_rows, $quarantined_rows AS quarantined_rows,
-           $first_date AS first_date, $last_date AS last_date, $columns AS columns, $files AS files,
+           $first_date::DATE AS first_date, $last_date::DATE AS last_date, $columns AS columns, $files AS files,
            $outcomes_json AS outcomes_json""",
         {
             "revision": revision,
             "feed_id": feed_id,
             "version": snapshot.version,
             "data_version": data_version,
+            "total_rows": total_rows,
             "new_rows": moved[0],
             "ended_rows": moved[1],
+            "quarantined_rows": total_rows - int(aggregates["sound_rows"]),
+            "first_date": aggregates["first_date"],
+            "last_date": aggregates["last_date"],
+            "columns": columns,
             "files": [{"name": file.name, "sha256": file.sha256} for file in snapshot.files],
             "outcomes_json": outcomes_json,
-            **seen,
         },
     )
 
@@ -167,7 +190,7 @@ def show(con: duckdb.DuckDBPyConnection, feed_id: int, revision: int, rules: lis
         return False
     con.execute("DELETE FROM active_view")
     con.execute("INSERT INTO active_view VALUES ($feed_id, $revision)", {"feed_id": feed_id, "revision": revision})
-    hard = [rule for rule in rules if rule.severity == "hard"]
+    hard = [rule for rule in rules if rule.severity == "hard" and rule.scope != "session"]
     fragments = {
         "feed_id": feed_id,
         "revision": revision,

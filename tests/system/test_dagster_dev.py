@@ -14,7 +14,7 @@ import pytest
 
 from tests.system.product import COMMANDS, QUICK, ROOT, environment, write_prices
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 _LAUNCH = """
 mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {

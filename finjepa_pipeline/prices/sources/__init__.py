@@ -1,20 +1,31 @@
 """Where prices come from: one interface, a file for each source."""
 
+import datetime
 import json
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFile
+from finjepa_pipeline.prices.sources.base import (
+    DEFAULT_CALENDAR,
+    Feed,
+    PriceFilter,
+    PriceSource,
+    Snapshot,
+    SourceFile,
+)
 from finjepa_pipeline.prices.sources.files import FilesSource
+from finjepa_pipeline.prices.sources.hf import HubSource
 from finjepa_pipeline.prices.sources.sample import SampleSource
+from finjepa_pipeline.prices.sources.synthetic import SyntheticSource
+from finjepa_pipeline.prices.synthetic import SyntheticConfig
 from finjepa_pipeline.settings import Settings
 
-__all__ = ["PriceSource", "PriceSourceConfig", "Snapshot", "SourceFile", "make_source", "remembered_source"]
+__all__ = ["Feed", "PriceFilter", "PriceSource", "PriceSourceConfig", "Snapshot", "SourceFile", "make_feed"]
 
-SOURCES = ("sample", "files")
+SOURCES = ("sample", "files", "hf", "synthetic")
+HUB_DATASET = "paperswithbacktest/Stocks-Daily-Price"
 
 
 class PriceSourceConfig(dg.Config):
@@ -22,30 +33,75 @@ class PriceSourceConfig(dg.Config):
 
     data_source: str | None = Field(default=None, description=f"one of {', '.join(SOURCES)}")
     path: str | None = Field(default=None, description="for `files`: a folder, a glob or a file of Parquet or CSV")
+    dataset_name: str | None = Field(default=None, description=f"for `hf`: the data set, by default {HUB_DATASET}")
+    revision: str | None = Field(default=None, description="for `hf`: a branch, a tag or a commit")
+    synthetic_variant: str | None = Field(default=None, description="for `synthetic`: drift, momentum, risk or null")
+    synthetic_seed: int | None = Field(default=None, description="for `synthetic`: the seed of the market")
+    symbols: list[str] | None = Field(default=None, description="only these symbols")
+    start: str | None = Field(default=None, description="only from this day on, YYYY-MM-DD")
+    end: str | None = Field(default=None, description="only up to this day, YYYY-MM-DD")
+    calendar: str = Field(default=DEFAULT_CALENDAR, description="the exchange whose sessions the days must be")
+    as_of: int | None = Field(default=None, description="show the prices as they were at this revision; fetch nothing")
+    max_age_sessions: int | None = Field(
+        default=None, description="refuse to go on when the newest session is further behind (nightly runs: 1)"
+    )
 
 
-def make_source(config: PriceSourceConfig, settings: Settings) -> PriceSource | None:
-    """The source that a config names, or None if it names none.
+def make_feed(config: PriceSourceConfig, settings: Settings) -> Feed | None:
+    """The feed that a config names, or None if it names no source.
 
     Raises:
-        FinJEPAError: for an unknown source, or one that lacks what it needs.
+        FinJEPAError: for an unknown source, one that lacks what it needs, or an option that is not of that source.
     """
-    if config.data_source is None:
-        if config.path is not None:
-            raise FinJEPAError("a path was given without a data source; add --data-source files")
+    source = _make_source(config, settings)
+    wanted = PriceFilter(
+        symbols=tuple(sorted(set(config.symbols or ()))), start=_day(config.start), end=_day(config.end)
+    )
+    if source is None:
+        if wanted != PriceFilter():
+            raise FinJEPAError("symbols, start and end need a data source; add --data-source")
         return None
-    if config.data_source == "sample":
+    for symbol in wanted.symbols:
+        if not symbol or "'" in symbol:
+            raise FinJEPAError(f"{symbol!r} is no symbol")
+    return Feed(source, wanted, config.calendar)
+
+
+def remembered_feed(options_json: str, settings: Settings) -> Feed:
+    """The feed that an earlier ingestion stored (`Feed.options_json`), made again."""
+    feed = make_feed(PriceSourceConfig(**json.loads(options_json)), settings)
+    assert feed is not None  # stored options always name their source
+    return feed
+
+
+def _make_source(config: PriceSourceConfig, settings: Settings) -> PriceSource | None:
+    name = config.data_source
+    if name is not None and name not in SOURCES:
+        raise FinJEPAError(f"unknown data source {name!r}; choose one of {', '.join(SOURCES)}")
+    if config.path is not None and name != "files":
+        raise FinJEPAError("a path belongs to the source `files`; add --data-source files")
+    if (config.dataset_name is not None or config.revision is not None) and name != "hf":
+        raise FinJEPAError("a data set and its revision belong to the source `hf`; add --data-source hf")
+    if (config.synthetic_variant is not None or config.synthetic_seed is not None) and name != "synthetic":
+        raise FinJEPAError("a variant and its seed belong to the source `synthetic`; add --data-source synthetic")
+    if name == "synthetic":
+        market = SyntheticConfig(config.synthetic_variant or "drift", seed=config.synthetic_seed or 0)
+        return SyntheticSource(market, settings.home / "sources" / "synthetic")
+    if name == "sample":
         return SampleSource(folder=settings.home / "sources" / "sample")
-    if config.data_source == "files":
+    if name == "hf":
+        return HubSource(config.dataset_name or HUB_DATASET, settings.home / "sources" / "hub", config.revision)
+    if name == "files":
         if not config.path:
             raise FinJEPAError("the source `files` needs a path: --path FOLDER_OR_GLOB")
-        return FilesSource(path=config.path)
-    raise FinJEPAError(f"unknown data source {config.data_source!r}; choose one of {', '.join(SOURCES)}")
+        return FilesSource(path=config.path, hash_file=settings.home / "sources" / "hashes.json")
+    return None
 
 
-def remembered_source(options_json: str, settings: Settings) -> PriceSource:
-    """The source that an earlier ingestion stored (`PriceSource.options`), made again."""
-    options: dict[str, Any] = json.loads(options_json)
-    source = make_source(PriceSourceConfig(**options), settings)
-    assert source is not None  # stored options always name their source
-    return source
+def _day(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise FinJEPAError(f"{text!r} is not a day; write YYYY-MM-DD") from error

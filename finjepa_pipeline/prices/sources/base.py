@@ -1,10 +1,13 @@
-"""What every price source can do."""
+"""What every price source can do, and what makes a feed of it."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+DEFAULT_CALENDAR = "XNYS"
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class PriceSource(Protocol):
         ...
 
     @property
-    def feed(self) -> str:
-        """The source and its place, such as `files:/data/prices`; rows of different feeds never mix."""
+    def place(self) -> str:
+        """The source and where it is, such as `files:/data/prices`."""
         ...
 
     @property
@@ -49,13 +52,71 @@ class PriceSource(Protocol):
         """
         ...
 
-    def fetch(self, files: Sequence[SourceFile]) -> list[Path]:
-        """Local Parquet or CSV files with the content of `files`, in the same order.
+    def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
+        """Local Parquet or CSV files with the content of `files` of a snapshot, in the same order.
 
         Raises:
             FinJEPAError: if one cannot be had.
         """
         ...
+
+    def still_is(self, snapshot: Snapshot) -> bool:
+        """Whether what `fetch` gave still has the content that `snapshot` promised."""
+        ...
+
+
+@dataclass(frozen=True)
+class PriceFilter:
+    """Which rows of a source are wanted; pushed down into the scan. `start` and `end` are ISO days, both included."""
+
+    symbols: tuple[str, ...] = ()
+    start: str | None = None
+    end: str | None = None
+
+    @property
+    def options(self) -> dict[str, object]:
+        options: dict[str, object] = {"start": self.start, "end": self.end, "symbols": list(self.symbols) or None}
+        return {name: value for name, value in options.items() if value is not None}
+
+    @property
+    def label(self) -> str:
+        """Distinguishes feeds of the same place; empty for all rows."""
+        parts = []
+        if self.symbols:
+            listed = ", ".join(self.symbols)
+            tag = hashlib.sha256(listed.encode()).hexdigest()[:8]
+            parts.append(listed if len(self.symbols) <= 5 else f"{len(self.symbols)} symbols {tag}")
+        if self.start or self.end:
+            parts.append(f"{self.start or ''}..{self.end or ''}")
+        return f" ({'; '.join(parts)})" if parts else ""
+
+    def where(self) -> str:
+        """The condition in SQL; a date that cannot be read is compared as text."""
+        conditions = []
+        if self.symbols:
+            listed = ", ".join(f"'{symbol}'" for symbol in self.symbols)
+            conditions.append(f"symbol IN ({listed})")
+        conditions += [f"date >= '{self.start}'"] if self.start else []
+        conditions += [f"date <= '{self.end}'"] if self.end else []
+        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Rows of a source that belong together; rows of different feeds never mix."""
+
+    source: PriceSource
+    filter: PriceFilter = PriceFilter()
+    calendar: str = DEFAULT_CALENDAR
+
+    @property
+    def name(self) -> str:
+        where = "" if self.calendar == DEFAULT_CALENDAR else f" on {self.calendar}"
+        return f"{self.source.place}{self.filter.label}{where}"
+
+    @property
+    def options_json(self) -> str:
+        return json.dumps({**self.source.options, **self.filter.options, "calendar": self.calendar}, sort_keys=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -66,4 +127,4 @@ def sha256_of(path: Path) -> str:
 
 def version_of(files: Sequence[SourceFile]) -> str:
     """One hash for a set of files; names do not count, so that the same data elsewhere is the same version."""
-    return hashlib.sha256("\n".join(file.sha256 for file in files).encode()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(file.sha256 for file in files)).encode()).hexdigest()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile, sha256_of, version_of
+from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile, version_of
+from finjepa_pipeline.prices.sources.hashes import HashCache
 
 SUFFIXES = (".parquet", ".csv")
 
@@ -16,6 +17,7 @@ class FilesSource:
     """`path` is a folder (its .parquet and .csv files, not those of folders within), a glob, or a file."""
 
     path: str
+    hash_file: Path
     source: str = "files"
 
     @property
@@ -23,7 +25,7 @@ class FilesSource:
         return str(Path(self.path).expanduser().absolute())
 
     @property
-    def feed(self) -> str:
+    def place(self) -> str:
         return f"files:{self._place}"
 
     @property
@@ -33,13 +35,17 @@ class FilesSource:
     def snapshot(self) -> Snapshot:
         paths = self._paths()
         try:
-            files = tuple(SourceFile(str(path), sha256_of(path)) for path in paths)
+            hashes = HashCache(self.hash_file).hashes(paths)
         except OSError as error:
             raise FinJEPAError(f"cannot read {error.filename}: {error.strerror}") from error
+        files = tuple(SourceFile(str(path), sha256) for path, sha256 in zip(paths, hashes, strict=True))
         return Snapshot(version=version_of(files), files=files)
 
-    def fetch(self, files: Sequence[SourceFile]) -> list[Path]:
+    def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
         return [Path(file.name) for file in files]
+
+    def still_is(self, snapshot: Snapshot) -> bool:
+        return self.snapshot() == snapshot
 
     def _paths(self) -> list[Path]:
         place = Path(self._place)

@@ -15,7 +15,7 @@ class SampleSource:
 
     folder: Path
     source: str = "sample"
-    feed: str = "sample"
+    place: str = "sample"
 
     @property
     def options(self) -> dict[str, object]:
@@ -28,8 +28,11 @@ class SampleSource:
             self._write(path)
         return Snapshot(version=f"skfolio {version('skfolio')}", files=(SourceFile(path.name, sha256_of(path)),))
 
-    def fetch(self, files: Sequence[SourceFile]) -> list[Path]:
+    def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
         return [self.folder / file.name for file in files]
+
+    def still_is(self, snapshot: Snapshot) -> bool:
+        return True  # nothing but this class writes there
 
     def _write(self, path: Path) -> None:
         import polars as pl

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.training.panel import Panel
+from finjepa_pipeline.features.growth import Base, growth
 from finjepa_pipeline.features.panel import choose
 from finjepa_pipeline.features.source import AdjustedPrices
 from finjepa_pipeline.features.writer import write_panel
@@ -66,8 +67,8 @@ def awkward_market(sessions: int = 420, assets: int = 8, seed: int = 0) -> pl.Da
     return pl.concat(frames).with_columns(pl.col("date").cast(pl.Date))
 
 
-def warehouse_of(prices: pl.DataFrame) -> duckdb.DuckDBPyConnection:
-    """A connection with `adjusted_prices` and a universe of everything that has 100 observations behind it."""
+def warehouse_of(prices: pl.DataFrame, payer: str = "S00") -> duckdb.DuckDBPyConnection:
+    """A connection with `adjusted_prices` and a universe of all with 100 observations behind them; `payer` pays a dividend."""
     connection = duckdb.connect()
     columns = ("entity", "date", "open", "high", "low", "close", "volume", "dollar_volume")
     missing = [pl.lit(None, pl.Float64).alias(name) for name in columns if name not in prices.columns]
@@ -79,16 +80,18 @@ def warehouse_of(prices: pl.DataFrame) -> duckdb.DuckDBPyConnection:
         SELECT date, entity FROM (SELECT *, row_number() OVER (PARTITION BY entity ORDER BY date) AS n FROM
         prices_frame) WHERE n >= 100""")
     connection.execute("CREATE TABLE corporate_actions (symbol VARCHAR, date DATE, action VARCHAR, value DOUBLE)")
-    connection.execute("INSERT INTO corporate_actions VALUES ('S00', '2016-02-01', 'dividend', 0.01)")
+    connection.execute(f"INSERT INTO corporate_actions VALUES ('{payer}', '2016-02-01', 'dividend', 0.01)")
     return connection
 
 
-def panel_of(prices: pl.DataFrame, folder: Path) -> Panel:
-    """The whole panel of a frame of adjusted prices."""
+def panel_of(prices: pl.DataFrame, folder: Path, payer: str = "S00", base: Path | None = None) -> Panel:
+    """The whole panel of a frame of adjusted prices, grown from the one in `base` if there is one."""
     folder.mkdir(parents=True)
-    with warehouse_of(prices) as connection:
-        source = AdjustedPrices(connection)
-        write_panel(source, choose(source.columns, ()), IDENTITY, folder)
+    with warehouse_of(prices, payer) as connection:
+        before = Base(base) if base else None
+        source = AdjustedPrices(connection, before.last_date if before else "0001-01-01")
+        channels = choose(source.columns, ())
+        write_panel(source, channels, IDENTITY, folder, growth(source, channels, before) if before else None)
     return Panel.open(folder)
 
 

@@ -58,7 +58,9 @@ def test_the_order_of_symbols_does_not_matter(prices: pl.DataFrame, known: pl.Da
     names = sorted(prices["entity"].unique())
     mirror = dict(zip(names, reversed(names), strict=True))
     renamed = prices.with_columns(pl.col("entity").replace(mirror))
-    again = channel_frame(panel_of(renamed, tmp_path / "panel")).with_columns(pl.col("entity").replace(mirror))
+    again = channel_frame(panel_of(renamed, tmp_path / "panel", payer=mirror["S00"])).with_columns(
+        pl.col("entity").replace(mirror)
+    )
     again = again.sort("entity", "date")
     for name in [*NAMES, "beta", "returns"]:
         np.testing.assert_allclose(again[name], known[name], rtol=1e-6, atol=1e-6, err_msg=name)
@@ -68,6 +70,8 @@ def test_market_returns_are_causal_too(prices: pl.DataFrame, tmp_path: Path):
     whole = panel_of(prices, tmp_path / "whole")
     cut = panel_of(prices.filter(pl.col("date") < CUT), tmp_path / "cut")
     np.testing.assert_array_equal(whole.market_returns[: len(cut.dates)], cut.market_returns)
+    np.testing.assert_array_equal(whole.market_features[: len(cut.dates)], cut.market_features)
+    assert (whole.market_features[300:].std(axis=0) > 0).all()
 
 
 def test_a_channel_says_how_far_it_looks_back(prices: pl.DataFrame, tmp_path: Path):

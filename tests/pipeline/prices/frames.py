@@ -5,11 +5,13 @@ import datetime
 import numpy as np
 import polars as pl
 
+from finjepa_pipeline.prices.calendar import sessions
+
 
 def prices(symbols: tuple[str, ...] = ("AAA", "BBB", "CCC"), days: int = 40, seed: int = 0) -> pl.DataFrame:
     """Sound rows: OHLC in order, volumes of thousands, adj_close below close by a constant factor."""
     random = np.random.default_rng(seed)
-    dates = weekdays(days)
+    dates = session_days(days)
     frames = []
     for symbol in symbols:
         close = 50 * np.exp(np.cumsum(random.normal(0, 0.01, days)))
@@ -31,7 +33,6 @@ def prices(symbols: tuple[str, ...] = ("AAA", "BBB", "CCC"), days: int = 40, see
     return pl.concat(frames)
 
 
-def weekdays(days: int, start: datetime.date = datetime.date(2021, 1, 4)) -> list[str]:
-    """ISO dates of the first `days` weekdays from `start`."""
-    dates = (start + datetime.timedelta(days=place) for place in range(2 * days + 7))
-    return [date.isoformat() for date in dates if date.weekday() < 5][:days]
+def session_days(days: int, start: datetime.date = datetime.date(2021, 1, 4)) -> list[str]:
+    """ISO dates of the first `days` New York sessions from `start`."""
+    return [date.isoformat() for date in sessions("XNYS") if date >= start][:days]

@@ -1,0 +1,202 @@
+"""Ingestion of a whole market, in units of a bare sorted CREATE TABLE AS SELECT of the same shards by the same DuckDB.
+
+    python benchmarks/ingestion.py --rows 25000000 --folder /tmp/ingestion --report docs/results/ingestion.md
+
+Each step runs in a process of its own, which reports its seconds (imports apart) and its peak memory.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+SHARDS = 4
+SESSIONS = 3_571
+COMMAND = "python benchmarks/ingestion.py --rows 25000000 --folder /tmp/ingestion --report docs/results/ingestion.md"
+
+
+def generate(folder: Path, rows: int) -> None:
+    """Shards in the Hub schema: whole symbols, sorted, dates as text, a dividend a quarter in adj_close."""
+    from finjepa_pipeline.prices.calendar import sessions
+
+    days = [day for day in sessions("XNYS") if day.year < 2026][-SESSIONS - 1 :]
+    symbols = rows // SESSIONS
+    (folder / "shards").mkdir(parents=True)
+    with duckdb.connect() as con:
+        con.execute("CREATE TABLE days AS SELECT unnest($days::DATE[]) AS date", {"days": days})
+        con.execute("SELECT setseed(0.5)")
+        for shard in range(SHARDS + 1):  # the last one is the day that comes later
+            new_day = shard == SHARDS
+            low, high = (0, symbols) if new_day else (symbols * shard // SHARDS, symbols * (shard + 1) // SHARDS)
+            place = folder / ("new-day.parquet" if new_day else f"shards/part-{shard}.parquet")
+            con.execute(f"""
+                COPY (
+                    SELECT symbol, date::VARCHAR AS date, round(close * 1.001, 6) AS open, round(close * 1.01, 6) AS high,
+                        round(close * 0.99, 6) AS low, close, (1e5 + 1e7 * random())::BIGINT AS volume,
+                        round(close * (0.9 + 0.0006 * ((year(date) - 2010) * 4 + quarter(date))), 6) AS adj_close
+                    FROM (
+                        SELECT 'S' || lpad(id::VARCHAR, 5, '0') AS symbol, date,
+                            round((10 + id % 90) * (1 + 0.05 * random()), 6) AS close
+                        FROM range({low}, {high}) AS ids(id) CROSS JOIN days
+                        WHERE date {"=" if new_day else "<"} (SELECT max(date) FROM days)
+                    )
+                    ORDER BY symbol, date
+                ) TO '{place}' (FORMAT parquet, COMPRESSION zstd)""")
+
+
+def bare(folder: Path) -> float:
+    """The unit: typed dates, sorted, nothing else."""
+    place = folder / "bare.duckdb"
+    place.unlink(missing_ok=True)
+    started = time.perf_counter()
+    with duckdb.connect(str(place)) as con:
+        con.execute(f"""CREATE TABLE prices AS SELECT * REPLACE (date::DATE AS date)
+                        FROM read_parquet('{folder}/shards/*.parquet') ORDER BY symbol, date""")
+    return time.perf_counter() - started
+
+
+def ingestion(folder: Path, home: str = "home", memory_limit: str | None = None) -> float:
+    import great_expectations  # noqa: F401  # eight seconds of import that every process pays once
+
+    from finjepa_pipeline.prices.calendar import sessions
+    from finjepa_pipeline.prices.ingest import ingest
+    from finjepa_pipeline.prices.sources import PriceSourceConfig
+    from finjepa_pipeline.settings import Settings
+    from finjepa_pipeline.warehouse import Warehouse
+
+    sessions("XNYS")
+    settings = Settings(home=folder / home, duckdb_memory_limit=memory_limit).ensure()
+    config = PriceSourceConfig(data_source="files", path=str(folder / "shards"))
+    started = time.perf_counter()
+    report = ingest(Warehouse.from_settings(settings), settings, config)
+    seconds = time.perf_counter() - started
+    print(f"{report.new_rows} new rows", file=sys.stderr)
+    return seconds
+
+
+def derivation(folder: Path) -> float:
+    from finjepa_pipeline.prices.derive import UniverseConfig, derive
+    from finjepa_pipeline.settings import Settings
+    from finjepa_pipeline.warehouse import Warehouse
+
+    warehouse = Warehouse.from_settings(Settings(home=folder / "home"))
+    started = time.perf_counter()
+    derive(warehouse, UniverseConfig())
+    return time.perf_counter() - started
+
+
+def limited(folder: Path) -> float:
+    return ingestion(folder, home="limited-home", memory_limit="2GB")
+
+
+STEPS: dict[str, Callable[[Path], float]] = {
+    "bare": bare,
+    "ingest": ingestion,
+    "limited": limited,
+    "derive": derivation,
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    seconds: float
+    peak_gb: float
+
+
+def measure(step: str, folder: Path) -> Measured:
+    done = subprocess.run(
+        [sys.executable, __file__, "--step", step, "--folder", str(folder)], capture_output=True, text=True, check=False
+    )
+    print(step, done.stdout.strip(), done.stderr.strip()[-300:], flush=True)
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def rewrite(folder: Path) -> None:
+    """The same content in other files."""
+    with duckdb.connect() as con:
+        for path in sorted((folder / "shards").glob("part-*.parquet")):
+            temporary = path.with_suffix(".new")
+            con.execute(f"COPY (FROM '{path}') TO '{temporary}' (FORMAT parquet, COMPRESSION snappy)")
+            os.replace(temporary, path)
+
+
+def run(folder: Path, rows: int) -> str:
+    """All steps in order, and the table of them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    generate(folder, rows)
+    unit = measure("bare", folder)
+    lines: list[tuple[str, float, str, str]] = [("bare sorted CTAS", 1.0, f"{unit.peak_gb:.1f}", "")]
+
+    def add(label: str, seconds: float, peak_gb: float, target: str) -> None:
+        lines.append((label, seconds / unit.seconds, f"{peak_gb:.1f}", target))
+
+    first = measure("ingest", folder)
+    add("first ingest: rules, quarantine, duplicates, versions, contract", first.seconds, first.peak_gb, "2.5, 3.5 GB")
+    home = folder / "home" / "warehouse.duckdb"
+    size = home.stat().st_size / (folder / "bare.duckdb").stat().st_size
+    again = measure("ingest", folder)
+    add("the same files again", again.seconds, again.peak_gb, "0.15")
+    derived = measure("derive", folder)
+    add(
+        "first ingest with adjustment, events, entities and universe",
+        first.seconds + derived.seconds,
+        max(first.peak_gb, derived.peak_gb),
+        "5, 3.5 GB",
+    )
+    grown = home.stat().st_size / (folder / "bare.duckdb").stat().st_size
+    rewrite(folder)
+    content = measure("ingest", folder)
+    add("the same content in other files", content.seconds, content.peak_gb, "0.4")
+    limited_run = measure("limited", folder)
+    add("first ingest, memory limit 2GB", limited_run.seconds, limited_run.peak_gb, "2.3 GB")
+    shutil.rmtree(folder / "home")
+    (folder / "limited-home").rename(folder / "home")
+    shutil.copy(folder / "new-day.parquet", folder / "shards" / "part-9.parquet")
+    time.sleep(3)  # a file as fresh as this is hashed again
+    day = measure("ingest", folder)
+    add("one new day", day.seconds, day.peak_gb, "0.1")
+    table = "\n".join(f"| {label} | {ratio:.2f} | {peak} | {target} |" for label, ratio, peak, target in lines)
+    return (
+        "# Ingestion of a whole market\n\n"
+        f"{rows:,} rows, {rows // SESSIONS:,} symbols, {SHARDS} zstd Parquet shards; DuckDB {duckdb.__version__}, "
+        f"{os.cpu_count()} cores. Seconds are in units of a bare `CREATE TABLE AS SELECT ... ORDER BY symbol, date` of the\n"
+        "same shards in the same run; imports (Great Expectations, the exchange calendar) are not counted. Made by\n\n"
+        f"    {COMMAND}\n\n"
+        "| step | x bare | peak GB | at most |\n|---|---|---|---|\n"
+        f"{table}\n\n"
+        f"The database is {size:.2f} times the bare one after the first ingest and {grown:.2f} with what is\n"
+        "derived (at most 1.3).\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=25_000_000)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--step", choices=STEPS)
+    chosen = parser.parse_args()
+    if chosen.step:
+        seconds = STEPS[chosen.step](chosen.folder)
+        # getrusage would begin with what the parent held when it started this process
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        peak_gb = int(status.split("VmHWM:")[1].split()[0]) / 1e6
+        print(json.dumps({"seconds": seconds, "peak_gb": peak_gb}))
+        return
+    text = run(chosen.folder, chosen.rows)
+    shutil.rmtree(chosen.folder)
+    print(text)
+    if chosen.report:
+        chosen.report.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Gathering random windows from a panel in the page cache, against copying the batch that comes out.
+
+python benchmarks/windows.py
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from finjepa_model.training.panel import FORMAT, Panel
+from finjepa_model.training.sampler import DateSampler, EligibleIndex
+
+SESSIONS, ASSETS, CHANNELS = 10_000, 1_500, 23
+BATCH, SAMPLE, DAYS = 128, 20, 64
+
+
+def make_panel(folder: Path) -> Panel:
+    """1,500 assets of 10,000 sessions: 1.4 GB."""
+    rows = SESSIONS * ASSETS
+    for name, dtype in (("returns", "f4"), ("beta", "f4"), ("observed", "?"), ("tradable", "?"), ("eligible", "?")):
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(dtype), (rows,))[:] = 1
+    np.lib.format.open_memmap(folder / "features.npy", "w+", np.float32, (rows, CHANNELS))[:] = 1
+    np.save(folder / "market_returns.npy", np.zeros(SESSIONS, np.float32))
+    np.save(folder / "market_features.npy", np.zeros((SESSIONS, 0), np.float32))
+    manifest = {
+        "format": FORMAT,
+        "content_hash": "benchmark",
+        "channels": [{"name": str(channel)} for channel in range(CHANNELS)],
+        "market_channels": [],
+        "assets": [str(asset) for asset in range(ASSETS)],
+        "dates": [str(np.datetime64("1980-01-01") + day) for day in range(SESSIONS)],
+        "offsets": (np.arange(ASSETS + 1) * SESSIONS).tolist(),
+        "first": [0] * ASSETS,
+        "lengths": [SESSIONS] * ASSETS,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Panel.open(folder)
+
+
+def best(work: Callable[[], object], repeats: int = 30) -> float:
+    """Milliseconds of the quickest of some runs."""
+    found = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - started)
+    return 1e3 * min(found)
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="finjepa-windows-"))
+    try:
+        panel = make_panel(folder)
+        sampler = DateSampler(EligibleIndex.of(panel, DAYS, 0, SESSIONS, SAMPLE), BATCH, SAMPLE, seed=0)
+        batches = iter(sampler)
+        draw = best(lambda: next(batches))
+        chosen = [next(batches) for _ in range(30)]
+        gather = best(lambda: panel.windows(*chosen.pop(), DAYS), len(chosen))
+        batch, _ = panel.windows(*next(batches), DAYS)
+        target = np.empty_like(batch)
+        fresh, reused = best(batch.copy), best(lambda: np.copyto(target, batch))
+        print(f"batch {batch.shape}: {batch.nbytes / 1e6:.1f} MB")
+        print(f"draw {draw:.2f} ms; gather {gather:.2f} ms; copy {fresh:.2f} ms, into a buffer {reused:.2f} ms")
+        print(f"gather / copy {gather / fresh:.2f}; gather / copy into a buffer {gather / reused:.2f}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

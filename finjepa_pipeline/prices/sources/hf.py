@@ -1,0 +1,158 @@
+"""A data set on the Hugging Face Hub in the Hub schema, at a commit."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile
+
+SUFFIXES = (".parquet", ".csv")
+TRIES = 4
+LONGEST_WAIT_S = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """`cache` keeps the shards, as the Hub client lays them out; `revision` is a branch, a tag or a commit."""
+
+    repo_id: str
+    cache: Path
+    revision: str | None = None
+    source: str = "hf"
+
+    @property
+    def place(self) -> str:
+        return f"hf:{self.repo_id}" + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def options(self) -> dict[str, object]:
+        pinned = {"revision": self.revision} if self.revision else {}
+        return {"data_source": "hf", "dataset_name": self.repo_id, **pinned}
+
+    def snapshot(self) -> Snapshot:
+        from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFile
+
+        api = HfApi()
+        commit = self._asked(lambda: api.dataset_info(self.repo_id, revision=self.revision).sha)
+        if commit is None:
+            raise FinJEPAError(f"{self.place} has no commit yet")
+        tree = self._asked(
+            lambda: list(api.list_repo_tree(self.repo_id, recursive=True, revision=commit, repo_type="dataset"))
+        )
+        shards = sorted(
+            (entry for entry in tree if isinstance(entry, RepoFile) and entry.path.endswith(SUFFIXES)),
+            key=lambda entry: entry.path,
+        )
+        if not shards:  # another format: `datasets` reads it, and the commit stands for its content
+            return Snapshot(commit, (SourceFile("datasets", commit),))
+        files = (SourceFile(shard.path, shard.lfs.sha256 if shard.lfs else shard.blob_id) for shard in shards)
+        return Snapshot(commit, tuple(files))
+
+    def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
+        return [
+            self._converted(snapshot.version)
+            if file.name == "datasets"
+            else self._asked(lambda name=file.name: self._download(name, snapshot.version))
+            for file in files
+        ]
+
+    def still_is(self, snapshot: Snapshot) -> bool:
+        return True  # a commit does not change
+
+    def _download(self, name: str, commit: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        # By the full commit: a cached shard asks nothing, and an older one is never given in its place.
+        path = hf_hub_download(
+            self.repo_id, name, repo_type="dataset", revision=commit, cache_dir=self.cache, local_files_only=False
+        )
+        return Path(path)
+
+    def _converted(self, commit: str) -> Path:
+        """A data set that is neither Parquet nor CSV, as one Parquet file that `datasets` wrote from Arrow."""
+        path = self.cache / "converted" / f"{commit}.parquet"
+        if not path.is_file():
+            import datasets
+
+            data = self._asked(
+                lambda: datasets.load_dataset(
+                    self.repo_id, revision=commit, split="train", cache_dir=str(self.cache / "datasets")
+                )
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".tmp-{os.getpid()}-{PurePosixPath(path).name}")
+            data.to_parquet(temporary)  # pyright: ignore[reportAttributeAccessIssue] # a split is a Dataset
+            os.replace(temporary, path)
+        return path
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        """The answer of the Hub; passing trouble is waited out, the rest is said in one line."""
+        for attempt in range(TRIES):
+            try:
+                return question()
+            except Exception as error:
+                wait_s = _pause(error, attempt)
+                if wait_s is None or attempt == TRIES - 1:
+                    raise self._explained(error) from error
+                time.sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _explained(self, error: Exception) -> FinJEPAError:
+        from huggingface_hub import constants
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            LocalEntryNotFoundError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # what the client met before it looked into its cache
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        page = f"{constants.ENDPOINT}/datasets/{self.repo_id}"
+        if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+            text = f"{self.place} is not in the cache and HF_HUB_OFFLINE is set; unset it once to fetch the data"
+        elif isinstance(error, GatedRepoError) or "is a gated dataset" in str(error):
+            text = f"{self.place} is gated; accept its terms at {page}, then run `hf auth login`"
+        elif status == 401 and not isinstance(error, RepositoryNotFoundError):
+            text = f"the Hub does not accept your token for {self.place}; run `hf auth login` or renew HF_TOKEN"
+        elif isinstance(error, RevisionNotFoundError):
+            text = f"{self.place} has no such revision; see {page}/commits/main"
+        elif isinstance(error, RepositoryNotFoundError) or type(error).__name__ == "DatasetNotFoundError":
+            text = (
+                f"there is no data set {self.repo_id} on {constants.ENDPOINT}, or it is private; if so, `hf auth login`"
+            )
+        elif isinstance(error, LocalEntryNotFoundError):
+            text = f"{self.place} cannot be reached and is not in the cache; check the network, then try again"
+        elif isinstance(error, EntryNotFoundError) or status == 404:
+            text = f"a shard of {self.place} has disappeared; the data set may be changing, try again later"
+        elif status is not None:
+            text = f"the Hub answers {status} for {self.place}; try again later"
+        else:
+            text = f"{self.place} cannot be read ({type(error).__name__}); check the network, then try again"
+        return FinJEPAError(text)
+
+
+def _pause(error: Exception, attempt: int) -> float | None:
+    """Seconds to wait before the next try, or None where trying again is no use."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return None
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if isinstance(cause, HfHubHTTPError):
+        if cause.response is None or cause.response.status_code not in (408, 429, 500, 502, 503, 504):
+            return None
+        asked = cause.response.headers.get("Retry-After", "")
+        return min(float(asked) if asked.isdigit() else 2.0**attempt / 2, LONGEST_WAIT_S)
+    return 2.0**attempt / 2 if isinstance(cause, httpx.HTTPError) else None

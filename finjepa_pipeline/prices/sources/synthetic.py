@@ -1,0 +1,69 @@
+"""A generated market with known truth, as a source like any other."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile
+from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate, write_bars
+
+GENERATOR_VERSION = "1"  # raise it when the same config would give another market
+
+
+@dataclass(frozen=True)
+class SyntheticSource:
+    """The market of a config. The bars and, in `truth/`, what is known about them lie in a folder named by its hash.
+
+    Attributes:
+        folder: where markets are kept.
+    """
+
+    config: SyntheticConfig
+    folder: Path
+    source: str = "synthetic"
+
+    @property
+    def place(self) -> str:
+        return f"synthetic:{self.config.variant}:{self.config.seed}"
+
+    @property
+    def options(self) -> dict[str, object]:
+        config = self.config
+        return {"data_source": "synthetic", "synthetic_variant": config.variant, "synthetic_seed": config.seed}
+
+    @property
+    def version(self) -> str:
+        """Hash of the config and of the generator."""
+        made_of = {"generator": GENERATOR_VERSION, **asdict(self.config)}
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def kept(self) -> Path:
+        """The folder of this market, made by `fetch`."""
+        return self.folder / self.version[:16]
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.version, (SourceFile("bars", self.version),))
+
+    def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
+        """Generate the market unless it is there. All of it is one file: each version of it is new as a whole."""
+        if not files:
+            return []
+        if not self.kept.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self.folder))
+            try:
+                write_bars(generate(self.config), beside)
+                os.replace(beside, self.kept)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        return sorted(self.kept.glob("bars-*.parquet"))
+
+    def still_is(self, snapshot: Snapshot) -> bool:
+        """A folder that is named by what made it does not change."""
+        return snapshot.version == self.version

@@ -1,0 +1,109 @@
+"""The best that can be known: myopic mean-variance decisions from the true moments, without costs, and the score of a
+policy as a fraction of what they gain.
+
+Utility of weights w for the next session: w'mu - gamma/2 w'Sigma w. Cost-free oracles must never be compared with net
+results.
+
+Shape suffixes: T sessions, A assets.
+"""
+
+import itertools
+
+import numpy as np
+
+STEPS = 400
+MOST_ENUMERATED = 8
+
+
+def utility(weights_TA: np.ndarray, mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
+    """Expected utility a day of each session's weights, [T]."""
+    risk_T = np.einsum("ta,tab,tb->t", weights_TA, covariance_TAA, weights_TA, optimize=True)
+    return (weights_TA * mean_TA).sum(axis=1) - aversion / 2.0 * risk_T
+
+
+def fraction_of_oracle(
+    weights_TA: np.ndarray, oracle_TA: np.ndarray, mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float
+) -> float:
+    """(U(policy) - U(1/N)) / (U(oracle) - U(1/N)) on expected utility: 1 is the oracle, 0 is 1/N."""
+    equal_TA = np.full_like(weights_TA, 1.0 / weights_TA.shape[1])
+    policy, oracle, equal = (
+        float(utility(w_TA, mean_TA, covariance_TAA, aversion).mean()) for w_TA in (weights_TA, oracle_TA, equal_TA)
+    )
+    return (policy - equal) / (oracle - equal)
+
+
+def unconstrained(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
+    """Sigma^-1 mu / gamma; its utility is mu'Sigma^-1 mu / (2 gamma)."""
+    return np.linalg.solve(covariance_TAA, mean_TA[..., None])[..., 0] / aversion
+
+
+def simplex(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
+    """Best long-only weights that sum to 1."""
+    return _ascend(mean_TA, covariance_TAA, aversion, project_simplex)
+
+
+def long_short_flat(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
+    """Best weights with a gross exposure of at most 1; their signs are the signals."""
+    return _ascend(mean_TA, covariance_TAA, aversion, project_gross)
+
+
+def signals(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
+    """Best signals in {-1, 0, 1}, each of the size 1/A, by trying all 3^A of them.
+
+    Raises:
+        ValueError: for more than eight assets.
+    """
+    assets = mean_TA.shape[1]
+    if assets > MOST_ENUMERATED:
+        raise ValueError(f"{assets} assets have 3^{assets} signals; at most {MOST_ENUMERATED} assets can be enumerated")
+    all_XA = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=assets)))
+    best_TA = np.empty_like(mean_TA)
+    for t, (mean_A, covariance_AA) in enumerate(zip(mean_TA, covariance_TAA, strict=True)):
+        weights_XA = all_XA / assets
+        risk_X = ((weights_XA @ covariance_AA) * weights_XA).sum(axis=1)
+        best_TA[t] = all_XA[np.argmax(weights_XA @ mean_A - aversion / 2.0 * risk_X)]
+    return best_TA
+
+
+def hedge(weights_TA: np.ndarray, mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
+    """Whether selling the equal-weight market against the portfolio's beta is better than not, bool [T]."""
+    market_A = np.full(weights_TA.shape[1], 1.0 / weights_TA.shape[1])
+    with_market_TA = covariance_TAA @ market_A
+    beta_T = (weights_TA * with_market_TA).sum(axis=1) / (with_market_TA @ market_A)
+    hedged_TA = weights_TA - beta_T[:, None] * market_A
+    return utility(hedged_TA, mean_TA, covariance_TAA, aversion) > utility(
+        weights_TA, mean_TA, covariance_TAA, aversion
+    )
+
+
+def project_simplex(x_TA: np.ndarray) -> np.ndarray:
+    """Nearest point of the simplex (Duchi et al. 2008)."""
+    sorted_TA = -np.sort(-x_TA, axis=1)
+    over_TA = np.cumsum(sorted_TA, axis=1) - 1.0
+    rank_A = np.arange(1, x_TA.shape[1] + 1)
+    support_T = (sorted_TA - over_TA / rank_A > 0).sum(axis=1)
+    threshold_T = over_TA[np.arange(len(x_TA)), support_T - 1] / support_T
+    return np.maximum(x_TA - threshold_T[:, None], 0.0)
+
+
+def project_gross(x_TA: np.ndarray) -> np.ndarray:
+    """Nearest point with a sum of absolute values of at most 1."""
+    outside_T = np.abs(x_TA).sum(axis=1) > 1.0
+    projected_TA = x_TA.copy()
+    if outside_T.any():
+        projected_TA[outside_T] = np.sign(x_TA[outside_T]) * project_simplex(np.abs(x_TA[outside_T]))
+    return projected_TA
+
+
+def _ascend(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float, project) -> np.ndarray:
+    """Accelerated projected gradient (Beck and Teboulle 2009), all sessions at once."""
+    step_T1 = 1.0 / (aversion * np.linalg.norm(covariance_TAA, axis=(1, 2)))[:, None]
+    weights_TA = project(np.zeros_like(mean_TA))
+    ahead_TA, momentum = weights_TA, 1.0
+    for _ in range(STEPS):
+        gradient_TA = mean_TA - aversion * (covariance_TAA @ ahead_TA[..., None])[..., 0]
+        new_TA = project(ahead_TA + step_T1 * gradient_TA)
+        following = (1.0 + np.sqrt(1.0 + 4.0 * momentum**2)) / 2.0
+        ahead_TA = new_TA + (momentum - 1.0) / following * (new_TA - weights_TA)
+        weights_TA, momentum = new_TA, following
+    return weights_TA

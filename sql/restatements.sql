@@ -1,0 +1,25 @@
+-- How many symbols had closes of their last 30 rows restated by more than 1 bp, and by more than 1 %. A new dividend or split
+-- scales the adjusted closes of a whole run of sessions: what counts is the change relative to that. Rows changed here and
+-- there are not scaled.
+WITH numbered AS (
+    SELECT date, row_number() OVER (ORDER BY date) AS session FROM session_counts WHERE feed_id = {feed_id}
+),
+twice AS (
+    SELECT old.symbol, session, coalesce(new.adj_close, new.close) / coalesce(old.adj_close, old.close) AS ratio
+    FROM ({outgoing}) AS old
+    JOIN raw_price_versions AS new ON new.symbol = old.symbol AND new.date = old.date
+    JOIN numbered ON numbered.date = old.date
+    WHERE new.first_revision = {revision} AND (old.broken | new.broken) & {hard} = 0
+    QUALIFY row_number() OVER (PARTITION BY old.symbol ORDER BY old.date DESC) <= 30
+),
+runs AS (
+    SELECT symbol, count(*) >= 3 AND count(*) >= 0.9 * (max(session) - min(session) + 1) AS scaled, median(ratio) AS middle
+    FROM twice GROUP BY symbol
+),
+moves AS (
+    SELECT symbol, max(abs(ratio / CASE WHEN scaled THEN middle ELSE 1 END - 1)) AS largest
+    FROM twice JOIN runs USING (symbol) GROUP BY symbol
+)
+SELECT count(*) FILTER (WHERE largest > 0.0001)::DOUBLE AS restated_symbols,
+    count(*) FILTER (WHERE largest > 0.01)::DOUBLE AS moved_symbols
+FROM moves

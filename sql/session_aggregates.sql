@@ -1,0 +1,13 @@
+-- The sessions of a revision in numbers. uneven_sessions: more than a tenth off the median of the 20 before.
+WITH kept AS (
+    SELECT date, n FROM session_counts
+    WHERE feed_id = {feed_id}
+        AND date NOT IN (SELECT date FROM dropped_sessions WHERE feed_id = {feed_id} AND revision = {revision})
+),
+compared AS (
+    SELECT n, median(n) OVER (ORDER BY date ROWS BETWEEN 20 PRECEDING AND 1 PRECEDING) AS usual FROM kept
+)
+SELECT sum(n) AS sound_rows, min(date) AS first_date, max(date) AS last_date,
+    (SELECT count(*) FROM calendar_sessions WHERE date BETWEEN min(kept.date) AND max(kept.date)) - count(*) AS missing_sessions,
+    (SELECT count(*) FROM compared WHERE n NOT BETWEEN 0.9 * usual AND 1.1 * usual) AS uneven_sessions
+FROM kept

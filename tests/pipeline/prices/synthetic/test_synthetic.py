@@ -1,0 +1,167 @@
+"""The generated market is what it says: its truth explains its returns, its bars are sound, its oracle cannot be beaten."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices.sources.synthetic import SyntheticSource
+from finjepa_pipeline.prices.synthetic import VARIANTS, SyntheticConfig, generate, oracle, write_bars
+from finjepa_pipeline.prices.synthetic.bars import bars_of
+
+AVERSION = 5.0
+
+
+def listed_throughout(variant: str, seed: int, assets: int = 20):
+    """A market, and the assets that are listed on all of its days."""
+    market = generate(SyntheticConfig(variant, seed=seed, assets=2 * assets + 30))
+    return market, np.flatnonzero(market.alive_DA.all(axis=0))[:assets]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_same_seed_same_market_and_sound_bars(variant: str):
+    config = SyntheticConfig(variant, seed=3, sessions=800)
+    bars = bars_of(generate(config))
+    assert bars.equals(bars_of(generate(config)))
+    assert not bars.equals(bars_of(generate(SyntheticConfig(variant, seed=4, sessions=800))))
+    top, bottom = pl.max_horizontal("open", "close"), pl.min_horizontal("open", "close")
+    broken = bars.filter(
+        (pl.col("high") < top * (1 - 1e-9)) | (pl.col("low") > bottom * (1 + 1e-9)) | (pl.col("low") <= 0)
+    )
+    assert broken.is_empty()
+    assert bars.select(pl.struct("symbol", "date").is_unique().all()).item()
+    assert 0.003 < bars.select((pl.col("volume") == 0).mean()).item() < 0.02
+
+
+def test_adjusted_closes_give_the_true_returns():
+    market = generate(SyntheticConfig("drift", seed=1, assets=60))
+    bars = bars_of(market)
+    whole = [asset for asset in range(60) if market.alive_DA[:, asset].all()][:20]
+    for asset in whole:
+        mine = bars.filter(pl.col("symbol") == f"SYN{asset:05d}").head(len(market.dates))
+        traded = np.flatnonzero(mine["volume"].to_numpy() > 0)
+        true = np.cumprod(1 + market.returns_DA[:, asset])[traded]
+        adjusted = mine["adj_close"].to_numpy()[traded]
+        np.testing.assert_allclose(adjusted / adjusted[0], true / true[0], rtol=1e-9)
+
+
+def test_truth_explains_the_returns():
+    market, assets = listed_throughout("momentum", 0, 40)
+    surprise = market.returns_DA[1:, assets] - market.expected_DA[:-1, assets]
+    covariance = market.covariance()[:-1][:, assets][:, :, assets]
+    standard = surprise / np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    assert abs(standard.std() - 1) < 0.05
+    portfolio = surprise.mean(axis=1) / np.sqrt(covariance.mean(axis=(1, 2)))
+    assert abs(portfolio.std() - 1) < 0.1
+    assert abs(portfolio.mean()) < 3 / np.sqrt(len(portfolio))
+
+
+def test_truth_tables_and_events_are_written(tmp_path: Path):
+    market = generate(SyntheticConfig("drift", seed=2, assets=200, sessions=1500))
+    files = write_bars(market, tmp_path)
+    bars = pl.concat([pl.read_parquet(file) for file in files])
+    events = pl.read_parquet(tmp_path / "truth" / "events.parquet")
+    assert set(events["event"]) == {"split", "dividend", "stale", "listing", "delisting"}
+    symbols = pl.read_parquet(tmp_path / "truth" / "assets.parquet")["symbol"]
+    assert symbols.n_unique() < len(symbols), "no ticker was used again"
+    expected = pl.read_parquet(tmp_path / "truth" / "expected_returns.parquet")
+    np.testing.assert_array_equal(expected.drop("date").to_numpy(), market.expected_DA)
+    factor = bars["adj_close"] / bars["close"]
+    splits = events.filter(pl.col("event") == "split").join(
+        bars.with_columns(ratio=factor / factor.shift(1)), left_on=["symbol", pl.col("date").dt.to_string("%F")],
+        right_on=["symbol", "date"],
+    )  # fmt: skip
+    assert len(splits)
+    np.testing.assert_allclose(splits["ratio"] / splits["value"], 1.0, atol=0.01)
+
+
+def test_the_source_is_one_like_any_other(tmp_path: Path):
+    source = SyntheticSource(SyntheticConfig("null", seed=5, sessions=300), tmp_path)
+    snapshot = source.snapshot()
+    files = source.fetch(snapshot, snapshot.files)
+    assert files == source.fetch(snapshot, snapshot.files)
+    assert all(file.is_file() for file in files)
+    assert (
+        source.snapshot().version != SyntheticSource(SyntheticConfig("risk", sessions=300), tmp_path).snapshot().version
+    )
+    with pytest.raises(FinJEPAError, match="drift, momentum, risk, null"):
+        SyntheticConfig("bull")
+
+
+def test_oracles_are_the_best_of_their_kind():
+    market, assets = listed_throughout("drift", 0, 6)
+    mean, covariance = market.expected_DA[:40, assets], market.covariance(slice(40))[:, assets][:, :, assets]
+    random = np.random.default_rng(0)
+    best = oracle.utility(oracle.simplex(mean, covariance, AVERSION), mean, covariance, AVERSION)
+    gross = oracle.utility(oracle.long_short_flat(mean, covariance, AVERSION), mean, covariance, AVERSION)
+    signs = oracle.utility(oracle.signals(mean, covariance, AVERSION) / 6, mean, covariance, AVERSION)
+    free = oracle.utility(oracle.unconstrained(mean, covariance, AVERSION), mean, covariance, AVERSION)
+    for _ in range(200):
+        weights = random.dirichlet(np.full(6, 0.3), 40)
+        assert (oracle.utility(weights, mean, covariance, AVERSION) <= best + 1e-7).all()
+        signals = random.integers(-1, 2, (40, 6)) / 6
+        assert (oracle.utility(signals, mean, covariance, AVERSION) <= signs + 1e-12).all()
+    assert (best <= gross + 1e-7).all()
+    assert (signs <= gross + 1e-7).all()
+    assert (gross <= free + 1e-7).all()
+    gain = np.einsum("ta,ta->t", mean, np.linalg.solve(covariance, mean[..., None])[..., 0]) / (2 * AVERSION)
+    np.testing.assert_allclose(free, gain, rtol=1e-9)
+
+
+def test_hedging_pays_where_a_crash_is_announced():
+    market, assets = listed_throughout("risk", 0)
+    covariance = market.covariance()[:, assets][:, :, assets]
+    equal = np.full((len(market.dates), len(assets)), 1.0 / len(assets))
+    hedged = oracle.hedge(equal, market.expected_DA[:, assets], covariance, AVERSION)
+    assert hedged[market.warning_D].all()
+    assert abs(market.expected_DA[:, assets].mean()) < 2e-4
+
+
+@pytest.mark.slow
+def test_nothing_can_be_gained_from_momentum_in_a_null_market():
+    """A 60-day momentum policy against 1/N, one-sided at 5 %, over 200 markets of 20 assets and 5 years."""
+    rejected = 0
+    for seed in range(200):
+        market = generate(SyntheticConfig("null", seed=seed, sessions=1260))
+        level = np.cumsum(np.log1p(market.returns_DA), axis=0)
+        past = level[60:-1] - level[:-61]
+        alive = market.alive_DA[:-61] & market.alive_DA[60:-1] & market.alive_DA[61:]
+        ranked = np.where(alive, past, -np.inf).argsort(axis=1).argsort(axis=1)
+        best = alive & (ranked >= market.config.assets - 5)
+        after = market.returns_DA[61:]
+        gain = (after * best).sum(1) / best.sum(1) - (after * alive).sum(1) / alive.sum(1)
+        rejected += gain.mean() / gain.std() * np.sqrt(len(gain)) > 1.645
+    assert 0.02 <= rejected / 200 <= 0.09
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["drift", "momentum"])
+def test_a_pooled_learner_finds_what_was_planted_and_its_shuffled_twin_does_not(variant: str):
+    """Slope of the next return on the signal from the first half, trailing covariances; scored on expected utility."""
+    scores, twins, gains = [], [], []
+    for seed in range(8):
+        market, assets = listed_throughout(variant, seed)
+        returns, volatility = market.returns_DA[:, assets], market.volatility_A[assets]
+        half, last = 1260, len(market.dates) - 1
+        covariance = np.stack([np.cov(returns[t - 251 : t + 1], rowvar=False) for t in range(half, last)])
+        diagonal = np.diagonal(covariance, axis1=1, axis2=2)
+        covariance = 0.7 * covariance + 0.3 * np.eye(len(assets)) * diagonal[:, None, :]
+        mean, truth = (
+            market.expected_DA[half:last, assets],
+            market.covariance(slice(half, last))[:, assets][:, :, assets],
+        )
+        best = oracle.simplex(mean, truth, AVERSION)
+        equal = np.full_like(mean, 1.0 / len(assets))
+        gain = oracle.utility(best, mean, truth, AVERSION) - oracle.utility(equal, mean, truth, AVERSION)
+        gains.append(252 * gain.mean())
+        signal = market.signal_DA[:, assets]
+        target = (returns[1:half] - returns[1:half].mean(axis=1, keepdims=True)) / volatility
+        slope = (signal[: half - 1] * target).sum() / (signal[: half - 1] ** 2).sum()
+        for seen, results in ((signal, scores), (np.roll(signal, 1, axis=1), twins)):  # the twin sees its neighbours'
+            weights = oracle.simplex(slope * volatility * seen[half:last], covariance, AVERSION)
+            results.append(oracle.fraction_of_oracle(weights, best, mean, truth, AVERSION))
+    assert np.mean(gains) > 0.05
+    assert 0.8 <= np.mean(scores) <= 1.0
+    assert np.mean(twins) <= 0.05

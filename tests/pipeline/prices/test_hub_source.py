@@ -1,0 +1,129 @@
+"""The Hub as a source, with the real clients against a look-alike."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.hub_lookalike import READER, WRITER, HubLookalike
+from tests.pipeline.prices.frames import prices
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices import contract
+from finjepa_pipeline.prices.ingest import ingest
+from finjepa_pipeline.prices.sources import PriceSourceConfig
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.warehouse import Warehouse
+
+contract.judge = lambda *_: ()  # the Hub is what is tested here
+settings = Settings(home=Path(sys.argv[1])).ensure()
+try:
+    report = ingest(Warehouse.from_settings(settings), settings, PriceSourceConfig(**json.loads(sys.argv[2])))
+    print(json.dumps([report.new_rows, report.revision.rows, report.revision.version, report.note]))
+except FinJEPAError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+class Client:
+    def __init__(self, hub: HubLookalike, folder: Path) -> None:
+        self.hub, self.folder = hub, folder
+
+    def ingest(self, token: str | None = READER, env: dict[str, str] | None = None, **config: Any) -> Any:
+        config = {"data_source": "hf", "dataset_name": "org/prices", **config}
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(self.folder / "home"), json.dumps(config)],
+            env={**self.hub.client_env(self.folder / "hf", token=token), **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=Path(__file__).parents[3],
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def parquet(rows: pl.DataFrame) -> bytes:
+    stream = io.BytesIO()
+    rows.write_parquet(stream)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def shards() -> dict[str, bytes]:
+    return {"data/part-0.parquet": parquet(prices(("AAA",))), "data/part-1.parquet": parquet(prices(("BBB",)))}
+
+
+def test_a_revision_is_pinned_fetched_once_and_only_its_new_shards_are_read(
+    tmp_path: Path, shards: dict[str, bytes]
+) -> None:
+    with HubLookalike() as hub:
+        repo = hub.add_repo("org/prices", kind="dataset", files=shards)
+        client = Client(hub, tmp_path)
+        new_rows, rows, version, _ = client.ingest()
+        assert (new_rows, rows, version) == (80, 80, repo.head.oid)
+        assert client.ingest()[0] == 0
+        repo.commit("another symbol", {"data/part-2.parquet": parquet(prices(("CCC",)))})
+        new_rows, rows, version, _ = client.ingest()
+        assert (new_rows, rows, version) == (40, 120, repo.head.oid)
+        assert client.ingest(symbols=["BBB"], start="2021-02-01")[1] == 21
+
+
+def test_passing_trouble_is_waited_out(tmp_path: Path, shards: dict[str, bytes]) -> None:
+    with HubLookalike() as hub:
+        hub.add_repo("org/prices", kind="dataset", files=shards)
+        hub.fail(r"GET /api/datasets/org/prices", "status", status=503)
+        hub.fail(r"GET /api/datasets/org/prices/tree", "status", status=429)
+        hub.fail(r"GET .*part-0", "cut")
+        hub.fail(r"GET .*part-1", "reset")
+        assert Client(hub, tmp_path).ingest()[1] == 80
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"),
+    [
+        ("unknown", "there is no data set org/other"),
+        ("gated", "is gated; accept its terms at"),
+        ("token", "hf auth login"),
+        ("offline", "HF_HUB_OFFLINE"),
+        ("revision", "no such revision"),
+        ("shard", "has disappeared"),
+    ],
+)
+def test_lasting_trouble_is_one_line_that_says_what_to_do(
+    tmp_path: Path, shards: dict[str, bytes], trouble: str, says: str
+) -> None:
+    with HubLookalike() as hub:
+        hub.add_repo("org/prices", kind="dataset", files=shards, gated=trouble == "gated")
+        client = Client(hub, tmp_path)
+        if trouble == "shard":
+            hub.fail(r"(GET|HEAD) .*part-1", "status", status=404, times=20)
+        answer = client.ingest(
+            token="hf_ExpiredTokenOfTheLookalike000000" if trouble == "token" else READER,
+            env={"HF_HUB_OFFLINE": "1"} if trouble == "offline" else None,
+            **({"dataset_name": "org/other"} if trouble == "unknown" else {}),
+            **({"revision": "v9"} if trouble == "revision" else {}),
+        )
+        assert isinstance(answer, str), answer
+        assert says in answer
+        assert "\n" not in answer
+
+
+def test_gated_prices_are_had_with_access_and_an_unreachable_hub_leaves_what_is_held(
+    tmp_path: Path, shards: dict[str, bytes]
+) -> None:
+    with HubLookalike() as hub:
+        hub.add_repo("org/prices", kind="dataset", files=shards, gated=True)
+        client = Client(hub, tmp_path)
+        assert client.ingest(token=WRITER)[1] == 80
+        held = client.ingest(env={"HF_HUB_OFFLINE": "1"}, data_source=None, dataset_name=None)
+        assert held[:2] == [0, 80]
+        assert "carried on" in held[3]

@@ -1,0 +1,111 @@
+"""What was known when: any earlier view comes back exactly, and later events change nothing that was known before."""
+
+from collections.abc import Callable
+
+import polars as pl
+import pytest
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices.derive import UniverseConfig, derive
+from finjepa_pipeline.prices.ingest import ingest
+from finjepa_pipeline.prices.sources import PriceSourceConfig
+from tests.pipeline.prices.conftest import Home
+from tests.pipeline.prices.frames import prices
+
+UNIVERSE = UniverseConfig(min_history=10, window=5, min_price=1, min_dollar_volume=1)
+KNOWN = (
+    "FROM universe ORDER BY ALL",
+    "SELECT symbol, date, action, round(value, 9) FROM corporate_actions ORDER BY ALL",
+    "SELECT entity, date, round(close / lag(close) OVER (PARTITION BY entity ORDER BY date), 9), volume, dollar_volume, "
+    "tradable FROM adjusted_prices ORDER BY entity, date",
+)
+
+
+def test_every_earlier_revision_comes_back_exactly(home: Home) -> None:
+    rows = prices(days=250)
+    views = {}
+    for step in range(4):
+        rows = rows.with_columns(
+            pl.when((pl.int_range(pl.len()) % 7 == step) & (pl.col("symbol") != "CCC"))
+            .then(pl.col("volume") + step)
+            .otherwise(pl.col("volume"))
+            .alias("volume")
+        )[: rows.height - step]
+        home.write("part.parquet", rows)
+        report = home.ingest()
+        views[report.revision] = home.query("FROM prices ORDER BY ALL")
+    assert len(views) == 4
+    for revision, view in views.items():
+        shown = ingest(home.warehouse, home.settings, PriceSourceConfig(as_of=revision.number))
+        assert shown.revision == revision
+        assert home.query("FROM prices ORDER BY ALL") == view
+    still = ingest(home.warehouse, home.settings, PriceSourceConfig(as_of=2))
+    assert "as of revision 2" in (ingest(home.warehouse, home.settings, PriceSourceConfig()).note or "")
+    assert still.revision.number == 2
+    with pytest.raises(FinJEPAError, match="no revision 99"):
+        ingest(home.warehouse, home.settings, PriceSourceConfig(as_of=99))
+
+
+def test_later_dividends_splits_and_rescaling_change_nothing_that_was_known(new_home: Callable[[], Home]) -> None:
+    later = prices(days=60)
+    cut = later["date"].unique().sort()[39]
+    early = later.filter(pl.col("date") <= cut)
+    # A dividend and a split after the cut scale all adjusted closes before them; CCC's history is also multiplied.
+    scale = pl.when(pl.col("date") <= cut).then(0.5 * 0.97).otherwise(1.0)
+    later = later.with_columns((pl.col("adj_close") * scale).alias("adj_close"))
+    known = []
+    for rows in (early, later):
+        home = new_home()
+        home.write("part.parquet", rows)
+        home.ingest()
+        derive(home.warehouse, UNIVERSE)
+        known.append(
+            [[row for row in home.query(query) if str(row[0]) <= cut or str(row[1]) <= cut] for query in KNOWN[:1]]
+            + [[row for row in home.query(query) if str(row[1]) <= cut] for query in KNOWN[1:]]
+        )
+    known[1][0] = [row for row in known[1][0] if str(row[0]) <= cut]
+    assert known[0] == known[1]
+
+
+def test_multiplying_a_history_by_a_constant_changes_no_ratio(new_home: Callable[[], Home]) -> None:
+    ratios = []
+    for factor in (1.0, 8.0):
+        home = new_home()
+        home.write("part.parquet", prices().with_columns(pl.col("adj_close") * factor))
+        home.ingest()
+        derive(home.warehouse, UNIVERSE)
+        ratios.append([home.query(query) for query in KNOWN])
+    assert ratios[0] == ratios[1]
+
+
+def test_a_late_session_is_held_back_until_it_is_whole(home: Home) -> None:
+    symbols = tuple(f"S{place:03d}" for place in range(60))
+    rows = prices(symbols, days=30)
+    newest = rows["date"].max()
+    rest = rows.filter((pl.col("date") == newest) & (pl.col("symbol") >= "S030"))
+    home.write("a.parquet", rows.join(rest, on=["symbol", "date"], how="anti"))
+    assert home.ingest().revision.quarantined_rows == 30
+    assert home.query("SELECT DISTINCT rule FROM quarantined_prices") == [("late_session",)]
+    home.write("b.parquet", rest)
+    report = home.ingest()
+    assert (report.revision.quarantined_rows, report.revision.rows) == (0, rows.height)
+
+
+def test_a_shrinking_or_restated_history_is_refused_and_stays_as_it_was(home: Home) -> None:
+    rows = prices(tuple(f"S{place:03d}" for place in range(20)))
+    home.write("part.parquet", rows)
+    before = home.ingest().revision
+    for damaged in (
+        rows[: int(rows.height * 0.9)],
+        rows.with_columns(
+            pl.when(pl.int_range(pl.len()) % 9 == 0)
+            .then(pl.col("adj_close") * 1.05)
+            .otherwise("adj_close")
+            .alias("adj_close")
+        ),
+    ):
+        home.write("part.parquet", damaged)
+        with pytest.raises(FinJEPAError, match="is refused"):
+            home.ingest()
+        assert home.query("SELECT revision, total_rows FROM revisions") == [(1, rows.height)]
+        assert home.query("SELECT count(*) FROM prices") == [(before.rows,)]

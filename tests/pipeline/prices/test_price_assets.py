@@ -1,0 +1,66 @@
+"""The prices stage as Dagster sees it: lineage, metadata, blocking checks and the sensor."""
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from finjepa_pipeline.prices.assets import ASSETS, price_source_sensor
+from finjepa_pipeline.settings import SettingsResource
+from tests.pipeline.prices.conftest import Home
+from tests.pipeline.prices.frames import prices
+
+
+def resources(home: Home) -> dict[str, Any]:
+    return {"settings": SettingsResource(home=str(home.settings.home)), "warehouse": home.warehouse}
+
+
+def materialize(home: Home, **config: Any) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        ASSETS,
+        resources=resources(home),
+        run_config={"ops": {"ingest_prices": {"config": {"data_source": "files", "path": str(home.files), **config}}}},
+        raise_on_error=False,
+    )
+
+
+def test_the_second_run_says_that_nothing_is_new_and_a_bad_batch_blocks(home: Home) -> None:
+    home.write("part.parquet", prices())
+    first, again = materialize(home), materialize(home)
+    assert first.success
+    (new_rows,) = (
+        event.materialization.metadata["new_rows"].value
+        for event in again.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey("prices")
+    )
+    assert new_rows == 0
+    assert [check.passed for check in first.get_asset_check_evaluations() if check.check_name == "price_contract"] == [
+        True
+    ]
+    home.write("part.parquet", prices().with_columns(pl.lit(-1.0).alias("close")))
+    refused = materialize(home)
+    assert not refused.success
+    assert [check.passed for check in refused.get_asset_check_evaluations()] == [False]
+    assert home.query("SELECT count(*) FROM prices") == [(120,)]
+
+
+def test_an_old_newest_session_blocks_where_freshness_is_asked_for(home: Home) -> None:
+    home.write("part.parquet", prices())
+    stale = materialize(home, max_age_sessions=1)
+    assert not stale.success or stale.get_asset_materialization_events()[-1].asset_key != dg.AssetKey("universe")
+    assert materialize(home).success
+
+
+def test_the_sensor_starts_an_ingestion_once_when_the_source_moves(home: Home) -> None:
+    def tick(cursor: str | None) -> Any:
+        with dg.build_sensor_context(cursor=cursor, resources=resources(home)) as context:
+            return price_source_sensor.evaluate_tick(context)
+
+    assert not tick(None).run_requests  # an empty home
+    home.write("part.parquet", prices())
+    home.ingest()
+    assert not tick(None).run_requests
+    home.write("more.parquet", prices(("DDD",)))
+    moved = tick(None)
+    assert len(moved.run_requests or ()) == 1
+    assert not tick(moved.cursor).run_requests
