@@ -68,7 +68,9 @@ def write_report(
     shown = returns.filter(pl.col("block") == "test")
     for figure in (_wealth(shown), _drawdown(shown), *_weights(decisions.filter(pl.col("block") == "test"), planners)):
         parts.append(
-            figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False})
+            figure.to_html(
+                full_html=False, include_plotlyjs=False, config={"responsive": True, "displayModeBar": False}
+            )
         )
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -95,7 +95,7 @@ def test_doctor_looks_and_says(trained):
 
 def _rows(home):
     with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as connection:
-        return connection.execute("SELECT count(*), sum(close) FROM main.prices").fetchone()
+        return connection.execute("SELECT count(*), bit_xor(hash(symbol, date, close)) FROM main.prices").fetchone()
 
 
 def _is_one_line(done, status, *named):
