@@ -192,7 +192,7 @@ PRESETS: dict[str, FinJEPAConfig] = {
         ),
     ),
     "small": FinJEPAConfig(
-        training=TrainingConfig(epochs=20, steps_per_epoch=200, batch_size=128, n_assets=12),
+        training=TrainingConfig(epochs=20, steps_per_epoch=100, batch_size=128, n_assets=12),
     ),
     "base": FinJEPAConfig(
         model=ModelConfig(dim=128, heads=4, time_layers=4, asset_layers=2, predictor_layers=6, projector_dim=128),

@@ -221,7 +221,7 @@ def _source_ops(options: dict[str, Any]) -> Ops:
     names = ("data_source", "path", "dataset_name", "revision", "synthetic_variant", "synthetic_seed")
     given = _given(**{name: options.get(name) for name in names})
     if given.get("data_source") == "files" and "path" in given and "*" not in given["path"]:
-        given["path"] = str(Path(given["path"]).expanduser().absolute())
+        given["path"] = os.path.abspath(os.path.expanduser(given["path"]))
     return {"ingest_prices": given} if given else {}
 
 
