@@ -10,10 +10,10 @@ demo: $(INSTALLED) ## the whole pipeline on embedded prices
 	@$(BIN)/finjepa demo
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-all: $(INSTALLED) ## the slow tests as well
-	$(BIN)/pytest -n 2 --dist loadfile -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: $(INSTALLED) ## style and types
 	$(BIN)/ruff check .
