@@ -133,6 +133,15 @@ class Panel:
             observed_BNT[torn_X] = (rows_XT >= 0) & self.observed[rows_XT]
         return features_BNTF, observed_BNT
 
+    def market_windows(self, dates_B: ArrayLike, length: int) -> np.ndarray:
+        """The market's context over the last `length` sessions up to and including each date.
+
+        Returns:
+            float32 [B, T, M], channels in the order of `market_channels`; zeros before the panel begins.
+        """
+        days_BT = np.asarray(dates_B, np.int64)[:, None] + np.arange(1 - length, 1)
+        return np.where((days_BT >= 0)[..., None], self.market_features[days_BT], np.float32(0))
+
     def returns_after(self, dates_B: ArrayLike, assets_BN: ArrayLike, days: int) -> tuple[np.ndarray, np.ndarray]:
         """Daily simple returns of the sessions date+1 .. date+days.
 

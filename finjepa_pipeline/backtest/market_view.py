@@ -72,9 +72,7 @@ class MarketView:
         """The market's context over the same sessions, float32 [T, M]; zeros before the panel begins."""
         if steps_back < 0:
             raise FinJEPAError("a market view looks back only: steps_back must not be negative")
-        end = self._session - steps_back + 1
-        known_TM = np.asarray(self._panel.market_features[max(0, end - length) : max(0, end)])
-        return np.pad(known_TM, ((length - len(known_TM), 0), (0, 0)))
+        return self._panel.market_windows([self._session - steps_back], length)[0]
 
     def observation(self, config: FinJEPAConfig) -> "Observation":
         """What a world model sees at this close, made by the code that made its training batches; a batch of one date."""

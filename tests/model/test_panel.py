@@ -25,7 +25,7 @@ def panel(tmp_path: Path) -> Panel:
         "returns": rng.normal(size=size).astype(np.float32),
         "beta": np.ones(size, np.float32),
         "market_returns": np.zeros(SESSIONS, np.float32),
-        "market_features": np.zeros((SESSIONS, 2), np.float32),
+        "market_features": rng.normal(size=(SESSIONS, 2)).astype(np.float32),
     }
     arrays |= {name: rng.random(size) < 0.8 for name in ("observed", "tradable", "eligible")}
     for offset, length in zip(offsets, LENGTHS, strict=False):
@@ -96,6 +96,18 @@ def test_eligible_assets_have_a_whole_window(panel: Panel):
                 and panel.eligible[panel.offsets[asset] + date - FIRST[asset]]
             ]
             assert panel.eligible_assets(date, window).tolist() == expected
+
+
+def test_market_windows_equal_a_loop_over_days(panel: Panel):
+    assert panel.market_channels == ("m0", "m1")
+    windows = panel.market_windows(np.arange(SESSIONS), 6)
+    assert windows.shape == (SESSIONS, 6, 2)
+    assert windows.dtype == np.float32
+    for b in range(SESSIONS):
+        for t in range(6):
+            day = b - 5 + t
+            expected = panel.market_features[day] if day >= 0 else np.zeros(2)
+            np.testing.assert_array_equal(windows[b, t], expected)
 
 
 def test_rows_and_dates(panel: Panel):
