@@ -3,6 +3,7 @@
 python benchmarks/windows.py
 """
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -57,11 +58,11 @@ def main() -> None:
     try:
         panel = make_panel(folder)
         sampler = DateSampler(EligibleIndex.of(panel, DAYS, 0, SESSIONS, SAMPLE), BATCH, SAMPLE, seed=0)
-        batches = iter(sampler)
-        draw = best(lambda: next(batches))
-        chosen = [next(batches) for _ in range(30)]
+        steps = itertools.count()
+        draw = best(lambda: sampler.batch(next(steps)))
+        chosen = [sampler.batch(next(steps)) for _ in range(30)]
         gather = best(lambda: panel.windows(*chosen.pop(), DAYS), len(chosen))
-        batch, _ = panel.windows(*next(batches), DAYS)
+        batch, _ = panel.windows(*sampler.batch(next(steps)), DAYS)
         target = np.empty_like(batch)
         fresh, reused = best(batch.copy), best(lambda: np.copyto(target, batch))
         print(f"batch {batch.shape}: {batch.nbytes / 1e6:.1f} MB")

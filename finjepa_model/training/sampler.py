@@ -1,12 +1,12 @@
 """Which (session, asset) pairs a batch is made of: sessions first, then a subset of the assets that were eligible there.
 
 Drawing pairs at random would weigh a session by the size of its universe, and recent ones most. Every draw is a function
-of (seed, step), so that a run that is resumed at a step sees the batches that it would have seen.
+of (seed, step), so that a run that is resumed at a step sees the batches that it would have seen, and processes that share
+a batch out need not talk about it.
 
 Shape suffixes: A assets, K sessions of the index, P pairs, B sessions of a batch, N assets of a sample.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,15 +70,13 @@ class EligibleIndex:
 
 
 class DateSampler:
-    """Endless batches of (sessions [B], assets [B, N]): each epoch is a new order of the sessions.
-
-    `step` is all the state there is: set it to go on where a run stopped.
+    """Batches of (sessions [B], assets [B, N]): each epoch is a new order of the sessions.
 
     Raises:
         FinJEPAError: if a session of the index has fewer assets than a sample needs.
     """
 
-    def __init__(self, index: EligibleIndex, batch_size: int, n_assets: int, seed: int, rank: int = 0, ranks: int = 1):
+    def __init__(self, index: EligibleIndex, batch_size: int, n_assets: int, seed: int):
         if int(np.diff(index.starts).min()) < n_assets:
             raise FinJEPAError(
                 f"the index has sessions with fewer than {n_assets} assets: build it with least={n_assets}"
@@ -87,35 +85,16 @@ class DateSampler:
         self.batch_size = batch_size
         self.n_assets = n_assets
         self.seed = seed
-        self.step = 0
-        self._rank, self._ranks = rank, ranks
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of one pass over the sessions, the last one filled up from the next pass."""
-        return -(-len(self.index) // (self.batch_size * self._ranks))
-
-    def state_dict(self) -> dict[str, int]:
-        return {"step": self.step, "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.step, self.seed = state["step"], state["seed"]
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        while True:
-            batch = self.batch(self.step)
-            self.step += 1
-            yield batch
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sessions int64 [B] and assets int64 [B, N] of a step; ranks of one step get different sessions."""
-        draw = (step * self._ranks + self._rank) * self.batch_size + np.arange(self.batch_size)
+        """Sessions int64 [B] and assets int64 [B, N] of a step."""
+        draw = step * self.batch_size + np.arange(self.batch_size)
         epoch_B, place_B = np.divmod(draw, len(self.index))
         chosen_B = np.empty(self.batch_size, np.int64)
         for epoch in np.unique(epoch_B):  # one, or two where an epoch ends inside the batch
             order = np.random.default_rng([self.seed, int(epoch)]).permutation(len(self.index))
             chosen_B[epoch_B == epoch] = order[place_B[epoch_B == epoch]]
-        random = np.random.default_rng([self.seed, step, self._rank, 1])
+        random = np.random.default_rng([self.seed, step, 1])
         start_B = self.index.starts[chosen_B]
         subset_BN = subsets(random, self.index.starts[chosen_B + 1] - start_B, self.n_assets)
         return self.index.sessions[chosen_B], self.index.assets[start_B[:, None] + subset_BN].astype(np.int64)
