@@ -63,6 +63,7 @@ def make_data(folder: Path, rows: int) -> None:
             connection.register("part", pl.concat(parts).to_arrow())
             connection.execute("INSERT INTO everything FROM part")
         connection.execute("CREATE TABLE corporate_actions (symbol VARCHAR, date DATE, action VARCHAR, value DOUBLE)")
+        connection.execute("CREATE TABLE entities (entity VARCHAR, delisting_return DOUBLE)")
         last = f"DATE '1970-01-01' + {DAYS_SINCE_1970 + SESSIONS - 1}"
         for name, where in (("before", f"WHERE date < {last}"), ("after", "")):
             connection.execute(f"CREATE VIEW {name} AS FROM everything {where}")

@@ -24,16 +24,17 @@ class PortfolioAction:
     signals_XN: Tensor
     hedge_X: Tensor
 
-    def positions(self, allow_short: bool) -> Tensor:
-        """The decode rule, the same in training, planning and backtest: position = weight x signal.
+    def positions(self, allow_short: bool, max_gross: float = 1.0) -> Tensor:
+        """The decode rule, the same in training, planning and backtest: position = max_gross x weight x signal.
 
         A flat asset is not held; where short selling is not allowed a short signal means flat.
 
         Returns:
-            positions_XN, signed shares of wealth; gross exposure is at most 1.
+            positions_XN, signed shares of wealth; gross exposure is at most `max_gross`.
         """
         signals_XN = self.signals_XN if allow_short else self.signals_XN.clamp(min=0)
-        return self.weights_XN * signals_XN
+        positions_XN = self.weights_XN * signals_XN
+        return positions_XN if max_gross == 1.0 else max_gross * positions_XN
 
     def map(self, function) -> "PortfolioAction":
         """Apply a function of one tensor to each part; it must act on batch dimensions only."""

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import itertools
 import json
 import types
 import typing
@@ -88,22 +89,48 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PortfolioConfig:
-    """Rules and prices of trading. Rates are per year, costs are one-way in basis points of the traded value."""
+    """Rules and prices of trading. Rates are per year, costs are one-way in basis points of the traded value.
 
-    cost_bps: float = 10.0  # commission and half-spread of an asset
+    Tiers of liquidity and impact apply where the trailing dollar volume is known; without it an asset is in tier 0.
+    """
+
+    cost_bps: float = 10.0  # commission and half-spread of an asset of tier 0
     hedge_cost_bps: float = 2.0  # the same for the market proxy
-    borrow_rate: float = 0.01  # paid on the value that is held short
+    tier_dollar_volume: tuple[float, ...] = (5e7, 5e6)  # dollars a day, descending: below each begins a tier
+    tier_spread_bps: tuple[float, ...] = (0.0, 5.0, 25.0)  # half-spread beyond cost_bps, by tier
+    impact: float = 0.1  # of an order for a whole day's volume, in units of the day's volatility; goes with its root
+    capital: float = 1e6  # dollars that wealth 1 stands for, for impact
+    borrow_rate: float = 0.005  # paid on the value that is held short in tier 0 and in the market proxy
+    tier_borrow_rate: tuple[float, ...] = (0.0, 0.025, 0.095)  # beyond borrow_rate, by tier
     cash_rate: float = 0.0
+    short_rebate: float = 0.0  # earned on the proceeds of short sales, in place of cash_rate
+    margin_spread: float = 0.015  # paid over cash_rate on borrowed cash
     sessions_per_year: int = 252
     allow_short: bool = False
     allow_hedge: bool = True
     max_weight: float = 1.0
+    max_gross: float = 1.0  # gross exposure in assets of an action with no flat signal, share of wealth
 
     def __post_init__(self) -> None:
-        for name in ("cost_bps", "hedge_cost_bps", "borrow_rate"):
+        for name in ("cost_bps", "hedge_cost_bps", "borrow_rate", "impact", "margin_spread"):
             _require(getattr(self, name) >= 0, f"portfolio.{name}", "must not be negative")
         _require(self.cost_bps < 5000, "portfolio.cost_bps", "must be below 5000")
+        _require(self.capital > 0, "portfolio.capital", "must be positive")
         _require(0 < self.max_weight <= 1, "portfolio.max_weight", "must lie in (0, 1]")
+        _require(0 < self.max_gross <= 10, "portfolio.max_gross", "must lie in (0, 10]")
+        bounds = self.tier_dollar_volume
+        _require(
+            all(high > low for high, low in itertools.pairwise((*bounds, 0.0))),
+            "portfolio.tier_dollar_volume",
+            "must be positive and descend",
+        )
+        for name in ("tier_spread_bps", "tier_borrow_rate"):
+            values = getattr(self, name)
+            _require(
+                len(values) == len(bounds) + 1 and min(values) >= 0,
+                f"portfolio.{name}",
+                f"must have {len(bounds) + 1} values that are not negative, one more than portfolio.tier_dollar_volume",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Exact portfolio mechanics: drift, trading costs, borrow fees, cash, the hedge, delisting.
+"""Exact portfolio mechanics: drift, interest, trading costs, borrow fees, orders that wait, the hedge, delisting.
 
 The same code is the simulator that training data come from, the planner's model of its own portfolio, and the backtest.
 Money is conserved: wealth after = wealth before + P&L - costs.
@@ -7,14 +7,14 @@ Shapes: X any batch dimensions (dates, candidates, portfolios), N assets, T sess
 over X. Positions, cash and costs are money; weights and turnover are shares of wealth.
 """
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
+from finjepa_model.costs import Frictions, Liquidity
 
 SCALARS = (
     "cash",  # share of wealth
@@ -35,9 +35,11 @@ class PortfolioState:
     """A portfolio at a close."""
 
     positions_XN: Tensor  # money, negative when short
-    cash_X: Tensor
+    cash_X: Tensor  # the proceeds of short sales included; negative when borrowed
     hedge_X: Tensor  # money in the market proxy, negative when short
     signals_XN: Tensor  # of the last action
+    hedged_X: Tensor  # the last action's hedge
+    orders_XN: Tensor  # what waits to be traded: the position ordered, as a share of wealth; NaN where nothing waits
     peak_X: Tensor  # highest wealth at a close so far
     decided_wealth_X: Tensor  # wealth at the last decision
     step_cost_X: Tensor  # money, since the last decision
@@ -88,23 +90,35 @@ class PortfolioState:
 class Ledger:
     """What happened between two closes, in money; turnover is one-way, as a share of wealth."""
 
-    pnl_X: Tensor
-    cost_X: Tensor
+    pnl_X: Tensor  # of positions and hedge, dividends included, and interest
+    spread_X: Tensor  # commissions and half-spreads, the hedge's included
+    impact_X: Tensor
+    borrow_X: Tensor  # fees on what is held short
     turnover_X: Tensor
 
+    @property
+    def cost_X(self) -> Tensor:
+        """All costs."""
+        return self.spread_X + self.impact_X + self.borrow_X
+
     def __add__(self, other: "Ledger") -> "Ledger":
-        return Ledger(self.pnl_X + other.pnl_X, self.cost_X + other.cost_X, self.turnover_X + other.turnover_X)
+        return Ledger(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 class PortfolioSimulator:
-    """Moves portfolios through time under `PortfolioConfig`. It holds no state and learns nothing."""
+    """Moves portfolios through time under `PortfolioConfig`. It holds no state and learns nothing.
+
+    `frictions` prices trading by asset; without them every asset is of the most liquid tier and has no impact.
+    """
 
     def __init__(self, config: PortfolioConfig):
         self.config = config
-        self._asset_cost = config.cost_bps * 1e-4
         self._hedge_cost = config.hedge_cost_bps * 1e-4
-        self._daily_borrow = config.borrow_rate / config.sessions_per_year
-        self._daily_cash = config.cash_rate / config.sessions_per_year
+        self._flat = Frictions.of(config)
+
+    def frictions(self, liquidity: Liquidity | None) -> Frictions:
+        """The prices of trading assets of this liquidity."""
+        return self._flat if liquidity is None else Frictions.of(self.config, liquidity)
 
     def start(
         self, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
@@ -112,104 +126,158 @@ class PortfolioSimulator:
         """All in cash, wealth 1. `shape` is (*X, N)."""
         one_X = torch.ones(shape[:-1], dtype=dtype, device=device)
         zero_X, zero_XN = torch.zeros_like(one_X), torch.zeros(shape, dtype=dtype, device=device)
-        return PortfolioState(zero_XN, one_X, zero_X, zero_XN, one_X, one_X, zero_X, zero_X)
+        nothing_XN = torch.full_like(zero_XN, torch.nan)
+        return PortfolioState(zero_XN, one_X, zero_X, zero_XN, zero_X, nothing_XN, one_X, one_X, zero_X, zero_X)
 
     def drift(
-        self, state: PortfolioState, returns_XN: Tensor, market_return_X: Tensor, sessions: int = 1
+        self,
+        state: PortfolioState,
+        returns_XN: Tensor,
+        market_return_X: Tensor,
+        sessions: int = 1,
+        frictions: Frictions | None = None,
     ) -> tuple[PortfolioState, Ledger]:
-        """Let `sessions` sessions pass: positions earn their simple total returns, cash its rate, shorts pay the borrow fee."""
+        """Let `sessions` sessions pass: positions earn their simple total returns, cash its interest, shorts pay the
+        borrow fee.
+
+        The proceeds of short sales, as much as it costs to buy back what was sold, earn the rebate; the other cash earns
+        the cash rate, or pays that and the margin spread where it is borrowed.
+        """
+        config, prices = self.config, frictions or self._flat
+        share = sessions / config.sessions_per_year
         asset_pnl_X = (state.positions_XN * returns_XN).sum(-1)
         hedge_pnl_X = state.hedge_X * market_return_X
-        cash_pnl_X = state.cash_X * self._daily_cash * sessions
-        short_X = state.positions_XN.clamp(max=0).sum(-1).neg() + state.hedge_X.clamp(max=0).neg()
-        cost_X = short_X * self._daily_borrow * sessions
+        short_XN, hedge_short_X = state.positions_XN.clamp(max=0).neg(), state.hedge_X.clamp(max=0).neg()
+        proceeds_X = short_XN.sum(-1) + hedge_short_X
+        own_X = state.cash_X - proceeds_X
+        interest_X = share * (
+            config.cash_rate * own_X + config.margin_spread * own_X.clamp(max=0) + config.short_rebate * proceeds_X
+        )
+        hedge_fee_X = hedge_short_X * (config.borrow_rate / config.sessions_per_year)
+        borrow_X = sessions * ((prices.borrow * short_XN).sum(-1) + hedge_fee_X)
         moved = replace(
             state,
             positions_XN=state.positions_XN * (1 + returns_XN),
             hedge_X=state.hedge_X + hedge_pnl_X,
-            cash_X=state.cash_X + cash_pnl_X - cost_X,
-            step_cost_X=state.step_cost_X + cost_X,
+            cash_X=state.cash_X + interest_X - borrow_X,
+            step_cost_X=state.step_cost_X + borrow_X,
         )
         moved = replace(moved, peak_X=torch.maximum(moved.peak_X, moved.wealth_X))
-        return moved, Ledger(asset_pnl_X + hedge_pnl_X + cash_pnl_X, cost_X, torch.zeros_like(cost_X))
+        none_X = torch.zeros_like(borrow_X)
+        return moved, Ledger(asset_pnl_X + hedge_pnl_X + interest_X, none_X, none_X, borrow_X, none_X)
 
     def trade(
-        self, state: PortfolioState, action: PortfolioAction, beta_XN: Tensor, tradable_XN: Tensor
+        self,
+        state: PortfolioState,
+        action: PortfolioAction,
+        beta_XN: Tensor,
+        tradable_XN: Tensor,
+        frictions: Frictions | None = None,
     ) -> tuple[PortfolioState, Ledger]:
-        """Trade to the action's positions at today's close.
-
-        Targets are shares of the wealth that is left after the costs of the trade, so a full investment never borrows. An
-        asset that cannot be traded keeps its position, and the others share what gross exposure is left.
+        """Order the action's positions, and fill at today's close what can be traded; the other orders wait.
 
         Args:
             beta_XN: betas to the market proxy, for the size of the hedge.
             tradable_XN: bool.
         """
+        orders_XN = action.positions(self.config.allow_short, self.config.max_gross)
+        ordered = replace(
+            state,
+            orders_XN=orders_XN.expand_as(state.positions_XN + orders_XN),
+            signals_XN=action.signals_XN.expand_as(state.positions_XN + orders_XN),
+            hedged_X=action.hedge_X if self.config.allow_hedge else torch.zeros_like(action.hedge_X),
+        )
+        return self.fill(ordered, beta_XN, tradable_XN, frictions)
+
+    def fill(
+        self,
+        state: PortfolioState,
+        beta_XN: Tensor,
+        tradable_XN: Tensor,
+        frictions: Frictions | None = None,
+        due_X: Tensor | None = None,
+    ) -> tuple[PortfolioState, Ledger]:
+        """Fill the waiting orders of the assets that can be traded.
+
+        Orders are shares of the wealth that is left after the costs of the trade, so a full investment never borrows. What
+        is not traded keeps its position, and the others share what gross exposure is left: an order that finds too little
+        room is filled in part, and the rest of it lapses. A portfolio without wealth closes its positions.
+
+        Args:
+            due_X: bool, the portfolios that may trade at all, their hedge included; None means all.
+        """
+        prices = frictions or self._flat
         wealth_X = state.wealth_X
-        target_XN = action.positions(self.config.allow_short)
-        stuck_XN = torch.where(tradable_XN, 0.0, state.positions_XN)
-        target_XN = torch.where(tradable_XN, target_XN, 0.0)
+        moves_XN = ~state.orders_XN.isnan() & tradable_XN
+        if due_X is not None:
+            moves_XN = moves_XN & due_X.unsqueeze(-1)
+        target_XN = torch.where(moves_XN, state.orders_XN, 0.0)
+        stuck_XN = torch.where(moves_XN, 0.0, state.positions_XN)
         stuck_gross_X, target_gross_X = stuck_XN.abs().sum(-1), target_XN.abs().sum(-1).clamp(min=1e-12)
-        hedge_on_X = action.hedge_X if self.config.allow_hedge else torch.zeros_like(action.hedge_X)
 
-        positions_XN, hedge_X, traded_X = state.positions_XN, state.hedge_X, torch.zeros_like(wealth_X)
-        cost_X = torch.zeros_like(wealth_X)
-        for _ in range(self._cost_rounds(wealth_X.dtype)):
-            left_X = wealth_X - cost_X
-            room_X = (left_X - stuck_gross_X).clamp(min=0) / target_gross_X
+        positions_XN, hedge_X = state.positions_XN, state.hedge_X
+        spread_X = impact_X = cost_X = traded_X = torch.zeros_like(wealth_X)
+        for _ in range(prices.rounds[wealth_X.dtype]):
+            left_X = (wealth_X - cost_X).clamp(min=0)
+            room_X = (self.config.max_gross * left_X - stuck_gross_X).clamp(min=0) / target_gross_X
             positions_XN = stuck_XN + target_XN * torch.minimum(left_X, room_X).unsqueeze(-1)
-            hedge_X = -hedge_on_X * (positions_XN * beta_XN).sum(-1).clamp(min=0)
-            traded_X = (positions_XN - state.positions_XN).abs().sum(-1)
-            cost_X = self._asset_cost * traded_X + self._hedge_cost * (hedge_X - state.hedge_X).abs()
+            hedge_X = -state.hedged_X * (positions_XN * beta_XN).sum(-1).clamp(min=0)
+            if due_X is not None:
+                hedge_X = torch.where(due_X, hedge_X, state.hedge_X)
+            traded_XN = (positions_XN - state.positions_XN).abs()
+            spread_X, impact_X = prices.trading(traded_XN)
+            spread_X = spread_X + self._hedge_cost * (hedge_X - state.hedge_X).abs()
+            cost_X, traded_X = spread_X + impact_X, traded_XN.sum(-1)
 
-        turnover_X = traded_X / (2 * wealth_X)
+        turnover_X = traded_X / (2 * wealth_X.clamp(min=1e-12))
         traded = replace(
             state,
             positions_XN=positions_XN,
             hedge_X=hedge_X,
             cash_X=wealth_X - cost_X - positions_XN.sum(-1) - hedge_X,
-            signals_XN=action.signals_XN.expand_as(positions_XN),
+            orders_XN=torch.where(moves_XN, torch.nan, state.orders_XN),
             step_cost_X=state.step_cost_X + cost_X,
             step_turnover_X=state.step_turnover_X + turnover_X,
         )
-        return traded, Ledger(torch.zeros_like(cost_X), cost_X, turnover_X)
-
-    def _cost_rounds(self, dtype: torch.dtype) -> int:
-        """Rounds after which the wealth after costs, a fixed point, is exact in a precision.
-
-        It contracts by the cost rate, 0.001 for 10 bp: six rounds in float64, three in float32.
-        """
-        rate = self._asset_cost + 3 * self._hedge_cost  # the hedge moves with the positions times their beta, 3 at most
-        if rate == 0:
-            return 1
-        return math.ceil(math.log(torch.finfo(dtype).eps) / math.log(min(rate, 0.9)))
+        none_X = torch.zeros_like(cost_X)
+        return traded, Ledger(none_X, spread_X, impact_X, none_X, turnover_X)
 
     def delist(
-        self, state: PortfolioState, delisted_XN: Tensor, delisting_return: float = 0.0
+        self, state: PortfolioState, delisted_XN: Tensor, delisting_return_XN: Tensor | float = 0.0
     ) -> tuple[PortfolioState, Ledger]:
-        """Turn positions in assets that have ceased to trade into cash, at their last close times 1 + `delisting_return`."""
+        """Turn positions in assets that have ceased to trade into cash, at their last close times 1 + the policy's
+        return; orders for them lapse."""
         gone_XN = torch.where(delisted_XN, state.positions_XN, 0.0)
-        pnl_X = gone_XN.sum(-1) * delisting_return
+        pnl_X = (gone_XN * delisting_return_XN).sum(-1)
         closed = replace(
-            state, positions_XN=state.positions_XN - gone_XN, cash_X=state.cash_X + gone_XN.sum(-1) + pnl_X
+            state,
+            positions_XN=state.positions_XN - gone_XN,
+            cash_X=state.cash_X + gone_XN.sum(-1) + pnl_X,
+            orders_XN=torch.where(delisted_XN, torch.nan, state.orders_XN),
         )
-        return closed, Ledger(pnl_X, torch.zeros_like(pnl_X), torch.zeros_like(pnl_X))
+        none_X = torch.zeros_like(pnl_X)
+        return closed, Ledger(pnl_X, none_X, none_X, none_X, none_X)
 
     def step(
         self,
         state: PortfolioState,
-        action: PortfolioAction,
+        action: PortfolioAction | None,
         returns_XTN: Tensor,
         market_returns_XT: Tensor,
         beta_XN: Tensor,
         tradable_XTN: Tensor,
         delisted_XTN: Tensor | None = None,
+        delisting_return_XN: Tensor | float = 0.0,
+        frictions: Frictions | None = None,
     ) -> tuple[PortfolioState, list[Ledger]]:
         """One decision step of T sessions: decided at a close, filled at the next close, held until the last one.
 
         Args:
-            tradable_XTN: bool; the order of an asset that cannot be traded at the fill is dropped, and its position stays.
+            action: None for no new orders; those that wait go on waiting.
+            tradable_XTN: bool; the order of an asset that cannot be traded at the fill waits for the first session at
+                which it can, or for the next action, which replaces it.
             delisted_XTN: bool, True from the first session after an asset's last one on; None means that none ends.
+            delisting_return_XN: what a holder gets beyond the last close, as a share of it.
 
         Returns:
             The state at the last close, and a ledger for each session.
@@ -218,12 +286,21 @@ class PortfolioSimulator:
         state = replace(state, decided_wealth_X=state.wealth_X, step_cost_X=zero_X, step_turnover_X=zero_X)
         ledgers = []
         for session in range(returns_XTN.shape[-2]):
-            state, ledger = self.drift(state, returns_XTN[..., session, :], market_returns_XT[..., session])
+            state, ledger = self.drift(
+                state, returns_XTN[..., session, :], market_returns_XT[..., session], frictions=frictions
+            )
             if delisted_XTN is not None:
-                state, closing = self.delist(state, delisted_XTN[..., session, :])
+                state, closing = self.delist(state, delisted_XTN[..., session, :], delisting_return_XN)
                 ledger = ledger + closing
-            if session == 0:
-                state, fill = self.trade(state, action, beta_XN, tradable_XTN[..., session, :])
-                ledger = ledger + fill
+            tradable_XN = tradable_XTN[..., session, :]
+            if session == 0 and action is not None:
+                state, filled = self.trade(state, action, beta_XN, tradable_XN, frictions)
+                ledger = ledger + filled
+            else:
+                wanted_XN = (state.orders_XN != 0) | (state.positions_XN != 0)
+                due_X = (~state.orders_XN.isnan() & wanted_XN & tradable_XN).any(-1)
+                if bool(due_X.any()):
+                    state, filled = self.fill(state, beta_XN, tradable_XN, frictions, due_X)
+                    ledger = ledger + filled
             ledgers.append(ledger)
         return state, ledgers

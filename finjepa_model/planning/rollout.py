@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.costs import Frictions, Liquidity
 from finjepa_model.planning.moments import Imagination, Moments
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 
@@ -46,6 +47,7 @@ class PlanningWorld:
         state: of the B portfolios now.
         sessions: length of a decision step, for interest and borrow fees.
         tradable_BN: bool, who can be traded now; None means all. It holds for the first step; later ones trade freely.
+        frictions: what trading each asset costs, [B, 1, N].
     """
 
     imagination: Imagination
@@ -54,6 +56,7 @@ class PlanningWorld:
     sessions: int
     moments: Moments
     tradable_BN: Tensor | None = None
+    frictions: Frictions | None = None
 
     @classmethod
     def of(
@@ -63,10 +66,17 @@ class PlanningWorld:
         state: PortfolioState,
         sessions: int,
         tradable_BN: Tensor | None = None,
+        liquidity: Liquidity | None = None,
     ) -> "PlanningWorld":
-        """In the precision and on the device of the imagination."""
+        """In the precision and on the device of the imagination.
+
+        Args:
+            liquidity: of the assets, [B, N]; None where it is unknown, so that only the flat costs are charged.
+        """
         moments = Moments.of(imagination)
-        return cls(imagination, simulator, state.map(lambda x: x.to(moments.mean_BHN)), sessions, moments, tradable_BN)
+        prices = simulator.frictions(liquidity).map(lambda x: x.to(moments.mean_BHN).unsqueeze(1))
+        state = state.map(lambda x: x.to(moments.mean_BHN))
+        return cls(imagination, simulator, state, sessions, moments, tradable_BN, prices)
 
     def roll(self, actions: PortfolioAction) -> Rollout:
         """Trade and drift at the expected returns; a loop over steps, never over candidates.
@@ -84,7 +94,11 @@ class PlanningWorld:
             held_XN = state.holdings_XN
             tradable_BN = self.tradable_BN if step == 0 and self.tradable_BN is not None else all_BN
             state, _ = self.simulator.trade(
-                state, actions.map(lambda x, step=step: x[:, :, step]), beta_B1N, tradable_BN.unsqueeze(1)
+                state,
+                actions.map(lambda x, step=step: x[:, :, step]),
+                beta_B1N,
+                tradable_BN.unsqueeze(1),
+                self.frictions,
             )
             holdings_XN, hedge_X = state.positions_XN / before_X.unsqueeze(-1), state.hedge_X / before_X
             beta_X = (holdings_XN * beta_B1N).sum(-1) + hedge_X
@@ -92,7 +106,11 @@ class PlanningWorld:
             specific_variance_B1N = moments.specific_variance_BHN[:, step, None]
             variance_X = beta_X.square() * market_variance_B1 + (holdings_XN.square() * specific_variance_B1N).sum(-1)
             state, _ = self.simulator.drift(
-                state, moments.mean_BHN[:, step, None], moments.market_mean_BH[:, step, None], self.sessions
+                state,
+                moments.mean_BHN[:, step, None],
+                moments.market_mean_BH[:, step, None],
+                self.sessions,
+                self.frictions,
             )
             after_X = state.wealth_X
             held.append(held_XN.expand_as(holdings_XN))

@@ -36,6 +36,8 @@ class Panel:
         returns: float32 [R], simple total return since the last observed close.
         observed, tradable, eligible: bool [R].
         beta: float32 [R], trailing beta to the market proxy, 1.0 while unknown.
+        liquidity: float32 [R], mean dollar volume of the last 63 observations; None where the source has no volumes.
+        delisting_return: float64 [A], what a holder gets beyond the last close if the asset ends before the panel does.
         market_returns: float32 [D], simple return of the market proxy.
         market_features: float32 [D, M], the market context, normalised.
     """
@@ -51,12 +53,14 @@ class Panel:
         self.offsets = np.array(manifest["offsets"], dtype=np.int64)
         self.first = np.array(manifest["first"], dtype=np.int64)
         self.lengths = np.array(manifest["lengths"], dtype=np.int64)
+        self.delisting_return = np.array(manifest.get("delisting_return", [0.0] * len(self.assets)), dtype=np.float64)
         self.features = self._map("features")
         self.returns = self._map("returns")
         self.observed = self._map("observed")
         self.tradable = self._map("tradable")
         self.eligible = self._map("eligible")
         self.beta = self._map("beta")
+        self.liquidity = self._map("liquidity") if "dollar_volume" in manifest.get("columns", ()) else None
         self.market_returns = self._map("market_returns")
         self.market_features = self._map("market_features")
 

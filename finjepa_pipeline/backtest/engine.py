@@ -20,7 +20,7 @@ from finjepa_model.config import PortfolioConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import Ledger, PortfolioSimulator, PortfolioState
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.backtest.market_view import MarketView, Universe, universes
+from finjepa_pipeline.backtest.market_view import MarketView, Universe, panel_liquidity, universes
 from finjepa_pipeline.backtest.strategies import Strategy
 
 REBALANCE_UNIVERSE_EVERY = 252  # sessions
@@ -128,12 +128,9 @@ def walk(strategy: Strategy, court: Court, views: Sequence[MarketView] | None = 
         places_N = np.searchsorted(roster_R, court._universe(session).assets_N)
         action = strategy.decide(view, _seen(state, places_N))
         returns_1RT, tradable_1RT = panel.returns_after(np.array([session]), roster_R[None], end - session)
-        tradable_1TR = torch.from_numpy(tradable_1RT).transpose(1, 2).clone()
-        if action is None:  # no orders: everything stays as it is, and a hedge stays on
-            action = PortfolioAction(state.holdings_XN.abs(), state.signals_XN, (state.hedge_X < 0).double())
-            tradable_1TR[:, 0] = False
-        else:
+        if action is not None:
             action = _on_roster(_checked(action, view, strategy.name), places_N, len(roster_R))
+        kept = PortfolioAction(state.holdings_XN.abs(), state.signals_XN, state.hedged_X)
         hedged_before = bool(state.hedge_X < 0)
         state, step = simulator.step(
             state,
@@ -141,12 +138,14 @@ def walk(strategy: Strategy, court: Court, views: Sequence[MarketView] | None = 
             torch.from_numpy(returns_1RT).transpose(1, 2).double(),
             torch.from_numpy(panel.market_returns[session + 1 : end + 1].astype(np.float64))[None],
             torch.from_numpy(_beta(panel, session, roster_R))[None],
-            tradable_1TR,
+            torch.from_numpy(tradable_1RT).transpose(1, 2),
             _delisted(panel, session, end, roster_R),
+            torch.from_numpy(panel.delisting_return[roster_R]),
+            simulator.frictions(panel_liquidity(panel, session, roster_R)),
         )
         ledgers += step
         hedged += [hedged_before] + [bool(state.hedge_X < 0)] * (end - session - 1)
-        actions.append(action)
+        actions.append(kept if action is None else action)
         held.append(state.holdings_XN[0].numpy())
     return _as_walk(strategy.name, court, ledgers, hedged, actions, np.stack(held))
 
@@ -161,6 +160,7 @@ def _seen(state: PortfolioState, places_N: np.ndarray) -> PortfolioState:
         state,
         positions_XN=positions_1N,
         signals_XN=state.signals_XN[:, places_N],
+        orders_XN=state.orders_XN[:, places_N],
         cash_X=state.cash_X + leaving_1,
     )
 

@@ -23,7 +23,7 @@ from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
-PROTOCOL = 1  # raise it when a change of the code changes what a walk earns: everything is then judged again
+PROTOCOL = 2  # raise it when a change of the code changes what a walk earns: everything is then judged again
 
 
 @dataclass(frozen=True)

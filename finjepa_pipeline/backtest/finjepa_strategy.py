@@ -89,7 +89,9 @@ class FinJEPAStrategy:
         config = self._imagination.model.config
         imagination, goal_1D = self._imagination.at(view)
         tradable_1N = torch.from_numpy(view.tradable_N)[None]
-        world = PlanningWorld.of(imagination, self._imagination.simulator, state, config.model.stride, tradable_1N)
+        world = PlanningWorld.of(
+            imagination, self._imagination.simulator, state, config.model.stride, tradable_1N, view.liquidity()
+        )
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
         warm_start = self._last[1] if self._last is not None and self._last[0] == view.assets else None
         plan = self._planner.plan(self._cost(world, goal_1D), space, warm_start, self._generator)

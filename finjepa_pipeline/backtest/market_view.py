@@ -14,7 +14,10 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
 
 if TYPE_CHECKING:
+    from finjepa_model.costs import Liquidity
     from finjepa_model.observation import Observation
+
+LIQUIDITY_WINDOW = 63  # sessions
 
 
 class MarketView:
@@ -81,6 +84,10 @@ class MarketView:
         assets_1N = np.where(self.present_N, self._assets_N, -1)[None]
         return observe(self._panel, np.array([self._session]), assets_1N, config.model.context_steps, config)
 
+    def liquidity(self) -> "Liquidity | None":
+        """How easily the assets are traded, a batch of one date; None where the source has no volumes."""
+        return panel_liquidity(self._panel, self._session, self._assets_N)
+
     def returns(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Simple total returns of the last `length` sessions, this close included.
 
@@ -100,6 +107,22 @@ class MarketView:
         younger.
         """
         return self._panel.market_returns[max(0, self._session - length + 1) : self._session + 1].astype(np.float64)
+
+
+def panel_liquidity(panel: Panel, session: int, assets_N: np.ndarray) -> "Liquidity | None":
+    """Liquidity [1, N], float64, from what was known at the close of a session; None where the source has no volumes."""
+    import torch
+
+    from finjepa_model.costs import Liquidity
+
+    if panel.liquidity is None:
+        return None
+    rows_N = panel.rows(session, assets_N)
+    dollar_volume_N = np.where(rows_N >= 0, panel.liquidity[rows_N], np.nan).astype(np.float64)
+    days = min(LIQUIDITY_WINDOW, session + 1)
+    returns_1NT, _ = panel.returns_after(np.array([session - days]), assets_N[None], days)
+    volatility_1N = returns_1NT.astype(np.float64).std(-1)
+    return Liquidity(torch.from_numpy(dollar_volume_N)[None], torch.from_numpy(volatility_1N))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from finjepa_pipeline.features.channels import LOOKBACK, Channel
 from finjepa_pipeline.features.market import market_inputs
 from finjepa_pipeline.features.source import AdjustedPrices, Span
 
-CODE_VERSION = "2"  # raise it when the same prices and the same table would give other numbers
+CODE_VERSION = "3"  # raise it when the same prices and the same table would give other numbers
 WORTHWHILE = 0.5  # a part of the rows; beyond, a rebuild is as quick
 
 

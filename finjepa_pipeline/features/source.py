@@ -59,6 +59,7 @@ class AdjustedPrices:
 
     Attributes:
         assets: entities in ascending order; counts_A: observations of each; first_A, last_A: its sessions.
+        delisting_return_A: what a holder gets beyond the last close of one that has ended.
         whole_A, known_A: fingerprints of each, of everything and of what is not after `known`.
         dates: datetime64[D], every date on which anything was observed; universe_D: fingerprints of the universe.
         columns: the price columns that hold anything, `close` included.
@@ -80,6 +81,7 @@ class AdjustedPrices:
         self.counts_A = table["observations"].to_numpy().astype(np.int64)
         self.first_A = np.searchsorted(self._days_D, _days(table["first_date"]))
         self.last_A = np.searchsorted(self._days_D, _days(table["last_date"]))
+        self.delisting_return_A = table["delisting_return"].to_numpy()
         self.whole_A, self.known_A = table["whole"].to_numpy(), table["known"].to_numpy()
         self.columns = frozenset({"close", *(name for name in PRICE_COLUMNS if table[name].any())})
         index = table.select("entity").with_row_index("asset")

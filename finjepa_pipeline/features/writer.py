@@ -174,6 +174,7 @@ class PanelWriter:
             "offsets": self.offsets.tolist(),
             "first": prices.first_A.tolist(),
             "lengths": self.lengths_A.tolist(),
+            "delisting_return": prices.delisting_return_A.tolist(),
             "made_by": {"code": CODE_VERSION, **versions},
             "grown_from": self.grown.base.panel.content_hash if self.grown else None,
         }

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
+from finjepa_model.costs import Liquidity
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
 
 F64 = torch.float64
@@ -27,59 +29,104 @@ def long_only(*weights):
 
 @st.composite
 def markets(draw):
+    """Rules, prices of trading for 4 portfolios, a source of noise, and the number of assets."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     config = PortfolioConfig(
         cost_bps=draw(st.sampled_from([0.0, 1.0, 10.0, 100.0, 3000.0])),
         hedge_cost_bps=draw(st.sampled_from([0.0, 2.0, 50.0])),
+        impact=draw(st.sampled_from([0.0, 0.1, 1.0])),
+        capital=draw(st.sampled_from([1e4, 1e6, 1e9])),
         borrow_rate=draw(st.sampled_from([0.0, 0.01, 0.2])),
         cash_rate=draw(st.sampled_from([0.0, 0.05])),
+        short_rebate=draw(st.sampled_from([0.0, 0.03])),
         allow_short=draw(st.booleans()),
         allow_hedge=draw(st.booleans()),
+        max_gross=draw(st.sampled_from([0.5, 1.0, 2.0])),
     )
-    return config, generator, draw(st.integers(1, 9))
+    assets = draw(st.integers(1, 9))
+    liquidity = draw(st.sampled_from([None, draw_liquidity(generator, assets)]))
+    return config, PortfolioSimulator(config).frictions(liquidity), generator, assets
+
+
+def draw_liquidity(generator, assets):
+    """Volumes from a thousand dollars to a billion a day; some are unknown."""
+    volume_XN = 10 ** (3 + 6 * torch.rand(4, assets, generator=generator, dtype=F64))
+    volume_XN[torch.rand(4, assets, generator=generator) < 0.2] = torch.nan
+    return Liquidity(volume_XN, 0.005 + 0.05 * torch.rand(4, assets, generator=generator, dtype=F64))
 
 
 @given(markets())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_money_is_conserved(market):
-    """Wealth after = wealth before + P&L - costs, session by session, through trades, gaps and delistings."""
-    config, generator, assets = market
+    """Wealth after = wealth before + P&L - costs, session by session: through trades and orders that wait, all costs,
+    interest, rebate, fees, the hedge, and delistings at any return."""
+    config, frictions, generator, assets = market
     simulator, batch, sessions = PortfolioSimulator(config), 4, 3
     state = simulator.start((batch, assets))
     beta_XN = 0.5 + torch.rand(batch, assets, generator=generator, dtype=F64)
-    for _ in range(4):
+    for decision in range(4):
         returns_XTN = 0.05 * torch.randn(batch, sessions, assets, generator=generator, dtype=F64)
         market_XT = 0.02 * torch.randn(batch, sessions, generator=generator, dtype=F64)
-        tradable_XTN = torch.rand(batch, sessions, assets, generator=generator) < 0.8
+        tradable_XTN = torch.rand(batch, sessions, assets, generator=generator) < 0.7
         delisted_XTN = (torch.rand(batch, sessions, assets, generator=generator) < 0.05).cummax(1).values
         before_X = state.wealth_X
         state, ledgers = simulator.step(
-            state, draw_action(generator, batch, assets), returns_XTN, market_XT, beta_XN, tradable_XTN, delisted_XTN
+            state,
+            None if decision == 2 else draw_action(generator, batch, assets),
+            returns_XTN,
+            market_XT,
+            beta_XN,
+            tradable_XTN,
+            delisted_XTN,
+            -torch.rand(batch, assets, generator=generator, dtype=F64),
+            frictions,
         )
+        for ledger in ledgers:
+            parts = (ledger.spread_X, ledger.impact_X, ledger.borrow_X, ledger.turnover_X)
+            assert all((part_X >= 0).all() for part_X in parts)
         pnl_X = torch.stack([ledger.pnl_X for ledger in ledgers]).sum(0)
         cost_X = torch.stack([ledger.cost_X for ledger in ledgers]).sum(0)
         assert torch.allclose(state.wealth_X, before_X + pnl_X - cost_X, rtol=0, atol=1e-9)
-        assert (cost_X >= 0).all()
         assert torch.allclose(state.step_cost_X, cost_X, rtol=0, atol=1e-12)
 
 
 @given(markets())
 @settings(max_examples=40, deadline=None)
 def test_a_trade_costs_exactly_its_price_and_meets_its_targets(market):
-    config, generator, assets = market
+    config, frictions, generator, assets = market
     simulator = PortfolioSimulator(config)
     state = simulator.start((4, assets))
     beta_XN, everyone_XN = torch.ones(4, assets, dtype=F64), torch.ones(4, assets, dtype=torch.bool)
-    state, _ = simulator.trade(state, draw_action(generator, 4, assets), beta_XN, everyone_XN)
+    state, _ = simulator.trade(state, draw_action(generator, 4, assets), beta_XN, everyone_XN, frictions)
     action = draw_action(generator, 4, assets)
-    after, ledger = simulator.trade(state, action, beta_XN, everyone_XN)
-    price_X = config.cost_bps * 1e-4 * (after.positions_XN - state.positions_XN).abs().sum(-1)
-    price_X = price_X + config.hedge_cost_bps * 1e-4 * (after.hedge_X - state.hedge_X).abs()
-    assert torch.allclose(ledger.cost_X, price_X, rtol=0, atol=1e-12)
-    assert torch.allclose(after.holdings_XN, action.positions(config.allow_short), rtol=0, atol=1e-9)
+    after, ledger = simulator.trade(state, action, beta_XN, everyone_XN, frictions)
+    traded_XN = (after.positions_XN - state.positions_XN).abs()
+    spread_X = (frictions.spread * traded_XN).sum(-1)
+    spread_X = spread_X + config.hedge_cost_bps * 1e-4 * (after.hedge_X - state.hedge_X).abs()
+    assert torch.allclose(ledger.spread_X, spread_X, rtol=0, atol=1e-12)
+    if frictions.impact is None:
+        assert (ledger.impact_X == 0).all()
+    else:
+        law_XN = (frictions.impact * traded_XN.sqrt()).clamp(max=0.1) * traded_XN
+        assert torch.allclose(ledger.impact_X, law_XN.sum(-1), rtol=0, atol=1e-12)
+    wanted_XN = action.positions(config.allow_short, config.max_gross)
+    gentle = frictions.impact is None or frictions.impact.max() < 0.01
+    assert torch.allclose(after.holdings_XN, wanted_XN, rtol=0, atol=1e-9 if gentle else 1e-3)
     assert (after.positions_XN[action.signals_XN == 0] == 0).all()
-    if config.cost_bps == 0 and config.hedge_cost_bps == 0:
-        assert torch.allclose(after.wealth_X, state.wealth_X, rtol=0, atol=1e-12)
+
+
+def test_prices_of_trading_are_by_tier_and_impact_goes_with_the_root_of_size():
+    config = PortfolioConfig(cost_bps=10.0, capital=1e6, impact=0.1, borrow_rate=0.005)
+    volume_XN = torch.tensor([[1e9, 2e7, 1e6, torch.nan]], dtype=F64)
+    liquidity = Liquidity(volume_XN, torch.full((1, 4), 0.02, dtype=F64))
+    frictions = PortfolioSimulator(config).frictions(liquidity)
+    assert liquidity.tier(config).tolist() == [[0, 1, 2, 0]]
+    assert torch.allclose(frictions.spread, torch.tensor([[10.0, 15.0, 35.0, 10.0]], dtype=F64) * 1e-4)
+    assert torch.allclose(frictions.borrow * 252, torch.tensor([[0.005, 0.03, 0.10, 0.005]], dtype=F64))
+    _, impact_X = frictions.trading(torch.tensor([[0.0, 0.2, 0.0, 0.0]], dtype=F64))
+    assert impact_X.item() == pytest.approx(0.2 * 0.1 * 0.02 * (0.2e6 / 2e7) ** 0.5)  # 200,000 of 20 million dollars
+    _, unknown_X = frictions.trading(torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=F64))
+    assert unknown_X.item() == 0
 
 
 def test_full_investment_never_borrows():
@@ -143,7 +190,7 @@ def test_delisted_positions_become_cash_at_the_policy_return():
     state, _ = simulator.trade(
         simulator.start((1, 2)), long_only(0.5, 0.5), torch.ones(1, 2, dtype=F64), torch.ones(1, 2, dtype=torch.bool)
     )
-    closed, ledger = simulator.delist(state, torch.tensor([[True, False]]), delisting_return=-0.3)
+    closed, ledger = simulator.delist(state, torch.tensor([[True, False]]), torch.tensor([-0.3, -1.0], dtype=F64))
     assert closed.positions_XN.tolist() == [[0.0, 0.5]]
     assert closed.cash_X.item() == pytest.approx(0.35)
     assert ledger.pnl_X.item() == pytest.approx(-0.15)
@@ -163,6 +210,102 @@ def test_step_fills_after_the_first_session():
     )
     assert state.wealth_X.item() == pytest.approx(1.1)
     assert [ledger.pnl_X.item() for ledger in ledgers] == pytest.approx([0, 0.1])
+
+
+def test_an_order_waits_for_the_first_session_at_which_the_asset_trades():
+    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
+    tradable_XTN = torch.tensor([[[True, False], [True, False], [True, True], [True, True]]])
+    returns_XTN = torch.zeros(1, 4, 2, dtype=F64)
+    returns_XTN[0, 2, 1], returns_XTN[0, 3, 1] = 0.5, 0.1  # it jumps on the day it comes back, and is bought after that
+    state, ledgers = simulator.step(
+        simulator.start((1, 2)),
+        long_only(0.5, 0.5),
+        returns_XTN,
+        torch.zeros(1, 4, dtype=F64),
+        torch.ones(1, 2, dtype=F64),
+        tradable_XTN,
+    )
+    assert [ledger.turnover_X.item() for ledger in ledgers] == pytest.approx([0.25, 0, 0.25, 0])
+    assert state.wealth_X.item() == pytest.approx(1.05)
+    assert state.orders_XN.isnan().all()
+
+
+def test_an_order_waits_across_decisions_that_order_nothing_and_is_replaced_by_one_that_does():
+    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
+    still = (torch.zeros(1, 2, 2, dtype=F64), torch.zeros(1, 2, dtype=F64), torch.ones(1, 2, dtype=F64))
+    shut, open_ = (torch.tensor([[[True, x], [True, x]]]) for x in (False, True))
+    waiting, _ = simulator.step(simulator.start((1, 2)), long_only(0.5, 0.5), *still, shut)
+    assert waiting.positions_XN.tolist() == [[0.5, 0.0]]
+    assert waiting.orders_XN[0, 1] == 0.5
+    bought, _ = simulator.step(waiting, None, *still, open_)
+    assert bought.positions_XN.tolist() == [[0.5, 0.5]]
+    replaced, _ = simulator.step(waiting, long_only(1.0, 0.0), *still, open_)
+    assert replaced.positions_XN.tolist() == [[1.0, 0.0]]
+    lapsed, _ = simulator.step(waiting, None, *still, open_, delisted_XTN=torch.tensor([[[False, True]] * 2]))
+    assert lapsed.positions_XN.tolist() == [[0.5, 0.0]]
+
+
+def test_gross_exposure_is_capped_where_configured_and_borrowed_cash_pays_its_price():
+    config = PortfolioConfig(cost_bps=0.0, max_gross=1.5, cash_rate=0.02, margin_spread=0.0052)
+    simulator = PortfolioSimulator(config)
+    one_XN, everyone_XN = torch.ones(1, 2, dtype=F64), torch.ones(1, 2, dtype=torch.bool)
+    state, _ = simulator.trade(simulator.start((1, 2)), long_only(0.5, 0.5), one_XN, everyone_XN)
+    assert state.holdings_XN.tolist() == [[0.75, 0.75]]
+    _, ledger = simulator.drift(state, 0 * one_XN, torch.zeros(1, dtype=F64))
+    assert ledger.pnl_X.item() == pytest.approx(-0.5 * 0.0252 / 252)
+
+
+def test_proceeds_of_a_short_sale_earn_the_rebate_and_not_the_cash_rate():
+    config = PortfolioConfig(cost_bps=0.0, borrow_rate=0.0, cash_rate=0.0252, short_rebate=0.00252, allow_short=True)
+    simulator = PortfolioSimulator(config)
+    action = replace(long_only(0.4, 0.6), signals_XN=torch.tensor([[-1.0, 0.0]], dtype=F64))
+    one_XN, everyone_XN = torch.ones(1, 2, dtype=F64), torch.ones(1, 2, dtype=torch.bool)
+    state, _ = simulator.trade(simulator.start((1, 2)), action, one_XN, everyone_XN)
+    assert state.cash_X.item() == pytest.approx(1.4)
+    _, ledger = simulator.drift(state, 0 * one_XN, torch.zeros(1, dtype=F64))
+    assert ledger.pnl_X.item() == pytest.approx(1.0 * 1e-4 + 0.4 * 1e-5)
+
+
+def test_wealth_is_differentiable_in_weights_and_relaxed_signals():
+    config = PortfolioConfig(allow_short=True, cash_rate=0.02)
+    simulator, generator = PortfolioSimulator(config), torch.Generator().manual_seed(0)
+    frictions = simulator.frictions(draw_liquidity(generator, 3))
+    held, _ = simulator.trade(
+        simulator.start((4, 3)), draw_action(generator, 4, 3), torch.ones(4, 3), torch.ones(4, 3, dtype=torch.bool)
+    )
+    returns_XTN = 0.02 * torch.randn(4, 2, 3, generator=generator, dtype=F64)
+
+    def wealth(weights_XN, signals_XN, hedge_X):
+        after, _ = simulator.step(
+            held,
+            PortfolioAction(weights_XN, signals_XN, hedge_X),
+            returns_XTN,
+            returns_XTN.mean(-1),
+            torch.ones(4, 3, dtype=F64),
+            torch.ones(4, 2, 3, dtype=torch.bool),
+            frictions=frictions,
+        )
+        return after.wealth_X
+
+    weights_XN = torch.softmax(torch.randn(4, 3, generator=generator, dtype=F64), -1).requires_grad_()
+    signals_XN = (2 * torch.rand(4, 3, generator=generator, dtype=F64) - 1).requires_grad_()
+    hedge_X = torch.rand(4, generator=generator, dtype=F64).requires_grad_()
+    assert torch.autograd.gradcheck(wealth, (weights_XN, signals_XN, hedge_X), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"tier_spread_bps": (1.0,)},
+        {"tier_dollar_volume": (1e6, 1e7)},
+        {"impact": -1.0},
+        {"max_gross": 0.0},
+        {"capital": 0.0},
+    ],
+)
+def test_impossible_prices_are_refused_by_name(key):
+    with pytest.raises(FinJEPAError, match=f"portfolio.{next(iter(key))}"):
+        PortfolioConfig(**key)
 
 
 def test_many_portfolios_move_as_each_would_alone():

@@ -17,6 +17,8 @@ def write_panel(
     eligible_DA: np.ndarray | None = None,
     features_DAF: np.ndarray | None = None,
     market_returns_D: np.ndarray | None = None,
+    liquidity_DA: np.ndarray | None = None,
+    delisting_return_A: np.ndarray | None = None,
 ) -> Panel:
     """A panel of given daily returns; an asset has rows from its first to its last `alive` session, and is eligible and
     tradable while it has them unless told otherwise.
@@ -42,6 +44,8 @@ def write_panel(
         "market_returns": market_D.astype(np.float32),
         "market_features": market_D[:, None].astype(np.float32),
     }
+    if liquidity_DA is not None:
+        arrays["liquidity"] = np.concatenate([liquidity_DA[days, a] for a, days in rows]).astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
@@ -55,6 +59,8 @@ def write_panel(
         "offsets": [0, *np.cumsum(lengths_A).tolist()],
         "first": first_A.tolist(),
         "lengths": lengths_A.tolist(),
+        "columns": ["close"] if liquidity_DA is None else ["close", "dollar_volume"],
+        "delisting_return": [0.0] * n_assets if delisting_return_A is None else delisting_return_A.tolist(),
         "data_version": "hand-made",
         "feed": "test",
     }

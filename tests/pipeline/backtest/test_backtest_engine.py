@@ -200,13 +200,34 @@ def test_a_delisted_asset_becomes_cash(tmp_path):
     assert result.held_KR[-1].sum() == 0  # and it cannot be bought again
 
 
-def test_an_untradable_asset_is_not_bought(tmp_path):
+def test_an_untradable_asset_is_bought_as_soon_as_it_trades(tmp_path):
     tradable_DA = np.ones((50, 2), bool)
-    tradable_DA[31, 0] = False  # the first fill
+    tradable_DA[31:34, 0] = False  # the first fill and two sessions after it
     panel = write_panel(tmp_path, np.zeros((50, 2)), tradable_DA=tradable_DA)
     result = walk(EqualWeight(), court(panel, FREE))
-    np.testing.assert_allclose(result.held_KR[0], [0, 0.5])
-    np.testing.assert_allclose(result.held_KR[1], [0.5, 0.5])
+    np.testing.assert_allclose(result.turnover_T[:5], [0.25, 0, 0, 0.25, 0])
+    np.testing.assert_allclose(result.held_KR[0], [0.5, 0.5])
+
+
+def test_a_delisted_asset_is_liquidated_at_the_policys_return(tmp_path):
+    alive_DA = np.ones((80, 2), bool)
+    alive_DA[43:, 1] = False
+    panel = write_panel(tmp_path, np.zeros((80, 2)), alive_DA=alive_DA, delisting_return_A=np.array([0.0, -0.3]))
+    result = walk(Scripted(lambda view: np.array([0.0, 1.0])), court(panel, FREE))
+    assert result.wealth_T[-1] == pytest.approx(0.7)
+    assert result.dates_T[np.argmin(result.gross_T)] == panel.dates[43]  # the session after its last one
+
+
+def test_what_is_hardly_traded_costs_more(tmp_path):
+    """Half-spread by tier and impact apply where the panel has volumes, and nowhere else."""
+    returns_DA, costs = noise(60, 2), {}
+    for name, dollars in (("none", None), ("deep", 1e12), ("thin", 1e6)):
+        liquidity_DA = None if dollars is None else np.full((60, 2), dollars)
+        panel = write_panel(tmp_path / name, returns_DA, liquidity_DA=liquidity_DA)
+        costs[name] = walk(EqualWeight(), court(panel)).cost_T[0]
+    assert costs["deep"] == pytest.approx(costs["none"], rel=0.01)
+    at_least = 35e-4 + 0.1 * returns_DA.std() * 0.5**0.5 * 0.8  # 35 bp, and half a day's volume of each asset
+    assert costs["thin"] > at_least
 
 
 def test_the_universe_is_chosen_from_the_past_and_again_after_a_year(tmp_path):

@@ -79,6 +79,7 @@ def warehouse_of(prices: pl.DataFrame, payer: str = "S00") -> duckdb.DuckDBPyCon
         CREATE TABLE universe AS
         SELECT date, entity FROM (SELECT *, row_number() OVER (PARTITION BY entity ORDER BY date) AS n FROM
         prices_frame) WHERE n >= 100""")
+    connection.execute("CREATE TABLE entities (entity VARCHAR, delisting_return DOUBLE)")
     connection.execute("CREATE TABLE corporate_actions (symbol VARCHAR, date DATE, action VARCHAR, value DOUBLE)")
     connection.execute(f"INSERT INTO corporate_actions VALUES ('{payer}', '2016-02-01', 'dividend', 0.01)")
     return connection

@@ -97,6 +97,7 @@ def test_the_asset_shows_the_table_and_pictures(settings: Settings):
         memory.execute("CREATE TABLE home.adjusted_prices AS FROM memory.adjusted_prices")
         memory.execute("CREATE TABLE home.universe AS FROM memory.universe")
         memory.execute("CREATE TABLE home.corporate_actions AS FROM memory.corporate_actions")
+        memory.execute("CREATE TABLE home.entities AS FROM memory.entities")
     resources = {"settings": SettingsResource(home=str(settings.home)), "warehouse": Warehouse.from_settings(settings)}
     shown = []
     for _ in range(2):
