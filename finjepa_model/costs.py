@@ -56,16 +56,16 @@ class Frictions:
         """The schedule of a config; without a liquidity every asset is in the first tier and nothing has impact."""
         spread, daily_borrow = config.cost_bps * 1e-4, config.borrow_rate / config.sessions_per_year
         # a hedge moves with the positions times their beta, 3 at most
-        rate = spread + 3 * config.hedge_cost_bps * 1e-4
+        rate, gross = spread + 3 * config.hedge_cost_bps * 1e-4, max(config.max_gross, 1.0)
         if liquidity is None:
-            return cls(spread, None, daily_borrow, _rounds(rate))
+            return cls(spread, None, daily_borrow, _rounds(rate * gross))
         tier_XN, like = liquidity.tier(config), liquidity.volatility_XN
         spread_XN = spread + 1e-4 * like.new_tensor(config.tier_spread_bps)[tier_XN]
         borrow_XN = daily_borrow + like.new_tensor(config.tier_borrow_rate)[tier_XN] / config.sessions_per_year
         share_XN = (config.capital / liquidity.dollar_volume_XN.clamp(min=1)).nan_to_num(0.0)
         impact_XN = config.impact * liquidity.volatility_XN * share_XN.sqrt().to(like.dtype)
         rate += 1e-4 * max(config.tier_spread_bps) + (0.02 if config.impact else 0.0)
-        return cls(spread_XN, impact_XN if config.impact else None, borrow_XN, _rounds(rate))
+        return cls(spread_XN, impact_XN if config.impact else None, borrow_XN, _rounds(rate * gross))
 
     def trading(self, traded_XN: Tensor) -> tuple[Tensor, Tensor]:
         """Commission and half-spread, and impact, of trading these amounts of money: spread_X and impact_X, money."""
