@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import write_text
 
 if TYPE_CHECKING:
     from finjepa_model.world_model import FinJEPA
@@ -29,9 +30,7 @@ def save_model(model: "FinJEPA", folder: Path) -> None:
     # a copy without shared storage, on the CPU: safetensors refuses anything else
     save_file({name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}, weights)
     os.replace(weights, folder / "model.safetensors")
-    config = folder / ".config.json.tmp"
-    config.write_text(model.config.to_json() + "\n", encoding="utf-8")
-    os.replace(config, folder / "config.json")
+    write_text(folder / "config.json", model.config.to_json() + "\n")
 
 
 def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | None) -> "FinJEPA":

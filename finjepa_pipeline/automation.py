@@ -7,7 +7,7 @@ from finjepa_pipeline.settings import Settings
 PRICES = dg.AssetSelection.groups("prices").materializable()
 MODEL = dg.AssetSelection.groups("features", "model")
 BACKTEST = dg.AssetSelection.groups("backtest")
-PUBLISHING = dg.AssetSelection.groups("publishing")
+PUBLISHING = dg.AssetSelection.groups("publishing") - dg.AssetSelection.assets("past_decisions")
 
 nightly = dg.define_asset_job(
     "nightly",

@@ -245,7 +245,7 @@ def _model_ops(options: dict[str, Any]) -> Ops:
 
 
 def _release_ops(hub_repo_id: str | None, dry_run: bool) -> Ops:
-    return {"hub_release": _given(hub_repo_id=hub_repo_id) | {"dry_run": dry_run}}
+    return {"champion": {"dry_run": dry_run}, "hub_release": _given(hub_repo_id=hub_repo_id) | {"dry_run": dry_run}}
 
 
 def _say_prices(assets: dict[str, Any]) -> None:
@@ -319,7 +319,12 @@ def _say_release(assets: dict[str, Any]) -> None:
 
 
 def _decision(assets: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(Path(assets["daily_decision"]["path"]).read_text(encoding="utf-8"))
+    made = assets["daily_decision"]
+    if "path" not in made:
+        raise FinJEPAError(
+            "there is no champion yet, so nothing is decided; run `finjepa publish`, or name a --checkpoint"
+        )
+    return json.loads(Path(made["path"]).read_text(encoding="utf-8"))
 
 
 def _say_decision(decision: dict[str, Any]) -> None:

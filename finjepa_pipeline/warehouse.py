@@ -4,27 +4,19 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import dagster as dg
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.migrations import migrate
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.sql_files import sql
+
+__all__ = ["Warehouse", "sql"]
 
 LOCK_PATIENCE_S = 30.0
-_SQL_FOLDERS = (Path(__file__).parent.parent / "sql", Path(__file__).parent / "sql")  # a checkout, a wheel
-
-
-@cache
-def sql(name: str) -> str:
-    """The text of `sql/<name>.sql`. `{fragments}` in it are filled by `str.format`, `$values` by DuckDB."""
-    for folder in _SQL_FOLDERS:
-        path = folder / f"{name}.sql"
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    raise FileNotFoundError(f"sql/{name}.sql")
 
 
 class Warehouse(dg.ConfigurableResource):
@@ -39,13 +31,15 @@ class Warehouse(dg.ConfigurableResource):
 
     @contextlib.contextmanager
     def connect(self, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that is closed at the end, whatever happens.
+        """A connection that is closed at the end, whatever happens. Tables of an older version are brought up to this one.
 
         Raises:
             FinJEPAError: if another process keeps the file locked, it is not a DuckDB file, or `read_only` and there is none.
         """
         connection = self._open(read_only)
         try:
+            if not read_only:
+                migrate(connection)
             yield connection
         finally:
             connection.close()

@@ -12,8 +12,8 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.observation import Observation
-from finjepa_model.planning import ActionSpace, Cost, Plan, make_planner
-from finjepa_model.planning.objectives import cumulative_cost, goal_cost, goal_latent
+from finjepa_model.planning import ActionSpace, Plan, make_planner
+from finjepa_model.planning.objectives import Objective, cumulative_cost, goal_cost, goal_latent
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA, Imagination
@@ -58,10 +58,24 @@ class MarketImagination:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a plan expects of its first decision step, by the model's own account; shares of wealth, not annualised."""
+    """What a plan expects, by the model's own account; shares of wealth over a decision step, not annualised.
 
-    growth: float  # log growth, after costs
-    volatility: float
+    Attributes:
+        path: (log growth after costs, volatility) of each decision step ahead.
+        terms: weighted cost of the plan, by term; lower is better.
+    """
+
+    path: tuple[tuple[float, float], ...]
+    terms: dict[str, float]
+
+    @property
+    def growth(self) -> float:
+        """Of the first decision step."""
+        return self.path[0][0]
+
+    @property
+    def volatility(self) -> float:
+        return self.path[0][1]
 
 
 class FinJEPAStrategy:
@@ -94,14 +108,17 @@ class FinJEPAStrategy:
         )
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
         warm_start = self._last[1] if self._last is not None and self._last[0] == view.assets else None
-        plan = self._planner.plan(self._cost(world, goal_1D), space, warm_start, self._generator)
+        cost = self._cost(world, goal_1D)
+        plan = self._planner.plan(cost, space, warm_start, self._generator)
         self._last = (view.assets, plan)
         rollout = world.roll(plan.path.map(lambda x: x.unsqueeze(1)))
-        expectation = Expectation(float(rollout.growth_BCH[0, 0, 0]), float(rollout.variance_BCH[0, 0, 0].sqrt()))
+        growths, volatilities = rollout.growth_BCH[0, 0].tolist(), rollout.variance_BCH[0, 0].sqrt().tolist()
+        terms = {name: float(cost_1[0]) for name, cost_1 in cost.by_term(plan.path).items()}
+        expectation = Expectation(tuple(zip(growths, volatilities, strict=True)), terms)
         action = plan.action.map(lambda x: x.double())
         weights_1N = action.weights_XN / action.weights_XN.sum(-1, keepdim=True)  # exact again after float32
         signals_1N = action.signals_XN * (weights_1N > 0)  # an asset without a budget is flat
         return PortfolioAction(weights_1N, signals_1N, action.hedge_X), expectation
 
-    def _cost(self, world: PlanningWorld, goal_1D: torch.Tensor) -> Cost:
+    def _cost(self, world: PlanningWorld, goal_1D: torch.Tensor) -> Objective:
         return goal_cost(world, goal_BD=goal_1D) if self.name == "cem" else cumulative_cost(world)

@@ -1,13 +1,13 @@
 """The tear sheet: one HTML page that needs nothing but itself, says in words what was found, and shows why."""
 
 import html
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from finjepa_model.files import write_text
 from finjepa_pipeline.backtest.metrics import drawdowns
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 
@@ -78,10 +78,7 @@ def write_report(
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>"
         f"<body>{''.join(parts)}</body></html>"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, page)
 
 
 def verdict(test: list[dict[str, Any]], planners: set[str]) -> str:

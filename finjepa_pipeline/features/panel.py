@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import write_text
 from finjepa_model.training.panel import FORMAT
 from finjepa_pipeline.features.channels import Channel, available
 from finjepa_pipeline.features.growth import CODE_VERSION, Base, growth
@@ -47,9 +48,7 @@ def build_panel(connection: duckdb.DuckDBPyConnection, settings: Settings, chann
             os.replace(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    pointer = settings.panels / ".tmp-current.json"
-    pointer.write_text(json.dumps({"panel": folder.name}))
-    os.replace(pointer, settings.panels / "current.json")
+    write_text(settings.panels / "current.json", json.dumps({"panel": folder.name}))
     return folder
 
 

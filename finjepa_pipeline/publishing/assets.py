@@ -1,18 +1,25 @@
-"""The door of the publishing stage: `champion`, `hub_release` and `daily_decision`."""
-
-from pathlib import Path
+"""The door of the publishing stage: `champion`, `hub_release`, `daily_decision` and `past_decisions`."""
 
 import dagster as dg
 from pydantic import Field
 
-from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.features import current_panel
-from finjepa_pipeline.pictures import as_markdown, new_figure
-from finjepa_pipeline.publishing.gate import Champion, current_champion, judge
-from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
+from finjepa_pipeline.publishing.pictures import findings_table, holdings_picture
+from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
+
+DECISION_DAYS = dg.TimeWindowPartitionsDefinition(
+    start="1990-01-01", cron_schedule="0 0 * * 1-5", timezone="America/New_York", fmt="%Y-%m-%d"
+)
+
+
+class GateConfig(dg.Config):
+    """How the gate is asked."""
+
+    dry_run: bool = Field(default=False, description="Say what the verdict would be, and store nothing.")
 
 
 class PublishConfig(dg.Config):
@@ -41,20 +48,22 @@ class DecisionConfig(dg.Config):
     pool="duckdb",
     metadata={"dagster/table_name": "main.champions"},
 )
-def champion(settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
-    """Whether the newest checkpoint replaces the trusted one: judged on the validation block, with every reason."""
-    home = settings.get()
-    data_version = str(Panel.open(current_panel(home)).manifest["data_version"])
-    with warehouse.connect() as connection:
-        verdict = judge(connection, current_checkpoint(home), data_version)
+def champion(config: GateConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
+    """Whether the newest checkpoint replaces the trusted one: judged on the validation block, with every reason. Where nothing
+    passes the champion stays, and the run is green. Every verdict is a row of `champions`, every reason one of
+    `champion_checks`."""
+    verdict = _judge(settings, warehouse, write=not config.dry_run)
     return dg.MaterializeResult(
         metadata={
             "challenger": verdict.challenger,
             "champion": verdict.champion or "",
             "verdict": verdict.verdict,
             "reasons": "; ".join(verdict.reasons),
+            "checks": findings_table(verdict.findings),
             "strategy": verdict.strategy or "",
             **({} if verdict.probability_better is None else {"probability_better": verdict.probability_better}),
+            **({} if verdict.common_days is None else {"common_sessions": verdict.common_days}),
+            "stored": not config.dry_run,
             "reused": not verdict.new,
         },
         data_version=dg.DataVersion(verdict.champion or "none"),
@@ -67,7 +76,7 @@ def champion(settings: SettingsResource, warehouse: Warehouse) -> dg.Materialize
     deps=["champion"],
     owners=["team:finjepa"],
     kinds={"huggingface"},
-    pool="duckdb",
+    pool="release",
     metadata={"dagster/table_name": "main.releases"},
 )
 def hub_release(config: PublishConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
@@ -76,8 +85,11 @@ def hub_release(config: PublishConfig, settings: SettingsResource, warehouse: Wa
     from finjepa_pipeline.publishing.release import plan_release, release
 
     home = settings.get()
-    winner = _champion(warehouse)
     repo_id = config.hub_repo_id or home.hub_repo_id
+    with warehouse.connect() as connection:
+        winner = current_champion(connection)
+    if config.dry_run:
+        winner = _judge(settings, warehouse, write=False).winner or winner
     if winner is None:
         return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is released", "reused": True})
     if config.dry_run:
@@ -108,51 +120,74 @@ def hub_release(config: PublishConfig, settings: SettingsResource, warehouse: Wa
     metadata={"dagster/table_name": "main.decisions"},
 )
 def daily_decision(config: DecisionConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
-    """Weights, signals and hedge for the next session, and what the model expects of them."""
-    from finjepa_pipeline.publishing.decision import decide, store_decision
+    """Weights, signals and hedge for the next session, from the portfolio that the decision before left; with what the
+    model expects of them, why, and what changed. Shares are of wealth, rates are a year."""
+    from finjepa_pipeline.publishing.daily import make_decision
 
-    home = settings.get()
-    winner = _champion(warehouse)
-    checkpoint, planner = _who_decides(config, home, winner)
-    decision = decide(checkpoint, Panel.open(current_panel(home)), planner, config.as_of)
-    with warehouse.connect() as connection:
-        path, new = store_decision(connection, decision, home.reports / "decisions")
-    figure = new_figure(2.4)
-    axes = figure.subplots()
-    axes.bar(list(decision.positions), list(decision.positions.values()))
-    axes.tick_params(axis="x", rotation=60, labelsize=7)
-    axes.set_ylabel("share of wealth")
+    made = make_decision(settings.get(), warehouse, config.as_of, config.checkpoint, config.planner)
+    if made is None:
+        return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is decided", "reused": True})
+    decision = made.decision
     return dg.MaterializeResult(
         metadata={
-            "date": decision.date,
-            "positions": dg.MetadataValue.md(as_markdown(figure, "positions")),
-            "hedge": decision.hedge,
-            "cash": decision.cash,
-            "expected_return": decision.expected_return,
-            "expected_volatility": decision.expected_volatility,
-            "planner": decision.planner,
-            "checkpoint": decision.checkpoint,
-            "path": dg.MetadataValue.path(str(path)),
-            "decision": dg.MetadataValue.json(decision.to_json()),
-            "reused": not new,
+            "date": decision["date"],
+            "holdings": dg.MetadataValue.md(holdings_picture(decision)),
+            "changes": dg.MetadataValue.md("\n".join(f"- {line}" for line in decision["changes"])),
+            "hedge": decision["hedge"],
+            "cash": decision["cash"],
+            "expected_return": decision["expected_return"],
+            "expected_volatility": decision["expected_volatility"],
+            "wealth": decision["wealth"],
+            "planner": decision["planner"],
+            "checkpoint": decision["checkpoint"],
+            "book": decision["book"],
+            "page": dg.MetadataValue.path(str(made.path.with_suffix(".html"))),
+            "path": dg.MetadataValue.path(str(made.path)),
+            "decision": dg.MetadataValue.json(decision),
+            "reused": not made.new,
         },
-        data_version=dg.DataVersion(f"{decision.date}-{decision.checkpoint}-{decision.data_version}"),
+        data_version=dg.DataVersion(f"{decision['date']}-{decision['checkpoint']}-{decision['data_version']}"),
     )
 
 
-def _champion(warehouse: Warehouse) -> Champion | None:
+@dg.asset(
+    name="past_decisions",
+    group_name="publishing",
+    deps=["champion", "feature_panel"],
+    owners=["team:finjepa"],
+    kinds={"duckdb"},
+    pool="duckdb",
+    partitions_def=DECISION_DAYS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    metadata={"dagster/table_name": "main.decisions"},
+)
+def past_decisions(
+    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """Decisions of earlier dates, by the checkpoint that was champion in the night of each; a night that was missed is made
+    good here. Where none was champion yet the present one decides in a book of its own, `hindsight`. Launch it for a date or
+    a range of dates."""
+    from finjepa_pipeline.publishing.daily import backfill_decisions
+
+    days = context.partition_key_range
+    made = backfill_decisions(settings.get(), warehouse, days.start, days.end, context.log.info)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(made),
+            "decided": sum(decision.new for decision in made),
+            "books": ", ".join(sorted({decision.decision["book"] for decision in made})) or "none",
+            "checkpoints": ", ".join(sorted({decision.decision["checkpoint"] for decision in made})) or "none",
+            "folder": dg.MetadataValue.path(str(settings.get().reports / "decisions")),
+        }
+    )
+
+
+def _judge(settings: SettingsResource, warehouse: Warehouse, write: bool) -> Verdict:
+    home = settings.get()
+    data_version = str(Panel.open(current_panel(home)).manifest["data_version"])
     with warehouse.connect() as connection:
-        return current_champion(connection)
+        return judge(connection, current_checkpoint(home), data_version, write)
 
 
-def _who_decides(config: DecisionConfig, settings: Settings, winner: Champion | None) -> tuple[str | Path, str]:
-    if config.checkpoint is not None:
-        own = settings.checkpoints / config.checkpoint
-        return own if own.is_dir() else config.checkpoint, config.planner or "mppi"
-    if winner is None:
-        raise FinJEPAError("there is no champion yet; run `finjepa demo`, or name one with --checkpoint")
-    return settings.checkpoints / winner.checkpoint, config.planner or winner.strategy
-
-
-ASSETS = [champion, hub_release, daily_decision]
+ASSETS = [champion, hub_release, daily_decision, past_decisions]
 CHECKS: list[dg.AssetChecksDefinition] = []

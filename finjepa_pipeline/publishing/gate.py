@@ -4,24 +4,22 @@ Both are compared on the same validation sessions by a paired bootstrap of daily
 one half is enough to replace; it is not enough to say "better", and the model card does not say so.
 """
 
-import json
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
 
-from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.backtest.store import now, transaction
+from finjepa_pipeline.publishing.checks import Finding, findings
+from finjepa_pipeline.sql_files import sql
 
 REPLACE_ABOVE = 0.5  # probability
 BOOTSTRAP_SAMPLES = 2000
 MIN_COMMON_DAYS = 60  # sessions; below it a Sharpe ratio is noise
-
-_RANKS = ("effective_rank_assets", "effective_rank_market")
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class Verdict:
         champion: checkpoint that is trusted after the verdict; None when there is none yet.
         verdict: `promoted`, `kept` (the champion stays) or `refused` (a check is red).
         probability_better: share of bootstrap samples in which the challenger's Sharpe ratio is the higher one.
+        findings: every check, green or red.
         new: False when the same verdict stands in the table already.
     """
 
@@ -43,7 +42,13 @@ class Verdict:
     strategy: str | None = None
     probability_better: float | None = None
     common_days: int | None = None
+    findings: tuple[Finding, ...] = ()
     new: bool = True
+
+    @property
+    def winner(self) -> "Champion | None":
+        """The challenger, if it was promoted."""
+        return Champion(self.challenger, self.strategy) if self.verdict == "promoted" and self.strategy else None
 
 
 @dataclass(frozen=True)
@@ -57,16 +62,17 @@ class Champion:
 def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = None) -> Champion | None:
     """The champion of now, or of a moment in UTC."""
     con.execute(sql("champions"))
+    con.execute(sql("champion_checks"))
     row = con.execute(sql("current_champion"), {"until": until}).fetchone()
     return Champion(*row) if row else None
 
 
 def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, write: bool = True) -> Verdict:
-    """Judge a challenger and store the verdict with every reason in `champions`, unless it stands there already.
+    """Judge a challenger and store the verdict in `champions` and every reason in `champion_checks`, unless they stand there.
 
     Args:
         checkpoint: folder of the challenger.
-        write: False to hear the verdict only.
+        write: False to hear the verdict only; nothing is stored then.
 
     Raises:
         FinJEPAError: if no backtest has been stored yet.
@@ -74,7 +80,11 @@ def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, w
     champion = current_champion(con)
     challenger = checkpoint.name
     if champion is not None and champion.checkpoint == challenger:
-        return Verdict(challenger, challenger, "kept", ("it is the champion already",), champion.strategy, new=False)
+        known = tuple(
+            Finding(name, passed, detail, blocking) for name, passed, blocking, detail in _known(con, challenger)
+        )
+        reason = ("it is the champion already",)
+        return Verdict(challenger, challenger, "kept", reason, champion.strategy, findings=known, new=False)
     verdict = _verdict(con, checkpoint, champion, data_version)
     incumbent = champion.checkpoint if champion else None
     key = {"checkpoint": challenger, "data_version": data_version, "incumbent": incumbent}
@@ -82,55 +92,47 @@ def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, w
     if con.execute(sql("champion_verdict"), key).fetchone() == tuple(outcome.values()):
         return replace(verdict, new=False)
     if write:
+        when = {"created_at": now()}
         numbers = {name: getattr(verdict, name) for name in ("strategy", "probability_better", "common_days")}
-        con.execute(sql("add_champion_verdict"), key | outcome | numbers)
+        with transaction(con):
+            con.execute(sql("add_champion_verdict"), key | outcome | numbers | when)
+            for finding in verdict.findings:
+                con.execute(sql("add_champion_check"), key | vars(finding) | when)
     return verdict
 
 
-def red_checks(checkpoint: Path) -> list[str]:
-    """What speaks against releasing a checkpoint, whatever it earned: missing files, a collapsed latent space."""
-    missing = [name for name in CHECKPOINT_FILES if name != "README.md" and not (checkpoint / name).is_file()]
-    if missing:
-        return [f"the checkpoint has no {', '.join(missing)}"]
-    diagnostics = json.loads((checkpoint / "metrics.json").read_text(encoding="utf-8")).get("diagnostics", {})
-    collapsed = diagnostics.get("collapsed")
-    if collapsed is None:
-        return ["metrics.json has no collapse diagnostics"]
-    if collapsed:
-        ranks = ", ".join(f"{name} {diagnostics[name]:.1f}" for name in _RANKS if name in diagnostics)
-        return [f"the latents have collapsed ({ranks or 'no ranks given'})"]
-    return []
+def _known(con: duckdb.DuckDBPyConnection, checkpoint: str) -> list[tuple]:
+    return con.execute(sql("champion_findings"), {"checkpoint": checkpoint}).fetchall()
 
 
 def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champion | None, data_version: str) -> Verdict:
     incumbent, challenger = champion.checkpoint if champion else None, checkpoint.name
-    red = red_checks(checkpoint)
-    if red:
-        return Verdict(challenger, incumbent, "refused", tuple(red))
     strategy = best_planner(con, challenger, data_version)
-    if strategy is None:
-        return Verdict(challenger, incumbent, "refused", ("it has no backtest on the validation block",))
-    if champion is None:
-        reasons = ("there was no champion", "all checks are green")
-        return Verdict(challenger, challenger, "promoted", reasons, strategy)
+    found = findings(con, checkpoint, data_version, strategy)
 
+    def say(word: Literal["promoted", "kept", "refused"], *reasons: str, **numbers: Any) -> Verdict:
+        holder = challenger if word == "promoted" else incumbent
+        return Verdict(challenger, holder, word, reasons, strategy, findings=found, **numbers)
+
+    red = [finding for finding in found if finding.forbids]
+    if red or strategy is None:
+        return say("refused", *(f"{finding.name}: {finding.detail}" for finding in red))
+    if champion is None:
+        return say("promoted", "there was no champion", "all checks are green")
     champion_T, challenger_T = _paired_returns(con, champion, Champion(challenger, strategy), data_version)
     days = len(champion_T)
     if days < MIN_COMMON_DAYS:
-        reason = (
-            f"only {days} validation sessions in common with the champion {incumbent}; {MIN_COMMON_DAYS} are needed"
-        )
-        return Verdict(challenger, incumbent, "kept", (reason,), strategy, None, days)
+        few = f"only {days} validation sessions in common with the champion {incumbent}; {MIN_COMMON_DAYS} are needed"
+        return say("kept", few, common_days=days)
     probability, sharpes = probability_better(champion_T, challenger_T)
     reason = (
         f"its Sharpe ratio is above the champion's in {probability:.0%} of the bootstrap samples "
         f"({strategy} {sharpes[1]:.2f}, champion {champion.strategy} {sharpes[0]:.2f}, {days} sessions)"
     )
+    numbers = {"probability_better": probability, "common_days": days}
     if probability > REPLACE_ABOVE:
-        return Verdict(
-            challenger, challenger, "promoted", (reason, "all checks are green"), strategy, probability, days
-        )
-    return Verdict(challenger, incumbent, "kept", (reason,), strategy, probability, days)
+        return say("promoted", reason, "all checks are green", **numbers)
+    return say("kept", reason, **numbers)
 
 
 def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:

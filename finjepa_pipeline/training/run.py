@@ -18,6 +18,7 @@ import finjepa_model
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import write_text
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
@@ -131,6 +132,4 @@ def _make_current(settings: Settings, name: str) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -23,6 +23,18 @@ class Home:
         self.warehouse = Warehouse.from_settings(self.settings)
         with self.warehouse.connect() as con:
             con.execute(sql("backtest_schema"))
+            con.execute(sql("price_schema"))
+            for version in ("data1", "data2"):
+                self.add_prices(con, version)
+
+    @staticmethod
+    def add_prices(con, data_version: str, *, broken: bool = False) -> None:
+        """A revision of prices whose contract holds, or does not."""
+        outcome = {"column": "moved_symbols", "severity": "critical", "success": not broken}
+        con.execute(
+            "INSERT INTO revisions BY NAME SELECT 1 AS revision, ? AS data_version, ? AS outcomes_json",
+            [data_version, json.dumps([outcome])],
+        )
 
     def add_checkpoint(self, name: str, *, seed: int = 0, collapsed: bool = False) -> Path:
         import torch
@@ -80,7 +92,8 @@ class Home:
                 )
                 excess = None if name == "equal_weight" else [0.1, -0.2, 0.4]
                 con.execute(
-                    """INSERT INTO leaderboard BY NAME SELECT $c AS checkpoint, $s AS strategy, 'test' AS block,
+                    """INSERT INTO leaderboard BY NAME SELECT $c AS checkpoint, $s AS strategy,
+                    unnest(['validation', 'test']) AS block,
                     DATE '2020-01-02' AS start_date, DATE '2022-12-28' AS end_date, 0.8 AS sharpe, -0.1 AS sharpe_low,
                     1.7 AS sharpe_high, 0.1 AS annual_return, 0.15 AS annual_volatility, -0.2 AS max_drawdown,
                     0.02 AS cvar_95, 0.5 AS hit_rate, 1.5 AS annual_turnover, 0.001 AS cost_drag, $e[1] AS excess_sharpe,

@@ -1,0 +1,108 @@
+"""What the champion gate asks of a challenger before any comparison: is it whole, alive, fairly judged, and on sound data.
+
+A check that cannot be evaluated is not known to hold, and blocks like one that does not.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from finjepa_model.checkpoint import CHECKPOINT_FILES
+from finjepa_pipeline.sql_files import sql
+
+_RANKS = ("effective_rank_assets", "effective_rank_market")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the gate looked at.
+
+    Attributes:
+        passed: None where it could not be said.
+        blocking: whether it forbids a promotion unless it passed.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+    blocking: bool = True
+
+    @property
+    def forbids(self) -> bool:
+        return self.blocking and self.passed is not True
+
+
+def findings(
+    con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, strategy: str | None
+) -> tuple[Finding, ...]:
+    """Every check of a challenger.
+
+    Args:
+        checkpoint: its folder.
+        strategy: the planner that acts for it; None when it has no backtest on the validation block.
+    """
+    return (
+        _whole(checkpoint),
+        _alive(checkpoint),
+        _data(con, data_version),
+        _baseline(con, checkpoint, data_version, strategy),
+    )
+
+
+def _whole(checkpoint: Path) -> Finding:
+    missing = [name for name in CHECKPOINT_FILES if name != "README.md" and not (checkpoint / name).is_file()]
+    return Finding("files", not missing, f"the checkpoint has no {', '.join(missing)}" if missing else "all are there")
+
+
+def _alive(checkpoint: Path) -> Finding:
+    try:
+        diagnostics = json.loads((checkpoint / "metrics.json").read_text(encoding="utf-8"))["diagnostics"]
+        collapsed = bool(diagnostics["collapsed"])
+    except (OSError, ValueError, KeyError):
+        return Finding("collapse", None, "metrics.json has no collapse diagnostics")
+    ranks = ", ".join(f"{name} {diagnostics[name]:.1f}" for name in _RANKS if name in diagnostics) or "no ranks given"
+    return Finding("collapse", not collapsed, f"the latents have {'' if collapsed else 'not '}collapsed ({ranks})")
+
+
+def _data(con: duckdb.DuckDBPyConnection, data_version: str) -> Finding:
+    """The price contract, as it was held when these prices came in."""
+    try:
+        row = con.execute(sql("contract_outcomes"), {"data_version": data_version}).fetchone()
+    except duckdb.CatalogException:
+        row = None
+    if row is None:
+        return Finding("data", None, f"nothing is known of the prices {data_version}")
+    outcomes = json.loads(row[0])
+    broken = [o["column"] for o in outcomes if o["severity"] == "critical" and not o["success"]]
+    warned = [o["column"] for o in outcomes if o["severity"] == "warning" and not o["success"]]
+    if broken:
+        return Finding("data", False, f"the price contract is broken: {', '.join(broken)}")
+    warnings = f", with warnings on {', '.join(warned)}" if warned else ""
+    return Finding("data", True, f"the price contract holds ({len(outcomes)} expectations{warnings})")
+
+
+def _baseline(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, strategy: str | None) -> Finding:
+    """1/N was judged in the same court, and the planner is not known to be worse."""
+    from finjepa_pipeline.backtest.strategies import BENCHMARK
+
+    if strategy is None:
+        return Finding("baseline", None, "it has no backtest on the validation block")
+    key = {"checkpoint": checkpoint.name, "data_version": data_version, "strategy": strategy, "benchmark": BENCHMARK}
+    try:
+        rows = {row[0]: row[1:] for row in con.execute(sql("validation_standing"), key).fetchall()}
+    except duckdb.CatalogException:
+        rows = {}
+    if strategy not in rows or BENCHMARK not in rows:
+        return Finding("baseline", None, f"the leaderboard lacks {strategy} or {BENCHMARK} on the validation block")
+    if rows[strategy][0] != rows[BENCHMARK][0]:
+        return Finding("baseline", None, f"{strategy} and {BENCHMARK} were judged under different conditions")
+    _, excess, low, high, days = rows[strategy]
+    if excess is None:
+        return Finding("baseline", True, f"{strategy} never moved, so it is not worse than 1/N")
+    interval = f"Sharpe ratio minus that of 1/N {excess:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}, {days} sessions"
+    worse = high < 0
+    return Finding(
+        "baseline", not worse, f"{strategy} is {'worse' if worse else 'not known to be worse'} than 1/N ({interval})"
+    )

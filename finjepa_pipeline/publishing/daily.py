@@ -1,0 +1,137 @@
+"""Who decides on a date, from which book, and that a decision is made once."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finjepa_model.checkpoint import resolve_checkpoint
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.publishing.book import BookName, holdings_at
+from finjepa_pipeline.publishing.decision import decide, decision_session, file_of, store_decision, stored
+from finjepa_pipeline.publishing.gate import current_champion
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.warehouse import Warehouse
+
+NIGHT_ENDS = time(13, 0)  # UTC, of the next day: before New York opens, in summer and in winter
+
+
+@dataclass(frozen=True)
+class MadeDecision:
+    """A decision as it was written; `new` if this call made it."""
+
+    decision: dict[str, Any]
+    path: Path
+    new: bool
+
+
+@dataclass(frozen=True)
+class _Decider:
+    checkpoint: str | Path
+    planner: str
+    book: BookName
+
+
+def make_decision(
+    settings: Settings,
+    warehouse: Warehouse,
+    as_of: str | None = None,
+    checkpoint: str | None = None,
+    planner: str | None = None,
+) -> MadeDecision | None:
+    """Decide at a close, or find that it has been done.
+
+    The champion decides: for an earlier date the one that was champion in the night after that close, or the present one where
+    there was none yet. Another checkpoint or planner makes a trial, from what the champion's book holds.
+
+    Returns:
+        None where there is no champion and no checkpoint is named.
+    """
+    panel = Panel.open(current_panel(settings))
+    session = decision_session(panel, as_of)
+    decider = _decider(settings, warehouse, panel, session, checkpoint, planner)
+    return None if decider is None else _made(settings, warehouse, panel, session, decider)
+
+
+def backfill_decisions(
+    settings: Settings, warehouse: Warehouse, first: str, last: str, log: Callable[[str], object] = lambda line: None
+) -> list[MadeDecision]:
+    """Decide for each session from `first` to `last` (ISO dates, both included), in order; a date on which the champion's book
+    has a decision keeps it.
+
+    Raises:
+        FinJEPAError: if there is no champion.
+    """
+    panel = Panel.open(current_panel(settings))
+    key = {"feed": str(panel.manifest["feed"]), "first": first, "last": last}
+    with warehouse.connect() as con:
+        con.execute(sql("decisions"))
+        decided = {row[0].isoformat() for row in con.execute(sql("decided_dates"), key).fetchall()}
+    wanted = (panel.dates >= np.datetime64(first)) & (panel.dates <= np.datetime64(last))
+    made = []
+    for session in np.nonzero(wanted)[0].tolist():
+        date = str(panel.dates[session])
+        if date in decided:
+            log(f"{date} was decided in its night")
+            continue
+        decider = _decider(settings, warehouse, panel, session, None, None)
+        if decider is None:
+            raise FinJEPAError("there is no champion yet; run `finjepa demo`, or train and publish one")
+        made.append(_made(settings, warehouse, panel, session, decider))
+        log(f"{date}: {decider.book} book, checkpoint {made[-1].decision['checkpoint']}")
+    return made
+
+
+def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:
+    folder = resolve_checkpoint(decider.checkpoint)
+    is_local = Path(decider.checkpoint).is_dir()
+    key = {
+        "date": str(panel.dates[session]),
+        "checkpoint": folder.name if is_local else str(decider.checkpoint),
+        "planner": decider.planner,
+        "data_version": str(panel.manifest["data_version"]),
+    }
+    path = settings.reports / "decisions"
+    simulator = PortfolioSimulator(
+        FinJEPAConfig.from_json((folder / "config.json").read_text(encoding="utf-8")).portfolio
+    )
+    with warehouse.connect() as con:
+        known = stored(path, con, key, decider.book)
+        if known is not None:
+            return MadeDecision(known, file_of(path, key, decider.book), new=False)
+        holdings = holdings_at(con, panel, session, decider.book, simulator)
+    decision = decide(decider.checkpoint, panel, decider.planner, session, holdings, decider.book)
+    with warehouse.connect() as con:
+        file, new = store_decision(con, decision, path)
+    return MadeDecision(json.loads(file.read_text(encoding="utf-8")), file, new)
+
+
+def _decider(
+    settings: Settings, warehouse: Warehouse, panel: Panel, session: int, checkpoint: str | None, planner: str | None
+) -> _Decider | None:
+    if checkpoint is not None:
+        own = settings.checkpoints / checkpoint
+        return _Decider(own if own.is_dir() else checkpoint, planner or "mppi", "trial")
+    night = datetime.combine(panel.dates[session].item() + timedelta(days=1), NIGHT_ENDS)
+    with warehouse.connect() as con:
+        present = current_champion(con)
+        then = present if session == len(panel.dates) - 1 else current_champion(con, until=night)
+    chosen = then or present
+    if chosen is None:
+        return None
+    book: BookName = "champion" if then is not None else "hindsight"
+    folder = settings.checkpoints / chosen.checkpoint
+    if not folder.is_dir():
+        raise FinJEPAError(f"the champion {chosen.checkpoint} is gone from {settings.checkpoints}; train it again")
+    if planner is not None and planner != chosen.strategy:
+        return _Decider(folder, planner, "trial")
+    return _Decider(folder, chosen.strategy, book)

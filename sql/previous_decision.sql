@@ -1,0 +1,6 @@
+-- The newest decision of a book before a date, with the portfolio that it started from.
+SELECT date, checkpoint, planner, data_version, wealth, peak, cash, hedge_held
+FROM main.decision_portfolios
+WHERE feed = $feed AND book = $book AND date < $date::DATE
+ORDER BY date DESC, created_at DESC, rowid DESC
+LIMIT 1
