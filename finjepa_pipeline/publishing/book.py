@@ -17,6 +17,7 @@ import torch
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.training.panel import Panel
+from finjepa_pipeline.backtest.market_view import panel_liquidity
 from finjepa_pipeline.sql_files import sql
 
 BookName = Literal["champion", "hindsight", "trial"]
@@ -150,5 +151,7 @@ def _advance(
         torch.from_numpy(beta_R)[None],
         torch.from_numpy(tradable_1RT).transpose(1, 2),
         torch.from_numpy(ended_TR)[None],
+        torch.from_numpy(panel.delisting_return[roster_R]),
+        simulator.frictions(panel_liquidity(panel, before, roster_R)),
     )
     return after

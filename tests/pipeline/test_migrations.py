@@ -1,0 +1,72 @@
+"""A warehouse of any earlier version becomes one of this version, and keeps its rows."""
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline import migrations
+from finjepa_pipeline.migrations import migrate, newest_version, schema_version
+from finjepa_pipeline.sql_files import sql
+
+VERSION_1 = Path(__file__).parent / "warehouse_version_1.sql"
+SCHEMAS = ("price_schema", "backtest_schema", "champions", "champion_checks", "decisions", "releases")
+
+
+def columns(con: duckdb.DuckDBPyConnection) -> dict[str, set[tuple[str, str]]]:
+    found = con.execute("SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal").fetchall()
+    tables: dict[str, set[tuple[str, str]]] = {}
+    for table, column, kind in found:
+        tables.setdefault(table, set()).add((column, kind))
+    return tables
+
+
+def create_all(con: duckdb.DuckDBPyConnection) -> None:
+    for name in SCHEMAS:
+        con.execute(sql(name))
+
+
+def test_the_first_version_becomes_the_newest_and_keeps_its_rows():
+    with duckdb.connect() as old, duckdb.connect() as new:
+        old.execute(VERSION_1.read_text())
+        rows = {
+            table: old.execute(f"SELECT count(*) FROM main.{table}").fetchall()
+            for table in ("champions", "decisions", "releases", "backtest_returns", "backtest_trials", "leaderboard")
+        }
+        assert all(count[0][0] > 0 for count in rows.values())
+        assert migrate(old) == 1
+        create_all(old)
+        migrate(new)
+        create_all(new)
+        assert columns(old) == columns(new)
+        assert {table: old.execute(f"SELECT count(*) FROM main.{table}").fetchall() for table in rows} == rows
+        assert schema_version(old) == newest_version()
+        assert migrate(old) == newest_version()
+
+
+def test_numbers_of_migrations_are_without_a_gap():
+    numbers = [number for number, _ in migrations.migrations()]
+    assert numbers == list(range(2, newest_version() + 1))
+
+
+def test_a_migration_that_fails_changes_nothing(monkeypatch):
+    broken = (
+        *migrations.migrations(),
+        (newest_version() + 1, "ALTER TABLE main.champions ADD COLUMN x INTEGER; SELECT 1/'a'"),
+    )
+    with duckdb.connect() as con:
+        con.execute(VERSION_1.read_text())
+        before = columns(con)
+        monkeypatch.setattr(migrations, "migrations", lambda: broken)
+        with pytest.raises(FinJEPAError, match="nothing was changed"):
+            migrate(con)
+        assert columns(con) == before
+
+
+def test_a_warehouse_of_the_future_is_refused():
+    with duckdb.connect() as con:
+        migrate(con)
+        con.execute("INSERT INTO main.schema_version VALUES (999, now()::TIMESTAMP)")
+        with pytest.raises(FinJEPAError, match="install the newer one"):
+            migrate(con)
