@@ -4,7 +4,7 @@
 CREATE TABLE IF NOT EXISTS backtest_returns (
     checkpoint VARCHAR NOT NULL,
     strategy VARCHAR NOT NULL,
-    block VARCHAR NOT NULL CHECK (block IN ('validation', 'test')),
+    block VARCHAR NOT NULL CHECK (block IN ('validation', 'test', 'held_back', 'unseen_symbols')),
     date DATE NOT NULL,
     gross_return DOUBLE NOT NULL,
     net_return DOUBLE NOT NULL,
@@ -29,6 +29,44 @@ CREATE TABLE IF NOT EXISTS backtest_decisions (
     data_version VARCHAR NOT NULL,
     court VARCHAR NOT NULL
 );
+-- What a planner expected of each decision step, by the model's own account, and what came of it. Log growth, not annualised.
+CREATE TABLE IF NOT EXISTS backtest_expectations (
+    checkpoint VARCHAR NOT NULL,
+    strategy VARCHAR NOT NULL,
+    block VARCHAR NOT NULL,
+    date DATE NOT NULL,
+    imagined_growth DOUBLE NOT NULL,
+    imagined_volatility DOUBLE NOT NULL,
+    realised_growth DOUBLE NOT NULL,
+    data_version VARCHAR NOT NULL,
+    court VARCHAR NOT NULL
+);
+-- The same decisions under other costs, and with one part of the action after the other switched on.
+CREATE TABLE IF NOT EXISTS backtest_replays (
+    checkpoint VARCHAR NOT NULL,
+    strategy VARCHAR NOT NULL,
+    block VARCHAR NOT NULL,
+    replay VARCHAR NOT NULL,  -- cost_0 ... cost_50: one-way basis points; weights, signals, hedge, net: attribution
+    sharpe DOUBLE,
+    annual_return DOUBLE NOT NULL,
+    data_version VARCHAR NOT NULL,
+    court VARCHAR NOT NULL
+);
+-- Whether forecasts of a decision step's return order the assets: mean correlations with Newey-West 95 % intervals.
+CREATE TABLE IF NOT EXISTS forecast_quality (
+    checkpoint VARCHAR NOT NULL,
+    forecaster VARCHAR NOT NULL,
+    block VARCHAR NOT NULL,
+    measure VARCHAR NOT NULL CHECK (measure IN ('ic', 'rank_ic')),
+    mean DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    t DOUBLE,
+    ratio DOUBLE,  -- mean per standard deviation over decisions
+    decisions BIGINT NOT NULL,
+    data_version VARCHAR NOT NULL,
+    court VARCHAR NOT NULL
+);
 -- Every walk that was ever judged, kept for good: the number of trials that a deflated Sharpe ratio has to answer for.
 CREATE TABLE IF NOT EXISTS backtest_trials (
     court VARCHAR NOT NULL,
@@ -36,7 +74,7 @@ CREATE TABLE IF NOT EXISTS backtest_trials (
     strategy VARCHAR NOT NULL,
     block VARCHAR NOT NULL,
     data_version VARCHAR NOT NULL,
-    daily_sharpe DOUBLE,  -- per day, not annualised; NULL where nothing moved
+    daily_sharpe DOUBLE,  -- per day, not annualised; NULL where nothing moved, or where the strategy failed
     n_days BIGINT NOT NULL,
     created_at TIMESTAMP NOT NULL
 );
@@ -65,5 +103,60 @@ CREATE TABLE IF NOT EXISTS leaderboard (
     n_days BIGINT NOT NULL,
     data_version VARCHAR NOT NULL,
     court VARCHAR NOT NULL,
+    created_at TIMESTAMP NOT NULL,
+    kind VARCHAR,  -- planner, baseline, control, user
+    feed VARCHAR,  -- the prices
+    fold VARCHAR,  -- single, or the scheme and number of a walk-forward fold
+    run_id VARCHAR,  -- of Dagster
+    sharpe_lo DOUBLE,  -- corrected for autocorrelation
+    psr DOUBLE,  -- probability that the true Sharpe ratio is above 0
+    dsr DOUBLE,  -- probability that it is above what the best of all trials would show without skill
+    best_baseline VARCHAR,  -- the one with the highest Sharpe ratio
+    best_excess DOUBLE,  -- Sharpe ratio minus that of the best baseline
+    best_excess_low DOUBLE,  -- 95 % interval, paired stationary bootstrap
+    best_excess_high DOUBLE,
+    months_better DOUBLE,  -- share of the months with a return above that of 1/N
+    effective_n DOUBLE,  -- 1 / sum of squared shares of the gross exposure, mean over decisions
+    gross_exposure DOUBLE,
+    net_exposure DOUBLE,
+    hedged DOUBLE,  -- share of the decisions
+    break_even_bps DOUBLE,  -- one-way cost at which the mean return is that of 1/N; NULL where it never is
+    detectable DOUBLE  -- true gain in Sharpe ratio over 1/N that such a block shows in 80 % of cases
+);
+-- What is said of a whole table: one row a court.
+CREATE TABLE IF NOT EXISTS court_inference (
+    checkpoint VARCHAR NOT NULL,
+    block VARCHAR NOT NULL,
+    strategies BIGINT NOT NULL,
+    trials BIGINT NOT NULL,  -- configurations ever tried on a block of this kind, failed ones included
+    effective_trials BIGINT NOT NULL,  -- clusters of walks that correlate by less than 0.5
+    pbo DOUBLE,  -- probability of backtest overfitting, CSCV
+    pbo_logits DOUBLE [],
+    spa_p DOUBLE,  -- Hansen's test that nobody beats 1/N in mean return
+    years DOUBLE NOT NULL,
+    sharpe_error DOUBLE NOT NULL,  -- standard error of an annualised Sharpe ratio
+    data_version VARCHAR NOT NULL,
+    court VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL
+);
+-- Verdicts of `finjepa audit`.
+CREATE TABLE IF NOT EXISTS audit_results (
+    checkpoint VARCHAR NOT NULL,
+    strategy VARCHAR NOT NULL,
+    data_version VARCHAR NOT NULL,
+    test VARCHAR NOT NULL,
+    passed BOOLEAN NOT NULL,
+    value DOUBLE,
+    finding VARCHAR NOT NULL,
+    run_id VARCHAR NOT NULL,
+    created_at TIMESTAMP NOT NULL
+);
+-- Each time that the held-back block was looked at.
+CREATE TABLE IF NOT EXISTS held_back_openings (
+    checkpoint VARCHAR NOT NULL,
+    data_version VARCHAR NOT NULL,
+    start_date DATE NOT NULL,
+    end_date DATE NOT NULL,
+    run_id VARCHAR NOT NULL,
+    opened_at TIMESTAMP NOT NULL
 );

@@ -70,6 +70,7 @@ def leaderboard(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """Every strategy with its metrics, and the bootstrap interval of its Sharpe ratio minus that of 1/N; and the report."""
+    from finjepa_pipeline.backtest.baselines import kind
     from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows, stored_returns
     from finjepa_pipeline.backtest.report import verdict, write_report
 
@@ -85,7 +86,7 @@ def leaderboard(
         key = {"checkpoint": checkpoint, "data_version": data_version}
         query = connection.sql(sql("backtest_decisions"), params=key)
         decisions = query.pl()
-    planners = {row["strategy"] for row in rows} - _baseline_names()
+    planners = {row["strategy"] for row in rows if kind(row["strategy"]) == "planner"}
     report = home.reports / f"{checkpoint}-{data_version}" / "index.html"
     if written or not report.is_file():
         write_report(report, f"FinJEPA {checkpoint}", rows, returns, decisions, planners)
@@ -103,12 +104,6 @@ def leaderboard(
         },
         data_version=dg.DataVersion(f"{checkpoint}-{data_version}"),
     )
-
-
-def _baseline_names() -> set[str]:
-    from finjepa_pipeline.backtest.strategies import baselines
-
-    return {strategy.name for strategy in baselines()}
 
 
 def _markdown(rows: list[dict]) -> str:

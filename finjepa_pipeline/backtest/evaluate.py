@@ -9,6 +9,7 @@ from pathlib import Path
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
+from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.backtest.store import (
@@ -18,7 +19,7 @@ from finjepa_pipeline.backtest.store import (
     known_walks,
     write_walks,
 )
-from finjepa_pipeline.backtest.strategies import Strategy, baselines
+from finjepa_pipeline.backtest.strategies import Strategy
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse

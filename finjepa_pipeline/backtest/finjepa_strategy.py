@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.config import FinJEPAConfig
 from finjepa_model.observation import Observation
-from finjepa_model.planning import ActionSpace, Plan, make_planner
+from finjepa_model.planning import ActionSpace, Plan, make_planner, moments
 from finjepa_model.planning.objectives import Objective, cumulative_cost, goal_cost, goal_latent
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
@@ -23,13 +26,26 @@ HORIZON = 2  # decision steps
 _DATES_AT_ONCE = 16  # imagined in one batch: more does not fit the cache of a CPU
 
 
+class Imagined(Protocol):
+    """What a planner plans in: the market of a decision, as somebody imagines it."""
+
+    @property
+    def config(self) -> FinJEPAConfig: ...
+    @property
+    def simulator(self) -> PortfolioSimulator: ...
+    def at(self, view: MarketView) -> tuple[moments.Imagination, torch.Tensor | None]:
+        """The imagined market, and the latent of its goal, goal_1D, where there is one."""
+        ...
+
+
 class MarketImagination:
     """The market as a checkpoint imagines it. It does not depend on what is held, so many dates are imagined at once, and
     every planner of the checkpoint shares them."""
 
     def __init__(self, checkpoint: str | Path):
         self.model = FinJEPA.from_pretrained(checkpoint)
-        self.simulator = PortfolioSimulator(self.model.config.portfolio)
+        self.config = self.model.config
+        self.simulator = PortfolioSimulator(self.config.portfolio)
         self._imagined: dict[MarketView, tuple[Imagination, torch.Tensor]] = {}
 
     def prepare(self, views: Sequence[MarketView]) -> None:
@@ -85,22 +101,26 @@ class FinJEPAStrategy:
     predicted growth, risk and exact trading costs (EB-JEPA).
     """
 
-    def __init__(self, planner: str, imagination: MarketImagination):
-        self.name = planner
+    def __init__(self, planner: str, imagination: Imagined, name: str | None = None):
+        self.name = name or planner
+        self.expected: list[tuple[np.datetime64, Expectation]] = []  # of each decision so far
+        self._uses_goal = planner == "cem"
         self._planner = make_planner(planner)
         self._imagination = imagination
         self._last: tuple[tuple[str, ...], Plan] | None = None
-        self._generator = torch.Generator().manual_seed(imagination.model.config.training.seed)
+        self._generator = torch.Generator().manual_seed(imagination.config.training.seed)
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
         """Plan, and take the first step; no orders while no asset is present."""
         if not view.present_N.any():
             return None
-        return self.plan(view, state)[0]
+        action, expectation = self.plan(view, state)
+        self.expected.append((view.date, expectation))
+        return action
 
     def plan(self, view: MarketView, state: PortfolioState) -> tuple[PortfolioAction, Expectation]:
         """The decision with what is expected of it."""
-        config = self._imagination.model.config
+        config = self._imagination.config
         imagination, goal_1D = self._imagination.at(view)
         tradable_1N = torch.from_numpy(view.tradable_N)[None]
         world = PlanningWorld.of(
@@ -120,5 +140,5 @@ class FinJEPAStrategy:
         signals_1N = action.signals_XN * (weights_1N > 0)  # an asset without a budget is flat
         return PortfolioAction(weights_1N, signals_1N, action.hedge_X), expectation
 
-    def _cost(self, world: PlanningWorld, goal_1D: torch.Tensor) -> Objective:
-        return goal_cost(world, goal_BD=goal_1D) if self.name == "cem" else cumulative_cost(world)
+    def _cost(self, world: PlanningWorld, goal_1D: torch.Tensor | None) -> Objective:
+        return goal_cost(world, goal_BD=goal_1D) if self._uses_goal else cumulative_cost(world)

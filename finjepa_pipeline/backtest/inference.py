@@ -1,4 +1,5 @@
-"""How sure one may be: intervals of Sharpe ratios and of their differences.
+"""How sure one may be: intervals of Sharpe ratios and of their differences, a test of the whole table, and what could
+have been seen at all.
 
 Shapes: T sessions, K strategies, S bootstrap samples. Returns are simple daily returns.
 """
@@ -6,8 +7,9 @@ Shapes: T sessions, K strategies, S bootstrap samples. Returns are simple daily 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
-from finjepa_pipeline.backtest.metrics import sharpe
+from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, sharpe
 
 MIN_BLOCK = 21  # sessions: volatility clusters for about a month, whatever the mean's autocorrelation says
 
@@ -74,3 +76,58 @@ def block_length(returns_T: np.ndarray) -> int:
 
     optimal = float(optimal_block_length(returns_T)["stationary"].iloc[0]) if returns_T.std() > 0 else MIN_BLOCK
     return min(max(MIN_BLOCK, int(np.ceil(np.nan_to_num(optimal)))), len(returns_T))
+
+
+def superior_predictive_ability(
+    returns_TK: np.ndarray, benchmark: int, *, samples: int = 1000, seed: int = 0
+) -> float | None:
+    """p-value of Hansen's test (2005, consistent version) that no strategy has a higher mean return than the benchmark.
+
+    None where there is nobody to compare, or nobody that differs from the benchmark.
+    """
+    from arch.bootstrap import SPA
+
+    others_TK = np.delete(returns_TK, benchmark, axis=1)
+    differs_K = (others_TK - returns_TK[:, [benchmark]]).std(axis=0) > 1e-12
+    if not differs_K.any():
+        return None
+    block = block_length(returns_TK[:, benchmark])
+    test = SPA(
+        -returns_TK[:, benchmark], -others_TK[:, differs_K], block_size=block, reps=samples, bootstrap="stationary",
+        seed=seed,
+    )  # fmt: skip
+    test.compute()
+    return float(test.pvalues["consistent"])
+
+
+@dataclass(frozen=True)
+class Power:
+    """What a block of this length can show of a difference of Sharpe ratios.
+
+    Attributes:
+        error: standard error of a Sharpe ratio; difference_error: of a difference; both annualised.
+        detectable: true gain in annualised Sharpe ratio that is found in 80 % of such blocks at 5 % one-sided.
+    """
+
+    years: float
+    error: float
+    difference_error: float
+    detectable: float
+
+
+def power(excess_TK: np.ndarray, strategy: int, benchmark: int) -> Power:
+    """se(SR) = sqrt((1 + SR_d^2/2) / years), SR_d per session (Lo 2002), and sqrt(2 (1 - rho) / years) for a difference
+    of two that correlate by rho (Jobson and Korkie 1981, small ratios).
+    """
+    years = len(excess_TK) / SESSIONS_PER_YEAR
+    pair_T2 = excess_TK[:, [strategy, benchmark]]
+    moving = bool((pair_T2.std(axis=0) > 1e-12).all())
+    rho = float(np.corrcoef(pair_T2, rowvar=False)[0, 1]) if moving else 0.0
+    daily = float(np.nan_to_num(sharpe(excess_TK[:, strategy]))) / np.sqrt(SESSIONS_PER_YEAR)
+    difference = float(np.sqrt(2 * max(1 - rho, 0.0) / years))
+    return Power(
+        years=years,
+        error=float(np.sqrt((1 + daily**2 / 2) / years)),
+        difference_error=difference,
+        detectable=float((norm.ppf(0.95) + norm.ppf(0.80)) * difference),
+    )

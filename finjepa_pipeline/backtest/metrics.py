@@ -1,7 +1,7 @@
 """What a series of returns amounts to. Formulas: Bacon, Practical Portfolio Performance Measurement; Sortino and Price
-1994; q = 252 sessions a year.
+1994; Lo 2002; q = 252 sessions a year.
 
-Shapes: T sessions, K strategies. All returns are simple daily returns.
+Shapes: T sessions, K strategies, D decisions, R assets. All returns are simple daily returns.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Metrics:
     """A strategy over a block, after costs. An undefined ratio (nothing ever moved, no drawdown) is NaN.
 
     Attributes:
-        sharpe, sortino, calmar: annualised ratios.
+        sharpe, sortino, calmar: annualised ratios; sharpe_lo: the Sharpe ratio corrected for autocorrelation.
         annual_return: geometric (CAGR); it and the next five are fractions, not percent.
         annual_volatility, max_drawdown (negative), cvar_95 (of a day, positive), hit_rate (share of days above zero),
             cost_drag (gross minus net CAGR).
@@ -24,6 +24,7 @@ class Metrics:
     """
 
     sharpe: float
+    sharpe_lo: float
     annual_return: float
     annual_volatility: float
     max_drawdown: float
@@ -42,6 +43,7 @@ def measure(net_T: np.ndarray, gross_T: np.ndarray, turnover_T: np.ndarray, cash
     growth, drawdown = annual_return(net_T), max_drawdown(net_T)
     return Metrics(
         sharpe=float(sharpe(net_T - daily_cash)),
+        sharpe_lo=lo_sharpe(net_T - daily_cash),
         annual_return=growth,
         annual_volatility=float(np.sqrt(SESSIONS_PER_YEAR) * net_T.std(ddof=1)),
         max_drawdown=drawdown,
@@ -62,6 +64,23 @@ def sharpe(excess_TX: np.ndarray) -> np.ndarray:
     moves_X = spread_X > 1e-12
     ratio_X = excess_TX.mean(axis=0) / np.where(moves_X, spread_X, 1.0)
     return np.where(moves_X, np.sqrt(SESSIONS_PER_YEAR) * ratio_X, np.nan)
+
+
+def lo_sharpe(excess_T: np.ndarray) -> float:
+    """Annualised Sharpe ratio of autocorrelated returns (Lo 2002, equation 20): SR_d q / sqrt(q + 2 sum (q - k) rho_k).
+
+    Up to min(20, T / 20) lags; autocorrelations within two standard errors of zero count as zero.
+    """
+    spread = excess_T.std(ddof=1)
+    if spread <= 1e-12:
+        return float("nan")
+    centred_T, q = excess_T - excess_T.mean(), SESSIONS_PER_YEAR
+    scale = q
+    for lag in range(1, min(20, len(excess_T) // 20) + 1):
+        rho = centred_T[lag:] @ centred_T[:-lag] / (centred_T @ centred_T)
+        if abs(rho) > 2 / np.sqrt(len(excess_T)):
+            scale += 2 * (q - lag) * rho
+    return float(excess_T.mean() / spread * q / np.sqrt(scale)) if scale > 0 else float("nan")
 
 
 def annual_return(returns_T: np.ndarray) -> float:
@@ -92,3 +111,38 @@ def cvar(returns_T: np.ndarray, tail: float = 0.05) -> float:
     """Mean loss of the worst ceil(tail T) days, positive when it is a loss."""
     worst = int(np.ceil(tail * len(returns_T)))
     return float(-np.partition(returns_T, worst - 1)[:worst].mean())
+
+
+def months_better(returns_T: np.ndarray, benchmark_T: np.ndarray, dates_T: np.ndarray) -> float:
+    """Share of calendar months in which the compounded return is above the benchmark's."""
+    _, month_T = np.unique(dates_T.astype("datetime64[M]"), return_inverse=True)
+    growth_M, benchmark_M = (np.bincount(month_T, weights=np.log1p(series_T)) for series_T in (returns_T, benchmark_T))
+    return float((growth_M > benchmark_M).mean())
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What was held on average over the decisions, in shares of wealth.
+
+    Attributes:
+        effective_n: 1 / sum of squared shares of the gross exposure; NaN where nothing was held.
+        hedged: share of decisions with the hedge on.
+    """
+
+    effective_n: float
+    gross: float
+    net: float
+    hedged: float
+
+
+def exposure(held_DR: np.ndarray, hedge_D: np.ndarray) -> Exposure:
+    """From signed shares of wealth at the end of each decision step."""
+    gross_D = np.abs(held_DR).sum(axis=1)
+    invested_D = gross_D > 1e-9
+    shares_DR = held_DR[invested_D] / gross_D[invested_D, None]
+    return Exposure(
+        effective_n=float((1 / (shares_DR**2).sum(axis=1)).mean()) if invested_D.any() else float("nan"),
+        gross=float(gross_D.mean()),
+        net=float(held_DR.sum(axis=1).mean()),
+        hedged=float((hedge_D > 0.5).mean()),
+    )

@@ -1,5 +1,4 @@
-"""What can be judged: anything with a name that decides from a view. And the baselines that every model has to stand
-beside.
+"""What can be judged: anything with a name that decides from a view. And the three simplest, which need no estimate.
 
 Shapes: N assets of the view, T sessions; a leading 1 is the batch of one portfolio.
 """
@@ -40,7 +39,7 @@ class EqualWeight:
     name = BENCHMARK
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
-        return long_only(_equal(view.present_N))
+        return long_only(equal_weights(view.present_N))
 
 
 class BuyAndHold:
@@ -55,7 +54,7 @@ class BuyAndHold:
         if view.assets == self._bought:
             return None
         self._bought = view.assets
-        return long_only(_equal(view.present_N))
+        return long_only(equal_weights(view.present_N))
 
 
 class Cash:
@@ -64,38 +63,10 @@ class Cash:
     name = "cash"
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
-        weights_N = _equal(view.present_N)
+        weights_N = equal_weights(view.present_N)
         return PortfolioAction(
             torch.from_numpy(weights_N)[None], torch.zeros(1, len(weights_N), dtype=torch.float64), _unhedged()
         )
-
-
-class InverseVolatility:
-    """skfolio's inverse volatility over a trailing window; assets with a gap in that window get nothing, since skfolio
-    takes no NaN.
-    """
-
-    name = "inverse_volatility"
-
-    def __init__(self, sessions: int = 252):
-        self.sessions = sessions
-
-    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
-        from skfolio.optimization import InverseVolatility as Estimator
-
-        returns_TN, known_TN = view.returns(self.sessions)
-        # A price that never moved has no volatility to invert.
-        complete_N = view.present_N & known_TN.all(0) & (returns_TN.std(0) > 0)
-        if not complete_N.any():
-            return long_only(_equal(view.present_N))
-        weights_N = np.zeros(len(complete_N))
-        weights_N[complete_N] = Estimator().fit(returns_TN[:, complete_N]).weights_
-        return long_only(weights_N)
-
-
-def baselines() -> list[Strategy]:
-    """The strategies that need no model, new ones for a new walk."""
-    return [EqualWeight(), BuyAndHold(), InverseVolatility(), Cash()]
 
 
 def long_only(weights_N: np.ndarray) -> PortfolioAction:
@@ -104,8 +75,8 @@ def long_only(weights_N: np.ndarray) -> PortfolioAction:
     return PortfolioAction(weights_1N, torch.ones_like(weights_1N), _unhedged())
 
 
-def _equal(present_N: np.ndarray) -> np.ndarray:
-    """With nothing present the weights fall on everything: the orders are then dropped at the fill."""
+def equal_weights(present_N: np.ndarray) -> np.ndarray:
+    """1/N over the present assets. With none, over everything: the orders are then dropped at the fill."""
     chosen_N = present_N if present_N.any() else np.ones_like(present_N)
     return chosen_N / chosen_N.sum()
 

@@ -137,12 +137,11 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
 
 def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
     """The planner with the best net Sharpe ratio on the validation block, None without a backtest."""
-    from finjepa_pipeline.backtest.strategies import baselines
+    from finjepa_pipeline.backtest.baselines import rival_names
 
-    names = [strategy.name for strategy in baselines()]
     try:
         row = con.execute(
-            sql("best_planner"), {"checkpoint": checkpoint, "data_version": data_version, "baselines": names}
+            sql("best_planner"), {"checkpoint": checkpoint, "data_version": data_version, "rivals": rival_names()}
         ).fetchone()
     except duckdb.CatalogException as error:
         raise FinJEPAError("nothing was backtested yet; run `finjepa backtest` first") from error

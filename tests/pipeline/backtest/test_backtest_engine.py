@@ -14,7 +14,7 @@ from finjepa_model.portfolio import PortfolioState
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.market_view import MarketView, universes
-from finjepa_pipeline.backtest.strategies import BuyAndHold, Cash, EqualWeight, InverseVolatility, baselines
+from finjepa_pipeline.backtest.strategies import BuyAndHold, Cash, EqualWeight
 
 CHARGED = PortfolioConfig()
 FREE = PortfolioConfig(cost_bps=0, hedge_cost_bps=0, borrow_rate=0)
@@ -170,23 +170,6 @@ def test_cash_stays_cash(tmp_path):
     assert (result.turnover_T == 0).all()
 
 
-def test_inverse_volatility_is_that_of_the_trailing_window(tmp_path):
-    returns_DA = noise(400, 3, seed=7) * np.array([1.0, 2.0, 4.0])
-    view = MarketView(write_panel(tmp_path, returns_DA), 300, np.arange(3), window=20)
-    action = InverseVolatility().decide(view, None)  # type: ignore[arg-type]
-    inverse_N = 1 / returns_DA[49:301].std(0, ddof=1)
-    np.testing.assert_allclose(action.weights_XN[0], inverse_N / inverse_N.sum(), rtol=1e-5)
-
-
-def test_inverse_volatility_leaves_out_what_has_a_gap(tmp_path):
-    alive_DA = np.ones((400, 3), bool)
-    alive_DA[:200, 1] = False
-    panel = write_panel(tmp_path, noise(400, 3), alive_DA=alive_DA)
-    action = InverseVolatility().decide(MarketView(panel, 300, np.arange(3), window=20), None)  # type: ignore[arg-type]
-    assert action.weights_XN[0, 1] == 0
-    assert action.weights_XN.sum() == pytest.approx(1)
-
-
 def test_a_delisted_asset_becomes_cash(tmp_path):
     alive_DA = np.ones((80, 2), bool)
     alive_DA[43:, 1] = False
@@ -269,14 +252,6 @@ def test_an_unsound_action_is_refused_by_name(tmp_path, weights):
 
     with pytest.raises(FinJEPAError, match="broken_rule decided on 2020-01-31"):
         walk(Unsound(), court(write_panel(tmp_path, noise(60, 2))))
-
-
-def test_every_baseline_walks_over_the_same_sessions(tmp_path):
-    judged = court(write_panel(tmp_path, noise(320, 5)), lo=260)
-    results = [walk(strategy, judged) for strategy in baselines()]
-    assert len({result.strategy for result in results}) == 4
-    for result in results:
-        np.testing.assert_array_equal(result.dates_T, results[0].dates_T)
 
 
 def test_no_eligible_asset_is_one_clear_line(tmp_path):

@@ -1,12 +1,28 @@
 """Every metric against skfolio or a second formula, and the bootstrap's promises."""
 
+import warnings
+
 import numpy as np
 import pytest
 from skfolio.measures import cvar as skfolio_cvar
 from skfolio.measures import get_drawdowns, semi_deviation
 
 from finjepa_pipeline.backtest.inference import MIN_BLOCK, block_length, sharpe_intervals
-from finjepa_pipeline.backtest.metrics import annual_return, cvar, max_drawdown, measure, sharpe, sortino
+from finjepa_pipeline.backtest.metrics import (
+    annual_return,
+    cvar,
+    exposure,
+    lo_sharpe,
+    max_drawdown,
+    measure,
+    months_better,
+    sharpe,
+    sortino,
+)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import empyrical
 
 
 @pytest.fixture
@@ -27,6 +43,42 @@ def test_risk_measures_agree_with_skfolio(returns_T):
     assert cvar(returns_T) == pytest.approx(skfolio_cvar(returns_T, beta=0.95), rel=1e-12)
     downside = semi_deviation(returns_T, min_acceptable_return=0.0, biased=True)
     assert sortino(returns_T) == pytest.approx(252**0.5 * returns_T.mean() / downside, rel=1e-12)
+
+
+def test_every_ratio_agrees_with_empyrical(returns_T):
+    result = measure(returns_T, returns_T, np.zeros(1000))
+    assert result.sharpe == pytest.approx(empyrical.sharpe_ratio(returns_T), rel=1e-9)
+    assert result.annual_return == pytest.approx(empyrical.cagr(returns_T), rel=1e-9)
+    assert result.annual_volatility == pytest.approx(empyrical.annual_volatility(returns_T), rel=1e-9)
+    assert result.max_drawdown == pytest.approx(empyrical.max_drawdown(returns_T), rel=1e-9)
+    assert result.calmar == pytest.approx(empyrical.calmar_ratio(returns_T), rel=1e-9)
+    assert result.sortino == pytest.approx(empyrical.sortino_ratio(returns_T), rel=1e-9)
+
+
+def test_the_lo_correction_knows_momentum_from_noise():
+    """Independent returns keep their Sharpe ratio; an AR(1) of rho loses sqrt((1 - rho) / (1 + rho)) of it, Lo 2002."""
+    noise_T = 0.01 * np.random.default_rng(1).standard_normal(20000)
+    assert lo_sharpe(noise_T + 0.0005) == pytest.approx(sharpe(noise_T + 0.0005), rel=0.05)
+    trending_T = noise_T.copy()
+    for t in range(1, len(trending_T)):
+        trending_T[t] += 0.3 * trending_T[t - 1]
+    trending_T += 0.0005
+    assert lo_sharpe(trending_T) == pytest.approx(sharpe(trending_T) * (0.7 / 1.3) ** 0.5, rel=0.08)
+
+
+def test_months_are_compared_one_by_one():
+    dates_T = np.arange("2020-01-01", "2020-05-01", dtype="datetime64[D]")
+    ahead_T = np.where(dates_T < np.datetime64("2020-02-01"), 0.01, -0.001)
+    assert months_better(ahead_T, np.zeros(len(dates_T)), dates_T) == 0.25
+
+
+def test_exposure_by_hand():
+    held_DR = np.array([[0.5, 0.5, 0.0], [0.5, -0.25, 0.0], [0.0, 0.0, 0.0]])
+    result = exposure(held_DR, np.array([1.0, 0.0, 0.0]))
+    assert result.gross == pytest.approx(1.75 / 3)
+    assert result.net == pytest.approx(1.25 / 3)
+    assert result.hedged == pytest.approx(1 / 3)
+    assert result.effective_n == pytest.approx((2 + 0.75**2 / (0.5**2 + 0.25**2)) / 2)
 
 
 def test_a_loss_on_the_first_day_is_a_drawdown():
