@@ -143,11 +143,17 @@ def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str,
 @main.command()
 @click.option("--planner", default="cem,mppi", show_default=True, help="Comma list of planners.")
 @click.option("--checkpoint", help="Id of a checkpoint of this home; the newest one if left out.")
+@click.option("--controls", help="Comma list of model-matched controls, or all, or none.")
+@click.option(
+    "--strategy", "strategies", multiple=True, help="A strategy of your own, module:callable or file.py:callable."
+)
+@click.option("--fill", help="close or open: when orders are filled.")
+@click.option("--n-assets", type=int, help="Largest universe that is traded.")
 @click.pass_obj
-def backtest(debug: bool, planner: str, checkpoint: str | None) -> None:
+def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
     """Leaderboard and tear sheet."""
-    report = _run("backtest", {"planner_backtests": _given(planner=planner, checkpoint=checkpoint)}, debug)
-    _say_leaderboard(report.assets)
+    chosen = _given(**options) | ({"strategies": list(strategies)} if strategies else {})
+    _say_leaderboard(_run("backtest", {"planner_backtests": chosen}, debug).assets)
 
 
 @main.command()

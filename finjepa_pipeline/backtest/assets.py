@@ -19,6 +19,11 @@ class BacktestConfig(dg.Config):
     """Who is judged."""
 
     planner: str = Field(default="cem,mppi", description="Comma list of planners.")
+    controls: str = Field(default="ewma,ridge", description="Comma list of model-matched controls, or all, or none.")
+    strategies: list[str] = Field(
+        default_factory=list, description="Strategies of your own, as module:callable or file.py:callable."
+    )
+    fill: str = Field(default="close", description="Orders are filled at the next close, or at the next open.")
     checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
     n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded.")
 
@@ -36,19 +41,32 @@ def planner_backtests(
 ) -> dg.MaterializeResult:
     """Daily returns of each planner and baseline on the validation and the test block: decided at a close, filled at the
     next, after costs. A walk that is stored already is not walked again."""
-    from finjepa_pipeline.backtest.evaluate import checkpoint_folder, parse_planners, run_backtests
+    from finjepa_pipeline.backtest.controls import CONTROLS
+    from finjepa_pipeline.backtest.evaluate import (
+        Docket,
+        checkpoint_folder,
+        parse_names,
+        parse_planners,
+        run_backtests,
+    )
 
     home = settings.get()
-    planners = parse_planners(config.planner)
+    docket = Docket(
+        planners=parse_planners(config.planner),
+        controls=parse_names(config.controls, CONTROLS, "control"),
+        specs=tuple(config.strategies),
+        n_assets=config.n_assets,
+        fill=config.fill,
+    )
     folder = checkpoint_folder(home, config.checkpoint)
-    run = run_backtests(warehouse, folder, current_panel(home), planners, config.n_assets, context.log.info)
+    run = run_backtests(warehouse, folder, current_panel(home), docket, context.log.info)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": run.rows,
             "checkpoint": run.checkpoint,
             "data_version": run.data_version,
             "strategies": ", ".join(run.strategies),
-            "planners": ", ".join(planners),
+            "planners": ", ".join(docket.planners),
             "blocks": dg.MetadataValue.json({name: list(dates) for name, dates in run.blocks.items()}),
             "walked": run.walked,
             "reused": run.walked == 0,
@@ -73,6 +91,8 @@ def leaderboard(
     from finjepa_pipeline.backtest.baselines import kind
     from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows, stored_returns
     from finjepa_pipeline.backtest.report import verdict, write_report
+    from finjepa_pipeline.backtest.trials import never_judged
+    from finjepa_pipeline.prices import current_revision
 
     home = settings.get()
     event = context.instance.get_latest_materialization_event(dg.AssetKey("planner_backtests"))
@@ -80,7 +100,11 @@ def leaderboard(
     checkpoint = str(judged["checkpoint"].value) if judged else current_checkpoint(home).name
     data_version = str(judged["data_version"].value) if judged else ""
     with warehouse.connect() as connection:
-        written = build_leaderboard(connection, checkpoint, data_version)
+        feed = current_revision(connection)
+        labels = {"fold": "single", "run_id": context.run.run_id, "feed": feed.feed if feed else None}
+        written = build_leaderboard(
+            connection, checkpoint, data_version, untried=never_judged(connection, home.checkpoints), labels=labels
+        )
         rows = leaderboard_rows(connection, checkpoint)
         returns = stored_returns(connection, checkpoint, data_version)
         key = {"checkpoint": checkpoint, "data_version": data_version}

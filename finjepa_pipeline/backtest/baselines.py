@@ -103,7 +103,7 @@ def extreme_quintile(view: MarketView, sessions: int, skip: int = 0, losers: boo
     returns_TN, _ = view.returns(sessions)
     growth_N = np.log1p(returns_TN[: sessions - skip]).sum(0) * (-1 if losers else 1)
     growth_N = np.where(view.present_N, growth_N, -np.inf)
-    count = max(1, int(round(view.present_N.sum() / 5)))
+    count = max(1, round(int(view.present_N.sum()) / 5))
     weights_N = np.zeros(len(growth_N))
     weights_N[np.argsort(-growth_N, kind="stable")[:count]] = 1.0
     return weights_N * view.present_N

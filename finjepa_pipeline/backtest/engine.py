@@ -10,6 +10,7 @@ one portfolio.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
+from finjepa_model.costs import Liquidity
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import Ledger, PortfolioSimulator, PortfolioState
 from finjepa_model.training.panel import Panel
@@ -35,6 +37,8 @@ class Court:
             the last at `end`.
         end: index of the last session of the block.
         window: sessions of history that an asset needs to be decided on.
+        overnight: float64 by panel row, simple return from the close before to the open; where it is given, orders are
+            filled at the next open, otherwise at the next close.
     """
 
     panel: Panel
@@ -43,12 +47,25 @@ class Court:
     end: int
     universes: tuple[Universe, ...]
     window: int
+    overnight: np.ndarray | None = None
 
     @classmethod
     def over(
-        cls, panel: Panel, block: tuple[int, int], costs: PortfolioConfig, *, stride: int, n_assets: int, window: int
+        cls,
+        panel: Panel,
+        block: tuple[int, int],
+        costs: PortfolioConfig,
+        *,
+        stride: int,
+        n_assets: int,
+        window: int,
+        allowed: np.ndarray | None = None,
+        overnight: np.ndarray | None = None,
     ) -> "Court":
         """A court over the sessions [block[0], block[1]), with a decision every `stride` sessions.
+
+        Args:
+            allowed: bool by asset of the panel, who may be traded; everybody where None.
 
         Raises:
             FinJEPAError: if the block is too short for one decision, or nothing is eligible in it.
@@ -58,8 +75,8 @@ class Court:
             raise FinJEPAError(
                 f"a backtest block of {block[1] - block[0]} sessions is too short; ingest a longer history"
             )
-        chosen = universes(panel, decisions, n_assets, window, REBALANCE_UNIVERSE_EVERY)
-        return cls(panel, costs, decisions, block[1] - 1, tuple(chosen), window)
+        chosen = universes(panel, decisions, n_assets, window, REBALANCE_UNIVERSE_EVERY, allowed)
+        return cls(panel, costs, decisions, block[1] - 1, tuple(chosen), window, overnight)
 
     def views(self) -> list[MarketView]:
         """What is known at each decision."""
@@ -67,13 +84,89 @@ class Court:
             MarketView(self.panel, session, self._universe(session).assets_N, self.window) for session in self.decisions
         ]
 
-    @property
+    @cached_property
     def roster_R(self) -> np.ndarray:
         """int64, every asset that is in some universe, ascending."""
         return np.unique(np.concatenate([universe.assets_N for universe in self.universes]))
 
+    @cached_property
+    def steps(self) -> tuple["MarketStep", ...]:
+        """What happens between each decision and the next."""
+        ends = (*self.decisions[1:], self.end)
+        return tuple(MarketStep.of(self, session, end) for session, end in zip(self.decisions, ends, strict=True))
+
+    def places(self, session: int) -> np.ndarray:
+        """int64 [N], where the universe of a decision stands on the roster."""
+        return np.searchsorted(self.roster_R, self._universe(session).assets_N)
+
     def _universe(self, session: int) -> Universe:
         return [universe for universe in self.universes if universe.start <= session][-1]
+
+
+@dataclass(frozen=True)
+class MarketStep:
+    """The market of the roster between a decision and the next, as the mechanics take it."""
+
+    returns_1TR: Tensor
+    market_returns_1T: Tensor
+    beta_1R: Tensor
+    tradable_1TR: Tensor
+    delisted_1TR: Tensor
+    delisting_return_R: Tensor
+    liquidity: Liquidity | None
+    fills_at_open: bool
+
+    @classmethod
+    def of(cls, court: Court, session: int, end: int) -> "MarketStep":
+        panel, roster_R = court.panel, court.roster_R
+        returns_1RT, tradable_1RT = panel.returns_after(np.array([session]), roster_R[None], end - session)
+        returns_1TR = torch.from_numpy(returns_1RT).transpose(1, 2).double()
+        market_1T = torch.from_numpy(panel.market_returns[session + 1 : end + 1].astype(np.float64))[None]
+        tradable_1TR = torch.from_numpy(tradable_1RT).transpose(1, 2)
+        delisted_1TR = _delisted(panel, session, end, roster_R)
+        if court.overnight is not None:  # the night and the day of the fill become two sessions
+            rows_R = panel.rows(session + 1, roster_R)
+            night_1R = torch.from_numpy(np.where(rows_R >= 0, court.overnight[rows_R], 0.0))[None]
+            returns_1TR = _split(returns_1TR, night_1R)
+            market_1T = _split(market_1T, night_1R[:, torch.from_numpy(rows_R >= 0)].mean(-1))
+            tradable_1TR, delisted_1TR = (torch.cat([x[:, :1], x], 1) for x in (tradable_1TR, delisted_1TR))
+        return cls(
+            returns_1TR,
+            market_1T,
+            torch.from_numpy(_beta(panel, session, roster_R))[None],
+            tradable_1TR,
+            delisted_1TR,
+            torch.from_numpy(panel.delisting_return[roster_R]),
+            panel_liquidity(panel, session, roster_R),
+            court.overnight is not None,
+        )
+
+    def advance(
+        self, simulator: PortfolioSimulator, state: PortfolioState, action: PortfolioAction | None
+    ) -> tuple[PortfolioState, list[Ledger]]:
+        """Order, fill and hold: the state at the next decision, and a ledger for each session.
+
+        With a fill at the open the session of the fill pays interest and fees for its night and for its day.
+        """
+        state, ledgers = simulator.step(
+            state,
+            action,
+            self.returns_1TR,
+            self.market_returns_1T,
+            self.beta_1R,
+            self.tradable_1TR,
+            self.delisted_1TR,
+            self.delisting_return_R,
+            simulator.frictions(self.liquidity),
+        )
+        return state, [ledgers[0] + ledgers[1], *ledgers[2:]] if self.fills_at_open else ledgers
+
+
+def _split(returns_1TX: Tensor, night_1X: Tensor) -> Tensor:
+    """The first session as its night and its day; night and day compound to it."""
+    first_1X = returns_1TX[:, 0]
+    day_1X = (1 + first_1X) / (1 + night_1X) - 1
+    return torch.cat([night_1X.unsqueeze(1), day_1X.unsqueeze(1), returns_1TX[:, 1:]], 1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +180,9 @@ class Walk:
         cost_T: commissions, half-spreads, borrow fees; turnover_T: one-way; wealth_T: at the close; hedged_T: bool.
         decided_K: datetime64, the closes of the decisions; held_KR: signed shares of wealth when the decision's step
             ends.
-        weights_KR, signals_KR, hedges_K: the decisions; zero outside the universe of the day.
+        ordered_K: bool, whether the decision was to order anything.
+        weights_KR, signals_KR, hedges_K: the decisions, or what was kept where nothing was ordered; zero outside the
+            universe of the day.
         assets_R: symbols of the roster.
     """
 
@@ -101,6 +196,7 @@ class Walk:
     hedged_T: np.ndarray
     decided_K: np.ndarray
     assets_R: tuple[str, ...]
+    ordered_K: np.ndarray
     weights_KR: np.ndarray
     signals_KR: np.ndarray
     hedges_K: np.ndarray
@@ -116,38 +212,28 @@ def walk(strategy: Strategy, court: Court, views: Sequence[MarketView] | None = 
     Raises:
         FinJEPAError: if the strategy decides something that is not a `PortfolioAction` over the view's assets.
     """
-    panel, roster_R = court.panel, court.roster_R
+    roster_R = court.roster_R
     simulator = PortfolioSimulator(court.costs)
     state = simulator.start((1, len(roster_R)))
-    ends = (*court.decisions[1:], court.end)
     ledgers: list[Ledger] = []
     hedged: list[bool] = []
     actions: list[PortfolioAction] = []
+    ordered: list[bool] = []
     held: list[np.ndarray] = []
-    for session, end, view in zip(court.decisions, ends, views or court.views(), strict=True):
-        places_N = np.searchsorted(roster_R, court._universe(session).assets_N)
+    for session, step, view in zip(court.decisions, court.steps, views or court.views(), strict=True):
+        places_N = court.places(session)
         action = strategy.decide(view, _seen(state, places_N))
-        returns_1RT, tradable_1RT = panel.returns_after(np.array([session]), roster_R[None], end - session)
         if action is not None:
             action = _on_roster(_checked(action, view, strategy.name), places_N, len(roster_R))
         kept = PortfolioAction(state.holdings_XN.abs(), state.signals_XN, state.hedged_X)
         hedged_before = bool(state.hedge_X < 0)
-        state, step = simulator.step(
-            state,
-            action,
-            torch.from_numpy(returns_1RT).transpose(1, 2).double(),
-            torch.from_numpy(panel.market_returns[session + 1 : end + 1].astype(np.float64))[None],
-            torch.from_numpy(_beta(panel, session, roster_R))[None],
-            torch.from_numpy(tradable_1RT).transpose(1, 2),
-            _delisted(panel, session, end, roster_R),
-            torch.from_numpy(panel.delisting_return[roster_R]),
-            simulator.frictions(panel_liquidity(panel, session, roster_R)),
-        )
-        ledgers += step
-        hedged += [hedged_before] + [bool(state.hedge_X < 0)] * (end - session - 1)
+        state, made = step.advance(simulator, state, action)
+        ledgers += made
+        hedged += [hedged_before] + [bool(state.hedge_X < 0)] * (len(made) - 1)
         actions.append(kept if action is None else action)
+        ordered.append(action is not None)
         held.append(state.holdings_XN[0].numpy())
-    return _as_walk(strategy.name, court, ledgers, hedged, actions, np.stack(held))
+    return _as_walk(strategy.name, court, ledgers, hedged, actions, np.array(ordered), np.stack(held))
 
 
 def _seen(state: PortfolioState, places_N: np.ndarray) -> PortfolioState:
@@ -215,6 +301,7 @@ def _as_walk(
     ledgers: list[Ledger],
     hedged: list[bool],
     actions: list[PortfolioAction],
+    ordered_K: np.ndarray,
     held_KR: np.ndarray,
 ) -> Walk:
     pnl_T = torch.cat([ledger.pnl_X for ledger in ledgers]).numpy()
@@ -235,6 +322,7 @@ def _as_walk(
         hedged_T=np.array(hedged),
         decided_K=court.panel.dates[list(court.decisions)],
         assets_R=tuple(court.panel.assets[i] for i in court.roster_R),
+        ordered_K=ordered_K,
         weights_KR=torch.cat([action.weights_XN for action in actions]).numpy(),
         signals_KR=torch.cat([action.signals_XN for action in actions]).numpy(),
         hedges_K=torch.cat([action.hedge_X for action in actions]).numpy(),

@@ -1,30 +1,75 @@
-"""Judges a checkpoint's planners and the baselines on the validation and the test block, under one court a block."""
+"""Judges a checkpoint's planners beside baselines, controls and strategies of the user, under one court a block."""
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.baselines import baselines
-from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.controls import CONTROLS, Controls
+from finjepa_pipeline.backtest.engine import Court, Walk, walk
+from finjepa_pipeline.backtest.evidence import forecast_quality, judge_expectations
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination
+from finjepa_pipeline.backtest.overnight import overnight_returns
+from finjepa_pipeline.backtest.replay import attribution, cost_grid
 from finjepa_pipeline.backtest.store import (
-    BLOCKS,
     Case,
+    Evidence,
     ensure_tables,
     known_walks,
+    write_failure,
     write_walks,
 )
 from finjepa_pipeline.backtest.strategies import Strategy
+from finjepa_pipeline.backtest.user_strategy import load_strategy
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
-PROTOCOL = 2  # raise it when a change of the code changes what a walk earns: everything is then judged again
+PROTOCOL = 3  # raise it when a change of the code changes what a walk earns: everything is then judged again
+ON_VALIDATION = (
+    "equal_weight",
+    "buy_and_hold",
+    "cash",
+)  # it only chooses among planners; rivals are met on the test block
+FILLS = ("close", "open")
+
+
+@dataclass(frozen=True)
+class Docket:
+    """Who is judged, and how.
+
+    Attributes:
+        planners: on the checkpoint's world model; controls: names in `CONTROLS`; specs: strategies of the user.
+        fill: orders are filled at the next `close` or the next `open`.
+        only: names of the strategies to walk; everybody where empty.
+    """
+
+    planners: tuple[str, ...] = ("cem", "mppi")
+    controls: tuple[str, ...] = ()
+    specs: tuple[str, ...] = ()
+    n_assets: int = 20
+    fill: str = "close"
+    only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.fill not in FILLS:
+            raise FinJEPAError(f"fill={self.fill!r} is unknown; choose one of {', '.join(FILLS)}")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sessions to be judged on, [start, stop), and which assets may be traded there (all where None)."""
+
+    name: str
+    start: int
+    stop: int
+    allowed: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -44,68 +89,158 @@ def run_backtests(
     warehouse: Warehouse,
     checkpoint: Path,
     panel_folder: Path,
-    planners: Sequence[str],
-    n_assets: int = 20,
+    docket: Docket,
     log: Callable[[str], object] = lambda message: None,
+    blocks: Sequence[Block] | None = None,
 ) -> BacktestRun:
-    """Walk every strategy over both blocks and put the results into the warehouse; what is there already is not done again.
+    """Walk every strategy over the blocks and put the results into the warehouse; what is there already is not done again.
 
     The warehouse is opened only to look and to write, never while strategies walk.
 
+    Args:
+        blocks: the validation and the test block of the checkpoint's config where None.
+
     Raises:
-        FinJEPAError: for an unknown planner, a checkpoint that does not fit the panel, or a history that is too short.
+        FinJEPAError: for an unknown strategy, a checkpoint that does not fit the panel, or a history that is too short.
     """
-    from finjepa_model.training.splits import history_needed, split_dates
+    from finjepa_model.training.splits import history_needed
 
     config = read_config(checkpoint)
     panel = Panel.open(panel_folder)
     data_version = str(panel.manifest["data_version"])
-    splits = split_dates(len(panel.dates), config)
-    imagination = MarketImagination(checkpoint)
-    names = [strategy.name for strategy in (*baselines(), *(FinJEPAStrategy(p, imagination) for p in planners))]
+    blocks = config_blocks(panel, config) if blocks is None else blocks
+    bench = Bench(panel, MarketImagination(checkpoint), docket)
     with warehouse.connect() as con:
         ensure_tables(con)
         known = known_walks(con, checkpoint.name, data_version)
+        overnight = overnight_returns(con, panel) if docket.fill == "open" else None
 
-    walked, rows, blocks = 0, 0, {}
-    for block in BLOCKS:
-        lo, hi = getattr(splits, block)
-        court = Court.over(
-            panel,
-            (lo, hi),
-            config.portfolio,
-            stride=config.model.stride,
-            n_assets=n_assets,
-            window=history_needed(config),
+    walked, rows, wanted = 0, 0, 0
+    for block in blocks:
+        mark = _hash(
+            PROTOCOL,
+            checkpoint.name,
+            panel.content_hash,
+            docket.n_assets,
+            docket.fill,
+            block.name,
+            block.start,
+            block.stop,
         )
-        blocks[block] = (str(panel.dates[lo]), str(panel.dates[hi - 1]))
-        mark = _hash(PROTOCOL, checkpoint.name, panel.content_hash, n_assets, block)
+        names = bench.names(block.name)
         missing = [name for name in names if (mark, name) not in known]
+        wanted += len(names)
         if not missing:
             continue
-        # Made anew for each block: a strategy may carry memory from one decision to the next.
-        strategies: list[Strategy] = [*baselines(), *(FinJEPAStrategy(p, imagination) for p in planners)]
-        strategies = [strategy for strategy in strategies if strategy.name in missing]
-        views = court.views()
-        if any(isinstance(strategy, FinJEPAStrategy) for strategy in strategies):
-            log(f"{block}: imagining the market at {len(views)} decisions")
-            imagination.prepare(views)
-        walks = []
-        for strategy in strategies:
-            log(f"{block}: {strategy.name} decides {len(views)} times")
-            walks.append(walk(strategy, court, views))
+        court = Court.over(
+            panel,
+            (block.start, block.stop),
+            config.portfolio,
+            stride=config.model.stride,
+            n_assets=docket.n_assets,
+            window=history_needed(config),
+            allowed=block.allowed,
+            overnight=overnight,
+        )
+        case = Case(checkpoint.name, data_version, block.name, mark)
+        evidence = _judge(bench, court, case, missing, warehouse, log)
         with warehouse.connect() as con:
-            rows += write_walks(con, Case(checkpoint.name, data_version, block, mark), walks)
-        walked += len(walks)
+            rows += write_walks(con, case, evidence)
+        walked += len(missing)
     return BacktestRun(
         checkpoint=checkpoint.name,
         data_version=data_version,
-        strategies=tuple(names),
-        blocks=blocks,
+        strategies=tuple(bench.names("test")),
+        blocks={b.name: (str(panel.dates[b.start]), str(panel.dates[b.stop - 1])) for b in blocks},
         walked=walked,
-        reused=len(BLOCKS) * len(names) - walked,
+        reused=wanted - walked,
         rows=rows,
     )
+
+
+class Bench:
+    """Makes the strategies of a docket, new ones for each block: a strategy may carry memory from one decision to the
+    next."""
+
+    def __init__(self, panel: Panel, imagination: MarketImagination, docket: Docket):
+        self.imagination = imagination
+        self.docket = docket
+        self.controls = Controls(panel, imagination)
+
+    def names(self, block: str) -> list[str]:
+        """Who is judged on a block, in the order of walking."""
+        rivals = [s.name for s in baselines() if block != "validation" or s.name in ON_VALIDATION]
+        names = rivals + list(self.docket.planners)
+        if block != "validation":
+            names += self.docket.controls
+        names += [load_strategy(spec).name for spec in self.docket.specs]
+        return [name for name in names if not self.docket.only or name in (*self.docket.only, "equal_weight")]
+
+    def make(self, names: Sequence[str]) -> list[Strategy]:
+        """The named strategies."""
+        made: dict[str, Strategy] = {strategy.name: strategy for strategy in baselines()}
+        made |= {name: self.controls.make(name) for name in self.docket.controls if name in names}
+        made |= {name: FinJEPAStrategy(name, self.imagination) for name in self.docket.planners if name in names}
+        made |= {strategy.name: strategy for strategy in map(load_strategy, self.docket.specs)}
+        return [made[name] for name in names]
+
+
+def _judge(
+    bench: Bench, court: Court, case: Case, names: Sequence[str], warehouse: Warehouse, log: Callable[[str], object]
+) -> Evidence:
+    """Walk, replay, and compare what was forecast with what came."""
+    views = court.views()
+    imagines = set(names) & {*bench.docket.planners, "shuffled_actions"}
+    if imagines:
+        log(f"{case.block}: imagining the market at {len(views)} decisions")
+        bench.imagination.prepare(views)
+    walks: list[Walk] = []
+    expectations = {}
+    for strategy in bench.make(names):
+        log(f"{case.block}: {strategy.name} decides {len(views)} times")
+        try:
+            walks.append(walk(strategy, court, views))
+        except Exception:
+            with warehouse.connect() as con:
+                write_failure(con, case, strategy.name)  # it was tried all the same
+            raise
+        if isinstance(strategy, FinJEPAStrategy):
+            expectations[strategy.name] = judge_expectations(strategy.expected, walks[-1])
+    if case.block == "validation":
+        return Evidence(walks, expectations)
+    forecasts = {"world_model": bench.imagination.forecast} if imagines else {}
+    forecasts |= {
+        name: bench.controls.forecast(name) for name in names if name in CONTROLS and name != "shuffled_actions"
+    }
+    return Evidence(
+        walks,
+        expectations,
+        replays={**cost_grid(walks, court), **attribution(walks, court)},
+        forecasts={name: forecast_quality(forecast, court, views) for name, forecast in forecasts.items()},
+    )
+
+
+def config_blocks(panel: Panel, config: FinJEPAConfig) -> list[Block]:
+    """The validation and the test block that the config of a checkpoint leaves."""
+    from finjepa_model.training.splits import split_dates
+
+    splits = split_dates(len(panel.dates), config)
+    return [Block("validation", *splits.validation), Block("test", *splits.test)]
+
+
+def parse_names(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
+    """Names out of a comma list, each once; `all` and `none` are understood.
+
+    Raises:
+        FinJEPAError: for an unknown name.
+    """
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    if names in (("all",), ("none",)):
+        return tuple(known) if names == ("all",) else ()
+    for name in names:
+        if name not in known:
+            raise FinJEPAError(f"unknown {what} {name!r}; choose some of {', '.join(sorted(known))}, or all, or none")
+    return names
 
 
 def parse_planners(text: str) -> tuple[str, ...]:

@@ -62,6 +62,10 @@ class MarketImagination:
             self._imagine([view])
         return self._imagined[view]
 
+    def forecast(self, view: MarketView) -> np.ndarray:
+        """Expected simple return of each asset over the next decision step, [N]."""
+        return self.at(view)[0].mean_BHN[0, 0].numpy()
+
     def _imagine(self, views: Iterable[MarketView]) -> None:
         views = list(views)
         config = self.model.config

@@ -97,7 +97,7 @@ def superior_predictive_ability(
         seed=seed,
     )  # fmt: skip
     test.compute()
-    return float(test.pvalues["consistent"])
+    return float(np.asarray(test.pvalues)[1])  # lower, consistent, upper
 
 
 @dataclass(frozen=True)

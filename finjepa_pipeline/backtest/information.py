@@ -37,7 +37,8 @@ def information(forecast_KN: np.ndarray, outcome_KN: np.ndarray, *, ranks: bool,
     series_K = np.array([_correlation(f, o, ranks) for f, o in zip(forecast_KN, outcome_KN, strict=True)])
     series_K = series_K[np.isfinite(series_K)]
     if len(series_K) < 3:
-        return Information(*(float("nan"),) * 5, len(series_K))
+        nan = float("nan")
+        return Information(nan, nan, nan, nan, nan, len(series_K))
     mean, error = float(series_K.mean()), newey_west_error(series_K, lags)
     spread = float(series_K.std(ddof=1))
     return Information(

@@ -1,6 +1,6 @@
-"""The leaderboard: every strategy of a court with its metrics and intervals.
+"""The leaderboard: every strategy of a court with its metrics, its intervals, and what is left after all that was tried.
 
-Shapes: T sessions, K strategies.
+Shapes: T sessions, K strategies, N trials.
 """
 
 from dataclasses import asdict
@@ -11,20 +11,37 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest.inference import sharpe_intervals
-from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, measure
+from finjepa_pipeline.backtest.baselines import kind, rival_names
+from finjepa_pipeline.backtest.inference import power, sharpe_intervals, superior_predictive_ability
+from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, Exposure, exposure, measure, months_better
+from finjepa_pipeline.backtest.overfitting import (
+    deflated_sharpe,
+    effective_trials,
+    overfitting_logits,
+    probabilistic_sharpe,
+    probability_of_overfitting,
+)
+from finjepa_pipeline.backtest.replay import COST_GRID
 from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transaction
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 from finjepa_pipeline.warehouse import sql
 
 
 def build_leaderboard(
-    con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str, cash_rate: float = 0.0
+    con: duckdb.DuckDBPyConnection,
+    checkpoint: str,
+    data_version: str,
+    *,
+    cash_rate: float = 0.0,
+    untried: int = 0,
+    labels: dict[str, str] | None = None,
 ) -> bool:
-    """Measure every walk that is stored for a checkpoint and write its part of `leaderboard`.
+    """Measure every walk that is stored for a checkpoint and write its part of `leaderboard` and `court_inference`.
 
     Args:
         cash_rate: per year; ratios are of the return over it.
+        untried: configurations that were trained or begun and never judged; they count as trials.
+        labels: `feed`, `fold` and `run_id` of the rows.
 
     Returns:
         Whether anything was written: a leaderboard of the same walks is left as it is.
@@ -42,11 +59,15 @@ def build_leaderboard(
     if wanted == set(con.execute(listed, list(key.values())).fetchall()):
         return False
     with transaction(con):
-        con.execute("DELETE FROM main.leaderboard WHERE checkpoint = $checkpoint AND data_version = $data_version", key)
-        for (block, court), walks in returns.group_by("block", "court", maintain_order=True):
-            insert(
-                con, "leaderboard", key | {"block": block, "court": court, "created_at": now()}, _rows(walks, cash_rate)
+        for table in ("leaderboard", "court_inference"):
+            con.execute(
+                f"DELETE FROM main.{table} WHERE checkpoint = $checkpoint AND data_version = $data_version", key
             )
+        for (block, court), walks in returns.group_by("block", "court", maintain_order=True):
+            case = key | {"block": block, "court": court, "created_at": now()}
+            rows, verdict = _judged(con, case, walks, cash_rate, untried)
+            insert(con, "leaderboard", case | (labels or {"fold": "single"}), rows)
+            insert(con, "court_inference", case, verdict)
     return True
 
 
@@ -64,12 +85,35 @@ def stored_returns(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version
     return table
 
 
-def _rows(walks: pl.DataFrame, cash_rate: float) -> dict[str, Any]:
+def _judged(
+    con: duckdb.DuckDBPyConnection, case: dict[str, Any], walks: pl.DataFrame, cash_rate: float, untried: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Columns of the leaderboard, and the one row that is said of the whole table."""
     by_strategy = {str(name): walk for (name,), walk in walks.group_by("strategy", maintain_order=True)}
     names = list(by_strategy)
-    excess_TK = np.column_stack([walk["net_return"].to_numpy() for walk in by_strategy.values()])
-    intervals = sharpe_intervals(excess_TK - cash_rate / SESSIONS_PER_YEAR, names.index(BENCHMARK))
-    columns: dict[str, Any] = {"strategy": names}
+    net_TK = np.column_stack([walk["net_return"].to_numpy() for walk in by_strategy.values()])
+    trials_N, effective = _trials(con, case, untried)
+    rows: dict[str, Any] = {"strategy": names, "kind": [kind(name) for name in names]}
+    rows |= _measured(by_strategy, cash_rate)
+    rows |= _intervals(names, net_TK - cash_rate / SESSIONS_PER_YEAR, trials_N)
+    rows |= _exposures(con, case, names)
+    rows["break_even_bps"] = _break_even(con, case, names)
+    moving = [k for k, name in enumerate(names) if name != "cash"]
+    logits_C = overfitting_logits(net_TK[:, moving])
+    strength = power(net_TK, names.index(BENCHMARK), names.index(BENCHMARK))
+    return rows, {
+        "strategies": [len(names)],
+        "trials": [len(trials_N)],
+        "effective_trials": [effective],
+        "pbo": [_or_null(probability_of_overfitting(logits_C))],
+        "pbo_logits": [logits_C.tolist()],
+        "spa_p": [superior_predictive_ability(net_TK, names.index(BENCHMARK))],
+        "years": [strength.years],
+        "sharpe_error": [strength.error],
+    }
+
+
+def _measured(by_strategy: dict[str, pl.DataFrame], cash_rate: float) -> dict[str, Any]:
     measured = [
         asdict(
             measure(
@@ -78,19 +122,90 @@ def _rows(walks: pl.DataFrame, cash_rate: float) -> dict[str, Any]:
         )
         for walk in by_strategy.values()
     ]
-    columns |= {name: [_or_null(metrics[name]) for metrics in measured] for name in measured[0]}
-    for column, values_K in (
-        ("sharpe_low", intervals.low_K),
-        ("sharpe_high", intervals.high_K),
-        ("excess_sharpe", intervals.excess_K),
-        ("excess_low", intervals.excess_low_K),
-        ("excess_high", intervals.excess_high_K),
-        ("probability_better", intervals.better_K),
-    ):
-        columns[column] = [_or_null(float(value)) for value in values_K]
+    columns: dict[str, Any] = {name: [_or_null(metrics[name]) for metrics in measured] for name in measured[0]}
+    benchmark_T = by_strategy[BENCHMARK]["net_return"].to_numpy()
+    columns["months_better"] = [
+        months_better(walk["net_return"].to_numpy(), benchmark_T, walk["date"].to_numpy())
+        for walk in by_strategy.values()
+    ]
     columns["start_date"] = [walk["date"][0] for walk in by_strategy.values()]
     columns["end_date"] = [walk["date"][-1] for walk in by_strategy.values()]
     return columns
+
+
+def _intervals(names: list[str], excess_TK: np.ndarray, trials_N: np.ndarray) -> dict[str, Any]:
+    benchmark = names.index(BENCHMARK)
+    against = sharpe_intervals(excess_TK, benchmark)
+    rivals = [k for k, name in enumerate(names) if kind(name) == "baseline" and np.isfinite(against.sharpe_K[k])]
+    best = max(rivals, key=lambda k: against.sharpe_K[k], default=benchmark)
+    against_best = sharpe_intervals(excess_TK, best) if best != benchmark else against
+    columns = {
+        "sharpe_low": against.low_K,
+        "sharpe_high": against.high_K,
+        "excess_sharpe": against.excess_K,
+        "excess_low": against.excess_low_K,
+        "excess_high": against.excess_high_K,
+        "probability_better": against.better_K,
+        "best_excess": against_best.excess_K,
+        "best_excess_low": against_best.excess_low_K,
+        "best_excess_high": against_best.excess_high_K,
+        "psr": [probabilistic_sharpe(excess_T) for excess_T in excess_TK.T],
+        "dsr": [deflated_sharpe(excess_T, trials_N, len(trials_N)) for excess_T in excess_TK.T],
+        "detectable": [power(excess_TK, k, benchmark).detectable for k in range(len(names))],
+    }
+    listed: dict[str, Any] = {name: [_or_null(float(v)) for v in values] for name, values in columns.items()}
+    return listed | {"best_baseline": [names[best]] * len(names)}
+
+
+def _trials(con: duckdb.DuckDBPyConnection, case: dict[str, Any], untried: int) -> tuple[np.ndarray, int]:
+    """Sharpe ratios per session of all that was ever tried, NaN for what failed; and how many different bets they are."""
+    rivals = rival_names()
+    tried = con.execute(sql("tried_sharpes"), {"block": case["block"], "rivals": rivals}).fetchall()
+    ratios = [float("nan") if ratio is None else ratio for (ratio,) in tried] + [float("nan")] * untried
+    table = con.sql(
+        sql("tried_returns"), params={"block": case["block"], "court": case["court"], "rivals": rivals}
+    ).pl()
+    if table.is_empty():
+        return np.array(ratios), 0
+    wide = table.pivot("trial", index="date", values="net_return", aggregate_function="first").drop("date")
+    whole = wide.select([name for name in wide.columns if wide[name].null_count() == 0])
+    return np.array(ratios), effective_trials(whole.to_numpy()) if whole.width else 0
+
+
+def _exposures(con: duckdb.DuckDBPyConnection, case: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    keys = {name: case[name] for name in ("checkpoint", "data_version", "block", "court")}
+    held = con.sql(sql("held_positions"), params=keys).pl()
+    found: list[Exposure] = []
+    for name in names:
+        mine = held.filter(pl.col("strategy") == name)
+        dates = mine["date"].n_unique()
+        found.append(
+            exposure(mine["held"].to_numpy().reshape(dates, -1), mine["hedge"].to_numpy().reshape(dates, -1)[:, 0])
+        )
+    return {
+        "effective_n": [_or_null(one.effective_n) for one in found],
+        "gross_exposure": [one.gross for one in found],
+        "net_exposure": [one.net for one in found],
+        "hedged": [one.hedged for one in found],
+    }
+
+
+def _break_even(con: duckdb.DuckDBPyConnection, case: dict[str, Any], names: list[str]) -> list[float | None]:
+    """One-way cost at which the annual return is that of 1/N under the same cost, on the line through the two ends of the
+    grid; None where it is not between 0 and ten times the highest cost of the grid."""
+    keys = {name: case[name] for name in ("checkpoint", "data_version", "block", "court")}
+    rows = con.execute(sql("backtest_replays"), keys).fetchall()
+    growth = {(strategy, replay): value for strategy, replay, _, value in rows}
+    low, high = (f"cost_{bps:g}" for bps in (COST_GRID[0], COST_GRID[-1]))
+    found: list[float | None] = []
+    for name in names:
+        if name == BENCHMARK or (name, low) not in growth or (BENCHMARK, low) not in growth:
+            found.append(None)
+            continue
+        gap_low, gap_high = (growth[name, cost] - growth[BENCHMARK, cost] for cost in (low, high))
+        reachable = gap_low > 0 and gap_low > gap_high and gap_low / (gap_low - gap_high) <= 10
+        found.append(COST_GRID[-1] * gap_low / (gap_low - gap_high) if reachable else None)
+    return found
 
 
 def _or_null(value: float) -> float | None:

@@ -55,6 +55,11 @@ class MarketView:
         return tuple(self._panel.assets[i] for i in self._assets_N)
 
     @property
+    def asset_indices(self) -> np.ndarray:
+        """int64 [N], the panel's numbers of the assets."""
+        return self._assets_N
+
+    @property
     def channels(self) -> tuple[str, ...]:
         return self._panel.channels
 
@@ -133,11 +138,21 @@ class Universe:
     assets_N: np.ndarray  # int64, indices into the panel's assets
 
 
-def universes(panel: Panel, decisions: Sequence[int], n_assets: int, window: int, every: int) -> list[Universe]:
+def universes(
+    panel: Panel,
+    decisions: Sequence[int],
+    n_assets: int,
+    window: int,
+    every: int,
+    allowed: np.ndarray | None = None,
+) -> list[Universe]:
     """The traded universe of a block, chosen from trailing data at its first decision and again every `every` sessions.
 
     Among the assets that are eligible at that close and have a full window behind them, those with the longest history;
     ties go by name.
+
+    Args:
+        allowed: bool by asset of the panel, who may be traded; everybody where None.
 
     Raises:
         FinJEPAError: if no asset is eligible at the first decision.
@@ -147,6 +162,8 @@ def universes(panel: Panel, decisions: Sequence[int], n_assets: int, window: int
         if chosen and session < chosen[-1].start + every:
             continue
         eligible_N = panel.eligible_assets(session, window)
+        if allowed is not None:
+            eligible_N = eligible_N[allowed[eligible_N]]
         if len(eligible_N):
             by_age_N = eligible_N[np.argsort(panel.first[eligible_N], kind="stable")][:n_assets]
             chosen.append(Universe(session, np.sort(by_age_N)))

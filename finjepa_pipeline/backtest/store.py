@@ -1,8 +1,8 @@
 """The court's tables. What is written replaces what it supersedes in one transaction, so that a rerun adds no row."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +11,18 @@ import numpy as np
 import pyarrow as pa
 
 from finjepa_pipeline.backtest.engine import Walk
+from finjepa_pipeline.backtest.evidence import Expectations
+from finjepa_pipeline.backtest.information import Information
+from finjepa_pipeline.backtest.metrics import annual_return, sharpe
 from finjepa_pipeline.warehouse import sql
 
-BLOCKS = ("validation", "test")
+_TABLES = (
+    "backtest_returns",
+    "backtest_decisions",
+    "backtest_replays",
+    "backtest_expectations",
+    "forecast_quality",
+)
 _BLOCK = "checkpoint = $checkpoint AND data_version = $data_version AND block = $block"
 
 
@@ -28,6 +37,16 @@ class Case:
 
 
 def ensure_tables(con: duckdb.DuckDBPyConnection) -> None:
+    """Tables of a home that was made before inference had columns go: all but the trials can be made again."""
+    found = {
+        name
+        for (name,) in con.execute(
+            "SELECT column_name FROM duckdb_columns() WHERE table_name = 'leaderboard'"
+        ).fetchall()
+    }
+    if found and "dsr" not in found:
+        for table in ("leaderboard", "backtest_returns", "backtest_decisions"):
+            con.execute(f"DROP TABLE main.{table}")
     con.execute(sql("backtest_schema"))
 
 
@@ -37,8 +56,24 @@ def known_walks(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: s
     return {(court, strategy) for court, strategy in con.execute(query, [checkpoint, data_version]).fetchall()}
 
 
-def write_walks(con: duckdb.DuckDBPyConnection, case: Case, walks: Sequence[Walk]) -> int:
-    """Put walks into `backtest_returns` and `backtest_decisions`, and what was never judged before into `backtest_trials`.
+@dataclass(frozen=True)
+class Evidence:
+    """What was found of the strategies of a case.
+
+    Attributes:
+        expectations: of planners, by strategy.
+        replays: returns_TK of the walks, in their order, by replay.
+        forecasts: quality by measure, by forecaster.
+    """
+
+    walks: Sequence[Walk]
+    expectations: Mapping[str, Expectations] = field(default_factory=dict)
+    replays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    forecasts: Mapping[str, Mapping[str, Information]] = field(default_factory=dict)
+
+
+def write_walks(con: duckdb.DuckDBPyConnection, case: Case, evidence: Evidence) -> int:
+    """Put walks and what was found of them into the tables, and what was never judged before into `backtest_trials`.
 
     Walks of the same block under another court (another universe, say) go: a leaderboard compares like with like.
 
@@ -46,17 +81,35 @@ def write_walks(con: duckdb.DuckDBPyConnection, case: Case, walks: Sequence[Walk
         Rows written to `backtest_returns`.
     """
     with transaction(con):
-        for table in ("backtest_returns", "backtest_decisions"):
+        for table in _TABLES:
             con.execute(f"DELETE FROM main.{table} WHERE {_BLOCK} AND court <> $court", asdict(case))
-        for walk in walks:
+        for k, walk in enumerate(evidence.walks):
             window = asdict(case) | {"strategy": walk.strategy}
-            for table, columns in (("backtest_returns", _returns(walk)), ("backtest_decisions", _decisions(walk))):
+            written = {"backtest_returns": _returns(walk), "backtest_decisions": _decisions(walk)}
+            if evidence.replays:
+                written["backtest_replays"] = _replays({name: r[:, k] for name, r in evidence.replays.items()})
+            if walk.strategy in evidence.expectations:
+                written["backtest_expectations"] = _expectations(evidence.expectations[walk.strategy])
+            for table, columns in written.items():
                 con.execute(
                     f"DELETE FROM main.{table} WHERE {_BLOCK} AND court = $court AND strategy = $strategy", window
                 )
                 insert(con, table, window, columns)
             con.execute(sql("backtest_trials"), window | _score(walk))
-    return sum(len(walk.dates_T) for walk in walks)
+        for name, qualities in evidence.forecasts.items():
+            window = asdict(case) | {"forecaster": name}
+            con.execute(
+                f"DELETE FROM main.forecast_quality WHERE {_BLOCK} AND court = $court AND forecaster = $forecaster",
+                window,
+            )
+            insert(con, "forecast_quality", window, _qualities(qualities))
+    return sum(len(walk.dates_T) for walk in evidence.walks)
+
+
+def write_failure(con: duckdb.DuckDBPyConnection, case: Case, strategy: str) -> None:
+    """A strategy that broke was tried all the same."""
+    nothing = {"daily_sharpe": None, "n_days": 0, "created_at": now()}
+    con.execute(sql("backtest_trials"), asdict(case) | {"strategy": strategy} | nothing)
 
 
 def insert(con: duckdb.DuckDBPyConnection, table: str, constants: dict[str, Any], columns: dict[str, Any]) -> None:
@@ -107,6 +160,32 @@ def _decisions(walk: Walk) -> dict[str, Any]:
         "held": walk.held_KR.ravel(),
         "hedge": np.repeat(walk.hedges_K, assets),
     }
+
+
+def _replays(returns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    ratios = [float(sharpe(net_T)) for net_T in returns.values()]
+    return {
+        "replay": list(returns),
+        "sharpe": [None if np.isnan(ratio) else ratio for ratio in ratios],
+        "annual_return": [annual_return(net_T) for net_T in returns.values()],
+    }
+
+
+def _expectations(expectations: Expectations) -> dict[str, Any]:
+    return {
+        "date": expectations.dates_D,
+        "imagined_growth": expectations.imagined_D,
+        "imagined_volatility": expectations.volatility_D,
+        "realised_growth": expectations.realised_D,
+    }
+
+
+def _qualities(qualities: Mapping[str, Information]) -> dict[str, Any]:
+    columns: dict[str, Any] = {"measure": list(qualities)}
+    for name in ("mean", "low", "high", "t", "ratio"):
+        values = [getattr(quality, name) for quality in qualities.values()]
+        columns[name] = [None if value != value else value for value in values]
+    return columns | {"decisions": [quality.decisions for quality in qualities.values()]}
 
 
 def _score(walk: Walk) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
@@ -21,7 +22,7 @@ class UserStrategy:
     Another source is another trial: the deflated Sharpe ratio counts every version that was ever judged.
     """
 
-    def __init__(self, spec: str, function: Callable[..., PortfolioAction | None]):
+    def __init__(self, spec: str, function: Callable[..., Any]):
         self.name = f"{spec}@{_source_hash(function)}"
         self._function = function
         self._wants_state = len(inspect.signature(function).parameters) > 1
@@ -40,13 +41,13 @@ def load_strategy(spec: str) -> UserStrategy:
     place, colon, attribute = spec.rpartition(":")
     if not colon or not place or not attribute:
         raise FinJEPAError(f"strategy {spec!r} is not of the form module:callable or file.py:callable")
-    function = getattr(_module(place, spec), attribute, None)
+    function: Any = getattr(_module(place, spec), attribute, None)
     if inspect.isclass(function):
         function = function()
-    function = getattr(function, "decide", function)
-    if not callable(function):
+    decide: Any = getattr(function, "decide", function)
+    if not callable(decide):
         raise FinJEPAError(f"strategy {spec!r}: {place} has no callable {attribute!r}")
-    return UserStrategy(f"{Path(place).stem}:{attribute}", function)
+    return UserStrategy(f"{Path(place).stem}:{attribute}", decide)
 
 
 def _module(place: str, spec: str) -> ModuleType:
