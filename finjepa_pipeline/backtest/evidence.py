@@ -38,17 +38,17 @@ class Calibration:
     covered: float
 
 
-def judge_expectations(expected: Sequence[Expectation], walk: Walk) -> Expectations:
+def judge_expectations(expected: Sequence[tuple[np.datetime64, Expectation]], walk: Walk) -> Expectations:
     """Line up what a strategy expected at its decisions with what its walk made of them; a step runs to the close of the
     next decision."""
     wealth = dict(zip(walk.dates_T, walk.wealth_T, strict=True))
     wealth[walk.decided_K[0]] = 1.0
     ends = dict(zip(walk.decided_K, [*walk.decided_K[1:], walk.dates_T[-1]], strict=True))
     return Expectations(
-        dates_D=np.array([one.date for one in expected]),
-        imagined_D=np.array([one.growth for one in expected]),
-        volatility_D=np.array([one.volatility for one in expected]),
-        realised_D=np.array([np.log(wealth[ends[one.date]] / wealth[one.date]) for one in expected]),
+        dates_D=np.array([date for date, _ in expected]),
+        imagined_D=np.array([one.growth for _, one in expected]),
+        volatility_D=np.array([one.volatility for _, one in expected]),
+        realised_D=np.array([np.log(wealth[ends[date]] / wealth[date]) for date, _ in expected]),
     )
 
 
@@ -74,7 +74,7 @@ def forecast_quality(
         shift: sessions by which the outcomes are moved; a forecast that is best at another shift than 0 has been fitted to
             other labels than it is paid for.
     """
-    stride = int(np.median(np.diff(court.decisions))) if len(court.decisions) > 1 else court.end - court.decisions[0]
+    stride = int(np.median(np.diff(court.decisions))) if len(court.decisions) > 1 else court.end - min(court.decisions)
     forecasts, outcomes = [], []
     for session, view in zip(court.decisions, views, strict=True):
         start = session + 1 + shift
@@ -85,7 +85,7 @@ def forecast_quality(
         alive_N = court.panel.rows(start + stride, assets_N) >= 0
         known_N = view.present_N & alive_N
         forecasts.append(np.where(known_N, forecast(view), np.nan))
-        growth_N = np.log1p(np.squeeze(returns_1NT, 0).astype(np.float64)).sum(-1)
+        growth_N = np.log1p(returns_1NT.astype(np.float64)).sum(-1).ravel()
         outcomes.append(np.where(known_N, growth_N, np.nan))
     width = max((len(row) for row in forecasts), default=0)
     forecast_DN, outcome_DN = (
