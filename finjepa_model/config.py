@@ -31,6 +31,7 @@ class ModelConfig:
     """
 
     channels: tuple[str, ...] = ()  # names of the panel's channels, in order; filled in from the panel
+    market_channels: tuple[str, ...] = ()  # the same of the market's context
     window: int = 64  # T, sessions in an observation
     patch: int = 8  # sessions in a patch; divides `window`
     stride: int = 5  # sessions from one decision to the next

@@ -1,7 +1,7 @@
 """Encoders: windows of prices to asset and market latents, portfolio states to portfolio latents.
 
-Shapes: X any batch dimensions, N assets, T sessions of a window, F channels, P patches, V visible patches, D width,
-G portfolio scalars.
+Shapes: X any batch dimensions, N assets, T sessions of a window, F channels, Q market channels, P patches,
+V visible patches, U masked patches, D width, M = N + 1 tokens, G portfolio scalars.
 """
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from finjepa_model.actions import AllocationEmbedder
 from finjepa_model.config import ModelConfig
+from finjepa_model.distributed import draw_rows
 from finjepa_model.layers import MLP, Block, TimeSeriesTokenizer, sine_cosine
 from finjepa_model.portfolio import SCALARS
 
@@ -34,7 +35,10 @@ class ContextEncoder(nn.Module):
         self.time_norm = nn.LayerNorm(config.dim)
         # all patches, not their sum, which throws most of the information away (reference: jepa.md, section 7)
         self.pool = nn.Linear(config.patches * config.dim, config.dim)
-        self.market_token_D = nn.Parameter(torch.zeros(config.dim))
+        self.market_tokenizer = TimeSeriesTokenizer(
+            len(config.market_channels), config.window, config.patch, config.dim
+        )
+        self.market_pool = nn.Linear(config.patches * config.dim, config.dim)
         self.asset_blocks = nn.ModuleList(Block(*block) for _ in range(config.asset_layers))
 
     def encode_patches(self, features_XTF: Tensor, observed_XT: Tensor, visible_XV: Tensor | None = None) -> Tensor:
@@ -42,29 +46,44 @@ class ContextEncoder(nn.Module):
         tokens_XPD = self.tokenizer(features_XTF, observed_XT)
         if visible_XV is not None:
             tokens_XPD = gather_patches(tokens_XPD, visible_XV)
-        for block in self.time_blocks:
-            tokens_XPD = block(tokens_XPD)
-        return self.time_norm(tokens_XPD)
+        return self._over_time(tokens_XPD)
 
-    def forward(self, features_XNTF: Tensor, observed_XNT: Tensor, present_XN: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_market_patches(self, market_XTQ: Tensor) -> Tensor:
+        """Tokens of the patches of the market's own channels, [X, P, D]."""
+        every_session_XT = torch.ones(market_XTQ.shape[:-1], dtype=torch.bool, device=market_XTQ.device)
+        return self._over_time(self.market_tokenizer(market_XTQ, every_session_XT))
+
+    def combine(self, patches_XNPD: Tensor, market_patches_XPD: Tensor, present_XN: Tensor) -> Tensor:
+        """tokens_XMD, the latents of the assets and, last, of the market, from the patches of both."""
+        assets_XND = self.pool(patches_XNPD.flatten(-2))
+        market_XD = self.market_pool(market_patches_XPD.flatten(-2))
+        tokens_XMD = torch.cat([assets_XND, market_XD.unsqueeze(-2)], dim=-2)
+        mask_X11M = F.pad(present_XN, (0, 1), value=True)[..., None, None, :]
+        for block in self.asset_blocks:
+            tokens_XMD = block(tokens_XMD, mask_X11M)
+        return normalize(tokens_XMD)
+
+    def forward(
+        self, features_XNTF: Tensor, observed_XNT: Tensor, market_XTQ: Tensor, present_XN: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """
         Args:
             features_XNTF: normalised channels, 0 where not observed.
             observed_XNT: bool.
+            market_XTQ: channels of the market as a whole; its token alone is made of them.
             present_XN: bool; an absent asset is not looked at, and its latent means nothing.
 
         Returns:
             assets_XND and market_XD.
         """
         patches_XNPD = self.encode_patches(features_XNTF, observed_XNT)
-        assets_XND = self.pool(patches_XNPD.flatten(-2))
-        market_X1D = self.market_token_D.expand(*assets_XND.shape[:-2], 1, -1)
-        tokens_XMD = torch.cat([assets_XND, market_X1D], dim=-2)
-        mask_X11M = F.pad(present_XN, (0, 1), value=True)[..., None, None, :]
-        for block in self.asset_blocks:
-            tokens_XMD = block(tokens_XMD, mask_X11M)
-        tokens_XMD = normalize(tokens_XMD)
+        tokens_XMD = self.combine(patches_XNPD, self.encode_market_patches(market_XTQ), present_XN)
         return tokens_XMD[..., :-1, :], tokens_XMD[..., -1, :]
+
+    def _over_time(self, tokens_XPD: Tensor) -> Tensor:
+        for block in self.time_blocks:
+            tokens_XPD = block(tokens_XPD)
+        return self.time_norm(tokens_XPD)
 
 
 class PortfolioEncoder(nn.Module):
@@ -106,13 +125,38 @@ class MaskedPatchPredictor(nn.Module):
         return self.out(self.norm(hidden_XPD[..., visible_XV.shape[-1] :, :]))
 
 
+def masked_patch_error(
+    encoder: ContextEncoder,
+    predictor: MaskedPatchPredictor,
+    features_XTF: Tensor,
+    observed_XT: Tensor,
+    target_XPD: Tensor,
+    ratio: float,
+) -> Tensor:
+    """Mean absolute error of the predicted latents of masked patches, [X] (TS-JEPA, section 3).
+
+    Args:
+        target_XPD: patches of the whole windows, by the teacher or by the encoder itself; compared after a LayerNorm
+            without parameters.
+    """
+    shape, patches = tuple(target_XPD.shape[:-2]), target_XPD.shape[-2]
+    visible_XV, masked_XU = draw_masks(shape, patches, ratio, features_XTF.device)
+    visible_XVD = encoder.encode_patches(features_XTF, observed_XT, visible_XV)
+    predicted_XUD = predictor(visible_XVD, visible_XV, masked_XU)
+    target_XUD = gather_patches(normalize(target_XPD), masked_XU)
+    return (predicted_XUD - target_XUD).abs().mean((-1, -2))
+
+
 def gather_patches(tokens_XPD: Tensor, index_XV: Tensor) -> Tensor:
     """Row b of the result is x[b, index[b]]; one batched gather (TS-JEPA's own code mixes the samples up)."""
     return torch.take_along_dim(tokens_XPD, index_XV.unsqueeze(-1), dim=-2)
 
 
-def draw_masks(batch: int, patches: int, ratio: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Visible and masked patch numbers, [batch, V] and [batch, U]: U = int(ratio * patches), anew for every sample."""
+def draw_masks(shape: tuple[int, ...], patches: int, ratio: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Visible and masked patch numbers, [*shape, V] and [*shape, U]: U = int(ratio * patches), anew for every sample.
+
+    The first number of `shape` counts this process's rows of the global batch.
+    """
     masked = int(ratio * patches)
-    order_YP = torch.rand(batch, patches, device=device).argsort(dim=-1)
-    return order_YP[:, masked:], order_YP[:, :masked]
+    order_YP = draw_rows(torch.rand, *shape, patches, device=device).argsort(dim=-1)
+    return order_YP[..., masked:], order_YP[..., :masked]

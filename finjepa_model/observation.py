@@ -1,6 +1,7 @@
 """What the world model sees of the market, and a batch of it to learn from.
 
-Shapes: B decision dates, S decision steps, N assets, T sessions of a window, F channels, K steps that a portfolio is held.
+Shapes: B decision dates, S decision steps, N assets, T sessions of a window, F channels, Q market channels,
+K steps that a portfolio is held.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ class Observation:
 
     features_BSNTF: Tensor  # normalised channels, 0 where not observed
     observed_BSNT: Tensor  # bool
+    market_BSTQ: Tensor  # normalised channels of the market as a whole
     present_BN: Tensor  # bool: the asset can be decided on
     volatility_BSN: Tensor  # daily, over the window
     market_volatility_BS: Tensor  # daily, of the market proxy, over the window

@@ -36,10 +36,12 @@ def observe(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, steps: int
     market = market_T[np.clip(flat_dates - model.window + 1, 0, len(market_T) - 1)]
     rows_BSN = panel.rows(dates_BS[..., None], assets_BSN)
     beta_BSN = np.where(rows_BSN >= 0, panel.beta[rows_BSN], np.float32(1))
+    context = panel.market_windows(flat_dates, model.window)
     shape = assets_BSN.shape
     return Observation(
         features_BSNTF=_tensor(features).view(*shape, model.window, -1),
         observed_BSNT=_tensor(observed).view(*shape, model.window),
+        market_BSTQ=_tensor(context).view(*dates_BS.shape, model.window, -1),
         present_BN=_tensor(assets_BN >= 0),
         volatility_BSN=_tensor(daily).view(*shape, -1).std(-1).clamp(min=_MIN_VOLATILITY),
         market_volatility_BS=_tensor(market).float().view(*dates_BS.shape, -1).std(-1).clamp(min=_MIN_VOLATILITY),

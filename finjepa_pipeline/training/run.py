@@ -44,7 +44,8 @@ def training_code_version() -> str:
 
 def for_panel(config: FinJEPAConfig, panel: Panel) -> FinJEPAConfig:
     """The config with the channels of the panel."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, channels=panel.channels))
+    channels = {"channels": panel.channels, "market_channels": panel.market_channels}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **channels))
 
 
 def train_checkpoint(
