@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from finjepa_model.errors import FinJEPAError
 
-Recipe = Literal["ema", "sigreg", "both"]
+Recipe = Literal["ema", "sigreg", "both", "vicreg"]
 ConfigT = TypeVar("ConfigT")
 
 
@@ -42,14 +42,13 @@ class ModelConfig:
     asset_layers: int = 1  # encoder: attention over assets
     predictor_layers: int = 3
     mlp_ratio: float = 4.0
-    projector_dim: int = 64  # width of the discarded projector that SIGReg sees
     adaln_init: Literal["zero", "normal"] = "normal"
     adaln_std: float = 0.02  # standard deviation of the AdaLN weights when `adaln_init` is "normal"
 
     def __post_init__(self) -> None:
         _require(self.window % self.patch == 0, "model.patch", f"must divide model.window={self.window}")
         _require(self.dim % (2 * self.heads) == 0, "model.dim", "must be a multiple of 2 * model.heads (rotary pairs)")
-        for name in ("window", "patch", "stride", "context_steps", "dim", "heads", "predictor_layers", "projector_dim"):
+        for name in ("window", "patch", "stride", "context_steps", "dim", "heads", "predictor_layers"):
             _require(getattr(self, name) >= 1, f"model.{name}", "must be at least 1")
         _require(self.patch >= 3, "model.patch", "must be at least 3, the width of the tokenizer's kernel")
 
@@ -74,11 +73,14 @@ class LossConfig:
     sigreg: float = 10.0
     sigreg_slices: int = 256
     inverse_dynamics: float = 1.0
-    variance: float = 1.0  # EB-JEPA, on portfolio latents only
+    variance: float = 1.0  # EB-JEPA, on portfolio latents
     covariance: float = 0.04
+    latent_variance: float = 16.0  # EB-JEPA, on market latents, recipe `vicreg` only
+    latent_covariance: float = 8.0
+    temporal_similarity: float = 12.0
     heads: float = 0.1  # on detached latents: teaches the read-outs, never the encoder
-    ema_start: float = 0.996
-    ema_end: float = 1.0
+    ema_start: float = 0.996  # momentum of the teacher at the first step ...
+    ema_end: float = 1.0  # ... and at the last one; linear between them (I-JEPA; TS-JEPA ends near 0.9996)
 
     def __post_init__(self) -> None:
         _require(self.rollout_steps >= 1, "loss.rollout_steps", "must be at least 1")
@@ -149,15 +151,23 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_batches: int = 8
+    accumulate: int = 1  # parts that a batch is divided into, one after the other, to save memory; SIGReg sees one part
+    compile: bool = False  # torch.compile of the transformer blocks
+    deterministic: bool = False  # refuse operations that are not (on a GPU some are not; the CPU always repeats itself)
+    patience: int = 0  # stop after this many evaluations without a better one; 0 for never
     checkpoint_every: int = 200  # steps between two saves of everything that resuming needs
     log_every: int = 20
     train_share: float = 0.7  # of the sessions, in time order; then validation, then test
     validation_share: float = 0.15
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "n_assets", "epochs", "steps_per_epoch", "checkpoint_every", "log_every"):
+        for name in (
+            "batch_size", "n_assets", "epochs", "steps_per_epoch", "accumulate", "evaluate_batches", "checkpoint_every",
+            "log_every",
+        ):  # fmt: skip
             _require(getattr(self, name) >= 1, f"training.{name}", "must be at least 1")
         _require(self.batch_size >= 2, "training.batch_size", "must be at least 2 (statistics over the batch)")
+        _require(self.patience >= 0, "training.patience", "must not be negative")
         _require(self.learning_rate > 0, "training.learning_rate", "must be positive")
         _require(
             self.train_share > 0 and self.validation_share > 0 and self.train_share + self.validation_share < 1,
@@ -213,7 +223,7 @@ class FinJEPAConfig:
 
 PRESETS: dict[str, FinJEPAConfig] = {
     "tiny": FinJEPAConfig(
-        model=ModelConfig(dim=32, heads=2, predictor_layers=2, projector_dim=32, stride=10),
+        model=ModelConfig(dim=32, heads=2, predictor_layers=2, stride=10),
         loss=LossConfig(sigreg_slices=64),
         training=TrainingConfig(
             epochs=4, steps_per_epoch=30, n_assets=6, warmup_steps=20, evaluate_batches=4, checkpoint_every=30
@@ -223,14 +233,14 @@ PRESETS: dict[str, FinJEPAConfig] = {
         training=TrainingConfig(epochs=20, steps_per_epoch=100, batch_size=128, n_assets=12),
     ),
     "base": FinJEPAConfig(
-        model=ModelConfig(dim=128, heads=4, time_layers=4, asset_layers=2, predictor_layers=6, projector_dim=128),
+        model=ModelConfig(dim=128, heads=4, time_layers=4, asset_layers=2, predictor_layers=6),
         loss=LossConfig(sigreg_slices=1024),
         training=TrainingConfig(
             epochs=50, steps_per_epoch=1000, batch_size=256, n_assets=20, learning_rate=5e-4, precision="bfloat16"
         ),
     ),
     "large": FinJEPAConfig(
-        model=ModelConfig(dim=384, heads=8, time_layers=6, asset_layers=3, predictor_layers=8, projector_dim=256),
+        model=ModelConfig(dim=384, heads=8, time_layers=6, asset_layers=3, predictor_layers=8),
         loss=LossConfig(sigreg_slices=1024),
         training=TrainingConfig(
             epochs=50, steps_per_epoch=4000, batch_size=1024, n_assets=32, learning_rate=3e-4, precision="bfloat16"

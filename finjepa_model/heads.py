@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from finjepa_model.distributed import masked_mean
 from finjepa_model.portfolio import SCALARS
 
 # A step's expected return is at most this many of its standard deviations, whatever a network says.
@@ -37,7 +38,7 @@ class ReturnHead(nn.Module):
         mean_X, log_std_X = self(latents_XD)
         z_X = (target_X.clamp(-5, 5) - mean_X) * torch.exp(-log_std_X)
         nll_X = 0.5 * z_X.square() + log_std_X
-        return (nll_X * valid_X).sum() / valid_X.sum().clamp(min=1)
+        return masked_mean(nll_X, valid_X)
 
 
 class Heads(nn.Module):

@@ -4,11 +4,11 @@ Shapes: X any leading dimensions, N samples, D width, A directions, K knots.
 """
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.distributed import masked_mean, sum_over_ranks
 
 
 class SIGReg(nn.Module):
@@ -18,34 +18,32 @@ class SIGReg(nn.Module):
     integral of |phi_n(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt, by the trapezoid rule with `knots` knots on [0, `t_max`], doubled.
     LeJEPA multiplies it by the number of samples N; here it is left out, so that the weight of the term means the same at
     every batch size. For iid N(0, I) its expectation is 1.0525 / N; for a full collapse to 0 it is 0.40205.
+
+    It belongs on the very latents that are predicted. LeJEPA and LeWM put a projector with batch normalisation before it,
+    and predict behind that projector; where the prediction is made before it, the projector lets latents shrink as far as
+    the prediction loss likes and blows them up again (docs/results/world-model.md).
     """
 
-    t_K: Tensor
     weight_K: Tensor
     gaussian_K: Tensor
 
     def __init__(self, slices: int = 256, knots: int = 17, t_max: float = 3.0):
         super().__init__()
-        self.slices = slices
-        t_K = torch.linspace(0, t_max, knots)
-        trapezoid_K = torch.full_like(t_K, 2 * t_max / (knots - 1))
+        self.slices, self.knots, self.spacing = slices, knots, t_max / (knots - 1)
+        t_K = torch.linspace(0, t_max, knots, dtype=torch.float64)
+        trapezoid_K = torch.full_like(t_K, 2 * self.spacing)
         trapezoid_K[[0, -1]] /= 2
         gaussian_K = (-t_K.square() / 2).exp()
-        self.register_buffer("t_K", t_K, persistent=False)
         self.register_buffer("gaussian_K", gaussian_K, persistent=False)
         self.register_buffer("weight_K", trapezoid_K * gaussian_K, persistent=False)
 
     def statistic(self, projected_XNA: Tensor) -> Tensor:
         """Epps-Pulley statistic over samples, [X, A]; over the samples of all ranks when distributed."""
-        angle_XNAK = projected_XNA.unsqueeze(-1) * self.t_K
-        real_XAK, imaginary_XAK = angle_XNAK.cos().mean(-3), angle_XNAK.sin().mean(-3)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            from torch.distributed.nn.functional import all_reduce  # differentiable, unlike dist.all_reduce
-
-            real_XAK = all_reduce(real_XAK) / dist.get_world_size()
-            imaginary_XAK = all_reduce(imaginary_XAK) / dist.get_world_size()
-        error_XAK = (real_XAK - self.gaussian_K).square() + imaginary_XAK.square()
-        return (error_XAK * self.weight_K).sum(-1)
+        count = sum_over_ranks(projected_XNA.new_tensor(float(projected_XNA.shape[-2])))
+        sums_2XAK = _CharacteristicSums.apply(projected_XNA, self.knots, self.spacing)
+        real_XAK, imaginary_XAK = sum_over_ranks(sums_2XAK) / count
+        error_XAK = (real_XAK - self.gaussian_K.to(real_XAK.dtype)).square() + imaginary_XAK.square()
+        return (error_XAK * self.weight_K.to(error_XAK.dtype)).sum(-1)
 
     def forward(self, samples_XND: Tensor, seed: int) -> Tensor:
         """
@@ -57,32 +55,60 @@ class SIGReg(nn.Module):
         Returns:
             The mean statistic, a scalar; always computed in float32 or wider.
         """
-        samples_XND = samples_XND if samples_XND.dtype == torch.float64 else samples_XND.float()
-        generator = torch.Generator(device="cpu").manual_seed(seed)
-        direction_DA = torch.randn(samples_XND.shape[-1], self.slices, generator=generator)
-        direction_DA = F.normalize(direction_DA, dim=0).to(samples_XND)
-        return self.statistic(samples_XND @ direction_DA).mean()
+        with torch.autocast(samples_XND.device.type, enabled=False):
+            samples_XND = samples_XND.to(torch.promote_types(samples_XND.dtype, torch.float32))
+            generator = torch.Generator(device="cpu").manual_seed(seed)
+            direction_DA = torch.randn(samples_XND.shape[-1], self.slices, generator=generator)
+            direction_DA = F.normalize(direction_DA, dim=0).to(samples_XND)
+            return self.statistic(samples_XND @ direction_DA).mean()
 
 
-class Projector(nn.Sequential):
-    """The discarded head that SIGReg sees, so that the planning latents stay unconstrained (LeJEPA; jepa.md, trap 6).
+class _CharacteristicSums(torch.autograd.Function):
+    """Sums over samples of cos(t u) and sin(t u) at t = 0, spacing, 2 spacing, ..., [2, X, A, K].
 
-    LeJEPA and LeWM normalise over the batch in it. Here that is left out: it would hide from SIGReg that the latents
-    shrink, which without a teacher they do, and make the result depend on how a batch is divided among processes.
+    One cosine and one sine a sample; the other knots are powers of them. The backward pass goes through the powers again,
+    so that memory does not grow with the number of knots.
     """
 
-    def __init__(self, dim: int, out: int):
-        super().__init__(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, out))
+    @staticmethod
+    def forward(ctx, projected_XNA: Tensor, knots: int, spacing: float) -> Tensor:
+        ctx.save_for_backward(projected_XNA)
+        ctx.knots, ctx.spacing = knots, spacing
+        cos_1, sin_1 = (spacing * projected_XNA).cos(), (spacing * projected_XNA).sin()
+        cos, sin = torch.ones_like(cos_1), torch.zeros_like(sin_1)
+        sums = []
+        for _ in range(knots):
+            sums.append(torch.stack([cos.sum(-2), sin.sum(-2)]))
+            cos, sin = cos * cos_1 - sin * sin_1, sin * cos_1 + cos * sin_1
+        return torch.stack(sums, dim=-1)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        (projected_XNA,) = ctx.saved_tensors
+        gradient_2XAK = gradients[0]
+        cos_1, sin_1 = (ctx.spacing * projected_XNA).cos(), (ctx.spacing * projected_XNA).sin()
+        cos, sin = torch.ones_like(cos_1), torch.zeros_like(sin_1)
+        total_XNA = torch.zeros_like(projected_XNA)
+        for k in range(ctx.knots):
+            of_cos_X1A, of_sin_X1A = (k * ctx.spacing * gradient_2XAK[..., k]).unsqueeze(-2)
+            total_XNA += of_sin_X1A * cos - of_cos_X1A * sin
+            cos, sin = cos * cos_1 - sin * sin_1, sin * cos_1 + cos * sin_1
+        return total_XNA, None, None
 
 
 def variance_covariance(samples_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's terms (EB-JEPA): hinge of the standard deviation at 1, and mean squared off-diagonal covariance."""
-    centred_ND = samples_ND - samples_ND.mean(0)
-    n, d = centred_ND.shape
-    covariance_DD = centred_ND.T @ centred_ND / (n - 1)
-    variance = F.relu(1 - (covariance_DD.diagonal() + 1e-4).sqrt()).mean()
-    off_diagonal = covariance_DD.square().sum() - covariance_DD.diagonal().square().sum()
-    return variance, off_diagonal / (d * (d - 1))
+    """VICReg's terms (EB-JEPA): hinge of the standard deviation at 1, and mean squared off-diagonal covariance.
+
+    Of all ranks' samples when distributed, and in float32 or wider.
+    """
+    with torch.autocast(samples_ND.device.type, enabled=False):
+        samples_ND = samples_ND.to(torch.promote_types(samples_ND.dtype, torch.float32))
+        n = sum_over_ranks(samples_ND.new_tensor(float(samples_ND.shape[0])))
+        centred_ND = samples_ND - sum_over_ranks(samples_ND.sum(0)) / n
+        covariance_DD = sum_over_ranks(centred_ND.T @ centred_ND) / (n - 1)
+        variance = F.relu(1 - (covariance_DD.diagonal() + 1e-4).sqrt()).mean()
+        off_diagonal = covariance_DD.square().sum() - covariance_DD.diagonal().square().sum()
+        return variance, off_diagonal / (len(covariance_DD) * (len(covariance_DD) - 1))
 
 
 class InverseDynamics(nn.Module):
@@ -121,6 +147,6 @@ class InverseDynamics(nn.Module):
         weights = (-(held_XN * log_weights_XN).sum(-1) / n_X.log()).mean()
         classes_XN = (action.signals_XN + 1).long()
         signals_XN = F.cross_entropy(signals_XN3.flatten(0, -2), classes_XN.flatten(), reduction="none")
-        signals = signals_XN[present_XN.flatten()].mean() / torch.log(n_X.new_tensor(3.0))
+        signals = masked_mean(signals_XN, present_XN.flatten()) / torch.log(n_X.new_tensor(3.0))
         hedge = F.binary_cross_entropy_with_logits(hedge_X, action.hedge_X) / torch.log(n_X.new_tensor(2.0))
         return weights + signals + hedge

@@ -71,9 +71,10 @@ class BatchSource:
         index = EligibleIndex.of(panel, history, max(block[0], history), last, least=n_assets)
         self.sampler = DateSampler(index, training.batch_size, n_assets, training.seed)
 
-    def draw(self, step: int) -> MarketBatch:
-        """This process's share of the global batch of a step."""
+    def draw(self, step: int, part: int = 0, parts: int = 1) -> MarketBatch:
+        """This process's share of the global batch of a step, or of one of the parts that the batch is divided into."""
         dates_B, assets_BN = self.sampler.batch(step)
+        dates_B, assets_BN = dates_B[part::parts], assets_BN[part::parts]
         mine = slice(self.rank, None, self.ranks)
         return self.batch(dates_B[mine], assets_BN[mine])
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
+from finjepa_model.distributed import draw_rows
 from finjepa_model.observation import MarketBatch
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.world_model import PortfolioPath
@@ -18,20 +19,24 @@ _MAX_DRAWDOWN = 0.2  # portfolios begin up to this far below their peak
 
 def random_action(present_BN: Tensor, last: PortfolioAction | None, config: PortfolioConfig) -> PortfolioAction:
     """Dirichlet weights of random concentration, random signals, a hedge that is switched by a coin; some of it is kept."""
-    batch = present_BN.shape[0]
+    rows, assets = present_BN.shape
+
+    def uniform(*shape: int) -> Tensor:
+        return draw_rows(torch.rand, rows, *shape, device=present_BN.device)
+
     # -log of a uniform number is a Gamma(1) variate; its power spreads from equal weights to a single asset
-    power_B1 = torch.rand(batch, 1, device=present_BN.device) * 3
-    raw_BN = torch.empty_like(present_BN, dtype=torch.float32).exponential_().clamp(min=1e-6) ** power_B1 * present_BN
+    power_B1 = 3 * uniform(1)
+    raw_BN = uniform(assets).clamp(min=1e-9).log().neg().clamp(min=1e-6) ** power_B1 * present_BN
     weights_BN = raw_BN / raw_BN.sum(-1, keepdim=True)
     low = -1 if config.allow_short else 0
-    signals_BN = torch.randint(low, 2, present_BN.shape, device=present_BN.device).float()
+    signals_BN = (low + (2 - low) * uniform(assets)).floor().clamp(max=1)
     # half of the portfolios are fully invested, which is where planners mostly search
-    invested_B1 = torch.rand(batch, 1, device=present_BN.device) < 0.5
+    invested_B1 = uniform(1) < 0.5
     signals_BN = torch.where(invested_B1, 1.0, signals_BN) * present_BN
-    hedge_B = torch.randint(0, 2, (batch,), device=present_BN.device).float() * config.allow_hedge
+    hedge_B = (uniform() < 0.5).float() * config.allow_hedge
     if last is None:
         return PortfolioAction(weights_BN, signals_BN, hedge_B)
-    keep_weights, keep_signals, keep_hedge = torch.rand(3, batch, 1, device=present_BN.device) < _KEEP
+    keep_weights, keep_signals, keep_hedge = (uniform(3, 1) < _KEEP).unbind(1)
     return PortfolioAction(
         torch.where(keep_weights, last.weights_XN, weights_BN),
         torch.where(keep_signals, last.signals_XN, signals_BN),
@@ -48,7 +53,7 @@ def sample_path(batch: MarketBatch, config: PortfolioConfig) -> PortfolioPath:
     steps = batch.returns_BKTN.shape[1]
     first = beta_BSN.shape[1] - steps
     state = simulator.start(tuple(present_BN.shape), dtype=torch.float32, device=present_BN.device)
-    drawdown_B = torch.rand(present_BN.shape[0], device=present_BN.device) * _MAX_DRAWDOWN
+    drawdown_B = draw_rows(torch.rand, present_BN.shape[0], device=present_BN.device) * _MAX_DRAWDOWN
     state = state.map(lambda x: x.clone())
     state.peak_X.div_(1 - drawdown_B)
 

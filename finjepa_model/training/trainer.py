@@ -1,10 +1,8 @@
 """The training loop: one function of a config and a panel, resumable to the bit, alone or under torchrun."""
 
-import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from finjepa_model.config import FinJEPAConfig, TrainingConfig
+from finjepa_model.config import FinJEPAConfig
 from finjepa_model.diagnostics import monitor
+from finjepa_model.distributed import rank_and_ranks
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.layers import Block
+from finjepa_model.observation import MarketBatch
+from finjepa_model.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.batches import BatchSource
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.panel import Panel
+from finjepa_model.training.records import append_record, forget_after
+from finjepa_model.training.schedule import learning_rate, parameter_groups, teacher_momentum
 from finjepa_model.training.splits import split_dates
+from finjepa_model.training.state import Best, load_best, load_state, save_best, save_state
+from finjepa_model.training.throughput import Stopwatch, count_flops, matmul_rate
 from finjepa_model.world_model import FinJEPA
 
-STATE_FILE = "trainer_state.pt"
-METRICS_FILE = "metrics.jsonl"
 Report = Callable[[dict[str, Any]], None]
+Terms = dict[str, Tensor]
 
 
 class TrainingInterruptedError(Exception):
@@ -32,23 +37,29 @@ class TrainingInterruptedError(Exception):
 
 
 class Trainer:
-    """Trains a world model on the first block of a panel.
+    """Trains a world model on the first block of a panel, and evaluates it on the second after every epoch.
 
     Args:
-        config: with `model.channels` those of the panel.
-        run_folder: where `metrics.jsonl` and the state for resuming live; an interrupted run found there goes on.
+        config: with `model.channels` and `model.market_channels` those of the panel.
+        run_folder: where `metrics.jsonl`, the state for resuming and the best model live; an interrupted run found there
+            goes on.
         report: called on rank 0 with every record that goes to `metrics.jsonl`.
     """
 
     def __init__(self, config: FinJEPAConfig, panel: Panel, run_folder: Path, report: Report | None = None):
         self.config, self.run_folder, self.report = config, run_folder, report
-        self.rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.rank, self.ranks = rank_and_ranks()
         self.device = pick_device(self.rank)
         training = config.training
-        if training.batch_size % self.ranks:
+        parts = self.ranks * training.accumulate
+        if training.batch_size % parts or training.batch_size // parts < 2:
             raise FinJEPAError(
-                f"training.batch_size={training.batch_size} does not divide among {self.ranks} processes; choose a multiple"
+                f"training.batch_size={training.batch_size} does not divide into {parts} parts of at least 2 "
+                f"({self.ranks} processes, training.accumulate={training.accumulate}); choose a multiple"
             )
+        if training.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this only
+        torch.use_deterministic_algorithms(training.deterministic)
         splits = split_dates(len(panel.dates), config)
         self.source = BatchSource(panel, config, splits.train, self.rank, self.ranks)
         self.validation = BatchSource(panel, config, splits.validation, self.rank, self.ranks)
@@ -56,11 +67,15 @@ class Trainer:
         self.model = FinJEPA(config).to(self.device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, training.weight_decay), lr=0.0)
         self.total_steps = training.epochs * training.steps_per_epoch
-        self.step = 0
+        self.step, self.best = 0, Best()
         self.stop_requested = False
+        self._watch = Stopwatch()
+        self._flops_a_step, self._rate_limit = 0, 1.0
 
     def train(self) -> dict[str, Any]:
-        """Train to the end.
+        """Train to the end, or until `training.patience` evaluations have brought nothing better.
+
+        The model is then the best one by validation loss, among those whose latents had not collapsed.
 
         Returns:
             The content of a checkpoint's `metrics.json`.
@@ -69,59 +84,58 @@ class Trainer:
             TrainingInterruptedError: after `stop_requested` was set; the state is saved.
             FinJEPAError: if the loss is no longer a number; the last good state is kept.
         """
-        self._resume()
-        training, started, first_step = self.config.training, time.monotonic(), self.step
+        self._begin()
+        training, started = self.config.training, time.monotonic()
         bar = tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            desc="training",
-            unit="step",
-            disable=self.rank > 0,
+            total=self.total_steps, initial=self.step, desc="training", unit="step", disable=self.rank > 0,
             mininterval=0.5,
-        )
-        terms: dict[str, Tensor] = {}
-        while self.step < self.total_steps:
+        )  # fmt: skip
+        last: dict[str, Any] = {}
+        while self.step < self.total_steps and not self._is_done():
             terms = self.train_step()
             self.step += 1
             bar.update()
-            last = self.step == self.total_steps
-            if self.step % training.log_every == 0 or last:
-                seconds = time.monotonic() - started
-                values = self._log("train", terms, samples_per_second=self._samples(first_step) / seconds)
-                bar.set_postfix(loss=f"{values['loss']:.3f}")
+            if self.step % training.log_every == 0 or self.step == self.total_steps:
+                last = self._log("train", _numbers(terms, self.ranks) | self._speed())
+                bar.set_postfix(loss=f"{last['loss']:.3f}")
             if self.step % training.steps_per_epoch == 0:
-                self._log("validation", *self.evaluate())
+                self._watch.seconds_a_step(self.step)
+                self._evaluate_and_keep()
             if self.stop_requested:
                 self._save()
                 raise TrainingInterruptedError(f"training stopped at step {self.step} of {self.total_steps}")
-            if self.step % training.checkpoint_every == 0 and not last:
+            if self.step % training.checkpoint_every == 0 and self.step < self.total_steps:
                 self._save()
         bar.close()
-        validation, diagnostics = self.evaluate()
-        return {
-            "validation": _numbers(validation),
-            "diagnostics": diagnostics,
-            "training": _numbers(terms)
+        if self.ranks > 1:
+            dist.barrier()  # rank 0 writes the best model, all of them read it
+        return load_best(self.run_folder, self.device, self.model) | {
+            "training": {name: value for name, value in last.items() if name not in ("kind", "step")}
             | {
                 "steps": self.step,
+                "best_step": self.best.step,
                 "seconds": round(time.monotonic() - started, 3),
                 "device": str(self.device),
                 "processes": self.ranks,
             },
         }
 
-    def train_step(self) -> dict[str, Tensor]:
-        """One step of the optimiser. Everything random in it is a function of the seed, the step and the rank."""
+    def train_step(self) -> Terms:
+        """One step of the optimiser; everything random in it is a function of the seed and the step.
+
+        Returns:
+            This process's share of every term of the loss, and the norm of the gradient.
+        """
         training, loss = self.config.training, self.config.loss
-        torch.manual_seed(_mix(training.seed, self.step, self.rank))
-        batch = self.source.draw(self.step).to(self.device)
-        path = sample_path(batch, self.config.portfolio)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, self.step, self.total_steps)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-            terms = self.model.loss(batch, path, seed=_mix(training.seed, self.step, -1))
         self.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
+        totals: Terms = {}
+        for part in range(training.accumulate):
+            terms = self._forward(self.source.draw(self.step, part, training.accumulate).to(self.device), part)
+            (terms["loss"] / training.accumulate).backward()
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0) + value.detach() / training.accumulate
         self._average_gradients()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
         if not torch.isfinite(norm):
@@ -130,77 +144,112 @@ class Trainer:
                 "lower training.learning_rate or use training.precision=float32"
             )
         self.optimizer.step()
-        progress = self.step / max(self.total_steps - 1, 1)
-        self.model.update_teacher(loss.ema_start + (loss.ema_end - loss.ema_start) * progress)
-        return {name: value.detach() for name, value in terms.items()} | {"gradient_norm": norm.detach()}
+        self.model.update_teacher(teacher_momentum(loss, self.step, self.total_steps))
+        return totals | {"gradient_norm": norm.detach()}
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[dict[str, Tensor], dict[str, float | bool]]:
+    def evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Mean losses over fixed validation batches, and the collapse monitors on the first of them."""
+        training = self.config.training
         self.model.eval()
-        totals: dict[str, Tensor] = {}
-        diagnostics: dict[str, float | bool] = {}
-        for i in range(self.config.training.evaluate_batches):
-            torch.manual_seed(_mix(self.config.training.seed, i, self.rank))
+        totals: Terms = {}
+        for i in range(training.evaluate_batches):
+            torch.manual_seed(_mix(training.seed, i, -1))  # the same on every rank, see draw_rows
             batch = self.validation.draw(i).to(self.device)
-            path = sample_path(batch, self.config.portfolio)
-            for name, value in self.model.loss(batch, path, seed=i).items():
-                totals[name] = totals.get(name, 0) + value / self.config.training.evaluate_batches
-            if i == 0:
-                diagnostics = monitor(self.model, batch, path)
+            terms = self.model.loss(batch, sample_path(batch, self.config.portfolio), seed=i)
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0) + value / training.evaluate_batches
+        torch.manual_seed(_mix(training.seed, 0, -1))
+        batch = self.validation.draw(0).to(self.device)
+        diagnostics = [monitor(self.model, batch, sample_path(batch, self.config.portfolio))]
+        if self.ranks > 1:  # monitors are taken over one rank's share, and all must decide alike
+            dist.broadcast_object_list(diagnostics)
         self.model.train()
-        return totals, diagnostics
+        return _numbers(totals, self.ranks), diagnostics[0]
 
-    def _samples(self, first_step: int) -> int:
-        return (self.step - first_step) * self.config.training.batch_size
+    def _forward(self, batch: MarketBatch, part: int) -> Terms:
+        training = self.config.training
+        seed = _mix(training.seed, self.step, part)
+        torch.manual_seed(seed)  # the same on every rank, see draw_rows
+        path = sample_path(batch, self.config.portfolio)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+            return self.model.loss(batch, path, seed)
+
+    def _evaluate_and_keep(self) -> None:
+        validation, diagnostics = self.evaluate()
+        self._log("validation", validation | diagnostics)
+        better = validation["loss"] < self.best.loss and not diagnostics["collapsed"]
+        # a first one is kept whatever it is, so that there is a model to look at
+        if better or self.best.step == 0:
+            loss = validation["loss"] if not diagnostics["collapsed"] else float("inf")
+            self.best = Best(loss, self.step)
+            if self.rank == 0:
+                save_best(self.run_folder, self.model, {"validation": validation, "diagnostics": diagnostics})
+        else:
+            self.best.evaluations_since += 1
+        self._watch.skip()
+
+    def _is_done(self) -> bool:
+        patience = self.config.training.patience
+        return patience > 0 and self.best.evaluations_since >= patience
 
     def _average_gradients(self) -> None:
-        if self.ranks > 1:
-            for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad)
-                    parameter.grad /= self.ranks
+        """Over the ranks, in one message that also tells whether one of them was asked to stop."""
+        if self.ranks == 1:
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        asked = gradients[0].new_tensor([float(self.stop_requested)])
+        message = torch.cat([*(g.flatten() for g in gradients), asked]) / self.ranks
+        dist.all_reduce(message)
+        parts = message[:-1].split([g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        self.stop_requested = bool(message[-1] > 0)
 
-    def _log(self, kind: str, terms: dict[str, Tensor], monitors: dict | None = None, **more: float) -> dict[str, Any]:
-        values = {"kind": kind, "step": self.step, **_numbers(terms), **(monitors or {}), **more}
+    def _speed(self) -> dict[str, float]:
+        """Samples and floating-point operations a second of all ranks; the share of the measured matmul rate; memory."""
+        seconds = self._watch.seconds_a_step(self.step)
+        rate = self._flops_a_step / seconds
+        speed = {
+            "samples_per_second": self.config.training.batch_size / seconds,
+            "flops_per_second": rate * self.ranks,
+            "share_of_matmul_rate": rate / self._rate_limit,
+        }
+        if self.device.type == "cuda":
+            speed["gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.device))
+        return speed
+
+    def _log(self, kind: str, values: dict[str, Any]) -> dict[str, Any]:
+        record = {"kind": kind, "step": self.step, **values}
         if self.rank == 0:
-            with (self.run_folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+            append_record(self.run_folder, record)
             if self.report:
-                self.report(values)
-        return values
+                self.report(record)
+        return record
 
     def _save(self) -> None:
         if self.rank == 0:
-            state = {"step": self.step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-            beside = self.run_folder / f".{STATE_FILE}.tmp"
-            torch.save(state, beside)
-            os.replace(beside, self.run_folder / STATE_FILE)
+            save_state(self.run_folder, self.step, self.best, self.model, self.optimizer)
         if self.ranks > 1:
             dist.barrier()
+        self._watch.skip()
 
-    def _resume(self) -> None:
+    def _begin(self) -> None:
+        """Resume; then measure what the speed is compared with, and compile."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
-        file = self.run_folder / STATE_FILE
-        if file.is_file():
-            state = torch.load(file, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+        self.step, self.best = load_state(self.run_folder, self.device, self.model, self.optimizer)
         if self.rank == 0:
-            # what an interrupted run logged after its last save will be logged again
-            kept = [r for r in read_metrics(self.run_folder) if r["step"] <= self.step]
-            (self.run_folder / METRICS_FILE).write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-
-
-def read_metrics(run_folder: Path) -> Iterator[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a last line that was cut by a crash is left out."""
-    file = run_folder / METRICS_FILE
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+            forget_after(self.run_folder, self.step)
+        training = self.config.training
+        batch = self.source.draw(self.step, 0, training.accumulate).to(self.device)
+        self._flops_a_step = count_flops(lambda: self._forward(batch, 0)["loss"].backward()) * training.accumulate
+        self.optimizer.zero_grad(set_to_none=True)
+        self._rate_limit = matmul_rate(self.device, getattr(torch, training.precision))
+        if training.compile:
+            for module in self.model.modules():
+                if isinstance(module, Block | MarketBlock | PortfolioBlock):
+                    module.compile()
+        self._watch = Stopwatch(self.step)
 
 
 def pick_device(rank: int = 0) -> torch.device:
@@ -210,26 +259,13 @@ def pick_device(rank: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
-def learning_rate(training: TrainingConfig, step: int, total_steps: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < training.warmup_steps:
-        return training.learning_rate * (step + 1) / training.warmup_steps
-    progress = (step - training.warmup_steps) / max(total_steps - training.warmup_steps, 1)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+def _mix(seed: int, step: int, part: int) -> int:
+    return (seed * 1_000_003 + step * 8_191 + part + 1) % (2**63)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices; none for biases, norms and tokens."""
-    learned = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def _mix(seed: int, step: int, rank: int) -> int:
-    return (seed * 1_000_003 + step * 8_191 + rank + 1) % (2**63)
-
-
-def _numbers(terms: dict[str, Tensor]) -> dict[str, float]:
-    return {name: float(value) for name, value in terms.items()}
+def _numbers(terms: Terms, ranks: int) -> dict[str, float]:
+    """Averages over the ranks, as plain numbers."""
+    values = torch.stack([value.float() for value in terms.values()])
+    if ranks > 1:
+        dist.all_reduce(values)
+    return dict(zip(terms, (values / ranks).tolist(), strict=True))

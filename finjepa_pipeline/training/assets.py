@@ -107,7 +107,7 @@ def world_model(
 )
 def world_model_evaluation(settings: SettingsResource) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Losses and collapse monitors on the validation block, and the curves of the training."""
-    from finjepa_model.training.trainer import read_metrics
+    from finjepa_model.training.records import read_metrics
 
     folder = current_checkpoint(settings.get())
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

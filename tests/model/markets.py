@@ -15,7 +15,7 @@ def small_config(**loss) -> FinJEPAConfig:
     tiny = preset("tiny")
     model = ModelConfig(
         channels=("a", "b", "c"), window=16, patch=4, stride=2, dim=16, heads=2, time_layers=1, predictor_layers=2,
-        projector_dim=16,
+        market_channels=("d", "e"),
     )  # fmt: skip
     return replace(tiny, model=model, loss=LossConfig(**({"sigreg_slices": 32} | loss)))
 
@@ -33,6 +33,7 @@ def random_observation(
     return Observation(
         features_BSNTF=(factors + noise).view(*shape, -1),
         observed_BSNT=torch.ones(shape, dtype=torch.bool),
+        market_BSTQ=torch.randn(*shape[:2], shape[-1], len(config.model.market_channels), generator=generator),
         present_BN=torch.ones(dates, assets, dtype=torch.bool),
         volatility_BSN=torch.full(shape[:-1], 0.01),
         market_volatility_BS=torch.full(shape[:2], 0.01),

@@ -15,24 +15,26 @@ def _encoder():
 def _windows(assets):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, assets, 16, 3, generator=generator, dtype=torch.float64)
-    return features, torch.ones(2, assets, 16, dtype=torch.bool), torch.ones(2, assets, dtype=torch.bool)
+    market = torch.randn(2, 16, 2, generator=generator, dtype=torch.float64)
+    observed, present = torch.ones(2, assets, 16, dtype=torch.bool), torch.ones(2, assets, dtype=torch.bool)
+    return features, observed, market, present
 
 
 def test_latents_follow_the_order_of_the_assets():
-    encoder, (features, observed, present) = _encoder(), _windows(6)
+    encoder, (features, observed, context, present) = _encoder(), _windows(6)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(3))
-    assets, market = encoder(features, observed, present)
-    permuted, same_market = encoder(features[:, order], observed[:, order], present[:, order])
+    assets, market = encoder(features, observed, context, present)
+    permuted, same_market = encoder(features[:, order], observed[:, order], context, present[:, order])
     torch.testing.assert_close(permuted, assets[:, order], rtol=0, atol=1e-12)
     torch.testing.assert_close(same_market, market, rtol=0, atol=1e-12)
 
 
 def test_absent_assets_are_not_seen():
-    encoder, (features, observed, present) = _encoder(), _windows(5)
-    alone = encoder(features[:, :3], observed[:, :3], present[:, :3])
+    encoder, (features, observed, context, present) = _encoder(), _windows(5)
+    alone = encoder(features[:, :3], observed[:, :3], context, present[:, :3])
     present[:, 3:] = False
     features[:, 3:] = 1e3
-    beside = encoder(features, observed, present)
+    beside = encoder(features, observed, context, present)
     torch.testing.assert_close(beside[0][:, :3], alone[0], rtol=0, atol=1e-12)
     torch.testing.assert_close(beside[1], alone[1], rtol=0, atol=1e-12)
 
@@ -55,7 +57,7 @@ def test_portfolio_latent_does_not_depend_on_order_but_on_who_is_held():
 def test_gather_takes_each_samples_own_patches():
     """TS-JEPA's own gather gives every row the patches of sample 0."""
     tokens = torch.randn(4, 10, 8)
-    visible, _ = draw_masks(4, 10, 0.7, torch.device("cpu"))
+    visible, _ = draw_masks((4,), 10, 0.7, torch.device("cpu"))
     gathered = gather_patches(tokens, visible)
     for row in range(4):
         assert torch.equal(gathered[row], tokens[row, visible[row]])
@@ -63,7 +65,7 @@ def test_gather_takes_each_samples_own_patches():
 
 def test_masks_are_uniform_distinct_and_of_the_right_size():
     torch.manual_seed(0)
-    visible, masked = draw_masks(10_000, 10, 0.7, torch.device("cpu"))
+    visible, masked = draw_masks((10_000,), 10, 0.7, torch.device("cpu"))
     assert visible.shape == (10_000, 3)
     assert masked.shape == (10_000, 7)
     assert torch.equal(torch.cat([visible, masked], 1).sort(1).values, torch.arange(10).expand(10_000, 10))

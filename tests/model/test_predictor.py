@@ -19,6 +19,7 @@ def _double(observation):
     return replace(
         observation,
         features_BSNTF=observation.features_BSNTF.double(),
+        market_BSTQ=observation.market_BSTQ.double(),
         volatility_BSN=observation.volatility_BSN.double(),
         market_volatility_BS=observation.market_volatility_BS.double(),
         beta_BSN=observation.beta_BSN.double(),

@@ -73,6 +73,7 @@ def test_the_monitor_knows_a_collapse_when_it_sees_one():
     model = FinJEPA(config).eval()
     with torch.no_grad():
         model.encoder.pool.weight.zero_()
+        model.encoder.market_pool.weight.zero_()
     assert monitor(model, *random_batch(config, dates=64))["collapsed"]
 
 

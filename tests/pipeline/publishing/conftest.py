@@ -43,7 +43,7 @@ class Home:
 
         torch.manual_seed(seed)
         config = FinJEPAConfig(
-            model=ModelConfig(channels=("log_return",), dim=8, heads=2, predictor_layers=1, projector_dim=8),
+            model=ModelConfig(channels=("log_return",), dim=8, heads=2, predictor_layers=1),
             loss=LossConfig(sigreg_slices=8),
         )
         folder = self.settings.checkpoints / name
