@@ -50,7 +50,6 @@ class ModelConfig:
         _require(self.dim % (2 * self.heads) == 0, "model.dim", "must be a multiple of 2 * model.heads (rotary pairs)")
         for name in ("window", "patch", "stride", "context_steps", "dim", "heads", "predictor_layers"):
             _require(getattr(self, name) >= 1, f"model.{name}", "must be at least 1")
-        _require(self.patch >= 3, "model.patch", "must be at least 3, the width of the tokenizer's kernel")
 
     @property
     def patches(self) -> int:

@@ -6,22 +6,30 @@ Shapes: X any batch dimensions, T sessions of a window, F channels, P patches, D
 import math
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+
+
+_KERNEL = 3
 
 
 class TimeSeriesTokenizer(nn.Module):
     """A 1D CNN turns each patch of a window into a token, and a fixed sine-cosine position encoding is added.
 
     As in TS-JEPA the convolution has kernel 3 and stride 3 and never crosses a patch, so a masked patch cannot leak into
-    its neighbours. The mask of observed sessions is one more input channel.
+    its neighbours. Unlike there a patch whose length is no multiple of 3 is padded in front: TS-JEPA drops the remainder,
+    which here would be the newest session of all. The mask of observed sessions is one more input channel.
     """
+
+    position_PD: Tensor
 
     def __init__(self, channels: int, window: int, patch: int, dim: int):
         super().__init__()
-        self.patch = patch
-        self.convolution = nn.Conv1d(channels + 1, dim, kernel_size=3, stride=3)
+        self.patch, self.padding = patch, -patch % _KERNEL
+        # kernel and stride are equal, so the convolution is a matrix product with pieces that do not overlap
+        self.convolution = nn.Linear(_KERNEL * (channels + 1), dim)
         self.activation = nn.GELU()
-        self.project = nn.Linear(dim * ((patch - 3) // 3 + 1), dim)
+        self.project = nn.Linear(dim * ((patch + self.padding) // _KERNEL), dim)
         self.register_buffer("position_PD", sine_cosine(window // patch, dim), persistent=False)
 
     def forward(self, features_XTF: Tensor, observed_XT: Tensor) -> Tensor:
@@ -34,10 +42,10 @@ class TimeSeriesTokenizer(nn.Module):
             tokens_XPD.
         """
         x_XTC = torch.cat([features_XTF, observed_XT.unsqueeze(-1).to(features_XTF.dtype)], dim=-1)
-        batch = x_XTC.shape[:-2]
-        patches_YCp = x_XTC.reshape(-1, self.patch, x_XTC.shape[-1]).transpose(1, 2)
-        tokens_YD = self.project(self.activation(self.convolution(patches_YCp)).flatten(1))
-        return tokens_YD.view(*batch, -1, tokens_YD.shape[-1]) + self.position_PD
+        x_XPpC = F.pad(x_XTC.unflatten(-2, (-1, self.patch)), (0, 0, self.padding, 0))
+        pieces = x_XPpC.unflatten(-2, (-1, _KERNEL)).flatten(-2)
+        hidden_XPD = self.activation(self.convolution(pieces)).flatten(-2)
+        return self.project(hidden_XPD) + self.position_PD
 
 
 def sine_cosine(length: int, dim: int) -> Tensor:

@@ -52,3 +52,25 @@ def test_a_token_sees_its_own_patch_only():
     features[:, config.patch : 2 * config.patch] += 1
     changed = (tokenizer(features, observed) - before).abs().amax((0, 2)) > 0
     assert changed.tolist() == [False, True] + [False] * (config.patches - 2)
+
+
+def test_every_session_of_a_window_reaches_its_token():
+    """TS-JEPA drops what is left of a patch after its last whole kernel: the newest sessions."""
+    torch.manual_seed(0)
+    for patch in (4, 8, 9):
+        tokenizer = TimeSeriesTokenizer(3, 2 * patch, patch, 16)
+        features = torch.randn(1, 2 * patch, 3, requires_grad=True)
+        tokenizer(features, torch.ones(1, 2 * patch, dtype=torch.bool)).square().sum().backward()
+        assert features.grad is not None
+        assert (features.grad.abs().amax((0, 2)) > 0).all()
+
+
+def test_the_convolution_is_one():
+    torch.manual_seed(0)
+    tokenizer = TimeSeriesTokenizer(3, 18, 9, 16)
+    kernel = tokenizer.convolution.weight.view(16, 3, 4).transpose(1, 2)
+    x = torch.cat([torch.randn(1, 18, 3), torch.ones(1, 18, 1)], -1)
+    expected = torch.nn.functional.conv1d(x.transpose(1, 2), kernel, tokenizer.convolution.bias, stride=3)
+    hidden = tokenizer.activation(expected).transpose(1, 2).reshape(1, 2, 3 * 16)
+    got = tokenizer(x[..., :3], torch.ones(1, 18, dtype=torch.bool))
+    torch.testing.assert_close(got, tokenizer.project(hidden) + tokenizer.position_PD)

@@ -1,0 +1,197 @@
+"""ETTh1, next patch: what a frozen encoder knows of the next 32 hours of oil temperature (reference: TS-JEPA; jepa.md, 7).
+
+    python benchmarks/ett.py ETTh1.csv [--steps 800] [--seeds 3]
+
+The product's own tokenizer, encoder, masked-patch objective, teacher and SIGReg; windows of 320 hours, patches of 32. Split
+in time order 65 / 5 / 30 %, scaled by the training part alone. The probe is a ridge on the patch tokens (their sum, the last
+one, all of them side by side): fitted on training windows, strength and pooling chosen on validation windows, measured on all
+test windows. Prints a Markdown table; errors are of the scaled series.
+"""
+
+import argparse
+import copy
+import csv
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finjepa_model.config import LossConfig, ModelConfig, TrainingConfig
+from finjepa_model.diagnostics import effective_rank
+from finjepa_model.encoder import (
+    ContextEncoder,
+    MaskedPatchPredictor,
+    draw_masks,
+    gather_patches,
+    masked_patch_error,
+    normalize,
+)
+from finjepa_model.regularizers import SIGReg
+from finjepa_model.training.schedule import learning_rate, parameter_groups, teacher_momentum
+
+WINDOW, PATCH = 320, 32
+MODEL = ModelConfig(channels=("OT",), window=WINDOW, patch=PATCH, dim=128, heads=2, time_layers=1)
+LOSS = LossConfig()
+TRAINING = TrainingConfig(batch_size=64, learning_rate=1e-3, warmup_steps=50)
+MODES = ("random", "mae", "ema", "sigreg", "both")
+POOLS = {"sum": lambda t: t.sum(1), "last": lambda t: t[:, -1], "concat": lambda t: t.flatten(1)}
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Past [n, 320] and next patch [n, 32] of a block, at a stride."""
+
+    past: Tensor
+    future: Tensor
+
+    @classmethod
+    def of(cls, series: np.ndarray, block: tuple[int, int], stride: int) -> "Windows":
+        ends = range(max(block[0], WINDOW), block[1] - PATCH + 1, stride)
+        past = np.stack([series[end - WINDOW : end] for end in ends])
+        future = np.stack([series[end : end + PATCH] for end in ends])
+        return cls(torch.from_numpy(past).float(), torch.from_numpy(future).float())
+
+
+class Autoencoder(nn.Module):
+    """Masked autoencoder of the same size: the same encoder and predictor, asked for the values of the masked patches."""
+
+    def __init__(self, encoder: ContextEncoder):
+        super().__init__()
+        self.encoder, self.predictor = encoder, MaskedPatchPredictor(MODEL)
+        self.values = nn.Linear(MODEL.dim, PATCH)
+
+    def loss(self, past_YT: Tensor) -> Tensor:
+        visible, masked = draw_masks((len(past_YT),), MODEL.patches, LOSS.mask_ratio, past_YT.device)
+        seen = self.encoder.encode_patches(past_YT.unsqueeze(-1), torch.ones_like(past_YT, dtype=torch.bool), visible)
+        wanted = gather_patches(past_YT.unflatten(-1, (MODEL.patches, PATCH)), masked)
+        return (self.values(self.predictor(seen, visible, masked)) - wanted).square().mean()
+
+
+class JointEmbedding(nn.Module):
+    """Masked-patch prediction of latents, as `finjepa_model.objective` has it, on one series alone."""
+
+    def __init__(self, encoder: ContextEncoder, recipe: str):
+        super().__init__()
+        self.encoder, self.predictor, self.recipe = encoder, MaskedPatchPredictor(MODEL), recipe
+        self.teacher = copy.deepcopy(encoder).requires_grad_(False) if recipe != "sigreg" else None
+        self.sigreg = SIGReg(LOSS.sigreg_slices)
+
+    def loss(self, past_YT: Tensor, seed: int) -> Tensor:
+        window = past_YT.unsqueeze(-1), torch.ones_like(past_YT, dtype=torch.bool)
+        online = self.encoder.encode_patches(*window) if self.recipe != "ema" else None
+        with torch.set_grad_enabled(self.teacher is None):
+            target = online if self.teacher is None else self.teacher.encode_patches(*window)
+        loss = masked_patch_error(self.encoder, self.predictor, *window, target, LOSS.mask_ratio).mean()
+        if online is not None:  # at each place of the window over the batch, on what is predicted
+            loss = loss + LOSS.sigreg * self.sigreg(normalize(online).transpose(0, 1), seed)
+        return loss
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        if self.teacher is not None:
+            for old, new in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
+                old.lerp_(new, 1 - momentum)
+
+
+def train(mode: str, series: np.ndarray, stop: int, steps: int, seed: int) -> ContextEncoder:
+    """An encoder after `steps` steps on windows that start anywhere in the first `stop` hours."""
+    torch.manual_seed(seed)
+    encoder = ContextEncoder(MODEL)
+    if mode == "random":
+        return encoder.eval()
+    learner = Autoencoder(encoder) if mode == "mae" else JointEmbedding(encoder, mode)
+    optimizer = torch.optim.AdamW(parameter_groups(learner, TRAINING.weight_decay))
+    values, random = torch.from_numpy(series).float(), np.random.default_rng(seed)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(TRAINING, step, steps)
+        starts = torch.from_numpy(random.integers(0, stop - WINDOW, TRAINING.batch_size))
+        batch = values[starts.unsqueeze(-1) + torch.arange(WINDOW)]
+        loss = learner.loss(batch) if mode == "mae" else learner.loss(batch, seed * 1_000_003 + step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), TRAINING.gradient_clip)
+        optimizer.step()
+        if isinstance(learner, JointEmbedding):
+            learner.follow(teacher_momentum(LOSS, step, steps))
+    return encoder.eval()
+
+
+@torch.no_grad()
+def tokens(encoder: ContextEncoder, past: Tensor) -> Tensor:
+    parts = [encoder.encode_patches(p.unsqueeze(-1), torch.ones_like(p, dtype=torch.bool)) for p in past.split(512)]
+    return torch.cat(parts)
+
+
+def ridge(fit: tuple[Tensor, Tensor], choose: tuple[Tensor, Tensor], judge: tuple[Tensor, Tensor]) -> tuple:
+    """(validation MSE, test MSE, test MAE) of the strength that is best on validation."""
+    x, y = fit[0].double(), fit[1].double()
+    centre, scale, level = x.mean(0), x.std(0).clamp(min=1e-8), y.mean(0)
+    x = (x - centre) / scale
+    gram, cross = x.T @ x / len(x), x.T @ (y - level) / len(x)
+    best = (float("inf"),)
+    for strength in STRENGTHS:
+        weights = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), cross)
+
+        def error(block: tuple[Tensor, Tensor], weights: Tensor = weights) -> Tensor:
+            return ((block[0].double() - centre) / scale) @ weights + level - block[1].double()
+
+        seen = float(error(choose).square().mean())
+        if seen < best[0]:
+            unseen = error(judge)
+            best = (seen, float(unseen.square().mean()), float(unseen.abs().mean()))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("csv")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    with open(arguments.csv, encoding="utf-8") as file:
+        series = np.array([float(row["OT"]) for row in csv.DictReader(file)])
+    train_end, validation_end = int(0.65 * len(series)), int(0.70 * len(series))
+    series = (series - series[:train_end].mean()) / series[:train_end].std()
+    blocks = (
+        Windows.of(series, (0, train_end), 4),
+        Windows.of(series, (train_end, validation_end), 4),
+        Windows.of(series, (validation_end, len(series)), 1),
+    )
+    judge = blocks[2]
+    print(f"{len(judge.past):,} test windows, stride 1; {arguments.steps} steps, {arguments.seeds} seeds\n")
+    print("| | test MSE | MAE | pooling | effective rank of the tokens | seconds a run |\n|---|--:|--:|---|--:|--:|")
+    for name, guess in (("last value", judge.past[:, -1:]), ("the same hour yesterday", judge.past[:, -24:])):
+        guess = guess.repeat(1, 32)[:, :PATCH]
+        error = guess - judge.future
+        print(f"| {name} | {error.square().mean():.4f} | {error.abs().mean():.4f} | | | |")
+    _, mse, mae = ridge(*((w.past, w.future) for w in blocks))
+    print(f"| ridge on the 320 raw values | {mse:.4f} | {mae:.4f} | | | |", flush=True)
+    for mode in MODES:
+        rows = []
+        for seed in range(arguments.seeds):
+            started = time.perf_counter()
+            encoder = train(mode, series, train_end, arguments.steps, seed)
+            seconds = time.perf_counter() - started
+            seen = [tokens(encoder, w.past) for w in blocks]
+            results = {
+                name: ridge(*((pool(t), w.future) for t, w in zip(seen, blocks, strict=True)))
+                for name, pool in POOLS.items()
+            }
+            best = min(results, key=lambda name: results[name][0])
+            rank = float(effective_rank(seen[2][::8].flatten(0, 1)))
+            rows.append((results[best][1], results[best][2], best, rank, seconds))
+        mse, mae, rank, seconds = (np.array([row[i] for row in rows]) for i in (0, 1, 3, 4))
+        pools = "/".join(row[2] for row in rows)
+        print(
+            f"| {mode} | {mse.mean():.4f} ± {mse.std(ddof=1):.4f} | {mae.mean():.4f} ± {mae.std(ddof=1):.4f} | {pools} "
+            f"| {rank.mean():.1f} ± {rank.std(ddof=1):.1f} | {seconds.mean():.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
