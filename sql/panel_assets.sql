@@ -1,23 +1,22 @@
--- One row an entity, in the panel's order: how much of it there is, which columns hold anything, and a fingerprint of all
--- of it (whole) and of what is not after $known (known), by which a later panel tells what has changed. What its holder
--- gets beyond the last close is asked only of an entity that has ended.
-SELECT
-    entity,
-    count(*) AS observations,
-    min(date) AS first_date,
-    max(date) AS last_date,
-    count(open) > 0 AS open,
-    count(high) > 0 AS high,
-    count(low) > 0 AS low,
-    count(volume) > 0 AS volume,
-    count(dollar_volume) > 0 AS dollar_volume,
-    bit_xor(fingerprint) AS whole,
-    coalesce(bit_xor(fingerprint) FILTER (date <= $known), 0) AS known,
-    coalesce(any_value(delisting_return), 0) AS delisting_return
-FROM (
-    SELECT *, hash(date, open, high, low, close, volume, dollar_volume, tradable) AS fingerprint
-    FROM main.adjusted_prices
+-- One row an entity, in the panel's order: when it was observed, and a fingerprint of what the prices stage concluded about
+-- it, of everything (whole) and of what is not after $known (known). With the versions of its raw rows (panel_restated) it
+-- tells a later panel whether anything of the entity has changed. What its holder gets beyond the last close is asked only
+-- of an entity that has ended.
+WITH observed AS (
+    SELECT entity, min(date) AS first_date, max(date) AS last_date FROM main.adjusted_prices GROUP BY entity
+),
+conclusions AS (
+    SELECT symbol, bit_xor(fingerprint) AS whole, bit_xor(fingerprint) FILTER (date <= $known) AS known
+    FROM (
+        SELECT symbol, date, hash(date) AS fingerprint FROM main.stale_prices
+        UNION ALL
+        SELECT symbol, date, hash(date, action, value) FROM main.corporate_actions
+    )
+    GROUP BY symbol
 )
-LEFT JOIN (SELECT entity, delisting_return FROM main.entities) USING (entity)
-GROUP BY entity
+SELECT entity, symbol, observed.first_date, observed.last_date,
+    xor(hash(observed.first_date, adjusted), coalesce(whole, 0)) AS whole,
+    xor(hash(observed.first_date, adjusted), coalesce(known, 0)) AS known,
+    coalesce(delisting_return, 0)::DOUBLE AS delisting_return
+FROM observed JOIN main.entities USING (entity) LEFT JOIN conclusions USING (symbol)
 ORDER BY entity

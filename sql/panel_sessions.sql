@@ -1,5 +1,5 @@
--- Every date of the prices, with a fingerprint of the universe on it.
+-- The sessions of the prices, with a fingerprint of the universe on each.
 SELECT date, coalesce(fingerprint, 0) AS universe
-FROM (SELECT DISTINCT date FROM main.adjusted_prices)
+FROM main.price_sessions
 LEFT JOIN (SELECT date, bit_xor(hash(entity)) AS fingerprint FROM main.universe GROUP BY date) USING (date)
 ORDER BY date

@@ -24,14 +24,14 @@ FORMAT = "finjepa-panel-1"
 class Panel:
     """A market's features, returns and masks, memory-mapped.
 
-    Row r of asset a on session d is `offsets[a] + d - first[a]`; asset a owns `lengths[a]` rows. Rows between an
-    asset's end and the next asset's offset are room to grow and mean nothing.
+    Row r of asset a on session d is `offsets[a] + d - first[a]`; asset a owns `lengths[a]` rows. Rows that no asset owns
+    are room to grow and mean nothing: a later panel may share the files and write there.
 
     Attributes:
         channels: names of the F channels; `manifest["channels"]` has their units and formulas.
         assets: the A symbols, in ascending order.
         dates: datetime64[D], the sessions.
-        offsets: int64 [A+1]; first: int64 [A], the session of an asset's first row; lengths: int64 [A].
+        offsets: int64 [A], an asset's first row; first: int64 [A], the session of an asset's first row; lengths: int64 [A].
         features: float32 [R, F], normalised, 0 where unknown.
         returns: float32 [R], simple total return since the last observed close.
         observed, tradable, eligible: bool [R].

@@ -1,4 +1,4 @@
-"""The one table of channels: what the panel holds, what the manifest, the docs and the UI show.
+"""The one table of channels: what the panel holds, what the manifest, docs/channels.md and the UI show.
 
 Adding a channel is adding one entry. A formula sees the observations of an asset up to and including its own day
 (Rows gives nothing else), and is computed in float64. Sources: finance.md 5.1 of the design notes names each; the
@@ -10,23 +10,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from finjepa_pipeline.features import kernels
 from finjepa_pipeline.features.rows import LEAST_VOLATILITY, Rows, most
 
 CLIP = 5.0
 Z_WINDOW, Z_LEAST = 252, 60
 
 
-def as_is(rows: Rows, x_P: np.ndarray) -> np.ndarray:
-    return x_P
+def as_is(rows: Rows, x_N: np.ndarray) -> np.ndarray:
+    return x_N
 
 
-def trailing_z(rows: Rows, x_P: np.ndarray) -> np.ndarray:
-    return rows.layout.z_scores(x_P, Z_WINDOW, Z_LEAST)
+def trailing_z(rows: Rows, x_N: np.ndarray) -> np.ndarray:
+    return rows.histories.z_scores(x_N, Z_WINDOW, Z_LEAST)
 
 
-def own_volatility(rows: Rows, x_P: np.ndarray) -> np.ndarray:
+def own_volatility(rows: Rows, x_N: np.ndarray) -> np.ndarray:
     """x / exponentially weighted volatility (span 63) of the day before."""
-    return x_P / rows.own_volatility
+    return x_N / rows.own_volatility
 
 
 NORMALISATIONS: dict[Callable[[Rows, np.ndarray], np.ndarray], str] = {
@@ -68,45 +69,40 @@ class Channel:
 
 
 def close_location(rows: Rows) -> np.ndarray:
-    span_P = rows.high - rows.low
-    with np.errstate(invalid="ignore", divide="ignore"):
-        inside_P = np.where(span_P > 0, (rows.close - rows.low) / span_P, np.where(np.isnan(span_P), np.nan, 0.5))
-    return 2.0 * np.clip(inside_P, 0.0, 1.0) - 1.0
+    span_N = rows.high - rows.low
+    inside_N = np.where(span_N > 0, (rows.close - rows.low) / span_N, np.where(np.isnan(span_N), np.nan, 0.5))
+    return 2.0 * np.clip(inside_N, 0.0, 1.0) - 1.0
 
 
 def amihud(rows: Rows) -> np.ndarray:
-    illiquidity_P = rows.mean(np.abs(rows.log_return) / rows.dollar_volume, 21)
-    with np.errstate(divide="ignore"):
-        return np.where(illiquidity_P > 0, np.log(illiquidity_P), np.nan)
+    illiquidity_N = rows.mean(np.abs(rows.log_return) / rows.dollar_volume, 21)
+    return np.where(illiquidity_N > 0, np.log(illiquidity_N), np.nan)
 
 
 def corwin_schultz(rows: Rows) -> np.ndarray:
     """Corwin and Schultz (2012), A simple way to estimate bid-ask spreads, equations 14 and 18; negative estimates
     are 0.
     """
-    range_P = np.log(rows.high / rows.low) ** 2
-    beta_P = range_P + rows.lag(range_P)
-    gamma_P = np.log(np.maximum(rows.high, rows.lag(rows.high)) / np.minimum(rows.low, rows.lag(rows.low))) ** 2
+    range_N = rows.log_range**2
+    beta_N = range_N + rows.lag(range_N)
+    gamma_N = np.log(np.maximum(rows.high, rows.lag(rows.high)) / np.minimum(rows.low, rows.lag(rows.low))) ** 2
     constant = 3.0 - 2.0 * np.sqrt(2.0)
-    alpha_P = (np.sqrt(2.0 * beta_P) - np.sqrt(beta_P)) / constant - np.sqrt(gamma_P / constant)
-    return rows.mean(np.maximum(2.0 * np.expm1(alpha_P) / (1.0 + np.exp(alpha_P)), 0.0), 21)
+    alpha_N = (np.sqrt(2.0) - 1.0) / constant * np.sqrt(beta_N) - np.sqrt(gamma_N / constant)
+    return rows.mean(np.maximum(2.0 * np.tanh(alpha_N / 2.0), 0.0), 21)
 
 
 def roll_spread(rows: Rows) -> np.ndarray:
     """Roll (1984): twice the root of minus the autocovariance of returns."""
-    before_P = rows.lag(rows.log_return)
-    known_P = np.where(np.isnan(before_P), np.nan, rows.log_return)
-    mean_P, mean_before_P = rows.layout.means(known_P, before_P, 21, most(21))
-    covariance_P = rows.mean(known_P * before_P, 21) - mean_P * mean_before_P
-    return 2.0 * np.sqrt(np.maximum(-covariance_P, 0.0))
+    _, _, covariance_N = rows.histories.covariances(rows.log_return, rows.lag(rows.log_return), 21, most(21))
+    return 2.0 * np.sqrt(np.maximum(-covariance_N, 0.0))
 
 
 def shock(rows: Rows, window: int) -> np.ndarray:
-    return rows.log_dollar_volume - rows.layout.median(rows.log_dollar_volume, window, most(window))
+    return rows.log_dollar_volume - rows.histories.median(rows.log_dollar_volume, window, most(window))
 
 
 def drawdown(rows: Rows) -> np.ndarray:
-    return rows.log_close - rows.layout.highest(rows.log_close, 252)
+    return rows.log_close - rows.histories.highest(rows.log_close, 252)
 
 
 def residual_volatility(rows: Rows) -> np.ndarray:
@@ -118,16 +114,16 @@ CHANNELS = (
     Channel("log_return", "log return", "log(close / close[1])",
             ("close",), 253, own_volatility, lambda r: r.log_return),
     Channel("overnight_return", "log return", "log(open / close[1])",
-            ("open", "close"), 253, own_volatility, lambda r: np.log(r.open) - r.lag(r.log_close)),
+            ("open", "close"), 253, own_volatility, lambda r: r.log_open - r.log_close_before),
     Channel("intraday_return", "log return", "log(close / open)",
-            ("open", "close"), 253, own_volatility, lambda r: r.log_close - np.log(r.open)),
+            ("open", "close"), 253, own_volatility, lambda r: r.log_close - r.log_open),
     Channel("high_low_range", "log ratio", "log(high / low), Parkinson (1980)",
-            ("high", "low"), 251, trailing_z, lambda r: np.log(r.high / r.low)),
+            ("high", "low"), 251, trailing_z, lambda r: r.log_range),
     Channel("close_location", "-1 low to 1 high", "2 (close - low) / (high - low) - 1, 0 if flat",
             ("high", "low", "close"), 0, as_is, close_location),
-    Channel("volume_level", "log ratio", "log(dollar_volume / median(dollar_volume, 63))",
+    Channel("volume_level", "log ratio", "log(dollar_volume) - median(log(dollar_volume), 63)",
             ("dollar_volume",), 313, trailing_z, lambda r: shock(r, 63)),
-    Channel("volume_shock", "log ratio", "log(dollar_volume / median(dollar_volume, 21))",
+    Channel("volume_shock", "log ratio", "log(dollar_volume) - median(log(dollar_volume), 21)",
             ("dollar_volume",), 271, trailing_z, lambda r: shock(r, 21)),
     Channel("realised_volatility_5", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 5)))",
             ("close",), 256, trailing_z, lambda r: r.log_volatility(5)),
@@ -174,8 +170,8 @@ def available(columns: frozenset[str]) -> tuple[Channel, ...]:
 
 def features(rows: Rows, channels: tuple[Channel, ...]) -> np.ndarray:
     """float32 [N, F]: normalised, clipped, 0 where unknown."""
-    features_NF = np.empty((len(rows.layout.place_N), len(channels)), np.float32)
-    for column, channel in enumerate(channels):
-        value_P = channel.normalise(rows, channel.compute(rows))
-        features_NF[:, column] = np.nan_to_num(np.clip(value_P[rows.layout.place_N], -CLIP, CLIP), nan=0.0)
+    features_NF = np.empty((len(rows.session), len(channels)), np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of what is unknown
+        for column, channel in enumerate(channels):
+            kernels.store(channel.normalise(rows, channel.compute(rows)), CLIP, column, features_NF)
     return features_NF

@@ -5,9 +5,13 @@ Each session is computed by itself, from what is stored of the assets in float32
 Shape suffixes: A assets, C sessions of a stretch, R rows of the panel, D sessions, T days of the correlation window.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
+
+from finjepa_pipeline.features.threads import in_order
 
 STRETCH = 63  # sessions that are looked up in the asset-major rows at a time
 DAYS = 21
@@ -22,48 +26,55 @@ class Grid:
     first_A: np.ndarray
     last_A: np.ndarray
 
+    def rows(self, assets: slice, counts: np.ndarray, session_N: np.ndarray) -> np.ndarray:
+        """Row of each observation of a run of assets."""
+        return session_N + np.repeat(self.shift_A[assets], counts)
+
 
 def cross_section(
-    grid: Grid, columns: dict[str, np.ndarray], since: int, rank_R: np.ndarray, together: tuple[np.ndarray, np.ndarray]
+    grid: Grid, columns: Mapping[str, np.ndarray], since: int, rank_R: np.ndarray, together_2D: np.ndarray
 ) -> None:
     """Fill in the sessions from `since` on.
 
     Args:
         columns: returns, liquidity, eligible and observed of the panel, [R].
         rank_R: float32, Gaussian rank of an eligible asset's liquidity within the universe; others are left alone.
-        together: float64 [D] mean pairwise correlation, and share of the first principal component.
+        together_2D: float64, mean pairwise correlation, and share of the first principal component.
     """
-    sessions = len(together[0])
-    for begin in range(since, sessions, STRETCH):
-        end = min(begin + STRETCH, sessions)
-        alive = np.flatnonzero((grid.first_A < end) & (grid.last_A >= begin))
-        session_C = np.arange(begin, end)
+
+    def stretch(begin: int) -> None:
+        session_C = np.arange(begin, min(begin + STRETCH, together_2D.shape[1]))
+        alive = np.flatnonzero((grid.first_A <= session_C[-1]) & (grid.last_A >= begin))
         inside_AC = (session_C >= grid.first_A[alive, None]) & (session_C <= grid.last_A[alive, None])
-        row_AC = np.where(inside_AC, grid.shift_A[alive, None] + session_C, 0)
-        eligible_CA = (columns["eligible"][row_AC] & inside_AC).T
-        for place, session in enumerate(session_C):
+        row_AC = np.where(
+            inside_AC, grid.shift_A[alive, None] + session_C, grid.shift_A[alive, None] + grid.first_A[alive, None]
+        )
+        eligible_AC = columns["eligible"][row_AC] & inside_AC
+        eligible_CA, liquidity_CA = eligible_AC.T.copy(), columns["liquidity"][row_AC].T.copy()
+        rank_CA = np.empty_like(liquidity_CA)
+        for place, session in enumerate(session_C.tolist()):
             chosen = np.flatnonzero(eligible_CA[place])
-            rows = row_AC[chosen, place]
-            liquidity = columns["liquidity"][rows]
-            if len(rows):
-                rank_R[rows] = gaussian_ranks(liquidity)
-            long_enough = session - grid.first_A[alive[chosen]] >= DAYS
-            together[0][session], together[1][session] = co_movement(rows[long_enough], liquidity[long_enough], columns)
+            liquidity = liquidity_CA[place, chosen]
+            order = np.argsort(liquidity)
+            rank_CA[place, chosen[order]] = gaussian_ranks(liquidity[order])
+            old_enough = session - grid.first_A[alive[chosen[order]]] >= DAYS
+            most_traded = np.sort(chosen[order][old_enough][-MOST_TRADED:])
+            together_2D[:, session] = co_movement(row_AC[most_traded, place], columns)
+        rank_R[row_AC[eligible_AC]] = rank_CA.T[eligible_AC]
+
+    for _ in in_order(stretch, range(since, together_2D.shape[1], STRETCH)):
+        pass
 
 
-def gaussian_ranks(values: np.ndarray) -> np.ndarray:
-    """Normal quantiles of the mid-ranks; equal values get equal ranks, whatever their order."""
-    from scipy.special import ndtri
-
-    ordered = np.sort(values)
-    twice = np.searchsorted(ordered, values, side="left") + np.searchsorted(ordered, values, side="right")
-    return ndtri(twice / (2.0 * len(values)))
+def gaussian_ranks(ascending: np.ndarray) -> np.ndarray:
+    """Normal quantiles of the mid-ranks of sorted values; equal values get equal ranks."""
+    starts = np.flatnonzero(np.diff(ascending, prepend=np.nan) != 0)
+    counts = np.diff(starts, append=len(ascending))
+    return np.repeat(ndtri((starts + counts / 2.0) / max(len(ascending), 1)), counts)
 
 
-def co_movement(rows: np.ndarray, liquidity: np.ndarray, columns: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Mean pairwise correlation and first eigenvalue's share, of the most traded assets over the days up to their rows."""
-    if len(rows) > MOST_TRADED:
-        rows = rows[np.sort(np.argsort(-liquidity, kind="stable")[:MOST_TRADED])]
+def co_movement(rows: np.ndarray, columns: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """Mean pairwise correlation and first eigenvalue's share of the assets with these rows, over the days up to them."""
     window = rows[:, None] + np.arange(1 - DAYS, 1)
     returns_AT = columns["returns"][window].astype(np.float64)
     returns_AT = returns_AT[columns["observed"][window].all(axis=1)]

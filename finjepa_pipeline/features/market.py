@@ -1,6 +1,6 @@
 """The market as a whole: its proxy, what beta is measured against and what a hedge sells, and its context channels.
 
-Shape suffixes: D sessions, N observations of a block in a row, P padded observations (see rolling.py), K sums.
+Shape suffixes: D sessions, N observations of a block in a row, K sums, M market channels.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finjepa_pipeline.features.rolling import Layout
+from finjepa_pipeline.features import kernels
+from finjepa_pipeline.features.channels import CLIP
+from finjepa_pipeline.features.rolling import Histories
 from finjepa_pipeline.features.source import Block
 
 SUMS = (
@@ -25,39 +27,37 @@ class MarketInputs:
     Attributes:
         returns_N: float32, simple return since the last observation, 0 on the first.
         liquidity_N: float32, mean dollar volume of the last 63 observations, dollars a day; 1 without volumes.
-        sums_NK: contribution to each of SUMS.
+        sums_KN: float64, contribution to each of SUMS.
     """
 
     returns_N: np.ndarray
     liquidity_N: np.ndarray
-    sums_NK: np.ndarray
+    sums_KN: np.ndarray
 
 
-def market_inputs(block: Block) -> MarketInputs:
-    """Who counts on a session, and with which weight, was known at the close of the session before it."""
-    layout = Layout(block.counts, block.skipped)
-    place_N = layout.place_N
-    close_P = layout.pad(block.columns["close"])
-    session_P = layout.pad(block.session_N)
-    returns_N = (close_P / layout.lag(close_P, 1) - 1.0)[place_N].astype(np.float32)
-    liquidity_N = np.ones(len(place_N), np.float32)
+def market_inputs(block: Block, eligible_N: np.ndarray) -> MarketInputs:
+    """Who counts on a session, and with which weight, was known at the close of the session before it.
+
+    Args:
+        eligible_N: bool, whether the asset was in the universe at the close of the session.
+    """
+    histories, close_N = Histories(block.counts, block.skipped), block.columns["close"]
+    session_N = block.session_N.astype(np.float64)
+    returns_N = (close_N / histories.lag(close_N) - 1.0).astype(np.float32)
+    liquidity_N = np.ones(len(close_N), np.float32)
     if "dollar_volume" in block.columns:
-        mean_P = layout.mean(layout.pad(block.columns["dollar_volume"]), 63, 1)
-        liquidity_N = np.nan_to_num(mean_P[place_N]).astype(np.float32)
-    eligible_N = np.nan_to_num(layout.lag(layout.pad(block.eligible_N), 1)[place_N])
-    weight_N = np.nan_to_num(layout.lag(layout.pad(liquidity_N), 1)[place_N]) * eligible_N
-    daily_N = (session_P - layout.lag(session_P, 1) == 1)[place_N] & np.isfinite(returns_N)
-    daily_return_N = np.where(daily_N, returns_N, 0.0).astype(np.float64)
-    eligible_N *= daily_N
-    weight_N *= daily_N
-    of_200 = Layout(block.counts, block.skipped, anchor=200)
-    mean_200_N = of_200.mean(of_200.pad(block.columns["close"]), 200, 200)[of_200.place_N]
-    known_200_N = np.isfinite(mean_200_N) & block.eligible_N
+        liquidity_N = np.nan_to_num(histories.mean(block.columns["dollar_volume"], 63, 1)).astype(np.float32)
+    daily_N = (session_N - histories.lag(session_N) == 1) & np.isfinite(returns_N)
+    return_N = np.where(daily_N, returns_N, 0.0).astype(np.float64)
+    counts_N = np.nan_to_num(histories.lag(eligible_N.astype(np.float64))) * daily_N
+    weight_N = np.nan_to_num(histories.lag(liquidity_N.astype(np.float64))) * counts_N
+    mean_200_N = histories.mean(close_N, 200, 200)
+    known_200_N = np.isfinite(mean_200_N) & eligible_N
     columns = (
-        weight_N * daily_return_N, weight_N, daily_return_N, daily_N, eligible_N * daily_return_N,
-        eligible_N * daily_return_N**2, eligible_N, known_200_N & (block.columns["close"] > mean_200_N), known_200_N,
+        weight_N * return_N, weight_N, return_N, daily_N, counts_N * return_N, counts_N * return_N**2, counts_N,
+        known_200_N & (close_N > mean_200_N), known_200_N,
     )  # fmt: skip
-    return MarketInputs(np.nan_to_num(returns_N), liquidity_N, np.stack(columns, axis=1).astype(np.float64))
+    return MarketInputs(np.nan_to_num(returns_N), liquidity_N, np.stack(columns).astype(np.float64, copy=False))
 
 
 def add_up(sums_DK: np.ndarray, block: Block, inputs: MarketInputs, since: int) -> None:
@@ -65,17 +65,7 @@ def add_up(sums_DK: np.ndarray, block: Block, inputs: MarketInputs, since: int) 
 
     Asset after asset in ascending order, so that the rounding does not depend on how they were cut into blocks.
     """
-    stop = 0
-    for count in block.counts.tolist():
-        start, stop = stop, stop + count
-        begin = start + int(np.searchsorted(block.session_N[start:stop], since))
-        if begin == stop:
-            continue
-        first, last = int(block.session_N[begin]), int(block.session_N[stop - 1])
-        if last - first == stop - begin - 1:
-            sums_DK[first : last + 1] += inputs.sums_NK[begin:stop]
-        else:
-            sums_DK[block.session_N[begin:stop]] += inputs.sums_NK[begin:stop]
+    kernels.add_rows(inputs.sums_KN, block.session_N, since, sums_DK)
 
 
 def proxy_returns(sums_DK: np.ndarray) -> np.ndarray:
@@ -92,18 +82,15 @@ def proxy_returns(sums_DK: np.ndarray) -> np.ndarray:
 
 
 class Sessions:
-    """Series of the market, float64 [P] over sessions, from which its channels are made."""
+    """Series of the market, float64 [D], from which its channels are made."""
 
     def __init__(
         self, sums_DK: np.ndarray, correlation_D: np.ndarray, component_D: np.ndarray, calendar: dict[str, np.ndarray]
     ):
-        count = np.array([len(sums_DK)])
-        self.layout = Layout(count, np.zeros_like(count))
-        self.sums = {name: self.layout.pad(sums_DK[:, k]) for k, name in enumerate(SUMS)}
-        self.log_return = np.log1p(self.layout.pad(proxy_returns(sums_DK)))
-        self.correlation = self.layout.pad(correlation_D)
-        self.component = self.layout.pad(component_D)
-        self.calendar = {name: self.layout.pad(series_D) for name, series_D in calendar.items()}
+        self.history = Histories.of_one(len(sums_DK))
+        self.sums: dict[str, np.ndarray] = dict(zip(SUMS, sums_DK.T, strict=True))
+        self.log_return = np.log1p(proxy_returns(sums_DK).astype(np.float64))
+        self.correlation, self.component, self.calendar = correlation_D, component_D, calendar
 
     @property
     def equal_return(self) -> np.ndarray:
@@ -111,32 +98,32 @@ class Sessions:
 
     @property
     def dispersion(self) -> np.ndarray:
-        variance_P = self._share("eligible_square", "eligible_count") - self.equal_return**2
-        return np.log(np.maximum(np.sqrt(np.maximum(variance_P, 0.0)), 1e-4))
+        variance_D = self._share("eligible_square", "eligible_count") - self.equal_return**2
+        return self._log(np.maximum(variance_D, 0.0))
 
     @property
     def above_mean(self) -> np.ndarray:
         return self._share("above_mean", "above_count")
 
     def log_volatility(self, window: int) -> np.ndarray:
-        return self._log(self.layout.mean(self.log_return**2, window, window))
+        return self._log(self.history.mean(self.log_return**2, window, window))
 
     @property
     def decayed_volatility(self) -> np.ndarray:
-        return self._log(self.layout.decayed_mean(self.log_return**2, span=63, least=20))
+        return self._log(self.history.decayed_mean(self.log_return**2, span=63, least=20))
 
     @property
     def volatility_before(self) -> np.ndarray:
         """Per day, as it was known one session before."""
-        return self.layout.lag(np.exp(self.decayed_volatility), 1)
+        return self.history.lag(np.exp(self.decayed_volatility))
 
     def _share(self, part: str, whole: str) -> np.ndarray:
-        known_P = self.sums[whole] > 0
-        return np.where(known_P, self.sums[part] / np.where(known_P, self.sums[whole], 1.0), np.nan)
+        known_D = self.sums[whole] > 0
+        return np.where(known_D, self.sums[part] / np.where(known_D, self.sums[whole], 1.0), np.nan)
 
     @staticmethod
-    def _log(variance_P: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(np.sqrt(variance_P), 1e-4))
+    def _log(variance_D: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(np.sqrt(variance_D), 1e-4))
 
 
 @dataclass(frozen=True)
@@ -154,7 +141,7 @@ class MarketChannel:
     def row(self) -> dict[str, object]:
         """The channel as the manifest has it."""
         fields = ("name", "unit", "formula", "lookback", "normalisation")
-        return {name: getattr(self, name) for name in fields} | {"needs": ["close"], "clip": 5.0}
+        return {name: getattr(self, name) for name in fields} | {"needs": ["close"], "clip": CLIP}
 
 
 # fmt: off
@@ -188,15 +175,15 @@ MARKET_CHANNELS = (
 
 def market_features(sessions: Sessions) -> np.ndarray:
     """float32 [D, M]: normalised, clipped, 0 where unknown."""
-    columns = []
-    for channel in MARKET_CHANNELS:
-        value_P = channel.compute(sessions)
+    features_DM = np.empty((len(sessions.log_return), len(MARKET_CHANNELS)), np.float32)
+    for column, channel in enumerate(MARKET_CHANNELS):
+        value_D = channel.compute(sessions)
         if channel.normalisation == "scaled":
-            value_P = value_P / sessions.volatility_before
+            value_D = value_D / sessions.volatility_before
         elif channel.normalisation == "z":
-            value_P = sessions.layout.z_scores(value_P, 252, 60)
-        columns.append(np.nan_to_num(np.clip(value_P[sessions.layout.place_N], -5.0, 5.0)).astype(np.float32))
-    return np.stack(columns, axis=1)
+            value_D = sessions.history.z_scores(value_D, 252, 60)
+        kernels.store(value_D, CLIP, column, features_DM)
+    return features_DM
 
 
 def calendar_series(dates: np.ndarray) -> dict[str, np.ndarray]:

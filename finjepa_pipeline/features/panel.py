@@ -14,7 +14,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import write_text
 from finjepa_model.training.panel import FORMAT
 from finjepa_pipeline.features.channels import Channel, available
-from finjepa_pipeline.features.growth import CODE_VERSION, Base, growth
+from finjepa_pipeline.features.growth import CODE_VERSION, GROWN, Base, growth
 from finjepa_pipeline.features.market import MARKET_CHANNELS
 from finjepa_pipeline.features.source import AdjustedPrices
 from finjepa_pipeline.features.writer import write_panel
@@ -34,6 +34,8 @@ def build_panel(connection: duckdb.DuckDBPyConnection, settings: Settings, chann
     revision = current_revision(connection)
     if revision is None:
         raise FinJEPAError("there are no prices to make features of; run `finjepa ingest` first")
+    if settings.duckdb_memory_limit is None:
+        connection.execute("SET memory_limit = '1GB'")  # the prices are read once: nothing is gained by keeping them
     base = _base(settings, revision.feed)
     prices = AdjustedPrices(connection, base.last_date if base else "0001-01-01")
     chosen = choose(prices.columns, channels)
@@ -41,10 +43,14 @@ def build_panel(connection: duckdb.DuckDBPyConnection, settings: Settings, chann
     identity["content_hash"] = panel_hash(identity, chosen)
     folder = settings.panels / identity["content_hash"]
     if not folder.exists():
-        settings.panels.mkdir(parents=True, exist_ok=True)
+        for left in settings.panels.glob(".tmp-*"):  # by a process that died; the warehouse lets one in at a time
+            shutil.rmtree(left, ignore_errors=True)
         beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=settings.panels))
         try:
-            write_panel(prices, chosen, identity, beside, growth(prices, chosen, base) if base else None)
+            grown = growth(prices, chosen, base) if base else None
+            write_panel(prices, chosen, identity, beside, grown)
+            if grown and grown.in_place:  # said before it is true: whoever dies in between leaves a base that is copied
+                (grown.base.panel.folder / GROWN).touch()
             os.replace(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

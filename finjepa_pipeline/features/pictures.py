@@ -24,7 +24,7 @@ def coverage_picture(panel: Panel) -> str:
     """Assets observed and eligible on each session, as a Markdown image."""
     observed_D = np.zeros(len(panel.dates), np.int64)
     eligible_D = np.zeros(len(panel.dates), np.int64)
-    for start, first, length in zip(panel.offsets[:-1], panel.first, panel.lengths, strict=True):
+    for start, first, length in zip(panel.offsets, panel.first, panel.lengths, strict=False):
         observed_D[first : first + length] += panel.observed[start : start + length]
         eligible_D[first : first + length] += panel.eligible[start : start + length]
     figure = new_figure(2.6)

@@ -50,7 +50,6 @@ class Block:
     session_N: np.ndarray
     new_N: np.ndarray
     tradable_N: np.ndarray
-    eligible_N: np.ndarray
     columns: dict[str, np.ndarray]
 
 
@@ -58,10 +57,11 @@ class AdjustedPrices:
     """`adjusted_prices`, `universe` and `corporate_actions` behind an open connection.
 
     Attributes:
-        assets: entities in ascending order; counts_A: observations of each; first_A, last_A: its sessions.
+        assets: entities in ascending order; first_A, last_A: the sessions of their first and last observation.
+        whole_A, known_A: fingerprints of what the prices stage concluded about each, of everything and of what is not
+            after `known`.
         delisting_return_A: what a holder gets beyond the last close of one that has ended.
-        whole_A, known_A: fingerprints of each, of everything and of what is not after `known`.
-        dates: datetime64[D], every date on which anything was observed; universe_D: fingerprints of the universe.
+        dates: datetime64[D], the sessions; universe_D: fingerprints of the universe.
         columns: the price columns that hold anything, `close` included.
 
     Raises:
@@ -74,17 +74,19 @@ class AdjustedPrices:
         if table.is_empty():
             raise FinJEPAError("there are no adjusted prices to make features of; run `finjepa ingest` first")
         sessions = connection.sql(sql("panel_sessions")).pl()
-        self._days_D = _days(sessions["date"])
-        self.dates = self._days_D.astype("datetime64[D]")
+        days_D = _days(sessions["date"])
+        self.dates = days_D.astype("datetime64[D]")
+        self._first_day = int(days_D[0])
+        self._session_of_day = np.full(int(days_D[-1]) - self._first_day + 1, -1, np.int32)
+        self._session_of_day[days_D - self._first_day] = np.arange(len(days_D))
         self.universe_D = sessions["universe"].to_numpy()
         self.assets: list[str] = table["entity"].to_list()
-        self.counts_A = table["observations"].to_numpy().astype(np.int64)
-        self.first_A = np.searchsorted(self._days_D, _days(table["first_date"]))
-        self.last_A = np.searchsorted(self._days_D, _days(table["last_date"]))
-        self.delisting_return_A = table["delisting_return"].to_numpy()
+        self.first_A, self.last_A = self._sessions(table["first_date"]), self._sessions(table["last_date"])
         self.whole_A, self.known_A = table["whole"].to_numpy(), table["known"].to_numpy()
-        self.columns = frozenset({"close", *(name for name in PRICE_COLUMNS if table[name].any())})
-        index = table.select("entity").with_row_index("asset")
+        self.delisting_return_A = table["delisting_return"].to_numpy()
+        filled = connection.sql(sql("panel_columns")).pl().row(0, named=True)
+        self.columns = frozenset({"close", *(name for name in PRICE_COLUMNS if filled[name])})
+        index = table.select("entity", "symbol").with_row_index("asset")
         connection.register("panel_index_frame", index.to_arrow())
         connection.execute("CREATE OR REPLACE TEMP TABLE panel_index AS FROM panel_index_frame")
         connection.unregister("panel_index_frame")
@@ -98,8 +100,27 @@ class AdjustedPrices:
         """All rows of all assets."""
         return Span(np.ones(len(self.assets), bool), self.first_A, self.first_A, np.zeros_like(self.first_A))
 
-    def blocks(self, columns: tuple[str, ...], span: Span) -> Iterator[Block]:
-        """The observations of a span, in runs of whole assets in ascending order."""
+    def restated(self, feed: str, data_version: str, known: str) -> np.ndarray | None:
+        """Whether a price of each asset that is not after `known` came or went since that version; None if unknown."""
+        facts = {"feed": feed, "data_version": data_version, "known": known}
+        changed = self._connection.sql(sql("panel_restated"), params=facts).pl()["asset"]
+        if changed.null_count():
+            return None
+        restated_A = np.zeros(len(self.assets), bool)
+        restated_A[changed.to_numpy()] = True
+        return restated_A
+
+    def marks(self, table: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
+        """Assets and sessions, int64, of what a span computes and `universe` or `events` marks."""
+        since = int(np.min(span.from_A, where=span.from_A <= self.last_A, initial=len(self.dates) - 1))
+        found = self._connection.sql(sql(f"panel_{table}"), params={"since": self.dates[since].item()}).pl()
+        asset_X, session_X = found["asset"].to_numpy().astype(np.int64), self._sessions(found["date"])
+        inside_X = (session_X >= span.from_A[asset_X]) & (session_X <= self.last_A[asset_X])
+        return asset_X[inside_X], session_X[inside_X]
+
+    def blocks(self, span: Span) -> Iterator[Block]:
+        """The observations of a span with all columns, in runs of whole assets in ascending order."""
+        columns = sorted(self.columns)
         query = sql("panel_block").format(columns=", ".join(f"prices.{name}" for name in columns))
         for run in self._runs(span):
             since = int(span.since_A[run].min())
@@ -109,39 +130,29 @@ class AdjustedPrices:
                 "since": self.dates[since].item(),
             }
             frame = self._connection.sql(query, params=bounds).pl()
-            session_N = np.searchsorted(self._days_D, _days(frame["date"]))
-            asset_N = frame["asset"].to_numpy().astype(np.int64)
+            asset_N, session_N = frame["asset"].to_numpy().astype(np.int64), self._sessions(frame["date"])
+            key_N = asset_N * len(self.dates) + session_N
             wanted_N = session_N >= span.since_A[asset_N]
-            if not wanted_N.all():
-                frame, session_N, asset_N = frame.filter(pl.Series(wanted_N)), session_N[wanted_N], asset_N[wanted_N]
-            yield from self._cut(frame, session_N, asset_N, run, columns, span)
-
-    @staticmethod
-    def _cut(
-        frame: pl.DataFrame,
-        session_N: np.ndarray,
-        asset_N: np.ndarray,
-        run: slice,
-        columns: tuple[str, ...],
-        span: Span,
-    ) -> Iterator[Block]:
-        counts = np.bincount(asset_N - run.start, minlength=run.stop - run.start)
-        arrays = {name: frame[name].cast(pl.Float64).to_numpy() for name in (*columns, "event")}
-        tradable_N, eligible_N = (frame[name].to_numpy().astype(bool) for name in ("tradable", "eligible"))
-        ends = np.concatenate([[0], np.cumsum(counts)])
-        for part in groups(counts, BLOCK_OBSERVATIONS):
-            rows = slice(int(ends[part.start]), int(ends[part.stop]))
-            assets = slice(run.start + part.start, run.start + part.stop)
-            yield Block(
-                assets=assets,
-                counts=counts[part],
-                skipped=span.skipped_A[assets],
-                session_N=session_N[rows],
-                new_N=session_N[rows] >= np.repeat(span.from_A[assets], counts[part]),
-                tradable_N=tradable_N[rows],
-                eligible_N=eligible_N[rows],
-                columns={name: array[rows] for name, array in arrays.items()},
-            )
+            if not (wanted_N.all() and (np.diff(key_N) > 0).all()):  # most stores hold them in this order
+                order_N = np.argsort(key_N, kind="stable")
+                order_N = order_N[wanted_N[order_N]]
+                frame, asset_N, session_N = frame[order_N], asset_N[order_N], session_N[order_N]
+            arrays = {name: frame[name].cast(pl.Float64).to_numpy() for name in columns}
+            tradable_N = frame["tradable"].to_numpy().astype(bool)
+            counts = np.bincount(asset_N - run.start, minlength=run.stop - run.start)
+            ends = np.concatenate([[0], np.cumsum(counts)])
+            for part in groups(counts, BLOCK_OBSERVATIONS):
+                rows = slice(int(ends[part.start]), int(ends[part.stop]))
+                assets = slice(run.start + part.start, run.start + part.stop)
+                yield Block(
+                    assets=assets,
+                    counts=counts[part],
+                    skipped=span.skipped_A[assets],
+                    session_N=session_N[rows],
+                    new_N=session_N[rows] >= np.repeat(span.from_A[assets], counts[part]),
+                    tradable_N=tradable_N[rows],
+                    columns={name: array[rows] for name, array in arrays.items()},
+                )
 
     def _runs(self, span: Span) -> Iterator[slice]:
         """Runs of assets that are read from about the same session on, without those of which nothing is computed."""
@@ -152,6 +163,9 @@ class AdjustedPrices:
                 run = slice(int(stretch[part.start]), int(stretch[part.stop - 1]) + 1)
                 if (span.from_A[run] <= self.last_A[run]).any():
                     yield run
+
+    def _sessions(self, dates: pl.Series) -> np.ndarray:
+        return self._session_of_day[_days(dates) - self._first_day].astype(np.int64)
 
 
 def groups(sizes: np.ndarray, most: int) -> Iterator[slice]:

@@ -94,10 +94,7 @@ def test_the_asset_shows_the_table_and_pictures(settings: Settings):
 
     with warehouse_of(awkward_market()) as memory:
         memory.execute(f"ATTACH '{settings.warehouse}' AS home")
-        memory.execute("CREATE TABLE home.adjusted_prices AS FROM memory.adjusted_prices")
-        memory.execute("CREATE TABLE home.universe AS FROM memory.universe")
-        memory.execute("CREATE TABLE home.corporate_actions AS FROM memory.corporate_actions")
-        memory.execute("CREATE TABLE home.entities AS FROM memory.entities")
+        memory.execute("COPY FROM DATABASE memory TO home")
     resources = {"settings": SettingsResource(home=str(settings.home)), "warehouse": Warehouse.from_settings(settings)}
     shown = []
     for _ in range(2):
