@@ -6,30 +6,47 @@ from typing import Any
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.cem import CEMConfig, CEMPlanner
+from finjepa_model.planning.gradient import GradientConfig, GradientPlanner
+from finjepa_model.planning.moments import Ensemble
 from finjepa_model.planning.mppi import MPPIConfig, MPPIPlanner
-from finjepa_model.planning.plan import Cost, Plan, Planner
+from finjepa_model.planning.plan import Account, Cost, Plan, Planner
+from finjepa_model.planning.qp import QPConfig, QPPlanner
 from finjepa_model.planning.random_shooting import RandomConfig, RandomPlanner
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
+from finjepa_model.planning.utility import QUANTITIES, Quantity, Utility, parse_utility, utility_help
 
 __all__ = [
     "PLANNERS",
+    "QUANTITIES",
+    "Account",
     "ActionSpace",
     "CEMConfig",
     "CEMPlanner",
     "Cost",
+    "Ensemble",
+    "GradientConfig",
+    "GradientPlanner",
     "MPPIConfig",
     "MPPIPlanner",
     "Plan",
     "Planner",
+    "QPConfig",
+    "QPPlanner",
+    "Quantity",
     "RandomConfig",
     "RandomPlanner",
+    "Utility",
     "make_planner",
+    "parse_utility",
     "project_to_simplex",
+    "utility_help",
 ]
 
 PLANNERS: dict[str, tuple[Callable[[Any], Planner], type]] = {
     "cem": (CEMPlanner, CEMConfig),
     "mppi": (MPPIPlanner, MPPIConfig),
+    "gradient": (GradientPlanner, GradientConfig),
+    "qp": (QPPlanner, QPConfig),
     "random": (RandomPlanner, RandomConfig),
 }
 

@@ -1,24 +1,21 @@
 """The cross-entropy method over mixed actions.
 
-Shapes: B decision dates, C candidates, E elites, H decision steps, N assets.
+Shapes: B decision dates, C candidates, E elites.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from finjepa_model.planning.plan import Cost, Plan
-from finjepa_model.planning.proposal import Proposal, ProposalConfig
-from finjepa_model.planning.record import Record
+from finjepa_model.planning.sampling import SamplingConfig, search
 from finjepa_model.planning.space import ActionSpace
 
 
 @dataclass(frozen=True, kw_only=True)
-class CEMConfig:
-    samples: int = 128
-    iterations: int = 10
+class CEMConfig(SamplingConfig):
     elites: int = 16
-    proposal: ProposalConfig = field(default_factory=ProposalConfig)
 
 
 class CEMPlanner:
@@ -31,19 +28,14 @@ class CEMPlanner:
     def __init__(self, config: CEMConfig | None = None):
         self.config = config or CEMConfig()
 
-    @torch.no_grad()
     def plan(
         self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
     ) -> Plan:
         """See `Planner.plan`."""
-        config = self.config
-        proposal = Proposal.start(space, config.proposal, warm_start)
-        record = Record(cost)
-        for _ in range(config.iterations):
-            samples = proposal.sample(config.samples, generator)
-            elite = record.evaluate(samples.actions).topk(min(config.elites, config.samples), largest=False)
-            finite_BE = elite.values.isfinite().to(elite.values.dtype)
-            weights_BE = finite_BE / finite_BE.sum(-1, keepdim=True).clamp(min=1)
-            record.follow(weights_BE)
-            proposal = proposal.fit(samples.take(elite.indices), weights_BE)
-        return record.plan()
+        return search(cost, space, warm_start, generator, self.config, self.elites)
+
+    def elites(self, cost_BC: Tensor) -> tuple[Tensor, Tensor]:
+        """The cheapest candidates, index_BE, and equal weights_BE for those of finite cost."""
+        elite = cost_BC.topk(min(self.config.elites, cost_BC.shape[1]), largest=False)
+        finite_BE = elite.values.isfinite().to(cost_BC.dtype)
+        return elite.indices, finite_BE / finite_BE.sum(-1, keepdim=True).clamp(min=1)

@@ -2,9 +2,10 @@
 
 cov_ij = beta_i beta_j s_m^2 + (i = j) max(s_i^2 - beta_i^2 s_m^2, 0.05 s_i^2), s_m the volatility of the market proxy.
 
-Shapes: B decision dates, C candidates, H decision steps, N assets, D latent width.
+Shapes: B decision dates, C candidates, H decision steps, N assets, D latent width, K models of an ensemble.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,51 @@ class Imagination(Protocol):
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """Several models of one market as one imagination: the moments of their mixture, and all their portfolio latents.
+
+    Planners exploit the errors of a model; where models disagree there is an error (Chua et al. 2018).
+    """
+
+    members: Sequence[Imagination]
+
+    @property
+    def member_means_KBHN(self) -> Tensor:
+        return torch.stack([member.mean_BHN for member in self.members])
+
+    @property
+    def mean_BHN(self) -> Tensor:
+        return self.member_means_KBHN.mean(0)
+
+    @property
+    def volatility_BHN(self) -> Tensor:
+        """Within models and between them, by the law of total variance."""
+        within_BHN = torch.stack([member.volatility_BHN for member in self.members]).square().mean(0)
+        return (within_BHN + self.member_means_KBHN.var(0, correction=0)).sqrt()
+
+    @property
+    def market_volatility_BH(self) -> Tensor:
+        return torch.stack([member.market_volatility_BH for member in self.members]).square().mean(0).sqrt()
+
+    @property
+    def beta_BN(self) -> Tensor:
+        return self.members[0].beta_BN
+
+    @property
+    def present_BN(self) -> Tensor:
+        return self.members[0].present_BN
+
+    def portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:
+        """The latents of all models side by side, so that a mean squared distance is the mean of theirs."""
+        return torch.cat([member.portfolio_path(state, held_BCHN, actions) for member in self.members], dim=-1)
+
+    def encode_portfolio(self, holdings_BCN: Tensor, signals_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
+        """See `portfolio_path`."""
+        seen = (holdings_BCN, signals_BCN, scalars_BCG)
+        return torch.cat([member.encode_portfolio(*seen) for member in self.members], dim=-1)
+
+
+@dataclass(frozen=True)
 class Moments:
     """Simple returns over each decision step; absent assets have zeros throughout."""
 
@@ -50,6 +96,7 @@ class Moments:
     market_variance_BH: Tensor
     specific_variance_BHN: Tensor
     present_BN: Tensor
+    member_means_KBHN: Tensor | None = None  # of each model, where the imagination is that of an ensemble
 
     @classmethod
     def of(cls, imagination: Imagination) -> "Moments":
@@ -63,15 +110,21 @@ class Moments:
         systematic_BHN = beta_BN.square().unsqueeze(1) * market_variance_BH.unsqueeze(-1)
         specific_BHN = torch.maximum(variance_BHN - systematic_BHN, _SPECIFIC_SHARE * variance_BHN)
         market_mean_BH = mean_BHN.sum(-1) / present_B1N.sum(-1).clamp(min=1)
-        return cls(mean_BHN, market_mean_BH, beta_BN, market_variance_BH, specific_BHN, present_BN)
+        members_KBHN = imagination.member_means_KBHN if isinstance(imagination, Ensemble) else None
+        if members_KBHN is not None:
+            members_KBHN = torch.where(present_B1N, members_KBHN, 0.0)
+        return cls(mean_BHN, market_mean_BH, beta_BN, market_variance_BH, specific_BHN, present_BN, members_KBHN)
 
     def best_holdings(
-        self, risk_aversion: float, max_weight: float = 1.0, step: int = 0, iterations: int = 100
+        self, risk_aversion: float | Tensor, max_weight: float = 1.0, step: int = 0, iterations: int = 100
     ) -> Tensor:
         """argmax of mean'w - risk_aversion / 2 w'Cov w over the (capped) simplex, for one decision step.
 
         Accelerated projected gradient with the exact projection and restarts (Beck and Teboulle 2009; O'Donoghue and
         Candes 2015), a fixed number of iterations, all dates at once.
+
+        Args:
+            risk_aversion: a number, or one for each date [B, 1].
 
         Returns:
             holdings_BN.

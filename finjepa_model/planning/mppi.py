@@ -3,24 +3,21 @@
 Shapes: B decision dates, C candidates, H decision steps, N assets, K temperatures.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from finjepa_model.planning.plan import Cost, Plan
-from finjepa_model.planning.proposal import Proposal, ProposalConfig
-from finjepa_model.planning.record import Record, effective_samples
+from finjepa_model.planning.record import effective_samples
+from finjepa_model.planning.sampling import SamplingConfig, search
 from finjepa_model.planning.space import ActionSpace
 
 
 @dataclass(frozen=True, kw_only=True)
-class MPPIConfig:
-    samples: int = 128
-    iterations: int = 10
+class MPPIConfig(SamplingConfig):
     temperature: float = 0.2  # of costs in units of their median distance to the lowest; lower is greedier
     effective_band: tuple[float, float] = (0.05, 0.3)  # of effective over drawn samples; moves the temperature if left
-    proposal: ProposalConfig = field(default_factory=ProposalConfig)
 
 
 def mppi_weights(cost_BC: Tensor, temperature_B1: Tensor | float) -> Tensor:
@@ -55,20 +52,11 @@ class MPPIPlanner:
     def __init__(self, config: MPPIConfig | None = None):
         self.config = config or MPPIConfig()
 
-    @torch.no_grad()
     def plan(
         self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
     ) -> Plan:
         """See `Planner.plan`."""
-        config = self.config
-        proposal = Proposal.start(space, config.proposal, warm_start)
-        record = Record(cost)
-        for _ in range(config.iterations):
-            samples = proposal.sample(config.samples, generator)
-            weights_BC = self.weigh(record.evaluate(samples.actions))
-            record.follow(weights_BC)
-            proposal = proposal.fit(samples, weights_BC)
-        return record.plan()
+        return search(cost, space, warm_start, generator, self.config, lambda cost_BC: (None, self.weigh(cost_BC)))
 
     def weigh(self, cost_BC: Tensor) -> Tensor:
         """Weights at the temperature nearest to the configured one that keeps the effective sample size in its band.

@@ -5,7 +5,7 @@ Shapes: B decision dates, C candidates, H decision steps, N assets, I iterations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,32 @@ Cost = Callable[[PortfolioAction], Tensor]
 
 
 @dataclass(frozen=True)
+class Account:
+    """Why a plan costs what it costs, and where it leads if returns are as expected; shares of wealth.
+
+    Attributes:
+        terms: the cost_B of each part of the cost; they add up to the plan's.
+        held_BHN: holdings before each trade; holdings_BHN: after it.
+        growth_BH: log growth of each step; volatility_BH: of its return; cost_BH; turnover_BH: one-way.
+    """
+
+    terms: dict[str, Tensor]
+    held_BHN: Tensor
+    holdings_BHN: Tensor
+    growth_BH: Tensor
+    volatility_BH: Tensor
+    cost_BH: Tensor
+    turnover_BH: Tensor
+
+
+@runtime_checkable
+class Accountable(Protocol):
+    """A cost function that can say why."""
+
+    def account(self, path: PortfolioAction) -> Account: ...
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to do on each of B dates, and the account of how it was found.
 
@@ -25,8 +51,10 @@ class Plan:
         path: weights_BHN, signals_BHN, hedge_BH: the cheapest candidate that was seen.
         cost_B: its cost.
         cost_IB: lowest cost seen up to each iteration.
-        weights_IBN: mean weights of the first step, by iteration.
-        effective_samples_IB: 1 / sum of squared weights of the candidates that the next iteration was fitted to.
+        weights_IBN: weights of the first step that the search stood at, by iteration.
+        effective_samples_IB: 1 / sum of squared weights of the candidates that the next iteration was fitted to; no
+            rows where a planner does not sample.
+        account: of the path, where the cost function gives one.
     """
 
     path: PortfolioAction
@@ -34,6 +62,7 @@ class Plan:
     cost_IB: Tensor
     weights_IBN: Tensor
     effective_samples_IB: Tensor
+    account: Account | None = None
 
     @property
     def action(self) -> PortfolioAction:

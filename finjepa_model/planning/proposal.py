@@ -87,7 +87,9 @@ class Proposal:
         return cls(space, config, path.weights_XN, std_BHN, short_BHN, around(path.signals_XN > 0, others), hedge_BH)
 
     def sample(self, count: int, generator: torch.Generator | None) -> Samples:
-        """Draw `count` candidates for each date; number 0 is the mean of the weights and the mode of the rest.
+        """Draw `count` candidates for each date; number 0 is the mean of the weights and the mode of the rest, number 1
+        holds nothing, so that a search always knows what doing nothing costs and has one candidate that keeps every limit
+        on exposure.
 
         Signals are drawn by inverting their distribution: the same law as the Gumbel-max trick from one uniform number instead
         of three Gumbel ones, which is 15 times less random-number work.
@@ -107,6 +109,7 @@ class Proposal:
         short_BHN = (self.short_BHN > flat_BHN) & ~long_BHN
         signals_BCHN[:, 0] = long_BHN.to(raw_BCHN.dtype) - short_BHN.to(raw_BCHN.dtype)
         hedge_BCH[:, 0] = (self.hedge_BH > 0.5).to(raw_BCHN.dtype)
+        signals_BCHN[:, 1:2], hedge_BCH[:, 1:2] = 0, 0
         return Samples(raw_BCHN, PortfolioAction(self.space.project(raw_BCHN), signals_BCHN, hedge_BCH))
 
     def fit(self, samples: Samples, weights_BE: Tensor) -> "Proposal":

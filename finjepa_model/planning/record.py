@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.planning.plan import Cost, Plan
+from finjepa_model.planning.plan import Accountable, Cost, Plan
 
 
 class Record:
@@ -27,9 +27,9 @@ class Record:
         Returns:
             cost_BC, free of NaN.
         """
-        cost_BC = self._cost(actions)
+        cost_BC = self._cost(actions).detach()
         cost_BC = torch.where(cost_BC.isfinite(), cost_BC, torch.inf)
-        cheapest_B, index_B = cost_BC.detach().min(dim=1)
+        cheapest_B, index_B = cost_BC.min(dim=1)
         dates_B = torch.arange(len(index_B), device=index_B.device)
         path = actions.map(lambda x: x.detach()[dates_B, index_B])
         if self._best_B is None or self._path is None:
@@ -55,7 +55,9 @@ class Record:
         if self._path is None or self._best_B is None:
             raise ValueError("a plan needs at least one evaluation")
         effective = torch.stack(self._effective) if self._effective else torch.zeros(0, len(self._best_B))
-        return Plan(self._path, self._best_B, torch.stack(self._costs), torch.stack(self._weights), effective)
+        account = self._cost.account(self._path) if isinstance(self._cost, Accountable) else None
+        costs, weights = torch.stack(self._costs), torch.stack(self._weights)
+        return Plan(self._path, self._best_B, costs, weights, effective, account)
 
 
 def effective_samples(weights_BE: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Candidates rolled through the exact portfolio mechanics along the imagined market.
 
-Shapes: B decision dates, C candidates, H decision steps, N assets.
+Shapes: B decision dates, C candidates, H decision steps, N assets, D latent width.
 """
 
 from dataclasses import dataclass, replace
@@ -20,23 +20,19 @@ class Rollout:
 
     Attributes:
         held_BCHN: signed shares of wealth after drift, before each trade.
+        holdings_BCHN, hedge_BCH: positions and market proxy after each trade.
         growth_BCH: log growth of wealth, costs included.
-        variance_BCH: of the simple return of wealth over the step.
         cost_BCH: trading costs and borrow fees, share of wealth.
         turnover_BCH: one-way, share of wealth.
-        drawdown_BCH: of the expected path, from the highest wealth so far, 0 or negative.
-        gross_BCH, beta_BCH: exposure after the trade; beta includes the hedge.
     """
 
     actions: PortfolioAction
     held_BCHN: Tensor
+    holdings_BCHN: Tensor
+    hedge_BCH: Tensor
     growth_BCH: Tensor
-    variance_BCH: Tensor
     cost_BCH: Tensor
     turnover_BCH: Tensor
-    drawdown_BCH: Tensor
-    gross_BCH: Tensor
-    beta_BCH: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,7 @@ class PlanningWorld:
         sessions: length of a decision step, for interest and borrow fees.
         tradable_BN: bool, who can be traded now; None means all. It holds for the first step; later ones trade freely.
         frictions: what trading each asset costs, [B, 1, N].
+        goal_BD: portfolio latent that is aimed for; None where no cost asks for one.
     """
 
     imagination: Imagination
@@ -57,6 +54,7 @@ class PlanningWorld:
     moments: Moments
     tradable_BN: Tensor | None = None
     frictions: Frictions | None = None
+    goal_BD: Tensor | None = None
 
     @classmethod
     def of(
@@ -67,6 +65,7 @@ class PlanningWorld:
         sessions: int,
         tradable_BN: Tensor | None = None,
         liquidity: Liquidity | None = None,
+        goal_BD: Tensor | None = None,
     ) -> "PlanningWorld":
         """In the precision and on the device of the imagination.
 
@@ -76,7 +75,7 @@ class PlanningWorld:
         moments = Moments.of(imagination)
         prices = simulator.frictions(liquidity).map(lambda x: x.to(moments.mean_BHN).unsqueeze(1))
         state = state.map(lambda x: x.to(moments.mean_BHN))
-        return cls(imagination, simulator, state, sessions, moments, tradable_BN, prices)
+        return cls(imagination, simulator, state, sessions, moments, tradable_BN, prices, goal_BD)
 
     def roll(self, actions: PortfolioAction) -> Rollout:
         """Trade and drift at the expected returns; a loop over steps, never over candidates.
@@ -86,7 +85,7 @@ class PlanningWorld:
         moments, state = self.moments, self.state.map(lambda x: x.unsqueeze(1))
         beta_B1N = moments.beta_BN.unsqueeze(1)
         all_BN = torch.ones_like(moments.present_BN)
-        held, steps = [], []
+        steps = []
         for step in range(actions.hedge_X.shape[-1]):
             before_X = state.wealth_X
             zero_X = torch.zeros_like(before_X)
@@ -101,10 +100,6 @@ class PlanningWorld:
                 self.frictions,
             )
             holdings_XN, hedge_X = state.positions_XN / before_X.unsqueeze(-1), state.hedge_X / before_X
-            beta_X = (holdings_XN * beta_B1N).sum(-1) + hedge_X
-            market_variance_B1 = moments.market_variance_BH[:, step, None]
-            specific_variance_B1N = moments.specific_variance_BHN[:, step, None]
-            variance_X = beta_X.square() * market_variance_B1 + (holdings_XN.square() * specific_variance_B1N).sum(-1)
             state, _ = self.simulator.drift(
                 state,
                 moments.mean_BHN[:, step, None],
@@ -112,17 +107,7 @@ class PlanningWorld:
                 self.sessions,
                 self.frictions,
             )
-            after_X = state.wealth_X
-            held.append(held_XN.expand_as(holdings_XN))
-            steps.append(
-                (
-                    torch.log(after_X / before_X),
-                    variance_X,
-                    state.step_cost_X / before_X,
-                    state.step_turnover_X,
-                    after_X / state.peak_X - 1,
-                    holdings_XN.abs().sum(-1),
-                    beta_X,
-                )
-            )
-        return Rollout(actions, torch.stack(held, 2), *(torch.stack(parts, -1) for parts in zip(*steps, strict=True)))
+            growth_X = torch.log(state.wealth_X / before_X)
+            held_XN = held_XN.expand_as(holdings_XN)
+            steps.append((held_XN, holdings_XN, hedge_X, growth_X, state.step_cost_X / before_X, state.step_turnover_X))
+        return Rollout(actions, *(torch.stack(parts, 2) for parts in zip(*steps, strict=True)))

@@ -90,6 +90,12 @@ class ActionSpace:
         """Weights that are allowed and nearest to raw ones, which are any finite numbers."""
         return project_to_simplex(raw_BCHN, self.present_BN[:, None, None], self.max_weight)
 
+    def tangent(self, slope_BCHN: Tensor) -> Tensor:
+        """The part of a slope that keeps the sum of the weights."""
+        present_B11N = self.present_BN[:, None, None].to(slope_BCHN.dtype)
+        mean_BCH1 = (slope_BCHN * present_B11N).sum(-1, keepdim=True) / present_B11N.sum(-1, keepdim=True)
+        return (slope_BCHN - mean_BCH1) * present_B11N
+
     def equal_weights(self) -> Tensor:
         """1/N over the present assets at every step: weights_BHN."""
         present_BN = self.present_BN.to(torch.get_default_dtype())

@@ -15,14 +15,16 @@ import torch
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.observation import Observation
-from finjepa_model.planning import ActionSpace, Plan, make_planner, moments
-from finjepa_model.planning.objectives import Objective, cumulative_cost, goal_cost, goal_latent
+from finjepa_model.planning import ActionSpace, Plan, Utility, make_planner, moments, parse_utility
+from finjepa_model.planning.goals import goal_latent
+from finjepa_model.planning.objectives import CUMULATIVE, GOAL, Objective
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_pipeline.backtest.market_view import MarketView
 
 HORIZON = 2  # decision steps
+_WITH = " | "  # between the names of a planner and of its utility
 _DATES_AT_ONCE = 16  # imagined in one batch: more does not fit the cache of a CPU
 
 
@@ -82,11 +84,20 @@ class Expectation:
 
     Attributes:
         path: (log growth after costs, volatility) of each decision step ahead.
-        terms: weighted cost of the plan, by term; lower is better.
+        terms: cost of the plan, by term; lower is better.
     """
 
     path: tuple[tuple[float, float], ...]
     terms: dict[str, float]
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Expectation":
+        """Of a plan of one date."""
+        account = plan.account
+        assert account is not None  # an objective always gives one
+        growths, volatilities = account.growth_BH[0].tolist(), account.volatility_BH[0].tolist()
+        terms = {name: float(cost_1[0]) for name, cost_1 in account.terms.items()}
+        return cls(tuple(zip(growths, volatilities, strict=True)), terms)
 
     @property
     def growth(self) -> float:
@@ -98,18 +109,35 @@ class Expectation:
         return self.path[0][1]
 
 
+def strategy_name(planner: str, utility: str | None) -> str:
+    """How a planner with a utility of its own is called, on leaderboards and by the champion.
+
+    Raises:
+        FinJEPAError: for a utility that cannot be read.
+    """
+    return planner if utility is None else f"{planner}{_WITH}{parse_utility(utility).text}"
+
+
 class FinJEPAStrategy:
     """One planner on one checkpoint, warm-started from decision to decision.
 
-    CEM moves the portfolio latent towards a goal latent (JEPA-WMs); every other planner minimises the cumulative cost of
-    predicted growth, risk and exact trading costs (EB-JEPA).
+    Unless it is told its utility, CEM moves the portfolio latent towards a goal latent (JEPA-WMs), and every other planner
+    maximises predicted growth after exact costs with a price on risk (EB-JEPA).
     """
 
     def __init__(self, planner: str, imagination: Imagined, name: str | None = None):
+        """
+        Args:
+            planner: its name, alone or with " | " and a utility; see `strategy_name`.
+
+        Raises:
+            FinJEPAError: for an unknown planner or a utility that cannot be read.
+        """
         self.name = name or planner
         self.expected: list[tuple[np.datetime64, Expectation]] = []  # of each decision so far
-        self._uses_goal = planner == "cem"
-        self._planner = make_planner(planner)
+        searcher, _, utility = planner.partition(_WITH)
+        self._planner = make_planner(searcher)
+        self._utility: Utility = parse_utility(utility) if utility else GOAL if searcher == "cem" else CUMULATIVE
         self._imagination = imagination
         self._last: tuple[tuple[str, ...], Plan] | None = None
         self._generator = torch.Generator().manual_seed(imagination.config.training.seed)
@@ -118,31 +146,28 @@ class FinJEPAStrategy:
         """Plan, and take the first step; no orders while no asset is present."""
         if not view.present_N.any():
             return None
-        action, expectation = self.plan(view, state)
-        self.expected.append((view.date, expectation))
-        return action
+        plan = self.plan(view, state)
+        self.expected.append((view.date, Expectation.of(plan)))
+        return action_of(plan)
 
-    def plan(self, view: MarketView, state: PortfolioState) -> tuple[PortfolioAction, Expectation]:
-        """The decision with what is expected of it."""
+    def plan(self, view: MarketView, state: PortfolioState) -> Plan:
+        """The whole plan, with its account."""
         config = self._imagination.config
         imagination, goal_1D = self._imagination.at(view)
         tradable_1N = torch.from_numpy(view.tradable_N)[None]
         world = PlanningWorld.of(
-            imagination, self._imagination.simulator, state, config.model.stride, tradable_1N, view.liquidity()
+            imagination, self._imagination.simulator, state, config.model.stride, tradable_1N, view.liquidity(), goal_1D
         )
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
         warm_start = self._last[1] if self._last is not None and self._last[0] == view.assets else None
-        cost = self._cost(world, goal_1D)
-        plan = self._planner.plan(cost, space, warm_start, self._generator)
+        plan = self._planner.plan(Objective(world, self._utility), space, warm_start, self._generator)
         self._last = (view.assets, plan)
-        rollout = world.roll(plan.path.map(lambda x: x.unsqueeze(1)))
-        growths, volatilities = rollout.growth_BCH[0, 0].tolist(), rollout.variance_BCH[0, 0].sqrt().tolist()
-        terms = {name: float(cost_1[0]) for name, cost_1 in cost.by_term(plan.path).items()}
-        expectation = Expectation(tuple(zip(growths, volatilities, strict=True)), terms)
-        action = plan.action.map(lambda x: x.double())
-        weights_1N = action.weights_XN / action.weights_XN.sum(-1, keepdim=True)  # exact again after float32
-        signals_1N = action.signals_XN * (weights_1N > 0)  # an asset without a budget is flat
-        return PortfolioAction(weights_1N, signals_1N, action.hedge_X), expectation
+        return plan
 
-    def _cost(self, world: PlanningWorld, goal_1D: torch.Tensor | None) -> Objective:
-        return goal_cost(world, goal_BD=goal_1D) if self._uses_goal else cumulative_cost(world)
+
+def action_of(plan: Plan) -> PortfolioAction:
+    """What is traded of a plan, in float64."""
+    action = plan.action.map(lambda x: x.double())
+    weights_1N = action.weights_XN / action.weights_XN.sum(-1, keepdim=True)  # exact again after float32
+    signals_1N = action.signals_XN * (weights_1N > 0)  # an asset without a budget is flat
+    return PortfolioAction(weights_1N, signals_1N, action.hedge_X)

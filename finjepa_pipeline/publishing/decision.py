@@ -17,7 +17,7 @@ from finjepa_model.files import write_text
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import history_needed
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination
+from finjepa_pipeline.backtest.finjepa_strategy import Expectation, FinJEPAStrategy, MarketImagination, action_of
 from finjepa_pipeline.backtest.market_view import MarketView, universes
 from finjepa_pipeline.backtest.store import insert, transaction
 from finjepa_pipeline.publishing.book import BookName, Holdings, cash
@@ -107,9 +107,11 @@ def decide(
     simulator = PortfolioSimulator(config.portfolio)
     holdings = holdings or cash(simulator)
     strategy = FinJEPAStrategy(planner, imagination)
-    action, expected = strategy.plan(view, holdings.over(view.assets, simulator))
+    plan = strategy.plan(view, holdings.over(view.assets, simulator))
+    action, expected = action_of(plan), Expectation.of(plan)
     steps_a_year = config.portfolio.sessions_per_year / config.model.stride
-    positions = dict(zip(view.assets, action.positions(config.portfolio.allow_short)[0].tolist(), strict=True))
+    positions_N = action.positions(config.portfolio.allow_short, config.portfolio.max_gross)[0].tolist()
+    positions = dict(zip(view.assets, positions_N, strict=True))
     signals = {name: round(s) for name, s in zip(view.assets, action.signals_XN[0].tolist(), strict=True)}
     hedge = bool(action.hedge_X[0] > 0.5)
     wealth = float(holdings.state.wealth_X[0])

@@ -8,21 +8,28 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.planning import ActionSpace, make_planner
+from finjepa_model.planning import ActionSpace, make_planner, parse_utility
+from finjepa_model.planning.goals import goal_latent
 from finjepa_model.planning.moments import Moments
-from finjepa_model.planning.objectives import (
-    CumulativeConfig,
-    GoalConfig,
-    cumulative_cost,
-    goal_cost,
-    goal_latent,
-)
+from finjepa_model.planning.objectives import GOAL, Objective
+from finjepa_model.planning.quantities import quantities
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator
 from tests.model.planning.markets import FREE, perfect_market, seeded, world_of
 
 RISK_AVERSION = 5.0
 BOTH = pytest.mark.parametrize("name", ["cem", "mppi"])
+ALL = pytest.mark.parametrize("name", ["cem", "mppi", "gradient", "qp"])
+SEARCH = {"cem": {"samples": 300, "iterations": 15}, "mppi": {"samples": 300, "iterations": 15}}
+
+
+def solved(name, cost, space, **settings):
+    """A plan with the budget that the reference measured with."""
+    return make_planner(name, **(SEARCH.get(name, {}) | settings)).plan(cost, space, None, seeded())
+
+
+def with_goal(world):
+    return replace(world, goal_BD=goal_latent(world.imagination, world.simulator, world.sessions))
 
 
 def utility(moments, positions_BN):
@@ -51,16 +58,16 @@ def test_best_holdings_agree_with_a_convex_solver():
             assert reached == pytest.approx(problem.value, rel=1e-4)
 
 
-@BOTH
+@ALL
 def test_twenty_assets_come_within_three_percent_of_the_exact_optimum(name):
     world, space = world_of(perfect_market(16, 2, 20))
-    plan = make_planner(name, samples=300, iterations=15).plan(cumulative_cost(world), space, None, seeded())
+    plan = solved(name, Objective(world), space)
     optimum_B = utility(world.moments, world.moments.best_holdings(RISK_AVERSION))
     reached_B = utility(world.moments, plan.action.positions(False))
     assert (reached_B / optimum_B).min() >= 0.97
 
 
-@BOTH
+@ALL
 def test_long_short_flat_of_eight_assets_comes_within_five_percent_of_the_exhaustive_optimum(name):
     config = replace(FREE, allow_short=True)
     world, space = world_of(perfect_market(4, 2, 8, seed=1, drift=0.0), config)
@@ -80,29 +87,23 @@ def test_long_short_flat_of_eight_assets_comes_within_five_percent_of_the_exhaus
         each(moments.present_BN),
     )
     optimum_B = utility(choices, choices.best_holdings(RISK_AVERSION)).view(4, -1).amax(-1)
-    plan = make_planner(name, samples=300, iterations=15).plan(cumulative_cost(world), space, None, seeded())
+    plan = solved(name, Objective(world), space)
     assert (utility(moments, plan.action.positions(True)) / optimum_B).min() >= 0.95
 
 
-def goal_cost_of_equal_weights(world):
-    dates, horizon, assets = world.moments.mean_BHN.shape
-    weights_BCHN = torch.full((dates, 1, horizon, assets), 1 / assets)
-    equal = PortfolioAction(weights_BCHN, torch.ones_like(weights_BCHN), torch.zeros(dates, 1, horizon))
-    return goal_cost(world)(equal)[:, 0]
-
-
-@BOTH
+@pytest.mark.parametrize("name", ["cem", "mppi", "gradient"])
 def test_goal_is_reached_and_is_the_mean_variance_optimum(name):
     world, space = world_of(perfect_market(4, 2, 10))
-    plan = make_planner(name, samples=300, iterations=15).plan(goal_cost(world), space, None, seeded())
+    cost = Objective(with_goal(world), GOAL)
+    plan = solved(name, cost, space)
     best_BN = world.moments.best_holdings(RISK_AVERSION)
-    assert (plan.cost_B < 0.01 * goal_cost_of_equal_weights(world)).all()
+    weights_BCHN = torch.full((4, 1, 2, 10), 0.1)
+    equal = PortfolioAction(weights_BCHN, torch.ones_like(weights_BCHN), torch.zeros(4, 1, 2))
+    assert (plan.cost_B < 0.01 * cost(equal)[:, 0]).all()
     assert (plan.action.positions(False) - best_BN).abs().max() < 0.05
-    at_goal = PortfolioAction(
-        best_BN[:, None, None].expand(-1, 1, 2, -1), torch.ones(4, 1, 2, 10), torch.zeros(4, 1, 2)
-    )
-    for steps in ("last", "sum"):
-        assert goal_cost(world, GoalConfig(steps=steps))(at_goal).max() < 1e-6
+    at_goal = replace(equal, weights_XN=best_BN[:, None, None].expand(-1, 1, 2, -1))
+    for utility in ("-goal_distance", "-final_goal_distance"):
+        assert Objective(with_goal(world), parse_utility(utility))(at_goal).max() < 1e-6
 
 
 def test_goal_does_not_depend_on_what_is_held_or_on_costs():
@@ -111,7 +112,7 @@ def test_goal_does_not_depend_on_what_is_held_or_on_costs():
     assert torch.equal(goal_latent(imagination, free, 5), goal_latent(imagination, dear, 5))
 
 
-@BOTH
+@pytest.mark.parametrize("name", ["cem", "mppi", "gradient"])
 def test_hedge_is_on_when_and_only_when_its_closed_form_says_so(name):
     config = PortfolioConfig(cost_bps=0.0, hedge_cost_bps=2.0, borrow_rate=0.01)
     imagination = perfect_market(16, 1, 4)
@@ -123,7 +124,7 @@ def test_hedge_is_on_when_and_only_when_its_closed_form_says_so(name):
 
     def cost_of_equal_weights(actions):  # only the hedge is left to choose
         fixed = replace(actions, weights_XN=equal_BN[:, None, None].expand_as(actions.weights_XN))
-        return cumulative_cost(world)(replace(fixed, signals_XN=torch.ones_like(actions.signals_XN)))
+        return Objective(world)(replace(fixed, signals_XN=torch.ones_like(actions.signals_XN)))
 
     plan = make_planner(name).plan(cost_of_equal_weights, space, None, seeded())
     price = 2e-4 + 0.01 / 252 * 5
@@ -140,7 +141,7 @@ def test_hedge_is_on_when_and_only_when_its_closed_form_says_so(name):
     assert torch.equal((plan.action.hedge_X > 0)[decided_B], pays_B[decided_B])
 
 
-@BOTH
+@ALL
 def test_turnover_falls_as_its_price_rises(name):
     imagination = perfect_market(8, 2, 10)
     config = FREE
@@ -152,8 +153,8 @@ def test_turnover_falls_as_its_price_rises(name):
     space = ActionSpace.from_config(config, imagination.present_BN, 2)
     turnover = []
     for price in (0.0, 0.005, 0.02, 0.1):
-        cost = cumulative_cost(world, CumulativeConfig(turnover_price=price))
-        plan = make_planner(name, samples=256, iterations=15).plan(cost, space, None, seeded())
+        cost = Objective(world, parse_utility(f"log_growth - 2.5*variance - {price}*turnover"))
+        plan = solved(name, cost, space)
         rollout = world.roll(plan.path.map(lambda x: x.unsqueeze(1)))
         turnover.append(rollout.turnover_BCH.sum(-1).mean().item())
     assert turnover == sorted(turnover, reverse=True)
@@ -161,13 +162,20 @@ def test_turnover_falls_as_its_price_rises(name):
     assert turnover[-1] < 0.05
 
 
-def test_terms_add_up_to_the_cost():
+@ALL
+def test_a_plan_says_what_it_costs_and_where_it_leads(name):
     world, space = world_of(perfect_market(3, 2, 6), PortfolioConfig())
-    cost = cumulative_cost(world, CumulativeConfig(turnover_price=0.01))
-    plan = make_planner("cem", iterations=3).plan(cost, space, None, seeded())
-    terms = cost.by_term(plan.path)
-    assert set(terms) == {"growth", "variance", "turnover"}
+    cost = Objective(world, parse_utility("log_growth - 2.5*variance - 0.01*turnover, gross <= 1"))
+    plan = make_planner(name).plan(cost, space, None, seeded())
+    assert plan.account is not None
+    terms = plan.account.terms
+    assert list(terms) == ["log_growth", "-(2.5*variance)", "-(0.01*turnover)", "gross<=1"]
     assert torch.allclose(torch.stack(list(terms.values())).sum(0), plan.cost_B, atol=1e-6)
+    assert torch.allclose(terms["log_growth"], -plan.account.growth_BH.sum(-1))
+    assert torch.allclose(terms["-(2.5*variance)"], 2.5 * plan.account.volatility_BH.square().sum(-1), atol=1e-9)
+    assert plan.account.holdings_BHN.shape == (3, 2, 6)
+    first_BN = plan.action.positions(False) * (1 - plan.account.cost_BH[:, :1])
+    assert torch.allclose(plan.account.holdings_BHN[:, 0], first_BN, atol=1e-3)
 
 
 def test_rollout_is_the_mechanics():
@@ -182,11 +190,12 @@ def test_rollout_is_the_mechanics():
     state, _ = simulator.drift(state, imagination.mean_BHN[:, 0], market_mean_B, sessions=5)
     assert torch.allclose(rollout.growth_BCH[:, 0, 0].double(), state.wealth_X.log().double(), atol=1e-6)
     assert torch.allclose(rollout.cost_BCH[:, 0, 0].double(), state.step_cost_X.double(), atol=1e-7)
-    assert rollout.beta_BCH.abs().max() < 1e-6
+    assert quantities(world, rollout, ["beta"])["beta"].abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("assets", [5, 500])
-def test_any_universe_with_absent_and_untradable_assets(assets):
+@pytest.mark.parametrize("name", ["cem", "mppi", "gradient", "qp", "random"])
+def test_any_universe_with_absent_and_untradable_assets(name, assets):
     imagination = perfect_market(2, 2, assets)
     imagination.present_BN[0, : assets // 2] = False
     imagination.mean_BHN = imagination.mean_BHN.clone()
@@ -196,6 +205,7 @@ def test_any_universe_with_absent_and_untradable_assets(assets):
     tradable_BN[:, -1] = False
     world = PlanningWorld.of(imagination, simulator, simulator.start((2, assets)), 5, tradable_BN)
     space = ActionSpace.from_config(PortfolioConfig(), imagination.present_BN, 2)
-    plan = make_planner("cem").plan(cumulative_cost(world), space, None, seeded())
+    plan = make_planner(name).plan(Objective(world), space, None, seeded())
     assert plan.cost_B.isfinite().all()
+    assert (plan.action.weights_XN.sum(-1) - 1).abs().max() < 1e-5
     assert plan.action.weights_XN[0, : assets // 2].abs().max() == 0

@@ -1,0 +1,166 @@
+"""Goals: states of a portfolio, as latents that a plan is drawn to. Never a path of prices, which no trade can make true.
+
+Three kinds: what is best under the imagined moments, a state that the user names, and what went best on training dates in
+a market like this one.
+
+Shapes: B decision dates, N assets, D latent width, G portfolio scalars, L training dates in the library.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.moments import Imagination, Moments
+from finjepa_model.portfolio import SCALARS, PortfolioSimulator
+
+RISK_AVERSION = 5.0
+_BISECTIONS = 30
+
+
+@torch.no_grad()
+def goal_latent(
+    imagination: Imagination, simulator: PortfolioSimulator, sessions: int, risk_aversion: float = RISK_AVERSION
+) -> Tensor:
+    """Latent of the mean-variance optimal holdings as they would stand with no costs paid and no drawdown.
+
+    It depends on the market alone, not on what is held, so that it can be made for many dates at once.
+
+    Returns:
+        goal_BD.
+    """
+    moments = Moments.of(imagination)
+    holdings_BN = moments.best_holdings(risk_aversion, simulator.config.max_weight)
+    hedge_B = moments.hedge_pays(holdings_BN, risk_aversion) & simulator.config.allow_hedge
+    return _latent(imagination, moments, simulator, sessions, holdings_BN, hedge_B.to(holdings_BN.dtype), {})
+
+
+@dataclass(frozen=True)
+class Target:
+    """A state of the portfolio after a decision step that the user wants; None is left to what is best.
+
+    Attributes:
+        volatility: a year; the best holdings that have it are wanted, and less where even the calmest have more.
+        exposure: gross, share of wealth. Beside a volatility it is what the holdings are scaled to.
+        growth: log growth of wealth a year.
+        drawdown: from the highest wealth, share of it, not negative.
+        hedge: whether the market proxy is sold.
+    """
+
+    volatility: float | None = None
+    exposure: float | None = None
+    growth: float | None = None
+    drawdown: float = 0.0
+    hedge: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drawdown < 1:
+            raise FinJEPAError(f"goal drawdown={self.drawdown:g} must lie in [0, 1)")
+        for name in ("volatility", "exposure"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise FinJEPAError(f"goal {name}={value:g} must be positive")
+
+
+@torch.no_grad()
+def target_latent(imagination: Imagination, simulator: PortfolioSimulator, sessions: int, target: Target) -> Tensor:
+    """Latent of a state that the user names, in the market of now.
+
+    The holdings behind it are efficient: those with the best expected return at the target's volatility.
+
+    Returns:
+        goal_BD.
+    """
+    rules, moments = simulator.config, Moments.of(imagination)
+    steps_a_year = rules.sessions_per_year / sessions
+    aversion_B1 = torch.full_like(moments.mean_BHN[:, 0, :1], RISK_AVERSION)
+    if target.volatility is not None:
+        aversion_B1 = _aversion_of(moments, target.volatility / steps_a_year**0.5, rules.max_weight)
+    holdings_BN = moments.best_holdings(aversion_B1, rules.max_weight)
+    scale_B1 = torch.ones_like(aversion_B1)
+    if target.exposure is not None:
+        scale_B1 = scale_B1 * min(target.exposure, rules.max_gross)
+    elif target.volatility is not None:  # the calmest holdings may still be too wild: the rest is cash
+        scale_B1 = (target.volatility / steps_a_year**0.5 / _volatility(moments, holdings_BN)).clamp(max=1)
+    wants_hedge_B = moments.hedge_pays(holdings_BN, RISK_AVERSION)
+    if target.hedge is not None:
+        wants_hedge_B = torch.full_like(wants_hedge_B, target.hedge)
+    hedge_B = (wants_hedge_B & rules.allow_hedge).to(holdings_BN.dtype)
+    fixed = {"drawdown": -10 * target.drawdown}
+    if target.growth is not None:
+        fixed["step_return"] = 10 * target.growth / steps_a_year
+    return _latent(imagination, moments, simulator, sessions, holdings_BN, hedge_B, fixed, scale_B1)
+
+
+def _volatility(moments: Moments, holdings_BN: Tensor) -> Tensor:
+    """Of the first step, volatility_B1."""
+    beta_B1 = (holdings_BN * moments.beta_BN).sum(-1, keepdim=True)
+    specific_B1 = (holdings_BN.square() * moments.specific_variance_BHN[:, 0]).sum(-1, keepdim=True)
+    return (beta_B1.square() * moments.market_variance_BH[:, :1] + specific_B1).clamp(min=1e-16).sqrt()
+
+
+def _aversion_of(moments: Moments, volatility: float, max_weight: float) -> Tensor:
+    """The risk aversion, between 1e-2 and 1e4, whose best holdings have a volatility; it falls as the aversion grows."""
+    low_B1 = torch.full_like(moments.mean_BHN[:, 0, :1], -2.0)
+    high_B1 = torch.full_like(low_B1, 4.0)
+    for _ in range(_BISECTIONS):
+        middle_B1 = (low_B1 + high_B1) / 2
+        wild_B1 = _volatility(moments, moments.best_holdings(10**middle_B1, max_weight)) > volatility
+        low_B1, high_B1 = torch.where(wild_B1, middle_B1, low_B1), torch.where(wild_B1, high_B1, middle_B1)
+    return 10**high_B1
+
+
+def _latent(
+    imagination: Imagination,
+    moments: Moments,
+    simulator: PortfolioSimulator,
+    sessions: int,
+    holdings_BN: Tensor,
+    hedge_B: Tensor,
+    fixed: dict[str, float],
+    scale_B1: Tensor | float = 1.0,
+) -> Tensor:
+    """Latent of holdings after a step at expected returns, free of costs, with some scalars fixed."""
+    # positions are asked for through a simulator that charges nothing and lets a budget be any share of wealth
+    free = PortfolioSimulator(
+        replace(simulator.config, cost_bps=0.0, hedge_cost_bps=0.0, borrow_rate=0.0, max_gross=1.0)
+    )
+    signals_BN = (holdings_BN > 0).to(holdings_BN.dtype)
+    action = PortfolioAction(holdings_BN * scale_B1, signals_BN, hedge_B)
+    start = free.start(tuple(holdings_BN.shape), dtype=holdings_BN.dtype, device=holdings_BN.device)
+    state, _ = free.trade(start, action, moments.beta_BN, torch.ones_like(moments.present_BN))
+    state, _ = free.drift(state, moments.mean_BHN[:, 0], moments.market_mean_BH[:, 0], sessions)
+    state = replace(state, peak_X=state.wealth_X, step_turnover_X=torch.zeros_like(state.wealth_X))
+    scalars_BG = state.scalars(moments.beta_BN).clone()
+    for name, value in fixed.items():
+        scalars_BG[:, SCALARS.index(name)] = value
+    seen = (state.holdings_XN.unsqueeze(1), signals_BN.unsqueeze(1), scalars_BG.unsqueeze(1))
+    return imagination.encode_portfolio(*seen)[:, 0]
+
+
+@dataclass(frozen=True)
+class GoalLibrary:
+    """What went best on training dates, by market.
+
+    Attributes:
+        markets_LD: market latents of the dates; goals_LD: mean portfolio latents of the best portfolios there.
+    """
+
+    markets_LD: Tensor
+    goals_LD: Tensor
+
+    def nearest(self, market_BD: Tensor, dates: int = 16) -> Tensor:
+        """Mean goal of the dates whose market was most like this one, in standardised latents: goal_BD."""
+        scale_D = self.markets_LD.std(0, correction=0).clamp(min=1e-6)
+        distance_BL = torch.cdist(market_BD / scale_D, self.markets_LD / scale_D)
+        nearest_BK = distance_BL.topk(min(dates, len(self.markets_LD)), largest=False).indices
+        return self.goals_LD[nearest_BK].mean(1)
+
+
+@torch.no_grad()
+def best_realised(latents_BKD: Tensor, utility_BK: Tensor, share: float = 0.1) -> Tensor:
+    """Mean latent of the portfolios of the best realised utilities on each date: goal_BD."""
+    best = utility_BK.topk(max(1, round(share * utility_BK.shape[1])), dim=1).indices
+    return latents_BKD.gather(1, best.unsqueeze(-1).expand(-1, -1, latents_BKD.shape[-1])).mean(1)

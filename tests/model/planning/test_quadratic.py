@@ -1,0 +1,103 @@
+"""The receding-horizon QP against an interior-point solver, and its answers as actions."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.config import PortfolioConfig
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning import ActionSpace, make_planner, parse_utility
+from finjepa_model.planning.objectives import Objective
+from finjepa_model.planning.qp import encode
+from finjepa_model.planning.quadratic import Quadratic, project_to_exposure, solve
+from tests.model.planning.markets import perfect_market, seeded, world_of
+
+
+def by_interior_point(problem: Quadratic, space: ActionSpace, invested: bool) -> torch.Tensor:
+    """Its value_B by Clarabel, which skfolio brings."""
+    cvxpy = pytest.importorskip("cvxpy")
+    best = []
+    batch, horizon, assets = problem.mean_BHN.shape
+    for b in range(batch):
+        x = cvxpy.Variable((horizon, assets))
+        gain, before = 0, problem.held_BN[b].numpy()
+        for h in range(horizon):
+            risk = cvxpy.sum(cvxpy.multiply(problem.specific_BHN[b, h].numpy(), cvxpy.square(x[h])))
+            risk = risk + cvxpy.square(problem.factor_BHN[b, h].numpy() @ x[h])
+            traded = problem.price_BHN[b, h].numpy() @ cvxpy.abs(x[h] - before)
+            gain, before = gain + problem.mean_BHN[b, h].numpy() @ x[h] - risk / 2 - traded, x[h]
+        rules = [cvxpy.abs(x) <= space.max_weight, cvxpy.sum(cvxpy.abs(x), axis=1) <= 1]
+        if invested or not space.allow_short:
+            rules.append(x >= 0)
+        if invested:
+            rules.append(cvxpy.sum(x, axis=1) == 1)
+        task = cvxpy.Problem(cvxpy.Maximize(gain), rules)
+        task.solve(solver=cvxpy.CLARABEL)
+        best.append(task.value)
+    return torch.tensor(best)
+
+
+@pytest.mark.parametrize("invested", [True, False])
+@pytest.mark.parametrize(
+    ("assets", "rules"), [(6, {}), (20, {"max_weight": 0.15}), (20, {"allow_short": True}), (120, {"max_weight": 0.1})]
+)
+def test_the_solution_is_that_of_an_interior_point_solver(assets, rules, invested):
+    rules = PortfolioConfig(**{"cost_bps": 20.0, **rules})
+    imagination = perfect_market(2, 3, assets, drift=0.001)
+    imagination.mean_BHN = imagination.mean_BHN * torch.tensor([1.0, 0.5, -0.5])[None, :, None]  # trades at every step
+    world, space = world_of(imagination, rules)
+    held = torch.softmax(2 * torch.randn(2, assets, generator=seeded(3)), -1)
+    problem = Objective(world).quadratic(hedged=False)
+    problem = replace(problem, held_BN=project_to_exposure(held.unsqueeze(1), space)[:, 0])
+    best_B = by_interior_point(problem, space, invested)
+    reached_B = problem.value(solve(problem, space, invested))
+    assert (best_B - reached_B).max() < 1e-5 + 2e-3 * best_B.abs().max()
+
+
+@pytest.mark.parametrize("allow_short", [False, True])
+def test_positions_become_the_action_that_has_them(allow_short):
+    present_BN = torch.tensor([[True, True, True, True, False]])
+    space = ActionSpace(present_BN, 1, max_weight=0.5, allow_short=allow_short)
+    for x in ([0.3, 0.0, 0.4, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]):
+        x_BHN = torch.tensor([[x]])
+        action = encode(x_BHN, space, 0.0)
+        assert torch.allclose(action.positions(allow_short)[:, 0], x_BHN, atol=1e-6)
+        assert action.weights_XN.sum().item() == pytest.approx(1)
+        assert action.weights_XN.max() <= 0.5 + 1e-6
+    if allow_short:
+        x_BHN = torch.tensor([[[-0.3, 0.0, 0.4, 0.0, 0.0]]])
+        assert torch.allclose(encode(x_BHN, space, 0.0).positions(True)[:, 0], x_BHN, atol=1e-6)
+    nothing_flat = torch.tensor([[[0.1, 0.2, 0.1, 0.2, 0.0]]])
+    action = encode(nothing_flat, space, 0.0)
+    assert action.positions(allow_short).sum().item() == pytest.approx(1)  # no action holds this and cash
+
+
+def test_the_qp_refuses_a_cost_that_it_cannot_solve():
+    space = ActionSpace(torch.ones(1, 3, dtype=torch.bool), 1)
+    with pytest.raises(FinJEPAError, match="mean-variance part"):
+        make_planner("qp").plan(lambda actions: actions.weights_XN.sum((-1, -2)), space)
+
+
+def test_the_qp_holds_cash_when_nothing_is_worth_holding_and_holds_on_when_trading_is_dear():
+    imagination = perfect_market(3, 2, 8, drift=-0.02)
+    world, space = world_of(imagination)
+    plan = make_planner("qp").plan(Objective(world), space)
+    assert plan.action.positions(False).abs().max() < 1e-3
+    world, space = world_of(perfect_market(3, 2, 8), PortfolioConfig(cost_bps=500.0, allow_hedge=False))
+    equal = PortfolioAction(torch.full((3, 8), 0.125), torch.ones(3, 8), torch.zeros(3))
+    held, _ = world.simulator.trade(world.state, equal, world.moments.beta_BN, world.moments.present_BN)
+    plan = make_planner("qp").plan(Objective(replace(world, state=held)), space)
+    assert plan.account is not None
+    assert plan.account.turnover_BH.max() < 0.02
+
+
+def test_the_qp_hedges_when_the_market_is_expected_to_fall():
+    config = PortfolioConfig(cost_bps=0.0)
+    imagination = perfect_market(2, 2, 6, drift=0.0, dispersion=0.0)
+    imagination.mean_BHN = imagination.mean_BHN + torch.tensor([0.02, -0.01])[:, None, None]
+    imagination.mean_BHN = imagination.mean_BHN + 0.02 * torch.linspace(-1, 1, 6)  # there is something to hold
+    world, space = world_of(imagination, config)
+    plan = make_planner("qp").plan(Objective(world, parse_utility("log_growth - 5*variance")), space)
+    assert plan.action.hedge_X.tolist() == [0.0, 1.0]
