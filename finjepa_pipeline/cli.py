@@ -273,10 +273,12 @@ def _say_quality() -> None:
         _out.print("Quality: no rule was broken")
         return
     table = Table(title="Quality", title_justify="left", box=None)
-    for name in ("rule", "severity", "rows", "examples"):
-        table.add_column(name, justify="right" if name == "rows" else "left")
+    for name in ("rule", "severity", "rows", "allowed", "examples"):
+        table.add_column(name, justify="right" if name in ("rows", "allowed") else "left")
     for finding in findings:
-        table.add_row(finding.rule, finding.severity, f"{finding.rows:,}", ", ".join(finding.examples))
+        over = "yellow" if finding.rows > finding.allowed else None
+        counts = f"{finding.rows:,}", f"{finding.allowed:,}"
+        table.add_row(finding.rule, finding.severity, *counts, ", ".join(finding.examples), style=over)
     _out.print(table)
 
 

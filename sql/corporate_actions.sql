@@ -1,7 +1,7 @@
 -- Splits snap to the simplest n:m within 2 %. A dividend takes less than a fifth of the price: adj_close/close steps up
 -- by 1/(1 - yield). Where the factor stays and the close jumps as a split would, with the volume going the other way, a
 -- split is suspected; nothing is repaired, since a crash can look the same.
-DELETE FROM corporate_actions;
+DELETE FROM corporate_actions WHERE {fresh} AND symbol IN (SELECT symbol FROM block_symbols);
 
 INSERT INTO corporate_actions
 WITH ratios AS (
@@ -9,8 +9,11 @@ WITH ratios AS (
     FROM (SELECT unnest(range(1, 101))::DOUBLE AS n) CROSS JOIN (SELECT unnest(range(1, 101))::DOUBLE AS m)
     WHERE n <> m
 ),
+fresh_events AS (
+    FROM price_events WHERE {fresh} AND symbol IN (SELECT symbol FROM block_symbols)
+),
 steps AS (
-    SELECT *, 1 - 1 / factor_ratio AS yield FROM price_events WHERE abs(ln(factor_ratio)) > {factor_step}
+    SELECT *, 1 - 1 / factor_ratio AS yield FROM fresh_events WHERE abs(ln(factor_ratio)) > {factor_step}
 ),
 splits AS (
     SELECT symbol, date, arg_min(shares, plainness) AS shares
@@ -23,7 +26,7 @@ jumps AS (
         (SELECT min(shares) FROM ratios
          WHERE usual AND shares BETWEEN 1 / close_ratio / 1.02 AND 1 / close_ratio * 1.02
             AND volume_ratio BETWEEN least(shares, shares * shares) AND greatest(shares, shares * shares)) AS shares
-    FROM price_events
+    FROM fresh_events
     WHERE abs(ln(return_ratio)) > {jump} AND gap <= {long_gap}
 )
 SELECT symbol, date, 'split', shares FROM splits

@@ -1,7 +1,8 @@
 -- A symbol that comes back after a long gap at another price, or changes its price beyond what a share can do in a day,
 -- is another company from then on. A history that stops more than ten sessions before the last one has ended; its
 -- holder gets the last close, less 30 % if it was falling apart (Shumway 1997), or the day's loss if that broke the entity.
-DELETE FROM entities;
+-- Of the entity that a block has the tail of, the rows before it are counted in block_symbols.
+DELETE FROM entities WHERE symbol IN (SELECT symbol FROM block_symbols);
 
 INSERT INTO entities
 WITH starts AS (
@@ -10,19 +11,28 @@ WITH starts AS (
         lead(date_before) OVER history AS date_before_next,
         lead(gap) OVER history AS gap_next,
         lead(return_ratio) OVER history AS ratio_next
-    FROM price_events
+    FROM price_events SEMI JOIN block_symbols USING (symbol)
     WHERE date_before IS NULL
         OR (gap > {long_gap} AND return_ratio NOT BETWEEN 1 / 3.0 AND 3)
         OR return_ratio NOT BETWEEN {collapse} AND {explosion}
     WINDOW history AS (PARTITION BY symbol ORDER BY date)
 ),
 spans AS (
-    SELECT symbol, max(date) AS symbol_end, count(adj_close) > 0 AS adjusted FROM prices GROUP BY symbol
+    SELECT symbol, max(date) AS symbol_end, min(date) AS block_start, count(adj_close) > 0 OR any_value(was_adjusted) AS adjusted,
+        any_value(rows_before) AS rows_before
+    FROM block_prices JOIN block_symbols USING (symbol) GROUP BY symbol
 ),
 lives AS (
     SELECT CASE place WHEN 1 THEN symbol ELSE symbol || '#' || place END AS entity, symbol, first_date,
-        coalesce(date_before_next, symbol_end) AS last_date, adjusted, gap_next, ratio_next
+        coalesce(date_before_next, symbol_end) AS last_date, adjusted, gap_next, ratio_next,
+        CASE WHEN first_date < block_start THEN rows_before ELSE 0 END AS rows_before
     FROM starts JOIN spans USING (symbol)
+),
+counted AS (
+    SELECT entity, count(*) AS observations
+    FROM lives JOIN block_prices ON block_prices.symbol = lives.symbol AND date BETWEEN first_date AND last_date
+    WHERE adj_close IS NOT NULL OR NOT adjusted
+    GROUP BY entity
 ),
 ends AS (
     SELECT lives.*, session,
@@ -32,15 +42,16 @@ ends AS (
     FROM lives JOIN price_sessions ON price_sessions.date = last_date
 ),
 last_quarters AS (
-    SELECT entity, arg_max(close, prices.date) AS last_close, last_close / arg_min(close, prices.date) AS quarter_ratio
-    FROM ends JOIN prices USING (symbol) JOIN price_sessions USING (date)
-    WHERE ended_because IS NOT NULL AND prices.date BETWEEN first_date AND last_date
-        AND price_sessions.session >= ends.session - 63
+    SELECT entity, arg_max(close, date) AS last_close, last_close / arg_min(close, date) AS quarter_ratio
+    FROM ends JOIN block_prices AS recent ON recent.symbol = ends.symbol
+        AND date BETWEEN first_date AND last_date AND recent.session >= ends.session - {quarter}
+    WHERE ended_because IS NOT NULL
     GROUP BY entity
 )
 SELECT entity, symbol, first_date, last_date, adjusted, ended_because,
     CASE WHEN ended_because = 'price broke' THEN least(ratio_next - 1, 0)
         WHEN last_close < 1 OR quarter_ratio < 0.5 THEN -0.3
-        WHEN ended_because IS NOT NULL THEN 0 END
-FROM ends LEFT JOIN last_quarters USING (entity)
+        WHEN ended_because IS NOT NULL THEN 0 END,
+    rows_before + coalesce(observations, 0)
+FROM ends LEFT JOIN last_quarters USING (entity) LEFT JOIN counted USING (entity)
 ORDER BY entity

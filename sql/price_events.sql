@@ -1,4 +1,4 @@
--- One pass over the rows of each symbol. Ratios are to the row before: close_ratio of the closes, factor_ratio of
+-- One pass over the block's rows of each symbol. Ratios are to the row before: close_ratio of the closes, factor_ratio of
 -- adj_close/close (more than 5 bp off 1 is a dividend or a split), return_ratio of the adjusted closes.
 CREATE OR REPLACE TEMPORARY TABLE noted_prices AS
 WITH compared AS (
@@ -11,24 +11,26 @@ WITH compared AS (
             close = lag(close, 1) OVER history AND close = lag(close, 2) OVER history
             AND close = lag(close, 3) OVER history AND close = lag(close, 4) OVER history, false
         ) AS stale
-    FROM prices JOIN price_sessions USING (date)
+    FROM block_prices
     WINDOW history AS (PARTITION BY symbol ORDER BY date)
 )
 SELECT symbol, date, date_before, gap, close_ratio, coalesce(adj_ratio / close_ratio, 1) AS factor_ratio,
     coalesce(adj_ratio, close_ratio) AS return_ratio, volume_ratio, stale
 FROM compared
-WHERE stale OR date_before IS NULL OR gap > {long_gap}
+WHERE {fresh} AND (
+    stale OR date_before IS NULL OR gap > {long_gap}
     OR abs(ln(coalesce(adj_ratio / close_ratio, 1))) > {factor_step}
-    OR abs(ln(coalesce(adj_ratio, close_ratio))) > {jump};
+    OR abs(ln(coalesce(adj_ratio, close_ratio))) > {jump}
+);
 
-DELETE FROM price_events;
+DELETE FROM price_events WHERE {fresh} AND symbol IN (SELECT symbol FROM block_symbols);
 
 INSERT INTO price_events
 SELECT * EXCLUDE (stale) FROM noted_prices
 WHERE date_before IS NULL OR gap > {long_gap} OR abs(ln(factor_ratio)) > {factor_step} OR abs(ln(return_ratio)) > {jump}
 ORDER BY symbol, date;
 
-DELETE FROM stale_prices;
+DELETE FROM stale_prices WHERE {fresh} AND symbol IN (SELECT symbol FROM block_symbols);
 
 INSERT INTO stale_prices SELECT symbol, date FROM noted_prices WHERE stale ORDER BY symbol, date;
 

@@ -1,7 +1,8 @@
 -- The rules of prices, declared once. scope `row`: `condition` is SQL over the columns of price_scan, evaluated for all
--- rules in one pass into the bits of `broken`. scope `set`: found after loading, from more than one row. A `hard` rule
--- moves the row to quarantined_prices; a `soft` one counts it. threshold: the share of rows above which it is reported.
--- The number of a rule is its bit in stored rows and is never given to another rule.
+-- rules in one pass into the bits of `broken`. scope `set`: found after loading, from more than one row. scope `history`:
+-- found when whole histories are derived. A `hard` rule moves the row to quarantined_prices, and blocks the batch above its
+-- threshold, a share of the rows; a `soft` one warns above it. The number of a rule is its bit in stored rows and is never
+-- given to another rule.
 CREATE OR REPLACE {temporary} TABLE {name} AS
 SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
     (0, 'unreadable_date', 'row', 'hard', 0.0,
@@ -46,6 +47,9 @@ SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
     (13, 'missing_adj_close', 'row', 'soft', 0.0005,
         'coalesce(isnan(adj_close), has_adj_close)',
         'the factor of the day is unknown, and so is its return'),
+    (14, 'factor_step', 'set', 'hard', 0.0001,
+        NULL,
+        'adj_close/close moved by more than a hundredfold against the day before and the median of the five before that'),
     -- Rules of whole sessions have no bit in the rows: a late row can bring a session back.
     (29, 'stray_session', 'session', 'hard', 0.0001,
         NULL,
@@ -55,5 +59,38 @@ SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
         'fewer than a fifth of the symbols of the sessions before: the vendor''s file is a fragment'),
     (31, 'late_session', 'session', 'hard', 0.0001,
         NULL,
-        'the newest session has fewer than nine tenths of the symbols of those before: the vendor is late')
+        'the newest session has fewer than nine tenths of the symbols of those before: the vendor is late'),
+    (40, 'large_return', 'history', 'soft', 0.001,
+        NULL,
+        'an adjusted close moved by more than 50 % in a day'),
+    (41, 'suspected_split', 'history', 'soft', 0.0,
+        NULL,
+        'the close jumps as a split would, and nothing adjusts it: not tradable that day, and not repaired'),
+    (42, 'unexplained_jump', 'history', 'soft', 0.001,
+        NULL,
+        'a jump that is no split: a spin-off that is not adjusted, a merger, or news'),
+    (43, 'stale_close', 'history', 'soft', 0.02,
+        NULL,
+        'the close has not moved for five sessions: not tradable'),
+    (44, 'busy_factor', 'history', 'soft', 0.0,
+        NULL,
+        'more than 14 dividends and splits of a symbol in a year: monthly payers are the ceiling'),
+    (45, 'sparse_ohlc', 'history', 'soft', 0.0,
+        NULL,
+        'a symbol whose open, high or low is missing on more than 1 % of its days'),
+    (46, 'return_drift', 'history', 'soft', 0.0,
+        NULL,
+        'the returns of a month are distributed unlike those of the year before (PSI > 0.25)'),
+    (47, 'volume_drift', 'history', 'soft', 0.0,
+        NULL,
+        'the volumes of a month are distributed unlike those of the year before (PSI > 0.25)'),
+    (48, 'delisted', 'history', 'soft', 1.0,
+        NULL,
+        'a history that ends more than ten sessions before the last one'),
+    (49, 'ticker_reused', 'history', 'soft', 1.0,
+        NULL,
+        'a symbol that came back after more than 60 sessions at another price: another company'),
+    (50, 'price_broke', 'history', 'soft', 1.0,
+        NULL,
+        'a close that no share reaches in a day: another entity from then on')
 ) AS declared (number, rule, scope, severity, threshold, condition, reason);

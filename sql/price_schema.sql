@@ -48,31 +48,5 @@ CREATE TABLE IF NOT EXISTS active_view (
     feed_id USMALLINT, revision INTEGER
 );
 
--- What is derived from the active view, made again as a whole whenever the view moves.
+-- The view and the thresholds that the derived tables follow from; no row before they are first made.
 CREATE TABLE IF NOT EXISTS derived_state (feed_id USMALLINT, revision INTEGER, options_json VARCHAR);
-
--- The sessions of the active view: the days on which anything of it traded.
-CREATE TABLE IF NOT EXISTS price_sessions (date DATE, session INTEGER, rows INTEGER);
-
--- The rows at which something happens to a symbol, with what it was before: first rows, gaps, factor steps, jumps.
-CREATE TABLE IF NOT EXISTS price_events (
-    symbol VARCHAR, date DATE, date_before DATE, gap INTEGER, close_ratio DOUBLE, factor_ratio DOUBLE,
-    return_ratio DOUBLE, volume_ratio DOUBLE
-);
-
--- Rows whose close has not moved for five sessions.
-CREATE TABLE IF NOT EXISTS stale_prices (symbol VARCHAR, date DATE);
-
--- action: dividend (value: share of the close before), split (value: new shares for an old one), suspected_split (the
--- same, seen in the closes but not in the factor: nothing is repaired), unexplained_jump (value: return).
-CREATE TABLE IF NOT EXISTS corporate_actions (symbol VARCHAR, date DATE, action VARCHAR, value DOUBLE);
-
--- A company behind a symbol, which after ticker reuse is symbol#2. ended_because is NULL while it trades.
--- delisting_return: what a holder gets beyond the last close when it ends.
-CREATE TABLE IF NOT EXISTS entities (
-    entity VARCHAR, symbol VARCHAR, first_date DATE, last_date DATE, adjusted BOOLEAN,
-    ended_because VARCHAR, delisting_return DOUBLE
-);
-
--- Who is eligible for a decision at the close of a date, from what was known by then.
-CREATE TABLE IF NOT EXISTS universe (date DATE, entity VARCHAR);

@@ -121,8 +121,11 @@ def derive_prices(
     with warehouse.connect() as con:
         findings = quality_summary(con)
     quality = _table(
-        ("rule", "severity", "rows", "examples", "reason"),
-        [(found.rule, found.severity, found.rows, ", ".join(found.examples), found.reason) for found in findings],
+        ("rule", "severity", "rows", "allowed", "examples", "reason"),
+        [
+            (found.rule, found.severity, found.rows, found.allowed, ", ".join(found.examples), found.reason)
+            for found in findings
+        ],
     )
     for name, rows in report.rows.items():
         yield dg.MaterializeResult(

@@ -48,17 +48,29 @@ def expectations(aggregates: dict[str, float], rules: list[Rule]) -> list[Expect
     """What is expected of a batch with these aggregates (`store.revision_aggregates`)."""
     rows = aggregates["new_rows"]
     # Shares say nothing of a small file: up to a hundred bad rows pass, unless they are half of it.
-    allowed = max(QUARANTINED_SHARE * rows, min(100, rows // 2))
+    few = min(100, rows // 2)
     moved = max(5.0, MOVED_SHARE * aggregates["symbols"])
+    counted = [rule for rule in rules if rule.scope != "history"]
     return [
-        Expectation("quarantined_rows", 0, allowed, "critical", "so many bad rows are the file's fault"),
+        Expectation(
+            "quarantined_rows",
+            0,
+            max(QUARANTINED_SHARE * rows, few),
+            "critical",
+            "so many bad rows are the file's fault",
+        ),
         Expectation("sound_rows", 1, None, "critical", "a feed without a sound row is not one of prices"),
         Expectation("rows_to_rows_before", 1 - SHRINKAGE, None, "critical", "a history of prices does not shrink"),
         Expectation("moved_symbols", 0, moved, "critical", "closes of the last 30 rows changed by more than 1 %"),
         Expectation("restated_symbols", 0, 0, "warning", "closes of the last 30 rows changed by more than 1 bp"),
         Expectation("missing_sessions", 0, 0, "warning", "every session of the exchange has prices"),
         Expectation("uneven_sessions", 0, 0, "warning", "a session has as many symbols as those before, within 10 %"),
-        *(Expectation(rule.rule, 0, rule.threshold * rows, "warning", rule.reason) for rule in rules),
+        *(Expectation(rule.rule, 0, rule.threshold * rows, "warning", rule.reason) for rule in counted),
+        *(
+            Expectation(rule.rule, 0, max(rule.threshold * rows, few), "critical", rule.reason)
+            for rule in counted
+            if rule.severity == "hard"
+        ),
     ]
 
 

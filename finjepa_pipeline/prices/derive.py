@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +12,28 @@ from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices import store
+from finjepa_pipeline.prices.blocks import crown, derive_block, open_contest
 from finjepa_pipeline.prices.snapshots import publish_snapshot
+from finjepa_pipeline.prices.tail import Tail, bring_tail_up
 from finjepa_pipeline.warehouse import Warehouse, sql
 
 TABLES = ("corporate_actions", "entities", "adjusted_prices", "universe")
-_STEPS = ("price_sessions", "price_events", "corporate_actions", "entities", "adjusted_prices", "universe")
+STORED = (
+    "price_sessions",
+    "price_events",
+    "stale_prices",
+    "corporate_actions",
+    "entities",
+    "universe",
+    "price_histograms",
+)
+BLOCK_ROWS = 2_500_000  # about a gigabyte of windows over them; memory does not grow with the market
 # Thresholds of reference tables, on sessions, logarithms of ratios, and ratios.
-_FRAGMENTS = {
+THRESHOLDS = {
+    "schema": 3,  # raise it when the derived tables change: they are made again
     "long_gap": 60,  # sessions without a row after which a ticker may have been given to somebody else
     "patience": 10,  # sessions before the end of the data after which a history counts as ended
+    "quarter": 63,  # sessions before its end by which a share is judged to have been falling apart
     "factor_step": 0.0005,  # 5 bp: less is rounding of adj_close
     "jump": 0.405,  # log(1.5): +50 % or -33 % in a day is listed
     "collapse": 0.1,  # a day's ratio of adjusted closes below, or
@@ -41,12 +55,14 @@ class UniverseConfig(dg.Config):
 class DeriveReport:
     """Rows of each derived table, and the version of what they follow from.
 
-    `reused` if the tables were those of the active view already.
+    `reused` if the tables were those of the active view already; `rebuilt` if all of them were made again, and not only
+    what a later revision of the same feed changes.
     """
 
     rows: dict[str, int]
     data_version: str
     reused: bool
+    rebuilt: bool
 
 
 def derive(warehouse: Warehouse, config: UniverseConfig, snapshots: Path | None = None) -> DeriveReport:
@@ -59,12 +75,17 @@ def derive(warehouse: Warehouse, config: UniverseConfig, snapshots: Path | None 
         revision = store.current_revision(con)
         if revision is None:
             raise FinJEPAError("there are no prices to derive from; run `finjepa ingest` first")
-        state = (*_active(con), json.dumps({**_FRAGMENTS, **config.model_dump()}, sort_keys=True))
-        reused = con.execute("FROM derived_state").fetchall() == [state]
+        fragments = {**THRESHOLDS, **config.model_dump()}
+        state = (*_active(con), json.dumps(fragments, sort_keys=True))
+        held = con.execute("FROM derived_state").fetchone()
+        reused, rebuilt = held == state, False
         if not reused:
+            tail = _tail(con, held, state)
             con.execute("BEGIN")
-            for step in _STEPS:
-                con.execute(sql(step).format(**_FRAGMENTS, **config.model_dump()))
+            rebuilt = tail is None or not bring_tail_up(con, tail, fragments)
+            if rebuilt:
+                con.execute("ROLLBACK")
+                _rebuild(con, fragments, state)  # begins when it has something to write
             con.execute("DELETE FROM derived_state")
             con.execute("INSERT INTO derived_state VALUES (?, ?, ?)", state)
             con.execute("COMMIT")
@@ -73,10 +94,65 @@ def derive(warehouse: Warehouse, config: UniverseConfig, snapshots: Path | None 
             rows={table: _rows(con, table) for table in TABLES},
             data_version=f"{revision.data_version}-{options}",
             reused=reused,
+            rebuilt=rebuilt,
         )
         if snapshots is not None:
             publish_snapshot(con, snapshots, report.data_version)
         return report
+
+
+def _tail(
+    con: duckdb.DuckDBPyConnection, held: tuple[int, int, str] | None, state: tuple[int, int, str]
+) -> Tail | None:
+    """What lies between the tables and the active view, if that is the newest of later revisions of the same feed."""
+    if held is None or (held[0], held[2]) != (state[0], state[2]) or held[1] > state[1]:
+        return None
+    return Tail(state[0], held[1], state[1]) if store.is_newest(con, *state[:2]) else None
+
+
+def _rebuild(con: duckdb.DuckDBPyConnection, fragments: dict[str, object], state: tuple[int, int, str]) -> None:
+    """Every derived table from nothing, a run of symbols at a time."""
+    if store.is_newest(con, *state[:2]):
+        days = sql("session_ledger").format(feed_id=state[0], revision=state[1])
+    else:
+        days = "SELECT date, count(*) AS n FROM prices GROUP BY date"
+    # In temporary tables of the same names, which go before those of the warehouse: what a transaction drops stays in memory
+    # until it ends, so that the blocks are worked through before it begins.
+    con.execute(sql("derived_schema").format(temporary="TEMPORARY"))
+    con.execute(sql("price_sessions").format(days=days))
+    open_contest(con)
+    for rows in _blocks(con, state[0]):
+        con.execute(sql("block_prices").format(rows=rows))
+        con.execute(
+            "CREATE OR REPLACE TEMPORARY TABLE block_symbols AS "
+            "SELECT DISTINCT symbol, 0 AS rows_before, false AS was_adjusted FROM block_prices"
+        )
+        derive_block(con, {**fragments, "fresh": "true", "since": "0001-01-01"})
+    crown(con)
+    con.execute("BEGIN")
+    con.execute(sql("derived_schema").format(temporary=""))
+    database = store.database_name(con)  # `main` alone would be the schema of the temporary tables
+    for table in STORED:
+        con.execute(f'INSERT INTO "{database}".main.{table} FROM temp.{table}')
+        con.execute(f"DROP TABLE temp.{table}")
+    con.execute(sql("adjusted_prices").format(adjusted=sql("adjusted_rows").format(prices="prices")))
+
+
+def _blocks(con: duckdb.DuckDBPyConnection, feed_id: int) -> Iterator[str]:
+    """Conditions that cut the symbols into runs of about BLOCK_ROWS rows, by the ledger of the feed's newest revision."""
+    rows, first = 0, None
+    for symbol, n in con.execute(sql("symbol_rows").format(feed_id=feed_id)).fetchall():
+        if rows >= BLOCK_ROWS:
+            yield _run(first, symbol)
+            rows, first = 0, symbol
+        rows += n
+    yield _run(first, None)
+
+
+def _run(first: str | None, beyond: str | None) -> str:
+    bounds = [f"symbol >= '{first}'"] if first is not None else []
+    bounds += [f"symbol < '{beyond}'"] if beyond is not None else []
+    return " AND ".join(bounds) or "true"
 
 
 def _active(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
@@ -86,6 +162,7 @@ def _active(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
 
 
 def _rows(con: duckdb.DuckDBPyConnection, table: str) -> int:
-    row = con.execute(f"SELECT count(*) FROM main.{table}").fetchone()
+    count = "sum(observations) FROM main.entities" if table == "adjusted_prices" else f"count(*) FROM main.{table}"
+    row = con.execute(f"SELECT {count}").fetchone()
     assert row is not None
-    return int(row[0])
+    return int(row[0] or 0)

@@ -1,30 +1,49 @@
 """The quality of the active prices, for a person: a table of findings, and pictures of coverage and quarantine."""
 
+import json
 from dataclasses import dataclass
 
 import duckdb
 
 from finjepa_pipeline.pictures import as_markdown, new_figure
+from finjepa_pipeline.prices.derive import THRESHOLDS
 from finjepa_pipeline.prices.rules import load_rules
+from finjepa_pipeline.prices.store import current_revision, outcomes_json
 from finjepa_pipeline.warehouse import sql
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A rule that rows of the active view broke. `examples`: up to three of "symbol date"."""
+    """A rule that rows of the active view broke, or an expectation that its batch did not keep.
+
+    rows: how many; allowed: how many may be before a hard rule blocks and a soft one warns. examples: up to three of
+    "symbol date".
+    """
 
     rule: str
     severity: str
     rows: int
+    allowed: int
     examples: tuple[str, ...]
     reason: str
 
 
 def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
     """What was found in the active prices, hard rules first; empty when nothing was."""
-    load_rules(con)
-    rows = con.execute(sql("price_quality")).fetchall()
-    return [Finding(rule, severity, n, tuple(examples), reason) for rule, severity, n, examples, reason in rows]
+    rules = {rule.rule for rule in load_rules(con)}
+    rows = con.execute(sql("price_quality").format(drift=sql("price_drift"), **THRESHOLDS)).fetchall()
+    found = [
+        Finding(rule, severity, n, allowed, tuple(examples), reason)
+        for rule, severity, n, allowed, examples, reason in rows
+    ]
+    revision = current_revision(con)
+    assert revision is not None  # there are findings of something
+    found += [
+        Finding(outcome["column"], "soft", int(outcome["observed"]), 0, (), outcome["reason"])
+        for outcome in json.loads(outcomes_json(con, revision.number))
+        if not outcome["success"] and outcome["column"] not in rules
+    ]
+    return found
 
 
 def coverage_picture(con: duckdb.DuckDBPyConnection) -> str:

@@ -9,7 +9,8 @@ from finjepa_pipeline.warehouse import sql
 
 @dataclass(frozen=True)
 class Rule:
-    """A row of `price_rules`. `bit` is its place in `broken`; `threshold` the share of rows above which it is reported."""
+    """A row of `price_rules`. `bit` is its place in `broken`; `threshold` the share of rows above which a hard rule blocks
+    the batch and a soft one warns."""
 
     bit: int
     rule: str
@@ -36,7 +37,7 @@ def broken_bits(rules: list[Rule]) -> str:
 
 def hard_bits(rules: list[Rule]) -> int:
     """The bits that move a row to quarantine (sessions that are dropped whole have none)."""
-    return sum(rule.bit for rule in rules if rule.severity == "hard" and rule.scope != "session")
+    return sum(rule.bit for rule in rules if rule.severity == "hard" and rule.scope in ("row", "set"))
 
 
 def bit_of(rules: list[Rule], name: str) -> int:

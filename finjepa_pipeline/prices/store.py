@@ -42,12 +42,18 @@ def create_store(con: duckdb.DuckDBPyConnection) -> None:
     if not has_store(con):
         con.execute("BEGIN")
         con.execute(sql("price_schema"))
+        con.execute(sql("derived_schema").format(temporary=""))
         con.execute("COMMIT")
 
 
 def has_store(con: duckdb.DuckDBPyConnection) -> bool:
     """Whether prices were ever ingested here."""
     return bool(con.execute("FROM duckdb_tables() WHERE table_name = 'active_view'").fetchall())
+
+
+def database_name(con: duckdb.DuckDBPyConnection) -> str:
+    """What DuckDB calls the warehouse among the databases of a connection."""
+    return _value(con, "SELECT current_database()")
 
 
 def current_revision(con: duckdb.DuckDBPyConnection) -> Revision | None:
@@ -89,6 +95,11 @@ def newest_revision(con: duckdb.DuckDBPyConnection, feed: str) -> int | None:
     if not has_store(con):
         return None
     return _value(con, "SELECT max(revision) FROM revisions JOIN feeds USING (feed_id) WHERE feed = $feed", feed=feed)
+
+
+def is_newest(con: duckdb.DuckDBPyConnection, feed_id: int, revision: int) -> bool:
+    """Whether a feed has no later revision."""
+    return _value(con, "SELECT max(revision) FROM revisions WHERE feed_id = $feed_id", feed_id=feed_id) == revision
 
 
 def next_revision(con: duckdb.DuckDBPyConnection) -> int:
@@ -138,6 +149,7 @@ def revision_aggregates(
         if rule.scope == "session"
         else f"count(*) FILTER (WHERE broken & {rule.bit} <> 0)::DOUBLE AS {rule.rule}"
         for rule in rules
+        if rule.scope != "history"
     )
     columns = ", ".join(f"CASE WHEN count({name}) > 0 THEN '{name}' END" for name in CHANNELS)
     found = _record(con, sql("revision_aggregates").format(**fragments, rule_counts=counts, columns=columns))

@@ -144,9 +144,8 @@ class VersionWriter:
         if self._value("SELECT count(*) FROM duplicate_keys"):
             self._con.execute(sql("mark_duplicates").format(**fragments, bit=bit_of(self._rules, "duplicate")))
         self._con.execute(sql("mark_bad_symbols").format(**fragments, bit=bit_of(self._rules, "bad_symbol")))
-        self._con.execute(
-            sql("mark_impossible_moves").format(**fragments, bit=bit_of(self._rules, "impossible_move"), rows=history)
-        )
+        for rule, marks in (("factor_step", "mark_factor_steps"), ("impossible_move", "mark_impossible_moves")):
+            self._con.execute(sql(marks).format(**fragments, bit=bit_of(self._rules, rule), rows=history))
 
     def _count_sessions(self, outgoing: str) -> None:
         fragments = {"feed_id": self._feed_id, "revision": self._revision, "hard": self._hard}
