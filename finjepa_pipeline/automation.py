@@ -2,11 +2,13 @@
 
 import dagster as dg
 
+from finjepa_pipeline.backtest.assets import audit
 from finjepa_pipeline.settings import Settings
 
 PRICES = dg.AssetSelection.groups("prices").materializable()
 MODEL = dg.AssetSelection.groups("features", "model")
-BACKTEST = dg.AssetSelection.groups("backtest")
+AUDIT = dg.AssetSelection.checks(audit)
+BACKTEST = dg.AssetSelection.groups("backtest") - AUDIT  # a trial takes minutes, and is held when it is asked for
 PUBLISHING = dg.AssetSelection.groups("publishing") - dg.AssetSelection.assets("past_decisions")
 
 nightly = dg.define_asset_job(
@@ -20,6 +22,7 @@ JOBS = [
     dg.define_asset_job("ingest", selection=PRICES, description="Prices to validated tables."),
     dg.define_asset_job("train", selection=PRICES | MODEL, description="Prices to a checkpoint."),
     dg.define_asset_job("backtest", selection=BACKTEST, description="Planners and baselines through history."),
+    dg.define_asset_job("audit", selection=AUDIT, description="The null, planted, leak, delay and permutation tests."),
     dg.define_asset_job(
         "publish", selection=dg.AssetSelection.assets("champion", "hub_release"), description="Gate and release."
     ),

@@ -157,6 +157,26 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command()
+@click.option("--planner", help="Planner on the checkpoint's world model; mppi if left out.")
+@click.option("--strategy", help="A strategy of your own instead, module:callable or file.py:callable.")
+@click.option("--checkpoint", help="Id of a checkpoint of this home; the newest one if left out.")
+@click.option("--dates", type=int, help="Random dates at which the future is changed.")
+@click.option("--seeds", type=int, help="Null markets, and a quarter as many planted ones; 0 for none.")
+@click.option("--symbols", type=int, help="Symbols of the home's prices that are rebuilt.")
+@click.option("--sessions", type=int, help="Newest sessions of them.")
+@click.pass_obj
+def audit(debug: bool, **options: Any) -> None:
+    """The null, planted, leak, delay and permutation tests."""
+    report = _run("audit", {"audit": _given(**options)}, debug)
+    table = Table("", "test", "finding", title="Audit", title_justify="left", box=None)
+    for name, passed, text in report.checks:
+        table.add_row("ok" if passed else "FAILED", name, text)
+    _out.print(table)
+    if not all(passed for _, passed, _ in report.checks):
+        raise FinJEPAError("the audit failed; see the findings above")
+
+
+@main.command()
 @click.option("--hub-repo-id", help="Repository on the Hub, as owner/name; FINJEPA_HUB_REPO_ID if left out.")
 @click.option("--dry-run", is_flag=True, help="Say what would be released, and release nothing.")
 @click.pass_obj

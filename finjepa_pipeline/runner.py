@@ -21,11 +21,13 @@ _INSTANCE_FILES = (Path(__file__).parent.parent / "dagster.yaml", Path(__file__)
 
 @dataclass
 class JobReport:
-    """What a job made: metadata of each asset that was materialised, by asset key."""
+    """What a job made: metadata of each asset that was materialised, by asset key, and (name, passed, finding) of each
+    check."""
 
     run_id: str
     seconds: float = 0.0
     assets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checks: list[tuple[str, bool, str]] = field(default_factory=list)
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
@@ -113,6 +115,7 @@ class _Listener:
             self.report.assets[made.asset_key.to_user_string()] = {k: v.value for k, v in made.metadata.items()}
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
+            self.report.checks.append((check.check_name, check.passed, check.description or ""))
             if not check.passed:
                 name = f"{check.asset_key.to_user_string()}: {check.check_name}"
                 self.failed_check = f"the check {name} failed: {check.description or 'see the UI'}"

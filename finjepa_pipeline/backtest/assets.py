@@ -1,5 +1,6 @@
 """The door of the backtest stage: `planner_backtests` and `leaderboard`."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -153,5 +154,57 @@ def _picture(returns: "pl.DataFrame") -> str:
     return as_markdown(figure, "wealth on the test block")
 
 
+class AuditConfig(dg.Config):
+    """Who is put on trial, and how long the trial may take."""
+
+    planner: str = Field(default="mppi", description="Planner on the checkpoint's world model.")
+    strategy: str | None = Field(
+        default=None, description="A strategy of your own instead, as module:callable or file.py:callable."
+    )
+    checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
+    dates: int = Field(default=2, ge=1, description="Random dates at which the future is changed; three rebuilds each.")
+    seeds: int = Field(default=4, ge=0, description="Null markets, and a quarter as many planted ones; 0 for none.")
+    symbols: int = Field(default=20, ge=3, description="Symbols of the home's prices that are rebuilt.")
+    sessions: int = Field(default=1500, ge=500, description="Newest sessions of them.")
+
+
+@dg.multi_asset_check(
+    name="audit",
+    specs=[
+        dg.AssetCheckSpec(name, asset="planner_backtests", description=what)
+        for name, what in {
+            "fill_lag": "Whoever knows the session after a decision does not earn it.",
+            "label_alignment": "Models are trained on the returns that are paid, no session earlier or later.",
+            "truncation": "Features, universe and decisions stay when everything is made again with another future.",
+            "permutation": "The order of the assets does not matter.",
+            "delay": "What is earned does not hang on a single session.",
+            "null_market": "Where there is nothing to find, nothing is found.",
+            "planted_market": "Nobody gains more than an oracle of the market's truth.",
+        }.items()
+    ],
+    pool="duckdb",
+)
+def audit(
+    context: dg.AssetCheckExecutionContext, config: AuditConfig, settings: SettingsResource, warehouse: Warehouse
+) -> Iterator[dg.AssetCheckResult]:
+    """The null, planted, leak, delay and permutation tests of a planner, or of a strategy of the user's."""
+    from finjepa_pipeline.backtest.evaluate import checkpoint_folder
+    from finjepa_pipeline.backtest.trial import hold_trial
+
+    home = settings.get()
+    folder = checkpoint_folder(home, config.checkpoint)
+    scale = {name: getattr(config, name) for name in ("dates", "seeds", "symbols", "sessions")}
+    for finding in hold_trial(
+        warehouse, home, folder, config.strategy or config.planner, context.run.run_id, context.log.info, **scale
+    ):
+        yield dg.AssetCheckResult(
+            passed=finding.passed,
+            check_name=finding.test,
+            asset_key="planner_backtests",
+            description=finding.text,
+            metadata={"value": finding.value, "strategy": config.strategy or config.planner},
+        )
+
+
 ASSETS = [planner_backtests, leaderboard]
-CHECKS: list[dg.AssetChecksDefinition] = []
+CHECKS: list[dg.AssetChecksDefinition] = [audit]

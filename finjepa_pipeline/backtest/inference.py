@@ -131,3 +131,15 @@ def power(excess_TK: np.ndarray, strategy: int, benchmark: int) -> Power:
         difference_error=difference,
         detectable=float((norm.ppf(0.95) + norm.ppf(0.80)) * difference),
     )
+
+
+def one_sided_p(returns_T: np.ndarray, benchmark_T: np.ndarray, *, samples: int = 2000, seed: int = 0) -> float:
+    """p-value that the mean return is not above the benchmark's: stationary bootstrap of the centred difference."""
+    from arch.bootstrap import StationaryBootstrap
+
+    difference_T = returns_T - benchmark_T
+    if difference_T.std() <= 1e-12:
+        return 1.0
+    bootstrap = StationaryBootstrap(block_length(difference_T), difference_T - difference_T.mean(), seed=seed)
+    mean_S = np.array([np.asarray(data[0]).mean() for data, _ in bootstrap.bootstrap(samples)])
+    return float((mean_S >= difference_T.mean()).mean())

@@ -1,0 +1,144 @@
+"""Does it find what is there, and nothing where nothing is: FinJEPA trained and judged on markets whose truth is known.
+
+    python benchmarks/proving.py FOLDER --variant drift --seeds 0-4
+    python benchmarks/proving.py FOLDER --variant null --seeds 0-19
+
+For each seed: a market, its panel, a training, the test block walked by the planners, by their shuffled twin and by controls.
+Every result is one line of FOLDER/results.jsonl as soon as it is known; a seed that is there is not run again. The table at the
+end is of all lines of the variant and config in that file.
+
+`--block validation` judges on the validation block instead: for choosing a config, so that the test block is never tuned on.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finjepa_model.config import preset
+from finjepa_model.training.splits import history_needed, split_dates
+from finjepa_pipeline.backtest.baselines import baselines
+from finjepa_pipeline.backtest.controls import Controls
+from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.evidence import forecast_quality
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination
+from finjepa_pipeline.backtest.inference import one_sided_p
+from finjepa_pipeline.backtest.proving import ProvingGround, fraction
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.run import for_panel, train_checkpoint
+
+BASELINES = ("equal_weight", "min_variance", "momentum_60")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--variant", default="drift")
+    parser.add_argument("--seeds", default="0-4", help="one number, or first-last")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--planner", default="cem,mppi")
+    parser.add_argument("--controls", default="ewma,ridge,shuffled_actions")
+    parser.add_argument("--block", default="test", choices=("validation", "test"))
+    arguments = parser.parse_args()
+    first, _, last = arguments.seeds.partition("-")
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    results = arguments.folder / "results.jsonl"
+    label = _label(arguments)
+    for seed in range(int(first), int(last or first) + 1):
+        done = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+        if not any(row["label"] == label and row["seed"] == seed for row in done):
+            rows = run_seed(arguments, seed)
+            with results.open("a") as file:
+                file.writelines(json.dumps({"label": label, "seed": seed, **row}) + "\n" for row in rows)
+    print(table([json.loads(line) for line in results.read_text().splitlines()], label))
+
+
+def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
+    """One market: train, walk, score."""
+    started = time.monotonic()
+    home = arguments.folder / f"{arguments.variant}-{seed}"
+    ground = ProvingGround.of(home, arguments.variant, seed)
+    panel, settings = ground.panel, Settings(home=home).ensure()
+    overrides = dict(assignment.split("=", 1) for assignment in arguments.set) | {"training.seed": str(seed)}
+    config = for_panel(preset(arguments.preset).override(overrides), panel)
+
+    def launch(command: list[str], environment: dict[str, str]) -> None:
+        import os
+
+        subprocess.run(command, env={**os.environ, **environment}, check=True)
+
+    checkpoint, _ = train_checkpoint(settings, config, panel, {"seed": seed}, launch, processes=1)
+    trained = time.monotonic() - started
+    imagination = MarketImagination(checkpoint)
+    controls = Controls(panel, imagination)
+    block = getattr(split_dates(len(panel.dates), config), arguments.block)
+    court = Court.over(
+        panel, block, config.portfolio, stride=config.model.stride, n_assets=20, window=history_needed(config)
+    )
+    views = court.views()
+    imagination.prepare(views)
+    strategies = [strategy for strategy in baselines() if strategy.name in BASELINES]
+    strategies += [FinJEPAStrategy(name, imagination) for name in arguments.planner.split(",")]
+    strategies += [controls.make(name) for name in arguments.controls.split(",") if name]
+    walks = [walk(strategy, court, views) for strategy in strategies]
+    quality = {"world_model": forecast_quality(imagination.forecast, court, views)["rank_ic"].mean}
+    if "ridge" in arguments.controls:
+        quality["ridge"] = forecast_quality(controls.forecast("ridge"), court, views)["rank_ic"].mean
+    rows = []
+    for result in walks:
+        scored = fraction(ground, court, result) if arguments.variant != "null" else None
+        rows.append(
+            {
+                "strategy": result.strategy,
+                "of_oracle": scored.of_oracle if scored else None,
+                "of_clock": scored.of_clock if scored else None,
+                "p": one_sided_p(result.gross_T, walks[0].gross_T) if result.strategy != "equal_weight" else None,
+                "net_minus_equal": float((result.net_T - walks[0].net_T).mean() * 252),
+                "rank_ic": quality.get("world_model" if result.strategy in arguments.planner else result.strategy),
+                "training_seconds": round(trained, 1),
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict], label: str) -> str:
+    """Markdown: one line a strategy, over seeds."""
+    lines = [
+        "| strategy | seeds | of the oracle's gain (sd) | of the clocked oracle's | p < 0.05 against 1/N, gross | RankIC |"
+        " net of 1/N a year |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    mine = [row for row in rows if row["label"] == label]
+    for name in dict.fromkeys(row["strategy"] for row in mine):
+        of = [row for row in mine if row["strategy"] == name]
+
+        def column(key: str, of: list[dict] = of) -> np.ndarray:
+            return np.array([row[key] for row in of if row[key] is not None], float)
+
+        oracle, clock, p, ic = (column(key) for key in ("of_oracle", "of_clock", "p", "rank_ic"))
+        lines.append(
+            f"| {name} | {len(of)} | {_mean(oracle)} ({_mean(oracle, np.std)}) | {_mean(clock)} "
+            f"| {f'{int((p < 0.05).sum())} of {len(p)}' if len(p) else '–'} | {_mean(ic, form='.3f')} "
+            f"| {column('net_minus_equal').mean():+.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def _mean(values: np.ndarray, of=np.mean, form: str = ".2f") -> str:
+    return format(of(values), form) if len(values) else "–"
+
+
+def _label(arguments: argparse.Namespace) -> str:
+    chosen = [arguments.variant, arguments.preset, *sorted(arguments.set), arguments.planner, arguments.block]
+    return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

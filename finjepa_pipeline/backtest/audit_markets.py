@@ -1,0 +1,56 @@
+"""Markets of known truth as a court of appeal: luck must look like luck, and nobody may know more than can be known."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binom
+
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.backtest.audit import Finding, Product
+from finjepa_pipeline.backtest.inference import one_sided_p
+from finjepa_pipeline.backtest.proving import ProvingGround, fraction
+from finjepa_pipeline.backtest.strategies import EqualWeight
+
+LEVEL = 0.05
+_SURPRISE = 0.01  # of the number of rejections under luck alone
+
+
+def null_market(product: Product, folder: Path, seeds: Sequence[int], channels: tuple[str, ...]) -> Finding:
+    """On martingale markets no strategy beats 1/N: the rate of one-sided p-values below 5 %, before costs, is what chance
+    gives, and after costs nothing is gained."""
+    ps, nets = [], []
+    for seed in seeds:
+        panel = _panel(folder, "null", seed, channels)
+        court = product.court(panel)
+        views = court.views()
+        mine, plain = (product.walk(s, court, views) for s in (product.strategy(panel), EqualWeight()))
+        ps.append(one_sided_p(mine.gross_T, plain.gross_T, samples=1000))
+        nets.append(float((mine.net_T - plain.net_T).mean() * 252))
+    rejected = int((np.array(ps) < LEVEL).sum())
+    most = int(binom.ppf(1 - _SURPRISE, len(ps), LEVEL))
+    error = float(np.std(nets, ddof=1) / np.sqrt(len(nets))) if len(nets) > 1 else float("inf")
+    text = (
+        f"{rejected} of {len(ps)} null markets show p < {LEVEL:g} against 1/N before costs (up to {most} are luck); after "
+        f"costs {np.mean(nets):+.2%} a year"
+    )
+    return Finding("null_market", rejected <= most and float(np.mean(nets)) <= 3 * error, rejected / len(ps), text)
+
+
+def planted_market(product: Product, folder: Path, seeds: Sequence[int], channels: tuple[str, ...]) -> Finding:
+    """On markets with a planted drift nobody gains more than an oracle that decides and is filled at the same times."""
+    scores = []
+    for seed in seeds:
+        ground = ProvingGround.of(folder / f"drift-{seed}", "drift", seed, channels)
+        court = product.court(ground.panel)
+        scores.append(fraction(ground, court, product.walk(product.strategy(ground.panel), court, None)))
+    clocked = [score.of_clock for score in scores]
+    text = (
+        f"{np.mean(clocked):+.2f} of the gain of an oracle with the same clock, {np.mean([s.of_oracle for s in scores]):+.2f} "
+        f"of that of one that trades daily, {len(scores)} markets"
+    )
+    return Finding("planted_market", max(clocked) <= 1.0, float(np.mean(clocked)), text)
+
+
+def _panel(folder: Path, variant: str, seed: int, channels: tuple[str, ...]) -> Panel:
+    return ProvingGround.of(folder / f"{variant}-{seed}", variant, seed, channels).panel
