@@ -10,7 +10,7 @@ from typing import TypeVar
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile
 
-SUFFIXES = (".parquet", ".csv")
+SUFFIXES = (".parquet", ".csv")  # read as they are, the first kind that there is
 TRIES = 4
 LONGEST_WAIT_S = 60.0
 
@@ -46,14 +46,15 @@ class HubSource:
         tree = self._asked(
             lambda: list(api.list_repo_tree(self.repo_id, recursive=True, revision=commit, repo_type="dataset"))
         )
-        shards = sorted(
-            (entry for entry in tree if isinstance(entry, RepoFile) and entry.path.endswith(SUFFIXES)),
-            key=lambda entry: entry.path,
-        )
-        if not shards:  # another format: `datasets` reads it, and the commit stands for its content
-            return Snapshot(commit, (SourceFile("datasets", commit),))
-        files = (SourceFile(shard.path, shard.lfs.sha256 if shard.lfs else shard.blob_id) for shard in shards)
-        return Snapshot(commit, tuple(files))
+        files = sorted((entry for entry in tree if isinstance(entry, RepoFile)), key=lambda entry: entry.path)
+        for suffix in SUFFIXES:
+            shards = [file for file in files if file.path.endswith(suffix)]
+            if shards:
+                hashes = (shard.lfs.sha256 if shard.lfs else shard.blob_id for shard in shards)
+                return Snapshot(commit, tuple(map(SourceFile, (shard.path for shard in shards), hashes)))
+        return Snapshot(
+            commit, (SourceFile("datasets", commit),)
+        )  # `datasets` reads it; the commit stands for its content
 
     def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
         return [
@@ -81,14 +82,12 @@ class HubSource:
         if not path.is_file():
             import datasets
 
-            data = self._asked(
-                lambda: datasets.load_dataset(
-                    self.repo_id, revision=commit, split="train", cache_dir=str(self.cache / "datasets")
-                )
+            splits = self._asked(
+                lambda: datasets.load_dataset(self.repo_id, revision=commit, cache_dir=str(self.cache / "datasets"))
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".tmp-{os.getpid()}-{PurePosixPath(path).name}")
-            data.to_parquet(temporary)  # pyright: ignore[reportAttributeAccessIssue] # a split is a Dataset
+            datasets.concatenate_datasets(list(splits.values())).to_parquet(temporary)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
             os.replace(temporary, path)
         return path
 
@@ -137,6 +136,8 @@ class HubSource:
             text = f"a shard of {self.place} has disappeared; the data set may be changing, try again later"
         elif status is not None:
             text = f"the Hub answers {status} for {self.place}; try again later"
+        elif type(error).__module__.startswith(("datasets", "pyarrow")) or isinstance(error, (ValueError, KeyError)):
+            text = f"{self.place} is not a data set that `datasets` can read: {' '.join(str(error).split())[:200]}"
         else:
             text = f"{self.place} cannot be read ({type(error).__name__}); check the network, then try again"
         return FinJEPAError(text)

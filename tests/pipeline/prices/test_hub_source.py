@@ -1,7 +1,9 @@
 """The Hub as a source, with the real clients against a look-alike."""
 
+import gzip
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +77,70 @@ def test_a_revision_is_pinned_fetched_once_and_only_its_new_shards_are_read(
         new_rows, rows, version, _ = client.ingest()
         assert (new_rows, rows, version) == (40, 120, repo.head.oid)
         assert client.ingest(symbols=["BBB"], start="2021-02-01")[1] == 21
+
+
+def test_a_download_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    rows = prices(tuple(f"S{place:03d}" for place in range(300)), days=1_400).with_columns(
+        volume=pl.int_range(pl.len())
+    )
+    stream = io.BytesIO()
+    rows.write_parquet(stream, compression="uncompressed")
+    assert len(stream.getvalue()) > 15 << 20  # the client reads 10 MiB at a time, and is cut after two thirds
+    with HubLookalike() as hub:
+        hub.add_repo("org/prices", kind="dataset", files={"data/part-0.parquet": stream.getvalue()})
+        hub.fail(r"GET .*part-0", "cut_answer")
+        assert Client(hub, tmp_path).ingest()[1] == rows.height
+        assert any(int(asked.removeprefix("bytes=").split("-")[0]) > 0 for asked in hub.ranges)
+        other = Client(hub, tmp_path / "other")
+        hub.fail(r"GET .*part-0", "reset_answer")  # the client keeps nothing of such a one, and we ask again
+        assert other.ingest()[1] == rows.height
+
+
+def test_a_hub_that_asks_for_patience_gets_it(tmp_path: Path, shards: dict[str, bytes]) -> None:
+    with HubLookalike() as hub:
+        hub.add_repo("org/prices", kind="dataset", files=shards)
+        hub.fail(r"GET /api/datasets/org/prices/revision", "status", status=429, headers={"Retry-After": "3"})
+        hub.fail(r"GET /api/datasets/org/prices$", "status", status=429, headers={"Retry-After": "3"})
+        assert Client(hub, tmp_path).ingest()[1] == 80
+        asked = [
+            when
+            for what, when in zip(hub.requests, hub.times, strict=True)
+            if re.search(r"prices(/revision.*)?$", what)
+        ]
+        assert asked[1] - asked[0] >= 3
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["json lines", pytest.param("gzipped csv", marks=pytest.mark.slow), pytest.param("arrow", marks=pytest.mark.slow)],
+)
+def test_a_data_set_of_another_layout_is_read_through_datasets(tmp_path: Path, layout: str) -> None:
+    rows = prices()
+    if layout == "json lines":
+        files = {
+            f"{part}.jsonl": rows[at : at + 60].write_ndjson().encode() for part, at in (("train", 0), ("test", 60))
+        }
+    elif layout == "gzipped csv":
+        files = {"data/train.csv.gz": gzip.compress(rows.write_csv().encode())}
+    else:
+        stream = io.BytesIO()
+        rows.write_ipc_stream(stream, compat_level=pl.CompatLevel.oldest())
+        files = {"data/train.arrow": stream.getvalue()}
+    with HubLookalike() as hub:
+        repo = hub.add_repo("org/prices", kind="dataset", files=files)
+        client = Client(hub, tmp_path)
+        assert client.ingest()[:3] == [120, 120, repo.head.oid]
+        assert client.ingest(symbols=["BBB"], start="2021-02-01")[1] == 21
+        repo.commit("a change", {**dict.fromkeys(files), "train.jsonl": b'{"a": 1}\n'})
+        assert "lacks the column" in client.ingest()
+
+
+def test_a_token_that_was_saved_by_logging_in_is_used(tmp_path: Path, shards: dict[str, bytes]) -> None:
+    with HubLookalike() as hub:
+        hub.add_repo("org/prices", kind="dataset", files=shards, gated=True)
+        (tmp_path / "hf").mkdir()
+        (tmp_path / "hf" / "token").write_text(WRITER)
+        assert Client(hub, tmp_path).ingest(token=None)[1] == 80
 
 
 def test_passing_trouble_is_waited_out(tmp_path: Path, shards: dict[str, bytes]) -> None:
