@@ -176,6 +176,44 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TDConfig:
+    """The zero-shot branch (TD-JEPA, 2510.00739), trained after the world model and on its latents."""
+
+    enabled: bool = False
+    symmetric: bool = False  # one encoder for state and task, one predictor
+    fine_tune: bool = False  # the branch has a copy of the encoders and trains it; the world model stays as it is
+    task_dim: int = 24  # D, width of the task features
+    state_dim: int = 32
+    hidden: int = 128
+    members: int = 2  # predictors in an ensemble
+    discount: float = 0.97  # of a session
+    goal_ratio: float = 0.5  # share of tasks that are features of reached states; the others come from the sphere
+    task_orthonormality: float = 1.0
+    state_orthonormality: float = 0.1
+    behaviour_cloning: float = 0.0
+    target_rate: float = 0.01  # Polyak
+    covariance_decay: float = 0.995
+    temperature: float = 0.7  # of the relaxed signals and hedge
+    steps: int = 3000
+    dates: int = 64  # in a batch
+    portfolios: int = 4  # held on each of these dates: the market does not listen, so its latents serve all of them
+    reuse: int = 8  # batches of portfolios on the same encoded market
+    learning_rate: float = 1e-3
+    task_learning_rate: float = 1e-4  # slower: predictors must keep up with what they predict
+    relabelled: int = 2048  # next states that are kept with the checkpoint to infer rewards on
+
+    def __post_init__(self) -> None:
+        for name in ("task_dim", "state_dim", "hidden", "members", "steps", "portfolios", "reuse", "relabelled"):
+            _require(getattr(self, name) >= 1, f"td.{name}", "must be at least 1")
+        _require(self.dates >= 2, "td.dates", "must be at least 2 (statistics over the batch)")
+        _require(0 <= self.discount < 1, "td.discount", "must lie in [0, 1)")
+        for name in ("goal_ratio", "target_rate", "covariance_decay"):
+            _require(0 <= getattr(self, name) <= 1, f"td.{name}", "must lie in [0, 1]")
+        for name in ("learning_rate", "task_learning_rate", "temperature"):
+            _require(getattr(self, name) > 0, f"td.{name}", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinJEPAConfig:
     """Everything that is needed to build, train and trade a world model."""
 
@@ -183,6 +221,7 @@ class FinJEPAConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     portfolio: PortfolioConfig = field(default_factory=PortfolioConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    td: TDConfig = field(default_factory=TDConfig)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -23,6 +23,7 @@ from finjepa_model.observation import MarketBatch, Observation
 from finjepa_model.portfolio import PortfolioState
 from finjepa_model.predictor import MarketMemory, Predictor
 from finjepa_model.regularizers import InverseDynamics, SIGReg
+from finjepa_model.zero_shot.branch import ZeroShot
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class FinJEPA(nn.Module):
         if self.has_teacher:
             self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_portfolio_encoder = copy.deepcopy(self.portfolio_encoder).requires_grad_(False)
+        # last, so that the world model begins the same with and without it
+        self.zero_shot = ZeroShot(config, self.encoder, self.portfolio_encoder) if config.td.enabled else None
 
     # -- acting ---------------------------------------------------------------------------------------------------------
 
@@ -113,6 +116,7 @@ class FinJEPA(nn.Module):
             beta_BN=observation.beta_BSN[:, now],
             present_BN=observation.present_BN,
             assets_BHND=assets_BHND,
+            seen_BMD=tokens_BSMD[:, now] if self.zero_shot is None else self.zero_shot.see(tokens_BSMD[:, now], observation),
             first_step=now,
             memory=memory,
             model=self,
@@ -186,13 +190,17 @@ class Imagination:
     beta_BN: Tensor
     present_BN: Tensor  # bool
     assets_BHND: Tensor
+    seen_BMD: Tensor  # latents of the assets and, last, of the market, now, as the zero-shot branch sees them
     first_step: int
     memory: MarketMemory
     model: FinJEPA
 
     def date(self, b: int) -> "Imagination":
         """The decision b alone, with a batch of one."""
-        one = slice(b, b + 1)
+        return self.take(slice(b, b + 1))
+
+    def take(self, one: slice | Tensor) -> "Imagination":
+        """Some of the decisions, by their numbers; one may be taken more than once."""
         memory = MarketMemory(
             [keys[one] for keys in self.memory.keys_XHJE],
             [values[one] for values in self.memory.values_XHJE],
@@ -207,6 +215,7 @@ class Imagination:
             beta_BN=self.beta_BN[one],
             present_BN=self.present_BN[one],
             assets_BHND=self.assets_BHND[one],
+            seen_BMD=self.seen_BMD[one],
             memory=memory,
         )
 

@@ -3,6 +3,8 @@
 Shapes: B dates, K decision steps, T sessions, N assets.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.distributed import draw_rows
 from finjepa_model.observation import MarketBatch
-from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import PortfolioPath
 
 _KEEP = 0.3  # share of decisions that repeat the last weights or signals, as a real portfolio mostly does
@@ -44,6 +46,12 @@ def random_action(present_BN: Tensor, last: PortfolioAction | None, config: Port
     )
 
 
+def random_drawdown(state: PortfolioState) -> PortfolioState:
+    """The portfolios, each somewhat below its peak."""
+    drawdown_B = draw_rows(torch.rand, len(state.peak_X), device=state.peak_X.device) * _MAX_DRAWDOWN
+    return replace(state, peak_X=state.peak_X / (1 - drawdown_B))
+
+
 @torch.no_grad()
 def sample_path(batch: MarketBatch, config: PortfolioConfig) -> PortfolioPath:
     """Hold a random portfolio through the batch by the exact mechanics; the step before the first one only warms it up."""
@@ -53,9 +61,7 @@ def sample_path(batch: MarketBatch, config: PortfolioConfig) -> PortfolioPath:
     steps = batch.returns_BKTN.shape[1]
     first = beta_BSN.shape[1] - steps
     state = simulator.start(tuple(present_BN.shape), dtype=torch.float32, device=present_BN.device)
-    drawdown_B = draw_rows(torch.rand, present_BN.shape[0], device=present_BN.device) * _MAX_DRAWDOWN
-    state = state.map(lambda x: x.clone())
-    state.peak_X.div_(1 - drawdown_B)
+    state = random_drawdown(state)
 
     action: PortfolioAction | None = None
     seen, actions = [], []
