@@ -92,6 +92,9 @@ def _model_options(command: Callable) -> Callable:
         click.option("--batch-size", type=int, help="Decision dates in a batch."),
         click.option("--n-assets", type=int, help="Assets in a sample."),
         click.option("--preset", default="small", show_default=True, help="tiny, small, base or large."),
+        click.option(
+            "--branch", default="jepa", show_default=True, help="jepa, or jepa,td: with the zero-shot branch TD-JEPA."
+        ),
     ):
         command = option(command)
     return command
@@ -258,6 +261,11 @@ def _model_ops(options: dict[str, Any]) -> Ops:
         if not equals:
             raise click.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--set")
         overrides[key.strip()] = value.strip()
+    branches = {name.strip() for name in options.get("branch", "jepa").split(",")}
+    if not {"jepa"} <= branches <= {"jepa", "td"}:
+        raise click.BadParameter(f"{options['branch']!r} is neither jepa nor jepa,td", param_hint="--branch")
+    if "td" in branches:
+        overrides["td.enabled"] = "true"
     for name in ("n_assets", "batch_size", "epochs", "seed"):
         if options.get(name) is not None:
             overrides[f"training.{name}"] = str(options[name])

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
+from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError, pick_device
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 
@@ -47,21 +48,26 @@ def _train(panel_folder: Path, run_folder: Path, report: Any) -> None:
     if ranks > 1:
         dist.init_process_group("nccl" if pick_device().type == "cuda" else "gloo")
     config = FinJEPAConfig.from_json((run_folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    trainer = Trainer(config, Panel.open(panel_folder), run_folder, report)
+    panel = Panel.open(panel_folder)
+    running = trainer = Trainer(config, panel, run_folder, report)
 
     def stop(*_: object) -> None:
-        trainer.stop_requested = True
+        running.stop_requested = True
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     _stop_with_launcher(stop)
     metrics = trainer.train()
+    if ranks > 1:
+        dist.destroy_process_group()
     if trainer.rank == 0:
+        if config.td.enabled:  # small beside the world model: one process trains it
+            running = TDTrainer(trainer.model, panel, run_folder, report)
+            running.stop_requested = trainer.stop_requested
+            metrics["td"] = running.train()
         result = run_folder / RESULT_FOLDER
         trainer.model.save_pretrained(result)
         (result / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if ranks > 1:
-        dist.destroy_process_group()
 
 
 @contextlib.contextmanager
