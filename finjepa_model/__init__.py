@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from finjepa_model.portfolio import PortfolioSimulator
     from finjepa_model.predictor import Predictor
     from finjepa_model.regularizers import InverseDynamics, SIGReg
+    from finjepa_model.td_jepa import TDJEPA
     from finjepa_model.world_model import FinJEPA
 
 _HOMES = {
@@ -32,10 +33,12 @@ _HOMES = {
     "PortfolioSimulator": "portfolio",
     "Predictor": "predictor",
     "SIGReg": "regularizers",
+    "TDJEPA": "td_jepa",
     "TimeSeriesTokenizer": "layers",
 }
 
 __all__ = [
+    "TDJEPA",
     "ActionEmbedder",
     "CEMPlanner",
     "ContextEncoder",

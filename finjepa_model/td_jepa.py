@@ -17,7 +17,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,9 @@ class TDJEPA(nn.Module):
         self.config, self.discount = config, discount
         self.symmetric = parts.state_encoder is None
         self.task_encoder, self.predictor, self.actor = parts.task_encoder, parts.predictor, parts.actor
-        self.targets = nn.ModuleDict({"task_encoder": _frozen(parts.task_encoder), "predictor": _frozen(parts.predictor)})
+        self.targets = nn.ModuleDict(
+            {"task_encoder": _frozen(parts.task_encoder), "predictor": _frozen(parts.predictor)}
+        )
         if parts.state_encoder is not None and parts.back_predictor is not None:
             self.state_encoder, self.back_predictor = parts.state_encoder, parts.back_predictor
             self.targets["state_encoder"] = _frozen(parts.state_encoder)
@@ -142,9 +144,12 @@ class TDJEPA(nn.Module):
             action = self.actor(state, state_YP, task_YD)
             value_Y = (self.predictor(state, state_YP, action, task_YD).mean(0) * task_YD).sum(-1)
         # in units of its own size, so that the weight of imitation means the same for every task
-        terms = {"value": value_Y.mean().detach(), "actor": -value_Y.mean() / value_Y.detach().abs().mean().clamp(min=1e-6)}
+        terms = {
+            "value": value_Y.mean().detach(),
+            "actor": -value_Y.mean() / value_Y.detach().abs().mean().clamp(min=1e-6),
+        }
         if self.config.behaviour_cloning:
-            terms["imitation"] = self.actor.imitation(action, shown)
+            terms["imitation"] = cast(Actor, self.actor).imitation(action, shown)
         return terms
 
 

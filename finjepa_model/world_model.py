@@ -116,7 +116,9 @@ class FinJEPA(nn.Module):
             beta_BN=observation.beta_BSN[:, now],
             present_BN=observation.present_BN,
             assets_BHND=assets_BHND,
-            seen_BMD=tokens_BSMD[:, now] if self.zero_shot is None else self.zero_shot.see(tokens_BSMD[:, now], observation),
+            seen_BMD=tokens_BSMD[:, now]
+            if self.zero_shot is None
+            else self.zero_shot.see(tokens_BSMD[:, now], observation),
             first_step=now,
             memory=memory,
             model=self,

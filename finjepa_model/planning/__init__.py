@@ -13,6 +13,7 @@ from finjepa_model.planning.plan import Account, Cost, Plan, Planner
 from finjepa_model.planning.qp import QPConfig, QPPlanner
 from finjepa_model.planning.random_shooting import RandomConfig, RandomPlanner
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
+from finjepa_model.planning.td import TDPlanner, TDPlannerConfig
 from finjepa_model.planning.utility import QUANTITIES, Quantity, Utility, parse_utility, utility_help
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "Quantity",
     "RandomConfig",
     "RandomPlanner",
+    "TDPlanner",
+    "TDPlannerConfig",
     "Utility",
     "make_planner",
     "parse_utility",
@@ -48,6 +51,7 @@ PLANNERS: dict[str, tuple[Callable[[Any], Planner], type]] = {
     "gradient": (GradientPlanner, GradientConfig),
     "qp": (QPPlanner, QPConfig),
     "random": (RandomPlanner, RandomConfig),
+    "td": (TDPlanner, TDPlannerConfig),
 }
 
 

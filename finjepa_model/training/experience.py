@@ -18,7 +18,6 @@ from finjepa_model.training.batches import BatchSource
 from finjepa_model.training.behaviour import random_action, random_drawdown
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import split_dates
-from finjepa_model.training.trainer import pick_device
 from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_model.zero_shot.situation import CONSEQUENCES, QUANTITY_NAMES, REALISED, Situation, realised
 
@@ -52,7 +51,9 @@ class Experience:
         """The transitions of a step; what is random in them comes from torch's global generator."""
         batch, imaginations = self._market(step // self.config.td.reuse)
         rows_Y = torch.arange(self.config.td.dates, device=self.device).repeat_interleave(self.config.td.portfolios)
-        lead, first, following = (self._look(imagination, batch, k).take(rows_Y) for k, imagination in enumerate(imaginations))
+        lead, first, following = (
+            self._look(imagination, batch, k).take(rows_Y) for k, imagination in enumerate(imaginations)
+        )
         returns_YKTN, market_YKT, tradable_YKTN = (
             x[rows_Y] for x in (batch.returns_BKTN, batch.market_returns_BKT, batch.tradable_BKTN)
         )
@@ -91,14 +92,20 @@ class Experience:
             torch.where(is_acted_Y, acted.hedge_X, other.hedge_X),
         )
 
-    def _situation(self, imagination: Imagination, state: PortfolioState, outcome_YO: Tensor | None = None) -> Situation:
+    def _situation(
+        self, imagination: Imagination, state: PortfolioState, outcome_YO: Tensor | None = None
+    ) -> Situation:
         world = PlanningWorld.of(imagination, self.simulator, state, self.config.model.stride)
         return self.branch.situation(imagination, world, outcome_YO)
 
     def _market(self, index: int) -> tuple[MarketBatch, list[Imagination]]:
         if self._encoded is None or self._encoded[0] != index:
             batch = self.source.draw(index).to(self.device)
-            self._encoded = index, batch, [self.model.imagine(_step(batch.observation, k - _SEEN), 1) for k in range(_SEEN)]
+            self._encoded = (
+                index,
+                batch,
+                [self.model.imagine(_step(batch.observation, k - _SEEN), 1) for k in range(_SEEN)],
+            )
         return self._encoded[1:]
 
     def _look(self, imagination: Imagination, batch: MarketBatch, k: int) -> Imagination:

@@ -5,10 +5,7 @@ A step is a function of the seed and its number, so training resumes to the bit.
 Shapes: B decision dates, C portfolios on each, Y = B x C, R relabelled next states, O outcomes, Z task features.
 """
 
-import json
-import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,13 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.experience import Experience
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.trainer import METRICS_FILE, Report, TrainingInterruptedError, read_metrics
+from finjepa_model.training.records import append_record, forget_after
+from finjepa_model.training.state import Best, load_state, save_state
+from finjepa_model.training.trainer import Report, TrainingInterruptedError
 from finjepa_model.world_model import FinJEPA
 from finjepa_model.zero_shot import OUTCOMES, infer_task
 
-TD_STATE_FILE = "td_state.pt"
+TD_FOLDER = "td"  # in the run folder of the world model
 _CALIBRATION_STEP = -1  # its portfolios are seen in no training step
 
 
@@ -34,13 +33,13 @@ class TDTrainer:
     Args:
         model: a trained world model whose config has `td.enabled`.
         run_folder: the one of the world model's training.
-        report: called with every record that goes to `metrics.jsonl`.
+        report: called with every record that goes to its `metrics.jsonl`.
     """
 
     def __init__(self, model: FinJEPA, panel: Panel, run_folder: Path, report: Report | None = None):
         assert model.zero_shot is not None
         self.model, self.branch, self.config = model, model.zero_shot, model.config
-        self.run_folder, self.report = run_folder, report
+        self.run_folder, self.report = run_folder / TD_FOLDER, report
         model.eval()
         self.experience = Experience(model, panel)
         self.optimizer = torch.optim.Adam(_groups(self.branch, self.config))
@@ -57,10 +56,7 @@ class TDTrainer:
             TrainingInterruptedError: after `stop_requested` was set; the state is saved.
             FinJEPAError: if the loss is no longer a number; the last good state is kept.
         """
-        if not self._resume():
-            torch.manual_seed(_mix(self.config.training.seed, _CALIBRATION_STEP))
-            self.branch.adopt(self.model.encoder, self.model.portfolio_encoder)
-            self.branch.calibrate(self.experience.draw(0).after.outcome_YO)
+        self._begin()
         td, training, started = self.config.td, self.config.training, time.monotonic()
         terms: dict[str, Tensor] = {}
         with tqdm(total=td.steps, initial=self.step, desc="td", unit="step", mininterval=0.5) as bar:
@@ -69,7 +65,7 @@ class TDTrainer:
                 self.step += 1
                 bar.update()
                 last = self.step == td.steps
-                if self.step % (5 * training.log_every) == 0 or last:
+                if self.step % training.log_every == 0 or last:
                     self._log(terms)
                 if self.stop_requested:
                     self._save()
@@ -106,10 +102,12 @@ class TDTrainer:
         centred_RZ = self.branch.relabelled_RZ - self.branch.relabelled_RZ.mean(0)
         eigenvalues_Z = torch.linalg.eigvalsh(centred_RZ.T.double() @ centred_RZ.double() / len(centred_RZ))
         share_Z = eigenvalues_Z.clamp(min=1e-12) / eigenvalues_Z.sum().clamp(min=1e-12)
-        fits = {}
-        for name in OUTCOMES:
-            if float(self.branch.quantities[name].std()) > 0:
-                fits[name] = infer_task(lambda values, name=name: values[name], self.branch.relabelled_RZ, self.branch.quantities).fit
+        quantities = self.branch.quantities
+        varying = [name for name in OUTCOMES if float(quantities[name].std()) > 0]
+        fits = {
+            name: infer_task(lambda values, name=name: values[name], self.branch.relabelled_RZ, quantities).fit
+            for name in varying
+        }
         return {
             "eigenvalues": [float(value) for value in eigenvalues_Z.flip(0)],
             "effective_rank": float(torch.exp(-(share_Z * share_Z.log()).sum())),
@@ -131,31 +129,24 @@ class TDTrainer:
 
     def _log(self, terms: dict[str, Tensor]) -> None:
         eigenvalues_Z = torch.linalg.eigvalsh(self.branch.algorithm.covariance_DD)
-        values = {"kind": "td", "step": self.step, **{name: float(value) for name, value in terms.items()}}
-        values |= {"lowest_eigenvalue": float(eigenvalues_Z[0]), "highest_eigenvalue": float(eigenvalues_Z[-1])}
-        with (self.run_folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        record = {"kind": "td", "step": self.step, **{name: float(value) for name, value in terms.items()}}
+        record |= {"lowest_eigenvalue": float(eigenvalues_Z[0]), "highest_eigenvalue": float(eigenvalues_Z[-1])}
+        append_record(self.run_folder, record)
         if self.report:
-            self.report(values)
+            self.report(record)
 
     def _save(self) -> None:
-        state = {"step": self.step, "branch": self.branch.state_dict(), "optimizer": self.optimizer.state_dict()}
-        beside = self.run_folder / f".{TD_STATE_FILE}.tmp"
-        torch.save(state, beside)
-        os.replace(beside, self.run_folder / TD_STATE_FILE)
+        save_state(self.run_folder, self.step, Best(), self.branch, self.optimizer)
 
-    def _resume(self) -> bool:
-        file = self.run_folder / TD_STATE_FILE
-        if not file.is_file():
-            self.run_folder.mkdir(parents=True, exist_ok=True)
-            return False
-        state = torch.load(file, map_location=self.experience.device, weights_only=True)
-        self.branch.load_state_dict(state["branch"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        kept = [r for r in read_metrics(self.run_folder) if r["kind"] != "td" or r["step"] <= self.step]
-        (self.run_folder / METRICS_FILE).write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        return True
+    def _begin(self) -> None:
+        """Go on where an interrupted run was, or begin: with the world model's encoders and the units of the outcomes."""
+        self.run_folder.mkdir(parents=True, exist_ok=True)
+        self.step, _ = load_state(self.run_folder, self.experience.device, self.branch, self.optimizer)
+        forget_after(self.run_folder, self.step)
+        if self.step == 0:
+            torch.manual_seed(_mix(self.config.training.seed, _CALIBRATION_STEP))
+            self.branch.adopt(self.model.encoder, self.model.portfolio_encoder)
+            self.branch.calibrate(self.experience.draw(0).after.outcome_YO)
 
 
 def _groups(branch: nn.Module, config: FinJEPAConfig) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ class ZeroShot(nn.Module):
         the branch's own encoder."""
         if self.own_encoders is None:
             return tokens_BMD
-        last = (x[:, -1] for x in (observation.features_BSNTF, observation.observed_BSNT))
+        last = (x[:, -1] for x in (observation.features_BSNTF, observation.observed_BSNT, observation.market_BSTQ))
         assets_BND, market_BD = self.own_encoders["market"](*last, observation.present_BN)
         return torch.cat([assets_BND, market_BD.unsqueeze(1)], dim=1)
 
@@ -113,7 +113,9 @@ class ZeroShot(nn.Module):
             FinJEPAError: if the branch has not been trained, or the reward cannot be computed.
         """
         if not self.relabelled_RZ.any():
-            raise FinJEPAError("the td branch of this checkpoint has not been trained; run `finjepa train --branch jepa,td`")
+            raise FinJEPAError(
+                "the td branch of this checkpoint has not been trained; run `finjepa train --branch jepa,td`"
+            )
         return infer_task(reward, self.relabelled_RZ, self.quantities)
 
     @torch.no_grad()

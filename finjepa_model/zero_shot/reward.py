@@ -38,9 +38,9 @@ class Task:
         if self.fit >= GOOD_FIT:
             return None
         return (
-            f"the task features explain only {max(self.fit, 0):.0%} of this utility (R2 {self.fit:.2f}), so the td branch acts on "
-            "a rough likeness of it: use sums of quantities rather than above(), abs() or products, widen td.task_dim and train "
-            "again, or plan with --planner mppi"
+            f"the task features explain only {max(self.fit, 0):.0%} of this utility (R2 {self.fit:.2f}), so the td branch "
+            "acts on a rough likeness of it: use sums of quantities rather than above(), abs() or products, widen "
+            "td.task_dim and train again, or plan with --planner mppi"
         )
 
 

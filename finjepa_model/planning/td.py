@@ -1,0 +1,68 @@
+"""The zero-shot branch as a planner: it reads the utility off the objective and acts at once.
+
+Shapes: B decision dates, N assets.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.objectives import Objective
+from finjepa_model.planning.plan import Cost, Plan
+from finjepa_model.planning.space import ActionSpace
+
+if TYPE_CHECKING:
+    from finjepa_model.zero_shot import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TDPlannerConfig:
+    """Nothing to set: the policy was trained before."""
+
+
+class TDPlanner:
+    """TD-JEPA (2510.00739): infers the task of a utility once, then one forward pass a decision, for one step.
+
+    Unlike the others it does not search, so it must see what the cost is made of: an `Objective` over the imagination of a
+    world model that has the branch.
+    """
+
+    def __init__(self, config: TDPlannerConfig | None = None):
+        self._tasks: dict[str, Task] = {}  # by the text of the utility
+
+    @torch.no_grad()
+    def plan(
+        self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
+    ) -> Plan:
+        """See `Planner.plan`; the path has one step, whatever the horizon of the space.
+
+        Raises:
+            FinJEPAError: if the checkpoint has no td branch, or the branch cannot express the utility.
+        """
+        branch = None
+        if isinstance(cost, Objective):
+            branch = getattr(getattr(cost.world.imagination, "model", None), "zero_shot", None)
+        if branch is None or not isinstance(cost, Objective):
+            raise FinJEPAError(
+                "planner td needs a checkpoint with the td branch; train one with `finjepa train --branch jepa,td`"
+            )
+        action = branch.decide(cost.world.imagination, cost.world, self.task(branch, cost))
+        path = action.map(lambda x: x.unsqueeze(1))
+        cost_B = cost(path.map(lambda x: x.unsqueeze(1)))[:, 0]
+        return Plan(
+            path=path,
+            cost_B=cost_B,
+            cost_IB=cost_B.unsqueeze(0),
+            weights_IBN=path.weights_XN[:, 0].unsqueeze(0),
+            effective_samples_IB=torch.zeros(0, len(cost_B)),
+            account=cost.account(path),
+        )
+
+    def task(self, branch, cost: Objective) -> "Task":
+        """The task of the objective's utility, inferred once."""
+        text = cost.utility.text
+        if text not in self._tasks:
+            self._tasks[text] = branch.infer(cost.utility)
+        return self._tasks[text]

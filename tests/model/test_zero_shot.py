@@ -1,0 +1,177 @@
+"""The td branch on portfolios: learned without rewards, resumed to the bit, kept in the checkpoint, asked for a utility."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from finjepa_model.config import FinJEPAConfig, TDConfig, TrainingConfig
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning import ActionSpace, make_planner, parse_utility
+from finjepa_model.planning.objectives import Objective
+from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.training.experience import Experience
+from finjepa_model.training.panel import Panel
+from finjepa_model.training.td_trainer import TDTrainer
+from finjepa_model.training.trainer import TrainingInterruptedError
+from finjepa_model.world_model import FinJEPA
+from finjepa_model.zero_shot import OUTCOMES
+from tests.model.markets import random_observation, small_config
+from tests.pipeline.backtest.handmade_panel import write_panel
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory) -> Panel:
+    returns = 0.01 * np.random.default_rng(0).standard_normal((300, 5))
+    features_DAF = np.stack([returns * 100] * 3, -1)
+    return write_panel(tmp_path_factory.mktemp("panel"), returns, features_DAF=features_DAF)
+
+
+def _config(**td) -> FinJEPAConfig:
+    small = small_config()
+    settings = {"enabled": True, "steps": 6, "dates": 8, "hidden": 16, "relabelled": 256, "reuse": 2}
+    return replace(
+        small,
+        model=replace(small.model, market_channels=("market",)),
+        training=TrainingConfig(batch_size=8, n_assets=4, checkpoint_every=4, log_every=1),
+        td=TDConfig(**(settings | td)),
+    )
+
+
+def _model(config: FinJEPAConfig) -> FinJEPA:
+    torch.manual_seed(0)
+    return FinJEPA(config)
+
+
+@pytest.fixture(scope="module")
+def trained(panel, tmp_path_factory) -> tuple[FinJEPA, dict]:
+    model = _model(_config())
+    return model, TDTrainer(model, panel, tmp_path_factory.mktemp("run")).train()
+
+
+def _world(model: FinJEPA, dates: int = 3) -> PlanningWorld:
+    observation = random_observation(model.config, dates=dates)
+    with torch.no_grad():
+        model.heads.asset.mlp[-1].weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    imagination = model.imagine(observation, 1)
+    simulator = PortfolioSimulator(model.config.portfolio)
+    return PlanningWorld.of(imagination, simulator, simulator.start((dates, 4), dtype=torch.float32), 2)
+
+
+@pytest.mark.parametrize("variant", [{}, {"symmetric": True}, {"fine_tune": True}, {"behaviour_cloning": 1.0}])
+def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, variant):
+    whole = _model(_config(**variant))
+    TDTrainer(whole, panel, tmp_path / "whole").train()
+    broken = TDTrainer(_model(_config(**variant)), panel, tmp_path / "broken")
+    broken.report = lambda record: setattr(broken, "stop_requested", record["step"] >= 5)
+    with pytest.raises(TrainingInterruptedError):
+        broken.train()
+    resumed = _model(_config(**variant))
+    TDTrainer(resumed, panel, tmp_path / "broken").train()
+    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_training_the_branch_leaves_the_world_model_as_it_was(panel, tmp_path):
+    model = _model(_config(fine_tune=True))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    TDTrainer(model, panel, tmp_path).train()
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"zero_shot"}
+    own = model.zero_shot.own_encoders["market"].state_dict()
+    assert any(not torch.equal(own[name], value) for name, value in model.encoder.state_dict().items())
+
+
+def test_the_world_model_begins_the_same_with_the_branch_and_without_it():
+    with_branch, without = _model(_config()), _model(_config(enabled=False))
+    for name, value in without.state_dict().items():
+        assert torch.equal(with_branch.state_dict()[name], value), name
+
+
+def test_a_checkpoint_with_the_branch_decides_the_same_after_a_round_trip(trained, tmp_path):
+    model, _ = trained
+    model.save_pretrained(tmp_path)
+    again = FinJEPA.from_pretrained(tmp_path)
+    utility = parse_utility("log_growth - 5*variance - 0.1*turnover")
+    decisions = []
+    for one in (model, again):
+        world = _world(one)
+        decisions.append(one.zero_shot.decide(world.imagination, world, one.zero_shot.infer(utility)))
+    for one, other in zip(vars(decisions[0]).values(), vars(decisions[1]).values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_utilities_of_the_registry_are_expressed_exactly_and_features_do_not_collapse(trained):
+    model, metrics = trained
+    assert set(metrics["fit"]) == set(OUTCOMES) - {"short"}  # nothing is sold short here
+    assert min(metrics["fit"].values()) > 0.999
+    assert metrics["effective_rank"] > 5
+    task = model.zero_shot.infer(parse_utility("log_growth - 5*variance - 0.1*turnover + 0.01*gross - cvar"))
+    assert task.fit > 0.999
+    assert task.advice is None
+    callable_task = model.zero_shot.infer(lambda values: values["log_growth"] - 5 * values["variance"])
+    same = model.zero_shot.infer(parse_utility("log_growth - 5*variance"))
+    torch.testing.assert_close(callable_task.direction_Z, same.direction_Z, atol=1e-4, rtol=1e-3)
+
+
+def test_decisions_are_allowed_ones_and_do_not_depend_on_the_order_of_the_assets(trained):
+    model, _ = trained
+    world = _world(model)
+    task = model.zero_shot.infer(parse_utility("log_growth - 5*variance"))
+    action = model.zero_shot.decide(world.imagination, world, task)
+    torch.testing.assert_close(action.weights_XN.sum(-1), torch.ones(3))
+    assert (action.weights_XN >= 0).all()
+    assert set(action.signals_XN.unique().tolist()) <= {0.0, 1.0}
+    assert set(action.hedge_X.unique().tolist()) <= {0.0, 1.0}
+
+    order = torch.tensor([2, 0, 3, 1])
+    imagined = world.imagination
+    mixed = replace(
+        imagined,
+        mean_BHN=imagined.mean_BHN[..., order],
+        volatility_BHN=imagined.volatility_BHN[..., order],
+        beta_BN=imagined.beta_BN[..., order],
+        present_BN=imagined.present_BN[..., order],
+        seen_BMD=torch.cat([imagined.seen_BMD[:, :-1][:, order], imagined.seen_BMD[:, -1:]], dim=1),
+    )
+    turned = PlanningWorld.of(mixed, world.simulator, world.simulator.start((3, 4), dtype=torch.float32), 2)
+    other = model.zero_shot.decide(mixed, turned, task)
+    torch.testing.assert_close(other.weights_XN, action.weights_XN[:, order], atol=1e-5, rtol=0)
+    assert torch.equal(other.signals_XN, action.signals_XN[:, order])
+
+
+def test_an_experience_is_a_function_of_its_step_and_keeps_money(panel):
+    model = _model(_config()).eval()
+    experience = Experience(model, panel)
+    torch.manual_seed(1)
+    one = experience.draw(3)
+    torch.manual_seed(1)
+    other = Experience(model, panel).draw(3)
+    assert torch.equal(one.quantities_YQ, other.quantities_YQ)
+    assert torch.equal(one.action.weights_XN, other.action.weights_XN)
+    # the realised growth of the record is that of wealth
+    before, after = one.before.world.state, one.after.world.state
+    growth_Y = torch.log(after.wealth_X / before.wealth_X)
+    torch.testing.assert_close(one.after.outcome_YO[:, OUTCOMES.index("realised_growth")], growth_Y)
+    assert float(growth_Y.std()) > 1e-4
+
+
+def test_the_td_planner_is_a_planner_like_the_others(trained):
+    model, _ = trained
+    world = _world(model)
+    objective = Objective(world, parse_utility("log_growth - 2.5*variance"))
+    space = ActionSpace.from_config(model.config.portfolio, world.imagination.present_BN, 2)
+    plan = make_planner("td").plan(objective, space)
+    assert plan.path.weights_XN.shape == (3, 1, 4)
+    assert plan.account is not None
+    torch.testing.assert_close(torch.stack(list(plan.account.terms.values())).sum(0), plan.cost_B)
+    with pytest.raises(FinJEPAError, match="--branch jepa,td"):
+        make_planner("td").plan(lambda actions: actions.hedge_X.sum(-1), space)
+
+
+def test_a_branch_that_was_not_trained_says_so():
+    model = _model(_config())
+    with pytest.raises(FinJEPAError, match="has not been trained"):
+        model.zero_shot.infer(parse_utility("log_growth"))
