@@ -153,7 +153,7 @@ def test_successor_features_of_a_portfolio_equal_their_closed_form():
     torch.manual_seed(5)
     simulator = PortfolioSimulator(PortfolioConfig(cost_bps=50.0))
     returns = (0.02, -0.01)  # of a step in each regime
-    stays = torch.tensor([[0.9, 0.1], [0.3, 0.7]])
+    stays = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # they alternate, so that sampling leaves no noise
 
     def outcome(regime: int, held: int, held_before: int) -> list[float]:
         def order(share: int) -> PortfolioAction:
@@ -188,10 +188,10 @@ def test_successor_features_of_a_portfolio_equal_their_closed_form():
         taken_YA = F.one_hot(torch.full((8,), action), ACTIONS).float()
         with torch.no_grad():
             found_SD = torch.stack(
-                [predictor(states_Y, OneHot(8)(states_Y), taken_YA, to_sphere(torch.randn(8, 2)))[0] for _ in range(50)]
+                [predictor(states_Y, OneHot(8)(states_Y), taken_YA, to_sphere(torch.randn(8, 2)))[0] for _ in range(20)]
             ).mean(0)
         error_D = (found_SD - truth_SAD[:, action]).abs().amax(0) / truth_SAD.abs().amax((0, 1))
-        assert float(error_D.max()) < 0.04, error_D
+        assert float(error_D.max()) < 0.02, error_D
 
 
 @pytest.mark.parametrize(("symmetric", "steps"), [(False, 1200), pytest.param(True, 3000, marks=pytest.mark.slow)])
