@@ -10,7 +10,7 @@ from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.pictures import as_markdown, new_figure
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
     import polars as pl
@@ -90,8 +90,9 @@ def leaderboard(
 ) -> dg.MaterializeResult:
     """Every strategy with its metrics, and the bootstrap interval of its Sharpe ratio minus that of 1/N; and the report."""
     from finjepa_pipeline.backtest.baselines import kind
-    from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows, stored_returns
-    from finjepa_pipeline.backtest.report import verdict, write_report
+    from finjepa_pipeline.backtest.history_page import write_history
+    from finjepa_pipeline.backtest.leaderboard import build_leaderboard
+    from finjepa_pipeline.backtest.report import Exhibits, verdict, write_report
     from finjepa_pipeline.backtest.trials import never_judged
     from finjepa_pipeline.prices import current_revision
 
@@ -100,31 +101,36 @@ def leaderboard(
     judged = event.asset_materialization.metadata if event and event.asset_materialization else {}
     checkpoint = str(judged["checkpoint"].value) if judged else current_checkpoint(home).name
     data_version = str(judged["data_version"].value) if judged else ""
+    history = home.reports / "leaderboard.html"
     with warehouse.connect() as connection:
-        feed = current_revision(connection)
-        labels = {"fold": "single", "run_id": context.run.run_id, "feed": feed.feed if feed else None}
+        revision = current_revision(connection)
+        labels = {"fold": "single", "run_id": context.run.run_id, "feed": revision.feed if revision else None}
         written = build_leaderboard(
             connection, checkpoint, data_version, untried=never_judged(connection, home.checkpoints), labels=labels
         )
-        rows = leaderboard_rows(connection, checkpoint)
-        returns = stored_returns(connection, checkpoint, data_version)
-        key = {"checkpoint": checkpoint, "data_version": data_version}
-        query = connection.sql(sql("backtest_decisions"), params=key)
-        decisions = query.pl()
-    planners = {row["strategy"] for row in rows if kind(row["strategy"]) == "planner"}
+        exhibits = Exhibits.of(connection, checkpoint, data_version)
+        if written or not history.is_file():
+            write_history(connection, history)
     report = home.reports / f"{checkpoint}-{data_version}" / "index.html"
     if written or not report.is_file():
-        write_report(report, f"FinJEPA {checkpoint}", rows, returns, decisions, planners)
-    test = [row for row in rows if row["block"] == "test"]
+        write_report(report, f"FinJEPA {checkpoint}", exhibits)
+    test = [row for row in exhibits.rows if row["block"] == "test"]
+    said = next((row for row in exhibits.inference.to_dicts() if row["block"] == "test"), {})
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": len(rows),
+            "dagster/row_count": len(exhibits.rows),
             "checkpoint": checkpoint,
             "data_version": data_version,
-            "verdict": verdict(test, planners),
+            "verdict": verdict(test, {row["strategy"] for row in test if kind(row["strategy"]) in ("planner", "user")}),
             "report": dg.MetadataValue.path(str(report)),
+            "everything_ever_judged": dg.MetadataValue.path(str(history)),
+            **{
+                name: said[name]
+                for name in ("trials", "effective_trials", "pbo", "spa_p")
+                if said.get(name) is not None
+            },
             "test_block": dg.MetadataValue.md(_markdown(test)),
-            "wealth": dg.MetadataValue.md(_picture(returns)),
+            "wealth": dg.MetadataValue.md(_picture(exhibits.returns)),
             "reused": not written,
         },
         data_version=dg.DataVersion(f"{checkpoint}-{data_version}"),

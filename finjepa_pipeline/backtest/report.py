@@ -1,84 +1,105 @@
 """The tear sheet: one HTML page that needs nothing but itself, says in words what was found, and shows why."""
 
 import html
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import duckdb
 import polars as pl
 
-from finjepa_model.files import write_text
-from finjepa_pipeline.backtest.metrics import drawdowns
+from finjepa_pipeline.backtest import figures as draw
+from finjepa_pipeline.backtest.baselines import kind
+from finjepa_pipeline.backtest.evidence import Expectations, calibration
+from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, stored_returns
+from finjepa_pipeline.backtest.page import figure, heading, table, write_page
+from finjepa_pipeline.backtest.replay import COST_GRID
 from finjepa_pipeline.backtest.strategies import BENCHMARK
+from finjepa_pipeline.prices.quality import quality_summary
+from finjepa_pipeline.warehouse import sql
 
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--dim:#667;--line:#ddd}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e6e6;--paper:#14171a;--dim:#99a;--line:#333}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;max-width:70rem;padding:1rem}
-h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-.verdict{font-size:1.15rem;border-left:4px solid #3b82f6;padding:.25rem 1rem}.dim{color:var(--dim);font-size:.9rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap}
-th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:left}
-"""
-_COLUMNS = (
+COLUMNS = (
     ("strategy", "strategy", "{}"),
+    ("kind", "kind", "{}"),
     ("sharpe", "Sharpe", "{:.2f}"),
     ("sharpe_low", "95 % from", "{:.2f}"),
     ("sharpe_high", "to", "{:.2f}"),
     ("excess_sharpe", "minus 1/N", "{:+.2f}"),
     ("excess_low", "95 % from", "{:+.2f}"),
     ("excess_high", "to", "{:+.2f}"),
+    ("best_excess", "minus the best baseline", "{:+.2f}"),
+    ("psr", "PSR", "{:.2f}"),
+    ("dsr", "DSR", "{:.2f}"),
     ("annual_return", "return", "{:.1%}"),
     ("annual_volatility", "volatility", "{:.1%}"),
     ("max_drawdown", "drawdown", "{:.1%}"),
+    ("sharpe_lo", "Sharpe, Lo", "{:.2f}"),
+    ("sortino", "Sortino", "{:.2f}"),
+    ("calmar", "Calmar", "{:.2f}"),
+    ("cvar_95", "CVaR 95 % of a day", "{:.2%}"),
+    ("hit_rate", "days up", "{:.0%}"),
+    ("months_better", "months above 1/N", "{:.0%}"),
     ("annual_turnover", "turnover/yr", "{:.1f}"),
     ("cost_drag", "cost/yr", "{:.2%}"),
+    ("break_even_bps", "break-even, bp", "{:.0f}"),
+    ("effective_n", "effective N", "{:.1f}"),
+    ("gross_exposure", "gross", "{:.0%}"),
+    ("net_exposure", "net", "{:.0%}"),
+    ("hedged", "hedged", "{:.0%}"),
 )
 
 
-def write_report(
-    path: Path,
-    title: str,
-    rows: list[dict[str, Any]],
-    returns: pl.DataFrame,
-    decisions: pl.DataFrame,
-    planners: set[str],
-) -> None:
-    """Write the page beside its place and rename it into it.
+@dataclass(frozen=True)
+class Exhibits:
+    """All that the tables hold of a checkpoint on one version of the data; the blocks are kept apart by a column."""
 
-    Args:
-        rows: of `leaderboard_rows`.
-        returns, decisions: as `sql/backtest_returns.sql` and `sql/backtest_decisions.sql` give them.
-        planners: strategies that are planners on the world model; the others are baselines.
-    """
-    from plotly.offline import get_plotlyjs
+    rows: list[dict[str, Any]]
+    returns: pl.DataFrame
+    decisions: pl.DataFrame
+    inference: pl.DataFrame
+    replays: pl.DataFrame
+    expectations: pl.DataFrame
+    forecasts: pl.DataFrame
+    audit: pl.DataFrame
+    quality: list[tuple[str, ...]]
 
-    test = [row for row in rows if row["block"] == "test"]
+    @classmethod
+    def of(cls, con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> "Exhibits":
+        key = {"checkpoint": checkpoint, "data_version": data_version}
+
+        def all_of(name: str, order: str) -> pl.DataFrame:
+            query = f"FROM main.{name} WHERE checkpoint = $checkpoint AND data_version = $data_version ORDER BY {order}"
+            return con.sql(query, params=key).pl()
+
+        quality = [(f.rule, f.severity, f"{f.rows:,}", ", ".join(f.examples[:3])) for f in quality_summary(con)]
+        return cls(
+            rows=leaderboard_rows(con, checkpoint),
+            returns=stored_returns(con, checkpoint, data_version),
+            decisions=con.sql(sql("backtest_decisions"), params=key).pl(),
+            inference=all_of("court_inference", "block"),
+            replays=all_of("backtest_replays", "strategy, replay"),
+            expectations=all_of("backtest_expectations", "strategy, date"),
+            forecasts=all_of("forecast_quality", "forecaster, measure"),
+            audit=all_of("audit_results", "created_at"),
+            quality=quality,
+        )
+
+
+def write_report(path: Path, title: str, exhibits: Exhibits) -> None:
+    """The page of a checkpoint: its test block, and what was found besides."""
+    test = [row for row in exhibits.rows if row["block"] == "test"]
+    planners = [row["strategy"] for row in test if kind(row["strategy"]) in ("planner", "user")]
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f'<p class="verdict">{html.escape(verdict(test, planners))}</p>',
-        f'<p class="dim">Test block {test[0]["start_date"]} to {test[0]["end_date"]}, {test[0]["n_days"]} sessions, net of '
-        "costs. Decided at a close, filled at the next one. Intervals are 95 % of a paired stationary bootstrap.</p>",
+        f'<p class="verdict">{html.escape(verdict(test, set(planners)))}</p>',
+        f'<p class="dim">{html.escape(_circumstances(test, exhibits))}</p>',
     ]
-    for block, heading in (
-        ("test", "Leaderboard, test block"),
-        ("validation", "Validation block, which chooses the champion"),
-    ):
-        parts += [f"<h2>{heading}</h2>", _table([row for row in rows if row["block"] == block])]
-    shown = returns.filter(pl.col("block") == "test")
-    for figure in (_wealth(shown), _drawdown(shown), *_weights(decisions.filter(pl.col("block") == "test"), planners)):
-        parts.append(
-            figure.to_html(
-                full_html=False, include_plotlyjs=False, config={"responsive": True, "displayModeBar": False}
-            )
-        )
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>"
-        f"<body>{''.join(parts)}</body></html>"
-    )
-    write_text(path, page)
+    pictures: dict[str, draw.Figure] = {}
+    days: dict[str, list[str]] = {}
+    for section in (_standings, _paths, _decisions, _economics, _inference, _foresight):
+        parts += section(exhibits, test, planners, pictures, days)
+    parts += _proofs(exhibits)
+    write_page(path, title, parts, pictures, days)
 
 
 def verdict(test: list[dict[str, Any]], planners: set[str]) -> str:
@@ -91,76 +112,181 @@ def verdict(test: list[dict[str, Any]], planners: set[str]) -> str:
         f"{best['strategy']}, the best of {len(candidates)} planners, has a Sharpe ratio {best['excess_sharpe']:+.2f} against "
         f"1/N, 95 % interval {best['excess_low']:+.2f} to {best['excess_high']:+.2f}"
     )
+    deflated = best.get("dsr")
+    if best["excess_low"] > 0 and deflated is not None and deflated >= 0.95:
+        return f"There is evidence of skill, also after all that was tried (DSR {deflated:.2f}): {difference}."
     if best["excess_low"] > 0:
-        return f"There is a sign of skill, before any correction for the number of trials: {difference}."
+        left = "" if deflated is None else f" (DSR {deflated:.2f}, 0.95 is asked for)"
+        return f"There is a sign of skill, which does not stand up to the number of trials{left}: {difference}."
     if best["excess_high"] < 0:
         return f"There is evidence against skill: {difference}."
     return f"There is no evidence of skill: {difference}, which covers zero."
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    head = "".join(f"<th>{label}</th>" for _, label, _ in _COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_cell(row, key, form)}</td>" for key, _, form in _COLUMNS) + "</tr>" for row in rows
+def _circumstances(test: list[dict[str, Any]], exhibits: Exhibits) -> str:
+    words = (
+        f"Test block {test[0]['start_date']} to {test[0]['end_date']}, {test[0]['n_days']} sessions, net of costs. Decided at a "
+        "close, filled at the next one. Intervals are 95 % of a paired stationary bootstrap."
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    said = exhibits.inference.filter(pl.col("block") == "test").to_dicts()
+    if said:
+        one = said[0]
+        words += (
+            f" {one['years']:.1f} years measure a Sharpe ratio to ±{one['sharpe_error']:.2f} (standard error). "
+            f"Configurations ever tried on such a block in this home: {one['trials']}; different bets among those still "
+            f"stored: {one['effective_trials']}."
+        )
+    detectable = [row["detectable"] for row in test if kind(row["strategy"]) == "planner" and row["detectable"]]
+    if detectable:
+        words += f" A planner would need a true gain of {min(detectable):.1f} or more over 1/N to be found in four of five cases."
+    return words
+
+
+Section = list[str]
+
+
+def _standings(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
+    pictures["forest"] = draw.forest([row for row in test if row["strategy"] != BENCHMARK])
+    validation = [row for row in exhibits.rows if row["block"] == "validation"]
+    parts = [heading("Leaderboard, test block"), figure("forest"), standings_table(test)]
+    if validation:
+        parts += [heading("Validation block", "It chooses the champion."), standings_table(validation)]
+    return parts
+
+
+def standings_table(rows: list[dict[str, Any]]) -> str:
+    return table(
+        [label for _, label, _ in COLUMNS], [[_cell(row, key, form) for key, _, form in COLUMNS] for row in rows]
+    )
 
 
 def _cell(row: dict[str, Any], key: str, form: str) -> str:
     against_itself = row["strategy"] == BENCHMARK and key.startswith("excess")
-    return "–" if row[key] is None or against_itself else html.escape(form.format(row[key]))
+    return "–" if row.get(key) is None or against_itself else form.format(row[key])
 
 
-def _wealth(returns: pl.DataFrame) -> Any:
-    figure = _figure("Wealth, net of costs", "wealth")
-    for (name,), walk in returns.group_by("strategy", maintain_order=True):
-        figure.add_scatter(
-            x=walk["date"].to_list(), y=np.round(walk["wealth"].to_numpy(), 4), name=str(name), mode="lines"
-        )
-    figure.update_yaxes(type="log")
-    return figure
+def _paths(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
+    returns = exhibits.returns.filter(pl.col("block") == "test")
+    days["test"] = [str(day) for day in returns["date"].unique().sort().to_list()]
+    net = {
+        str(name): one["net_return"].to_numpy() for (name,), one in returns.group_by("strategy", maintain_order=True)
+    }
+    shown = _shown(test, planners)
+    pictures["wealth"], pictures["drawdown"] = draw.wealth_and_drawdown(net, shown[0], shown)
+    pictures["rolling_sharpe"] = draw.rolling(net, shown, "Sharpe ratio")
+    pictures["rolling_volatility"] = draw.rolling(net, shown, "volatility")
+    pictures["turnover"] = draw.turnover_and_costs(returns, [name for name in shown if name != "cash"][:4])
+    note = f"The band is where {shown[0]} could have ended up with the same returns in another order and number."
+    return [
+        heading("Wealth", note), figure("wealth"),
+        heading("Drawdown"), figure("drawdown"),
+        heading("A year at a time"), figure("rolling_sharpe"), figure("rolling_volatility"),
+        heading("Turnover and costs"), figure("turnover"),
+    ]  # fmt: skip
 
 
-def _drawdown(returns: pl.DataFrame) -> Any:
-    figure = _figure("Drawdown", "share of the highest wealth so far")
-    for (name,), walk in returns.group_by("strategy", maintain_order=True):
-        drawdown_T = np.round(drawdowns(walk["net_return"].to_numpy()), 4)
-        figure.add_scatter(x=walk["date"].to_list(), y=drawdown_T, name=str(name), mode="lines")
-    figure.update_yaxes(tickformat=".0%")
-    return figure
+def _shown(test: list[dict[str, Any]], planners: list[str]) -> list[str]:
+    """The best planner first, the other planners, 1/N and the best baseline."""
+    by_sharpe = sorted(test, key=lambda row: -(row["sharpe"] if row["sharpe"] is not None else -1e9))
+    ordered = [row["strategy"] for row in by_sharpe]
+    best = [name for name in ordered if kind(name) == "baseline"][:1]
+    mine = [name for name in ordered if name in planners]
+    return list(dict.fromkeys([*mine[:4], BENCHMARK, *best])) or ordered[:1]
 
 
-def _weights(decisions: pl.DataFrame, planners: set[str]) -> list[Any]:
-    figures = []
-    for (name,), made in decisions.group_by("strategy", maintain_order=True):
-        if name not in planners:
-            continue
-        figure = _figure(f"What {name} held (hedge on in {made['hedge'].mean():.0%} of decisions)", "share of wealth")
-        for (entity,), line in made.group_by("entity", maintain_order=True):
-            held = np.round(line["held"].to_numpy(), 4)
-            figure.add_scatter(
-                x=line["date"].to_list(), y=held, name=str(entity), mode="lines", stackgroup="held", line_width=0
-            )
-        figure.update_yaxes(tickformat=".0%")
-        figures.append(figure)
-    return figures
+def _decisions(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
+    made = exhibits.decisions.filter(pl.col("block") == "test")
+    days["decisions"] = [str(day) for day in made["date"].unique().sort().to_list()]
+    parts, hedges = [], {}
+    for k, name in enumerate(name for name in _shown(test, planners) if name in planners):
+        mine = made.filter(pl.col("strategy") == name)
+        hedges[name] = mine
+        pictures[f"held_{k}"] = draw.held(mine, "decisions")
+        pictures[f"signals_{k}"] = draw.signals(mine, "decisions")
+        parts += [
+            heading(f"What {name} held"), figure(f"held_{k}"),
+            heading(f"Signals of {name}", "Blue is long, orange short, grey flat."), figure(f"signals_{k}"),
+        ]  # fmt: skip
+    if hedges:
+        pictures["hedge"] = draw.hedge_share(hedges, "decisions")
+        parts += [heading("Hedge"), figure("hedge")]
+    return parts
 
 
-def _figure(title: str, unit: str) -> Any:
-    import plotly.graph_objects as go
+def _economics(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
+    replays = exhibits.replays.filter(pl.col("block") == "test").to_dicts()
+    growth = {(row["strategy"], row["replay"]): row["annual_return"] for row in replays}
+    ratio = {(row["strategy"], row["replay"]): row["sharpe"] for row in replays}
+    names = [row["strategy"] for row in test if (row["strategy"], "weights") in growth and row["strategy"] != "cash"]
+    if (BENCHMARK, "hedge") not in growth or not names:
+        return []
+    pictures["attribution"] = draw.attribution(growth, [name for name in names if name != BENCHMARK], BENCHMARK)
+    pictures["costs"] = draw.cost_curves(ratio, names, COST_GRID)
+    return [
+        heading("Where the return came from", "The same decisions with one part after the other switched on."),
+        figure("attribution"),
+        heading("What costs would do", "The same decisions at other commissions and spreads of the most liquid tier."),
+        figure("costs"),
+    ]
 
-    clear = "rgba(0,0,0,0)"
-    return go.Figure(
-        layout=go.Layout(
-            title=title,
-            height=420,
-            margin={"l": 55, "r": 10, "t": 50, "b": 30},
-            paper_bgcolor=clear,
-            plot_bgcolor=clear,
-            font={"color": "#7a828e"},  # legible on light and on dark
-            xaxis={"gridcolor": "rgba(128,128,128,.25)"},
-            yaxis={"gridcolor": "rgba(128,128,128,.25)", "title": unit},
-            legend={"orientation": "h", "y": -0.15},
-            hovermode="x unified",
-        )
+
+def _inference(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
+    said = exhibits.inference.filter(pl.col("block") == "test").to_dicts()
+    if not said or not said[0]["pbo_logits"]:
+        return []
+    one = said[0]
+    pictures["logits"] = draw.histogram(one["pbo_logits"], "logit of the out-of-sample rank of the in-sample winner")
+    spa = "–" if one["spa_p"] is None else f"{one['spa_p']:.2f}"
+    note = (
+        f"Probability of backtest overfitting {one['pbo']:.2f} over {len(one['pbo_logits']):,} splits (below 0.2 is asked for; "
+        f"one number below 0.5 proves nothing). Hansen's test that nobody beats 1/N in mean return: p = {spa}."
     )
+    return [heading("Would the winner have won again", note), figure("logits")]
+
+
+def _foresight(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
+    parts = []
+    forecasts = exhibits.forecasts.filter(pl.col("block") == "test").to_dicts()
+    if forecasts:
+        pictures["rank_ic"] = draw.forecast_bars(forecasts)
+        parts += [
+            heading("Do forecasts order the assets", "Rank correlation with the return of the next decision step."),
+            figure("rank_ic"),
+        ]
+    expected = exhibits.expectations.filter(pl.col("block") == "test")
+    if not expected.is_empty():
+        pictures["calibration"] = draw.calibration(expected)
+        rows = []
+        for (name,), one in expected.group_by("strategy", maintain_order=True):
+            arrays = [one[c].to_numpy() for c in ("date", "imagined_growth", "imagined_volatility", "realised_growth")]
+            found = calibration(Expectations(*arrays))
+            rows.append([str(name), *("–" if v != v else f"{v:.2f}" for v in vars(found).values())])
+        parts += [
+            heading("Imagined and realised", "Growth of a decision step as the planner imagined it, and as it came."),
+            figure("calibration"),
+            table(["strategy", "correlation", "slope (1 is calibrated)", "within two imagined deviations"], rows),
+        ]
+    return parts
+
+
+def _proofs(exhibits: Exhibits) -> Section:
+    parts = [heading("Audit", "Null, planted, leak, delay and permutation tests.")]
+    if exhibits.audit.is_empty():
+        parts.append('<p class="dim">Not held yet: run finjepa audit.</p>')
+    else:
+        rows = [
+            [
+                row["test"],
+                row["strategy"],
+                ("passed", "good") if row["passed"] else ("FAILED", "bad"),
+                (row["finding"], "text"),
+            ]
+            for row in exhibits.audit.to_dicts()
+        ]
+        parts.append(table(["test", "strategy", "verdict", "finding"], rows))
+    parts.append(heading("Data quality"))
+    if exhibits.quality:
+        parts.append(table(["rule", "severity", "rows", "examples"], exhibits.quality))
+    else:
+        parts.append('<p class="dim">No rule was broken.</p>')
+    return parts

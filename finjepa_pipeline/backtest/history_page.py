@@ -1,0 +1,64 @@
+"""The leaderboard of everything that was ever judged in a home, as one page with filters."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from finjepa_pipeline.backtest.page import heading, table, write_page
+from finjepa_pipeline.backtest.store import ensure_tables
+from finjepa_pipeline.warehouse import sql
+
+_COLUMNS = (
+    ("created_at", "judged", "{:%Y-%m-%d %H:%M}"),
+    ("strategy", "strategy", "{}"),
+    ("kind", "kind", "{}"),
+    ("checkpoint", "checkpoint", "{}"),
+    ("fold", "fold", "{}"),
+    ("block", "block", "{}"),
+    ("feed", "prices", "{}"),
+    ("start_date", "from", "{}"),
+    ("end_date", "to", "{}"),
+    ("sharpe", "Sharpe", "{:.2f}"),
+    ("excess_sharpe", "minus 1/N", "{:+.2f}"),
+    ("excess_low", "95 % from", "{:+.2f}"),
+    ("excess_high", "to", "{:+.2f}"),
+    ("dsr", "DSR", "{:.2f}"),
+    ("pbo", "PBO", "{:.2f}"),
+    ("trials", "trials", "{}"),
+    ("annual_return", "return", "{:.1%}"),
+    ("max_drawdown", "drawdown", "{:.1%}"),
+    ("annual_turnover", "turnover/yr", "{:.1f}"),
+    ("data_version", "data version", "{}"),
+    ("run_id", "run", "{}"),
+)
+_FILTERS = ("kind", "block", "fold", "checkpoint", "feed")
+
+
+def write_history(con: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Write the page; returns the number of its rows."""
+    ensure_tables(con)
+    rows = con.sql(sql("leaderboard_history")).pl().to_dicts()
+    labels = {key: label for key, label, _ in _COLUMNS}
+    filters = " ".join(
+        f'<select class="filter" data-column="{labels[key]}" aria-label="{labels[key]}"><option value="">{labels[key]}: all'
+        "</option></select>"
+        for key in _FILTERS
+    )
+    cells = [[_cell(row, key, form) for key, _, form in _COLUMNS] for row in rows]
+    parts = [
+        "<h1>Everything that was ever judged here</h1>",
+        '<p class="dim">Every strategy, fold, config and checkpoint, the newest first. A run is a run of the Dagster UI, under '
+        "Runs; a checkpoint is a folder with its lineage.json, and the data version of the asset world_model there.</p>",
+        f'<p><input id="text" placeholder="any text" aria-label="any text"> {filters} ',
+        '<span class="dim" id="count"></span></p>',
+        heading("Leaderboard"),
+        table(list(labels.values()), cells, "history"),
+    ]
+    script = Path(__file__).with_name("history.js").read_text(encoding="utf-8")
+    write_page(path, "FinJEPA: leaderboard", parts, {}, {}, script)
+    return len(rows)
+
+
+def _cell(row: dict[str, Any], key: str, form: str) -> str:
+    return "–" if row[key] is None else form.format(row[key])

@@ -1,0 +1,46 @@
+"""A strategy of the user's own stands before the same court, and a new version of it is a new trial."""
+
+import pytest
+from handmade_panel import noise, write_panel
+
+from finjepa_model.config import PortfolioConfig
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.user_strategy import load_strategy
+
+SOURCE = """
+import torch
+from finjepa_model import PortfolioAction
+
+def decide(view):
+    n = len(view.assets)
+    return PortfolioAction(torch.full((1, n), 1 / n, dtype=torch.float64), torch.ones(1, n), torch.zeros(1))
+
+class Counting:
+    def __init__(self):
+        self.seen = 0
+    def decide(self, view, state):
+        self.seen += 1
+        return decide(view)
+"""
+
+
+def test_a_callable_and_a_class_are_walked_like_anybody(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(SOURCE)
+    court = Court.over(
+        write_panel(tmp_path / "panel", noise(120, 3)), (30, 120), PortfolioConfig(), stride=5, n_assets=3, window=20
+    )
+    one, two = (walk(load_strategy(f"{file}:{name}"), court) for name in ("decide", "Counting"))
+    assert one.wealth_T[-1] == two.wealth_T[-1] != 1
+    assert one.strategy.startswith("mine:decide@")
+    file.write_text(SOURCE + "# tuned")
+    assert load_strategy(f"{file}:decide").name != one.strategy
+
+
+@pytest.mark.parametrize(
+    "spec", ["nothing", "no_such_module_xyz:decide", "missing.py:decide", "finjepa_model:no_such_callable"]
+)
+def test_what_cannot_be_loaded_is_one_clear_line(spec):
+    with pytest.raises(FinJEPAError, match="strategy"):
+        load_strategy(spec)
