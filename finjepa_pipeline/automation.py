@@ -1,41 +1,157 @@
-"""Jobs and schedules. The CLI runs these same jobs in process."""
+"""Jobs, the nightly schedule, and the sensor of the source. The CLI runs these same jobs in process."""
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
+import yaml
 
+from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.assets import audit
-from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.failures import CRASH_RETRIES
+from finjepa_pipeline.prices import current_revision
+from finjepa_pipeline.prices.calendar import sessions
+from finjepa_pipeline.prices.ingest import source_moved
+from finjepa_pipeline.prices.sources import DEFAULT_CALENDAR
+from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.warehouse import Warehouse
 
 PRICES = dg.AssetSelection.groups("prices").materializable()
 MODEL = dg.AssetSelection.groups("features", "model")
 AUDIT = dg.AssetSelection.checks(audit)
 BACKTEST = dg.AssetSelection.groups("backtest") - AUDIT  # a trial takes minutes, and is held when it is asked for
-PUBLISHING = dg.AssetSelection.groups("publishing") - dg.AssetSelection.assets("past_decisions")
+PAST = dg.AssetSelection.assets("past_decisions")
+PUBLISHING = dg.AssetSelection.groups("publishing") - PAST
 
-nightly = dg.define_asset_job(
+_WHY, _NIGHT = "finjepa/why", {"finjepa/night": "one at a time"}  # dagster.yaml limits runs by the second tag
+_HOUR_S = 3600
+
+
+def _job(name: str, selection: dg.AssetSelection, description: str, hours: int, priority: int = 0, **tags: str) -> Any:
+    """A job that is ended after `hours`, and whose steps are tried again when their process died."""
+    limits = {dg.MAX_RUNTIME_SECONDS_TAG: str(hours * _HOUR_S), "dagster/priority": str(priority)}
+    return dg.define_asset_job(
+        name, selection, description=description, tags=limits | tags, op_retry_policy=CRASH_RETRIES
+    )
+
+
+nightly = _job(
     "nightly",
-    selection=PRICES | MODEL | BACKTEST | PUBLISHING,
-    description="Everything, from the price source to the release and the decision for the next session.",
-    tags={"finjepa/why": "nightly", "dagster/priority": "10"},
+    PRICES | MODEL | BACKTEST | PUBLISHING,
+    "Everything, from the price source to the release and the decision for the next session.",
+    hours=12,
+    priority=10,
+    **_NIGHT,
 )
 JOBS = [
     nightly,
-    dg.define_asset_job("ingest", selection=PRICES, description="Prices to validated tables."),
-    dg.define_asset_job("train", selection=PRICES | MODEL, description="Prices to a checkpoint."),
-    dg.define_asset_job("backtest", selection=BACKTEST, description="Planners and baselines through history."),
-    dg.define_asset_job("audit", selection=AUDIT, description="The null, planted, leak, delay and permutation tests."),
-    dg.define_asset_job(
-        "publish", selection=dg.AssetSelection.assets("champion", "hub_release"), description="Gate and release."
-    ),
-    dg.define_asset_job(
-        "decide", selection=dg.AssetSelection.assets("daily_decision"), description="The decision for a date."
-    ),
+    _job("ingest", PRICES, "Prices to validated tables.", hours=2, priority=5),
+    _job("train", PRICES | MODEL, "Prices to a checkpoint.", hours=12),
+    _job("backtest", BACKTEST, "Planners and baselines through history.", hours=6),
+    _job("audit", AUDIT, "The null, planted, leak, delay and permutation tests.", hours=6),
+    _job("publish", dg.AssetSelection.assets("champion", "hub_release"), "Gate and release.", hours=1, priority=5),
+    _job("decide", dg.AssetSelection.assets("daily_decision"), "The decision for a date.", hours=1, priority=5),
+    _job("catch_up", PAST, "Decisions of earlier dates: launch it for a range of them.", hours=6, priority=-10),
 ]
 
-nightly_schedule = dg.ScheduleDefinition(
+
+@dg.schedule(
     name="nightly_schedule",
     job=nightly,
     cron_schedule=Settings.from_env().nightly_cron,
     execution_timezone="America/New_York",
-    description="After the New York close on weekdays; a night without new prices makes nothing twice.",
+    description="After the New York close, on days on which it traded. A night without new prices, after one that went well, "
+    "starts nothing and says so.",
 )
+def nightly_schedule(
+    context: dg.ScheduleEvaluationContext, settings: SettingsResource, warehouse: Warehouse
+) -> dg.RunRequest | dg.SkipReason:
+    tick = context.scheduled_execution_time
+    day = tick.date()
+    if day not in sessions(DEFAULT_CALENDAR):
+        return dg.SkipReason(f"{day} is no session of {DEFAULT_CALENDAR}")
+    home = settings.get()
+    why = f"the close of {day}"
+    try:
+        moved = source_moved(warehouse, home)
+        if moved is None and _last_night_went_well(context.instance) and not _left_over(home, warehouse):
+            return dg.SkipReason(f"no new prices by {tick:%Y-%m-%d %H:%M}, and the last night went well: nothing to do")
+    except FinJEPAError as error:  # the run says the same where a person looks for it, and alerts
+        why += f", although the source cannot be looked at: {error}"
+    return night_request(home, f"{tick.isoformat()}", why)
+
+
+@dg.sensor(
+    name="price_source_sensor",
+    job_name="nightly",
+    minimum_interval_seconds=900,
+    description="Starts a night when the source of the prices has moved; content that is known is not ingested again.",
+)
+def price_source_sensor(
+    context: dg.SensorEvaluationContext, settings: SettingsResource, warehouse: Warehouse
+) -> dg.RunRequest | dg.SkipReason:
+    try:
+        moved = source_moved(warehouse, settings.get())
+    except FinJEPAError as error:
+        return dg.SkipReason(str(error))
+    if moved is None or context.cursor == moved:
+        return dg.SkipReason("the source is where it was")
+    context.update_cursor(moved)
+    return night_request(settings.get(), moved, f"the source moved to {moved[:12]}")
+
+
+def night_request(settings: Settings, run_key: str, why: str) -> dg.RunRequest:
+    """A run of `nightly` with the config of `nightly.yaml` in the home.
+
+    Raises:
+        FinJEPAError: if that file is not YAML with a mapping in it.
+    """
+    return dg.RunRequest(run_key=run_key, tags={_WHY: why[:250]}, run_config=night_config(settings))
+
+
+def night_config(settings: Settings) -> dict[str, Any]:
+    """Run config of a night: `nightly.yaml` in the home, or the defaults."""
+    path = settings.nightly_config
+    if not path.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise FinJEPAError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise FinJEPAError(f"{path} must hold a mapping such as `ops: {{world_model: {{config: {{preset: base}}}}}}`")
+    return config
+
+
+def _last_night_went_well(instance: dg.DagsterInstance) -> bool:
+    runs = instance.get_run_records(dg.RunsFilter(job_name=nightly.name), limit=1)
+    return bool(runs) and runs[0].dagster_run.status == dg.DagsterRunStatus.SUCCESS
+
+
+def _left_over(settings: Settings, warehouse: Warehouse) -> bool:
+    """Whether there are no prices yet, or a release waits for the repository that is configured now."""
+    from finjepa_pipeline.publishing.release import is_outstanding
+
+    with warehouse.connect() as con:
+        return current_revision(con) is None or is_outstanding(con, settings)
+
+
+# From one night to the next lie a day, a weekend, or one with a holiday: a warning after the first two nights that were missed.
+_FRESH = dg.FreshnessPolicy.time_window(
+    warn_window=datetime.timedelta(days=4, hours=6), fail_window=datetime.timedelta(days=6)
+)
+_NIGHTLY_ASSETS = ("prices", "feature_panel", "world_model", "leaderboard", "champion", "hub_release", "daily_decision")
+
+
+def with_freshness(assets: Sequence[Any]) -> list[Any]:
+    """The assets, with a policy on what every night makes or finds made: a person sees in the UI that nights have stopped."""
+
+    def fresh(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return dg.apply_freshness_policy(spec, _FRESH) if spec.key.to_user_string() in _NIGHTLY_ASSETS else spec
+
+    return [asset.map_asset_specs(fresh) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets]
+
+
 SCHEDULES = [nightly_schedule]
+SENSORS = [price_source_sensor]

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from finjepa_pipeline.automation import JOBS, SCHEDULES
+from finjepa_pipeline import automation, watch
 from finjepa_pipeline.backtest import assets as backtest
 from finjepa_pipeline.features import assets as features
 from finjepa_pipeline.prices import assets as prices
@@ -14,10 +14,10 @@ from finjepa_pipeline.warehouse import Warehouse
 _STAGES = (prices, features, training, backtest, publishing)
 
 defs = dg.Definitions(
-    assets=[asset for stage in _STAGES for asset in stage.ASSETS],
+    assets=automation.with_freshness([asset for stage in _STAGES for asset in stage.ASSETS]),
     asset_checks=[check for stage in _STAGES for check in stage.CHECKS],
-    jobs=JOBS,
-    schedules=SCHEDULES,
-    sensors=prices.SENSORS,
+    jobs=automation.JOBS,
+    schedules=automation.SCHEDULES,
+    sensors=[*automation.SENSORS, *watch.SENSORS],
     resources={"settings": SettingsResource(), "warehouse": Warehouse.from_settings(Settings.from_env())},
 )

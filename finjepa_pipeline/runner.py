@@ -15,6 +15,7 @@ from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.watch import BY_HAND
 
 _INSTANCE_FILES = (Path(__file__).parent.parent / "dagster.yaml", Path(__file__).parent / "dagster.yaml")
 
@@ -74,14 +75,23 @@ def run_job(
                 run_config=config,
                 instance=instance,
                 run_id=report.run_id,
-                tags={"finjepa/why": f"finjepa {name}"},
+                tags={"finjepa/why": f"finjepa {name}", BY_HAND: "command line"},
             )
+        except dg.Failure as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):
+                raise error.__cause__ from None
+            raise _cause(error) from error
         except dg.DagsterInvalidConfigError as error:
             raise FinJEPAError(f"wrong config: {error.errors[0].message}") from error
         except dg.DagsterError as error:
             raise FinJEPAError(listener.failed_check or _first_line(error)) from error
     report.seconds = time.monotonic() - started
     return report
+
+
+def _cause(error: dg.Failure) -> Exception:
+    """What an asset raised: `failures.final` has wrapped it for Dagster."""
+    return error.__cause__ if isinstance(error.__cause__, Exception) else FinJEPAError(error.description or "it failed")
 
 
 class _Listener:

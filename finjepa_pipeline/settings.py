@@ -10,13 +10,16 @@ from pydantic import BaseModel, ConfigDict
 from finjepa_model.errors import FinJEPAError
 
 DEFAULT_NIGHTLY_CRON = "0 18 * * 1-5"
+DEFAULT_CHAMPION_MAX_AGE_DAYS = 45
 
 
 class Settings(BaseModel):
     """Where everything that is made lives, and what the operator chose.
 
-    Read from the environment by `from_env`: FINJEPA_HOME, FINJEPA_HUB_REPO_ID, FINJEPA_NIGHTLY_CRON (New York time) and
-    FINJEPA_DUCKDB_MEMORY_LIMIT (a DuckDB size such as "2GB").
+    Read from the environment by `from_env`: FINJEPA_HOME, FINJEPA_HUB_REPO_ID, FINJEPA_NIGHTLY_CRON (New York time),
+    FINJEPA_DUCKDB_MEMORY_LIMIT (a DuckDB size such as "2GB"), FINJEPA_ALERT_WEBHOOK (a URL that JSON is posted to),
+    FINJEPA_ALERT_COMMAND (a command that reads the same JSON) and FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a champion that
+    nothing has replaced is called stale).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,6 +28,9 @@ class Settings(BaseModel):
     hub_repo_id: str | None = None
     nightly_cron: str = DEFAULT_NIGHTLY_CRON
     duckdb_memory_limit: str | None = None
+    alert_webhook: str | None = None
+    alert_command: str | None = None
+    champion_max_age_days: int = DEFAULT_CHAMPION_MAX_AGE_DAYS
 
     @classmethod
     def from_env(cls) -> "Settings":
@@ -33,7 +39,15 @@ class Settings(BaseModel):
             hub_repo_id=os.environ.get("FINJEPA_HUB_REPO_ID") or None,
             nightly_cron=os.environ.get("FINJEPA_NIGHTLY_CRON") or DEFAULT_NIGHTLY_CRON,
             duckdb_memory_limit=os.environ.get("FINJEPA_DUCKDB_MEMORY_LIMIT") or None,
+            alert_webhook=os.environ.get("FINJEPA_ALERT_WEBHOOK") or None,
+            alert_command=os.environ.get("FINJEPA_ALERT_COMMAND") or None,
+            champion_max_age_days=_days("FINJEPA_CHAMPION_MAX_AGE_DAYS", DEFAULT_CHAMPION_MAX_AGE_DAYS),
         )
+
+    @property
+    def nightly_config(self) -> Path:
+        """What a night trains and publishes, as run config; the defaults where there is no such file."""
+        return self.home / "nightly.yaml"
 
     @property
     def warehouse(self) -> Path:
@@ -80,6 +94,13 @@ class Settings(BaseModel):
                 "set FINJEPA_HOME to a folder that you own"
             ) from error
         return self
+
+
+def _days(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdigit() or int(text) == 0:
+        raise FinJEPAError(f"{name}={text!r} is not a number of days; write it as {default}")
+    return int(text)
 
 
 class SettingsResource(dg.ConfigurableResource):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.pictures import as_markdown, new_figure
 from finjepa_pipeline.settings import SettingsResource
@@ -37,6 +38,7 @@ class BacktestConfig(dg.Config):
     kinds={"pytorch", "duckdb"},
     pool="duckdb",
 )
+@final
 def planner_backtests(
     context: dg.AssetExecutionContext, config: BacktestConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -85,6 +87,7 @@ def planner_backtests(
     pool="duckdb",
     metadata={"dagster/table_name": "main.leaderboard"},
 )
+@final
 def leaderboard(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:

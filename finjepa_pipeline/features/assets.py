@@ -4,6 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from finjepa_model.training.panel import Panel
+from finjepa_pipeline.failures import final
 from finjepa_pipeline.features.channels import CHANNELS
 from finjepa_pipeline.features.growth import CODE_VERSION
 from finjepa_pipeline.features.panel import build_panel
@@ -29,6 +30,7 @@ class PanelConfig(dg.Config):
     pool="duckdb",
     code_version=CODE_VERSION,
 )
+@final
 def feature_panel(config: PanelConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
     """Causal, normalised channels of every asset on every session, with returns and masks: a memory-mapped folder that
     training and backtest open without loading it."""

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.failures import final
 from finjepa_pipeline.prices.calendar import sessions_behind
 from finjepa_pipeline.prices.contract import Outcome, docs_page
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
-from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version, source_moved
+from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
 from finjepa_pipeline.prices.quality import coverage_picture, quality_summary
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.settings import Settings, SettingsResource
@@ -67,6 +67,7 @@ def price_source(settings: SettingsResource, warehouse: Warehouse) -> dg.DataVer
     check_specs=[_CHECK, _FRESHNESS],
     pool="duckdb",
 )
+@final
 def ingest_prices(
     context: dg.AssetExecutionContext, config: PriceSourceConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
@@ -114,6 +115,7 @@ def ingest_prices(
     ],
     pool="duckdb",
 )
+@final
 def derive_prices(
     config: UniverseConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult]:
@@ -208,25 +210,5 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[str | float | None, ..
     )
 
 
-@dg.sensor(
-    name="price_source_sensor",
-    job_name="ingest",
-    minimum_interval_seconds=900,
-    description="Starts an ingestion when the source of the prices has moved; content that is known is not ingested again.",
-)
-def price_source_sensor(
-    context: dg.SensorEvaluationContext, settings: SettingsResource, warehouse: Warehouse
-) -> dg.RunRequest | dg.SkipReason:
-    try:
-        moved = source_moved(warehouse, settings.get())
-    except FinJEPAError as error:
-        return dg.SkipReason(str(error))
-    if moved is None or context.cursor == moved:
-        return dg.SkipReason("the source is where it was")
-    context.update_cursor(moved)
-    return dg.RunRequest(run_key=moved)
-
-
 ASSETS = [price_source, ingest_prices, derive_prices]
 CHECKS: list[dg.AssetChecksDefinition] = []
-SENSORS = [price_source_sensor]

@@ -4,6 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from finjepa_model.training.panel import Panel
+from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
 from finjepa_pipeline.publishing.pictures import findings_table, holdings_picture
@@ -48,6 +49,7 @@ class DecisionConfig(dg.Config):
     pool="duckdb",
     metadata={"dagster/table_name": "main.champions"},
 )
+@final
 def champion(config: GateConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
     """Whether the newest checkpoint replaces the trusted one: judged on the validation block, with every reason. Where nothing
     passes the champion stays, and the run is green. Every verdict is a row of `champions`, every reason one of
@@ -79,6 +81,7 @@ def champion(config: GateConfig, settings: SettingsResource, warehouse: Warehous
     pool="release",
     metadata={"dagster/table_name": "main.releases"},
 )
+@final
 def hub_release(config: PublishConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
     """The champion with its model card, under FINJEPA_HOME/releases/ and, where a repository is named, as one commit and
     one tag on the Hub. Nothing is released twice."""
@@ -119,6 +122,7 @@ def hub_release(config: PublishConfig, settings: SettingsResource, warehouse: Wa
     pool="duckdb",
     metadata={"dagster/table_name": "main.decisions"},
 )
+@final
 def daily_decision(config: DecisionConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
     """Weights, signals and hedge for the next session, from the portfolio that the decision before left; with what the
     model expects of them, why, and what changed. Shares are of wealth, rates are a year."""
@@ -161,6 +165,7 @@ def daily_decision(config: DecisionConfig, settings: SettingsResource, warehouse
     backfill_policy=dg.BackfillPolicy.single_run(),
     metadata={"dagster/table_name": "main.decisions"},
 )
+@final
 def past_decisions(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:

@@ -67,6 +67,13 @@ def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = No
     return Champion(*row) if row else None
 
 
+def champion_since(con: duckdb.DuckDBPyConnection) -> tuple[str, datetime] | None:
+    """The champion of now, and the moment of its promotion in UTC."""
+    con.execute(sql("champions"))
+    row = con.execute(sql("champion_since")).fetchone()
+    return (row[0], row[1]) if row else None
+
+
 def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, write: bool = True) -> Verdict:
     """Judge a challenger and store the verdict in `champions` and every reason in `champion_checks`, unless they stand there.
 

@@ -11,7 +11,7 @@ import duckdb
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.publishing.card import Standing, model_card
-from finjepa_pipeline.publishing.gate import Champion
+from finjepa_pipeline.publishing.gate import Champion, current_champion
 from finjepa_pipeline.publishing.package import Package, package_of, write_package
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse, sql
@@ -73,6 +73,21 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
         _note(con, package, url, publication.commit)
     done = "published" if publication.new else "found"
     return Release(package, url, publication.commit, publication.new, f"{done} {package.tag} on {url}")
+
+
+def is_outstanding(con: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
+    """Whether the champion waits for the Hub repository of the settings."""
+    from finjepa_pipeline.publishing import hub
+
+    champion = current_champion(con)
+    if champion is None or settings.hub_repo_id is None or hub.is_offline():
+        return False
+    con.execute(sql("releases"))
+    target = hub.repo_url(settings.hub_repo_id)
+    return (
+        con.execute(sql("release_of_checkpoint"), {"checkpoint": champion.checkpoint, "target": target}).fetchone()
+        is None
+    )
 
 
 def plan_release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_id: str | None) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finjepa_model.config import preset
 from finjepa_model.training.panel import Panel
+from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.lineage import lineage, upstream_materializations
@@ -44,6 +45,7 @@ class TrainConfig(dg.Config):
     pool="gpu",
     code_version=training_code_version(),
 )
+@final
 def world_model(
     context: dg.AssetExecutionContext, config: TrainConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -105,6 +107,7 @@ def world_model(
         )
     ],
 )
+@final
 def world_model_evaluation(settings: SettingsResource) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Losses and collapse monitors on the validation block, and the curves of the training."""
     from finjepa_model.training.records import read_metrics

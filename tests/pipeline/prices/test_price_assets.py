@@ -5,7 +5,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from finjepa_pipeline.prices.assets import ASSETS, price_source_sensor
+from finjepa_pipeline.automation import price_source_sensor
+from finjepa_pipeline.prices.assets import ASSETS
 from finjepa_pipeline.settings import SettingsResource
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices

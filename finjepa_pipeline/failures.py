@@ -1,0 +1,56 @@
+"""Which failures are tried again. A process that died may live the next time; an exception would only be raised again."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import dagster as dg
+from dagster import DagsterError, DagsterExecutionInterruptedError
+from dagster._core.errors import DagsterPipesExecutionError
+
+from finjepa_model.errors import FinJEPAError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+CRASH_RETRIES = dg.RetryPolicy(max_retries=2, delay=15, backoff=dg.Backoff.EXPONENTIAL)
+
+
+def final(function: Callable[P, R]) -> Callable[P, R]:
+    """An asset function whose exceptions end its step, whatever the retry policy of the job says; the policy is then left
+    with crashes: a step whose process was killed, or ran out of memory.
+
+    Goes directly over the function, below `@dg.asset`.
+    """
+
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            try:
+                yield from function(*args, **kwargs)
+            except _FINAL as error:
+                raise _failure(error) from error
+
+        return generator  # type: ignore[return-value]
+
+    @functools.wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except _FINAL as error:
+            raise _failure(error) from error
+
+    return plain
+
+
+_FINAL = (Exception, KeyboardInterrupt, DagsterExecutionInterruptedError)
+
+
+def _failure(error: BaseException) -> BaseException:
+    if isinstance(error, DagsterPipesExecutionError):  # a process that the step had started died, and the step with it
+        return dg.RetryRequested(max_retries=CRASH_RETRIES.max_retries, seconds_to_wait=CRASH_RETRIES.delay)
+    if isinstance(error, dg.Failure | dg.RetryRequested | DagsterError):
+        return error
+    text = str(error) if isinstance(error, FinJEPAError) else f"{type(error).__name__}: {error}"
+    return dg.Failure(description=text, allow_retries=False)

@@ -1,0 +1,101 @@
+"""Sensors that watch over the nights: they tell a person what failed, which blocking check is red, and of a stale champion."""
+
+import datetime
+import re
+
+import dagster as dg
+
+from finjepa_pipeline.alerts import Alert, send
+from finjepa_pipeline.publishing.gate import champion_since
+from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.warehouse import Warehouse
+
+BY_HAND = "finjepa/by"  # tag of a run that a person started in a terminal, where failures are told already
+
+
+@dg.run_failure_sensor(
+    name="failure_alert",
+    description="Sends an alert when a run has failed for good, with the blocking checks that were red. Crashes that are tried "
+    "again are not told, nor is what a person runs in a terminal.",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=30,
+)
+def failure_alert(context: dg.RunFailureSensorContext, settings: SettingsResource) -> None:
+    alert = alert_of(context.instance, context.dagster_run)
+    if alert is not None and send(settings.get(), alert):
+        context.log.info(f"sent: {alert.text}")
+
+
+def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
+    """What there is to say about a failed run; None where a person knows already, or Dagster tries it again."""
+    now = instance.get_run_by_id(run.run_id) or run  # whether it is tried again is a tag that comes after the event
+    if BY_HAND in now.tags or now.tags.get("dagster/will_retry") == "true":
+        return None
+    failures = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    evaluated = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    steps, reason = [], "its process ended"
+    for record in failures:
+        event = record.event_log_entry.dagster_event
+        if event is not None and event.step_key and event.step_failure_data.error:
+            steps.append(event.step_key)
+            reason = first_cause(event.step_failure_data)
+    checks = []
+    for record in evaluated:
+        event = record.event_log_entry.dagster_event
+        found = event.asset_check_evaluation_data if event is not None else None
+        if found is not None and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
+            checks.append(f"{found.asset_key.to_user_string()}: {found.check_name}")
+            reason = found.description or reason
+    why = f"FinJEPA {run.job_name} failed"
+    if checks:
+        return Alert(
+            f"{why}: the check {', '.join(checks)} is red ({reason})",
+            "blocking check",
+            run.job_name,
+            run.run_id,
+            tuple(checks),
+        )
+    where = f" in {', '.join(steps)}" if steps else ""
+    return Alert(f"{why}{where}: {reason}", "failure", run.job_name, run.run_id, tuple(steps))
+
+
+def first_cause(data: object) -> str:
+    """The innermost message of a step's failure, in one line without anything that looks like a token."""
+    error = getattr(data, "error", None)
+    user = getattr(getattr(data, "user_failure_data", None), "description", None)
+    while error is not None and error.cause is not None:
+        error = error.cause
+    text = user or (error.message if error is not None else "no reason was given")
+    return re.sub(r"hf_\w{6,}", "hf_***", " ".join(text.split()))[:500]
+
+
+@dg.sensor(
+    name="stale_champion_alert",
+    minimum_interval_seconds=3600,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sends an alert, once a week, while the champion is older than FINJEPA_CHAMPION_MAX_AGE_DAYS: nothing that was "
+    "trained since has passed the gate.",
+)
+def stale_champion_alert(
+    context: dg.SensorEvaluationContext, settings: SettingsResource, warehouse: Warehouse
+) -> dg.SkipReason:
+    home = settings.get()
+    with warehouse.connect() as con:
+        champion = champion_since(con)
+    if champion is None:
+        return dg.SkipReason("there is no champion yet")
+    name, since = champion
+    age = (datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - since).days
+    if age <= home.champion_max_age_days:
+        return dg.SkipReason(f"the champion {name} is {age} days old")
+    mark = f"{name} {(age - home.champion_max_age_days) // 7}"
+    if context.cursor != mark:
+        send(
+            home,
+            Alert(f"FinJEPA: the champion {name} is {age} days old, and nothing has replaced it", "stale champion"),
+        )
+        context.update_cursor(mark)
+    return dg.SkipReason(f"the champion {name} is stale, {age} days old")
+
+
+SENSORS = [failure_alert, stale_champion_alert]

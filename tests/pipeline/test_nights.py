@@ -1,0 +1,221 @@
+"""When a night starts and when it does not, what is tried again, and who is told."""
+
+import datetime
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline import automation
+from finjepa_pipeline.alerts import Alert, send
+from finjepa_pipeline.automation import nightly_schedule
+from finjepa_pipeline.failures import CRASH_RETRIES, final
+from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.watch import BY_HAND, alert_of, stale_champion_alert
+
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+@pytest.fixture
+def home(tmp_path) -> Settings:
+    return Settings(home=tmp_path / "home").ensure()
+
+
+def tick(home: Settings, instance: dg.DagsterInstance, day: str):
+    with dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime.datetime.fromisoformat(f"{day}T18:00").replace(tzinfo=NEW_YORK),
+        resources={
+            "settings": SettingsResource(home=str(home.home)),
+            "warehouse": Warehouse.from_settings(home),
+        },
+    ) as context:
+        return nightly_schedule(context)
+
+
+def finished(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> None:
+    instance.create_run_for_job(dg.job(name="nightly")(lambda: None), status=status)
+
+
+def test_a_night_starts_on_sessions_only_and_says_why(home):
+    with dg.instance_for_test() as instance:
+        night = tick(home, instance, "2026-11-24")
+        assert isinstance(night, dg.RunRequest)
+        assert night.tags["finjepa/why"] == "the close of 2026-11-24"
+        assert night.run_key == "2026-11-24T18:00:00-05:00"
+        for closed in ("2026-11-26", "2026-11-28", "2026-12-25"):  # Thanksgiving, a Saturday, Christmas
+            skipped = tick(home, instance, closed)
+            assert isinstance(skipped, dg.SkipReason)
+            assert closed in str(skipped.skip_message)
+
+
+def test_a_night_without_new_prices_starts_nothing_unless_the_last_one_failed(home, monkeypatch):
+    moved: list[str | None] = [None]
+    monkeypatch.setattr(automation, "source_moved", lambda *_: moved[0])
+    monkeypatch.setattr(automation, "_left_over", lambda *_: False)
+    with dg.instance_for_test() as instance:
+        assert isinstance(tick(home, instance, "2026-11-24"), dg.RunRequest)  # there was no night yet
+        finished(instance, dg.DagsterRunStatus.SUCCESS)
+        skipped = tick(home, instance, "2026-11-24")
+        assert isinstance(skipped, dg.SkipReason)
+        assert "no new prices" in str(skipped.skip_message)
+        moved[0] = "new"
+        assert isinstance(tick(home, instance, "2026-11-24"), dg.RunRequest)
+        moved[0] = None
+        finished(instance, dg.DagsterRunStatus.FAILURE)
+        assert isinstance(tick(home, instance, "2026-11-24"), dg.RunRequest)
+
+
+def test_a_source_out_of_reach_starts_the_night_that_says_so(home, monkeypatch):
+    def unreachable(*_):
+        raise FinJEPAError("the Hub answers 503")
+
+    monkeypatch.setattr(automation, "source_moved", unreachable)
+    with dg.instance_for_test() as instance:
+        finished(instance, dg.DagsterRunStatus.SUCCESS)
+        assert "503" in tick(home, instance, "2026-11-24").tags["finjepa/why"]
+
+
+def test_the_config_of_a_night_is_a_file_of_the_home(home):
+    home.nightly_config.write_text("ops: {world_model: {config: {preset: tiny}}}")
+    with dg.instance_for_test() as instance:
+        config = tick(home, instance, "2026-11-24").run_config
+        assert config["ops"]["world_model"]["config"]["preset"] == "tiny"
+        for wrong in ("ops: [", "tiny"):
+            home.nightly_config.write_text(wrong)
+            with pytest.raises(FinJEPAError, match=r"nightly\.yaml"):
+                tick(home, instance, "2026-11-24")
+
+
+def test_an_exception_is_not_tried_again_whatever_the_policy():
+    calls = []
+
+    @dg.asset
+    @final
+    def broken() -> None:
+        calls.append(1)
+        raise FinJEPAError("the prices are upside down")
+
+    @dg.multi_asset(specs=[dg.AssetSpec("also_broken")])
+    @final
+    def broken_generator() -> Iterator[dg.MaterializeResult]:
+        calls.append(2)
+        yield dg.MaterializeResult("also_broken")
+        raise ValueError("a bug")
+
+    job = dg.define_asset_job("both", op_retry_policy=CRASH_RETRIES)
+    defs = dg.Definitions(assets=[broken, broken_generator], jobs=[job])
+    result = defs.resolve_job_def("both").execute_in_process(raise_on_error=False)
+    assert sorted(calls) == [1, 2]
+    assert not any(event.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY for event in result.all_events)
+    told = {event.step_key: event.step_failure_data for event in result.all_events if event.is_step_failure}
+    assert told["broken"].user_failure_data.description == "the prices are upside down"
+    assert told["broken_generator"].user_failure_data.description == "ValueError: a bug"
+
+
+class Ear:
+    """A webhook on loopback that fails as often as it is told."""
+
+    def __init__(self, failures: int = 0, status: int = 503):
+        self.heard: list[dict] = []
+        self.tries = 0
+        ear = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                ear.tries += 1
+                broken = ear.tries <= failures
+                if not broken:
+                    ear.heard.append(json.loads(body))
+                self.send_response(status if broken else 200)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None: ...
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook/s3cret"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def test_an_alert_reaches_the_webhook_and_the_command(home, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    ear, file = Ear(failures=2), tmp_path / "told"
+    write = f"{sys.executable} -c 'import sys; open(sys.argv[1], \"w\").write(sys.stdin.read())' {file}"
+    settings = home.model_copy(update={"alert_webhook": ear.url, "alert_command": write})
+    assert send(settings, Alert("it failed", "failure", "nightly", "run1", ("champion",)))
+    assert ear.heard == [json.loads(file.read_text())]
+    assert ear.heard[0]["text"] == "it failed"
+    assert ear.heard[0]["failed"] == ["champion"]
+    assert not send(home, Alert("nobody listens", "failure"))
+
+
+def test_a_webhook_that_refuses_is_told_without_its_address(home):
+    ear = Ear(failures=9, status=404)
+    with pytest.raises(FinJEPAError, match="HTTPError 404") as refusal:
+        send(home.model_copy(update={"alert_webhook": ear.url}), Alert("it failed", "failure"))
+    assert ear.tries == 1
+    assert "s3cret" not in str(refusal.value)
+    with pytest.raises(FinJEPAError, match="FINJEPA_ALERT_COMMAND"):
+        send(home.model_copy(update={"alert_command": "/no/such/program"}), Alert("it failed", "failure"))
+
+
+def test_a_failed_run_is_told_with_its_red_check_and_without_tokens():
+    @dg.asset(check_specs=[dg.AssetCheckSpec("sound", asset="prices", blocking=True)])
+    @final
+    def prices() -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        yield dg.MaterializeResult("prices")
+        yield dg.AssetCheckResult(
+            passed=False, check_name="sound", asset_key="prices", description="2 days are missing"
+        )
+
+    @dg.asset
+    @final
+    def release() -> None:
+        raise FinJEPAError("the Hub does not take hf_AbCdEf0123456789")
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        checked = dg.materialize([prices], instance=instance, raise_on_error=False)
+        alert = alert_of(instance, instance.get_run_by_id(checked.run_id))
+        assert alert.kind == "blocking check"
+        assert alert.failed == ("prices: sound",)
+        assert "2 days are missing" in alert.text
+        failed = dg.materialize([release], instance=instance, raise_on_error=False)
+        alert = alert_of(instance, instance.get_run_by_id(failed.run_id))
+        assert (alert.kind, alert.failed) == ("failure", ("release",))
+        assert "hf_***" in alert.text
+        assert "AbCdEf" not in alert.text
+        by_hand = dg.materialize([release], instance=instance, raise_on_error=False, tags={BY_HAND: "command line"})
+        assert alert_of(instance, instance.get_run_by_id(by_hand.run_id)) is None
+
+
+def test_a_stale_champion_is_told_once_a_week(home, monkeypatch):
+    ear = Ear()
+    monkeypatch.setenv("FINJEPA_ALERT_WEBHOOK", ear.url)
+    warehouse = Warehouse.from_settings(home)
+
+    def look(cursor: str | None) -> dg.SensorEvaluationContext:
+        resources = {"settings": SettingsResource(home=str(home.home)), "warehouse": warehouse}
+        with dg.build_sensor_context(cursor=cursor, resources=resources) as context:
+            stale_champion_alert(context)
+            return context
+
+    assert look(None).cursor is None
+    with warehouse.connect() as con:
+        con.execute(sql("champions"))
+        con.execute(
+            """INSERT INTO champions BY NAME SELECT 'aaaa' AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
+            'first' AS reasons, 'mppi' AS strategy, (now() AT TIME ZONE 'UTC') - INTERVAL 46 DAY AS created_at"""
+        )
+    first = look(None)
+    again = look(first.cursor)
+    assert again.cursor == first.cursor
+    assert [alert["kind"] for alert in ear.heard] == ["stale champion"]
+    assert "46 days" in ear.heard[0]["text"]
