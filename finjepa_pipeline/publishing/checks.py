@@ -12,6 +12,8 @@ import duckdb
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_pipeline.sql_files import sql
 
+DSR_GOAL = 0.95
+PBO_LIMIT = 0.2
 _RANKS = ("effective_rank_assets", "effective_rank_market")
 
 
@@ -48,6 +50,7 @@ def findings(
         _alive(checkpoint),
         _data(con, data_version),
         _baseline(con, checkpoint, data_version, strategy),
+        *_corrected(con, checkpoint, data_version, strategy),
     )
 
 
@@ -106,3 +109,42 @@ def _baseline(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: st
     return Finding(
         "baseline", not worse, f"{strategy} is {'worse' if worse else 'not known to be worse'} than 1/N ({interval})"
     )
+
+
+def _corrected(
+    con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, strategy: str | None
+) -> tuple[Finding, ...]:
+    """What is left of the planner's record after all that was ever tried. It decides what may be said of a champion, on the
+    card and above the report, and not who is champion: a gate on it would trust the first model for ever."""
+    try:
+        key = {"checkpoint": checkpoint.name, "data_version": data_version, "strategy": strategy}
+        row = con.execute(sql("corrected_standing"), key).fetchone()
+    except duckdb.CatalogException:
+        row = None
+    if row is None:
+        unknown = "the leaderboard has no inference for the validation block"
+        return tuple(Finding(name, None, unknown, blocking=False) for name in ("deflated Sharpe ratio", "overfitting"))
+    dsr, pbo, trials, effective, spa = row
+    of = f"of {trials} configurations ever tried ({effective} different bets)"
+    deflated = (
+        Finding("deflated Sharpe ratio", None, f"{strategy} never moved, {of}", blocking=False)
+        if dsr is None
+        else Finding(
+            "deflated Sharpe ratio",
+            dsr >= DSR_GOAL,
+            f"the probability that {strategy} is better than the luckiest {of} is {dsr:.2f} ({DSR_GOAL:g} is convincing)",
+            blocking=False,
+        )
+    )
+    tested = "" if spa is None else f"; nobody beats 1/N: p = {spa:.2f} (SPA)"
+    overfitting = (
+        Finding("overfitting", None, f"the table is too small for PBO{tested}", blocking=False)
+        if pbo is None
+        else Finding(
+            "overfitting",
+            pbo <= PBO_LIMIT,
+            f"the probability of backtest overfitting is {pbo:.2f} (up to {PBO_LIMIT:g} is convincing){tested}",
+            blocking=False,
+        )
+    )
+    return deflated, overfitting

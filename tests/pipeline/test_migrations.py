@@ -19,6 +19,9 @@ def columns(con: duckdb.DuckDBPyConnection) -> dict[str, set[tuple[str, str]]]:
     tables: dict[str, set[tuple[str, str]]] = {}
     for table, column, kind in found:
         tables.setdefault(table, set()).add((column, kind))
+    checks = "SELECT table_name, constraint_text, 'check' FROM duckdb_constraints() WHERE constraint_type = 'CHECK'"
+    for table, text, kind in con.execute(checks).fetchall():
+        tables[table].add((text, kind))
     return tables
 
 
