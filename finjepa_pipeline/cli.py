@@ -224,6 +224,28 @@ def demo(debug: bool, seed: int | None, **source: str | None) -> None:
 
 
 @main.command()
+@click.argument("checkpoint")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else there.")
+def reproduce(checkpoint: str, as_json: bool) -> None:
+    """Build CHECKPOINT (an id of this home, a folder, a Hub repository) again from its lineage, and compare."""
+    from finjepa_pipeline.publishing.reproduce import reproduce as rebuild
+
+    settings = Settings.from_env().ensure()
+    _err.print(f"[bold]finjepa reproduce[/bold]: the job train, in {settings.home / 'reproductions'}")
+    report = rebuild(settings, checkpoint)
+    if as_json:
+        click.echo(json.dumps(vars(report) | {"rebuilt": str(report.rebuilt)}))
+    else:
+        _out.print(f"{report.checkpoint} was rebuilt as {report.rebuilt}", highlight=False)
+        for line in report.differences or ("equal, bit by bit",):
+            _out.print(f"  {line}", highlight=False)
+        for line in report.surroundings:
+            _out.print(f"  not as it was: {line}", highlight=False)
+    if not report.identical:
+        raise FinJEPAError(f"{report.checkpoint} did not come out the same: {report.differences[0]}")
+
+
+@main.command()
 def doctor() -> None:
     """What is installed, which device, which data, which token; what is missing and how to get it."""
     from finjepa_pipeline.doctor import examine

@@ -1,5 +1,6 @@
 """lineage.json: everything that a checkpoint needs to be made again, written when it is made."""
 
+import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -8,23 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finjepa_pipeline.prices.store import active_options
+
 if TYPE_CHECKING:
     import dagster as dg
+    import duckdb
 
 FORMAT = 1
 _LIBRARIES = (
-    "torch",
-    "numpy",
-    "safetensors",
-    "huggingface_hub",
-    "dagster",
-    "duckdb",
-    "polars",
-    "pyarrow",
-    "skfolio",
-    "arch",
-    "exchange-calendars",
-)
+    "torch", "numpy", "scipy", "safetensors", "huggingface_hub", "datasets", "dagster", "duckdb", "polars", "pyarrow", "pandas",
+    "great-expectations", "skfolio", "arch", "exchange-calendars", "pydantic",
+)  # fmt: skip
 
 
 def lineage(
@@ -36,6 +31,7 @@ def lineage(
     device: str,
     run_id: str | None = None,
     upstream: Mapping[str, Any] | None = None,
+    build: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What made a checkpoint, ready for JSON.
 
@@ -47,6 +43,8 @@ def lineage(
         device: what it was trained on, as in "cpu" or "cuda: NVIDIA H200".
         run_id: of the Dagster run.
         upstream: for each upstream asset key its last materialisation: at least `run_id`, `timestamp`, `data_version`.
+        build: what makes the inputs again: as `build_inputs`, with the panel's `channels`, the hash of the `training_code`, and
+            the `processes` and `threads` of the training.
     """
     return {
         "format": FORMAT,
@@ -55,12 +53,20 @@ def lineage(
         "seed": seed,
         "data": dict(data),
         "panel_hash": panel_hash,
+        "build": dict(build or {}),
         "device": device,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": library_versions(),
         "dagster": {"run_id": run_id, "upstream": dict(upstream or {})},
     }
+
+
+def build_inputs(con: "duckdb.DuckDBPyConnection") -> dict[str, Any]:
+    """How the prices and the universe of the active view are made again: the options of the source, and of the universe."""
+    source = active_options(con)
+    row = con.execute("SELECT options_json FROM main.derived_state").fetchone() if source else None
+    return {"source": json.loads(source or "{}"), "universe": json.loads(row[0]) if row else {}}
 
 
 def code_version() -> dict[str, Any]:

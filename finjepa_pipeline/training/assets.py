@@ -11,18 +11,22 @@ from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices import current_revision
-from finjepa_pipeline.publishing.lineage import lineage, upstream_materializations
+from finjepa_pipeline.publishing.lineage import build_inputs, lineage, upstream_materializations
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.pictures import curves_picture, folder_bytes, numbers_table
 from finjepa_pipeline.training.run import (
     current_checkpoint,
     for_panel,
+    ranks,
     train_checkpoint,
     training_code_version,
 )
 from finjepa_pipeline.warehouse import Warehouse
 
-_UPSTREAM = ("raw_prices", "prices", "quarantined_prices", "adjusted_prices", "universe", "feature_panel")
+_UPSTREAM = (
+    "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
+    "feature_panel",
+)  # fmt: skip
 
 
 class TrainConfig(dg.Config):
@@ -56,6 +60,7 @@ def world_model(
     wanted = for_panel(preset(config.preset).override(config.overrides), panel)
     with warehouse.connect() as connection:
         revision = current_revision(connection)
+        inputs = build_inputs(connection)
     data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
     if revision is not None and revision.data_version == data["data_version"]:
         data |= {name: str(value) if name.endswith("date") else value for name, value in vars(revision).items()}
@@ -64,6 +69,9 @@ def world_model(
         seed=wanted.training.seed,
         data=data,
         panel_hash=panel.content_hash,
+        build=inputs
+        | {"channels": list(panel.channels), "training_code": training_code_version()}
+        | ranks(config.processes),
         device=_device(),
         run_id=context.run.run_id,
         upstream=upstream_materializations(context.instance, _UPSTREAM),

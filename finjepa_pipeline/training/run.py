@@ -103,12 +103,16 @@ def train_checkpoint(
     return checkpoint, False
 
 
+def ranks(processes: int | None) -> dict[str, int]:
+    """How many processes train, one for each GPU or one on the CPU where None, and with how many threads each."""
+    import torch
+
+    return {"processes": processes or max(torch.cuda.device_count(), 1), "threads": torch.get_num_threads()}
+
+
 def training_command(panel: Path, run_folder: Path, processes: int | None) -> list[str]:
     """torchrun, on this machine alone."""
-    if processes is None:
-        import torch
-
-        processes = max(torch.cuda.device_count(), 1)
+    processes = ranks(processes)["processes"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     program = ["-m", "finjepa_pipeline.training.launch", "--panel", str(panel), "--run-folder", str(run_folder)]
     return torchrun + program

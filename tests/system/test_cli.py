@@ -42,6 +42,22 @@ def test_training_leaves_a_checkpoint_that_loads(trained):
     assert lineage["dagster"]["upstream"]["feature_panel"]["run_id"] == lineage["dagster"]["run_id"]
 
 
+def test_a_checkpoint_is_rebuilt_bit_by_bit_from_its_lineage(trained, tmp_path):
+    home, source = trained
+    current = json.loads((home / "checkpoints" / "current.json").read_text())["checkpoint"]
+    done = finjepa(home, "reproduce", current)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "equal, bit by bit" in done.stdout
+    folder, prices = tmp_path / "moved", tmp_path / "prices"
+    shutil.copytree(home / "checkpoints" / current, folder)
+    lineage = json.loads((folder / "lineage.json").read_text())
+    shutil.copytree(source[-1], prices)
+    next(prices.iterdir()).unlink()
+    lineage["build"]["source"]["path"] = str(prices)
+    (folder / "lineage.json").write_text(json.dumps(lineage))
+    _is_one_line(finjepa(tmp_path / "empty", "reproduce", str(folder)), 1, "no longer what they were")
+
+
 def test_the_same_again_does_nothing_and_says_so(trained):
     home, source = trained
     again = finjepa(home, "train", *source, *quick_training())

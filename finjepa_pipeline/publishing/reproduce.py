@@ -1,0 +1,240 @@
+"""Builds a checkpoint again from its lineage, in a home of its own, and says whether it came out the same, or what differs.
+
+The prices are those of this home, where it still holds the very data version, or else those of the source, at the same version.
+From there the run is the job `train`, as the lineage configures it. On the same kind of device the weights are then equal bit
+by bit; where they are not, the report says what else is not as it was: code, libraries, prices, device, threads.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finjepa_model.checkpoint import resolve_checkpoint
+from finjepa_model.config import FinJEPAConfig, preset
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import write_text
+from finjepa_pipeline.publishing.package import sha256
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.warehouse import Warehouse, sql
+
+RUN_FILE = "reproduction.json"
+_BASE = "tiny"  # the preset that the lineage's config is written as a difference to
+_SAME_FILES = ("model.safetensors", "config.json", "normalization.json")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How a rebuilt checkpoint compares.
+
+    Attributes:
+        identical: the files that make the model act are equal byte by byte.
+        differences: what differs in the result, in words.
+        surroundings: what was not as it was when the checkpoint was made, in words; the likely reasons.
+        rebuilt: folder of the rebuilt checkpoint.
+    """
+
+    checkpoint: str
+    identical: bool
+    differences: tuple[str, ...]
+    surroundings: tuple[str, ...]
+    rebuilt: Path
+
+
+def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
+    """Rebuild and compare; the report is left in `reports/reproductions/` too.
+
+    Args:
+        checkpoint: id of a checkpoint of this home, a folder, or a Hub repository.
+
+    Raises:
+        FinJEPAError: if it has no lineage that can be followed, or its prices can no longer be had.
+    """
+    own = settings.checkpoints / checkpoint
+    original = own if own.is_dir() else resolve_checkpoint(checkpoint)
+    lineage = _lineage(original)
+    home = settings.home / "reproductions" / sha256(original / "lineage.json")[:16]
+    shutil.rmtree(home, ignore_errors=True)
+    scratch = Settings(home=home).ensure()
+    write_text(home / RUN_FILE, json.dumps({"ops": _ops(settings, scratch, lineage)}, indent=2) + "\n")
+    rebuilt = _train(scratch, lineage)
+    differences = compare(original, rebuilt)
+    report = Reproduction(
+        checkpoint=original.name,
+        identical=not differences,
+        differences=differences,
+        surroundings=surroundings(lineage, _lineage(rebuilt)),
+        rebuilt=rebuilt,
+    )
+    told = vars(report) | {"rebuilt": str(rebuilt)}
+    write_text(settings.reports / "reproductions" / f"{original.name}.json", json.dumps(told, indent=2) + "\n")
+    return report
+
+
+def compare(original: Path, rebuilt: Path) -> tuple[str, ...]:
+    """What differs between two checkpoint folders, in words; nothing where the model acts the same, bit by bit."""
+    differences = []
+    for name in _SAME_FILES:
+        if sha256(original / name) == sha256(rebuilt / name):
+            continue
+        differences += _tensors(original / name, rebuilt / name) if name == "model.safetensors" else [f"{name} differs"]
+    return tuple(differences)
+
+
+def surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """What was not as it was, from two lineages."""
+    before, after = _facts(then), _facts(now)
+    names = sorted({*before, *after})
+    return tuple(
+        f"{name}: {before.get(name)} then, {after.get(name)} now"
+        for name in names
+        if before.get(name) != after.get(name)
+    )
+
+
+def _facts(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    build = lineage["build"]
+    facts = {name: lineage[name] for name in ("device", "python", "platform", "panel_hash")}
+    facts |= {name.replace("_", " "): build.get(name) for name in ("training_code", "threads", "processes")}
+    return facts | {"prices": lineage["data"]["data_version"]} | lineage["libraries"]
+
+
+def _lineage(checkpoint: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((checkpoint / "lineage.json").read_text(encoding="utf-8"))
+        needed = found["build"]["source"]["data_source"], found["build"]["channels"], found["data"]["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FinJEPAError(
+            f"{checkpoint} has no lineage that can be followed ({type(error).__name__}: {error})"
+        ) from error
+    if not all(needed):
+        raise FinJEPAError(f"{checkpoint} has a lineage without its prices or channels: it cannot be followed")
+    return found
+
+
+def _ops(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Run config of `train`, the assets' own config and nothing else."""
+    build = lineage["build"]
+    universe = {name: value for name, value in build["universe"].items() if name in _universe_fields()}
+    return {
+        "ingest_prices": {"config": _prices(settings, scratch, lineage)},
+        "derive_prices": {"config": universe},
+        "feature_panel": {"config": {"channels": build["channels"]}},
+        "world_model": {
+            "config": {
+                "preset": _BASE,
+                "overrides": overrides(lineage["config"]),
+                "processes": build.get("processes"),
+                "resume": False,
+            }
+        },
+    }
+
+
+def _universe_fields() -> set[str]:
+    from finjepa_pipeline.prices.derive import UniverseConfig
+
+    return set(UniverseConfig.model_fields)
+
+
+def overrides(config: Mapping[str, Any]) -> dict[str, str]:
+    """A whole config as what `--set` needs to make it of the base preset. The channels follow from the panel."""
+    base = preset(_BASE).to_dict()
+    wanted = json.loads(FinJEPAConfig.from_dict(dict(config)).to_json())
+    return {
+        f"{section}.{name}": json.dumps(value)
+        for section, values in wanted.items()
+        for name, value in values.items()
+        if json.dumps(value) != json.dumps(base[section][name]) and f"{section}.{name}" != "model.channels"
+    }
+
+
+def _prices(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Config of the ingestion. The revision that this home still holds is taken with its warehouse; otherwise the source must
+    still be what it was."""
+    from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
+
+    data, options = lineage["data"], dict(lineage["build"]["source"])
+    if settings.warehouse.is_file():
+        with Warehouse.from_settings(settings).connect() as con:
+            known = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'revisions'").fetchone()
+            key = {"feed": data["feed"], "data_version": data["data_version"]}
+            row = con.execute(sql("revision_of_data"), key).fetchone() if known else None
+            if row is not None:
+                con.execute("CHECKPOINT")
+                shutil.copyfile(settings.warehouse, scratch.warehouse)
+                return {"as_of": row[0]}
+    if options["data_source"] == "hf":
+        return options | {"revision": data["version"]}
+    feed = make_feed(PriceSourceConfig(**options), scratch)
+    assert feed is not None  # the options name their source
+    present = feed.source.snapshot().version
+    if present != data["version"]:
+        raise FinJEPAError(
+            f"the prices of {data['feed']} are no longer what they were: version {present[:12]} now, {data['version'][:12]} "
+            "then, and no revision of this home has them"
+        )
+    return options
+
+
+def _train(scratch: Settings, lineage: Mapping[str, Any]) -> Path:
+    """The job `train` in the scratch home, in a process of its own: a code location reads its home once."""
+    from finjepa_pipeline.training.run import current_checkpoint
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINJEPA_", "DAGSTER_"))}
+    threads = str(lineage["build"].get("threads") or "")
+    surroundings = kept | {"FINJEPA_HOME": str(scratch.home)} | ({"OMP_NUM_THREADS": threads} if threads else {})
+    command = [sys.executable, "-m", __name__, str(scratch.home / RUN_FILE)]
+    done = subprocess.run(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        told = [line for line in done.stderr.splitlines() if line.startswith("finjepa: ")]
+        raise FinJEPAError(told[-1].removeprefix("finjepa: ") if told else f"the rebuild ended with {done.returncode}")
+    return current_checkpoint(scratch)
+
+
+def _tensors(original: Path, rebuilt: Path) -> list[str]:
+    from safetensors.numpy import load_file
+
+    before, after = load_file(original), load_file(rebuilt)
+    odd = sorted(
+        name
+        for name in {*before, *after}
+        if name not in before or name not in after or before[name].shape != after[name].shape
+    )
+    if odd:
+        return [f"model.safetensors: {len(odd)} tensors are not in both or of another shape, the first is {odd[0]}"]
+    largest = {name: float(abs(before[name].astype("f8") - after[name].astype("f8")).max(initial=0)) for name in before}
+    moved = {name: value for name, value in largest.items() if value > 0}
+    if not moved:
+        return ["model.safetensors: equal tensors in another order or with other metadata"]
+    worst = max(moved, key=lambda name: moved[name])
+    return [
+        f"model.safetensors: {len(moved)} of {len(before)} tensors differ, most of all {worst}, by up to {moved[worst]:.3g}"
+    ]
+
+
+def main() -> None:
+    """Run the job `train` with the config of a file, in the home of the environment."""
+    from rich.console import Console
+
+    from finjepa_pipeline.runner import run_job
+
+    ops = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["ops"]
+    try:
+        run_job(
+            Settings.from_env().ensure(),
+            "train",
+            {name: op["config"] for name, op in ops.items()},
+            Console(stderr=True),
+        )
+    except FinJEPAError as error:
+        sys.exit(f"finjepa: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()
