@@ -1,0 +1,271 @@
+"""Whole nights under a real `dagster dev` against a Hub on loopback: what is new is released once, whatever goes wrong."""
+
+import contextlib
+import datetime
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import duckdb
+import polars as pl
+import pytest
+import yaml
+
+from finjepa_model import FinJEPA
+from finjepa_model.checkpoint import CHECKPOINT_FILES
+from tests.hub_lookalike import WRITER, HubLookalike
+from tests.system.dagster_server import DagsterServer, connected_to
+from tests.system.product import QUICK, write_prices
+
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(3000)]
+
+DATASET, REPO = "org/prices", "tester/finjepa"
+NIGHT = datetime.datetime(2026, 11, 24, 18, tzinfo=ZoneInfo("America/New_York")).timestamp()
+# Rows of these tables are those of an undisturbed home; when something was made is another matter.
+TABLES = {
+    "prices": "*",
+    "adjusted_prices": "*",
+    "quarantined_prices": "*",
+    "corporate_actions": "*",
+    "entities": "*",
+    "universe": "*",
+    "backtest_returns": "*",
+    "leaderboard": "* EXCLUDE (created_at, run_id)",
+    "champions": "* EXCLUDE (created_at)",
+    "decisions": "* EXCLUDE (created_at)",
+    "decision_portfolios": "* EXCLUDE (created_at)",
+    "releases": "checkpoint, content_hash, tag",
+}
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory) -> pl.DataFrame:
+    folder = write_prices(tmp_path_factory.mktemp("market") / "prices", sessions=960)
+    return pl.read_parquet(folder / "*.parquet")
+
+
+@pytest.fixture
+def hub(market):
+    with HubLookalike() as server:
+        server.add_repo(DATASET, kind="dataset")
+        grow(server, market, 900)
+        yield server
+
+
+def grow(hub: HubLookalike, market: pl.DataFrame, sessions: int) -> None:
+    """A revision of the data set with the first so many sessions."""
+    days = market["date"].unique().sort()[:sessions]
+    stream = io.BytesIO()
+    market.filter(pl.col("date").is_in(days.implode())).write_parquet(stream)
+    name = "data/train-00000-of-00001.parquet"
+    hub.repo(DATASET, "dataset").commit(f"{sessions} sessions", {name: stream.getvalue()})
+
+
+def home_of(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    night = {
+        "ingest_prices": {"config": {"data_source": "hf", "dataset_name": DATASET}},
+        "world_model": {"config": {"preset": "tiny", "overrides": QUICK}},
+        "planner_backtests": {"config": {"planner": "mppi"}},
+    }
+    (folder / "nightly.yaml").write_text(yaml.safe_dump({"ops": night}))
+    return folder
+
+
+def server_of(home: Path, hub: HubLookalike, repo: str = REPO) -> DagsterServer:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("FINJEPA_", "DAGSTER_", "HF_"))}
+    environment = (
+        kept | hub.client_env(home / "hf", token=WRITER) | {"FINJEPA_HUB_REPO_ID": repo, "OMP_NUM_THREADS": "1"}
+    )
+    return DagsterServer(home, environment)
+
+
+def query(home: Path, statement: str) -> list[tuple]:
+    with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
+        return con.execute(statement).fetchall()
+
+
+def contents(home: Path) -> dict[str, list[tuple]]:
+    """What a night leaves: the tables without their times, the panel, and the releases with their files."""
+    found = {
+        table: query(home, f"SELECT {columns} FROM main.{table} ORDER BY ALL") for table, columns in TABLES.items()
+    }
+    panel = json.loads((home / "panels" / "current.json").read_text())["panel"]
+    found["panel"] = [(panel, json.loads((home / "panels" / panel / "manifest.json").read_text())["content_hash"])]
+    found["release folders"] = sorted((path.name,) for path in (home / "releases").iterdir())
+    return found
+
+
+def assert_released_once(home: Path, hub: HubLookalike, repo: str = REPO) -> None:
+    """One commit and one tag for each checkpoint that was promoted, with the files of its local folder."""
+    promoted = [
+        name
+        for (name,) in query(home, "SELECT checkpoint FROM champions WHERE verdict = 'promoted' ORDER BY created_at")
+    ]
+    tags = dict(query(home, "SELECT checkpoint, tag FROM releases WHERE target = 'local'"))
+    there = hub.repo(repo)
+    titles = [commit.title for commit in there.commits if commit.title.startswith("Release")]
+    assert titles == [f"Release {tags[name]}" for name in promoted]
+    for name in promoted:
+        commit = next(commit for commit in there.commits if commit.title == f"Release {tags[name]}")
+        assert there.tags[tags[name]] == commit.oid
+        folder = home / "releases" / tags[name]
+        assert all(commit.files[file] == (folder / file).read_bytes() for file in CHECKPOINT_FILES)
+    assert len(there.tags) == len(promoted)
+
+
+def lose_touch(home: Path) -> None:
+    """The champion's record gets worse, so that the next challenger wins."""
+    with duckdb.connect(str(home / "warehouse.duckdb")) as con:
+        [(champion,)] = con.execute(
+            "SELECT checkpoint FROM champions WHERE verdict = 'promoted' ORDER BY created_at DESC LIMIT 1"
+        ).fetchall()
+        con.execute("UPDATE backtest_returns SET net_return = net_return - 0.01 WHERE checkpoint = ?", [champion])
+
+
+def night(server: DagsterServer) -> str:
+    """A night as the schedule starts it; its end state."""
+    [request] = server.tick(NIGHT)["runRequests"]
+    return server.wait(server.launch(request))
+
+
+def test_a_week_of_nights(tmp_path, hub, market):
+    home = home_of(tmp_path / "home")
+    with server_of(home, hub) as server:
+        # the first night: the source is seen, and everything follows from it
+        assert night(server) == "SUCCESS", server.log.read_text()[-5000:]
+        assert_released_once(home, hub)
+        date = query(home, "SELECT max(date) FROM decisions")[0][0]
+        assert (home / "reports" / "decisions" / f"{date}.html").is_file()
+        first = contents(home)
+
+        # a night with nothing new starts nothing and says so; started by hand all the same, it makes nothing
+        tick = server.tick(NIGHT)
+        assert tick["runRequests"] in (None, [])
+        assert "no new prices" in tick["skipReason"]
+        assert "is no session" in server.tick(NIGHT + 2 * 86400)["skipReason"]  # Thanksgiving
+        request = {"runConfigYaml": (home / "nightly.yaml").read_text(), "tags": []}
+        assert server.wait(server.launch(request)) == "SUCCESS"
+        assert contents(home) == first
+
+        # the publisher dies between commit and tag: it is tried again, and finds its commit
+        grow(hub, market, 920)
+        lose_touch(home)
+        hub.fail(r"POST .*/tag/", "delay", seconds=60.0)
+        [request] = server.tick(NIGHT)["runRequests"]
+        port, seen = int(hub.endpoint.rpartition(":")[2]), len(hub.requests)
+        others = set(connected_to(port))  # the code server, which looked at the source
+        run = server.launch(request)
+        wait_until(lambda: any("/tag/" in line for line in hub.requests[seen:]))
+        [publisher] = set(connected_to(port)) - others
+        os.kill(publisher, signal.SIGKILL)
+        assert server.wait(run) == "SUCCESS", server.log.read_text()[-5000:]
+        assert_released_once(home, hub)
+        assert query(home, "SELECT count(*) FROM champions WHERE verdict = 'promoted'") == [(2,)]
+
+        # a Hub that misbehaves in every way; the sensor starts this night, since the source has moved
+        grow(hub, market, 940)
+        lose_touch(home)
+        hub.fail(r"GET .*/api/models/.*/refs", "status", status=503)
+        hub.fail(r"POST .*/preupload/", "status", status=429, headers={"Retry-After": "1"})
+        hub.fail(r"PUT /lfs-storage", "cut")
+        hub.fail(r"POST .*/commit/", "lose_answer")
+        hub.fail(r"POST .*/tag/", "lose_answer")
+        known = {run["runId"] for run in server.runs()}
+        server.start_sensor("price_source_sensor")
+        wait_until(lambda: {run["runId"] for run in server.runs()} > known)
+        [run] = [run for run in server.runs() if run["runId"] not in known]
+        assert "the source moved" in {tag["key"]: tag["value"] for tag in run["tags"]}["finjepa/why"]
+        assert server.wait(run["runId"]) == "SUCCESS", server.log.read_text()[-5000:]
+        assert_released_once(home, hub)
+        assert query(home, "SELECT count(*) FROM champions WHERE verdict = 'promoted'") == [(3,)]
+
+        # the decisions of three closes follow one another, and no token was written down
+        chain = query(home, "SELECT date, previous_date FROM decision_portfolios WHERE book = 'champion' ORDER BY date")
+        assert [previous for _, previous in chain] == [None, *(date for date, _ in chain[:-1])]
+        assert len(chain) == 3
+    assert not server.processes()
+    assert files_with(home, WRITER) == []
+    card = FinJEPA.from_pretrained(next((home / "releases").iterdir()))
+    assert card.config.training.epochs == int(QUICK["training.epochs"])
+
+
+def test_any_process_killed_at_any_moment_of_a_night_is_made_good_by_the_next(tmp_path, hub, market):
+    """FINJEPA_TEST_KILLS: how many processes die, at random moments (20 for the whole proof)."""
+    kills = int(os.environ.get("FINJEPA_TEST_KILLS", "8"))
+    random_ = random.Random(int(os.environ.get("FINJEPA_TEST_SEED", "0")))
+    reference = home_of(tmp_path / "reference")
+    with server_of(reference, hub) as server:
+        assert night(server) == "SUCCESS", server.log.read_text()[-5000:]
+    disturbed = tmp_path / "disturbed"
+    shutil.copytree(reference, disturbed)
+    grow(hub, market, 930)
+    lose_touch(reference)
+    lose_touch(disturbed)
+    with server_of(reference, hub) as server:
+        began = time.monotonic()
+        assert night(server) == "SUCCESS", server.log.read_text()[-5000:]
+        length = time.monotonic() - began
+    assert not server.processes()
+
+    server = server_of(disturbed, hub, "tester/disturbed")
+    server.start()
+    [request] = server.tick(NIGHT)["runRequests"]
+    server.launch(request)
+    killed = []
+    for _ in range(kills):
+        time.sleep(random_.uniform(0, 2 * length / kills))
+        victims = server.processes()
+        if victims:
+            victim = random_.choice(victims)
+            with contextlib.suppress(OSError):
+                killed.append(Path(f"/proc/{victim}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+                os.kill(victim, signal.SIGKILL)
+        if server.process.poll() is not None or not is_up(server):
+            server.stop()  # as a service manager does, with all that belongs to it
+            server.start()
+        if all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in server.runs()):
+            again = server.tick(NIGHT)["runRequests"] or []
+            for request in again:
+                server.launch(request)
+    server.stop()
+    server.start()
+    with server:  # the next night
+        server.wait_for_all(timeout=1500)
+        for request in server.tick(NIGHT)["runRequests"] or []:
+            assert server.wait(server.launch(request)) == "SUCCESS", (killed, server.log.read_text()[-5000:])
+        assert server.tick(NIGHT)["skipReason"], killed
+    assert not server.processes(), killed
+    assert len(killed) >= kills // 2
+    wanted, found = contents(reference), contents(disturbed)
+    for name in wanted:
+        assert found[name] == wanted[name], (name, killed)
+    released = [commit.title for commit in hub.repo("tester/disturbed").commits if commit.title.startswith("Release")]
+    assert len(released) == len(set(released))
+    assert released[-1:] == [c.title for c in hub.repo(REPO).commits if c.title.startswith("Release")][-1:]
+
+
+def is_up(server: DagsterServer) -> bool:
+    try:
+        return bool(server.ask("{ repositoriesOrError { __typename } }"))
+    except OSError:
+        return False
+
+
+def wait_until(condition, timeout: float = 900) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def files_with(folder: Path, secret: str) -> list[Path]:
+    """Files below a folder in which a secret can be read."""
+    needle = secret.encode()
+    return [path for path in folder.rglob("*") if path.is_file() and needle in path.read_bytes()]

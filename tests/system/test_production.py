@@ -1,0 +1,214 @@
+"""The production layout of docs/deploy.md: PostgreSQL, code server, daemon and webserver as the unit files start them, and a
+login before the UI; a night runs on it, and what was backed up comes back."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.system.dagster_server import DagsterClient
+from tests.system.product import COMMANDS, QUICK, ROOT, write_prices
+
+DEPLOY = ROOT / "deploy"
+POSTGRES = next((path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(POSTGRES is None, reason="needs Debian's postgresql"),
+]
+UNITS = ("finjepa-code", "finjepa-daemon", "finjepa-web")
+PASSWORD = "secret-of-the-test"
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    """A cluster on loopback with the user and the database of the docs; the address to put into DAGSTER_PG_URL."""
+    pytest.importorskip("dagster_postgres")
+    assert POSTGRES is not None
+    folder = Path("/tmp") / f"finjepa-pg-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    port, password_file = free_port(), folder / "password"
+    password_file.write_text(PASSWORD)
+    as_user = ["su", "postgres", "-c"] if os.getuid() == 0 else ["sh", "-c"]
+    if os.getuid() == 0:
+        shutil.chown(folder, "postgres")
+    run = POSTGRES / "pg_ctl"
+    subprocess.run(
+        [*as_user, f"{POSTGRES}/initdb -D {folder}/data -A scram-sha-256 -U postgres --pwfile={password_file}"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
+    subprocess.run(
+        [*as_user, f"{run} -D {folder}/data -o '{options}' -l {folder}/log -w start"], check=True, capture_output=True
+    )
+    try:
+        psql = [POSTGRES / "psql", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-v", "ON_ERROR_STOP=1"]
+        for statement in (f"CREATE USER finjepa PASSWORD '{PASSWORD}'", "CREATE DATABASE finjepa OWNER finjepa"):
+            subprocess.run(
+                [*psql, "-c", statement], env=os.environ | {"PGPASSWORD": PASSWORD}, check=True, capture_output=True
+            )
+        yield f"postgresql://finjepa:{PASSWORD}@127.0.0.1:{port}/finjepa"
+    finally:
+        subprocess.run([*as_user, f"{run} -D {folder}/data -m immediate stop"], capture_output=True)
+        shutil.rmtree(folder)
+
+
+class Production(DagsterClient):
+    """The services, started by the command lines of their unit files with nothing changed but folders and ports."""
+
+    def __init__(self, folder: Path, pg_url: str):
+        self.home, self.log, self.port, code_port = folder / "home", folder / "log", free_port(), free_port()
+        (self.home / "dagster").mkdir(parents=True)
+        shutil.copyfile(DEPLOY / "dagster.yaml", self.home / "dagster" / "dagster.yaml")
+        workspace = (DEPLOY / "workspace.yaml").read_text().replace("4266", str(code_port))
+        (folder / "workspace.yaml").write_text(workspace)
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("FINJEPA_", "DAGSTER_"))
+        }
+        places = {"/var/lib/finjepa": str(self.home), "/etc/finjepa": str(folder), "/opt/finjepa/bin": str(COMMANDS)}
+        ports = {"-p 4266": f"-p {code_port}", "-p 4000": f"-p {self.port}"}
+        for line in (DEPLOY / "finjepa.env").read_text().splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.partition("=")
+                self.environment[name] = _replaced(value, places)
+        self.environment |= {"DAGSTER_PG_URL": pg_url, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.processes = []
+        for unit in UNITS:
+            text = (DEPLOY / "systemd" / f"{unit}.service").read_text()
+            command = _replaced(re.search(r"^ExecStart=(.+)$", text, re.M)[1], places | ports)
+            self.processes.append(
+                subprocess.Popen(
+                    command.split(), env=self.environment, cwd=folder, stdout=self.log.open("a"), stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )  # fmt: skip
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if self.ask("{ assetNodes { id } }")["assetNodes"]:
+                    return
+            time.sleep(1)
+        raise AssertionError(self.log.read_text()[-3000:])
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _replaced(text: str, pairs: dict[str, str]) -> str:
+    for old, new in pairs.items():
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.fixture(scope="module")
+def production(postgres, tmp_path_factory):
+    server = Production(tmp_path_factory.mktemp("production"), postgres)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def test_a_night_runs_on_postgres_and_its_backup_comes_back(production, postgres, tmp_path):
+    prices = write_prices(tmp_path / "prices")
+    ops = {
+        "ingest_prices": {"config": {"data_source": "files", "path": str(prices)}},
+        "world_model": {"config": {"preset": "tiny", "overrides": QUICK}},
+        "planner_backtests": {"config": {"planner": "mppi"}},
+    }
+    run = production.launch({"runConfigYaml": {"ops": ops}, "tags": []})
+    assert production.wait(run) == "SUCCESS", production.log.read_text()[-5000:]
+    told = subprocess.run(
+        [POSTGRES / "psql", postgres, "-tAc", f"SELECT status FROM runs WHERE run_id = '{run}'"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.strip() == "SUCCESS"
+    assert not list((production.home / "dagster").rglob("*.db"))  # nothing of the instance is in SQLite
+
+    archive, other = tmp_path / "backup.tar.gz", tmp_path / "other"
+    for action, home in (("save", production.home), ("restore", other)):
+        environment = os.environ | {"FINJEPA_HOME": str(home)}
+        subprocess.run([sys.executable, DEPLOY / "backup.py", action, archive], env=environment, check=True)
+    for table in ("champions", "releases", "decisions", "backtest_returns", "raw_price_versions"):
+        rows = []
+        for home in (production.home, other):
+            with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
+                rows.append(con.execute(f"FROM {table} ORDER BY ALL").fetchall())
+        assert rows[0] == rows[1]
+        assert rows[0]
+    assert [p.name for p in (other / "releases").iterdir()] == [
+        p.name for p in (production.home / "releases").iterdir()
+    ]
+
+
+@pytest.mark.skipif(shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is None, reason="needs nginx")
+def test_nobody_gets_in_without_the_password(production, tmp_path):
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    port, folder = free_port(), Path("/tmp") / f"finjepa-nginx-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    hashed = subprocess.run(
+        ["openssl", "passwd", "-apr1", PASSWORD], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    (folder / "htpasswd").write_text(f"operator:{hashed}\n")
+    site = _replaced(
+        (DEPLOY / "nginx.conf").read_text(),
+        {
+            "127.0.0.1:4080": f"127.0.0.1:{port}",
+            "127.0.0.1:4000": f"127.0.0.1:{production.port}",
+            "/etc/finjepa": str(folder),
+        },
+    )
+    (folder / "nginx.conf").write_text(
+        f"daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;\n"
+        f"fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n{site} }}\n"
+    )
+    process = subprocess.Popen([nginx, "-c", folder / "nginx.conf"], stderr=subprocess.DEVNULL)
+    try:
+        assert _answer(port, None) == 401
+        assert _answer(port, "wrong") == 401
+        assert _answer(port, PASSWORD) == 200
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def _answer(port: int, password: str | None) -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/server_info")
+    if password is not None:
+        request.add_header("Authorization", f"Basic {b64encode(f'operator:{password}'.encode()).decode()}")
+    for _ in range(50):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("nginx did not come up")
