@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any
 
 from finjepa_pipeline.backtest.strategies import BENCHMARK
+from finjepa_pipeline.publishing.checks import DSR_GOAL, PBO_LIMIT, Finding
 
 HIGHEST_MODEL_INDEX_RESULTS = 8  # the Hub shows them beside the card
 
@@ -31,6 +32,18 @@ class Standing:
     excess_high: float | None
     n_days: int
     data_version: str
+    deflated: float | None = None
+    break_even_bps: float | None = None
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What is said of a whole leaderboard; None where it is too small to say."""
+
+    trials: int
+    effective_trials: int
+    overfitting: float | None
+    spa_p: float | None
 
 
 def model_card(
@@ -43,6 +56,8 @@ def model_card(
     standings: Sequence[Standing],
     planner: str,
     verdict: Sequence[str],
+    checks: Sequence[Finding] = (),
+    corrections: Corrections | None = None,
 ) -> str:
     """The card as Markdown with the Hub's YAML metadata on top.
 
@@ -50,7 +65,8 @@ def model_card(
         config, metrics, lineage, normalization: contents of the checkpoint's JSON files.
         standings: the leaderboard of this checkpoint, baselines included.
         planner: the strategy that acts for this checkpoint.
-        verdict: reasons of the champion gate.
+        verdict: reasons of the champion gate; `checks`: what it looked at.
+        corrections: for the number of trials, of the test block.
     """
     test = [standing for standing in standings if standing.block == "test"]
     sections = [
@@ -61,11 +77,13 @@ def model_card(
         "## What it earned",
         _claim(test, planner),
         _table(test),
+        _corrected(test, planner, corrections),
         _reading_guide(test, config),
         "## How to use it",
-        _usage(config),
+        _usage(config, planner),
         "## Why it was released",
         "\n".join(f"- {reason}" for reason in verdict),
+        _checks(checks),
         "## What it learned from",
         _provenance(lineage, normalization),
         "## Is the latent space alive",
@@ -75,7 +93,7 @@ def model_card(
         "## Limits",
         _limits(test, config),
     ]
-    return f"---\n{_metadata(tag, lineage, test)}\n---\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{_metadata(tag, lineage, test)}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
 
 
 def has_skill(standing: Standing | None) -> bool:
@@ -119,6 +137,37 @@ def _table(test: Sequence[Standing]) -> str:
     return "\n".join(lines) if test else "There is no backtest on the test block."
 
 
+def _corrected(test: Sequence[Standing], planner: str, corrections: Corrections | None) -> str:
+    """What is left of the claim after everything that was tried."""
+    acting = next((standing for standing in test if standing.strategy == planner), None)
+    if corrections is None:
+        return ""
+    lines = [
+        f"{corrections.trials} configurations were ever tried on such a block, {corrections.effective_trials} of them "
+        "different bets."
+    ]
+    if acting is not None and acting.deflated is not None:
+        word = "convincing" if acting.deflated >= DSR_GOAL else "not convincing"
+        lines.append(
+            f"The deflated Sharpe ratio of `{planner}`, the probability that it is better than the luckiest of them, is "
+            f"{acting.deflated:.2f}: {word} ({DSR_GOAL:g} would be)."
+        )
+    if corrections.overfitting is not None:
+        word = "low" if corrections.overfitting <= PBO_LIMIT else "high"
+        lines.append(
+            f"The probability of backtest overfitting (CSCV) is {corrections.overfitting:.2f}, which is {word}."
+        )
+    if corrections.spa_p is not None:
+        lines.append(f"Hansen's SPA test that nobody beats 1/N has p = {corrections.spa_p:.2f}.")
+    return " ".join(lines)
+
+
+def _checks(checks: Sequence[Finding]) -> str:
+    words = {True: "passed", False: "failed", None: "unknown"}
+    lines = [f"| {c.name} | {words[c.passed]} | {'yes' if c.blocking else 'no'} | {c.detail} |" for c in checks]
+    return "\n".join(["| check | result | blocking | found |", "|---|---|---|---|", *lines]) if lines else ""
+
+
 def _reading_guide(test: Sequence[Standing], config: Mapping[str, Any]) -> str:
     portfolio = config["portfolio"]
     days = f" over {test[0].n_days} sessions" if test else ""
@@ -130,20 +179,22 @@ def _reading_guide(test: Sequence[Standing], config: Mapping[str, Any]) -> str:
     )
 
 
-def _usage(config: Mapping[str, Any]) -> str:
+def _usage(config: Mapping[str, Any], planner: str) -> str:
     return (
+        "Load it, and act on the newest close of the prices in your FINJEPA_HOME (`owner/name` is this repository, or a folder "
+        "with these files):\n\n"
         "```python\n"
-        "from finjepa_model import FinJEPA\n\n"
-        'model = FinJEPA.from_pretrained("owner/name")  # this repository, or a folder with these files\n'
-        "assets_BSND, market_BSD = model.encode(observation)\n"
-        "imagination = model.imagine(observation, horizon=2)  # what a planner asks for its costs\n"
-        "print(imagination.mean_BHN, imagination.volatility_BHN)\n"
+        "from finjepa_model import FinJEPA\n"
+        "from finjepa_pipeline.publishing.daily import act\n\n"
+        'model = FinJEPA.from_pretrained("owner/name")  # encode, predict, rollout, imagine\n'
+        f'decision = act("owner/name", planner="{planner}")\n'
+        'print(decision["weights"], decision["signals"], decision["hedge"])\n'
         "```\n\n"
-        "The decision for the newest date of your prices, as JSON:\n\n"
+        "The same from a terminal, prices included, as JSON:\n\n"
         "```bash\n"
         "pip install finjepa\n"
         "finjepa ingest --data-source files --path your/prices\n"
-        "finjepa decide --checkpoint owner/name --json\n"
+        f"finjepa decide --checkpoint owner/name --planner {planner} --json\n"
         "```\n\n"
         f"An observation is {config['model']['context_steps']} steps of {config['model']['stride']} sessions; at each step an "
         f"asset is seen through the {config['model']['window']} sessions that end there, in the channels of "

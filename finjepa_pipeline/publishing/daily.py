@@ -62,6 +62,18 @@ def make_decision(
     return None if decider is None else _made(settings, warehouse, panel, session, decider)
 
 
+def act(checkpoint: str, planner: str = "mppi") -> dict[str, Any]:
+    """The decision of a checkpoint (a folder or a Hub repository) at the newest close of this home's prices.
+
+    Raises:
+        FinJEPAError: if there are no prices, or the checkpoint does not fit them.
+    """
+    settings = Settings.from_env().ensure()
+    made = make_decision(settings, Warehouse.from_settings(settings), checkpoint=checkpoint, planner=planner)
+    assert made is not None  # a checkpoint was named
+    return made.decision
+
+
 def backfill_decisions(
     settings: Settings, warehouse: Warehouse, first: str, last: str, log: Callable[[str], object] = lambda line: None
 ) -> list[MadeDecision]:

@@ -87,9 +87,7 @@ def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, w
     champion = current_champion(con)
     challenger = checkpoint.name
     if champion is not None and champion.checkpoint == challenger:
-        known = tuple(
-            Finding(name, passed, detail, blocking) for name, passed, blocking, detail in _known(con, challenger)
-        )
+        known = known_findings(con, challenger)
         reason = ("it is the champion already",)
         return Verdict(challenger, challenger, "kept", reason, champion.strategy, findings=known, new=False)
     verdict = _verdict(con, checkpoint, champion, data_version)
@@ -108,8 +106,10 @@ def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, w
     return verdict
 
 
-def _known(con: duckdb.DuckDBPyConnection, checkpoint: str) -> list[tuple]:
-    return con.execute(sql("champion_findings"), {"checkpoint": checkpoint}).fetchall()
+def known_findings(con: duckdb.DuckDBPyConnection, checkpoint: str) -> tuple[Finding, ...]:
+    """What the gate found when it last judged a checkpoint."""
+    rows = con.execute(sql("champion_findings"), {"checkpoint": checkpoint}).fetchall()
+    return tuple(Finding(name, passed, detail, blocking) for name, passed, blocking, detail in rows)
 
 
 def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champion | None, data_version: str) -> Verdict:

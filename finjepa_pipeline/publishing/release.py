@@ -10,8 +10,8 @@ from pathlib import Path
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.publishing.card import Standing, model_card
-from finjepa_pipeline.publishing.gate import Champion, current_champion
+from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
+from finjepa_pipeline.publishing.gate import Champion, current_champion, known_findings
 from finjepa_pipeline.publishing.package import Package, package_of, write_package
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse, sql
@@ -128,7 +128,14 @@ def card_of(con: duckdb.DuckDBPyConnection, settings: Settings, package: Package
         standings=[Standing(*row) for row in rows],
         planner=champion.strategy,
         verdict=reasons[0].split("\n") if reasons else [],
+        checks=known_findings(con, champion.checkpoint),
+        corrections=_corrections(con, champion.checkpoint),
     )
+
+
+def _corrections(con: duckdb.DuckDBPyConnection, checkpoint: str) -> Corrections | None:
+    row = con.execute(sql("release_corrections"), {"checkpoint": checkpoint}).fetchone()
+    return Corrections(*row) if row else None
 
 
 def _package(settings: Settings, champion: Champion) -> Package:
