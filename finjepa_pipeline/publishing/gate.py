@@ -126,6 +126,9 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
         return say("refused", *(f"{finding.name}: {finding.detail}" for finding in red))
     if champion is None:
         return say("promoted", "there was no champion", "all checks are green")
+    unusable = _why_unusable(checkpoint.with_name(champion.checkpoint))
+    if unusable is not None:
+        return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", "all checks are green")
     champion_T, challenger_T = _paired_returns(con, champion, Champion(challenger, strategy), data_version)
     days = len(champion_T)
     if days < MIN_COMMON_DAYS:
@@ -140,6 +143,19 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
     if probability > REPLACE_ABOVE:
         return say("promoted", reason, "all checks are green", **numbers)
     return say("kept", reason, **numbers)
+
+
+def _why_unusable(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot act any more, as after an upgrade or when it was deleted; None where it can."""
+    from finjepa_model import FinJEPA
+
+    if not checkpoint.is_dir():
+        return "its folder is gone"
+    try:
+        FinJEPA.from_pretrained(checkpoint)
+    except FinJEPAError as error:
+        return str(error)
+    return None
 
 
 def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:

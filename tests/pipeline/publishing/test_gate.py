@@ -94,3 +94,38 @@ def test_a_champion_that_stays_in_cash_can_be_beaten():
     earning_T = np.random.default_rng(0).normal(0.001, 0.01, 300)
     assert probability_better(np.zeros(300), earning_T)[0] > 0.5
     assert probability_better(earning_T, earning_T)[0] == 0.0
+
+
+def test_a_champion_that_can_no_longer_act_is_replaced_by_any_sound_challenger(champion_home):
+    config = champion_home.settings.checkpoints / "aaaa" / "config.json"
+    config.write_text(config.read_text().replace('"dim"', '"width_of_another_version"'))
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0)  # worse than the champion was
+    verdict = _judge(champion_home, "bbbb")
+    assert (verdict.verdict, verdict.champion) == ("promoted", "bbbb")
+    assert "width_of_another_version" in verdict.reasons[0]
+
+
+def test_broken_prices_a_lost_baseline_and_a_worse_planner_forbid_a_promotion(champion_home):
+    def judged(name: str, data_version: str = "data1"):
+        verdict = _judge(champion_home, name, data_version)
+        return verdict.verdict, [finding.name for finding in verdict.findings if finding.forbids]
+
+    for name in ("bbbb", "cccc", "dddd"):
+        champion_home.add_checkpoint(name, seed=1)
+        champion_home.add_backtest(name, 0.0015)
+    champion_home.rows("DELETE FROM leaderboard WHERE checkpoint = 'bbbb' AND strategy = 'equal_weight'")
+    assert judged("bbbb") == ("refused", ["baseline"])
+    champion_home.rows(
+        "UPDATE leaderboard SET excess_high = -0.1 WHERE checkpoint = 'cccc' AND strategy = 'finjepa_cem'"
+    )
+    assert judged("cccc") == ("refused", ["baseline"])
+    with champion_home.warehouse.connect() as con:
+        champion_home.add_prices(con, "data3", broken=True)
+    champion_home.rows("UPDATE leaderboard SET data_version = 'data3' WHERE checkpoint = 'dddd'")
+    champion_home.rows("UPDATE backtest_returns SET data_version = 'data3' WHERE checkpoint = 'dddd'")
+    assert judged("dddd", "data3") == ("refused", ["data"])
+    stored = champion_home.rows(
+        "SELECT DISTINCT checkpoint, name FROM champion_checks WHERE passed = false ORDER BY ALL"
+    )
+    assert stored == [("cccc", "baseline"), ("dddd", "data")]
