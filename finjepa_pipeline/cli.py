@@ -170,7 +170,7 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
 @click.pass_obj
 def audit(debug: bool, **options: Any) -> None:
     """The null, planted, leak, delay and permutation tests."""
-    report = _run("audit", {"audit": _given(**options)}, debug)
+    report = _run("audit", {"audit_trial": _given(**options)}, debug)
     table = Table("", "test", "finding", title="Audit", title_justify="left", box=None)
     for name, passed, text in report.checks:
         table.add_row("ok" if passed else "FAILED", name, text)

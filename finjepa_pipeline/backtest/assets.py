@@ -178,7 +178,7 @@ class AuditConfig(dg.Config):
 
 
 @dg.multi_asset_check(
-    name="audit",
+    name="audit_trial",
     specs=[
         dg.AssetCheckSpec(name, asset="planner_backtests", description=what)
         for name, what in {

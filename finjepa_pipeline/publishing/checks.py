@@ -50,6 +50,7 @@ def findings(
         _alive(checkpoint),
         _data(con, data_version),
         _baseline(con, checkpoint, data_version, strategy),
+        *_audited(con, checkpoint, strategy),
         *_corrected(con, checkpoint, data_version, strategy),
     )
 
@@ -109,6 +110,19 @@ def _baseline(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: st
     return Finding(
         "baseline", not worse, f"{strategy} is {'worse' if worse else 'not known to be worse'} than 1/N ({interval})"
     )
+
+
+def _audited(con: duckdb.DuckDBPyConnection, checkpoint: Path, strategy: str | None) -> tuple[Finding, ...]:
+    """The leak, null, planted, delay and permutation tests. One that failed forbids a promotion. They take longer than many a
+    night has: where none was held, that is said, here and on the card, and does not stop the night."""
+    try:
+        key = {"checkpoint": checkpoint.name, "strategy": strategy}
+        rows = con.execute(sql("audit_of_checkpoint"), key).fetchall()
+    except duckdb.CatalogException:
+        rows = []
+    if not rows:
+        return (Finding("audit", None, "no leak or null test was held of it; `finjepa audit` does", blocking=False),)
+    return tuple(Finding(f"audit: {test}", passed, text) for test, passed, text in rows)
 
 
 def _corrected(

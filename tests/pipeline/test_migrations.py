@@ -11,7 +11,7 @@ from finjepa_pipeline.migrations import migrate, newest_version, schema_version
 from finjepa_pipeline.sql_files import sql
 
 VERSION_1 = Path(__file__).parent / "warehouse_version_1.sql"
-SCHEMAS = ("price_schema", "backtest_schema", "champions", "champion_checks", "decisions", "releases")
+SCHEMAS = ("price_schema", "derived_schema", "backtest_schema", "champions", "champion_checks", "decisions", "releases")
 
 
 def columns(con: duckdb.DuckDBPyConnection) -> dict[str, set[tuple[str, str]]]:
@@ -27,7 +27,7 @@ def columns(con: duckdb.DuckDBPyConnection) -> dict[str, set[tuple[str, str]]]:
 
 def create_all(con: duckdb.DuckDBPyConnection) -> None:
     for name in SCHEMAS:
-        con.execute(sql(name))
+        con.execute(sql(name).format(temporary="") if name == "derived_schema" else sql(name))
 
 
 def test_the_first_version_becomes_the_newest_and_keeps_its_rows():

@@ -129,3 +129,18 @@ def test_broken_prices_a_lost_baseline_and_a_worse_planner_forbid_a_promotion(ch
         "SELECT DISTINCT checkpoint, name FROM champion_checks WHERE passed = false ORDER BY ALL"
     )
     assert stored == [("cccc", "baseline"), ("dddd", "data")]
+
+
+def test_a_leak_that_an_audit_found_forbids_a_promotion(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015)
+    champion_home.rows(
+        """INSERT INTO audit_results BY NAME SELECT 'bbbb' AS checkpoint, 'finjepa_cem' AS strategy, 'data1' AS data_version,
+        unnest(['truncation', 'null_market']) AS test, unnest([false, true]) AS passed, 'it reads tomorrow' AS finding,
+        'run1' AS run_id, now()::TIMESTAMP AS created_at"""
+    )
+    verdict = _judge(champion_home, "bbbb")
+    assert verdict.verdict == "refused"
+    assert verdict.reasons == ("audit: truncation: it reads tomorrow",)
+    champion_home.rows("UPDATE audit_results SET passed = true")
+    assert _judge(champion_home, "bbbb").verdict == "promoted"

@@ -1,0 +1,39 @@
+"""The code location loads as `dagster dev` loads it, and every asset tells a person what it is."""
+
+import dagster as dg
+
+from finjepa_pipeline.definitions import defs
+
+ORDER = ("prices", "features", "model", "backtest", "publishing")
+
+
+def test_the_code_location_loads():
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_every_asset_has_a_description_an_owner_a_kind_and_a_group_of_the_flow():
+    for spec in defs.resolve_all_asset_specs():
+        assert spec.description, spec.key
+        assert spec.group_name in ORDER, spec.key
+        if spec.key.to_user_string() != "price_source":
+            assert spec.owners, spec.key
+            assert spec.kinds, spec.key
+
+
+def test_assets_follow_only_on_their_own_group_or_an_earlier_one():
+    """So that the graph reads from left to right."""
+    group = {spec.key: ORDER.index(spec.group_name or "") for spec in defs.resolve_all_asset_specs()}
+    for spec in defs.resolve_all_asset_specs():
+        assert all(group[dep.asset_key] <= group[spec.key] for dep in spec.deps), spec.key
+
+
+def test_every_job_has_a_time_limit_and_tries_crashes_again():
+    for job in defs.resolve_all_job_defs():
+        if not job.name.startswith("__"):
+            assert int(job.tags[dg.MAX_RUNTIME_SECONDS_TAG]) > 0, job.name
+
+
+def test_freshness_is_promised_for_what_every_night_makes():
+    policies = {spec.key.to_user_string(): spec.freshness_policy for spec in defs.resolve_all_asset_specs()}
+    for name in ("prices", "world_model", "champion", "hub_release", "daily_decision"):
+        assert policies[name] is not None, name
