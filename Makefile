@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint format ui lock clean
+.PHONY: demo test test-all lint format docs ui lock clean
 
 demo: $(INSTALLED) ## the whole pipeline on embedded prices
 	@$(BIN)/finjepa demo
@@ -23,6 +23,9 @@ lint: $(INSTALLED) ## style and types
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(INSTALLED) ## docs/channels.md from the table of channels
+	$(BIN)/python -m finjepa_pipeline.features.reference
 
 ui: $(INSTALLED) ## the Dagster UI on the data of .finjepa
 	@$(BIN)/finjepa doctor >/dev/null

@@ -48,7 +48,9 @@ def feature_panel(config: PanelConfig, settings: SettingsResource, warehouse: Wa
             "last_date": str(panel.dates[-1]),
             "channels": len(panel.channels),
             "channels_left_out": ", ".join(c.name for c in CHANNELS if c.name not in panel.channels) or "none",
-            "channel_table": dg.MetadataValue.md(channel_table(panel)),
+            "channel_table": dg.MetadataValue.md(
+                channel_table([*panel.manifest["channels"], *panel.manifest["market_channels"]])
+            ),
             "coverage": dg.MetadataValue.md(coverage_picture(panel)),
             "channels_of_one_asset": dg.MetadataValue.md(channel_picture(panel)),
             "bytes": sum(file.stat().st_size for file in folder.iterdir()),

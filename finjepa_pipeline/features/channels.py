@@ -1,8 +1,7 @@
 """The one table of channels: what the panel holds, what the manifest, docs/channels.md and the UI show.
 
 Adding a channel is adding one entry. A formula sees the observations of an asset up to and including its own day
-(Rows gives nothing else), and is computed in float64. Sources: finance.md 5.1 of the design notes names each; the
-papers are given where one defines it.
+(Rows gives nothing else), and is computed in float64.
 """
 
 from collections.abc import Callable
@@ -43,6 +42,7 @@ class Channel:
 
     Attributes:
         unit: of the formula's value, before normalisation.
+        source: who described it, or the table that it is taken from.
         needs: columns of adjusted_prices without which the channel is left out.
         lookback: observations before today's that today's value can depend on, normalisation included.
     """
@@ -50,6 +50,7 @@ class Channel:
     name: str
     unit: str
     formula: str
+    source: str
     needs: tuple[str, ...]
     lookback: int
     normalise: Callable[[Rows, np.ndarray], np.ndarray]
@@ -61,6 +62,7 @@ class Channel:
             "name": self.name,
             "unit": self.unit,
             "formula": self.formula,
+            "source": self.source,
             "needs": list(self.needs),
             "lookback": self.lookback,
             "normalisation": NORMALISATIONS[self.normalise],
@@ -112,51 +114,51 @@ def residual_volatility(rows: Rows) -> np.ndarray:
 # fmt: off
 CHANNELS = (
     Channel("log_return", "log return", "log(close / close[1])",
-            ("close",), 253, own_volatility, lambda r: r.log_return),
+            "Campbell, Lo and MacKinlay (1997)", ("close",), 253, own_volatility, lambda r: r.log_return),
     Channel("overnight_return", "log return", "log(open / close[1])",
-            ("open", "close"), 253, own_volatility, lambda r: r.log_open - r.log_close_before),
+            "Lou, Polk and Skouras (2019)", ("open", "close"), 253, own_volatility, lambda r: r.log_open - r.log_close_before),
     Channel("intraday_return", "log return", "log(close / open)",
-            ("open", "close"), 253, own_volatility, lambda r: r.log_close - r.log_open),
-    Channel("high_low_range", "log ratio", "log(high / low), Parkinson (1980)",
-            ("high", "low"), 251, trailing_z, lambda r: r.log_range),
+            "Lou, Polk and Skouras (2019)", ("open", "close"), 253, own_volatility, lambda r: r.log_close - r.log_open),
+    Channel("high_low_range", "log ratio", "log(high / low)",
+            "Parkinson (1980)", ("high", "low"), 251, trailing_z, lambda r: r.log_range),
     Channel("close_location", "-1 low to 1 high", "2 (close - low) / (high - low) - 1, 0 if flat",
-            ("high", "low", "close"), 0, as_is, close_location),
+            "Chaikin, accumulation and distribution", ("high", "low", "close"), 0, as_is, close_location),
     Channel("volume_level", "log ratio", "log(dollar_volume) - median(log(dollar_volume), 63)",
-            ("dollar_volume",), 313, trailing_z, lambda r: shock(r, 63)),
+            "Gervais, Kaniel and Mingelgrin (2001)", ("dollar_volume",), 313, trailing_z, lambda r: shock(r, 63)),
     Channel("volume_shock", "log ratio", "log(dollar_volume) - median(log(dollar_volume), 21)",
-            ("dollar_volume",), 271, trailing_z, lambda r: shock(r, 21)),
+            "Gervais, Kaniel and Mingelgrin (2001)", ("dollar_volume",), 271, trailing_z, lambda r: shock(r, 21)),
     Channel("realised_volatility_5", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 5)))",
-            ("close",), 256, trailing_z, lambda r: r.log_volatility(5)),
+            "Corsi (2009)", ("close",), 256, trailing_z, lambda r: r.log_volatility(5)),
     Channel("realised_volatility_21", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 21)))",
-            ("close",), 272, trailing_z, lambda r: r.log_volatility(21)),
+            "Corsi (2009)", ("close",), 272, trailing_z, lambda r: r.log_volatility(21)),
     Channel("realised_volatility_63", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 63)))",
-            ("close",), 314, trailing_z, lambda r: r.log_volatility(63)),
+            "Corsi (2009)", ("close",), 314, trailing_z, lambda r: r.log_volatility(63)),
     Channel("drawdown_252", "yearly deviations", "log(close / max(close, 252)) / (own_volatility sqrt(252))",
-            ("close",), 253, as_is, lambda r: drawdown(r) / (r.own_volatility * np.sqrt(252.0))),
+            "George and Hwang (2004)", ("close",), 253, as_is, lambda r: drawdown(r) / (r.own_volatility * np.sqrt(252.0))),
     Channel("momentum_21", "deviations", "log(close / close[21]) / (own_volatility sqrt(21))",
-            ("close",), 253, as_is, lambda r: r.momentum(21)),
+            "Jegadeesh (1990)", ("close",), 253, as_is, lambda r: r.momentum(21)),
     Channel("momentum_60", "deviations", "log(close / close[60]) / (own_volatility sqrt(60))",
-            ("close",), 253, as_is, lambda r: r.momentum(60)),
+            "Moskowitz, Ooi and Pedersen (2012)", ("close",), 253, as_is, lambda r: r.momentum(60)),
     Channel("momentum_252_21", "deviations", "log(close[21] / close[252]) / (own_volatility sqrt(231))",
-            ("close",), 253, as_is, lambda r: r.momentum(252, 21)),
+            "Jegadeesh and Titman (1993)", ("close",), 253, as_is, lambda r: r.momentum(252, 21)),
     Channel("beta_63", "1", "cov(log_return, market, 63) / var(market, 63) - 1",
-            ("close",), 64, as_is, lambda r: r.beta - 1.0),
+            "Sharpe (1964)", ("close",), 64, as_is, lambda r: r.beta - 1.0),
     Channel("residual_volatility_63", "log of 1/sqrt(day)", "log(deviation(log_return - beta market, 63))",
-            ("close",), 315, trailing_z, residual_volatility),
-    Channel("amihud_21", "log of 1/dollar", "log(mean(abs(log_return) / dollar_volume, 21)), Amihud (2002)",
-            ("close", "dollar_volume"), 273, trailing_z, amihud),
-    Channel("spread_21", "share of price", "mean(spread of Corwin and Schultz (2012), 21)",
-            ("high", "low"), 273, trailing_z, corwin_schultz),
-    Channel("roll_spread_21", "share of price", "2 sqrt(-cov(log_return, log_return[1], 21)), Roll (1984)",
-            ("close",), 253, own_volatility, roll_spread),
+            "Ang, Hodrick, Xing and Zhang (2006)", ("close",), 315, trailing_z, residual_volatility),
+    Channel("amihud_21", "log of 1/dollar", "log(mean(abs(log_return) / dollar_volume, 21))",
+            "Amihud (2002)", ("close", "dollar_volume"), 273, trailing_z, amihud),
+    Channel("spread_21", "share of price", "mean(two-day high-low spread, 21)",
+            "Corwin and Schultz (2012)", ("high", "low"), 273, trailing_z, corwin_schultz),
+    Channel("roll_spread_21", "share of price", "2 sqrt(-cov(log_return, log_return[1], 21))",
+            "Roll (1984)", ("close",), 253, own_volatility, roll_spread),
     Channel("liquidity_rank", "Gaussian rank", "normal quantile of the rank of mean(dollar_volume, 63) in the universe",
-            ("dollar_volume",), 62, as_is, lambda r: r.columns["rank"]),
+            "the universe table", ("dollar_volume",), 62, as_is, lambda r: r.columns["rank"]),
     Channel("event", "1 on the day", "1 on the ex-date of a dividend or a split",
-            ("close",), 0, as_is, lambda r: r.columns["event"]),
+            "the corporate_actions table", ("close",), 0, as_is, lambda r: r.columns["event"]),
     Channel("untraded_sessions", "log(1 + sessions)", "log1p(sessions without a trade since the last one, at most 63)",
-            ("close",), 64, as_is, lambda r: np.log1p(r.untraded_sessions)),
+            "Lesmond, Ogden and Trzcinka (1999)", ("close",), 64, as_is, lambda r: np.log1p(r.untraded_sessions)),
     Channel("observed", "1 if observed", "1",
-            ("close",), 0, as_is, lambda r: np.where(np.isnan(r.close), np.nan, 1.0)),
+            "the adjusted_prices table", ("close",), 0, as_is, lambda r: np.where(np.isnan(r.close), np.nan, 1.0)),
 )
 # fmt: on
 

@@ -134,41 +134,45 @@ class MarketChannel:
     name: str
     unit: str
     formula: str
+    source: str
     lookback: int
     normalisation: str
     compute: Callable[[Sessions], np.ndarray]
 
     def row(self) -> dict[str, object]:
         """The channel as the manifest has it."""
-        fields = ("name", "unit", "formula", "lookback", "normalisation")
+        fields = ("name", "unit", "formula", "source", "lookback", "normalisation")
         return {name: getattr(self, name) for name in fields} | {"needs": ["close"], "clip": CLIP}
 
 
 # fmt: off
 MARKET_CHANNELS = (
-    MarketChannel("market_return", "log return", "log(1 + return of the proxy)", 253, "scaled", lambda s: s.log_return),
-    MarketChannel("equal_minus_proxy", "return", "mean(return, universe) - return of the proxy", 253, "scaled",
-                  lambda s: s.equal_return - np.expm1(s.log_return)),
-    MarketChannel("dispersion", "log of 1/sqrt(day)", "log(deviation(return, universe))", 251, "z", lambda s: s.dispersion),
-    MarketChannel("correlation_21", "1", "mean pairwise correlation of the 256 most traded, 21", 272, "z",
-                  lambda s: s.correlation),
-    MarketChannel("first_component_21", "share of variance", "first eigenvalue of that correlation matrix / trace", 272, "z",
-                  lambda s: s.component),
-    MarketChannel("above_mean_200", "-1 none to 1 all", "2 share(close > mean(close, 200)) - 1", 199, "none",
-                  lambda s: 2.0 * s.above_mean - 1.0),
-    MarketChannel("market_volatility_5", "log of 1/sqrt(day)", "log(sqrt(mean(market_return^2, 5)))", 255, "z",
-                  lambda s: s.log_volatility(5)),
-    MarketChannel("market_volatility_21", "log of 1/sqrt(day)", "log(sqrt(mean(market_return^2, 21)))", 271, "z",
-                  lambda s: s.log_volatility(21)),
-    MarketChannel("market_volatility_63", "log of 1/sqrt(day)", "log(sqrt(mean(market_return^2, 63)))", 313, "z",
-                  lambda s: s.log_volatility(63)),
-    MarketChannel("decayed_volatility", "log of 1/sqrt(day)", "log(sqrt(decayed mean(market_return^2, span 63)))", 502, "z",
-                  lambda s: s.decayed_volatility),
-    MarketChannel("weekday", "-1 Monday to 1 Friday", "(weekday - 2) / 2", 0, "none", lambda s: s.calendar["weekday"]),
-    MarketChannel("month_end", "1 on a month's last session", "next session in another month", 0, "none",
-                  lambda s: s.calendar["month_end"]),
-    MarketChannel("days_to_next_session", "log days", "log(days to the next session)", 0, "none",
-                  lambda s: s.calendar["days_to_next_session"]),
+    MarketChannel("market_return", "log return", "log(1 + return of the proxy)",
+                  "dollar-volume weights, for want of shares outstanding", 253, "scaled", lambda s: s.log_return),
+    MarketChannel("equal_minus_proxy", "return", "mean(return, universe) - return of the proxy",
+                  "Plyakha, Uppal and Vilkov (2012)", 253, "scaled", lambda s: s.equal_return - np.expm1(s.log_return)),
+    MarketChannel("dispersion", "log of 1/sqrt(day)", "log(deviation(return, universe))",
+                  "Solnik and Roulet (2000)", 251, "z", lambda s: s.dispersion),
+    MarketChannel("correlation_21", "1", "mean pairwise correlation of the 256 most traded, 21",
+                  "Pollet and Wilson (2010)", 272, "z", lambda s: s.correlation),
+    MarketChannel("first_component_21", "share of variance", "first eigenvalue of that correlation matrix / trace",
+                  "Kritzman, Li, Page and Rigobon (2011)", 272, "z", lambda s: s.component),
+    MarketChannel("above_mean_200", "-1 none to 1 all", "2 share(close > mean(close, 200)) - 1",
+                  "market breadth", 199, "none", lambda s: 2.0 * s.above_mean - 1.0),
+    MarketChannel("market_volatility_5", "log of 1/sqrt(day)", "log(sqrt(mean(market_return^2, 5)))",
+                  "Corsi (2009)", 255, "z", lambda s: s.log_volatility(5)),
+    MarketChannel("market_volatility_21", "log of 1/sqrt(day)", "log(sqrt(mean(market_return^2, 21)))",
+                  "Corsi (2009)", 271, "z", lambda s: s.log_volatility(21)),
+    MarketChannel("market_volatility_63", "log of 1/sqrt(day)", "log(sqrt(mean(market_return^2, 63)))",
+                  "Corsi (2009)", 313, "z", lambda s: s.log_volatility(63)),
+    MarketChannel("decayed_volatility", "log of 1/sqrt(day)", "log(sqrt(decayed mean(market_return^2, span 63)))",
+                  "RiskMetrics (1996)", 502, "z", lambda s: s.decayed_volatility),
+    MarketChannel("weekday", "-1 Monday to 1 Friday", "(weekday - 2) / 2",
+                  "the exchange's calendar", 0, "none", lambda s: s.calendar["weekday"]),
+    MarketChannel("month_end", "1 on a month's last session", "next session in another month",
+                  "the exchange's calendar", 0, "none", lambda s: s.calendar["month_end"]),
+    MarketChannel("days_to_next_session", "log days", "log(days to the next session)",
+                  "the exchange's calendar", 0, "none", lambda s: s.calendar["days_to_next_session"]),
 )
 # fmt: on
 

@@ -35,7 +35,7 @@ def build_panel(connection: duckdb.DuckDBPyConnection, settings: Settings, chann
     if revision is None:
         raise FinJEPAError("there are no prices to make features of; run `finjepa ingest` first")
     if settings.duckdb_memory_limit is None:
-        connection.execute("SET memory_limit = '1GB'")  # the prices are read once: nothing is gained by keeping them
+        connection.execute("SET memory_limit = '512MB'")  # the prices are read once: nothing is gained by keeping them
     base = _base(settings, revision.feed)
     prices = AdjustedPrices(connection, base.last_date if base else "0001-01-01")
     chosen = choose(prices.columns, channels)

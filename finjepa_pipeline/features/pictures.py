@@ -1,6 +1,7 @@
 """What the UI shows of a panel: the channel table, its coverage, and a few channels of one asset."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -10,14 +11,15 @@ from finjepa_pipeline.pictures import as_markdown, new_figure
 SHOWN = ("log_return", "realised_volatility_21", "momentum_252_21", "volume_shock", "drawdown_252")
 
 
-def channel_table(panel: Panel) -> str:
-    """Markdown table of the channels of assets and market."""
-    head = ["| channel | unit | formula | normalisation | lookback |", "|---|---|---|---|---|"]
-    rows: Iterable[dict[str, object]] = [*panel.manifest["channels"], *panel.manifest["market_channels"]]
-    return "\n".join(
-        head
-        + [f"| {c['name']} | {c['unit']} | `{c['formula']}` | {c['normalisation']} | {c['lookback']} |" for c in rows]
+def channel_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Markdown table of channels, as the manifest has them."""
+    head = "| channel | unit | formula | source | needs | normalisation | lookback |\n|---|---|---|---|---|---|---|"
+    lines = (
+        f"| {c['name']} | {c['unit']} | `{c['formula']}` | {c['source']} | {', '.join(c['needs'])} | "
+        f"{c['normalisation']} | {c['lookback']} |"
+        for c in rows
     )
+    return "\n".join([head, *lines])
 
 
 def coverage_picture(panel: Panel) -> str:

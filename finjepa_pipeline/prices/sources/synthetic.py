@@ -12,7 +12,7 @@ from pathlib import Path
 from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate, write_bars
 
-GENERATOR_VERSION = "1"  # raise it when the same config would give another market
+GENERATOR_VERSION = "2"  # raise it when the same config would give another market
 
 
 @dataclass(frozen=True)

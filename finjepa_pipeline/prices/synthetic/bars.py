@@ -20,6 +20,7 @@ DIVIDEND = 0.005  # of the price, once a quarter
 REUSED = 0.1  # share of delisted symbols that another company takes over
 SPLIT_ABOVE, MERGE_BELOW = 200.0, 2.0
 TERMINAL_RETURN = -0.3
+TICK, LEAST_HALF_SPREAD = 0.005, 0.0002  # half a cent, and 2 bp: what buying costs above and selling below the price
 
 
 def write_bars(market: SyntheticMarket, folder: Path) -> list[Path]:
@@ -80,6 +81,9 @@ def _asset(market: SyntheticMarket, asset: int, symbol: str) -> tuple[pl.DataFra
     stale = random.random(len(days)) < STALE
     stale[[0, -1]] = False
     bars = relative * close[:, None]
+    spread = half_spread(close)
+    bars[:, 1] *= 1.0 + spread  # somebody bought at the high and sold at the low
+    bars[:, 2] *= 1.0 - spread
     volume = _volume(random, market, asset, days, returns) * shares
     adjusted = total_return_index * (close[-1] / total_return_index[-1])
     last_traded = np.maximum.accumulate(np.where(stale, 0, np.arange(len(days))))
@@ -141,6 +145,11 @@ def _bars(
     return np.exp(np.column_stack([np.zeros(len(days)), high, low, inside]) - inside[:, None])
 
 
+def half_spread(price: np.ndarray) -> np.ndarray:
+    """Share of the price, by the price of a share."""
+    return LEAST_HALF_SPREAD + TICK / price
+
+
 def _volume(
     random: np.random.Generator, market: SyntheticMarket, asset: int, days: np.ndarray, returns: np.ndarray
 ) -> np.ndarray:
@@ -191,6 +200,7 @@ def _write_truth(market: SyntheticMarket, symbols: list[str], truth: Path) -> No
     ).write_parquet(truth / "assets.parquet")
     pl.DataFrame(
         {"date": date, "regime": market.regime_D, "warning": market.warning_D, "crash": market.crash_D}
+        | {f"factor_{k}": market.factor_DK[:, k] for k in range(3)}
         | {f"factor_variance_{k}": market.factor_variance_DK[:, k] for k in range(3)}
     ).write_parquet(truth / "sessions.parquet")
     (truth / "config.json").write_text(json.dumps(asdict(market.config)))

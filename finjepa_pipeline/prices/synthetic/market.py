@@ -28,6 +28,8 @@ DEGREES = 6
 MEMORY = 0.97  # of the planted signal
 CRASH, CRASHES_A_YEAR = 0.04, 2.0
 WARNED, UNWARNED = 0.10, 1.0 / 252.0  # daily probability of a crash while the warning of `risk` is on, and off
+WARNINGS, WARNING_SESSIONS = 1.0 / 84.0, 5  # probability that one begins, sessions that it lasts
+WARNING_VARIANCE = 4.0  # idiosyncratic variance on its sessions: what shows the warning, as dispersion across assets
 SIGNAL_CAP = 3.0
 
 
@@ -38,7 +40,7 @@ class SyntheticConfig:
     Attributes:
         variant: `drift` plants mu = strength sigma x, with x shown by close location, overnight share and volume;
             `momentum` makes x the asset's own decayed past shocks; `risk` plants no drift of single assets but crashes
-            that high dispersion announces, with an unconditional mean of zero; `null` is a martingale.
+            that days of high dispersion announce, with an unconditional mean of zero; `null` is a martingale.
         strength: daily information coefficient of an asset's signal: .03 is easy, .01 hard.
     """
 
@@ -68,6 +70,7 @@ class SyntheticMarket:
         expected_DA: mu, expected simple return of the next session.
         loadings_AK, factor_variance_DK, own_variance_DA: covariance of the next session's returns is
             loadings diag(factor_variance) loadings' + diag(own_variance).
+        factor_DK: what the factors did, as it came into the returns of the session (jumps in the first).
         regime_D: 0 calm, 1 stormy; warning_D: whether a crash is announced; crash_D: whether there was one.
         volatility_A: unconditional idiosyncratic volatility a day.
         delisted_A: whether the asset's last session before the end is a delisting, at a terminal return of -30 %.
@@ -82,6 +85,7 @@ class SyntheticMarket:
     loadings_AK: np.ndarray
     factor_variance_DK: np.ndarray
     own_variance_DA: np.ndarray
+    factor_DK: np.ndarray
     regime_D: np.ndarray
     warning_D: np.ndarray
     crash_D: np.ndarray
@@ -100,7 +104,7 @@ def generate(config: SyntheticConfig) -> SyntheticMarket:
     random = np.random.default_rng([config.seed, VARIANTS.index(config.variant)])
     sessions, assets = config.sessions, config.assets
     regime_D = _regimes(random, sessions)
-    warning_D, chance_D = _warnings(random, config)
+    warning_D, chance_D, warned_next_D = _warnings(random, config)
     crash_D = np.concatenate([[False], random.random(sessions - 1) < chance_D[:-1]])
     loadings_AK = np.column_stack([random.normal(1.0, 0.3, assets), random.normal(0.0, 0.5, (assets, 2))])
     volatility_A = random.uniform(0.008, 0.020, assets)
@@ -112,19 +116,20 @@ def generate(config: SyntheticConfig) -> SyntheticMarket:
     shocks_DK[1:, 0] -= CRASH * (crash_D[1:] - chance_D[:-1])
 
     own_DA = _student(random, (sessions, assets))
-    own_variance_DA = _garch(own_DA, volatility_A)
+    garch_DA = _garch(own_DA, volatility_A)
+    own_variance_DA = garch_DA * (1.0 + (WARNING_VARIANCE - 1.0) * warned_next_D)[:, None]
     signal_DA = _signals(random, config, own_DA)
     expected_DA = config.strength * volatility_A * np.clip(signal_DA, -SIGNAL_CAP, SIGNAL_CAP) * bool(signal_DA.any())
     expected_DA += mean_D[:, None] * loadings_AK[:, 0]
     returns_DA = np.zeros((sessions, assets))
-    returns_DA[1:] = expected_DA[:-1] + shocks_DK[1:] @ loadings_AK.T + np.sqrt(own_variance_DA[:-1]) * own_DA[1:]
+    returns_DA[1:] = expected_DA[:-1] + shocks_DK[1:] @ loadings_AK.T + _own_shocks(garch_DA, warning_D, own_DA)
     np.clip(returns_DA, -0.9, 3.0, out=returns_DA)
     alive_DA, delisted_A = _lives(random, returns_DA)
     first_A = alive_DA.argmax(axis=0)
     returns_DA[(np.arange(sessions)[:, None] <= first_A) | ~alive_DA] = 0.0
     return SyntheticMarket(
         config, _sessions(sessions), returns_DA, alive_DA, signal_DA, expected_DA, loadings_AK, factor_variance_DK,
-        own_variance_DA, regime_D, warning_D, crash_D, volatility_A, delisted_A,
+        own_variance_DA, shocks_DK, regime_D, warning_D, crash_D, volatility_A, delisted_A,
     )  # fmt: skip
 
 
@@ -135,14 +140,17 @@ def _regimes(random: np.random.Generator, sessions: int) -> np.ndarray:
     return regime_D
 
 
-def _warnings(random: np.random.Generator, config: SyntheticConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Whether a crash is announced, and the probability of one in the next session."""
+def _warnings(random: np.random.Generator, config: SyntheticConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether a crash is announced; the probability of a crash, and of an announcement, in the next session."""
     if config.variant != "risk":
-        return np.zeros(config.sessions, bool), np.full(config.sessions, CRASHES_A_YEAR / 252.0)
-    warning_D = np.zeros(config.sessions, bool)
-    for start in np.flatnonzero(random.random(config.sessions) < 1.0 / 84.0):
-        warning_D[start : start + 5] = True
-    return warning_D, np.where(warning_D, WARNED, UNWARNED)
+        nothing_D = np.zeros(config.sessions)
+        return nothing_D > 0, np.full(config.sessions, CRASHES_A_YEAR / 252.0), nothing_D
+    begins_D = random.random(config.sessions) < WARNINGS
+    warning_D, goes_on_D = (
+        np.convolve(begins_D, np.ones(length))[: config.sessions] > 0
+        for length in (WARNING_SESSIONS, WARNING_SESSIONS - 1)
+    )
+    return warning_D, np.where(warning_D, WARNED, UNWARNED), np.where(goes_on_D, 1.0, WARNINGS)
 
 
 def _factor_truth(config: SyntheticConfig, regime_D: np.ndarray, chance_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +164,7 @@ def _factor_truth(config: SyntheticConfig, regime_D: np.ndarray, chance_D: np.nd
         mean_D = (1 - stormy_D) * MARKET_DRIFT[0] + stormy_D * MARKET_DRIFT[1]
         variance_DK[:, 0] += (1 - stormy_D) * stormy_D * (MARKET_DRIFT[0] - MARKET_DRIFT[1]) ** 2
     if config.variant == "risk":  # crashes that are announced are expected; over all sessions the mean is zero
-        announced = 1.0 - (1.0 - 1.0 / 84.0) ** 5
+        announced = 1.0 - (1.0 - WARNINGS) ** WARNING_SESSIONS
         mean_D = -CRASH * (chance_D - (announced * WARNED + (1 - announced) * UNWARNED))
     return mean_D, variance_DK
 
@@ -164,6 +172,12 @@ def _factor_truth(config: SyntheticConfig, regime_D: np.ndarray, chance_D: np.nd
 def _student(random: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """t(6) shocks of unit variance."""
     return random.standard_t(DEGREES, shape) * np.sqrt((DEGREES - 2) / DEGREES)
+
+
+def _own_shocks(garch_DA: np.ndarray, warning_D: np.ndarray, own_DA: np.ndarray) -> np.ndarray:
+    """[D-1, A], of every session but the first."""
+    scale_D = np.where(warning_D[1:], WARNING_VARIANCE, 1.0)
+    return own_DA[1:] * np.sqrt(garch_DA[:-1] * scale_D[:, None])
 
 
 def _garch(own_DA: np.ndarray, volatility_A: np.ndarray) -> np.ndarray:

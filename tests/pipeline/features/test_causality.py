@@ -66,11 +66,14 @@ def test_the_order_of_symbols_does_not_matter(prices: pl.DataFrame, known: pl.Da
         np.testing.assert_allclose(again[name], known[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-def test_market_returns_are_causal_too(prices: pl.DataFrame, tmp_path: Path):
+@pytest.mark.parametrize("how", ["cut", "noise", "later dividends and splits", "scale"])
+def test_the_market_keeps_what_was_known(prices: pl.DataFrame, how: str, tmp_path: Path):
     whole = panel_of(prices, tmp_path / "whole")
-    cut = panel_of(prices.filter(pl.col("date") < CUT), tmp_path / "cut")
-    np.testing.assert_array_equal(whole.market_returns[: len(cut.dates)], cut.market_returns)
-    np.testing.assert_array_equal(whole.market_features[: len(cut.dates)], cut.market_features)
+    changed, only_past = retold(prices, how)
+    again = panel_of(changed, tmp_path / "again")
+    days = int((whole.dates < np.datetime64("2016-06-01")).sum()) if only_past else len(whole.dates)
+    for name in ("market_returns", "market_features"):
+        np.testing.assert_allclose(getattr(again, name)[:days], getattr(whole, name)[:days], atol=1e-6, err_msg=name)
     assert (whole.market_features[300:].std(axis=0) > 0).all()
 
 

@@ -7,7 +7,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from finjepa_model.training.panel import Panel
 from finjepa_pipeline.features.channels import CHANNELS
+from finjepa_pipeline.features.market import calendar_series
 from tests.pipeline.features.market_frames import awkward_market, channel_frame, panel_of
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "us_wide_sample_2015_2017" / "data"
@@ -154,3 +156,82 @@ def test_liquidity_is_ranked_within_the_universe_of_the_day(tmp_path: Path):
 def test_an_event_shows_on_its_day_only(tmp_path: Path):
     frame = channel_frame(panel_of(awkward_market(), tmp_path / "panel")).filter(pl.col("event") != 0)
     assert frame.select("entity", pl.col("date").dt.to_string("%F")).rows() == [("S00", "2016-02-01")]
+
+
+def slow_market(prices: pl.DataFrame, panel: Panel) -> dict[str, np.ndarray]:
+    """Every market channel, session by session from the table of returns; the universe is that of the session before."""
+    dates = [date.item() for date in panel.dates]
+    wide = {
+        name: prices.pivot("entity", index="date", values=name, aggregate_function="first")
+        .to_pandas()
+        .set_index("date")
+        for name in ("close", "dollar_volume")
+    }
+    close, dollars = (
+        wide[name].reindex(dates).reindex(columns=list(panel.assets)) for name in ("close", "dollar_volume")
+    )
+    known = close.notna()
+    eligible = pd.DataFrame(False, index=dates, columns=close.columns)
+    for asset in range(len(panel.assets)):
+        days = slice(int(panel.first[asset]), int(panel.first[asset] + panel.lengths[asset]))
+        eligible.iloc[days, asset] = panel.eligible[panel.offsets[asset] + np.arange(int(panel.lengths[asset]))]
+    # simple return from one session to the next; after a gap it belongs to nobody
+    r = (close / close.shift(1) - 1).where(known & known.shift(1, fill_value=False))
+    before = eligible.shift(1, fill_value=False) & r.notna()
+    liquidity = dollars.apply(lambda x: x.dropna().rolling(63, min_periods=1).mean()).reindex(dates)
+    weight = liquidity.shift(1).where(before, 0.0)
+    proxy = (weight * r.fillna(0)).sum(axis=1) / weight.sum(axis=1)
+    proxy = proxy.where(weight.sum(axis=1) > 0, r.mean(axis=1)).fillna(0.0)
+    mine = r.where(before)
+    log_proxy = np.log1p(proxy).reset_index(drop=True)
+    above = close.apply(
+        lambda x: (x.dropna() > x.dropna().rolling(200).mean()).where(x.dropna().rolling(200).mean().notna())
+    )
+    above = above.reindex(dates).astype(float).where(eligible)
+    correlation, component = np.full((2, len(dates)), np.nan)
+    returns = (close.apply(lambda x: x.dropna().pct_change()).reindex(dates)).to_numpy()
+    for t in range(21, len(dates)):
+        old = np.array([t - panel.first[a] >= 21 for a in range(len(panel.assets))])
+        chosen = eligible.iloc[t].to_numpy() & old & known.iloc[t - 20 : t + 1].to_numpy().all(axis=0)
+        window = returns[t - 20 : t + 1, chosen]
+        window = window[:, np.sqrt(((window - window.mean(0)) ** 2).sum(0)) > 1e-4]
+        if window.shape[1] >= 2:
+            matrix = np.corrcoef(window, rowvar=False)
+            correlation[t] = matrix[np.triu_indices(len(matrix), 1)].mean()
+            component[t] = np.linalg.eigvalsh(matrix)[-1] / len(matrix)
+    vol = log_volatility(decayed(log_proxy**2))
+    last = np.exp(vol).shift(1)
+    day = pd.Series(panel.dates.astype("datetime64[s]"))
+    return {
+        "market_return": log_proxy / last,
+        "equal_minus_proxy": (mine.mean(axis=1) - proxy).reset_index(drop=True) / last,
+        "dispersion": z(log_volatility(mine.var(axis=1, ddof=0).reset_index(drop=True))),
+        "correlation_21": z(pd.Series(correlation)),
+        "first_component_21": z(pd.Series(component)),
+        "above_mean_200": (2 * above.mean(axis=1) - 1).reset_index(drop=True),
+        **{f"market_volatility_{n}": z(log_volatility(windows(log_proxy**2, n, np.mean, n))) for n in (5, 21, 63)},
+        "decayed_volatility": z(vol),
+        "weekday": (day.dt.dayofweek - 2) / 2,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in")
+def test_every_market_channel_equals_its_slow_definition(tmp_path: Path):
+    prices = awkward_market()
+    panel = panel_of(prices, tmp_path / "panel")
+    compared = {"month_end", "days_to_next_session"}
+    for name, slow in slow_market(prices, panel).items():
+        expected = np.nan_to_num(slow.clip(-5, 5).to_numpy(float), nan=0.0)
+        found = panel.market_features[:, panel.market_channels.index(name)]
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5, err_msg=name)
+        compared.add(name)
+    assert compared == set(panel.market_channels)
+
+
+def test_the_calendar_says_what_comes_next(tmp_path: Path):
+    """Thanksgiving, a long weekend and the ends of months, as they were known beforehand."""
+    dates = np.array(["2015-11-25", "2015-11-27", "2015-11-30", "2015-12-31", "2016-01-15"], "datetime64[D]")
+    series = calendar_series(dates)
+    np.testing.assert_allclose(np.exp(series["days_to_next_session"]), [2, 3, 1, 4, 4])
+    np.testing.assert_array_equal(series["month_end"], [0, 0, 1, 1, 0])
+    np.testing.assert_array_equal(series["weekday"], [0, 1, -1, 0.5, 1])

@@ -12,6 +12,7 @@ import pytest
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.features import build_panel, current_panel
+from finjepa_pipeline.features.channels import CHANNELS
 from finjepa_pipeline.prices.store import Revision
 from finjepa_pipeline.settings import Settings
 from tests.pipeline.features.market_frames import awkward_market, panel_of, warehouse_of
@@ -104,3 +105,11 @@ def test_the_asset_shows_the_table_and_pictures(settings: Settings):
     assert "data:image/png" in str(shown[0]["coverage"].value)
     assert [metadata["reused"].value for metadata in shown] == [False, True]
     assert shown[0]["dagster/row_count"].value == Panel.open(current_panel(settings)).lengths.sum()
+
+
+def test_the_page_of_channels_is_that_of_the_table():
+    from finjepa_pipeline.features.reference import PAGE, page
+
+    assert PAGE.read_text() == page(), "run `make docs`"
+    for channel in CHANNELS:
+        assert f"| {channel.name} |" in page()

@@ -9,7 +9,7 @@ import pytest
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.sources.synthetic import SyntheticSource
 from finjepa_pipeline.prices.synthetic import VARIANTS, SyntheticConfig, generate, oracle, write_bars
-from finjepa_pipeline.prices.synthetic.bars import bars_of
+from finjepa_pipeline.prices.synthetic.bars import bars_of, half_spread
 
 AVERSION = 5.0
 
@@ -47,8 +47,9 @@ def test_adjusted_closes_give_the_true_returns():
         np.testing.assert_allclose(adjusted / adjusted[0], true / true[0], rtol=1e-9)
 
 
-def test_truth_explains_the_returns():
-    market, assets = listed_throughout("momentum", 0, 40)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_truth_explains_the_returns(variant: str):
+    market, assets = listed_throughout(variant, 0, 40)
     surprise = market.returns_DA[1:, assets] - market.expected_DA[:-1, assets]
     covariance = market.covariance()[:-1][:, assets][:, :, assets]
     standard = surprise / np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
@@ -116,7 +117,42 @@ def test_hedging_pays_where_a_crash_is_announced():
     equal = np.full((len(market.dates), len(assets)), 1.0 / len(assets))
     hedged = oracle.hedge(equal, market.expected_DA[:, assets], covariance, AVERSION)
     assert hedged[market.warning_D].all()
+    assert market.crash_D[1:][market.warning_D[:-1]].mean() > 10 * market.crash_D[1:][~market.warning_D[:-1]].mean()
     assert abs(market.expected_DA[:, assets].mean()) < 2e-4
+
+
+def test_dispersion_shows_that_a_crash_is_announced():
+    """At the close of a session its dispersion across assets tells whether the warning is on."""
+    market, assets = listed_throughout("risk", 1)
+    returns = market.returns_DA[:, assets]
+    dispersion = np.abs(returns - np.median(returns, axis=1, keepdims=True)).mean(axis=1)
+    warned, calm = dispersion[market.warning_D], dispersion[~market.warning_D]
+    assert (warned[:, None] > calm).mean() > 0.95
+
+
+def test_assets_come_and_go_as_often_as_they_should():
+    market = generate(SyntheticConfig("null", seed=0, assets=1500))
+    listed_years = market.alive_DA.sum() / 252.0
+    assert 0.02 < market.delisted_A.sum() / listed_years < 0.045
+    late = ~market.alive_DA[0]
+    assert 0.15 < late.mean() < 0.25
+    left = market.alive_DA[-1] == market.delisted_A
+    assert not left.any()
+    level = np.cumsum(np.log1p(market.returns_DA), axis=0)
+    fallen = 1 - np.exp(level - np.maximum.accumulate(level, axis=0))
+    old = market.alive_DA & (np.cumsum(market.alive_DA, axis=0) > 252)
+    dies = old & ~np.vstack([market.alive_DA[1:], np.ones(1500, bool)])
+    deep, shallow = old & (fallen > 0.7), old & (fallen < 0.3)
+    assert dies[deep].mean() > 1.3 * dies[shallow].mean()
+
+
+def test_a_spread_shows_between_high_and_low():
+    """A cheap share has the wider spread, and every bar is at least as wide as buying and selling makes it."""
+    bars = bars_of(generate(SyntheticConfig("null", seed=6, assets=60, sessions=600))).filter(pl.col("volume") > 0)
+    width = (bars["high"] / bars["low"]).to_numpy() - 1
+    spread = 2 * half_spread(bars["close"].to_numpy())
+    assert (width > 0.999 * spread).all()
+    assert half_spread(np.array([2.0])) > 5 * half_spread(np.array([100.0]))
 
 
 @pytest.mark.slow
