@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint format docs ui lock clean
+.PHONY: demo test test-all lint format docs ui pictures lock clean
 
 demo: $(INSTALLED) ## the whole pipeline on embedded prices
 	@$(BIN)/finjepa demo
@@ -31,10 +31,13 @@ ui: $(INSTALLED) ## the Dagster UI on the data of .finjepa
 	@$(BIN)/finjepa doctor >/dev/null
 	DAGSTER_HOME=$${FINJEPA_HOME:-$(CURDIR)/.finjepa}/dagster PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dagster dev
 
+pictures: $(INSTALLED) ## the pictures of the README, of the home that a demo has filled; needs chromium
+	$(BIN)/python docs/pictures/make.py
+
 lock: ## renew constraints.txt: the exact versions that demo and test install
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet -e '.[dev]'
+	$(VENV)-lock/bin/pip install --quiet -e '.[dev,postgres]'
 	$(VENV)-lock/bin/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-lock
 

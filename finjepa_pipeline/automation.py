@@ -14,7 +14,7 @@ from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.prices.ingest import source_moved
 from finjepa_pipeline.prices.sources import DEFAULT_CALENDAR
-from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.settings import Settings, SettingsResource, sweep
 from finjepa_pipeline.warehouse import Warehouse
 
 PRICES = dg.AssetSelection.groups("prices").materializable()
@@ -79,7 +79,8 @@ def nightly_schedule(
             return dg.SkipReason(f"no new prices by {tick:%Y-%m-%d %H:%M}, and the last night went well: nothing to do")
     except FinJEPAError as error:  # the run says the same where a person looks for it, and alerts
         why += f", although the source cannot be looked at: {error}"
-    return night_request(home, f"{tick.isoformat()}", why)
+    sweep(home)
+    return night_request(home, tick.isoformat(), why)
 
 
 @dg.sensor(

@@ -400,6 +400,8 @@ def _say_decision(decision: dict[str, Any]) -> None:
         f"expected return {100 * decision['expected_return']:.2f} %, volatility {100 * decision['expected_volatility']:.2f} %"
         " a year; by the model's own account, which is no evidence of skill",
     )
+    since = f"since {decision['previous_date']}" if decision["previous_date"] else "to begin with"
+    _out.print(f"What changed {since}: {'; '.join(decision['changes'])}", highlight=False, markup=False)
 
 
 def _ui_command(settings: Settings) -> str:

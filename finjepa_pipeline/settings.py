@@ -1,7 +1,9 @@
 """FINJEPA_HOME and every environment variable of the product, in one typed object."""
 
 import os
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -94,6 +96,20 @@ class Settings(BaseModel):
                 "set FINJEPA_HOME to a folder that you own"
             ) from error
         return self
+
+
+def sweep(settings: Settings, older_than_s: float = 86_400.0) -> list[Path]:
+    """Remove what processes that were killed have left half-written: files and folders named `.tmp-*`, a day old at least, so
+    that none of a living process is among them.
+
+    Returns:
+        What was removed.
+    """
+    left = [*settings.home.glob(".tmp-*"), *settings.home.glob("*/.tmp-*"), *settings.home.glob("*/*/.tmp-*")]
+    old = [path for path in left if time.time() - path.lstat().st_mtime > older_than_s]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return old
 
 
 def _days(name: str, default: int) -> int:

@@ -8,7 +8,7 @@ import hashlib
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 from huggingface_hub.utils import httpx
 
+from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.publishing.package import CONTENT, Package, sha256
 
@@ -100,7 +101,8 @@ def _complete(api: HfApi, package: Package, repo_id: str) -> Publication:
             repo_id, files, commit_message=package.title, commit_description=description, parent_commit=head
         ).oid
     _tag(api, package, repo_id, commit)
-    if not _same_content(api, package, repo_id, commit):
+    # a commit that was found may carry another card of the same content, made in another home
+    if not _same_content(api, package, repo_id, commit, CHECKPOINT_FILES if new else CONTENT):
         raise FinJEPAError(
             f"{repo_url(repo_id)} at {commit[:8]} does not hold what was sent; delete that commit and run "
             "`finjepa publish` again"
@@ -139,10 +141,10 @@ def _tag(api: HfApi, package: Package, repo_id: str, commit: str) -> None:
         raise ConnectionError("another publisher moved the tag meanwhile")
 
 
-def _same_content(api: HfApi, package: Package, repo_id: str, commit: str) -> bool:
+def _same_content(api: HfApi, package: Package, repo_id: str, commit: str, names: Sequence[str] = CONTENT) -> bool:
     """Whether the Hub's files at a commit are the package's: sha256 of what is in LFS or Xet, git's hash of the others."""
-    stored = {info.path: info for info in api.get_paths_info(repo_id, list(CONTENT), revision=commit)}
-    return all(_is_file(stored.get(name), package.folder / name) for name in CONTENT)
+    stored = {info.path: info for info in api.get_paths_info(repo_id, list(names), revision=commit)}
+    return all(_is_file(stored.get(name), package.folder / name) for name in names)
 
 
 def _is_file(stored: RepoFile | RepoFolder | None, path: Path) -> bool:

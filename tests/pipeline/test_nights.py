@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from finjepa_pipeline import automation
 from finjepa_pipeline.alerts import Alert, send
 from finjepa_pipeline.automation import nightly_schedule
 from finjepa_pipeline.failures import CRASH_RETRIES, final
-from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.settings import Settings, SettingsResource, sweep
 from finjepa_pipeline.warehouse import Warehouse, sql
 from finjepa_pipeline.watch import BY_HAND, alert_of, stale_champion_alert
 
@@ -92,6 +93,21 @@ def test_the_config_of_a_night_is_a_file_of_the_home(home):
             home.nightly_config.write_text(wrong)
             with pytest.raises(FinJEPAError, match=r"nightly\.yaml"):
                 tick(home, instance, "2026-11-24")
+
+
+def test_what_a_killed_process_left_is_swept_when_it_is_old(home):
+    old, young = home.panels / ".tmp-old", home.releases / ".tmp-young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "half").write_text("written")
+    os.utime(old, (0, 0))
+    kept = home.releases / "2022-12-28-c0ffee"
+    kept.mkdir()
+    os.utime(kept, (0, 0))
+    assert sweep(home) == [old]
+    assert not old.exists()
+    assert young.exists()
+    assert kept.exists()
 
 
 def test_an_exception_is_not_tried_again_whatever_the_policy():
