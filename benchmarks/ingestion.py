@@ -82,26 +82,40 @@ def ingestion(folder: Path, home: str = "home", memory_limit: str | None = None)
     return seconds
 
 
-def derivation(folder: Path) -> float:
+def derivation(folder: Path, home: str = "home", memory_limit: str | None = None, publish: bool = False) -> float:
     from finjepa_pipeline.prices.derive import UniverseConfig, derive
     from finjepa_pipeline.settings import Settings
     from finjepa_pipeline.warehouse import Warehouse
 
-    warehouse = Warehouse.from_settings(Settings(home=folder / "home"))
+    settings = Settings(home=folder / home, duckdb_memory_limit=memory_limit)
     started = time.perf_counter()
-    derive(warehouse, UniverseConfig())
-    return time.perf_counter() - started
+    report = derive(Warehouse.from_settings(settings), UniverseConfig(), settings.snapshots if publish else None)
+    seconds = time.perf_counter() - started
+    print(f"rebuilt: {report.rebuilt}, reused: {report.reused}", file=sys.stderr)
+    return seconds
 
 
-def limited(folder: Path) -> float:
-    return ingestion(folder, home="limited-home", memory_limit="2GB")
+def shuffle(folder: Path) -> None:
+    """The same rows in shards without any order."""
+    with duckdb.connect() as con:
+        con.execute("SET memory_limit = '4GB'; SET preserve_insertion_order = false")
+        for path in sorted((folder / "shards").glob("part-*.parquet")):
+            temporary = path.with_suffix(".new")
+            con.execute(
+                f"COPY (FROM '{path}' ORDER BY hash(symbol, date)) TO '{temporary}' (FORMAT parquet, COMPRESSION zstd)"
+            )
+            os.replace(temporary, path)
 
 
 STEPS: dict[str, Callable[[Path], float]] = {
     "bare": bare,
     "ingest": ingestion,
-    "limited": limited,
     "derive": derivation,
+    "publish": lambda folder: derivation(folder, publish=True),
+    "limited ingest": lambda folder: ingestion(folder, "limited-home", "2GB"),
+    "limited derive": lambda folder: derivation(folder, "limited-home", "2GB"),
+    "shuffled ingest": lambda folder: ingestion(folder, "shuffled-home"),
+    "shuffled limited ingest": lambda folder: ingestion(folder, "shuffled-home", "2GB"),
 }
 
 
@@ -132,49 +146,62 @@ def run(folder: Path, rows: int) -> str:
     """All steps in order, and the table of them."""
     shutil.rmtree(folder, ignore_errors=True)
     generate(folder, rows)
-    unit = measure("bare", folder)
-    lines: list[tuple[str, float, str, str]] = [("bare sorted CTAS", 1.0, f"{unit.peak_gb:.1f}", "")]
-
-    def add(label: str, seconds: float, peak_gb: float, target: str) -> None:
-        lines.append((label, seconds / unit.seconds, f"{peak_gb:.1f}", target))
-
+    table = Table(measure("bare", folder))
     first = measure("ingest", folder)
-    add("first ingest: rules, quarantine, duplicates, versions, contract", first.seconds, first.peak_gb, "2.5, 3.5 GB")
+    table.add("first ingest: rules, quarantine, duplicates, versions, contract", first, "2.5, 3.5 GB")
     home = folder / "home" / "warehouse.duckdb"
     size = home.stat().st_size / (folder / "bare.duckdb").stat().st_size
-    again = measure("ingest", folder)
-    add("the same files again", again.seconds, again.peak_gb, "0.15")
+    table.add("the same files again", measure("ingest", folder), "0.15")
     derived = measure("derive", folder)
-    add(
-        "first ingest with adjustment, events, entities and universe",
-        first.seconds + derived.seconds,
-        max(first.peak_gb, derived.peak_gb),
-        "5, 3.5 GB",
-    )
+    both = Measured(first.seconds + derived.seconds, max(first.peak_gb, derived.peak_gb))
+    table.add("first ingest with adjustment, events, entities and universe", both, "5, 3.5 GB")
     grown = home.stat().st_size / (folder / "bare.duckdb").stat().st_size
+    table.add("first snapshot in Parquet for readers", measure("publish", folder), "")
     rewrite(folder)
-    content = measure("ingest", folder)
-    add("the same content in other files", content.seconds, content.peak_gb, "0.4")
-    limited_run = measure("limited", folder)
-    add("first ingest, memory limit 2GB", limited_run.seconds, limited_run.peak_gb, "2.3 GB")
-    shutil.rmtree(folder / "home")
-    (folder / "limited-home").rename(folder / "home")
+    table.add("the same content in other files", measure("ingest", folder), "0.4")
     shutil.copy(folder / "new-day.parquet", folder / "shards" / "part-9.parquet")
     time.sleep(3)  # a file as fresh as this is hashed again
-    day = measure("ingest", folder)
-    add("one new day", day.seconds, day.peak_gb, "0.1")
-    table = "\n".join(f"| {label} | {ratio:.2f} | {peak} | {target} |" for label, ratio, peak, target in lines)
+    table.add("one new day", measure("ingest", folder), "0.1")
+    table.add("... and what follows from it", measure("derive", folder), "")
+    table.add("... and its snapshot", measure("publish", folder), "")
+    shutil.rmtree(folder / "home")
+    (folder / "shards" / "part-9.parquet").unlink()
+    table.add("first ingest, memory limit 2GB", measure("limited ingest", folder), "2.3 GB")
+    table.add("... and what follows from it, memory limit 2GB", measure("limited derive", folder), "2.3 GB")
+    shutil.rmtree(folder / "limited-home")
+    shuffle(folder)
+    unordered = Table(measure("bare", folder))
+    unordered.add("first ingest", measure("shuffled ingest", folder), "2.5, 3.5 GB")
+    shutil.rmtree(folder / "shuffled-home")
+    unordered.add("first ingest, memory limit 2GB", measure("shuffled limited ingest", folder), "2.3 GB")
     return (
         "# Ingestion of a whole market\n\n"
         f"{rows:,} rows, {rows // SESSIONS:,} symbols, {SHARDS} zstd Parquet shards; DuckDB {duckdb.__version__}, "
-        f"{os.cpu_count()} cores. Seconds are in units of a bare `CREATE TABLE AS SELECT ... ORDER BY symbol, date` of the\n"
-        "same shards in the same run; imports (Great Expectations, the exchange calendar) are not counted. Made by\n\n"
+        f"{os.cpu_count()} cores. Seconds are in units of a bare\n`CREATE TABLE AS SELECT ... ORDER BY symbol, date` of the "
+        "same shards in the same run; imports (Great Expectations, the exchange\ncalendar) are not counted. Peak memory is "
+        "VmHWM of the process. Made by\n\n"
         f"    {COMMAND}\n\n"
-        "| step | x bare | peak GB | at most |\n|---|---|---|---|\n"
         f"{table}\n\n"
+        "Shards whose rows are in no order, in units of the bare one of the same shards:\n\n"
+        f"{unordered}\n\n"
         f"The database is {size:.2f} times the bare one after the first ingest and {grown:.2f} with what is\n"
         "derived (at most 1.3).\n"
     )
+
+
+class Table:
+    """Steps in units of a bare load."""
+
+    def __init__(self, unit: Measured) -> None:
+        self._unit = unit
+        self._lines = [f"| bare sorted CTAS ({unit.seconds:.1f} s) | 1.00 | {unit.peak_gb:.1f} | |"]
+
+    def add(self, label: str, measured: Measured, at_most: str) -> None:
+        ratio = measured.seconds / self._unit.seconds
+        self._lines.append(f"| {label} | {ratio:.2f} | {measured.peak_gb:.1f} | {at_most} |")
+
+    def __str__(self) -> str:
+        return "\n".join(["| step | x bare | peak GB | at most |", "|---|---|---|---|", *self._lines])
 
 
 def main() -> None:
@@ -182,7 +209,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=25_000_000)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--report", type=Path)
-    parser.add_argument("--step", choices=STEPS)
+    parser.add_argument("--step", choices=list(STEPS))
     chosen = parser.parse_args()
     if chosen.step:
         seconds = STEPS[chosen.step](chosen.folder)

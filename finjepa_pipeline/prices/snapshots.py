@@ -1,6 +1,11 @@
-"""The tables as immutable Parquet files, so that readers never meet the lock of the warehouse."""
+"""The tables as immutable Parquet files, so that readers never meet the lock of the warehouse.
+
+Prices lie by year; a year that has not changed since the snapshot before is a link to the files of that one, so that a night
+writes the current year. Adjusted prices are not copied: they are the same view as in the warehouse.
+"""
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,8 +14,11 @@ from pathlib import Path
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices import store
+from finjepa_pipeline.warehouse import sql
 
-TABLES = ("prices", "quarantined_prices", "adjusted_prices", "corporate_actions", "entities", "universe")
+TABLES = ("quarantined_prices", "corporate_actions", "entities", "stale_prices", "universe")
+_YEARS = "years.json"  # what each year of prices hashes to
 _POINTER = "current"
 _KEPT = 2  # the present one, and the one that a reader may still have open
 
@@ -24,6 +32,7 @@ def publish_snapshot(con: duckdb.DuckDBPyConnection, folder: Path, name: str) ->
         temporary = folder / f".tmp-{os.getpid()}-{name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
+        _write_prices(con, temporary, pointer)
         for table in TABLES:
             con.execute(f"COPY (FROM main.{table}) TO '{temporary / table}.parquet' (FORMAT parquet, COMPRESSION zstd)")
         os.replace(temporary, place)
@@ -50,6 +59,32 @@ def read_snapshot(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         raise FinJEPAError(f"there is no snapshot in {folder} yet; run `finjepa ingest` first")
     place = pointer.resolve()
     with duckdb.connect() as con:
+        con.execute(f"CREATE VIEW prices AS FROM read_parquet('{place}/prices/*/*.parquet', hive_partitioning = false)")
         for table in TABLES:
             con.execute(f"CREATE VIEW {table} AS FROM '{place / table}.parquet'")
+        con.execute(sql("adjusted_prices").format(adjusted=sql("adjusted_rows").format(prices="prices")))
         yield con
+
+
+def _write_prices(con: duckdb.DuckDBPyConnection, place: Path, before: Path) -> None:
+    years = _digests(con)
+    known: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):  # none, or one of an older layout: nothing to link to
+        known = json.loads((before / _YEARS).read_text(encoding="utf-8"))
+    changed = [year for year, digest in years.items() if known.get(year) != digest]
+    for year in years.keys() - set(changed):
+        shutil.copytree(before / "prices" / f"year={year}", place / "prices" / f"year={year}", copy_function=os.link)
+    if changed:
+        con.execute(
+            f"COPY (SELECT *, year(date) AS year FROM main.prices WHERE year(date) IN ({', '.join(changed)})) "
+            f"TO '{place / 'prices'}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (year), OVERWRITE_OR_IGNORE)"
+        )
+    (place / _YEARS).write_text(json.dumps(years), encoding="utf-8")
+
+
+def _digests(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """What each year of the active view hashes to."""
+    feed_id, revision = con.execute("SELECT feed_id, revision FROM active_view").fetchall()[0]
+    query = "year_digests" if store.is_newest(con, feed_id, revision) else "shown_year_digests"
+    rows = con.execute(sql(query).format(feed_id=feed_id, revision=revision)).fetchall()
+    return {str(year): digest for year, digest in rows}

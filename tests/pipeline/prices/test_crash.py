@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import polars as pl
 import pytest
 
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
@@ -79,6 +80,28 @@ def test_two_ingestions_at_once_make_one_revision(home: Home) -> None:
         child.join(60)
     assert [child.exitcode for child in children] == [0, 0]
     assert home.query("SELECT revision, new_rows FROM revisions ORDER BY revision") == [(1, 4_000), (2, 80)]
+
+
+def test_a_snapshot_shows_the_tables_and_links_to_the_years_that_stay(home: Home) -> None:
+    rows = prices(("AAA", "BBB"), days=300)
+    home.write("part.parquet", rows)
+    work(home)
+    before = home.settings.snapshots.joinpath("current").resolve()
+    changed = pl.when(pl.col("date") == rows["date"].max()).then(pl.col("volume") + 1).otherwise("volume")
+    home.write("part.parquet", rows.with_columns(changed.alias("volume")))
+    work(home)
+    now = home.settings.snapshots.joinpath("current").resolve()
+    years = {path.name: path for path in (now / "prices").iterdir()}
+    linked = {
+        name
+        for name, path in years.items()
+        if all(file.samefile(before / "prices" / name / file.name) for file in path.iterdir())
+    }
+    assert (set(years), linked) == ({"year=2021", "year=2022"}, {"year=2021"})
+    with read_snapshot(home.settings.snapshots) as con:
+        for table in ("prices", "quarantined_prices", "adjusted_prices", "corporate_actions", "entities", "universe"):
+            shown = con.execute(f"FROM {table} ORDER BY ALL").fetchall()
+            assert shown == home.query(f"FROM {table} ORDER BY ALL"), table
 
 
 def test_readers_are_never_locked_out(home: Home) -> None:
