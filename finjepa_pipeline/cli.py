@@ -105,9 +105,12 @@ def _model_options(command: Callable) -> Callable:
 @click.option("--symbols", help="Comma list: only these symbols.")
 @click.option("--start", help="Only from this day on, YYYY-MM-DD.")
 @click.option("--end", help="Only up to this day, YYYY-MM-DD.")
-@click.option("--as-of", type=int, help="Show the prices as they were at this revision; fetch nothing.")
+@click.option(
+    "--as-of",
+    help="Show the prices as they were at this revision: its number or the start of its commit; fetch nothing.",
+)
 @click.pass_obj
-def ingest(debug: bool, symbols: str | None, as_of: int | None, **source: Any) -> None:
+def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -> None:
     """Prices to validated tables."""
     ops = _source_ops(source)
     more = _given(

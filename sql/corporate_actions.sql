@@ -1,6 +1,6 @@
 -- Splits snap to the simplest n:m within 2 %. A dividend takes less than a fifth of the price: adj_close/close steps up
--- by 1/(1 - yield). Where the factor stays and the close jumps as a split would, with the volume going the other way, a
--- split is suspected; nothing is repaired, since a crash can look the same.
+-- by 1/(1 - yield). Where the factor stays and the close jumps as a split would, with the volume going the other way
+-- by about as much, a split is suspected; nothing is repaired, since a crash can look the same.
 DELETE FROM corporate_actions WHERE {fresh} AND symbol IN (SELECT symbol FROM block_symbols);
 
 INSERT INTO corporate_actions
@@ -25,7 +25,8 @@ jumps AS (
     SELECT symbol, date, return_ratio,
         (SELECT min(shares) FROM ratios
          WHERE usual AND shares BETWEEN 1 / close_ratio / 1.02 AND 1 / close_ratio * 1.02
-            AND volume_ratio BETWEEN least(shares, shares * shares) AND greatest(shares, shares * shares)) AS shares
+            AND volume_ratio BETWEEN least(1, shares / 2) AND greatest(1, shares * 2)
+            AND (volume_ratio > 1) = (shares > 1)) AS shares
     FROM fresh_events
     WHERE abs(ln(return_ratio)) > {jump} AND gap <= {long_gap}
 )

@@ -30,7 +30,7 @@ STORED = (
 BLOCK_ROWS = 2_500_000  # about a gigabyte of windows over them; memory does not grow with the market
 # Thresholds of reference tables, on sessions, logarithms of ratios, and ratios.
 THRESHOLDS = {
-    "schema": 3,  # raise it when the derived tables change: they are made again
+    "schema": 4,  # raise it when what is derived changes: it is made again
     "long_gap": 60,  # sessions without a row after which a ticker may have been given to somebody else
     "patience": 10,  # sessions before the end of the data after which a history counts as ended
     "quarter": 63,  # sessions before its end by which a share is judged to have been falling apart

@@ -132,16 +132,24 @@ def source_moved(warehouse: Warehouse, settings: Settings) -> str | None:
     return None if version == shown.version else version
 
 
-def _show_as_of(warehouse: Warehouse, revision: int, named: Feed | None) -> IngestReport:
+def _show_as_of(warehouse: Warehouse, text: str, named: Feed | None) -> IngestReport:
     with warehouse.connect() as con:
-        found = store.feed_of(con, revision) if store.has_store(con) else None
-        if found is None:
-            raise FinJEPAError(f"there is no revision {revision} here; `raw_prices` lists those that there are")
-        if named is not None and named.name != found[1]:
-            raise FinJEPAError(f"revision {revision} is one of {found[1]}, not of {named.name}")
+        known = store.revisions(con, None if named is None else named.name) if store.has_store(con) else []
+        found = [one for one in known if str(one.number) == text or (len(text) >= 7 and one.version.startswith(text))]
+        if not found:
+            newest = ", ".join(f"{one.number} ({one.version[:12]}, {one.created:%Y-%m-%d})" for one in known[:5])
+            raise FinJEPAError(
+                f"there is no revision {text} of {named.name if named else 'any feed'} here; "
+                + (f"the newest are {newest}" if newest else "nothing was ingested yet")
+            )
+        if len({(one.feed_id, one.version) for one in found}) > 1:
+            raise FinJEPAError(
+                f"{text} is the start of several revisions: {', '.join(str(one.number) for one in found)}"
+            )
+        shown = found[0]
         con.execute("BEGIN")
-        store.show(con, found[0], revision, load_rules(con))
-        report = _report(con, note=f"showing {found[1]} as it was at revision {revision}")
+        store.show(con, shown.feed_id, shown.number, load_rules(con))
+        report = _report(con, note=f"showing {shown.feed} as it was at revision {shown.number}")
         con.execute("COMMIT")
         return report
 

@@ -121,12 +121,25 @@ def size_of(con: duckdb.DuckDBPyConnection, revision: int) -> tuple[int, list[st
     return found["r"], found["c"]
 
 
-def feed_of(con: duckdb.DuckDBPyConnection, revision: int) -> tuple[int, str] | None:
-    """The number and the name of the feed of a revision, or None if there is no such revision."""
-    return con.execute(
-        "SELECT feed_id, feed FROM revisions JOIN feeds USING (feed_id) WHERE revision = $revision",
-        {"revision": revision},
-    ).fetchone()
+@dataclass(frozen=True)
+class Known:
+    """A revision that was ingested: its number, its feed, what the source called it, and when (UTC)."""
+
+    number: int
+    feed_id: int
+    feed: str
+    version: str
+    created: datetime.datetime
+
+
+def revisions(con: duckdb.DuckDBPyConnection, feed: str | None = None) -> list[Known]:
+    """The revisions of a feed, or of all feeds, the newest first."""
+    rows = con.execute(
+        "SELECT revision, feed_id, feed, version, created_at FROM revisions JOIN feeds USING (feed_id) "
+        "WHERE $feed IS NULL OR feed = $feed ORDER BY revision DESC",
+        {"feed": feed},
+    ).fetchall()
+    return [Known(*row) for row in rows]
 
 
 def stored_rows(con: duckdb.DuckDBPyConnection) -> int:

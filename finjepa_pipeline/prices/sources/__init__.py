@@ -41,7 +41,10 @@ class PriceSourceConfig(dg.Config):
     start: str | None = Field(default=None, description="only from this day on, YYYY-MM-DD")
     end: str | None = Field(default=None, description="only up to this day, YYYY-MM-DD")
     calendar: str = Field(default=DEFAULT_CALENDAR, description="the exchange whose sessions the days must be")
-    as_of: int | None = Field(default=None, description="show the prices as they were at this revision; fetch nothing")
+    as_of: str | None = Field(
+        default=None,
+        description="show the prices as they were at this revision, a number or the start of a commit or hash; fetch nothing",
+    )
     max_age_sessions: int | None = Field(
         default=None, description="refuse to go on when the newest session is further behind (nightly runs: 1)"
     )

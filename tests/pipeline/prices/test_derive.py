@@ -12,6 +12,7 @@ from finjepa_pipeline.prices.derive import DeriveReport, UniverseConfig, derive
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
 
+pytestmark = pytest.mark.usefixtures("no_contract")
 UNIVERSE = UniverseConfig(size=5, min_history=10, window=5, min_price=1, min_dollar_volume=1e8)
 TABLES = (
     "price_sessions",
@@ -40,12 +41,6 @@ def night(home: Home, rows: pl.DataFrame) -> DeriveReport:
     home.write("part.parquet", rows)
     home.ingest()
     return derive(home.warehouse, UNIVERSE)
-
-
-@pytest.fixture(autouse=True)
-def _no_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The contract is tested elsewhere; here revisions may be as wild as they like."""
-    monkeypatch.setattr("finjepa_pipeline.prices.contract.judge", lambda *_: ())
 
 
 SYMBOLS = tuple(f"S{place}" for place in range(8))

@@ -73,12 +73,10 @@ def test_of_duplicates_one_row_stays_whatever_the_order_of_the_files(home: Home,
     assert home.query("FROM prices ORDER BY ALL") == other.query("FROM prices ORDER BY ALL")
 
 
+@pytest.mark.usefixtures("no_contract")  # so much damage would be refused
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_rows_in_are_prices_and_quarantine(
-    new_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch, data: st.DataObject
-) -> None:
-    monkeypatch.setattr("finjepa_pipeline.prices.contract.judge", lambda *_: ())  # so much damage would be refused
+def test_rows_in_are_prices_and_quarantine(new_home: Callable[[], Home], data: st.DataObject) -> None:
     home = new_home()
     damaged = prices(("BAD",), days=12).to_dicts()
     for row in damaged:

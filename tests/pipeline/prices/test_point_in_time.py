@@ -21,6 +21,7 @@ KNOWN = (
 )
 
 
+@pytest.mark.usefixtures("no_contract")
 def test_every_earlier_revision_comes_back_exactly(home: Home) -> None:
     rows = prices(days=250)
     views = {}
@@ -36,16 +37,20 @@ def test_every_earlier_revision_comes_back_exactly(home: Home) -> None:
         views[report.revision] = home.query("FROM prices ORDER BY ALL")
     assert len(views) == 4
     for revision, view in views.items():
-        shown = ingest(home.warehouse, home.settings, PriceSourceConfig(as_of=revision.number))
+        shown = ingest(home.warehouse, home.settings, PriceSourceConfig(as_of=str(revision.number)))
         assert shown.revision == revision
         assert home.query("FROM prices ORDER BY ALL") == view
-    still = ingest(home.warehouse, home.settings, PriceSourceConfig(as_of=2))
+    still = ingest(home.warehouse, home.settings, PriceSourceConfig(as_of="2"))
     assert "as of revision 2" in (ingest(home.warehouse, home.settings, PriceSourceConfig()).note or "")
     assert still.revision.number == 2
-    with pytest.raises(FinJEPAError, match="no revision 99"):
-        ingest(home.warehouse, home.settings, PriceSourceConfig(as_of=99))
+    # The commit or the hash names it as well.
+    by_hash = ingest(home.warehouse, home.settings, PriceSourceConfig(as_of=next(iter(views)).version[:10]))
+    assert by_hash.revision.number == 1
+    with pytest.raises(FinJEPAError, match="no revision 99 of any feed here; the newest are 4"):
+        ingest(home.warehouse, home.settings, PriceSourceConfig(as_of="99"))
 
 
+@pytest.mark.usefixtures("no_contract")
 def test_later_dividends_splits_and_rescaling_change_nothing_that_was_known(new_home: Callable[[], Home]) -> None:
     later = prices(days=60)
     cut = later["date"].unique().sort()[39]
@@ -67,6 +72,7 @@ def test_later_dividends_splits_and_rescaling_change_nothing_that_was_known(new_
     assert known[0] == known[1]
 
 
+@pytest.mark.usefixtures("no_contract")
 def test_multiplying_a_history_by_a_constant_changes_no_ratio(new_home: Callable[[], Home]) -> None:
     ratios = []
     for factor in (1.0, 8.0):
