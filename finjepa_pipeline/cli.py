@@ -79,6 +79,27 @@ def _source_options(command: Callable) -> Callable:
     return command
 
 
+def _utility_option(command: Callable) -> Callable:
+    return click.option(
+        "--utility",
+        callback=_read_utility,
+        help='What the planner maximises, as in "log_growth - 5*variance - 0.1*turnover, gross <= 0.8"; '
+        "`--utility help` lists what it may speak of.",
+    )(command)
+
+
+def _read_utility(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    """A utility that cannot be read is told now, not after the prices have been read."""
+    from finjepa_model.planning import parse_utility, utility_help
+
+    if text is None:
+        return None
+    if text.strip().lower() == "help":
+        click.echo(utility_help())
+        context.exit()
+    return parse_utility(text).text
+
+
 def _model_options(command: Callable) -> Callable:
     for option in (
         click.option(
@@ -149,6 +170,7 @@ def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str,
 @main.command()
 @click.option("--planner", default="cem,mppi", show_default=True, help="Comma list of planners.")
 @click.option("--checkpoint", help="Id of a checkpoint of this home; the newest one if left out.")
+@_utility_option
 @click.option("--controls", help="Comma list of model-matched controls, or all, or none.")
 @click.option(
     "--strategy", "strategies", multiple=True, help="A strategy of your own, module:callable or file.py:callable."
@@ -195,11 +217,12 @@ def publish(debug: bool, hub_repo_id: str | None, dry_run: bool) -> None:
 @click.option("--as-of", help="Date of the decision, YYYY-MM-DD; the newest one if left out.")
 @click.option("--checkpoint", help="Checkpoint folder or Hub repository; the champion if left out.")
 @click.option("--planner", help="Planner; the one that won the champion its place if left out.")
+@_utility_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else there.")
 @click.pass_obj
-def decide(debug: bool, as_of: str | None, checkpoint: str | None, planner: str | None, as_json: bool) -> None:
+def decide(debug: bool, as_json: bool, **options: str | None) -> None:
     """The decision for a date, and the expected outcome."""
-    report = _run("decide", {"daily_decision": _given(as_of=as_of, checkpoint=checkpoint, planner=planner)}, debug)
+    report = _run("decide", {"daily_decision": _given(**options)}, debug)
     decision = _decision(report.assets)
     if as_json:
         click.echo(json.dumps(decision))

@@ -21,6 +21,9 @@ class BacktestConfig(dg.Config):
     """Who is judged."""
 
     planner: str = Field(default="cem,mppi", description="Comma list of planners.")
+    utility: str | None = Field(
+        default=None, description="What they maximise, e.g. log_growth - 5*variance; their own when empty."
+    )
     controls: str = Field(default="ewma,ridge", description="Comma list of model-matched controls, or all, or none.")
     strategies: list[str] = Field(
         default_factory=list, description="Strategies of your own, as module:callable or file.py:callable."
@@ -55,7 +58,7 @@ def planner_backtests(
 
     home = settings.get()
     docket = Docket(
-        planners=parse_planners(config.planner),
+        planners=parse_planners(config.planner, config.utility),
         controls=parse_names(config.controls, CONTROLS, "control"),
         specs=tuple(config.strategies),
         n_assets=config.n_assets,

@@ -243,20 +243,21 @@ def parse_names(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
     return names
 
 
-def parse_planners(text: str) -> tuple[str, ...]:
-    """Planner names out of a comma list, each once.
+def parse_planners(text: str, utility: str | None = None) -> tuple[str, ...]:
+    """Names of the strategies out of a comma list of planners, each once; all with the utility where one is given.
 
     Raises:
-        FinJEPAError: for an unknown name or an empty list.
+        FinJEPAError: for an unknown name, an empty list, or a utility that cannot be read.
     """
     from finjepa_model.planning import make_planner
+    from finjepa_pipeline.backtest.finjepa_strategy import strategy_name
 
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     if not names:
         raise FinJEPAError("no planner was named; try --planner cem,mppi")
     for name in names:
         make_planner(name)
-    return names
+    return tuple(strategy_name(name, utility) for name in names)
 
 
 def checkpoint_folder(settings: Settings, checkpoint: str | None) -> Path:

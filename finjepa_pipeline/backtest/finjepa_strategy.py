@@ -118,6 +118,11 @@ def strategy_name(planner: str, utility: str | None) -> str:
     return planner if utility is None else f"{planner}{_WITH}{parse_utility(utility).text}"
 
 
+def planner_of(name: str) -> str:
+    """The planner of a strategy that is called so."""
+    return name.partition(_WITH)[0]
+
+
 class FinJEPAStrategy:
     """One planner on one checkpoint, warm-started from decision to decision.
 

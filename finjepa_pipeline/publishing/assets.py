@@ -8,6 +8,7 @@ from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
 from finjepa_pipeline.publishing.pictures import findings_table, holdings_picture
+from finjepa_pipeline.publishing.search import search_picture
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
@@ -38,6 +39,9 @@ class DecisionConfig(dg.Config):
         default=None, description="Checkpoint folder or Hub repository; the champion when empty."
     )
     planner: str | None = Field(default=None, description="The champion's own when empty, or else mppi.")
+    utility: str | None = Field(
+        default=None, description="What the planner maximises, e.g. log_growth - 5*variance; its own when empty."
+    )
 
 
 @dg.asset(
@@ -128,7 +132,7 @@ def daily_decision(config: DecisionConfig, settings: SettingsResource, warehouse
     model expects of them, why, and what changed. Shares are of wealth, rates are a year."""
     from finjepa_pipeline.publishing.daily import make_decision
 
-    made = make_decision(settings.get(), warehouse, config.as_of, config.checkpoint, config.planner)
+    made = make_decision(settings.get(), warehouse, config.as_of, config.checkpoint, config.planner, config.utility)
     if made is None:
         return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is decided", "reused": True})
     decision = made.decision
@@ -137,6 +141,7 @@ def daily_decision(config: DecisionConfig, settings: SettingsResource, warehouse
             "date": decision["date"],
             "holdings": dg.MetadataValue.md(holdings_picture(decision)),
             "changes": dg.MetadataValue.md("\n".join(f"- {line}" for line in decision["changes"])),
+            **({"search": dg.MetadataValue.md(search_picture(decision["search"]))} if decision.get("search") else {}),
             "hedge": decision["hedge"],
             "cash": decision["cash"],
             "expected_return": decision["expected_return"],

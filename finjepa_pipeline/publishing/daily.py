@@ -14,6 +14,7 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
+from finjepa_pipeline.backtest.finjepa_strategy import planner_of, strategy_name
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.book import BookName, holdings_at
 from finjepa_pipeline.publishing.decision import decide, decision_session, file_of, store_decision, stored
@@ -47,18 +48,19 @@ def make_decision(
     as_of: str | None = None,
     checkpoint: str | None = None,
     planner: str | None = None,
+    utility: str | None = None,
 ) -> MadeDecision | None:
     """Decide at a close, or find that it has been done.
 
     The champion decides: for an earlier date the one that was champion in the night after that close, or the present one where
-    there was none yet. Another checkpoint or planner makes a trial, from what the champion's book holds.
+    there was none yet. Another checkpoint, planner or utility makes a trial, from what the champion's book holds.
 
     Returns:
         None where there is no champion and no checkpoint is named.
     """
     panel = Panel.open(current_panel(settings))
     session = decision_session(panel, as_of)
-    decider = _decider(settings, warehouse, panel, session, checkpoint, planner)
+    decider = _decider(settings, warehouse, panel, session, checkpoint, planner, utility)
     return None if decider is None else _made(settings, warehouse, panel, session, decider)
 
 
@@ -95,7 +97,7 @@ def backfill_decisions(
         if date in decided:
             log(f"{date} was decided in its night")
             continue
-        decider = _decider(settings, warehouse, panel, session, None, None)
+        decider = _decider(settings, warehouse, panel, session)
         if decider is None:
             raise FinJEPAError("there is no champion yet; run `finjepa demo`, or train and publish one")
         made.append(_made(settings, warehouse, panel, session, decider))
@@ -128,11 +130,17 @@ def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, 
 
 
 def _decider(
-    settings: Settings, warehouse: Warehouse, panel: Panel, session: int, checkpoint: str | None, planner: str | None
+    settings: Settings,
+    warehouse: Warehouse,
+    panel: Panel,
+    session: int,
+    checkpoint: str | None = None,
+    planner: str | None = None,
+    utility: str | None = None,
 ) -> _Decider | None:
     if checkpoint is not None:
         own = settings.checkpoints / checkpoint
-        return _Decider(own if own.is_dir() else checkpoint, planner or "mppi", "trial")
+        return _Decider(own if own.is_dir() else checkpoint, strategy_name(planner or "mppi", utility), "trial")
     night = datetime.combine(panel.dates[session].item() + timedelta(days=1), NIGHT_ENDS)
     with warehouse.connect() as con:
         present = current_champion(con)
@@ -144,6 +152,9 @@ def _decider(
     folder = settings.checkpoints / chosen.checkpoint
     if not folder.is_dir():
         raise FinJEPAError(f"the champion {chosen.checkpoint} is gone from {settings.checkpoints}; train it again")
-    if planner is not None and planner != chosen.strategy:
-        return _Decider(folder, planner, "trial")
+    asked = chosen.strategy
+    if planner is not None or utility is not None:
+        asked = strategy_name(planner or planner_of(chosen.strategy), utility)
+    if asked != chosen.strategy:
+        return _Decider(folder, asked, "trial")
     return _Decider(folder, chosen.strategy, book)

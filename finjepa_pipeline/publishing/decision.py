@@ -4,6 +4,7 @@ It is the strategy's own `decide`, as it is backtested. It starts from the portf
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from datetime import date as day
 from pathlib import Path
@@ -22,6 +23,7 @@ from finjepa_pipeline.backtest.market_view import MarketView, universes
 from finjepa_pipeline.backtest.store import insert, transaction
 from finjepa_pipeline.publishing.book import BookName, Holdings, cash
 from finjepa_pipeline.publishing.reasons import Reasons, reasons_for
+from finjepa_pipeline.publishing.search import Search
 from finjepa_pipeline.sql_files import sql
 
 
@@ -60,9 +62,15 @@ class Decision:
     previous_date: str | None
     changes: tuple[str, ...]
     why: Reasons
+    search: Search | None = None  # None of a decision that was made before searches were kept
 
     def to_json(self) -> dict[str, Any]:
-        return vars(self) | {"assets": list(self.assets), "changes": list(self.changes), "why": asdict(self.why)}
+        return vars(self) | {
+            "assets": list(self.assets),
+            "changes": list(self.changes),
+            "why": asdict(self.why),
+            "search": self.search and asdict(self.search),
+        }
 
 
 def decision_session(panel: Panel, as_of: str | None) -> int:
@@ -138,6 +146,7 @@ def decide(
         previous_date=holdings.previous.date if holdings.previous else None,
         changes=_changes(holdings, positions, signals, hedge),
         why=reasons_for(panel, session, universe.assets_N, imagination, expected),
+        search=Search.of(plan, view.assets),
     )
 
 
@@ -154,7 +163,8 @@ def stored(folder: Path, con: duckdb.DuckDBPyConnection, key: dict[str, str], bo
 
 def file_of(folder: Path, key: dict[str, str], book: BookName) -> Path:
     """Decisions of the champion's book are named by their date; others never take their place."""
-    more = "" if book == "champion" else f"-{book}-{key['planner']}-{key['checkpoint'].replace('/', '--')}"
+    planner = re.sub(r"[^A-Za-z0-9.]+", "-", key["planner"])  # a utility has signs that no file name may have
+    more = "" if book == "champion" else f"-{book}-{planner}-{key['checkpoint'].replace('/', '--')}"
     return folder / f"{key['date']}{more}.json"
 
 

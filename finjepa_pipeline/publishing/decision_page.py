@@ -43,6 +43,7 @@ def decision_page(decision: "Decision") -> str:
 {_list(decision.changes)}</section>
 <section><h2>Why: cost by term (lower is better)</h2>{_terms(decision)}</section>
 <section><h2>Predicted path of wealth</h2>{_path(decision)}{_calibration(decision)}</section>
+<section><h2>How the plan was found</h2>{_search(decision)}</section>
 <section><h2>Past closes most like this one</h2>{_regimes(decision)}</section></div>"""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -140,6 +141,12 @@ def _calibration(decision: "Decision") -> str:
         f"portfolio: {found.within:.0%} came out within one predicted standard deviation (68 % is right), and the typical miss "
         f"was {found.ratio:.2f} of them (1 is right).{related}</p>"
     )
+
+
+def _search(decision: "Decision") -> str:
+    from finjepa_pipeline.publishing.search import search_section
+
+    return '<p class="dim">Not kept.</p>' if decision.search is None else search_section(decision.search)
 
 
 def _regimes(decision: "Decision") -> str:
