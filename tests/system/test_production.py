@@ -90,7 +90,11 @@ class Production(DagsterClient):
             if line and not line.startswith("#"):
                 name, _, value = line.partition("=")
                 self.environment[name] = _replaced(value, places)
-        self.environment |= {"DAGSTER_PG_URL": pg_url, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.environment |= {
+            "DAGSTER_PG_URL": pg_url.replace("postgresql:", "postgresql+psycopg2:"),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
         self.processes = []
         for unit in UNITS:
             text = (DEPLOY / "systemd" / f"{unit}.service").read_text()
@@ -107,6 +111,7 @@ class Production(DagsterClient):
                 if self.ask("{ assetNodes { id } }")["assetNodes"]:
                     return
             time.sleep(1)
+        self.stop()
         raise AssertionError(self.log.read_text()[-3000:])
 
     def stop(self) -> None:
