@@ -83,7 +83,7 @@ def source(folder: Path, revision: int = 2) -> duckdb.DuckDBPyConnection:
     """The tables of the features stage, before (1) or after (2) the last day."""
     from finjepa_pipeline.prices.store import create_store
 
-    connection = duckdb.connect(config={"memory_limit": "1GB"})  # as build_panel sets it
+    connection = duckdb.connect(config={"memory_limit": "512MB"})  # as build_panel sets it
     create_store(connection)
     connection.execute(f"""
         ATTACH '{folder / DATA}' AS kept (READ_ONLY);

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
+from finjepa_pipeline.features import kernels
 from finjepa_pipeline.features.threads import in_order
 
 STRETCH = 63  # sessions that are looked up in the asset-major rows at a time
@@ -42,25 +43,24 @@ def cross_section(
         together_2D: float64, mean pairwise correlation, and share of the first principal component.
     """
 
+    eligible_R, liquidity_R = columns["eligible"], columns["liquidity"]
+
     def stretch(begin: int) -> None:
-        session_C = np.arange(begin, min(begin + STRETCH, together_2D.shape[1]))
-        alive = np.flatnonzero((grid.first_A <= session_C[-1]) & (grid.last_A >= begin))
-        inside_AC = (session_C >= grid.first_A[alive, None]) & (session_C <= grid.last_A[alive, None])
-        row_AC = np.where(
-            inside_AC, grid.shift_A[alive, None] + session_C, grid.shift_A[alive, None] + grid.first_A[alive, None]
+        sessions = range(begin, min(begin + STRETCH, together_2D.shape[1]))
+        alive = np.flatnonzero((grid.first_A < sessions.stop) & (grid.last_A >= begin))
+        eligible_CA = np.zeros((len(sessions), len(alive)), bool)
+        liquidity_CA, rank_CA = np.empty((2, *eligible_CA.shape), np.float32)
+        kernels.gather(
+            alive, grid.shift_A, grid.first_A, grid.last_A, begin, eligible_R, liquidity_R, eligible_CA, liquidity_CA
         )
-        eligible_AC = columns["eligible"][row_AC] & inside_AC
-        eligible_CA, liquidity_CA = eligible_AC.T.copy(), columns["liquidity"][row_AC].T.copy()
-        rank_CA = np.empty_like(liquidity_CA)
-        for place, session in enumerate(session_C.tolist()):
+        for place, session in enumerate(sessions):
             chosen = np.flatnonzero(eligible_CA[place])
-            liquidity = liquidity_CA[place, chosen]
-            order = np.argsort(liquidity)
-            rank_CA[place, chosen[order]] = gaussian_ranks(liquidity[order])
-            old_enough = session - grid.first_A[alive[chosen[order]]] >= DAYS
-            most_traded = np.sort(chosen[order][old_enough][-MOST_TRADED:])
-            together_2D[:, session] = co_movement(row_AC[most_traded, place], columns)
-        rank_R[row_AC[eligible_AC]] = rank_CA.T[eligible_AC]
+            chosen = chosen[np.argsort(liquidity_CA[place, chosen])]
+            rank_CA[place, chosen] = gaussian_ranks(liquidity_CA[place, chosen])
+            old_enough = session - grid.first_A[alive[chosen]] >= DAYS
+            most_traded = alive[np.sort(chosen[old_enough][-MOST_TRADED:])]
+            together_2D[:, session] = co_movement(grid.shift_A[most_traded] + session, columns)
+        kernels.put_back(alive, grid.shift_A, begin, eligible_CA, rank_CA, rank_R)
 
     for _ in in_order(stretch, range(since, together_2D.shape[1], STRETCH)):
         pass

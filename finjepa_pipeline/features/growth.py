@@ -114,13 +114,12 @@ def _first_changed_input(
     since = held
     from_A = np.where(restated_A, prices.first_A, prices.last_A + 1)
     span = Span(restated_A, prices.first_A, from_A, np.zeros_like(from_A))
-    eligible = np.zeros((int(restated_A.sum()), len(prices.dates)), bool)
-    row_A = np.cumsum(restated_A) - 1
-    asset_X, session_X = prices.marks("universe", span)
-    eligible[row_A[asset_X], session_X] = True
+    shift_A = (np.cumsum(restated_A) - 1) * len(prices.dates)
+    eligible = np.zeros(int(restated_A.sum()) * len(prices.dates), bool)
+    prices.mark("universe", span, shift_A, eligible)
     for block in prices.blocks(span) if restated_A.any() else ():
         asset_N = np.repeat(np.arange(block.assets.start, block.assets.stop), block.counts)
-        eligible_N = eligible[row_A[asset_N], block.session_N] & restated_A[asset_N]
+        eligible_N = eligible[shift_A[asset_N] + block.session_N] & restated_A[asset_N]
         inputs = market_inputs(block, eligible_N)
         now = (inputs.returns_N, inputs.liquidity_N, eligible_N, np.ones(len(asset_N)))
         for asset in np.flatnonzero(restated_A[block.assets]) + block.assets.start:

@@ -97,38 +97,37 @@ def decayed_mean(x_N, ends_S, skipped_S, window, decay, least, out_N):
 @compiled
 def z_scores(x_N, ends_S, skipped_S, window, least, out_N):
     """(x - mean) / standard deviation of the last `window` observations, this one included; 0 where they do not vary."""
-    suffix_W, suffix_square_W = np.zeros(window + 1), np.zeros(window + 1)
-    suffix_count_W = np.zeros(window + 1, np.int64)
+    suffix_W, suffix_square_W, suffix_count_W = np.zeros(window + 1), np.zeros(window + 1), np.zeros(window + 1)
+    total_W, square_W, count_W = np.empty(window), np.empty(window), np.empty(window)
     begin = 0
     for asset in range(len(ends_S)):
-        suffix_W[:], suffix_square_W[:], suffix_count_W[:] = 0.0, 0.0, 0
+        suffix_W[:], suffix_square_W[:], suffix_count_W[:] = 0.0, 0.0, 0.0
         phase = skipped_S[asset] % window
         while begin < ends_S[asset]:
             stop = min(begin + window - phase, ends_S[asset])
-            total, square, count = 0.0, 0.0, 0
-            for n in range(begin, stop):
-                known = not np.isnan(x_N[n])
-                x = x_N[n] if known else 0.0
-                total += x
-                square += x * x
-                count += known
-                place = phase + n - begin + 1
-                seen = count + suffix_count_W[place]
-                if not known or seen < least:
-                    out_N[n] = np.nan
-                    continue
-                level = (total + suffix_W[place]) / seen
-                power = square + suffix_square_W[place]
-                variance = (power - seen * level * level) / (seen - 1)
-                out_N[n] = (x - level) / np.sqrt(variance) if variance > 1e-10 * power / seen else 0.0
-            total, square, count = 0.0, 0.0, 0
+            total, square, count = 0.0, 0.0, 0.0
+            for k in range(stop - begin):
+                x = x_N[begin + k]
+                known = not np.isnan(x)
+                total += x if known else 0.0
+                square += x * x if known else 0.0
+                count += 1.0 if known else 0.0
+                total_W[k], square_W[k], count_W[k] = total, square, count
+            for k in range(stop - begin):  # no value waits for the one before: several at a time
+                x, place = x_N[begin + k], phase + k + 1
+                seen = count_W[k] + suffix_count_W[place]
+                level = (total_W[k] + suffix_W[place]) / seen
+                power = square_W[k] + suffix_square_W[place]
+                variance = (power - seen * level * level) / (seen - 1.0)
+                z = (x - level) / np.sqrt(variance) if variance > 1e-10 * power / seen else 0.0 * x
+                out_N[begin + k] = z if seen >= least else np.nan
+            total, square, count = 0.0, 0.0, 0.0
             for n in range(stop - 1, begin - 1, -1):
-                known = not np.isnan(x_N[n])
-                x = x_N[n] if known else 0.0
-                total += x
-                square += x * x
-                count += known
-                place = phase + n - begin
+                x, place = x_N[n], phase + n - begin
+                known = not np.isnan(x)
+                total += x if known else 0.0
+                square += x * x if known else 0.0
+                count += 1.0 if known else 0.0
                 suffix_W[place], suffix_square_W[place], suffix_count_W[place] = total, square, count
             begin, phase = stop, 0
 
@@ -256,3 +255,31 @@ def scatter(values_N, wanted_N, rows_N, file_R):
     for n in range(len(rows_N)):
         if wanted_N[n]:
             file_R[rows_N[n]] = values_N[n]
+
+
+@compiled
+def mark(asset_X, day_X, session_of_day, shift_A, from_A, last_A, marks_R):
+    """Mark the rows of (asset, day) pairs whose session is computed. Days count from the first of the calendar."""
+    for x in range(len(asset_X)):
+        asset, session = asset_X[x], session_of_day[day_X[x]]
+        if from_A[asset] <= session <= last_A[asset]:
+            marks_R[shift_A[asset] + session] = True
+
+
+@compiled
+def gather(alive, shift_A, first_A, last_A, begin, eligible_R, liquidity_R, eligible_CA, liquidity_CA):
+    """What is stored of some assets, asset after asset, as sessions from `begin` on, session after session."""
+    for place in range(len(alive)):
+        asset = alive[place]
+        for c in range(max(first_A[asset] - begin, 0), min(last_A[asset] - begin + 1, len(eligible_CA))):
+            row = shift_A[asset] + begin + c
+            eligible_CA[c, place], liquidity_CA[c, place] = eligible_R[row], liquidity_R[row]
+
+
+@compiled
+def put_back(alive, shift_A, begin, eligible_CA, rank_CA, rank_R):
+    """The ranks of eligible assets, session after session, to their rows."""
+    for place in range(len(alive)):
+        for c in range(len(eligible_CA)):
+            if eligible_CA[c, place]:
+                rank_R[shift_A[alive[place]] + begin + c] = rank_CA[c, place]

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.features import kernels
 from finjepa_pipeline.warehouse import sql
 
 READ_OBSERVATIONS = 1_500_000  # of a query: few queries, and about 100 MB of them at a time
@@ -75,7 +76,7 @@ class AdjustedPrices:
             raise FinJEPAError("there are no adjusted prices to make features of; run `finjepa ingest` first")
         sessions = connection.sql(sql("panel_sessions")).pl()
         days_D = _days(sessions["date"])
-        self.dates = days_D.astype("datetime64[D]")
+        self.dates = days_D.astype(np.int64).astype("datetime64[D]")
         self._first_day = int(days_D[0])
         self._session_of_day = np.full(int(days_D[-1]) - self._first_day + 1, -1, np.int32)
         self._session_of_day[days_D - self._first_day] = np.arange(len(days_D))
@@ -110,13 +111,12 @@ class AdjustedPrices:
         restated_A[changed.to_numpy()] = True
         return restated_A
 
-    def marks(self, table: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
-        """Assets and sessions, int64, of what a span computes and `universe` or `events` marks."""
+    def mark(self, table: str, span: Span, shift_A: np.ndarray, marks_R: np.ndarray) -> None:
+        """Mark what a span computes of the `universe` or of the `events`: row `shift_A[asset] + session`."""
         since = int(np.min(span.from_A, where=span.from_A <= self.last_A, initial=len(self.dates) - 1))
         found = self._connection.sql(sql(f"panel_{table}"), params={"since": self.dates[since].item()}).pl()
-        asset_X, session_X = found["asset"].to_numpy().astype(np.int64), self._sessions(found["date"])
-        inside_X = (session_X >= span.from_A[asset_X]) & (session_X <= self.last_A[asset_X])
-        return asset_X[inside_X], session_X[inside_X]
+        asset_X, day_X = found["asset"].to_numpy(), _days(found["date"]) - self._first_day
+        kernels.mark(asset_X, day_X, self._session_of_day, shift_A, span.from_A, self.last_A, marks_R)
 
     def blocks(self, span: Span) -> Iterator[Block]:
         """The observations of a span with all columns, in runs of whole assets in ascending order."""
@@ -180,4 +180,4 @@ def groups(sizes: np.ndarray, most: int) -> Iterator[slice]:
 
 
 def _days(dates: pl.Series) -> np.ndarray:
-    return dates.cast(pl.Date).to_physical().to_numpy().astype(np.int64)
+    return dates.cast(pl.Date).to_physical().to_numpy()

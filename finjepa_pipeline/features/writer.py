@@ -120,8 +120,7 @@ class PanelWriter:
             sums_DK[: self.since] = self.grown.base.sums_DK[: self.since]
             together_2D[:, : self.since] = self.grown.base.together_2D[:, : self.since]
         for marks_R, table in ((self.files["eligible"], "universe"), (self.event_R, "events")):
-            asset_X, session_X = self.prices.marks(table, self.span)
-            marks_R[self.grid.shift_A[asset_X] + session_X] = True
+            self.prices.mark(table, self.span, self.grid.shift_A, marks_R)
         for block, inputs in in_order(self._write_inputs, self.prices.blocks(self.span)):
             add_up(sums_DK, block, inputs, self.since)
             self.blocks.append(block)

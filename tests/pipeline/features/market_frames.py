@@ -76,19 +76,20 @@ def warehouse_of(
     The store has seen them in two revisions: `before`, and then these.
     """
     connection = duckdb.connect()
+    create_store(connection)
     columns = ("entity", "date", "open", "high", "low", "close", "volume", "dollar_volume")
     missing = [pl.lit(None, pl.Float64).alias(name) for name in columns if name not in prices.columns]
     table = prices.with_columns(*missing).select(*columns, "tradable")
     connection.register("prices_frame", table.to_arrow())
-    connection.execute("CREATE TABLE adjusted_prices AS FROM prices_frame ORDER BY entity, date")
+    connection.execute("CREATE OR REPLACE TABLE adjusted_prices AS FROM prices_frame ORDER BY entity, date")
     connection.execute("""
-        CREATE TABLE universe AS
+        INSERT INTO universe
         SELECT date, entity FROM (SELECT *, row_number() OVER (PARTITION BY entity ORDER BY date) AS n FROM
         prices_frame) WHERE n >= 100 ORDER BY date, entity""")
-    create_store(connection)
     connection.execute(f"INSERT INTO corporate_actions VALUES ('{payer}', '2016-02-01', 'dividend', 0.01)")
     connection.execute("""
-        INSERT INTO entities SELECT entity, entity, min(date), max(date), true, NULL, NULL FROM adjusted_prices GROUP BY ALL;
+        INSERT INTO entities BY NAME SELECT entity, entity AS symbol, min(date) AS first_date, max(date) AS last_date,
+            true AS adjusted FROM adjusted_prices GROUP BY ALL;
         INSERT INTO price_sessions
         SELECT date, row_number() OVER (ORDER BY date), n FROM (SELECT date, count(*) AS n FROM adjusted_prices GROUP BY ALL);
         INSERT INTO feeds VALUES (1, 'test', 'test', '{}')""")
