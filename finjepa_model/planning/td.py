@@ -23,7 +23,7 @@ class TDPlannerConfig:
 
 
 class TDPlanner:
-    """TD-JEPA (2510.00739): infers the task of a utility once, then one forward pass a decision, for one step.
+    """TD-JEPA (2510.00739): infers the task of a utility once, then one forward pass a decision.
 
     Unlike the others it does not search, so it must see what the cost is made of: an `Objective` over the imagination of a
     world model that has the branch.
@@ -36,7 +36,7 @@ class TDPlanner:
     def plan(
         self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
     ) -> Plan:
-        """See `Planner.plan`; the path has one step, whatever the horizon of the space.
+        """See `Planner.plan`; only the first step is decided, the path repeats it.
 
         Raises:
             FinJEPAError: if the checkpoint has no td branch, or the branch cannot express the utility.
@@ -49,7 +49,7 @@ class TDPlanner:
                 "planner td needs a checkpoint with the td branch; train one with `finjepa train --branch jepa,td`"
             )
         action = branch.decide(cost.world.imagination, cost.world, self.task(branch, cost))
-        path = action.map(lambda x: x.unsqueeze(1))
+        path = action.map(lambda x: x.unsqueeze(1).repeat_interleave(space.horizon, dim=1))
         cost_B = cost(path.map(lambda x: x.unsqueeze(1)))[:, 0]
         return Plan(
             path=path,

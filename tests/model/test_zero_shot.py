@@ -55,7 +55,7 @@ def _world(model: FinJEPA, dates: int = 3) -> PlanningWorld:
     observation = random_observation(model.config, dates=dates)
     with torch.no_grad():
         model.heads.asset.mlp[-1].weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
-    imagination = model.imagine(observation, 1)
+    imagination = model.imagine(observation, 2)
     simulator = PortfolioSimulator(model.config.portfolio)
     return PlanningWorld.of(imagination, simulator, simulator.start((dates, 4), dtype=torch.float32), 2)
 
@@ -164,7 +164,11 @@ def test_the_td_planner_is_a_planner_like_the_others(trained):
     objective = Objective(world, parse_utility("log_growth - 2.5*variance"))
     space = ActionSpace.from_config(model.config.portfolio, world.imagination.present_BN, 2)
     plan = make_planner("td").plan(objective, space)
-    assert plan.path.weights_XN.shape == (3, 1, 4)
+    assert plan.path.weights_XN.shape == (3, 2, 4)
+    action = model.zero_shot.decide(
+        world.imagination, world, model.zero_shot.infer(parse_utility("log_growth - 2.5*variance"))
+    )
+    assert torch.equal(plan.action.weights_XN, action.weights_XN)
     assert plan.account is not None
     torch.testing.assert_close(torch.stack(list(plan.account.terms.values())).sum(0), plan.cost_B)
     with pytest.raises(FinJEPAError, match="--branch jepa,td"):
