@@ -187,7 +187,10 @@ class TDConfig:
     hidden: int = 128
     members: int = 2  # predictors in an ensemble
     discount: float = 0.97  # of a session
-    goal_ratio: float = 0.5  # share of tasks that are features of reached states; the others come from the sphere
+    goal_ratio: float = 0.2  # share of tasks that are features of reached states
+    prior_ratio: float = (
+        0.6  # share that are sums of a few outcomes, of random weights; the others come from the sphere
+    )
     task_orthonormality: float = 1.0
     state_orthonormality: float = 0.1
     behaviour_cloning: float = 0.0
@@ -207,7 +210,10 @@ class TDConfig:
             _require(getattr(self, name) >= 1, f"td.{name}", "must be at least 1")
         _require(self.dates >= 2, "td.dates", "must be at least 2 (statistics over the batch)")
         _require(0 <= self.discount < 1, "td.discount", "must lie in [0, 1)")
-        for name in ("goal_ratio", "target_rate", "covariance_decay"):
+        _require(
+            self.goal_ratio + self.prior_ratio <= 1, "td.prior_ratio", "and td.goal_ratio must not exceed 1 together"
+        )
+        for name in ("goal_ratio", "prior_ratio", "target_rate", "covariance_decay"):
             _require(0 <= getattr(self, name) <= 1, f"td.{name}", "must lie in [0, 1]")
         for name in ("learning_rate", "task_learning_rate", "temperature"):
             _require(getattr(self, name) > 0, f"td.{name}", "must be positive")

@@ -15,7 +15,7 @@ Shapes: Y samples, D task features, P state features, K members of an ensemble.
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -46,6 +46,7 @@ class Parts:
         back_predictor: (state, features_YD, action, task_YD) -> successor features of phi, [K, Y, P]; None in the symmetric
             variant, where the task encoder is the state encoder as well.
         actor: see `Actor`.
+        prior: (how many) -> tasks_YD worth learning for, such as those that users tend to name; None where there are none.
     """
 
     state_encoder: nn.Module | None
@@ -53,6 +54,7 @@ class Parts:
     predictor: nn.Module
     back_predictor: nn.Module | None
     actor: nn.Module
+    prior: Callable[[int], Tensor] | None = None
 
 
 class TDJEPA(nn.Module):
@@ -66,7 +68,7 @@ class TDJEPA(nn.Module):
 
     def __init__(self, parts: Parts, config: TDConfig, discount: float):
         super().__init__()
-        self.config, self.discount = config, discount
+        self.config, self.discount, self._prior = config, discount, parts.prior
         self.symmetric = parts.state_encoder is None
         self.task_encoder, self.predictor, self.actor = parts.task_encoder, parts.predictor, parts.actor
         self.targets = nn.ModuleDict(
@@ -125,12 +127,15 @@ class TDJEPA(nn.Module):
         return terms
 
     def draw_tasks(self, features_YD: Tensor) -> Tensor:
-        """Tasks to learn for: directions of the sphere of radius sqrt(D), and the features of states that were reached, in
-        another order: task_YD."""
+        """Tasks to learn for: directions of the sphere of radius sqrt(D), features of states that were reached, in another
+        order, and tasks of the prior: task_YD."""
         task_YD = torch.randn_like(features_YD)
         goals_YD = features_YD[torch.randperm(len(features_YD), device=features_YD.device)]
-        is_goal_Y1 = torch.rand(len(features_YD), 1, device=features_YD.device) < self.config.goal_ratio
-        return to_sphere(torch.where(is_goal_Y1, goals_YD, task_YD))
+        kind_Y1 = torch.rand(len(features_YD), 1, device=features_YD.device)
+        task_YD = torch.where(kind_Y1 < self.config.goal_ratio, goals_YD, task_YD)
+        if self._prior is not None:
+            task_YD = torch.where(kind_Y1 > 1 - self.config.prior_ratio, self._prior(len(features_YD)), task_YD)
+        return to_sphere(task_YD)
 
     @torch.no_grad()
     def update_targets(self) -> None:

@@ -49,9 +49,11 @@ class ZeroShot(nn.Module):
         outcomes = Outcomes()
         state_dim = td.task_dim if td.symmetric else td.state_dim
         predictor = SuccessorPredictor(outcomes, width, state_dim, td.task_dim, td.task_dim, td)
+        task_encoder = TaskEncoder(outcomes, width, td.task_dim, td.hidden)
         parts = Parts(
             state_encoder=None if td.symmetric else StateEncoder(width, td.state_dim, td.hidden),
-            task_encoder=TaskEncoder(outcomes, width, td.task_dim, td.hidden),
+            task_encoder=task_encoder,
+            prior=task_encoder.draw_sums,
             predictor=predictor,
             back_predictor=None
             if td.symmetric

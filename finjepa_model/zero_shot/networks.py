@@ -78,6 +78,21 @@ class TaskEncoder(nn.Module):
         spread_O, axes_OO = torch.linalg.eigh(values_YO.T @ values_YO / len(values_YO))
         self.linear.weight.copy_((axes_OO / spread_O.clamp(min=1e-2).sqrt()).T)
 
+    @torch.no_grad()
+    def draw_sums(self, count: int) -> Tensor:
+        """Tasks of utilities that are sums of one to three outcomes with random weights, in units of their spread: [Y, Z].
+
+        No utility is named: every outcome and either sign is as likely as any other.
+        """
+        weight_OO = self.linear.weight
+        order_YO = torch.rand(count, len(OUTCOMES), device=weight_OO.device).argsort(-1)
+        terms_Y1 = torch.randint(1, 4, (count, 1), device=weight_OO.device)
+        wanted_YO = torch.randn(count, len(OUTCOMES), device=weight_OO.device) * (order_YO < terms_Y1)
+        # psi = W x, so the reward u'x is the task that solves W'z = u
+        task_YO = torch.linalg.solve(weight_OO.T, wanted_YO.T).T
+        free = torch.zeros(count, self.free[-1].out_features, device=weight_OO.device)
+        return torch.cat([task_YO, free], dim=-1)
+
     def forward(self, s: Situation) -> Tensor:
         """features_YZ."""
         outcome_YO = self.outcomes(s.outcome_YO)
