@@ -66,7 +66,7 @@ class TaskEncoder(nn.Module):
 
     def __init__(self, outcomes: Outcomes, width: int, dim: int, hidden: int):
         super().__init__()
-        self.outcomes = outcomes
+        self.outcomes, self.dim = outcomes, dim
         self.linear = nn.Linear(len(OUTCOMES), len(OUTCOMES), bias=False)
         inputs = len(OUTCOMES) + 2 * width
         self.free = nn.Sequential(branch(inputs, hidden), nn.Linear(hidden, dim - len(OUTCOMES)))
@@ -90,8 +90,7 @@ class TaskEncoder(nn.Module):
         wanted_YO = torch.randn(count, len(OUTCOMES), device=weight_OO.device) * (order_YO < terms_Y1)
         # psi = W x, so the reward u'x is the task that solves W'z = u
         task_YO = torch.linalg.solve(weight_OO.T, wanted_YO.T).T
-        free = torch.zeros(count, self.free[-1].out_features, device=weight_OO.device)
-        return torch.cat([task_YO, free], dim=-1)
+        return F.pad(task_YO, (0, self.dim - len(OUTCOMES)))
 
     def forward(self, s: Situation) -> Tensor:
         """features_YZ."""
