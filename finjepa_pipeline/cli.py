@@ -123,6 +123,7 @@ def _model_options(command: Callable) -> Callable:
 
 @main.command()
 @_source_options
+@click.option("--seed", type=int, help="Seed of the source `synthetic`, as --synthetic-seed.")
 @click.option("--symbols", help="Comma list: only these symbols.")
 @click.option("--start", help="Only from this day on, YYYY-MM-DD.")
 @click.option("--end", help="Only up to this day, YYYY-MM-DD.")
@@ -133,6 +134,8 @@ def _model_options(command: Callable) -> Callable:
 @click.pass_obj
 def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -> None:
     """Prices to validated tables."""
+    if source["seed"] is not None and source["data_source"] != "synthetic":
+        raise FinJEPAError("a seed belongs to the source `synthetic`; add --data-source synthetic")
     ops = _source_ops(source)
     more = _given(
         start=source["start"],
@@ -238,7 +241,7 @@ def demo(debug: bool, seed: int | None, **source: str | None) -> None:
     """The whole pipeline on the embedded sample, small model: prices to a release and a decision."""
     settings = Settings.from_env()
     source["data_source"] = source.get("data_source") or "sample"
-    ops = _source_ops(source) | _model_ops({"preset": "tiny", "seed": seed})
+    ops = _source_ops(source | {"seed": seed}) | _model_ops({"preset": "tiny", "seed": seed})
     report = _run("nightly", ops, debug)
     _say_prices(report.assets)
     _say_model(report.assets)
@@ -297,6 +300,8 @@ def _given(**options: Any) -> dict[str, Any]:
 def _source_ops(options: dict[str, Any]) -> Ops:
     names = ("data_source", "path", "dataset_name", "revision", "synthetic_variant", "synthetic_seed")
     given = _given(**{name: options.get(name) for name in names})
+    if given.get("data_source") == "synthetic":  # one seed for the market and for what is trained on it
+        given = _given(synthetic_seed=options.get("seed")) | given
     if given.get("data_source") == "files" and "path" in given and "*" not in given["path"]:
         given["path"] = os.path.abspath(os.path.expanduser(given["path"]))
     return {"ingest_prices": given} if given else {}
