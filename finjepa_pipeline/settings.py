@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from finjepa_model.errors import FinJEPAError
 
 DEFAULT_NIGHTLY_CRON = "0 18 * * 1-5"
+DEFAULT_MEMORY_LIMIT = "3GB"  # a whole market fits, and what does not goes to disk
 DEFAULT_CHAMPION_MAX_AGE_DAYS = 45
 
 
@@ -29,7 +30,7 @@ class Settings(BaseModel):
     home: Path
     hub_repo_id: str | None = None
     nightly_cron: str = DEFAULT_NIGHTLY_CRON
-    duckdb_memory_limit: str | None = None
+    duckdb_memory_limit: str | None = DEFAULT_MEMORY_LIMIT
     alert_webhook: str | None = None
     alert_command: str | None = None
     champion_max_age_days: int = DEFAULT_CHAMPION_MAX_AGE_DAYS
@@ -40,7 +41,7 @@ class Settings(BaseModel):
             home=Path(os.environ.get("FINJEPA_HOME") or ".finjepa").expanduser().absolute(),
             hub_repo_id=os.environ.get("FINJEPA_HUB_REPO_ID") or None,
             nightly_cron=os.environ.get("FINJEPA_NIGHTLY_CRON") or DEFAULT_NIGHTLY_CRON,
-            duckdb_memory_limit=os.environ.get("FINJEPA_DUCKDB_MEMORY_LIMIT") or None,
+            duckdb_memory_limit=os.environ.get("FINJEPA_DUCKDB_MEMORY_LIMIT") or DEFAULT_MEMORY_LIMIT,
             alert_webhook=os.environ.get("FINJEPA_ALERT_WEBHOOK") or None,
             alert_command=os.environ.get("FINJEPA_ALERT_COMMAND") or None,
             champion_max_age_days=_days("FINJEPA_CHAMPION_MAX_AGE_DAYS", DEFAULT_CHAMPION_MAX_AGE_DAYS),

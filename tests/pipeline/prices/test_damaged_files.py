@@ -1,10 +1,13 @@
 """A hundred damaged inputs: each is one clear line, and the tables stay as they were."""
 
+import gzip
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from finjepa_model.errors import FinJEPAError
@@ -92,6 +95,19 @@ def damaged(folder: Path) -> Iterator[tuple[str, Path]]:
     yield put("one-line.csv", header + b"\n" + b"A" * 40_000_000)
     yield put("empty.csv", b"")
     yield put("zipped.csv", b"\x1f\x8b\x08\x00" + os.urandom(2_000))
+    yield put("bomb.csv", gzip.compress(csv + b"0" * 50_000_000))  # 50 kB that would unfold to a thousand times as much
+    yield put("fields.csv", header + b"," * 200_000 + b"\n" + b"," * 200_007 + b"\n")
+    bomb = sound[:1].select(pl.all().repeat_by(2_000_000).explode())
+    bomb.write_parquet(folder / "bomb.parquet")  # one row two million times, in a few kB
+    yield "bomb.parquet", folder / "bomb.parquet"
+    pq.write_table(
+        pa.table([*sound.to_arrow().columns, sound["close"].to_arrow()], [*sound.columns, "close"]),
+        folder / "twice.parquet",
+    )
+    yield "twice.parquet", folder / "twice.parquet"
+    styles = ("%Y-%m-%d", "%m/%d/%Y", "%d.%m.%Y")
+    days = [day.strftime(styles[place % 3]) for place, day in enumerate(sound["date"].str.to_date())]
+    yield put("dates-mixed.csv", sound.with_columns(pl.Series("date", days)).write_csv().encode())
     yield put("words.txt", b"hello")
     (folder / "dir.parquet").mkdir()
     yield "dir.parquet", folder / "dir.parquet"
@@ -100,16 +116,15 @@ def damaged(folder: Path) -> Iterator[tuple[str, Path]]:
     loop = folder / "loop.csv"
     loop.symlink_to(loop)
     yield "loop.csv", loop
+    (folder / "round").mkdir()
+    (folder / "round" / "a.csv").symlink_to(folder / "round" / "b.csv")
+    (folder / "round" / "b.csv").symlink_to(folder / "round" / "a.csv")
+    yield "round", folder / "round"
     (folder / "dangling.csv").symlink_to(folder / "gone.csv")
     yield "dangling.csv", folder / "dangling.csv"
     yield "missing", folder / "missing.parquet"
     yield "no glob", folder / "*.feather"
     yield "a device", Path("/dev/null")
-    if os.geteuid() != 0:
-        secret = folder / "secret.parquet"
-        secret.write_bytes(parquet)
-        secret.chmod(0)
-        yield "secret.parquet", secret
 
 
 @pytest.mark.slow
@@ -128,6 +143,26 @@ def test_a_hundred_damaged_inputs(home: Home) -> None:
     assert tables == [
         home.query(f"FROM {table} ORDER BY ALL") for table in ("raw_prices", "quarantined_prices", "revisions")
     ]
+    assert home.ingest().revision == revision
+
+
+def test_a_file_that_may_not_be_read_is_one_line(home: Home) -> None:
+    home.write("part.parquet", prices())
+    revision = home.ingest().revision
+    secret = home.write("secret.parquet", prices(("DDD",)))
+    secret.chmod(0)
+    root = os.geteuid() == 0
+    if root:  # whom no mode stops
+        for folder in (home.files, *list(home.files.parents)[:-1]):
+            folder.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(FinJEPAError, match=r"cannot read .*secret.parquet: Permission denied"):
+            home.ingest()
+    finally:
+        if root:
+            os.seteuid(0)
+    secret.unlink()
     assert home.ingest().revision == revision
 
 
