@@ -11,6 +11,7 @@ from finjepa_pipeline.prices.contract import Outcome, docs_page
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
 from finjepa_pipeline.prices.quality import coverage_picture, quality_summary
+from finjepa_pipeline.prices.report import write_quality_report
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
@@ -117,11 +118,14 @@ def ingest_prices(
 )
 @final
 def derive_prices(
-    config: UniverseConfig, settings: SettingsResource, warehouse: Warehouse
+    context: dg.AssetExecutionContext, config: UniverseConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult]:
     report = derive(warehouse, config, settings.get().snapshots)
     with warehouse.connect() as con:
         findings = quality_summary(con)
+        page = settings.get().reports / "prices.html"
+        write_quality_report(con, findings, page)
+    context.log.info(f"quality of the prices: {page}")
     quality = _table(
         ("rule", "severity", "rows", "allowed", "examples", "reason"),
         [
@@ -135,7 +139,8 @@ def derive_prices(
             metadata={
                 "dagster/row_count": rows,
                 "reused": report.reused,
-                **({"quality": quality} if name == "adjusted_prices" else {}),
+                "rebuilt": report.rebuilt,
+                **({"quality": quality, "report": dg.MetadataValue.path(page)} if name == "adjusted_prices" else {}),
             },
             data_version=dg.DataVersion(report.data_version),
         )

@@ -35,6 +35,8 @@ def test_the_second_run_says_that_nothing_is_new_and_a_bad_batch_blocks(home: Ho
         if event.asset_key == dg.AssetKey("prices")
     )
     assert new_rows == 0
+    page = (home.settings.reports / "prices.html").read_text(encoding="utf-8")
+    assert all(chart in page for chart in ("Coverage: symbols", "Quarantine: rows by month", "The feed by revision"))
     assert [check.passed for check in first.get_asset_check_evaluations() if check.check_name == "price_contract"] == [
         True
     ]
