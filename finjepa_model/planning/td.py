@@ -3,6 +3,7 @@
 Shapes: B decision dates, N assets.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from finjepa_model.planning.space import ActionSpace
 
 if TYPE_CHECKING:
     from finjepa_model.zero_shot import Task
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,4 +68,6 @@ class TDPlanner:
         text = cost.utility.text
         if text not in self._tasks:
             self._tasks[text] = branch.infer(cost.utility)
+            if self._tasks[text].advice:
+                _log.warning("td: %s", self._tasks[text].advice)
         return self._tasks[text]

@@ -179,3 +179,15 @@ def test_a_branch_that_was_not_trained_says_so():
     model = _model(_config())
     with pytest.raises(FinJEPAError, match="has not been trained"):
         model.zero_shot.infer(parse_utility("log_growth"))
+
+
+def test_a_utility_that_is_hardly_expressed_is_told_once_with_advice(trained, caplog):
+    model, _ = trained
+    world = _world(model)
+    space = ActionSpace.from_config(model.config.portfolio, world.imagination.present_BN, 2)
+    planner, odd = make_planner("td"), parse_utility("above(turnover, 0.9)*hedge - above(concentration, 0.8)*hedge")
+    for _ in range(2):
+        planner.plan(Objective(world, odd), space)
+    assert model.zero_shot.infer(odd).fit < 0.9
+    assert [record.message for record in caplog.records if "task features explain only" in record.message] != []
+    assert len(caplog.records) == 1
