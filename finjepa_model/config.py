@@ -158,6 +158,8 @@ class TrainingConfig:
     log_every: int = 20
     train_share: float = 0.7  # of the sessions, in time order; then validation, then test
     validation_share: float = 0.15
+    train_from: float = 0.0  # share of the sessions before the training block begins, for rolling windows
+    unseen_symbols: float = 0.0  # share of the symbols, by their hash, that training never sees
 
     def __post_init__(self) -> None:
         for name in (
@@ -173,6 +175,8 @@ class TrainingConfig:
             "training.train_share",
             "train_share and validation_share must be positive and leave room for a test block",
         )
+        _require(0 <= self.train_from < self.train_share, "training.train_from", "must lie below training.train_share")
+        _require(0 <= self.unseen_symbols < 1, "training.unseen_symbols", "must lie in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,10 @@ JOBS = [
     _job("ingest", PRICES, "Prices to validated tables.", hours=2, priority=5),
     _job("train", PRICES | MODEL, "Prices to a checkpoint.", hours=12),
     _job("backtest", BACKTEST, "Planners and baselines through history.", hours=6),
+    *(
+        _job(f"{name}_job", dg.AssetSelection.assets(name), "A step of the walk-forward.", hours=12)
+        for name in ("walk_forward_plan", "fold_models", "fold_backtests", "walk_forward_leaderboard")
+    ),
     _job("audit", AUDIT, "The null, planted, leak, delay and permutation tests.", hours=6),
     _job("publish", dg.AssetSelection.assets("champion", "hub_release"), "Gate and release.", hours=1, priority=5),
     _job("decide", dg.AssetSelection.assets("daily_decision"), "The decision for a date.", hours=1, priority=5),

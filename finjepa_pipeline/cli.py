@@ -180,9 +180,38 @@ def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str,
 )
 @click.option("--fill", help="close or open: when orders are filled.")
 @click.option("--n-assets", type=int, help="Largest universe that is traded.")
+@click.option("--folds", type=int, help="Walk forward over so many folds, one model each, in place of the one split.")
+@click.option("--scheme", help="expanding or rolling, with --folds.")
+@click.option("--held-back", type=int, help="Sessions at the end that no fold sees, with --folds; 504 if left out.")
+@click.option("--open-held-back", is_flag=True, help="Judge the last fold there too; every opening is recorded.")
+@click.option("--preset", help="Of the models of the folds: tiny, small, base or large.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any config key, with --folds.")
 @click.pass_obj
 def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
     """Leaderboard and tear sheet."""
+    plan = {name: options.pop(name) for name in ("folds", "scheme", "held_back", "preset")}
+    assignments, open_held_back = options.pop("assignments"), options.pop("open_held_back")
+    if plan["folds"] is not None:
+        from finjepa_pipeline.backtest.walk_forward import run_walk_forward
+
+        overrides = _model_ops({"preset": plan["preset"] or "tiny", "assignments": assignments})["world_model"][
+            "overrides"
+        ]
+        names = [
+            n
+            for text in (options["planner"], options["controls"])
+            for n in (text or "").split(",")
+            if n and n != "none"
+        ]
+        made = run_walk_forward(
+            lambda job, ops, partition: _run(job, {k: dict(v) for k, v in ops.items()}, debug, partition),
+            _given(**plan) | {"overrides": overrides},
+            [*names, *strategies],
+            options["n_assets"],
+            open_held_back,
+        )
+        _say_leaderboard({"leaderboard": made})
+        return
     chosen = _given(**options) | ({"strategies": list(strategies)} if strategies else {})
     _say_leaderboard(_run("backtest", {"planner_backtests": chosen}, debug).assets)
 
@@ -285,12 +314,12 @@ def doctor() -> None:
     _out.print(table)
 
 
-def _run(job: str, ops: Ops, debug: bool):
+def _run(job: str, ops: Ops, debug: bool, partition: str | None = None):
     from finjepa_pipeline.runner import run_job
 
     settings = Settings.from_env().ensure()
     _err.print(f"[bold]finjepa {job}[/bold] in {settings.home}")
-    return run_job(settings, job, ops, _err, debug)
+    return run_job(settings, job, ops, _err, debug, partition)
 
 
 def _given(**options: Any) -> dict[str, Any]:

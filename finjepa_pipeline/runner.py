@@ -45,7 +45,12 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
 
 
 def run_job(
-    settings: Settings, name: str, ops: Mapping[str, Mapping[str, Any]], console: Console, debug: bool = False
+    settings: Settings,
+    name: str,
+    ops: Mapping[str, Mapping[str, Any]],
+    console: Console,
+    debug: bool = False,
+    partition: str | None = None,
 ) -> JobReport:
     """Run a job in process.
 
@@ -53,6 +58,7 @@ def run_job(
         ops: config of each op that differs from its defaults; ops that the job does not have are left out.
         console: where progress goes.
         debug: show Dagster's own log.
+        partition: key of the partition, for a job that has some.
 
     Raises:
         FinJEPAError: if a step failed for a reason that a user can mend, or a blocking check failed.
@@ -76,6 +82,7 @@ def run_job(
                 instance=instance,
                 run_id=report.run_id,
                 tags={"finjepa/why": f"finjepa {name}", BY_HAND: "command line"},
+                partition_key=partition,
             )
         except dg.Failure as error:
             if isinstance(error.__cause__, KeyboardInterrupt):

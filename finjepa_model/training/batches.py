@@ -12,7 +12,7 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.observation import MarketBatch, Observation
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.sampler import DateSampler, EligibleIndex
-from finjepa_model.training.splits import history_needed
+from finjepa_model.training.splits import history_needed, unseen
 
 # Below this daily volatility a price is stale, and returns in units of it would mean nothing.
 _MIN_VOLATILITY = 1e-3
@@ -67,8 +67,9 @@ class BatchSource:
         history = history_needed(config) + model.stride
         # the labels of the last step are the returns of one more decision step, which begins at its fill
         last = block[1] - model.stride * (config.loss.rollout_steps + 1) - 1
-        n_assets = min(training.n_assets, len(panel.assets))
-        index = EligibleIndex.of(panel, history, max(block[0], history), last, least=n_assets)
+        seen_A = np.array([not unseen(symbol, training.unseen_symbols) for symbol in panel.assets])
+        n_assets = min(training.n_assets, int(seen_A.sum()))
+        index = EligibleIndex.of(panel, history, max(block[0], history), last, least=n_assets, allowed=seen_A)
         self.sampler = DateSampler(index, training.batch_size, n_assets, training.seed)
 
     def draw(self, step: int, part: int = 0, parts: int = 1) -> MarketBatch:

@@ -1,9 +1,12 @@
 """Which sessions are for learning, which for choosing, and which for judging."""
 
+import hashlib
 from dataclasses import dataclass
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
+
+EMBARGO = 21  # sessions between two blocks, at least
 
 
 @dataclass(frozen=True)
@@ -19,22 +22,24 @@ def split_dates(sessions: int, config: FinJEPAConfig) -> Splits:
     """Split a calendar by the shares of the config.
 
     Between two blocks the sessions that a target of the earlier one could reach are left out: the K + 1 decision steps of
-    a training sample, and the session between a decision and its fill (finance.md, section 3.1: purge). An observation
-    may look back across a border.
+    a training sample, and the session between a decision and its fill (finance.md, section 3.1: purge), and a month at
+    least (embargo). An observation may look back across a border.
 
     Raises:
         FinJEPAError: if the calendar is too short for the model's windows.
     """
     model, training = config.model, config.training
     purge = model.stride * (config.loss.rollout_steps + 1) + 1
+    gap = max(purge, EMBARGO)
+    train_start = int(sessions * training.train_from)
     train_end = int(sessions * training.train_share)
     validation_end = int(sessions * (training.train_share + training.validation_share))
-    splits = Splits((0, train_end), (train_end + purge, validation_end), (validation_end + purge, sessions))
+    splits = Splits((train_start, train_end), (train_end + gap, validation_end), (validation_end + gap, sessions))
     needed = history_needed(config) + purge + training.batch_size // 8
-    if train_end < needed or any(hi - lo < 2 * purge for lo, hi in (splits.validation, splits.test)):
+    if train_end - train_start < needed or any(hi - lo < 2 * purge for lo, hi in (splits.validation, splits.test)):
         raise FinJEPAError(
-            f"{sessions} sessions are too few: a training block of {train_end} must hold {needed}; bring a longer history, "
-            "or make model.window, model.context_steps or model.stride smaller"
+            f"{sessions} sessions are too few: a training block of {train_end - train_start} must hold {needed}; bring a "
+            "longer history, or make model.window, model.context_steps or model.stride smaller"
         )
     return splits
 
@@ -42,3 +47,8 @@ def split_dates(sessions: int, config: FinJEPAConfig) -> Splits:
 def history_needed(config: FinJEPAConfig) -> int:
     """Sessions before and including a decision that the context of W steps looks at."""
     return config.model.window + config.model.stride * (config.model.context_steps - 1)
+
+
+def unseen(symbol: str, share: float) -> bool:
+    """Whether training never sees a symbol: a hash decides, so that a symbol stays on its side for good."""
+    return int(hashlib.sha256(symbol.encode()).hexdigest()[:8], 16) < share * 2**32

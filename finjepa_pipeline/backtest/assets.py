@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from finjepa_pipeline.backtest.walk_forward_assets import ASSETS as WALK_FORWARD
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.pictures import as_markdown, new_figure
@@ -218,5 +219,5 @@ def audit(
         )
 
 
-ASSETS = [planner_backtests, leaderboard]
+ASSETS = [planner_backtests, leaderboard, *WALK_FORWARD]
 CHECKS: list[dg.AssetChecksDefinition] = [audit]

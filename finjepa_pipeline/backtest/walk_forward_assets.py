@@ -1,0 +1,241 @@
+"""The walk-forward's door: a plan, a model a fold, the walks by fold and strategy, and the pooled leaderboard.
+
+Folds and strategies are partitions, so that one can be run again, or added, alone.
+"""
+
+from collections.abc import Mapping
+
+import dagster as dg
+from pydantic import Field
+
+from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.warehouse import Warehouse
+
+RIVALS = "baselines"  # one partition: they are judged together
+FOLDS = dg.DynamicPartitionsDefinition(name="fold")
+STRATEGIES = dg.DynamicPartitionsDefinition(name="strategy")
+BY_FOLD_AND_STRATEGY = dg.MultiPartitionsDefinition({"fold": FOLDS, "strategy": STRATEGIES})
+
+
+class PlanConfig(dg.Config):
+    """How history is cut, and what is trained on each part."""
+
+    folds: int = Field(default=5, ge=1, description="Number of folds.")
+    scheme: str = Field(default="expanding", description="expanding, or rolling (eight years).")
+    held_back: int = Field(default=504, ge=0, description="Sessions at the end that no fold sees.")
+    preset: str = Field(default="tiny", description="tiny, small, base or large.")
+    overrides: dict[str, str] = Field(default_factory=dict, description="Dotted config keys and their values as text.")
+    unseen_symbols: float = Field(default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees.")
+
+
+class FoldBacktestConfig(dg.Config):
+    """What differs from the plan."""
+
+    n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded.")
+    open_held_back: bool = Field(
+        default=False, description="Judge on the held-back block as well; every opening is recorded for good."
+    )
+
+
+def _common(name: str) -> dict:
+    return {"name": name, "group_name": "walk_forward", "owners": ["team:finjepa"]}
+
+
+@dg.asset(**_common("walk_forward_plan"), deps=["feature_panel"], kinds={"duckdb"}, pool="duckdb")
+def walk_forward_plan(
+    context: dg.AssetExecutionContext, config: PlanConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """The folds with their dates: training, validation and test block, purged and embargoed, and the block held back."""
+    from finjepa_model.config import preset
+    from finjepa_model.training.panel import Panel
+    from finjepa_pipeline.backtest.folds import make_plan, store_plan
+    from finjepa_pipeline.features import current_panel
+    from finjepa_pipeline.training.run import for_panel
+
+    panel = Panel.open(current_panel(settings.get()))
+    overrides = dict(config.overrides) | {"training.unseen_symbols": str(config.unseen_symbols)}
+    wanted = for_panel(preset(config.preset).override(overrides), panel)
+    plan = make_plan(panel, wanted, count=config.folds, scheme=config.scheme, held_back=config.held_back)
+    with warehouse.connect() as con:
+        store_plan(con, panel, plan)
+    context.instance.add_dynamic_partitions("fold", [f"{plan.name}:{fold.name}" for fold in plan.folds])
+    context.instance.add_dynamic_partitions("strategy", [RIVALS])
+    spans = [
+        [
+            fold.name,
+            *(f"{panel.dates[lo]} to {panel.dates[hi - 1]}" for lo, hi in (fold.train, fold.validation, fold.test)),
+        ]
+        for fold in plan.folds
+    ]
+    lo, hi = plan.held_back
+    lines = [
+        "| fold | train | validation | test |",
+        "|---|---|---|---|",
+        *("| " + " | ".join(row) + " |" for row in spans),
+    ]
+    return dg.MaterializeResult(
+        metadata={
+            "plan": plan.name,
+            "folds": dg.MetadataValue.md("\n".join(lines)),
+            "held_back": f"{panel.dates[lo]} to {panel.dates[hi - 1]}" if hi > lo else "nothing",
+            "partitions": dg.MetadataValue.json([f"{plan.name}:{fold.name}" for fold in plan.folds]),
+        },
+        data_version=dg.DataVersion(plan.name),
+    )
+
+
+@dg.asset(**_common("fold_models"), deps=["walk_forward_plan"], partitions_def=FOLDS, kinds={"pytorch"}, pool="gpu")
+def fold_models(
+    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """The world model of a fold: it has seen nothing after the fold's training block, its pretraining included."""
+    from finjepa_model.config import FinJEPAConfig
+    from finjepa_model.training.panel import Panel
+    from finjepa_pipeline.features import current_panel
+    from finjepa_pipeline.publishing.lineage import lineage, upstream_materializations
+    from finjepa_pipeline.training.run import train_checkpoint
+
+    home = settings.get()
+    panel = Panel.open(current_panel(home))
+    plan, _, fold = context.partition_key.partition(":")
+    with warehouse.connect() as con:
+        config = FinJEPAConfig.from_json(_of_fold(con, plan, fold, "config_json"))
+    made_by = lineage(
+        config=config.to_dict(),
+        seed=config.training.seed,
+        data={
+            "data_version": panel.manifest["data_version"],
+            "assets": len(panel.assets),
+            "fold": context.partition_key,
+        },
+        panel_hash=panel.content_hash,
+        device="as torch finds it",
+        run_id=context.run.run_id,
+        upstream=upstream_materializations(context.instance, ("walk_forward_plan", "feature_panel")),
+    )
+
+    def launch(command: list[str], environment: Mapping[str, str]) -> None:
+        dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
+
+    folder, reused = train_checkpoint(home, config, panel, made_by, launch, make_current=False)
+    with warehouse.connect() as con:
+        con.execute(
+            "UPDATE main.walk_forward_folds SET checkpoint = ? WHERE plan = ? AND fold = ?", [folder.name, plan, fold]
+        )
+    return dg.MaterializeResult(
+        metadata={"checkpoint": folder.name, "reused": reused, "path": dg.MetadataValue.path(str(folder))},
+        data_version=dg.DataVersion(folder.name),
+    )
+
+
+@dg.asset(
+    **_common("fold_backtests"),
+    deps=[dg.AssetDep("fold_models", partition_mapping=dg.MultiToSingleDimensionPartitionMapping("fold"))],
+    partitions_def=BY_FOLD_AND_STRATEGY,
+    kinds={"pytorch", "duckdb"},
+    pool="duckdb",
+)
+def fold_backtests(
+    context: dg.AssetExecutionContext, config: FoldBacktestConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """One strategy (or all baselines) on one fold: validation block, test block, and the symbols that training never saw."""
+    from finjepa_model.config import FinJEPAConfig
+    from finjepa_model.planning import PLANNERS
+    from finjepa_model.training.panel import Panel
+    from finjepa_pipeline.backtest.baselines import baselines
+    from finjepa_pipeline.backtest.controls import CONTROLS
+    from finjepa_pipeline.backtest.evaluate import Block, Docket, run_backtests
+    from finjepa_pipeline.backtest.folds import fold_blocks, record_opening, stored_plan
+    from finjepa_pipeline.features import current_panel
+
+    home = settings.get()
+    folder = current_panel(home)
+    panel = Panel.open(folder)
+    assert isinstance(context.partition_key, dg.MultiPartitionKey)
+    keys = context.partition_key.keys_by_dimension
+    name, _, fold_name = keys["fold"].partition(":")
+    who = keys["strategy"]
+    with warehouse.connect() as con:
+        checkpoint = _of_fold(con, name, fold_name, "checkpoint")
+        wanted = FinJEPAConfig.from_json(_of_fold(con, name, fold_name, "config_json"))
+        plan = stored_plan(con, panel, name)
+        blocks = fold_blocks(panel, plan.fold(fold_name))
+        opened = None
+        if config.open_held_back and plan.held_back[1] > plan.held_back[0] and fold_name == plan.folds[-1].name:
+            opened = record_opening(con, panel, plan, checkpoint, context.run.run_id)
+            blocks.append(Block("held_back", *plan.held_back))
+    docket = Docket(
+        planners=(who,) if who in PLANNERS else (),
+        controls=(who,) if who in CONTROLS else (),
+        specs=(who,) if ":" in who else (),
+        n_assets=config.n_assets,
+        only=tuple(s.name for s in baselines()) if who == RIVALS else (who,),
+    )
+    run = run_backtests(warehouse, home.checkpoints / checkpoint, folder, docket, context.log.info, blocks)
+    return dg.MaterializeResult(
+        metadata={
+            "checkpoint": checkpoint,
+            "walked": run.walked,
+            "reused": run.walked == 0,
+            "blocks": dg.MetadataValue.json({block: list(dates) for block, dates in run.blocks.items()}),
+            "stride": wanted.model.stride,
+            **({"held_back_opening": opened} if opened is not None else {}),
+        }
+    )
+
+
+@dg.asset(**_common("walk_forward_leaderboard"), deps=["fold_backtests"], kinds={"duckdb", "plotly"}, pool="duckdb")
+def walk_forward_leaderboard(
+    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """The newest plan: a leaderboard of every fold, and one of all test blocks chained, with its report."""
+    from finjepa_pipeline.backtest.baselines import kind
+    from finjepa_pipeline.backtest.folds import newest_plan, pool
+    from finjepa_pipeline.backtest.history_page import write_history
+    from finjepa_pipeline.backtest.leaderboard import build_leaderboard
+    from finjepa_pipeline.backtest.report import Exhibits, verdict, write_report
+    from finjepa_pipeline.backtest.trials import never_judged
+    from finjepa_pipeline.prices import current_revision
+
+    home = settings.get()
+    with warehouse.connect() as con:
+        plan, folds = newest_plan(con)
+        version = pool(con, plan)
+        revision = current_revision(con)
+        labels = {"run_id": context.run.run_id, "feed": revision.feed if revision else None}
+        untried = never_judged(con, home.checkpoints)
+        for fold, checkpoint in folds:
+            build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": fold})
+        build_leaderboard(con, plan, version, untried=untried, labels=labels | {"fold": "all folds"})
+        exhibits = Exhibits.of(con, plan, version)
+        write_history(con, home.reports / "leaderboard.html")
+    report = home.reports / f"{plan}-{version}" / "index.html"
+    write_report(report, f"FinJEPA {plan}", exhibits)
+    test = [row for row in exhibits.rows if row["block"] == "test"]
+    planners = {row["strategy"] for row in test if kind(row["strategy"]) in ("planner", "user")}
+    return dg.MaterializeResult(
+        metadata={
+            "plan": plan,
+            "checkpoint": plan,
+            "verdict": verdict(test, planners),
+            "report": dg.MetadataValue.path(str(report)),
+            "folds": len(folds),
+        },
+        data_version=dg.DataVersion(f"{plan}-{version}"),
+    )
+
+
+def _of_fold(con, plan: str, fold: str, column: str) -> str:
+    from finjepa_model.errors import FinJEPAError
+    from finjepa_pipeline.warehouse import sql
+
+    con.execute(sql("walk_forward_folds"))
+    found = con.execute(
+        f"SELECT {column} FROM main.walk_forward_folds WHERE plan = ? AND fold = ?", [plan, fold]
+    ).fetchone()
+    if found is None or found[0] is None:
+        raise FinJEPAError(f"fold {fold} of {plan} has no {column.removesuffix('_json')} yet; run what comes before it")
+    return str(found[0])
+
+
+ASSETS = [walk_forward_plan, fold_models, fold_backtests, walk_forward_leaderboard]

@@ -1,0 +1,69 @@
+"""Folds in time: no session is judged that a model learned from or near, and the held-back block is nobody's."""
+
+import numpy as np
+import pytest
+from handmade_panel import noise, write_panel
+
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.batches import BatchSource
+from finjepa_model.training.splits import EMBARGO, split_dates, unseen
+from finjepa_pipeline.backtest.folds import fold_blocks, make_plan
+
+CONFIG = FinJEPAConfig().override(
+    {"model.window": "24", "model.stride": "5", "training.n_assets": "3", "training.batch_size": "8"}
+)
+
+
+@pytest.mark.parametrize("scheme", ["expanding", "rolling"])
+@pytest.mark.parametrize(("sessions", "count", "held_back"), [(4000, 5, 504), (1250, 3, 100)])
+def test_blocks_follow_each_other_with_a_gap_and_leave_the_last_one_alone(tmp_path, scheme, sessions, count, held_back):
+    panel = write_panel(tmp_path, noise(sessions, 3))
+    plan = make_plan(panel, CONFIG, count=count, scheme=scheme, held_back=held_back)
+    purge = CONFIG.model.stride * (CONFIG.loss.rollout_steps + 1) + 1
+    assert len(plan.folds) == count
+    for fold in plan.folds:
+        assert fold.validation[0] - fold.train[1] >= max(purge, EMBARGO)
+        assert fold.test[0] - fold.validation[1] >= max(purge, EMBARGO)
+        assert fold.test[1] <= plan.held_back[0] == sessions - held_back
+        assert split_dates(sessions, fold.config).train == fold.train  # what the trainer will do
+    for before, after in zip(plan.folds[:-1], plan.folds[1:], strict=True):
+        assert before.test[1] <= after.test[0] + 1
+        assert after.train[1] > before.train[1]
+    assert plan.folds[-1].test[1] == sessions - held_back
+    rolled = plan.folds[-1].train[0] > 0
+    assert rolled == (scheme == "rolling" and plan.folds[-1].train[1] > 8 * 252)
+
+
+def test_a_plan_is_named_after_what_makes_it(tmp_path):
+    panel = write_panel(tmp_path, noise(1500, 3))
+    names = {
+        make_plan(panel, config, count=count, scheme="expanding", held_back=held).name
+        for config in (CONFIG, CONFIG.override({"training.seed": "1"}))
+        for count, held in ((2, 100), (3, 100), (2, 50))
+    }
+    assert len(names) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"scheme": "sideways"}, "sideways"), ({"count": 0}, "one fold"), ({"count": 40}, "too few")],
+)
+def test_an_impossible_plan_is_one_clear_line(tmp_path, arguments, words):
+    panel = write_panel(tmp_path, noise(600, 3))
+    with pytest.raises(FinJEPAError, match=words):
+        make_plan(panel, CONFIG, **{"count": 3, "scheme": "expanding", "held_back": 60} | arguments)
+
+
+def test_symbols_that_training_never_sees_are_in_no_batch(tmp_path):
+    panel = write_panel(tmp_path, noise(700, 12))
+    config = CONFIG.override({"training.unseen_symbols": "0.4"})
+    hidden_A = np.array([unseen(symbol, 0.4) for symbol in panel.assets])
+    assert 0 < hidden_A.sum() < 12
+    source = BatchSource(panel, config, split_dates(700, config).train)
+    drawn = np.unique(np.concatenate([source.sampler.batch(step)[1].ravel() for step in range(30)]))
+    assert not hidden_A[drawn].any()
+    assert set(drawn) == set(np.flatnonzero(~hidden_A))
+    plan = make_plan(panel, config, count=1, scheme="expanding", held_back=50)
+    blocks = {block.name: block for block in fold_blocks(panel, plan.folds[0])}
+    np.testing.assert_array_equal(blocks["unseen_symbols"].allowed, hidden_A)
