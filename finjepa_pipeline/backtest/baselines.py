@@ -66,6 +66,7 @@ def baselines() -> list[Strategy]:
         BuyAndHold(),
         Cash(),
         Monthly("equal_weight_monthly", lambda view: equal_weights(view.present_N)),
+        Monthly("cap_proxy", _dollar_volume),
         Monthly("inverse_volatility", _fitted("InverseVolatility")),
         Monthly("min_variance", _fitted("MeanRisk", covariance="LedoitWolf")),
         Monthly("max_sharpe", _fitted("MeanRisk", covariance="LedoitWolf", mean="ShrunkMu")),
@@ -107,6 +108,14 @@ def extreme_quintile(view: MarketView, sessions: int, skip: int = 0, losers: boo
     weights_N = np.zeros(len(growth_N))
     weights_N[np.argsort(-growth_N, kind="stable")[:count]] = 1.0
     return weights_N * view.present_N
+
+
+def _dollar_volume(view: MarketView) -> np.ndarray:
+    """Trailing mean dollar volume stands in for capitalisation, which prices do not tell; nothing is known without volumes."""
+    liquidity = view.liquidity()
+    if liquidity is None:
+        return np.zeros(len(view.present_N))
+    return np.nan_to_num(liquidity.dollar_volume_XN[0].numpy()) * view.present_N
 
 
 def _random_simplex(view: MarketView) -> np.ndarray:

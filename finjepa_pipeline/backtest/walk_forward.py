@@ -19,7 +19,8 @@ def run_walk_forward(
     Returns:
         Metadata of the pooled leaderboard.
     """
-    planned = run("walk_forward_plan_job", {"walk_forward_plan": plan}, None).assets["walk_forward_plan"]
+    config = {**plan, "strategies": list(strategies)}
+    planned = run("walk_forward_plan_job", {"walk_forward_plan": config}, None).assets["walk_forward_plan"]
     judging = {"open_held_back": open_held_back} | ({} if n_assets is None else {"n_assets": n_assets})
     for fold in planned["partitions"]:
         run("fold_models_job", {}, fold)

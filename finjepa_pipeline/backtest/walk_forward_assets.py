@@ -25,6 +25,9 @@ class PlanConfig(dg.Config):
     held_back: int = Field(default=504, ge=0, description="Sessions at the end that no fold sees.")
     preset: str = Field(default="tiny", description="tiny, small, base or large.")
     overrides: dict[str, str] = Field(default_factory=dict, description="Dotted config keys and their values as text.")
+    strategies: list[str] = Field(
+        default_factory=list, description="Planners, controls and strategies of your own that become partitions."
+    )
     unseen_symbols: float = Field(default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees.")
 
 
@@ -59,7 +62,7 @@ def walk_forward_plan(
     with warehouse.connect() as con:
         store_plan(con, panel, plan)
     context.instance.add_dynamic_partitions("fold", [f"{plan.name}:{fold.name}" for fold in plan.folds])
-    context.instance.add_dynamic_partitions("strategy", [RIVALS])
+    context.instance.add_dynamic_partitions("strategy", [RIVALS, *config.strategies])
     spans = [
         [
             fold.name,
