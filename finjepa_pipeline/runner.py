@@ -114,7 +114,7 @@ class _Listener:
         if event is None:
             # what training reports is on the progress bar already
             if int(entry.level) >= logging.INFO and not entry.user_message.startswith(
-                ("[pipes]", "train step", "validation step")
+                ("[pipes]", "train step", "validation step", "td step")
             ):
                 self.console.print(
                     f"    {entry.user_message}", style="dim", highlight=False, markup=False, soft_wrap=True
