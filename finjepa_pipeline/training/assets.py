@@ -1,7 +1,10 @@
 """The door of the training stage: `world_model` and `world_model_evaluation`."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -13,8 +16,10 @@ from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.lineage import build_inputs, lineage, upstream_materializations
 from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.training.live import watched
 from finjepa_pipeline.training.pictures import curves_picture, folder_bytes, numbers_table
 from finjepa_pipeline.training.run import (
+    checkpoint_id,
     current_checkpoint,
     for_panel,
     ranks,
@@ -27,6 +32,8 @@ _UPSTREAM = (
     "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
     "feature_panel",
 )  # fmt: skip
+
+_SPEED = ("best_step", "samples_per_second", "flops_per_second", "share_of_matmul_rate", "gpu_memory_bytes")
 
 
 class TrainConfig(dg.Config):
@@ -77,9 +84,16 @@ def world_model(
         upstream=upstream_materializations(context.instance, _UPSTREAM),
     )
 
+    def tell(record: dict[str, Any]) -> None:
+        numbers = {f"{record['kind']}_{k}": v for k, v in record.items() if isinstance(v, float) and math.isfinite(v)}
+        context.log_event(dg.AssetObservation("world_model", metadata={"step": record["step"], **numbers}))
+
     def launch(command: list[str], environment: Mapping[str, str]) -> None:
         context.log.info("training starts in processes of its own")
-        dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
+        run_folder = home.checkpoints / f"{checkpoint_id(wanted, panel)}.run"
+        steps = wanted.training.epochs * wanted.training.steps_per_epoch
+        with watched(run_folder, steps, tell):
+            dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
 
     folder, reused = train_checkpoint(home, wanted, panel, made_by, launch, config.processes, config.resume)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -89,10 +103,12 @@ def world_model(
             "reused": reused,
             "path": dg.MetadataValue.path(str(folder)),
             "config": dg.MetadataValue.json(wanted.to_dict()),
+            "curves": _curves(folder),
             "validation_loss": metrics["validation"]["loss"],
             "steps": metrics["training"]["steps"],
             "seconds": metrics["training"]["seconds"],
             "device": metrics["training"]["device"],
+            **{name: metrics["training"][name] for name in _SPEED if name in metrics["training"]},
             "bytes": folder_bytes(folder),
             "panel": panel.content_hash,
         },
@@ -111,26 +127,30 @@ def world_model(
             "latents_have_not_collapsed",
             asset="world_model_evaluation",
             blocking=True,
-            description="The latents vary over samples and span more than two dimensions.",
+            description="None of the six collapse monitors speaks of a collapse (docs/model.md).",
         )
     ],
 )
 @final
 def world_model_evaluation(settings: SettingsResource) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    """Losses and collapse monitors on the validation block, and the curves of the training."""
-    from finjepa_model.training.records import read_metrics
+    """Losses and collapse monitors on the validation block, probes on the test block, and the curves of the training."""
+    from finjepa_model.training.probing import probe
+    from finjepa_model.world_model import FinJEPA
 
-    folder = current_checkpoint(settings.get())
+    home = settings.get()
+    folder = current_checkpoint(home)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     diagnostics = metrics["diagnostics"]
-    records = list(read_metrics(folder.with_name(f"{folder.name}.run")))
+    probes = probe(FinJEPA.from_pretrained(folder), Panel.open(current_panel(home)))
     yield dg.MaterializeResult(
         metadata={
             "checkpoint": folder.name,
-            "curves": dg.MetadataValue.md(curves_picture(records)) if records else "no training log in this home",
+            "curves": _curves(folder),
+            "probes": dg.MetadataValue.md(numbers_table(probes)) if probes else "the panel is too short for them",
             "monitors": dg.MetadataValue.md(numbers_table(diagnostics)),
             "validation": dg.MetadataValue.md(numbers_table(metrics["validation"])),
             **{name: value for name, value in diagnostics.items() if name != "collapsed"},
+            **{f"probe_{name}": value for name, value in probes.items() if math.isfinite(value)},
         },
         data_version=dg.DataVersion(folder.name),
     )
@@ -138,8 +158,16 @@ def world_model_evaluation(settings: SettingsResource) -> Iterator[dg.Materializ
         passed=not diagnostics["collapsed"],
         check_name="latents_have_not_collapsed",
         asset_key="world_model_evaluation",
-        metadata={name: diagnostics[name] for name in ("latent_std", "effective_rank_assets", "effective_rank_market")},
+        description=f"collapse: {diagnostics['collapse']}",
+        metadata={name: value for name, value in diagnostics.items() if name != "collapsed"},
     )
+
+
+def _curves(checkpoint: Path) -> dg.MetadataValue:
+    from finjepa_model.training.records import read_metrics
+
+    records = list(read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")))
+    return dg.MetadataValue.md(curves_picture(records) if records else "no training log in this home")
 
 
 def _device() -> str:

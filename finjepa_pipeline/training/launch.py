@@ -6,12 +6,9 @@ It ends with status 0 also when training failed for a reason that a user can men
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +21,7 @@ from finjepa_model.training.panel import Panel
 from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError, pick_device
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
-
-_LOCK_PATIENCE_S = 30.0
+from finjepa_pipeline.training.guards import end_with, only_training_on
 
 
 def main() -> None:
@@ -37,7 +33,8 @@ def main() -> None:
     arguments = parser.parse_args()
     run_folder: Path = arguments.run_folder
     try:
-        with _pipes() as report, _only_training(run_folder.parent):
+        device = pick_device(int(os.environ.get("LOCAL_RANK", "0")))
+        with _pipes() as report, only_training_on(device, run_folder.parent):
             _train(arguments.panel, run_folder, report)
     except (FinJEPAError, TrainingInterruptedError) as error:
         (run_folder / FAILURE_FILE).write_text(f"{error}\n", encoding="utf-8")
@@ -56,7 +53,8 @@ def _train(panel_folder: Path, run_folder: Path, report: Any) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    _stop_with_launcher(stop)
+    if LAUNCHER_PID in os.environ:
+        end_with(int(os.environ[LAUNCHER_PID]), stop)
     metrics = trainer.train()
     if ranks > 1:
         dist.destroy_process_group()
@@ -85,41 +83,6 @@ def _pipes() -> Iterator[Any]:
             pipes.log.info(f"{record['kind']} step {record['step']}: {values}")
 
         yield report
-
-
-@contextlib.contextmanager
-def _only_training(folder: Path) -> Iterator[None]:
-    """Two trainings on one device only slow each other down: each local rank has one lock."""
-    lock = folder / f".training-{os.environ.get('LOCAL_RANK', '0')}.lock"
-    deadline = time.monotonic() + _LOCK_PATIENCE_S
-    with lock.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise FinJEPAError(f"another training holds {lock}; wait for it, or stop it") from error
-                time.sleep(0.5)
-        yield
-
-
-def _stop_with_launcher(stop: Any) -> None:
-    """A launcher that was killed cannot stop its training: the training watches the launcher instead."""
-    pid = int(os.environ.get(LAUNCHER_PID, "0"))
-    if pid == 0:
-        return
-
-    def watch() -> None:
-        while True:
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                stop()
-                return
-            time.sleep(1.0)
-
-    threading.Thread(target=watch, daemon=True, name="launcher-watch").start()
 
 
 if __name__ == "__main__":
