@@ -272,9 +272,16 @@ class FinJEPAConfig:
 PRESETS: dict[str, FinJEPAConfig] = {
     "tiny": FinJEPAConfig(
         model=ModelConfig(dim=32, heads=2, predictor_layers=2, stride=10),
-        loss=LossConfig(sigreg_slices=64),
+        # few steps: a teacher that is hardly older than its student, and a rate that sets off at once
+        loss=LossConfig(sigreg_slices=64, ema_start=0.98),
         training=TrainingConfig(
-            epochs=4, steps_per_epoch=30, n_assets=6, warmup_steps=20, evaluate_batches=4, checkpoint_every=30
+            epochs=4,
+            steps_per_epoch=30,
+            n_assets=6,
+            learning_rate=3e-3,
+            warmup_steps=20,
+            evaluate_batches=4,
+            checkpoint_every=30,
         ),
         td=TDConfig(steps=1000, hidden=64),
     ),

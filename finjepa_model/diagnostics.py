@@ -18,7 +18,7 @@ from finjepa_model.world_model import FinJEPA, PortfolioPath
 # What each of the six ways to collapse is told by. The bounds are those of a model that has learnt nothing at all: a model
 # that was only trained too little passes, and its skill says so.
 _FAILURES: dict[str, Callable[[Mapping[str, float]], bool]] = {
-    "constant latents": lambda v: min(v["latent_std"], v["latent_std_market"]) < 0.05,
+    "constant latents": lambda v: min(v["latent_std"], v["latent_std_market"]) < 0.02,
     "few dimensions": lambda v: min(v["effective_rank_assets"], v["effective_rank_market"]) < 2.0,
     "slow features only": lambda v: v["slowness"] > 0.995,
     "the predictor copies": lambda v: abs(v["copy_skill"]) < 1e-3,

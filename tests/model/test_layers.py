@@ -5,6 +5,7 @@ import torch
 from finjepa_model.config import ModelConfig
 from finjepa_model.layers import TimeSeriesTokenizer, rotate
 from finjepa_model.layers.attention import AdaLN
+from finjepa_model.predictor import PortfolioBlock
 
 
 def _product(query, key, i, j):
@@ -74,3 +75,33 @@ def test_the_convolution_is_one():
     hidden = tokenizer.activation(expected).transpose(1, 2).reshape(1, 2, 3 * 16)
     got = tokenizer(x[..., :3], torch.ones(1, 18, dtype=torch.bool))
     torch.testing.assert_close(got, tokenizer.project(hidden) + tokenizer.position_PD)
+
+
+def _portfolio_block(init):
+    torch.manual_seed(0)
+    config = ModelConfig(dim=16, heads=2, adaln_init=init)
+    block = PortfolioBlock(config)
+    x, condition = torch.randn(2, 1, 3, 16), torch.randn(2, 1, 3, 16, requires_grad=True)
+    step = torch.arange(3)
+    market = block.remember_market(torch.randn(2, 3, 4, 16), step.repeat_interleave(4))
+    own_mask, market_mask = step[:, None] >= step, (step[:, None] >= step.repeat_interleave(4)).expand(2, 3, 12)
+    run = lambda: block(x, condition, step, own_mask, None, market, market_mask)[0]  # noqa: E731
+    return block, run, x, condition
+
+
+def test_a_block_with_adaln_zero_is_the_identity_until_it_has_learnt():
+    block, run, x, condition = _portfolio_block("zero")
+    assert torch.equal(run(), x)
+    (effect,) = torch.autograd.grad(run().square().sum(), condition)
+    assert not effect.any()
+    optimizer = torch.optim.SGD(block.parameters(), 0.1)
+    (run() - torch.ones_like(x)).square().sum().backward()
+    optimizer.step()
+    (effect,) = torch.autograd.grad(run().square().sum(), condition)
+    assert effect.abs().max() > 0
+
+
+def test_a_block_with_normal_adaln_feels_the_action_from_the_start():
+    _, run, _, condition = _portfolio_block("normal")
+    (effect,) = torch.autograd.grad(run().square().sum(), condition)
+    assert effect.abs().max() > 0

@@ -80,3 +80,86 @@ def test_inverse_dynamics_reads_actions_from_holdings_and_not_from_prices():
 
     assert min(train(torch.zeros(n, dim), shown)) > 0.97
     assert max(train(torch.randn(n, dim), torch.randn(n, dim))) < 0.62
+
+
+def test_wrong_scales_have_the_values_of_the_reference():
+    torch.manual_seed(0)
+    samples, sigreg = torch.randn(512, 64), SIGReg(1024)
+    assert float(sigreg(samples * 2, 0)) * 512 == pytest.approx(121.881, abs=0.01)
+    assert float(sigreg(samples * 0.5, 0)) * 512 == pytest.approx(77.932, abs=0.01)
+
+
+def test_the_grid_is_that_of_lejepa_and_not_that_of_eb_jepa():
+    torch.manual_seed(0)
+    column = torch.randn(64, 16)[:, :1]
+    assert float(SIGReg().statistic(column)) == pytest.approx(0.0162357, abs=2e-7)
+    t = torch.linspace(-3, 3, 10)  # EB-JEPA's ten knots
+    error = (column * t).cos().mean(0) - (-t.square() / 2).exp(), (column * t).sin().mean(0)
+    other = torch.trapezoid((error[0].square() + error[1].square()) * (-t.square() / 2).exp(), t)
+    assert float(other) == pytest.approx(0.0162152, abs=2e-7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rotation_changes_nothing_but_the_sampling_of_directions(seed):
+    torch.manual_seed(seed)
+    samples, sigreg = torch.randn(256, 16) * torch.linspace(0.5, 2, 16), SIGReg(4096)
+    rotation, _ = torch.linalg.qr(torch.randn(16, 16))
+    assert float(sigreg(samples @ rotation, seed)) == pytest.approx(float(sigreg(samples, seed)), rel=0.1)
+
+
+def test_the_statistic_and_its_gradient_are_those_of_the_definition():
+    torch.manual_seed(0)
+    samples, sigreg = torch.randn(2, 9, 3, dtype=torch.float64, requires_grad=True), SIGReg(4)
+    t = torch.linspace(0, 3, 17, dtype=torch.float64)
+    angle = samples.unsqueeze(-1) * t
+    error = (angle.cos().mean(-3) - (-t.square() / 2).exp()).square() + angle.sin().mean(-3).square()
+    expected = 2 * torch.trapezoid(error * (-t.square() / 2).exp(), t)
+    torch.testing.assert_close(sigreg.statistic(samples), expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(sigreg.statistic(samples).sum(), samples), torch.autograd.grad(expected.sum(), samples)
+    )
+
+
+@pytest.mark.parametrize("term", [lambda x: SIGReg(64)(x, 0), lambda x: sum(variance_covariance(x))])
+def test_statistics_are_taken_in_float32_under_autocast(term):
+    torch.manual_seed(0)
+    samples = torch.randn(64, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = term(samples)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, term(samples))
+
+
+def test_variance_and_covariance_have_the_values_of_the_reference():
+    torch.manual_seed(0)
+    variance, covariance = variance_covariance(torch.randn(64, 16))
+    assert float(variance) == pytest.approx(0.0357607, abs=1e-6)
+    assert float(covariance) == pytest.approx(0.0207945, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_weights_are_recovered_from_holdings_and_not_from_prices(seed):
+    torch.manual_seed(seed)
+    n, dim, assets = 768, 12, 3
+    latents, raw = torch.eye(assets, dim).expand(n, assets, dim), torch.rand(n, assets) + 0.05
+    weights = raw / raw.sum(-1, keepdim=True)
+    action = PortfolioAction(weights, torch.ones(n, assets), torch.zeros(n))
+    present = torch.ones(n, assets, dtype=torch.bool)
+
+    def r_squared(before, after):
+        torch.manual_seed(seed)
+        module, seen, rest = InverseDynamics(dim), slice(512), slice(512, None)
+        optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+        part = action.map(lambda x: x[seen])
+        for _ in range(400):
+            loss = module.loss(before[seen], after[seen], latents[seen], part, present[seen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        told = module(before[rest], after[rest], latents[rest])[0].softmax(-1).detach()
+        spread = (weights[rest] - weights[seen].mean(0)).square().sum()
+        return 1 - float((told - weights[rest]).square().sum() / spread)
+
+    shown = torch.cat([weights, weights.log(), torch.zeros(n, dim - 2 * assets)], -1)
+    assert r_squared(torch.zeros(n, dim), shown) > 0.99
+    assert r_squared(torch.randn(n, dim), torch.randn(n, dim)) < 0.02

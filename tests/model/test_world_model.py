@@ -6,8 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finjepa_model.diagnostics import effective_rank, monitor
+from finjepa_model.config import LossConfig
+from finjepa_model.diagnostics import effective_rank, failures, monitor
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.schedule import teacher_momentum
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch, small_config
 
@@ -30,7 +32,7 @@ def test_loss_goes_down_and_latents_do_not_collapse(recipe):
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     model.eval()
     seen = monitor(model, *random_batch(config, dates=64, seed=9))
-    assert not seen["collapsed"]
+    assert not seen["collapsed"], seen["collapse"]
     assert seen["effective_rank_assets"] > 4
 
 
@@ -58,8 +60,34 @@ def test_teacher_is_the_moving_average_of_the_student():
     assert not any(p.requires_grad for p in model.target_encoder.parameters())
 
 
-def test_sigreg_recipe_has_no_teacher():
-    assert not hasattr(FinJEPA(small_config(recipe="sigreg")), "target_encoder")
+@pytest.mark.parametrize(("start", "end"), [(0.996, 1.0), (0.9, 0.99)])
+def test_the_momentum_of_the_teacher_runs_from_one_end_point_to_the_other(start, end):
+    loss = LossConfig(ema_start=start, ema_end=end)
+    assert teacher_momentum(loss, 0, 100) == start
+    assert teacher_momentum(loss, 99, 100) == pytest.approx(end, abs=1e-15)
+    assert teacher_momentum(loss, 50, 101) == pytest.approx((start + end) / 2)
+
+
+@pytest.mark.parametrize("recipe", ["sigreg", "vicreg"])
+def test_recipes_without_a_teacher_have_none(recipe):
+    assert not hasattr(FinJEPA(small_config(recipe=recipe)), "target_encoder")
+
+
+@pytest.mark.parametrize("learning_rate", [3e-3, 1e-2])
+def test_latents_that_are_their_own_target_do_not_shrink(learning_rate):
+    """SIGReg behind a projector let them: their spread fell to 0.001 at these rates."""
+    config = small_config(recipe="sigreg")
+    torch.manual_seed(0)
+    model = FinJEPA(config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], learning_rate)
+    for step in range(60):
+        batch, path = random_batch(config, dates=32, seed=step)
+        optimizer.zero_grad()
+        model.loss(batch, path, seed=step)["loss"].backward()
+        optimizer.step()
+    seen = monitor(model.eval(), *random_batch(config, dates=64, seed=999))
+    assert min(seen["latent_std"], seen["latent_std_market"]) > 0.8
+    assert seen["mean_skill"] > 0.2
 
 
 def test_effective_rank_of_known_spectra():
@@ -68,13 +96,58 @@ def test_effective_rank_of_known_spectra():
     assert float(effective_rank(torch.randn(500, 1) @ torch.randn(1, 8))) == pytest.approx(1, abs=1e-4)
 
 
-def test_the_monitor_knows_a_collapse_when_it_sees_one():
-    config = small_config()
-    model = FinJEPA(config).eval()
+def _constant(model):
+    model.encoder.pool.weight.zero_()
+    model.encoder.market_pool.weight.zero_()
+
+
+def _one_dimension(model):
+    pools = (model.encoder.pool, model.encoder.market_pool)
+    for pool in pools:
+        pool.weight.copy_(torch.ones(16, 1) * torch.linspace(-1, 1, 16)[:, None] @ pool.weight[:1])
+        pool.bias.zero_()
+    for block in model.encoder.asset_blocks:
+        block.attention.out.weight.zero_()
+        block.mlp[2].weight.zero_()
+
+
+def _copying(model):
+    model.predictor.market_out[1].weight.zero_()
+    model.predictor.market_out[1].bias.zero_()
+
+
+def _deaf(model):
+    for block in model.predictor.portfolio_blocks:
+        block.condition.project.weight.zero_()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (_constant, "constant latents"),
+        (_one_dimension, "few dimensions"),
+        (_copying, "the predictor copies"),
+        (_deaf, "actions are ignored"),
+    ],
+)
+def test_the_monitors_know_a_collapse_when_they_see_one(damage, named):
+    torch.manual_seed(0)
+    model = FinJEPA(small_config()).eval()
+    batch = random_batch(small_config(), dates=64)
+    assert named not in monitor(model, *batch)["collapse"]
     with torch.no_grad():
-        model.encoder.pool.weight.zero_()
-        model.encoder.market_pool.weight.zero_()
-    assert monitor(model, *random_batch(config, dates=64))["collapsed"]
+        damage(model)
+    seen = monitor(model, *batch)
+    assert seen["collapsed"]
+    assert named in seen["collapse"]
+
+
+def test_slow_features_and_errors_above_the_spread_are_told_by_their_bounds():
+    sound = monitor(FinJEPA(small_config()).eval(), *random_batch(small_config(), dates=64))
+    numbers = {name: value for name, value in sound.items() if isinstance(value, float)}
+    assert "slow features only" in failures(numbers | {"slowness": 0.999})
+    assert "error above the spread of the target" in failures(numbers | {"relative_error": 3.0})
+    assert len(failures(numbers | {"mean_skill": float("nan")})) == 6
 
 
 def test_checkpoint_round_trip_is_exact(tmp_path):

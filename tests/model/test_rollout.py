@@ -1,0 +1,99 @@
+"""The K-step objective: right where the dynamics are known, and as truncated as its config says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from finjepa_model.objective import _latent_error, _roll_out
+from finjepa_model.world_model import FinJEPA
+from tests.model.markets import random_observation, small_config
+
+
+class LinearMarket(nn.Module):
+    """z' = A z, of every token on its own: what the market stream is replaced by."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        torch.manual_seed(1)
+        self.transition = nn.Parameter(torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64))[0])
+
+    def market(self, tokens_XSMD, present_XN):
+        return tokens_XSMD @ self.transition.T, None
+
+
+def _world(steps, truncate):
+    config = small_config(rollout_steps=steps, truncate_rollout=truncate)
+    model = FinJEPA(config).double()
+    model.predictor = LinearMarket(config.model.dim)
+    return model
+
+
+def _path(model, steps):
+    """Tokens that follow the dynamics exactly."""
+    torch.manual_seed(0)
+    tokens = [torch.randn(8, 5, 16, dtype=torch.float64)]
+    for _ in range(steps - 1):
+        tokens.append(tokens[-1] @ model.predictor.transition.detach().T)
+    return torch.stack(tokens, dim=1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_perfect_dynamics_have_no_loss_and_a_shifted_target_has(steps):
+    model = _world(steps, truncate=True)
+    context = model.config.model.context_steps
+    tokens = _path(model, context + steps)
+    observation = random_observation(model.config, steps=context + steps)
+    predicted, _ = model.predictor.market(tokens, observation.present_BN)
+    ahead = _roll_out(model, tokens, predicted, observation)
+    assert ahead.shape[1] == steps
+    assert float(_latent_error(ahead, tokens[:, -steps:], observation.present_BN)) < 1e-12
+    # V-JEPA 2-AC's first release compared with the step before (its pull request 25)
+    assert float(_latent_error(ahead, tokens[:, -steps - 1 : -1], observation.present_BN)) > 1e-2
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_truncated_gradients_are_those_of_single_steps(truncate):
+    steps = 3
+    model = _world(steps, truncate)
+    context = model.config.model.context_steps
+    tokens = _path(model, context + steps) + 0.1 * torch.randn(8, context + steps, 5, 16, dtype=torch.float64)
+    observation = random_observation(model.config, steps=context + steps)
+    transition = model.predictor.transition
+
+    predicted, _ = model.predictor.market(tokens, observation.present_BN)
+    ahead = _roll_out(model, tokens, predicted, observation)
+    (gradient,) = torch.autograd.grad((ahead - tokens[:, -steps:]).square().sum(), transition)
+
+    alone, fed = torch.zeros_like(transition), tokens[:, context - 1]
+    for k in range(steps):  # each step from constants
+        one = fed.detach() @ transition.T
+        alone += torch.autograd.grad((one - tokens[:, context + k]).square().sum(), transition)[0]
+        fed = one
+    assert torch.allclose(gradient, alone) == truncate
+
+
+def test_the_first_step_of_a_rollout_is_the_teacher_forced_prediction():
+    torch.manual_seed(0)
+    config = small_config(rollout_steps=2)
+    model = FinJEPA(config).double().eval()
+    tokens = torch.randn(8, 5, 5, 16, dtype=torch.float64)
+    observation = random_observation(config)
+    predicted, _ = model.predict(tokens, observation.present_BN)
+    ahead = _roll_out(model, tokens, predicted, observation)
+    torch.testing.assert_close(ahead, model.rollout(tokens[:, :3], observation.present_BN, 2))
+
+
+def test_a_longer_context_reaches_further_back():
+    """W is a config: the last prediction of a one-layer predictor feels the first of W steps and nothing before."""
+    for width in (1, 3):
+        config = small_config()
+        config = replace(config, model=replace(config.model, context_steps=width, predictor_layers=1))
+        torch.manual_seed(0)
+        model = FinJEPA(config).double().eval()
+        tokens = torch.randn(2, 5, 4, 16, dtype=torch.float64, requires_grad=True)
+        predicted, _ = model.predict(tokens, torch.ones(2, 3, dtype=torch.bool))
+        (gradient,) = torch.autograd.grad(predicted[:, -1].square().sum(), tokens)
+        felt = gradient.abs().amax((0, 2, 3)) > 0
+        assert felt.tolist() == [False] * (5 - width) + [True] * width
