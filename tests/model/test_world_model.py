@@ -47,7 +47,7 @@ def test_the_market_learns_nothing_from_the_portfolio():
 
 
 def test_teacher_is_the_moving_average_of_the_student():
-    model = FinJEPA(small_config())
+    model = FinJEPA(small_config(recipe="both"))
     student, teacher = next(model.encoder.parameters()), next(model.target_encoder.parameters())
     with torch.no_grad():
         student += 1
