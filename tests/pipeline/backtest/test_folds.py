@@ -1,5 +1,6 @@
 """Folds in time: no session is judged that a model learned from or near, and the held-back block is nobody's."""
 
+import duckdb
 import numpy as np
 import pytest
 from handmade_panel import noise, write_panel
@@ -8,7 +9,20 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.batches import BatchSource
 from finjepa_model.training.splits import EMBARGO, split_dates, unseen
-from finjepa_pipeline.backtest.folds import fold_blocks, make_plan
+from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.folds import (
+    fold_blocks,
+    make_plan,
+    newest_plan,
+    pool,
+    record_opening,
+    store_plan,
+    stored_plan,
+)
+from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
+from finjepa_pipeline.backtest.metrics import annual_return
+from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write_walks
+from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
 
 CONFIG = FinJEPAConfig().override(
     {"model.window": "24", "model.stride": "5", "training.n_assets": "3", "training.batch_size": "8"}
@@ -67,3 +81,35 @@ def test_symbols_that_training_never_sees_are_in_no_batch(tmp_path):
     plan = make_plan(panel, config, count=1, scheme="expanding", held_back=50)
     blocks = {block.name: block for block in fold_blocks(panel, plan.folds[0])}
     np.testing.assert_array_equal(blocks["unseen_symbols"].allowed, hidden_A)
+
+
+def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
+    panel = write_panel(tmp_path, noise(900, 4, seed=3))
+    plan = make_plan(panel, CONFIG, count=2, scheme="expanding", held_back=50)
+    con = duckdb.connect()
+    store_plan(con, panel, plan)
+    version = panel.manifest["data_version"]
+    lived = []
+    for k, fold in enumerate(plan.folds):
+        with pytest.raises(FinJEPAError, match="not judged yet"):
+            pool(con, plan.name)
+        court = Court.over(panel, fold.test, fold.config.portfolio, stride=5, n_assets=4, window=34)
+        walks = [walk(EqualWeight(), court), walk(Cash(), court)]
+        lived.append(walks[0].net_T)
+        ensure_tables(con)
+        write_walks(con, Case(f"c{k}", version, "test", f"k{k}"), Evidence(walks))
+        con.execute("UPDATE walk_forward_folds SET checkpoint = ? WHERE fold = ?", [f"c{k}", fold.name])
+    assert pool(con, plan.name) == version
+    assert newest_plan(con)[0] == plan.name
+    assert [fold.test for fold in stored_plan(con, panel, plan.name).folds] == [fold.test for fold in plan.folds]
+    build_leaderboard(con, plan.name, version, labels={"fold": "all folds"})
+    row = next(row for row in leaderboard_rows(con, plan.name) if row["strategy"] == "equal_weight")
+    assert row["n_days"] == sum(map(len, lived))
+    assert row["annual_return"] == pytest.approx(annual_return(np.concatenate(lived)))
+    assert row["fold"] == "all folds"
+    query = "SELECT wealth FROM backtest_returns WHERE checkpoint = ? AND strategy = 'equal_weight' ORDER BY date DESC"
+    last = con.execute(query, [plan.name]).fetchone()
+    assert last is not None
+    assert last[0] == pytest.approx(np.prod(1 + np.concatenate(lived)))
+    assert record_opening(con, panel, plan, "c1", "run") == 1
+    assert record_opening(con, panel, plan, "c1", "run") == 2
