@@ -1,4 +1,4 @@
-"""Makes the pictures of the README: the UI, the report and the decision of a home that a demo or a night has filled.
+"""Makes the pictures of the README: the UI and the decision of a home that a demo or a night has filled.
 
     FINJEPA_HOME=.finjepa python docs/pictures/make.py      # or: make pictures
 
@@ -31,22 +31,16 @@ LOCATION = "/locations/__repository__@finjepa"
 def main() -> None:
     home = Path(os.environ.get("FINJEPA_HOME") or ".finjepa").absolute()
     decisions = sorted((home / "reports" / "decisions").glob("*.html"))
-    reports = sorted(home.glob("reports/*/index.html"), key=lambda path: path.stat().st_mtime)
-    if not decisions or not reports:
-        sys.exit(f"{home} has no decision or no report yet; run `finjepa demo` first")
+    if not decisions:
+        sys.exit(f"{home} has no decision yet; run `finjepa demo` first")
     with _dagster(home) as url:
         for name, page, size in (
             ("lineage", "/asset-groups", (2000, 900)),
             ("champion", "/assets/champion", (1500, 1100)),
-            ("checks", "/assets/prices?view=checks", (1500, 900)),
-            ("daily_decision", "/assets/daily_decision", (1500, 1200)),
-            ("automation", "/automation", (1500, 600)),
         ):
             _picture(name, url + page, size, wait_ms=30_000)
     _picture("decision", decisions[-1].as_uri(), (1100, 1250))
     _picture("decision_narrow", decisions[-1].as_uri(), (500, 1500))
-    _picture("report", reports[-1].as_uri(), (1300, 1400), wait_ms=8_000)
-    _picture("report_narrow", reports[-1].as_uri(), (500, 1400), wait_ms=8_000)
 
 
 def _picture(name: str, url: str, size: tuple[int, int], wait_ms: int = 2_000) -> None:
