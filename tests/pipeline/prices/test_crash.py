@@ -36,6 +36,7 @@ def market(home: Home, days: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_killed_ingestion_leaves_no_trace(new_home: Callable[[], Home]) -> None:
     undisturbed = new_home()
     market(undisturbed, 50)
