@@ -16,17 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.console import (
+    err,
+    out,
+    read_decision,
+    say_decision,
+    say_leaderboard,
+    say_model,
+    say_prices,
+    say_quality,
+    say_release,
+)
 from finjepa_pipeline.settings import Settings
 
 Ops = dict[str, dict[str, Any]]
-
-# lines are left to the terminal to wrap, so that a path can be copied and a pipe sees whole lines
-_out, _err = (Console(stderr=error, soft_wrap=True, highlight=False) for error in (False, True))
-_out.width = max(_out.width, 100)
 
 
 class _OneLineErrors(click.Group):
@@ -146,8 +152,8 @@ def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -
     if more:
         ops["ingest_prices"] = ops.get("ingest_prices", {}) | more
     report = _run("ingest", ops, debug)
-    _say_prices(report.assets)
-    _say_quality()
+    say_prices(report.assets)
+    say_quality()
 
 
 @main.command()
@@ -161,13 +167,13 @@ def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str,
     """Everything up to a checkpoint, and on to the Hub if asked."""
     ops = _source_ops(options) | _model_ops(options)
     report = _run("train", ops, debug)
-    _say_prices(report.assets)
-    _say_model(report.assets)
+    say_prices(report.assets)
+    say_model(report.assets)
     if push_to_hub:
         if not (hub_repo_id or Settings.from_env().hub_repo_id):
             raise FinJEPAError("--push-to-hub needs --hub-repo-id owner/name, or FINJEPA_HUB_REPO_ID")
         _run("backtest", {"planner_backtests": {"planner": planner}}, debug)
-        _say_release(_run("publish", _release_ops(hub_repo_id, False), debug).assets)
+        say_release(_run("publish", _release_ops(hub_repo_id, False), debug).assets)
 
 
 @main.command()
@@ -210,10 +216,10 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
             options["n_assets"],
             open_held_back,
         )
-        _say_leaderboard({"leaderboard": made})
+        say_leaderboard({"leaderboard": made})
         return
     chosen = _given(**options) | ({"strategies": list(strategies)} if strategies else {})
-    _say_leaderboard(_run("backtest", {"planner_backtests": chosen}, debug).assets)
+    say_leaderboard(_run("backtest", {"planner_backtests": chosen}, debug).assets)
 
 
 @main.command()
@@ -231,7 +237,7 @@ def audit(debug: bool, **options: Any) -> None:
     table = Table("", "test", "finding", title="Audit", title_justify="left", box=None)
     for name, passed, text in report.checks:
         table.add_row("ok" if passed else "FAILED", name, text)
-    _out.print(table)
+    out.print(table)
     if not all(passed for _, passed, _ in report.checks):
         raise FinJEPAError("the audit failed; see the findings above")
 
@@ -242,7 +248,7 @@ def audit(debug: bool, **options: Any) -> None:
 @click.pass_obj
 def publish(debug: bool, hub_repo_id: str | None, dry_run: bool) -> None:
     """The champion gate and the release."""
-    _say_release(_run("publish", _release_ops(hub_repo_id, dry_run), debug).assets)
+    say_release(_run("publish", _release_ops(hub_repo_id, dry_run), debug).assets)
 
 
 @main.command()
@@ -255,11 +261,11 @@ def publish(debug: bool, hub_repo_id: str | None, dry_run: bool) -> None:
 def decide(debug: bool, as_json: bool, **options: str | None) -> None:
     """The decision for a date, and the expected outcome."""
     report = _run("decide", {"daily_decision": _given(**options)}, debug)
-    decision = _decision(report.assets)
+    decision = read_decision(report.assets)
     if as_json:
         click.echo(json.dumps(decision))
     else:
-        _say_decision(decision)
+        say_decision(decision)
 
 
 @main.command()
@@ -272,13 +278,13 @@ def demo(debug: bool, seed: int | None, **source: str | None) -> None:
     source["data_source"] = source.get("data_source") or "sample"
     ops = _source_ops(source | {"seed": seed}) | _model_ops({"preset": "tiny", "seed": seed})
     report = _run("nightly", ops, debug)
-    _say_prices(report.assets)
-    _say_model(report.assets)
-    _say_leaderboard(report.assets)
-    _say_release(report.assets)
-    _say_decision(_decision(report.assets))
-    _out.print(f"\nDone in {report.seconds:.0f} s. See it all in the browser:")
-    _out.print(f"  {_ui_command(settings)}", style="bold")
+    say_prices(report.assets)
+    say_model(report.assets)
+    say_leaderboard(report.assets)
+    say_release(report.assets)
+    say_decision(read_decision(report.assets))
+    out.print(f"\nDone in {report.seconds:.0f} s. See it all in the browser:")
+    out.print(f"  {_ui_command(settings)}", style="bold")
 
 
 @main.command()
@@ -289,16 +295,16 @@ def reproduce(checkpoint: str, as_json: bool) -> None:
     from finjepa_pipeline.publishing.reproduce import reproduce as rebuild
 
     settings = Settings.from_env().ensure()
-    _err.print(f"[bold]finjepa reproduce[/bold]: the job train, in {settings.home / 'reproductions'}")
+    err.print(f"[bold]finjepa reproduce[/bold]: the job train, in {settings.home / 'reproductions'}")
     report = rebuild(settings, checkpoint)
     if as_json:
         click.echo(json.dumps(vars(report) | {"rebuilt": str(report.rebuilt)}))
     else:
-        _out.print(f"{report.checkpoint} was rebuilt as {report.rebuilt}", highlight=False)
+        out.print(f"{report.checkpoint} was rebuilt as {report.rebuilt}", highlight=False)
         for line in report.differences or ("equal, bit by bit",):
-            _out.print(f"  {line}", highlight=False)
+            out.print(f"  {line}", highlight=False)
         for line in report.surroundings:
-            _out.print(f"  not as it was: {line}", highlight=False)
+            out.print(f"  not as it was: {line}", highlight=False)
     if not report.identical:
         raise FinJEPAError(f"{report.checkpoint} did not come out the same: {report.differences[0]}")
 
@@ -311,15 +317,15 @@ def doctor() -> None:
     table = Table("", "what", "found", "way out", box=None)
     for finding in examine(Settings.from_env()):
         table.add_row("ok" if finding.good else "--", finding.what, finding.found, finding.way_out)
-    _out.print(table)
+    out.print(table)
 
 
 def _run(job: str, ops: Ops, debug: bool, partition: str | None = None):
     from finjepa_pipeline.runner import run_job
 
     settings = Settings.from_env().ensure()
-    _err.print(f"[bold]finjepa {job}[/bold] in {settings.home}")
-    return run_job(settings, job, ops, _err, debug, partition)
+    err.print(f"[bold]finjepa {job}[/bold] in {settings.home}")
+    return run_job(settings, job, ops, err, debug, partition)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -362,106 +368,6 @@ def _model_ops(options: dict[str, Any]) -> Ops:
 
 def _release_ops(hub_repo_id: str | None, dry_run: bool) -> Ops:
     return {"champion": {"dry_run": dry_run}, "hub_release": _given(hub_repo_id=hub_repo_id) | {"dry_run": dry_run}}
-
-
-def _say_prices(assets: dict[str, Any]) -> None:
-    raw, prices, bad = (assets.get(name, {}) for name in ("raw_prices", "prices", "quarantined_prices"))
-    new = raw.get("new_rows", 0)
-    _out.print(
-        f"\nPrices: {prices.get('dagster/row_count', 0):,} rows of {raw.get('feed')} ({raw.get('dates')}), "
-        f"{bad.get('dagster/row_count', 0):,} in quarantine; " + (f"{new:,} new rows" if new else "no new row"),
-    )
-
-
-def _say_quality() -> None:
-    from finjepa_pipeline.prices.quality import quality_summary
-    from finjepa_pipeline.warehouse import Warehouse
-
-    with Warehouse.from_settings(Settings.from_env()).connect() as connection:
-        findings = quality_summary(connection)
-    if not findings:
-        _out.print("Quality: no rule was broken")
-        return
-    table = Table(title="Quality", title_justify="left", box=None)
-    for name in ("rule", "severity", "rows", "allowed", "examples"):
-        table.add_column(name, justify="right" if name in ("rows", "allowed") else "left")
-    for finding in findings:
-        over = "yellow" if finding.rows > finding.allowed else None
-        counts = f"{finding.rows:,}", f"{finding.allowed:,}"
-        table.add_row(finding.rule, finding.severity, *counts, ", ".join(finding.examples), style=over)
-    _out.print(table)
-
-
-def _say_model(assets: dict[str, Any]) -> None:
-    made, seen = assets["world_model"], assets["world_model_evaluation"]
-    how = "trained before, nothing to retrain" if made["reused"] else f"trained in {made['seconds']:.0f} s"
-    _out.print(
-        f"Checkpoint: {made['checkpoint']} ({how}; validation loss {made['validation_loss']:.3f}, effective rank of the "
-        f"latents {seen['effective_rank_assets']:.1f})\n  {made['path']}",
-    )
-
-
-def _say_leaderboard(assets: dict[str, Any]) -> None:
-    from finjepa_pipeline.backtest.leaderboard import leaderboard_rows
-    from finjepa_pipeline.backtest.strategies import BENCHMARK
-    from finjepa_pipeline.warehouse import Warehouse
-
-    made = assets["leaderboard"]
-    with Warehouse.from_settings(Settings.from_env()).connect() as connection:
-        rows = [row for row in leaderboard_rows(connection, made["checkpoint"]) if row["block"] == "test"]
-    span = f"{rows[0]['start_date']} to {rows[0]['end_date']}" if rows else "no sessions"
-    table = Table(title=f"Leaderboard, test block {span}, net of costs", title_justify="left", box=None)
-    for name in ("strategy", "Sharpe", "minus 1/N (95 %)", "return", "volatility", "drawdown", "turnover"):
-        table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
-    for row in rows:
-        compared = row["excess_low"] is not None and row["strategy"] != BENCHMARK
-        table.add_row(
-            row["strategy"],
-            "–" if row["sharpe"] is None else f"{row['sharpe']:.2f}",
-            f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})" if compared else "",
-            *(f"{100 * row[name]:.1f} %" for name in ("annual_return", "annual_volatility", "max_drawdown")),
-            f"{row['annual_turnover']:.1f}",
-        )
-    _out.print()
-    _out.print(table)
-    _out.print(made["verdict"])
-    _out.print(f"Report: {made['report']}")
-
-
-def _say_release(assets: dict[str, Any]) -> None:
-    champion, release = assets["champion"], assets["hub_release"]
-    _out.print(
-        f"Champion: {champion['champion'] or 'none'} ({champion['verdict']}: {champion['reasons']})", highlight=False
-    )
-    _out.print(f"Release: {release['outcome']}")
-
-
-def _decision(assets: dict[str, Any]) -> dict[str, Any]:
-    made = assets["daily_decision"]
-    if "path" not in made:
-        raise FinJEPAError(
-            "there is no champion yet, so nothing is decided; run `finjepa publish`, or name a --checkpoint"
-        )
-    return json.loads(Path(made["path"]).read_text(encoding="utf-8"))
-
-
-def _say_decision(decision: dict[str, Any]) -> None:
-    hedge = "on" if decision["hedge"] else "off"
-    words = {1: "long", 0: "flat", -1: "short"}
-    table = Table(title=f"Decision at the close of {decision['date']}, hedge {hedge}", title_justify="left", box=None)
-    for name in ("asset", "weight", "signal"):
-        table.add_column(name, justify="right" if name == "weight" else "left")
-    for asset, weight in sorted(decision["weights"].items(), key=lambda item: -item[1]):
-        if weight >= 0.005:
-            table.add_row(asset, f"{100 * weight:.1f} %", words[decision["signals"][asset]])
-    _out.print()
-    _out.print(table)
-    _out.print(
-        f"expected return {100 * decision['expected_return']:.2f} %, volatility {100 * decision['expected_volatility']:.2f} %"
-        " a year; by the model's own account, which is no evidence of skill",
-    )
-    since = f"since {decision['previous_date']}" if decision["previous_date"] else "to begin with"
-    _out.print(f"What changed {since}: {'; '.join(decision['changes'])}", highlight=False, markup=False)
 
 
 def _ui_command(settings: Settings) -> str:
