@@ -168,7 +168,7 @@ def _prices(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -
             if row is not None:
                 con.execute("CHECKPOINT")
                 shutil.copyfile(settings.warehouse, scratch.warehouse)
-                return {"as_of": row[0]}
+                return {"as_of": str(row[0])}
     if options["data_source"] == "hf":
         return options | {"revision": data["version"]}
     feed = make_feed(PriceSourceConfig(**options), scratch)

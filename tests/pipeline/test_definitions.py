@@ -4,7 +4,7 @@ import dagster as dg
 
 from finjepa_pipeline.definitions import defs
 
-ORDER = ("prices", "features", "model", "backtest", "publishing")
+ORDER = ("prices", "features", "model", "walk_forward", "backtest", "publishing")
 
 
 def test_the_code_location_loads():
