@@ -58,4 +58,6 @@ def coverage_picture(con: duckdb.DuckDBPyConnection) -> str:
     coverage.set_ylabel("symbols a session")
     quarantine.bar([month for month, _ in months], [n for _, n in months], width=25, color="tab:red")
     quarantine.set_ylabel("quarantined a month")
+    for axes, counts in ((coverage, days), (quarantine, months)):
+        axes.set_ylim(0, 1.05 * max((n for _, n in counts), default=1))
     return as_markdown(figure, "Coverage and quarantine")
