@@ -198,21 +198,18 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
     plan = {name: options.pop(name) for name in ("folds", "scheme", "held_back", "preset")}
     assignments, open_held_back = options.pop("assignments"), options.pop("open_held_back")
     if plan["folds"] is not None:
+        from finjepa_pipeline.backtest.controls import CONTROLS
+        from finjepa_pipeline.backtest.evaluate import parse_names, parse_planners
         from finjepa_pipeline.backtest.walk_forward import run_walk_forward
 
         overrides = _model_ops({"preset": plan["preset"] or "tiny", "assignments": assignments})["world_model"][
             "overrides"
         ]
-        names = [
-            n
-            for text in (options["planner"], options["controls"])
-            for n in (text or "").split(",")
-            if n and n != "none"
-        ]
+        controls = parse_names(options["controls"] or "none", CONTROLS, "control")
         made = run_walk_forward(
             lambda job, ops, partition: _run(job, {k: dict(v) for k, v in ops.items()}, debug, partition),
             _given(**plan) | {"overrides": overrides},
-            [*names, *strategies],
+            [*parse_planners(options["planner"]), *controls, *strategies],
             options["n_assets"],
             open_held_back,
         )
