@@ -67,12 +67,16 @@ class Frictions:
         rate += 1e-4 * max(config.tier_spread_bps) + (0.02 if config.impact else 0.0)
         return cls(spread_XN, impact_XN if config.impact else None, borrow_XN, _rounds(rate * gross))
 
-    def trading(self, traded_XN: Tensor) -> tuple[Tensor, Tensor]:
-        """Commission and half-spread, and impact, of trading these amounts of money: spread_X and impact_X, money."""
-        spread_X = (self.spread * traded_XN).sum(-1)
+    def trading(self, traded_XN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of trading these amounts of money: commission and half-spread, impact, and the sum of the amounts; spread_X,
+        impact_X, traded_X, money."""
+        traded_X = traded_XN.sum(-1)
+        spread_X = (self.spread * traded_XN).sum(-1) if isinstance(self.spread, Tensor) else self.spread * traded_X
         if self.impact is None:
-            return spread_X, torch.zeros_like(spread_X)
-        return spread_X, torch.minimum(self.impact * traded_XN.pow(1.5), _MOST_IMPACT * traded_XN).sum(-1)
+            return spread_X, torch.zeros_like(spread_X), traded_X
+        # the root's slope is infinite at 0, where nothing is traded
+        rate_XN = (traded_XN.clamp(min=1e-30).sqrt() * self.impact).clamp(max=_MOST_IMPACT)
+        return spread_X, (rate_XN * traded_XN).sum(-1), traded_X
 
     def map(self, function) -> "Frictions":
         """Apply a function of one tensor to each part that is one."""

@@ -3,6 +3,9 @@
 The same code is the simulator that training data come from, the planner's model of its own portfolio, and the backtest.
 Money is conserved: wealth after = wealth before + P&L - costs.
 
+It goes over [X, N] as rarely as it can: what cannot matter (shorts where nothing is short, orders that wait where none
+does, a hedge that nobody has) is found out once for the whole batch and left out.
+
 Shapes: X any batch dimensions (dates, candidates, portfolios), N assets, T sessions, G portfolio scalars. Inputs broadcast
 over X. Positions, cash and costs are money; weights and turnover are shares of wealth.
 """
@@ -39,7 +42,8 @@ class PortfolioState:
     hedge_X: Tensor  # money in the market proxy, negative when short
     signals_XN: Tensor  # of the last action
     hedged_X: Tensor  # the last action's hedge
-    orders_XN: Tensor  # what waits to be traded: the position ordered, as a share of wealth; NaN where nothing waits
+    # what waits to be traded: the position ordered, as a share of wealth; NaN where nothing waits, None where nothing at all
+    orders_XN: Tensor | None
     peak_X: Tensor  # highest wealth at a close so far
     decided_wealth_X: Tensor  # wealth at the last decision
     step_cost_X: Tensor  # money, since the last decision
@@ -53,6 +57,11 @@ class PortfolioState:
     def holdings_XN(self) -> Tensor:
         """Signed shares of wealth."""
         return self.positions_XN / self.wealth_X.unsqueeze(-1)
+
+    @property
+    def waiting_XN(self) -> Tensor:
+        """The orders that wait, as shares of wealth; NaN where none does."""
+        return torch.full_like(self.positions_XN, torch.nan) if self.orders_XN is None else self.orders_XN
 
     def scalars(self, beta_XN: Tensor) -> Tensor:
         """The state in numbers of order one, as listed in `SCALARS`.
@@ -83,7 +92,7 @@ class PortfolioState:
 
     def map(self, function) -> "PortfolioState":
         """Apply a function of one tensor to each part; it must act on batch dimensions only."""
-        return PortfolioState(**{name: function(value) for name, value in vars(self).items()})
+        return PortfolioState(**{name: None if x is None else function(x) for name, x in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -126,8 +135,7 @@ class PortfolioSimulator:
         """All in cash, wealth 1. `shape` is (*X, N)."""
         one_X = torch.ones(shape[:-1], dtype=dtype, device=device)
         zero_X, zero_XN = torch.zeros_like(one_X), torch.zeros(shape, dtype=dtype, device=device)
-        nothing_XN = torch.full_like(zero_XN, torch.nan)
-        return PortfolioState(zero_XN, one_X, zero_X, zero_XN, zero_X, nothing_XN, one_X, one_X, zero_X, zero_X)
+        return PortfolioState(zero_XN, one_X, zero_X, zero_XN, zero_X, None, one_X, one_X, zero_X, zero_X)
 
     def drift(
         self,
@@ -145,48 +153,54 @@ class PortfolioSimulator:
         """
         config, prices = self.config, frictions or self._flat
         share = sessions / config.sessions_per_year
-        asset_pnl_X = (state.positions_XN * returns_XN).sum(-1)
-        hedge_pnl_X = state.hedge_X * market_return_X
-        short_XN, hedge_short_X = state.positions_XN.clamp(max=0).neg(), state.hedge_X.clamp(max=0).neg()
-        proceeds_X = short_XN.sum(-1) + hedge_short_X
+        hedge_short_X = state.hedge_X.clamp(max=0).neg()
+        proceeds_X, borrow_X = hedge_short_X, (sessions * config.borrow_rate / config.sessions_per_year) * hedge_short_X
+        if state.positions_XN.requires_grad or bool((state.positions_XN < 0).any()):
+            short_XN = state.positions_XN.clamp(max=0).neg()
+            proceeds_X = proceeds_X + short_XN.sum(-1)
+            borrow_X = borrow_X + sessions * (prices.borrow * short_XN).sum(-1)
         own_X = state.cash_X - proceeds_X
         interest_X = share * (
             config.cash_rate * own_X + config.margin_spread * own_X.clamp(max=0) + config.short_rebate * proceeds_X
         )
-        hedge_fee_X = hedge_short_X * (config.borrow_rate / config.sessions_per_year)
-        borrow_X = sessions * ((prices.borrow * short_XN).sum(-1) + hedge_fee_X)
+        pnl_XN = state.positions_XN * returns_XN
+        hedge_pnl_X = state.hedge_X * market_return_X
+        pnl_X = pnl_XN.sum(-1) + hedge_pnl_X + interest_X
         moved = replace(
             state,
-            positions_XN=state.positions_XN * (1 + returns_XN),
+            positions_XN=pnl_XN.add_(state.positions_XN),
             hedge_X=state.hedge_X + hedge_pnl_X,
             cash_X=state.cash_X + interest_X - borrow_X,
             step_cost_X=state.step_cost_X + borrow_X,
         )
         moved = replace(moved, peak_X=torch.maximum(moved.peak_X, moved.wealth_X))
         none_X = torch.zeros_like(borrow_X)
-        return moved, Ledger(asset_pnl_X + hedge_pnl_X + interest_X, none_X, none_X, borrow_X, none_X)
+        return moved, Ledger(pnl_X, none_X, none_X, borrow_X, none_X)
 
     def trade(
         self,
         state: PortfolioState,
         action: PortfolioAction,
         beta_XN: Tensor,
-        tradable_XN: Tensor,
+        tradable_XN: Tensor | None = None,
         frictions: Frictions | None = None,
     ) -> tuple[PortfolioState, Ledger]:
         """Order the action's positions, and fill at today's close what can be traded; the other orders wait.
 
         Args:
             beta_XN: betas to the market proxy, for the size of the hedge.
-            tradable_XN: bool.
+            tradable_XN: bool; None means that all can be traded.
         """
         orders_XN = action.positions(self.config.allow_short, self.config.max_gross)
+        shape = torch.broadcast_shapes(state.positions_XN.shape, orders_XN.shape)
         ordered = replace(
             state,
-            orders_XN=orders_XN.expand_as(state.positions_XN + orders_XN),
-            signals_XN=action.signals_XN.expand_as(state.positions_XN + orders_XN),
+            orders_XN=orders_XN.expand(shape),
+            signals_XN=action.signals_XN.expand(shape),
             hedged_X=action.hedge_X if self.config.allow_hedge else torch.zeros_like(action.hedge_X),
         )
+        if tradable_XN is None or bool(tradable_XN.all()):
+            return self._execute(ordered, None, None, beta_XN, frictions)
         return self.fill(ordered, beta_XN, tradable_XN, frictions)
 
     def fill(
@@ -206,36 +220,54 @@ class PortfolioSimulator:
         Args:
             due_X: bool, the portfolios that may trade at all, their hedge included; None means all.
         """
-        prices = frictions or self._flat
-        wealth_X = state.wealth_X
-        moves_XN = ~state.orders_XN.isnan() & tradable_XN
+        moves_XN = ~state.waiting_XN.isnan() & tradable_XN
         if due_X is not None:
             moves_XN = moves_XN & due_X.unsqueeze(-1)
-        target_XN = torch.where(moves_XN, state.orders_XN, 0.0)
-        stuck_XN = torch.where(moves_XN, 0.0, state.positions_XN)
-        stuck_gross_X, target_gross_X = stuck_XN.abs().sum(-1), target_XN.abs().sum(-1).clamp(min=1e-12)
+        return self._execute(state, moves_XN, due_X, beta_XN, frictions)
+
+    def _execute(
+        self,
+        state: PortfolioState,
+        moves_XN: Tensor | None,
+        due_X: Tensor | None,
+        beta_XN: Tensor,
+        frictions: Frictions | None,
+    ) -> tuple[PortfolioState, Ledger]:
+        """Bring the assets that move to their orders; None means that all do."""
+        prices = frictions or self._flat
+        wealth_X, target_XN, stuck_XN, stuck_gross_X = state.wealth_X, state.waiting_XN, None, 0.0
+        if moves_XN is not None:
+            target_XN, stuck_XN = (
+                torch.where(moves_XN, target_XN, 0.0),
+                torch.where(moves_XN, 0.0, state.positions_XN),
+            )
+            stuck_gross_X = stuck_XN.abs().sum(-1)
+        target_gross_X = target_XN.abs().sum(-1).clamp(min=1e-12)
+        hedges = state.hedged_X.requires_grad or bool((state.hedged_X != 0).any() | (state.hedge_X != 0).any())
 
         positions_XN, hedge_X = state.positions_XN, state.hedge_X
         spread_X = impact_X = cost_X = traded_X = torch.zeros_like(wealth_X)
         for _ in range(prices.rounds[wealth_X.dtype]):
             left_X = (wealth_X - cost_X).clamp(min=0)
             room_X = (self.config.max_gross * left_X - stuck_gross_X).clamp(min=0) / target_gross_X
-            positions_XN = stuck_XN + target_XN * torch.minimum(left_X, room_X).unsqueeze(-1)
-            hedge_X = -state.hedged_X * (positions_XN * beta_XN).sum(-1).clamp(min=0)
-            if due_X is not None:
-                hedge_X = torch.where(due_X, hedge_X, state.hedge_X)
-            traded_XN = (positions_XN - state.positions_XN).abs()
-            spread_X, impact_X = prices.trading(traded_XN)
-            spread_X = spread_X + self._hedge_cost * (hedge_X - state.hedge_X).abs()
-            cost_X, traded_X = spread_X + impact_X, traded_XN.sum(-1)
+            positions_XN = target_XN * torch.minimum(left_X, room_X).unsqueeze(-1)
+            if stuck_XN is not None:
+                positions_XN = positions_XN.add_(stuck_XN)
+            spread_X, impact_X, traded_X = prices.trading((positions_XN - state.positions_XN).abs_())
+            if hedges:
+                hedge_X = -state.hedged_X * (positions_XN * beta_XN).sum(-1).clamp(min=0)
+                if due_X is not None:
+                    hedge_X = torch.where(due_X, hedge_X, state.hedge_X)
+                spread_X = spread_X + self._hedge_cost * (hedge_X - state.hedge_X).abs()
+            cost_X = spread_X + impact_X
 
         turnover_X = traded_X / (2 * wealth_X.clamp(min=1e-12))
         traded = replace(
             state,
             positions_XN=positions_XN,
-            hedge_X=hedge_X,
+            hedge_X=hedge_X.expand_as(cost_X),
             cash_X=wealth_X - cost_X - positions_XN.sum(-1) - hedge_X,
-            orders_XN=torch.where(moves_XN, torch.nan, state.orders_XN),
+            orders_XN=None if moves_XN is None else _waiting(state, moves_XN),
             step_cost_X=state.step_cost_X + cost_X,
             step_turnover_X=state.step_turnover_X + turnover_X,
         )
@@ -253,7 +285,7 @@ class PortfolioSimulator:
             state,
             positions_XN=state.positions_XN - gone_XN,
             cash_X=state.cash_X + gone_XN.sum(-1) + pnl_X,
-            orders_XN=torch.where(delisted_XN, torch.nan, state.orders_XN),
+            orders_XN=None if state.orders_XN is None else torch.where(delisted_XN, torch.nan, state.orders_XN),
         )
         none_X = torch.zeros_like(pnl_X)
         return closed, Ledger(pnl_X, none_X, none_X, none_X, none_X)
@@ -296,11 +328,18 @@ class PortfolioSimulator:
             if session == 0 and action is not None:
                 state, filled = self.trade(state, action, beta_XN, tradable_XN, frictions)
                 ledger = ledger + filled
-            else:
-                wanted_XN = (state.orders_XN != 0) | (state.positions_XN != 0)
-                due_X = (~state.orders_XN.isnan() & wanted_XN & tradable_XN).any(-1)
+            elif state.orders_XN is not None:
+                due_X = (~state.orders_XN.isnan() & tradable_XN).any(-1)
                 if bool(due_X.any()):
                     state, filled = self.fill(state, beta_XN, tradable_XN, frictions, due_X)
                     ledger = ledger + filled
             ledgers.append(ledger)
         return state, ledgers
+
+
+def _waiting(state: PortfolioState, moved_XN: Tensor) -> Tensor | None:
+    """The orders that still wait after some have moved; an order to hold nothing of what is not held is done already."""
+    orders_XN = torch.where(
+        moved_XN | ((state.waiting_XN == 0) & (state.positions_XN == 0)), torch.nan, state.waiting_XN
+    )
+    return None if bool(orders_XN.isnan().all()) else orders_XN

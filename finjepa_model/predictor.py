@@ -29,6 +29,13 @@ class MarketMemory:
     values_XHJE: list[Tensor]
     step_J: Tensor
     present_XJ: Tensor
+    tokens: int  # of a step, M
+
+    def between(self, first: int, last: int) -> "MarketMemory":
+        """What there is of the steps from `first` to `last`."""
+        kept = slice(max(first, 0) * self.tokens, (last + 1) * self.tokens)
+        keys, values = ([x[..., kept, :] for x in layers] for layers in (self.keys_XHJE, self.values_XHJE))
+        return MarketMemory(keys, values, self.step_J[kept], self.present_XJ[..., kept], self.tokens)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class PortfolioBlock(nn.Module):
         own_mask_LR: Tensor,
         past: tuple[Tensor, Tensor] | None,
         market: tuple[Tensor, Tensor],
-        market_mask_XLJ: Tensor,
+        market_mask_XLJ: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.condition(condition_XCLD)
         hidden = self.attention_norm(x_XCLD) * (1 + scale_a) + shift_a
@@ -97,7 +104,8 @@ class PortfolioBlock(nn.Module):
             keys, values = torch.cat([past[0], keys], dim=-2), torch.cat([past[1], values], dim=-2)
         own_logits = (query @ keys.transpose(-1, -2)).masked_fill(~own_mask_LR, -torch.inf)
         market_logits = torch.einsum("xchle,xhje->xchlj", query, market[0])
-        market_logits = market_logits.masked_fill(~market_mask_XLJ[:, None, None], -torch.inf)
+        if market_mask_XLJ is not None:
+            market_logits = market_logits.masked_fill(~market_mask_XLJ[:, None, None], -torch.inf)
         logits = torch.cat([own_logits, market_logits], dim=-1) * query.shape[-1] ** -0.5
         own_share, market_share = logits.softmax(dim=-1).split([own_logits.shape[-1], market_logits.shape[-1]], dim=-1)
         mixed = own_share @ values + torch.einsum("xchlj,xhje->xchle", market_share, market[1])
@@ -142,7 +150,7 @@ class Predictor(nn.Module):
             keys.append(key)
             values.append(value)
         present_XJ = present_XM.unsqueeze(-2).expand(*present_XM.shape[:-1], steps, tokens).flatten(-2)
-        memory = MarketMemory(keys, values, step_J, present_XJ)
+        memory = MarketMemory(keys, values, step_J, present_XJ, tokens)
         return normalize(tokens_XSMD + self.market_out(x_XSMD)), memory
 
     def portfolio(
@@ -166,7 +174,10 @@ class Predictor(nn.Module):
         step_L = torch.arange(first_step, first_step + tokens_XCLD.shape[-2], device=tokens_XCLD.device)
         step_R = step_L if past is None else torch.cat([past.step_R, step_L])
         own_mask_LR = self._looks_back(step_L, step_R)
+        memory = memory.between(first_step - self.context_steps + 1, first_step + len(step_L) - 1)
         market_mask_XLJ = self._looks_back(step_L, memory.step_J) & memory.present_XJ.unsqueeze(-2)
+        if len(step_L) == 1 and bool(market_mask_XLJ.all()):  # a single step may look at all that is left
+            market_mask_XLJ = None
         keys, values = [], []
         x_XCLD = tokens_XCLD
         for i, block in enumerate(self.portfolio_blocks):

@@ -25,6 +25,8 @@ from finjepa_model.predictor import MarketMemory, Predictor
 from finjepa_model.regularizers import InverseDynamics, SIGReg
 from finjepa_model.zero_shot.branch import ZeroShot
 
+_ROLLED_AT_ONCE = 2400  # portfolios: more do not fit the cache of a CPU core
+
 
 @dataclass(frozen=True)
 class PortfolioPath:
@@ -208,6 +210,7 @@ class Imagination:
             [values[one] for values in self.memory.values_XHJE],
             self.memory.step_J,
             self.memory.present_XJ[one],
+            self.memory.tokens,
         )
         return replace(
             self,
@@ -233,6 +236,20 @@ class Imagination:
         Returns:
             latents_BCHD.
         """
+        dates = max(1, _ROLLED_AT_ONCE // held_BCHN.shape[1])
+        if held_BCHN.shape[0] <= dates:
+            return self._portfolio_path(state, held_BCHN, actions)
+        parts = [slice(b, b + dates) for b in range(0, held_BCHN.shape[0], dates)]
+        # fmt: off
+        return torch.cat([
+            self.take(part)._portfolio_path(
+                state.map(lambda x, part=part: x[part]), held_BCHN[part], actions.map(lambda x, part=part: x[part])
+            )
+            for part in parts
+        ])
+        # fmt: on
+
+    def _portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:
         dtype = self.assets_BHND.dtype
         actions, held_BCHN = actions.map(lambda x: x.to(dtype)), held_BCHN.to(dtype)
         candidates, horizon = held_BCHN.shape[1:3]

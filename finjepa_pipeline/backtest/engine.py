@@ -246,7 +246,7 @@ def _seen(state: PortfolioState, places_N: np.ndarray) -> PortfolioState:
         state,
         positions_XN=positions_1N,
         signals_XN=state.signals_XN[:, places_N],
-        orders_XN=state.orders_XN[:, places_N],
+        orders_XN=None if state.orders_XN is None else state.orders_XN[:, places_N],
         cash_X=state.cash_X + leaving_1,
     )
 

@@ -54,7 +54,7 @@ def replay(
         state = replace(  # orders are left in the book, for the mechanics to fill as they would fill waiting ones
             state,
             orders_XN=torch.where(
-                ordered_K[:, None], action.positions(costs.allow_short, costs.max_gross), state.orders_XN
+                ordered_K[:, None], action.positions(costs.allow_short, costs.max_gross), state.waiting_XN
             ),
             signals_XN=torch.where(ordered_K[:, None], action.signals_XN, state.signals_XN),
             hedged_X=torch.where(ordered_K, action.hedge_X * costs.allow_hedge, state.hedged_X),

@@ -123,9 +123,9 @@ def test_prices_of_trading_are_by_tier_and_impact_goes_with_the_root_of_size():
     assert liquidity.tier(config).tolist() == [[0, 1, 2, 0]]
     assert torch.allclose(frictions.spread, torch.tensor([[10.0, 15.0, 35.0, 10.0]], dtype=F64) * 1e-4)
     assert torch.allclose(frictions.borrow * 252, torch.tensor([[0.005, 0.03, 0.10, 0.005]], dtype=F64))
-    _, impact_X = frictions.trading(torch.tensor([[0.0, 0.2, 0.0, 0.0]], dtype=F64))
+    _, impact_X, _ = frictions.trading(torch.tensor([[0.0, 0.2, 0.0, 0.0]], dtype=F64))
     assert impact_X.item() == pytest.approx(0.2 * 0.1 * 0.02 * (0.2e6 / 2e7) ** 0.5)  # 200,000 of 20 million dollars
-    _, unknown_X = frictions.trading(torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=F64))
+    _, unknown_X, _ = frictions.trading(torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=F64))
     assert unknown_X.item() == 0
 
 
@@ -227,7 +227,7 @@ def test_an_order_waits_for_the_first_session_at_which_the_asset_trades():
     )
     assert [ledger.turnover_X.item() for ledger in ledgers] == pytest.approx([0.25, 0, 0.25, 0])
     assert state.wealth_X.item() == pytest.approx(1.05)
-    assert state.orders_XN.isnan().all()
+    assert state.orders_XN is None
 
 
 def test_an_order_waits_across_decisions_that_order_nothing_and_is_replaced_by_one_that_does():
