@@ -27,6 +27,12 @@ class Observation:
     def steps(self) -> int:
         return self.features_BSNTF.shape[1]
 
+    def step(self, step: int) -> "Observation":
+        """One of the steps; a negative number counts from the last one."""
+        step %= self.steps
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Observation(**{n: x if n == "present_BN" else x[:, step : step + 1] for n, x in parts.items()})
+
     @classmethod
     def concatenate(cls, parts: Sequence["Observation"]) -> "Observation":
         """Along the dates; all parts have the same number of assets."""

@@ -10,6 +10,7 @@ Shapes: X any batch dimensions (dates, candidates, portfolios), N assets, T sess
 over X. Positions, cash and costs are money; weights and turnover are shares of wealth.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -90,9 +91,11 @@ class PortfolioState:
             dim=-1,
         )
 
-    def map(self, function) -> "PortfolioState":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "PortfolioState":
         """Apply a function of one tensor to each part; it must act on batch dimensions only."""
-        return PortfolioState(**{name: None if x is None else function(x) for name, x in vars(self).items()})
+        waiting = None if self.orders_XN is None else function(self.orders_XN)
+        rest = {name: function(value) for name, value in vars(self).items() if name != "orders_XN"}
+        return PortfolioState(orders_XN=waiting, **rest)
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class PortfolioSimulator:
         state: PortfolioState,
         returns_XN: Tensor,
         market_return_X: Tensor,
-        sessions: int = 1,
+        sessions: float = 1,
         frictions: Frictions | None = None,
     ) -> tuple[PortfolioState, Ledger]:
         """Let `sessions` sessions pass: positions earn their simple total returns, cash its interest, shorts pay the
@@ -155,7 +158,7 @@ class PortfolioSimulator:
         share = sessions / config.sessions_per_year
         hedge_short_X = state.hedge_X.clamp(max=0).neg()
         proceeds_X, borrow_X = hedge_short_X, (sessions * config.borrow_rate / config.sessions_per_year) * hedge_short_X
-        if state.positions_XN.requires_grad or bool((state.positions_XN < 0).any()):
+        if state.positions_XN.requires_grad or bool(state.positions_XN.amin() < 0):
             short_XN = state.positions_XN.clamp(max=0).neg()
             proceeds_X = proceeds_X + short_XN.sum(-1)
             borrow_X = borrow_X + sessions * (prices.borrow * short_XN).sum(-1)
@@ -301,6 +304,7 @@ class PortfolioSimulator:
         delisted_XTN: Tensor | None = None,
         delisting_return_XN: Tensor | float = 0.0,
         frictions: Frictions | None = None,
+        sessions_T: Sequence[float] | None = None,
     ) -> tuple[PortfolioState, list[Ledger]]:
         """One decision step of T sessions: decided at a close, filled at the next close, held until the last one.
 
@@ -310,6 +314,7 @@ class PortfolioSimulator:
                 which it can, or for the next action, which replaces it.
             delisted_XTN: bool, True from the first session after an asset's last one on; None means that none ends.
             delisting_return_XN: what a holder gets beyond the last close, as a share of it.
+            sessions_T: for how much of a session each of the T pays interest and fees; None means one each.
 
         Returns:
             The state at the last close, and a ledger for each session.
@@ -318,8 +323,9 @@ class PortfolioSimulator:
         state = replace(state, decided_wealth_X=state.wealth_X, step_cost_X=zero_X, step_turnover_X=zero_X)
         ledgers = []
         for session in range(returns_XTN.shape[-2]):
+            span = 1 if sessions_T is None else sessions_T[session]
             state, ledger = self.drift(
-                state, returns_XTN[..., session, :], market_returns_XT[..., session], frictions=frictions
+                state, returns_XTN[..., session, :], market_returns_XT[..., session], span, frictions
             )
             if delisted_XTN is not None:
                 state, closing = self.delist(state, delisted_XTN[..., session, :], delisting_return_XN)

@@ -14,6 +14,7 @@ from torch import Tensor
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.moments import Imagination, Moments
+from finjepa_model.planning.target import Target
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
 
 RISK_AVERSION = 5.0
@@ -35,33 +36,6 @@ def goal_latent(
     holdings_BN = moments.best_holdings(risk_aversion, simulator.config.max_weight)
     hedge_B = moments.hedge_pays(holdings_BN, risk_aversion) & simulator.config.allow_hedge
     return _latent(imagination, moments, simulator, sessions, holdings_BN, hedge_B.to(holdings_BN.dtype), {})
-
-
-@dataclass(frozen=True)
-class Target:
-    """A state of the portfolio after a decision step that the user wants; None is left to what is best.
-
-    Attributes:
-        volatility: a year; the best holdings that have it are wanted, and less where even the calmest have more.
-        exposure: gross, share of wealth. Beside a volatility it is what the holdings are scaled to.
-        growth: log growth of wealth a year.
-        drawdown: from the highest wealth, share of it, not negative.
-        hedge: whether the market proxy is sold.
-    """
-
-    volatility: float | None = None
-    exposure: float | None = None
-    growth: float | None = None
-    drawdown: float = 0.0
-    hedge: bool | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.drawdown < 1:
-            raise FinJEPAError(f"goal drawdown={self.drawdown:g} must lie in [0, 1)")
-        for name in ("volatility", "exposure"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise FinJEPAError(f"goal {name}={value:g} must be positive")
 
 
 @torch.no_grad()
@@ -86,7 +60,7 @@ def target_latent(imagination: Imagination, simulator: PortfolioSimulator, sessi
         scale_B1 = (target.volatility / steps_a_year**0.5 / _volatility(moments, holdings_BN)).clamp(max=1)
     wants_hedge_B = moments.hedge_pays(holdings_BN, RISK_AVERSION)
     if target.hedge is not None:
-        wants_hedge_B = torch.full_like(wants_hedge_B, target.hedge)
+        wants_hedge_B = torch.full_like(wants_hedge_B, bool(target.hedge))
     hedge_B = (wants_hedge_B & rules.allow_hedge).to(holdings_BN.dtype)
     fixed = {"drawdown": -10 * target.drawdown}
     if target.growth is not None:
@@ -146,17 +120,30 @@ class GoalLibrary:
 
     Attributes:
         markets_LD: market latents of the dates; goals_LD: mean portfolio latents of the best portfolios there.
+        known_L: int64, the session at whose close it was known what had gone best.
     """
 
     markets_LD: Tensor
     goals_LD: Tensor
+    known_L: Tensor
 
-    def nearest(self, market_BD: Tensor, dates: int = 16) -> Tensor:
-        """Mean goal of the dates whose market was most like this one, in standardised latents: goal_BD."""
-        scale_D = self.markets_LD.std(0, correction=0).clamp(min=1e-6)
-        distance_BL = torch.cdist(market_BD / scale_D, self.markets_LD / scale_D)
-        nearest_BK = distance_BL.topk(min(dates, len(self.markets_LD)), largest=False).indices
-        return self.goals_LD[nearest_BK].mean(1)
+    def nearest(self, market_BD: Tensor, session: int, dates: int = 16) -> Tensor:
+        """Mean goal of the dates known by a session whose market was most like this one, in standardised latents.
+
+        Returns:
+            goal_BD.
+
+        Raises:
+            FinJEPAError: if nothing was known by then.
+        """
+        known_L = self.known_L <= session
+        if not known_L.any():
+            raise FinJEPAError("no training date lies before this decision, so nothing is known of what went best")
+        markets_LD = self.markets_LD[known_L]
+        scale_D = markets_LD.std(0, correction=0).clamp(min=1e-6)
+        distance_BL = torch.cdist(market_BD / scale_D, markets_LD / scale_D)
+        nearest_BK = distance_BL.topk(min(dates, len(markets_LD)), largest=False).indices
+        return self.goals_LD[known_L][nearest_BK].mean(1)
 
 
 @torch.no_grad()

@@ -24,7 +24,13 @@ def quantities(world: PlanningWorld, rollout: Rollout, names: Iterable[str]) -> 
         FinJEPAError: for one that this world has no means to know: a disagreement without an ensemble, a distance
             without a goal.
     """
-    return {name: _OF[name](world, rollout) for name in sorted(names)}
+    named = sorted(names)
+    goals = [name for name in named if name.startswith("goal(")]
+    values = {name: _OF[name](world, rollout) for name in named if name not in goals}
+    if goals:
+        latents_BCHD = _latents(world, rollout)
+        values |= {name: _distance(latents_BCHD, world.goals[name]) for name in goals}
+    return values
 
 
 def variance(world: PlanningWorld, rollout: Rollout) -> Tensor:
@@ -67,8 +73,15 @@ def _disagreement(world: PlanningWorld, rollout: Rollout) -> Tensor:
 def _goal_distance(world: PlanningWorld, rollout: Rollout) -> Tensor:
     if world.goal_BD is None:
         raise FinJEPAError("a utility with goal_distance needs a goal; see finjepa_model.planning.goals")
-    latents_BCHD = world.imagination.portfolio_path(world.state, rollout.held_BCHN, rollout.actions)
-    return (latents_BCHD - world.goal_BD[:, None, None]).square().mean(-1)
+    return _distance(_latents(world, rollout), world.goal_BD)
+
+
+def _latents(world: PlanningWorld, rollout: Rollout) -> Tensor:
+    return world.imagination.portfolio_path(world.state, rollout.held_BCHN, rollout.actions)
+
+
+def _distance(latents_BCHD: Tensor, goal_BD: Tensor) -> Tensor:
+    return (latents_BCHD - goal_BD[:, None, None]).square().mean(-1)
 
 
 def _final_goal_distance(world: PlanningWorld, rollout: Rollout) -> Tensor:

@@ -3,7 +3,8 @@
 Shapes: B decision dates, C candidates, H decision steps, N assets, D latent width.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +46,7 @@ class PlanningWorld:
         tradable_BN: bool, who can be traded now; None means all. It holds for the first step; later ones trade freely.
         frictions: what trading each asset costs, [B, 1, N].
         goal_BD: portfolio latent that is aimed for; None where no cost asks for one.
+        goals: the latent goal_BD of each goal that a utility names, as it is written there.
     """
 
     imagination: Imagination
@@ -55,6 +57,7 @@ class PlanningWorld:
     tradable_BN: Tensor | None = None
     frictions: Frictions | None = None
     goal_BD: Tensor | None = None
+    goals: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -66,6 +69,7 @@ class PlanningWorld:
         tradable_BN: Tensor | None = None,
         liquidity: Liquidity | None = None,
         goal_BD: Tensor | None = None,
+        goals: Mapping[str, Tensor] | None = None,
     ) -> "PlanningWorld":
         """In the precision and on the device of the imagination.
 
@@ -75,7 +79,7 @@ class PlanningWorld:
         moments = Moments.of(imagination)
         prices = simulator.frictions(liquidity).map(lambda x: x.to(moments.mean_BHN).unsqueeze(1))
         state = state.map(lambda x: x.to(moments.mean_BHN))
-        return cls(imagination, simulator, state, sessions, moments, tradable_BN, prices, goal_BD)
+        return cls(imagination, simulator, state, sessions, moments, tradable_BN, prices, goal_BD, goals or {})
 
     def roll(self, actions: PortfolioAction) -> Rollout:
         """Trade and drift at the expected returns; a loop over steps, never over candidates.
@@ -84,19 +88,18 @@ class PlanningWorld:
         """
         moments, state = self.moments, self.state.map(lambda x: x.unsqueeze(1))
         beta_B1N = moments.beta_BN.unsqueeze(1)
-        all_BN = torch.ones_like(moments.present_BN)
         steps = []
         for step in range(actions.hedge_X.shape[-1]):
             before_X = state.wealth_X
             zero_X = torch.zeros_like(before_X)
             state = replace(state, decided_wealth_X=before_X, step_cost_X=zero_X, step_turnover_X=zero_X)
             held_XN = state.holdings_XN
-            tradable_BN = self.tradable_BN if step == 0 and self.tradable_BN is not None else all_BN
+            tradable_BN = self.tradable_BN if step == 0 else None
             state, _ = self.simulator.trade(
                 state,
                 actions.map(lambda x, step=step: x[:, :, step]),
                 beta_B1N,
-                tradable_BN.unsqueeze(1),
+                None if tradable_BN is None else tradable_BN.unsqueeze(1),
                 self.frictions,
             )
             holdings_XN, hedge_X = state.positions_XN / before_X.unsqueeze(-1), state.hedge_X / before_X

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning import target
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ _FUNCTIONS: dict[str, Callable] = {
     "abs": lambda x: x.abs(),
 }
 EXAMPLE = "log_growth - 2.5*variance - 0.1*turnover - above(drawdown, 0.1), gross <= 0.8"
+_GOALS = (
+    f"{target.EXAMPLE}: mean squared distance of the portfolio latent to that of a state that you name (volatility and\n"
+    "growth a year, exposure, drawdown, hedge 0 or 1), and "
+    f"{target.REALISED} to what went best in similar markets on training dates"
+)
 _HELP = "above(x, limit) = max(0, x - limit), below(x, limit) = max(0, limit - x), abs(x), + - * / and numbers"
 
 Values = Mapping[str, Tensor]
@@ -87,6 +93,11 @@ class Utility:
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+    @property
+    def goals(self) -> list[str]:
+        """The goals among the names, as they are written; see `planning.target`."""
+        return sorted(name for name in self.names if name.startswith("goal("))
 
     def by_term(self, values: Values) -> dict[str, Tensor]:
         """Each addend, value_X; they add up to the utility."""
@@ -136,6 +147,8 @@ def utility_help() -> str:
             f"  {EXAMPLE}",
             "",
             *lines,
+            "",
+            _GOALS,
             "",
             _HELP,
         )
@@ -191,6 +204,11 @@ def _compiled(tree: ast.expr, names: set[str]) -> _Part:
             raise FinJEPAError(f"a utility knows no {name!r}; {_known()}")
         names.add(name)
         return lambda values: values[name]
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "goal":
+        goal = ast.unparse(tree).replace(" ", "")
+        target.parse_goal(goal)
+        names.add(goal)
+        return lambda values: values[goal]
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub | ast.UAdd):
         inner, sign = _compiled(tree.operand, names), -1.0 if isinstance(tree.op, ast.USub) else 1.0
         return lambda values: sign * inner(values)

@@ -5,13 +5,13 @@ Nothing is stored; the market of a batch is encoded once and serves many portfol
 Shapes: B decision dates, C portfolios on each, Y = B x C, S steps of an observation, N assets, O outcomes, Q quantities.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.observation import MarketBatch, Observation
+from finjepa_model.observation import MarketBatch
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.training.batches import BatchSource
@@ -104,7 +104,7 @@ class Experience:
             self._encoded = (
                 index,
                 batch,
-                [self.model.imagine(_step(batch.observation, k - _SEEN), 1) for k in range(_SEEN)],
+                [self.model.imagine(batch.observation.step(k - _SEEN), 1) for k in range(_SEEN)],
             )
         return self._encoded[1:]
 
@@ -112,16 +112,9 @@ class Experience:
         """With the latents that the branch's own encoder makes now, where it has one: it changes from step to step."""
         if self.branch.own_encoders is None:
             return imagination
-        return replace(imagination, seen_BMD=self.branch.see(imagination.seen_BMD, _step(batch.observation, k - _SEEN)))
+        return replace(imagination, seen_BMD=self.branch.see(imagination.seen_BMD, batch.observation.step(k - _SEEN)))
 
 
 def _outcome(quantities_YQ: Tensor) -> Tensor:
     """The `OUTCOMES` among the quantities."""
     return torch.cat([quantities_YQ[:, : len(CONSEQUENCES)], quantities_YQ[:, -len(REALISED) :]], dim=-1)
-
-
-def _step(observation: Observation, step: int) -> Observation:
-    """One step of an observation, counted from its end."""
-    step %= observation.steps
-    parts = {f.name: getattr(observation, f.name) for f in fields(observation)}
-    return Observation(**{n: x if n == "present_BN" else x[:, step : step + 1] for n, x in parts.items()})

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.observation import Observation
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.training.batches import BatchSource
@@ -59,6 +60,13 @@ class ForecastImagination:
         self.config = config
         self.simulator = PortfolioSimulator(config.portfolio)
         self._forecast = forecast
+
+    def goal(self, name: str, view: MarketView) -> torch.Tensor:
+        """
+        Raises:
+            FinJEPAError: always, for a forecast has no latents.
+        """
+        raise FinJEPAError(f"a control has no portfolio latents to draw a plan to {name}")
 
     def at(self, view: MarketView) -> tuple[ForecastMarket, None]:
         """The forecast market of a decision; there is no goal latent."""

@@ -146,8 +146,9 @@ class MarketStep:
     ) -> tuple[PortfolioState, list[Ledger]]:
         """Order, fill and hold: the state at the next decision, and a ledger for each session.
 
-        With a fill at the open the session of the fill pays interest and fees for its night and for its day.
+        With a fill at the open, interest and fees of the session of the fill are owed for its night, by what is held then.
         """
+        sessions_T = (1.0, 0.0, *[1.0] * (self.returns_1TR.shape[1] - 2)) if self.fills_at_open else None
         state, ledgers = simulator.step(
             state,
             action,
@@ -158,6 +159,7 @@ class MarketStep:
             self.delisted_1TR,
             self.delisting_return_R,
             simulator.frictions(self.liquidity),
+            sessions_T,
         )
         return state, [ledgers[0] + ledgers[1], *ledgers[2:]] if self.fills_at_open else ledgers
 

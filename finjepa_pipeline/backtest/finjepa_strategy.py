@@ -16,9 +16,10 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.observation import Observation
 from finjepa_model.planning import ActionSpace, Plan, Utility, make_planner, moments, parse_utility
-from finjepa_model.planning.goals import goal_latent
+from finjepa_model.planning.goals import goal_latent, target_latent
 from finjepa_model.planning.objectives import CUMULATIVE, GOAL, Objective
 from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.target import parse_goal
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_pipeline.backtest.market_view import MarketView
@@ -37,6 +38,10 @@ class Imagined(Protocol):
     def simulator(self) -> PortfolioSimulator: ...
     def at(self, view: MarketView) -> tuple[moments.Imagination, torch.Tensor | None]:
         """The imagined market, and the latent of its goal, goal_1D, where there is one."""
+        ...
+
+    def goal(self, name: str, view: MarketView) -> torch.Tensor:
+        """The latent goal_1D of a goal that a utility names."""
         ...
 
 
@@ -63,6 +68,15 @@ class MarketImagination:
         if view not in self._imagined:
             self._imagine([view])
         return self._imagined[view]
+
+    def goal(self, name: str, view: MarketView) -> torch.Tensor:
+        """The latent goal_1D of a goal that a utility names: a state in the market of now, or what went best in similar
+        markets on training dates."""
+        imagination, _ = self.at(view)
+        target = parse_goal(name)
+        if target is not None:
+            return target_latent(imagination, self.simulator, self.config.model.stride, target)
+        return view.goal_library(self.model).nearest(imagination.seen_BMD[:, -1], view.session)
 
     def forecast(self, view: MarketView) -> np.ndarray:
         """Expected simple return of each asset over the next decision step, [N]."""
@@ -159,9 +173,15 @@ class FinJEPAStrategy:
         """The whole plan, with its account."""
         config = self._imagination.config
         imagination, goal_1D = self._imagination.at(view)
-        tradable_1N = torch.from_numpy(view.tradable_N)[None]
         world = PlanningWorld.of(
-            imagination, self._imagination.simulator, state, config.model.stride, tradable_1N, view.liquidity(), goal_1D
+            imagination,
+            self._imagination.simulator,
+            state,
+            config.model.stride,
+            torch.from_numpy(view.tradable_N)[None],
+            view.liquidity(),
+            goal_1D,
+            {name: self._imagination.goal(name, view) for name in self._utility.goals},
         )
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
         warm_start = self._last[1] if self._last is not None and self._last[0] == view.assets else None

@@ -5,6 +5,7 @@ Shapes: N assets of the view, T sessions of a window, F channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ from finjepa_model.training.panel import Panel
 if TYPE_CHECKING:
     from finjepa_model.costs import Liquidity
     from finjepa_model.observation import Observation
+    from finjepa_model.planning.goals import GoalLibrary
+    from finjepa_model.world_model import FinJEPA
 
 LIQUIDITY_WINDOW = 63  # sessions
 
@@ -89,6 +92,15 @@ class MarketView:
         assets_1N = np.where(self.present_N, self._assets_N, -1)[None]
         return observe(self._panel, np.array([self._session]), assets_1N, config.model.context_steps, config)
 
+    def goal_library(self, model: "FinJEPA") -> "GoalLibrary":
+        """What went best on training dates; the library itself gives nothing that was not known by a session."""
+        return _library(model, self._panel)
+
+    @property
+    def session(self) -> int:
+        """Number of the session whose close was just seen."""
+        return self._session
+
     def liquidity(self) -> "Liquidity | None":
         """How easily the assets are traded, a batch of one date; None where the source has no volumes."""
         return panel_liquidity(self._panel, self._session, self._assets_N)
@@ -112,6 +124,13 @@ class MarketView:
         younger.
         """
         return self._panel.market_returns[max(0, self._session - length + 1) : self._session + 1].astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _library(model: "FinJEPA", panel: Panel) -> "GoalLibrary":
+    from finjepa_model.training.goal_library import build_library
+
+    return build_library(model, panel)
 
 
 def panel_liquidity(panel: Panel, session: int, assets_N: np.ndarray) -> "Liquidity | None":

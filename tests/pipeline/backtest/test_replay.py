@@ -108,3 +108,29 @@ def test_a_fill_at_the_open_earns_the_day_and_not_the_night(tmp_path):
         result = walk(EveryDecision("oracle", decided_at_35), judged)
         assert result.wealth_T[-1] == pytest.approx(wealth, rel=1e-6)
         assert len(result.dates_T) == 29
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.5, 0.5)])
+def test_a_fill_at_the_open_pays_interest_and_fees_of_a_session_once(tmp_path, weights):
+    """Nothing moves, so cash and a hedge earn and owe as much as where orders are filled at the close: once a session,
+    on what is held over the night."""
+    panel = write_panel(tmp_path, np.zeros((60, 2)))
+    rules = PortfolioConfig(cost_bps=0, hedge_cost_bps=0, borrow_rate=0.0252, cash_rate=0.0252)
+    wanted = np.array(weights)
+
+    class Fixed:
+        name = "fixed"
+
+        def decide(self, view, state):
+            signals_1N = torch.from_numpy((wanted > 0).astype(float))[None]
+            return PortfolioAction(torch.full((1, 2), 0.5, dtype=torch.float64), signals_1N, torch.ones(1).double())
+
+    night = np.zeros(len(panel.returns))
+    courts = [
+        Court.over(panel, (30, 60), rules, stride=5, n_assets=2, window=20, overnight=overnight)
+        for overnight in (night, None)
+    ]
+    opened, closed = (walk(Fixed(), judged) for judged in courts)
+    np.testing.assert_allclose(opened.net_T, closed.net_T, atol=1e-12)
+    np.testing.assert_allclose(opened.cost_T, closed.cost_T, atol=1e-12)
+    assert opened.gross_T[0] == pytest.approx(1e-4, rel=1e-3)  # of cash, in the session of the first fill

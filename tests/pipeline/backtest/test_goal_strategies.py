@@ -1,0 +1,66 @@
+"""Goals of a utility through the door that users take: a strategy of a planner and a utility, on a panel."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from handmade_panel import noise, write_panel
+
+from finjepa_model.config import preset
+from finjepa_model.training.goal_library import build_library
+from finjepa_model.training.splits import history_needed, split_dates
+from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination, strategy_name
+
+DAYS, ASSETS = 900, 6
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A panel, an untrained checkpoint that fits it, and a court over the test block."""
+    folder = tmp_path_factory.mktemp("goals")
+    config = preset("tiny")
+    config = replace(
+        config,
+        model=replace(config.model, channels=("channel_0",), market_channels=("market",)),
+        training=replace(config.training, n_assets=ASSETS, unseen_symbols=0.0),
+    )
+    panel = write_panel(folder / "panel", noise(DAYS, ASSETS))
+    torch.manual_seed(0)
+    FinJEPA(config).save_pretrained(folder / "model")
+    first = split_dates(DAYS, config).test[0]
+    court = Court.over(
+        panel,
+        (first, first + 16),
+        config.portfolio,
+        stride=config.model.stride,
+        n_assets=ASSETS,
+        window=history_needed(config),
+    )
+    return panel, folder / "model", court
+
+
+@pytest.mark.parametrize("goal", ["goal(exposure=0.3)", "goal(volatility=0.1, drawdown=0.05)", "goal(realised)"])
+def test_a_strategy_is_drawn_to_the_goal_that_its_utility_names(case, goal):
+    _, checkpoint, court = case
+    strategy = FinJEPAStrategy(strategy_name("cem", f"-{goal}"), MarketImagination(checkpoint))
+    result = walk(strategy, court)
+    assert np.isfinite(result.net_T).all()
+    [(_, expected), *_] = strategy.expected
+    assert list(expected.terms) == [f"-{goal}".replace(" ", "")]
+
+
+def test_what_went_best_is_of_training_dates_and_blind_to_what_comes_after(case):
+    panel, checkpoint, court = case
+    model = FinJEPA.from_pretrained(checkpoint)
+    train = split_dates(DAYS, model.config).train
+    library = build_library(model, panel, dates=24)
+    assert library.known_L.max() < train[1] < court.decisions[0]
+    again = build_library(model, panel, dates=24)
+    assert torch.equal(library.goals_LD, again.goals_LD)
+    returns_DA = noise(DAYS, ASSETS)
+    returns_DA[train[1] :] *= -3  # a different future leaves it as it was
+    other = build_library(model, write_panel(checkpoint.parent / "other", returns_DA), dates=24)
+    assert torch.equal(library.goals_LD, other.goals_LD)
