@@ -236,7 +236,8 @@ def planners() -> list[str]:
 def backtest(decisions: int = 1000) -> list[str]:
     """A walk of CEM through decisions of 20 assets, one after the other, as `finjepa backtest` does it."""
     from finjepa_pipeline.backtest.engine import Court, walk
-    from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination
+    from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
+    from finjepa_pipeline.backtest.market_imagination import MarketImagination
     from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
     config = small()

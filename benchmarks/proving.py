@@ -26,8 +26,9 @@ from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.controls import Controls
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.evidence import forecast_quality
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.inference import one_sided_p
+from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.proving import ProvingGround, fraction
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import for_panel, train_checkpoint

@@ -26,7 +26,7 @@ def quantities(world: PlanningWorld, rollout: Rollout, names: Iterable[str]) -> 
     """
     named = sorted(names)
     goals = [name for name in named if name.startswith("goal(")]
-    values = {name: _OF[name](world, rollout) for name in named if name not in goals}
+    values = {name: _OF[name.partition("(")[0]](world, rollout) for name in named if name not in goals}
     if goals:
         latents_BCHD = _latents(world, rollout)
         values |= {name: _distance(latents_BCHD, world.goals[name]) for name in goals}
@@ -65,7 +65,7 @@ def _drawdown(world: PlanningWorld, rollout: Rollout) -> Tensor:
 def _disagreement(world: PlanningWorld, rollout: Rollout) -> Tensor:
     means_KBHN = world.moments.member_means_KBHN
     if means_KBHN is None:
-        raise FinJEPAError("a utility with disagreement needs an ensemble of models (finjepa_model.planning.Ensemble)")
+        raise FinJEPAError("disagreement is that of an ensemble; name other checkpoints, as in disagreement('ID')")
     returns_KBCH = torch.einsum("bchn,kbhn->kbch", rollout.holdings_BCHN, means_KBHN)
     return returns_KBCH.var(0, correction=0).clamp(min=1e-16).sqrt()
 

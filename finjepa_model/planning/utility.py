@@ -62,10 +62,13 @@ _FUNCTIONS: dict[str, Callable] = {
     "abs": lambda x: x.abs(),
 }
 EXAMPLE = "log_growth - 2.5*variance - 0.1*turnover - above(drawdown, 0.1), gross <= 0.8"
+_ENSEMBLE = "disagreement('ID', 'ID')"
 _GOALS = (
     f"{target.EXAMPLE}: mean squared distance of the portfolio latent to that of a state that you name (volatility and\n"
     "growth a year, exposure, drawdown, hedge 0 or 1), and "
-    f"{target.REALISED} to what went best in similar markets on training dates"
+    f"{target.REALISED} to what went best in similar markets on training dates.\n"
+    f"{_ENSEMBLE}: the same as disagreement, between the checkpoint that plans and others (ids of this home, folders,\n"
+    "Hub repositories); plans are then made in the mixture of them all"
 )
 _HELP = "above(x, limit) = max(0, x - limit), below(x, limit) = max(0, limit - x), abs(x), + - * / and numbers"
 
@@ -98,6 +101,13 @@ class Utility:
     def goals(self) -> list[str]:
         """The goals among the names, as they are written; see `planning.target`."""
         return sorted(name for name in self.names if name.startswith("goal("))
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The checkpoints whose disagreement is priced, without the one that plans."""
+        calls = [ast.parse(name, mode="eval").body for name in sorted(self.names) if name.startswith("disagreement(")]
+        found = [argument.value for call in calls for argument in call.args]  # type: ignore[attr-defined]
+        return list(dict.fromkeys(found))
 
     def by_term(self, values: Values) -> dict[str, Tensor]:
         """Each addend, value_X; they add up to the utility."""
@@ -209,6 +219,13 @@ def _compiled(tree: ast.expr, names: set[str]) -> _Part:
         target.parse_goal(goal)
         names.add(goal)
         return lambda values: values[goal]
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "disagreement":
+        named = [argument.value for argument in tree.args if isinstance(argument, ast.Constant)]
+        if not named or len(named) < len(tree.args) or tree.keywords or not all(isinstance(n, str) for n in named):
+            raise FinJEPAError(f"{ast.unparse(tree)!r} cannot be read; name the other checkpoints: {_ENSEMBLE}")
+        call = ast.unparse(tree)
+        names.add(call)
+        return lambda values: values[call]
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub | ast.UAdd):
         inner, sign = _compiled(tree.operand, names), -1.0 if isinstance(tree.op, ast.USub) else 1.0
         return lambda values: sign * inner(values)

@@ -26,7 +26,8 @@ from finjepa_model.training.batches import BatchSource
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import split_dates
 from finjepa_model.world_model import FinJEPA
-from finjepa_pipeline.backtest.finjepa_strategy import HORIZON, FinJEPAStrategy, MarketImagination
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
+from finjepa_pipeline.backtest.market_imagination import HORIZON, MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView
 
 CONTROLS = ("ewma", "ridge", "boosted_trees", "trained_probe", "untrained_probe", "shuffled_actions")

@@ -14,7 +14,8 @@ from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.controls import CONTROLS, Controls
 from finjepa_pipeline.backtest.engine import Court, Walk, walk
 from finjepa_pipeline.backtest.evidence import forecast_quality, judge_expectations
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
+from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.overnight import overnight_returns
 from finjepa_pipeline.backtest.replay import attribution, cost_grid
 from finjepa_pipeline.backtest.store import (

@@ -3,93 +3,21 @@
 Shapes: B decision dates, N assets of a view, H decision steps.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.config import FinJEPAConfig
-from finjepa_model.observation import Observation
-from finjepa_model.planning import ActionSpace, Plan, Utility, make_planner, moments, parse_utility
-from finjepa_model.planning.goals import goal_latent, target_latent
+from finjepa_model.planning import ActionSpace, Plan, Utility, make_planner, parse_utility
 from finjepa_model.planning.objectives import CUMULATIVE, GOAL, Objective
 from finjepa_model.planning.rollout import PlanningWorld
-from finjepa_model.planning.target import parse_goal
-from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.world_model import FinJEPA, Imagination
+from finjepa_model.portfolio import PortfolioState
+from finjepa_pipeline.backtest.ensemble import ensemble_of
+from finjepa_pipeline.backtest.market_imagination import HORIZON, Imagined
 from finjepa_pipeline.backtest.market_view import MarketView
 
-HORIZON = 2  # decision steps
 _WITH = " | "  # between the names of a planner and of its utility
-_DATES_AT_ONCE = 16  # imagined in one batch: more does not fit the cache of a CPU
-
-
-class Imagined(Protocol):
-    """What a planner plans in: the market of a decision, as somebody imagines it."""
-
-    @property
-    def config(self) -> FinJEPAConfig: ...
-    @property
-    def simulator(self) -> PortfolioSimulator: ...
-    def at(self, view: MarketView) -> tuple[moments.Imagination, torch.Tensor | None]:
-        """The imagined market, and the latent of its goal, goal_1D, where there is one."""
-        ...
-
-    def goal(self, name: str, view: MarketView) -> torch.Tensor:
-        """The latent goal_1D of a goal that a utility names."""
-        ...
-
-
-class MarketImagination:
-    """The market as a checkpoint imagines it. It does not depend on what is held, so many dates are imagined at once, and
-    every planner of the checkpoint shares them."""
-
-    def __init__(self, checkpoint: str | Path):
-        self.model = FinJEPA.from_pretrained(checkpoint)
-        self.config = self.model.config
-        self.simulator = PortfolioSimulator(self.config.portfolio)
-        self._imagined: dict[MarketView, tuple[Imagination, torch.Tensor]] = {}
-
-    def prepare(self, views: Sequence[MarketView]) -> None:
-        """Imagine these decisions, and forget those before."""
-        self._imagined.clear()
-        for _, group in groupby(views, key=lambda view: len(view.assets)):
-            same_size = list(group)
-            for start in range(0, len(same_size), _DATES_AT_ONCE):
-                self._imagine(same_size[start : start + _DATES_AT_ONCE])
-
-    def at(self, view: MarketView) -> tuple[Imagination, torch.Tensor]:
-        """The imagined market of a decision, and the latent of its goal, goal_1D."""
-        if view not in self._imagined:
-            self._imagine([view])
-        return self._imagined[view]
-
-    def goal(self, name: str, view: MarketView) -> torch.Tensor:
-        """The latent goal_1D of a goal that a utility names: a state in the market of now, or what went best in similar
-        markets on training dates."""
-        imagination, _ = self.at(view)
-        target = parse_goal(name)
-        if target is not None:
-            return target_latent(imagination, self.simulator, self.config.model.stride, target)
-        return view.goal_library(self.model).nearest(imagination.seen_BMD[:, -1], view.session)
-
-    def forecast(self, view: MarketView) -> np.ndarray:
-        """Expected simple return of each asset over the next decision step, [N]."""
-        return self.at(view)[0].mean_BHN[0, 0].numpy()
-
-    def _imagine(self, views: Iterable[MarketView]) -> None:
-        views = list(views)
-        config = self.model.config
-        observation = Observation.concatenate([view.observation(config) for view in views])
-        imagination = self.model.imagine(observation, HORIZON)
-        goal_BD = goal_latent(imagination, self.simulator, config.model.stride)
-        for b, view in enumerate(views):
-            self._imagined[view] = imagination.date(b), goal_BD[b : b + 1]
 
 
 @dataclass(frozen=True)
@@ -157,7 +85,8 @@ class FinJEPAStrategy:
         searcher, _, utility = planner.partition(_WITH)
         self._planner = make_planner(searcher)
         self._utility: Utility = parse_utility(utility) if utility else GOAL if searcher == "cem" else CUMULATIVE
-        self._imagination = imagination
+        others = self._utility.checkpoints
+        self._imagination = ensemble_of(imagination, others) if others else imagination
         self._last: tuple[tuple[str, ...], Plan] | None = None
         self._generator = torch.Generator().manual_seed(imagination.config.training.seed)
 

@@ -10,7 +10,8 @@ from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.audit import Finding, Product, delay, fill_lag, label_alignment, permutation
 from finjepa_pipeline.backtest.audit_markets import null_market, planted_market
 from finjepa_pipeline.backtest.evaluate import read_config
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
+from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transaction
 from finjepa_pipeline.backtest.strategies import Strategy
 from finjepa_pipeline.backtest.truncation import raw_rows, truncation

@@ -18,7 +18,8 @@ from finjepa_model.files import write_text
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import history_needed
-from finjepa_pipeline.backtest.finjepa_strategy import Expectation, FinJEPAStrategy, MarketImagination, action_of
+from finjepa_pipeline.backtest.finjepa_strategy import Expectation, FinJEPAStrategy, action_of
+from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView, universes
 from finjepa_pipeline.backtest.store import insert, transaction
 from finjepa_pipeline.publishing.book import BookName, Holdings, cash

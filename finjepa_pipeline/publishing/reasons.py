@@ -14,7 +14,8 @@ from finjepa_model.observation import Observation
 from finjepa_model.planning.moments import Moments
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import history_needed, split_dates
-from finjepa_pipeline.backtest.finjepa_strategy import Expectation, MarketImagination
+from finjepa_pipeline.backtest.finjepa_strategy import Expectation
+from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView
 
 PAST_DATES = 160  # that are looked at: enough for a spread of regimes, little work

@@ -8,11 +8,14 @@ import torch
 from handmade_panel import noise, write_panel
 
 from finjepa_model.config import preset
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.goal_library import build_library
 from finjepa_model.training.splits import history_needed, split_dates
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, MarketImagination, strategy_name
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, strategy_name
+from finjepa_pipeline.backtest.market_imagination import MarketImagination
 
 DAYS, ASSETS = 900, 6
 
@@ -64,3 +67,36 @@ def test_what_went_best_is_of_training_dates_and_blind_to_what_comes_after(case)
     returns_DA[train[1] :] *= -3  # a different future leaves it as it was
     other = build_library(model, write_panel(checkpoint.parent / "other", returns_DA), dates=24)
     assert torch.equal(library.goals_LD, other.goals_LD)
+
+
+def test_a_utility_prices_the_disagreement_of_checkpoints_that_it_names(case):
+    """Another checkpoint of the home makes an ensemble; the dearer its disagreement, the less of it a plan keeps."""
+    _, checkpoint, court = case
+    torch.manual_seed(1)
+    other = FinJEPA(FinJEPA.from_pretrained(checkpoint).config)
+    with torch.no_grad():  # heads begin at 0, and would agree
+        for parameter in other.heads.parameters():
+            parameter.normal_(std=0.3)
+    other.save_pretrained(checkpoint.parent / "4e70other")
+    kept = []
+    for price in (0, 500):
+        name = strategy_name("cem", f"log_growth + gross - {price}*disagreement('4e70other')")
+        strategy = FinJEPAStrategy(name, MarketImagination(checkpoint))
+        view = court.views()[0]
+        plan = strategy.plan(view, PortfolioSimulator(court.costs).start((1, ASSETS)))
+        means_KN = np.stack([member.at(view)[0].mean_BHN[0, 0].numpy() for member in strategy._imagination.members])
+        assert plan.account is not None
+        holdings_N = plan.account.holdings_BHN[0, 0].numpy()
+        kept.append((means_KN @ holdings_N).std())
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize("said", ["disagreement()", "disagreement(5)", "disagreement('a', b)"])
+def test_a_disagreement_with_nobody_is_refused(said):
+    with pytest.raises(FinJEPAError, match="name the other checkpoints"):
+        strategy_name("mppi", f"log_growth - {said}")
+
+
+def test_a_checkpoint_that_is_not_there_is_named(case):
+    with pytest.raises(FinJEPAError, match="nobody-has-this"):
+        FinJEPAStrategy("mppi | log_growth - disagreement('nobody-has-this')", MarketImagination(case[1]))
