@@ -54,7 +54,13 @@ JOBS = [
         for name in ("walk_forward_plan", "fold_models", "fold_backtests", "walk_forward_leaderboard")
     ),
     _job("audit", AUDIT, "The null, planted, leak, delay and permutation tests.", hours=6),
-    _job("publish", dg.AssetSelection.assets("champion", "hub_release"), "Gate and release.", hours=1, priority=5),
+    _job(
+        "publish",
+        dg.AssetSelection.assets("challenger_audit", "champion", "hub_release"),
+        "The trial of the challenger, gate and release.",
+        hours=2,
+        priority=5,
+    ),
     _job("decide", dg.AssetSelection.assets("daily_decision"), "The decision for a date.", hours=1, priority=5),
     _job("catch_up", PAST, "Decisions of earlier dates: launch it for a range of them.", hours=6, priority=-10),
 ]

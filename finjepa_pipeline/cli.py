@@ -230,10 +230,14 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
 @click.pass_obj
 def audit(debug: bool, **options: Any) -> None:
     """The null, planted, leak, delay and permutation tests."""
+    from finjepa_pipeline.backtest.charges import TESTS
+
     report = _run("audit", {"audit_trial": _given(**options)}, debug)
     table = Table("", "test", "finding", title="Audit", title_justify="left", box=None)
-    for name, passed, text in report.checks:
-        table.add_row("ok" if passed else "FAILED", name, text)
+    held = {name: (passed, text) for name, passed, text in report.checks}
+    for name in TESTS:
+        passed, text = held.get(name, (None, "not asked for"))
+        table.add_row({True: "ok", False: "FAILED", None: "not run"}[passed], name, text)
     out.print(table)
     if not all(passed for _, passed, _ in report.checks):
         raise FinJEPAError("the audit failed; see the findings above")
@@ -249,20 +253,23 @@ def publish(debug: bool, hub_repo_id: str | None, dry_run: bool) -> None:
 
 
 @main.command()
+@_source_options
 @click.option("--as-of", help="Date of the decision, YYYY-MM-DD; the newest one if left out.")
 @click.option("--checkpoint", help="Checkpoint folder or Hub repository; the champion if left out.")
 @click.option("--planner", help="Planner; the one that won the champion its place if left out.")
 @_utility_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else there.")
 @click.pass_obj
-def decide(debug: bool, as_json: bool, **options: str | None) -> None:
-    """The decision for a date, and the expected outcome."""
-    report = _run("decide", {"daily_decision": _given(**options)}, debug)
+def decide(debug: bool, as_json: bool, **options: Any) -> None:
+    """The decision for a date, and the expected outcome. A checkpoint of the Hub needs no home: prices are ingested first where
+    there are none, or a source is named."""
+    source = _source_ops(options)
+    if source or (options["checkpoint"] and not Settings.from_env().warehouse.is_file()):
+        _run("ingest", source, debug)
+    asked = {name: options[name] for name in ("as_of", "checkpoint", "planner", "utility")}
+    report = _run("decide", {"daily_decision": _given(**asked)}, debug)
     decision = read_decision(report.assets)
-    if as_json:
-        click.echo(json.dumps(decision))
-    else:
-        say_decision(decision)
+    click.echo(json.dumps(decision)) if as_json else say_decision(decision)
 
 
 @main.command()

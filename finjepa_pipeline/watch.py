@@ -32,31 +32,50 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
     if BY_HAND in now.tags or now.tags.get("dagster/will_retry") == "true":
         return None
     failures = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
-    evaluated = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     steps, reason = [], "its process ended"
     for record in failures:
         event = record.event_log_entry.dagster_event
         if event is not None and event.step_key and event.step_failure_data.error:
             steps.append(event.step_key)
             reason = first_cause(event.step_failure_data)
-    checks = []
-    for record in evaluated:
+    red = red_checks(instance, run)
+    why = f"FinJEPA {run.job_name} failed"
+    if red:
+        return _about_checks(why, red, run)
+    where = f" in {', '.join(steps)}" if steps else ""
+    return Alert(f"{why}{where}: {reason}", "failure", run.job_name, run.run_id, tuple(steps))
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    name="red_check_alert",
+    description="Sends an alert when a run went through and one of its checks is red all the same, such as a leak test of a "
+    "challenger: the champion stays.",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=30,
+)
+def red_check_alert(context: dg.RunStatusSensorContext, settings: SettingsResource) -> None:
+    run = context.dagster_run
+    red = {} if BY_HAND in run.tags else red_checks(context.instance, run)
+    if red and send(settings.get(), _about_checks(f"FinJEPA {run.job_name} went through", red, run)):
+        context.log.info(f"sent: {', '.join(red)} of {run.run_id}")
+
+
+def red_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, str]:
+    """What each check of a run found that did not pass and is more than a warning, by the name of its asset and its own."""
+    records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    red = {}
+    for record in records:
         event = record.event_log_entry.dagster_event
         found = event.asset_check_evaluation_data if event is not None else None
         if found is not None and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
-            checks.append(f"{found.asset_key.to_user_string()}: {found.check_name}")
-            reason = found.description or reason
-    why = f"FinJEPA {run.job_name} failed"
-    if checks:
-        return Alert(
-            f"{why}: the check {', '.join(checks)} is red ({reason})",
-            "blocking check",
-            run.job_name,
-            run.run_id,
-            tuple(checks),
-        )
-    where = f" in {', '.join(steps)}" if steps else ""
-    return Alert(f"{why}{where}: {reason}", "failure", run.job_name, run.run_id, tuple(steps))
+            red[f"{found.asset_key.to_user_string()}: {found.check_name}"] = found.description or "no reason was given"
+    return red
+
+
+def _about_checks(why: str, red: dict[str, str], run: dg.DagsterRun) -> Alert:
+    text = f"{why}: the check {', '.join(red)} is red ({[*red.values()][-1]})"
+    return Alert(text, "blocking check", run.job_name, run.run_id, tuple(red))
 
 
 def first_cause(data: object) -> str:
@@ -98,4 +117,4 @@ def stale_champion_alert(
     return dg.SkipReason(f"the champion {name} is stale, {age} days old")
 
 
-SENSORS = [failure_alert, stale_champion_alert]
+SENSORS = [failure_alert, red_check_alert, stale_champion_alert]

@@ -22,11 +22,14 @@ from finjepa_pipeline.prices.store import current_revision
 from finjepa_pipeline.settings import Settings
 
 
-def build_panel(connection: duckdb.DuckDBPyConnection, settings: Settings, channels: Iterable[str] = ()) -> Path:
+def build_panel(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, channels: Iterable[str] = (), make_current: bool = True
+) -> Path:
     """Make the panel of the active feed, or find it made, and point `panels/current.json` at it.
 
     Args:
         channels: names to keep; empty for all that the source allows.
+        make_current: False leaves the home's panel what it was: this one is for a checkpoint that reads other channels.
 
     Raises:
         FinJEPAError: if there are no prices, or a channel is unknown or not possible with this source.
@@ -36,7 +39,7 @@ def build_panel(connection: duckdb.DuckDBPyConnection, settings: Settings, chann
         raise FinJEPAError("there are no prices to make features of; run `finjepa ingest` first")
     if settings.duckdb_memory_limit is None:
         connection.execute("SET memory_limit = '512MB'")  # the prices are read once: nothing is gained by keeping them
-    base = _base(settings, revision.feed)
+    base = _base(settings, revision.feed) if make_current else None  # another's files are not grown for it
     prices = AdjustedPrices(connection, base.last_date if base else "0001-01-01")
     chosen = choose(prices.columns, channels)
     identity = {"feed": revision.feed, "data_version": revision.data_version, "universe": prices.universe_version}
@@ -54,7 +57,8 @@ def build_panel(connection: duckdb.DuckDBPyConnection, settings: Settings, chann
             os.replace(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    write_text(settings.panels / "current.json", json.dumps({"panel": folder.name}))
+    if make_current:
+        write_text(settings.panels / "current.json", json.dumps({"panel": folder.name}))
     return folder
 
 

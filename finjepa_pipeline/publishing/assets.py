@@ -1,13 +1,16 @@
-"""The door of the publishing stage: `champion`, `hub_release`, `daily_decision` and `past_decisions`."""
+"""The door of the publishing stage: `challenger_audit`, `champion`, `hub_release`, `daily_decision` and `past_decisions`."""
+
+from collections.abc import Iterator
 
 import dagster as dg
 from pydantic import Field
 
 from finjepa_model.training.panel import Panel
+from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, TESTS
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
-from finjepa_pipeline.publishing.pictures import findings_table, holdings_picture
+from finjepa_pipeline.publishing.pictures import audit_table, findings_table, holdings_picture
 from finjepa_pipeline.publishing.search import search_picture
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
@@ -45,9 +48,48 @@ class DecisionConfig(dg.Config):
 
 
 @dg.asset(
+    name="challenger_audit",
+    group_name="publishing",
+    deps=["leaderboard"],
+    owners=["team:finjepa"],
+    kinds={"pytorch", "duckdb"},
+    pool="duckdb",
+    metadata={"dagster/table_name": "main.audit_results"},
+    # They bind the gate and not the run: one that is red leaves the champion where it is, and the night green.
+    check_specs=[
+        dg.AssetCheckSpec(test, asset="challenger_audit", description=TESTS[test], blocking=False)
+        for test in BEFORE_THE_GATE
+    ],
+)
+@final
+def challenger_audit(
+    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    """The leak, null, delay and permutation tests of the newest checkpoint with its best planner. The gate refuses a challenger
+    that failed one or was not tried. What was held of it before is not held again; `finjepa audit` holds longer ones."""
+    from finjepa_pipeline.publishing.challenger import try_challenger
+
+    trial = try_challenger(settings.get(), warehouse, context.run.run_id, context.log.info)
+    missing = (False, "no planner of it was backtested on the validation block, so nothing could be tried")
+    yield dg.MaterializeResult(
+        metadata={
+            "checkpoint": trial.checkpoint.name,
+            "strategy": trial.strategy or "",
+            "tests": audit_table(trial.findings),
+            "held": ", ".join(trial.held) or "nothing: all stood in the table",
+            "reused": not trial.held,
+        },
+        data_version=dg.DataVersion(f"{trial.checkpoint.name}-{trial.strategy}"),
+    )
+    for test in BEFORE_THE_GATE:
+        passed, found = trial.findings.get(test, missing)
+        yield dg.AssetCheckResult(passed=passed, check_name=test, asset_key="challenger_audit", description=found)
+
+
+@dg.asset(
     name="champion",
     group_name="publishing",
-    deps=["leaderboard", "world_model_evaluation"],
+    deps=["leaderboard", "world_model_evaluation", "challenger_audit"],
     owners=["team:finjepa"],
     kinds={"duckdb"},
     pool="duckdb",
@@ -199,5 +241,5 @@ def _judge(settings: SettingsResource, warehouse: Warehouse, write: bool) -> Ver
         return judge(connection, current_checkpoint(home), data_version, write)
 
 
-ASSETS = [champion, hub_release, daily_decision, past_decisions]
+ASSETS = [challenger_audit, champion, hub_release, daily_decision, past_decisions]
 CHECKS: list[dg.AssetChecksDefinition] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
+from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, TESTS
 from finjepa_pipeline.sql_files import sql
 
 DSR_GOAL = 0.95
@@ -112,17 +113,28 @@ def _baseline(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: st
     )
 
 
-def _audited(con: duckdb.DuckDBPyConnection, checkpoint: Path, strategy: str | None) -> tuple[Finding, ...]:
-    """The leak, null, planted, delay and permutation tests. One that failed forbids a promotion. They take longer than many a
-    night has: where none was held, that is said, here and on the card, and does not stop the night."""
+def audit_of(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | None) -> dict[str, tuple[bool, str]]:
+    """The newest verdict of each test that was ever held of a checkpoint's planner: whether it passed, and what was found."""
     try:
-        key = {"checkpoint": checkpoint.name, "strategy": strategy}
-        rows = con.execute(sql("audit_of_checkpoint"), key).fetchall()
+        rows = con.execute(sql("audit_of_checkpoint"), {"checkpoint": checkpoint, "strategy": strategy}).fetchall()
     except duckdb.CatalogException:
         rows = []
-    if not rows:
-        return (Finding("audit", None, "no leak or null test was held of it; `finjepa audit` does", blocking=False),)
-    return tuple(Finding(f"audit: {test}", passed, text) for test, passed, text in rows)
+    return {test: (passed, text) for test, passed, text in rows}
+
+
+def _audited(con: duckdb.DuckDBPyConnection, checkpoint: Path, strategy: str | None) -> tuple[Finding, ...]:
+    """The leak, null, planted, delay and permutation tests. Those of `BEFORE_THE_GATE` must have been held; one that failed
+    forbids a promotion, whoever asked for it."""
+    held = audit_of(con, checkpoint.name, strategy)
+    found = []
+    for test in TESTS:
+        if test in held:
+            found.append(Finding(f"audit: {test}", *held[test]))
+        elif test in BEFORE_THE_GATE:
+            found.append(Finding(f"audit: {test}", None, "it was not held; `finjepa publish` holds it"))
+        else:
+            found.append(Finding(f"audit: {test}", None, "not run; `finjepa audit` holds it", blocking=False))
+    return tuple(found)
 
 
 def _corrected(

@@ -15,7 +15,8 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.finjepa_strategy import planner_of, strategy_name
-from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.features import build_panel, current_panel
+from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.book import BookName, holdings_at
 from finjepa_pipeline.publishing.decision import decide, decision_session, file_of, store_decision, stored
 from finjepa_pipeline.publishing.gate import current_champion
@@ -58,7 +59,7 @@ def make_decision(
     Returns:
         None where there is no champion and no checkpoint is named.
     """
-    panel = Panel.open(current_panel(settings))
+    panel = _panel_for(settings, warehouse, checkpoint)
     session = decision_session(panel, as_of)
     decider = _decider(settings, warehouse, panel, session, checkpoint, planner, utility)
     return None if decider is None else _made(settings, warehouse, panel, session, decider)
@@ -103,6 +104,26 @@ def backfill_decisions(
         made.append(_made(settings, warehouse, panel, session, decider))
         log(f"{date}: {decider.book} book, checkpoint {made[-1].decision['checkpoint']}")
     return made
+
+
+def _panel_for(settings: Settings, warehouse: Warehouse, checkpoint: str | None) -> Panel:
+    """The home's panel; for a checkpoint that is named, one of today's prices in the channels that it reads, beside the home's
+    own where that is another."""
+    if checkpoint is None:
+        return Panel.open(current_panel(settings))
+    own = settings.checkpoints / checkpoint
+    folder = own if own.is_dir() else resolve_checkpoint(checkpoint)
+    model = FinJEPAConfig.from_json((folder / "config.json").read_text(encoding="utf-8")).model
+    with warehouse.connect() as con:
+        revision = current_revision(con)
+        try:
+            panel = Panel.open(current_panel(settings))
+            fits = panel.channels == model.channels and panel.market_channels == model.market_channels
+            if revision is None or (fits and panel.manifest["data_version"] == revision.data_version):
+                return panel
+        except FinJEPAError:  # a home that has prices only
+            pass
+        return Panel.open(build_panel(con, settings, model.channels, make_current=False))
 
 
 def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:

@@ -1,6 +1,6 @@
 """What the UI shows of the gate and of a decision."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -8,24 +8,26 @@ import dagster as dg
 from finjepa_pipeline.pictures import as_markdown, new_figure
 from finjepa_pipeline.publishing.checks import Finding
 
+_WORDS = {True: "passed", False: "failed", None: "not run"}
+
 
 def findings_table(findings: Sequence[Finding]) -> dg.TableMetadataValue:
     """Every check of the gate with what it found."""
-    words = {True: "passed", False: "failed", None: "unknown"}
-    return dg.TableMetadataValue(
-        [
-            dg.TableRecord(
-                {
-                    "check": finding.name,
-                    "result": words[finding.passed],
-                    "blocking": "yes" if finding.blocking else "no",
-                    "found": finding.detail,
-                }
-            )
-            for finding in findings
-        ],
-        dg.TableSchema([dg.TableColumn(name) for name in ("check", "result", "blocking", "found")]),
+    return _table(
+        ("check", "result", "blocking", "found"),
+        [(one.name, _WORDS[one.passed], "yes" if one.blocking else "no", one.detail) for one in findings],
     )
+
+
+def audit_table(findings: Mapping[str, tuple[bool, str]]) -> dg.TableMetadataValue:
+    """Every test that was held of a checkpoint, with what it found."""
+    rows = [(test, _WORDS[passed], found) for test, (passed, found) in findings.items()]
+    return _table(("test", "result", "found"), rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dg.TableMetadataValue:
+    records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
+    return dg.TableMetadataValue(records, dg.TableSchema([dg.TableColumn(name) for name in columns]))
 
 
 def holdings_picture(decision: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from finjepa_pipeline.automation import nightly_schedule
 from finjepa_pipeline.failures import CRASH_RETRIES, final
 from finjepa_pipeline.settings import Settings, SettingsResource, sweep
 from finjepa_pipeline.warehouse import Warehouse, sql
-from finjepa_pipeline.watch import BY_HAND, alert_of, stale_champion_alert
+from finjepa_pipeline.watch import BY_HAND, alert_of, red_checks, stale_champion_alert
 
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -210,6 +210,22 @@ def test_a_failed_run_is_told_with_its_red_check_and_without_tokens():
         assert "AbCdEf" not in alert.text
         by_hand = dg.materialize([release], instance=instance, raise_on_error=False, tags={BY_HAND: "command line"})
         assert alert_of(instance, instance.get_run_by_id(by_hand.run_id)) is None
+
+
+def test_a_red_check_of_a_green_run_is_told_as_well():
+    @dg.asset(check_specs=[dg.AssetCheckSpec(name, asset="trial") for name in ("delay", "truncation", "coverage")])
+    def trial() -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        yield dg.MaterializeResult("trial")
+        yield dg.AssetCheckResult(passed=True, check_name="delay")
+        yield dg.AssetCheckResult(passed=False, check_name="truncation", description="it reads tomorrow")
+        yield dg.AssetCheckResult(passed=False, check_name="coverage", severity=dg.AssetCheckSeverity.WARN)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize([trial], instance=instance)
+        assert done.success
+        run = instance.get_run_by_id(done.run_id)
+        assert run is not None
+        assert red_checks(instance, run) == {"trial: truncation": "it reads tomorrow"}
 
 
 def test_a_stale_champion_is_told_once_a_week(home, monkeypatch):

@@ -113,6 +113,7 @@ class DagsterServer(DagsterClient):
             "PATH": f"{COMMANDS}:{os.environ['PATH']}",
         }
         self.log = home.parent / f"{home.name}.log"
+        self.left_behind: list[str] = []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -142,17 +143,32 @@ class DagsterServer(DagsterClient):
                 if self.ask("{ assetNodes { id } }")["assetNodes"]:
                     return
             time.sleep(1)
+        self.kill()
         raise AssertionError(f"dagster dev did not come up: {self.log.read_text()[-3000:]}")
 
     def stop(self) -> None:
-        """As an operator stops it; then whatever is left of its own processes is ended the hard way."""
-        self.process.send_signal(signal.SIGTERM)
+        """As an operator stops it. What does not end by itself within half a minute is ended the hard way, and named in
+        `left_behind`."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=60)
+        self._wait_until_gone(30)
+        self.left_behind = [command_of(pid) for pid in self.processes()]
+        self.kill()
+
+    def kill(self) -> None:
+        """As a service manager does with all that belongs to a service."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        self._wait_until_gone(10)
+
+    def _wait_until_gone(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.2)
 
     def processes(self) -> list[int]:
         """Every living process whose home this is, `dagster dev` itself included."""
@@ -172,6 +188,13 @@ def connected_to(port: int) -> list[int]:
             if links & inodes:
                 found.append(pid)
     return found
+
+
+def command_of(pid: int) -> str:
+    """How a process was started; empty when it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:160]
+    return ""
 
 
 def _pids() -> Iterator[int]:

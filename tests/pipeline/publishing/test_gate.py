@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
 from finjepa_pipeline.publishing.gate import current_champion, judge, probability_better
 
 
@@ -131,16 +132,32 @@ def test_broken_prices_a_lost_baseline_and_a_worse_planner_forbid_a_promotion(ch
     assert stored == [("cccc", "baseline"), ("dddd", "data")]
 
 
-def test_a_leak_that_an_audit_found_forbids_a_promotion(champion_home):
+def test_a_challenger_that_was_not_tried_or_failed_a_test_is_refused_and_the_champion_stays(champion_home):
     champion_home.add_checkpoint("bbbb", seed=1)
-    champion_home.add_backtest("bbbb", 0.0015)
-    champion_home.rows(
-        """INSERT INTO audit_results BY NAME SELECT 'bbbb' AS checkpoint, 'finjepa_cem' AS strategy, 'data1' AS data_version,
-        unnest(['truncation', 'null_market']) AS test, unnest([false, true]) AS passed, 'it reads tomorrow' AS finding,
-        'run1' AS run_id, now()::TIMESTAMP AS created_at"""
-    )
+    champion_home.add_backtest("bbbb", 0.0015, audited=False)
     verdict = _judge(champion_home, "bbbb")
-    assert verdict.verdict == "refused"
+    assert (verdict.verdict, verdict.champion) == ("refused", "aaaa")
+    assert len(verdict.reasons) == len(BEFORE_THE_GATE)
+    assert all("not held" in reason for reason in verdict.reasons)
+    champion_home.add_audit("bbbb", truncation="it reads tomorrow")
+    verdict = _judge(champion_home, "bbbb")
+    assert (verdict.verdict, verdict.champion) == ("refused", "aaaa")
     assert verdict.reasons == ("audit: truncation: it reads tomorrow",)
+    stored = champion_home.rows("SELECT reasons FROM champions WHERE checkpoint = 'bbbb' ORDER BY created_at")
+    assert stored[-1] == verdict.reasons
     champion_home.rows("UPDATE audit_results SET passed = true")
     assert _judge(champion_home, "bbbb").verdict == "promoted"
+
+
+def test_a_test_that_was_not_asked_for_is_not_called_passed(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015)
+    verdict = _judge(champion_home, "bbbb", write=False)
+    [planted] = [finding for finding in verdict.findings if finding.name == "audit: planted_market"]
+    assert (planted.passed, planted.blocking, verdict.verdict) == (None, False, "promoted")
+    assert "not run" in planted.detail
+    champion_home.rows(
+        """INSERT INTO audit_results BY NAME SELECT * REPLACE ('planted_market' AS test, false AS passed) FROM audit_results
+        WHERE checkpoint = 'bbbb' AND test = 'delay'"""
+    )
+    assert _judge(champion_home, "bbbb").verdict == "refused"

@@ -1,0 +1,47 @@
+"""The trial that a challenger stands before the champion gate: those tests of the audit that a night has time for, once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
+from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.publishing.checks import audit_of
+from finjepa_pipeline.publishing.gate import best_planner
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.run import current_checkpoint
+from finjepa_pipeline.warehouse import Warehouse
+
+SCALE = {"dates": 2, "seeds": 2, "symbols": 10, "sessions": 1000}  # of a night; `finjepa audit` holds longer ones
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Of a challenger with the planner that acts for it; `findings` are (passed, what was found) by test, those that stood in
+    the table already included, and `held` names the tests of this call."""
+
+    checkpoint: Path
+    strategy: str | None
+    findings: dict[str, tuple[bool, str]]
+    held: tuple[str, ...]
+
+
+def try_challenger(settings: Settings, warehouse: Warehouse, run_id: str, log: Callable[[str], object]) -> Trial:
+    """Hold those tests that the gate asks for and that were not held of this challenger before.
+
+    Raises:
+        FinJEPAError: if there is no checkpoint, no panel or no backtest.
+    """
+    from finjepa_pipeline.backtest.trial import hold_trial
+
+    checkpoint = current_checkpoint(settings)
+    data_version = str(Panel.open(current_panel(settings)).manifest["data_version"])
+    with warehouse.connect() as con:
+        strategy = best_planner(con, checkpoint.name, data_version)
+        known = audit_of(con, checkpoint.name, strategy)
+    missing = tuple(test for test in BEFORE_THE_GATE if test not in known) if strategy else ()
+    if strategy and missing:
+        for found in hold_trial(warehouse, settings, checkpoint, strategy, run_id, log, only=missing, **SCALE):
+            known[found.test] = (found.passed, found.text)
+    return Trial(checkpoint, strategy, known, missing)

@@ -1,0 +1,117 @@
+"""A released checkpoint is used from an empty environment: loaded with the model's own packages alone, and acted on from a home
+that holds nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from finjepa_model import FinJEPA, FinJEPAConfig
+from finjepa_model.checkpoint import CHECKPOINT_FILES
+from finjepa_pipeline.features.channels import available
+from finjepa_pipeline.features.market import MARKET_CHANNELS
+from tests.hub_lookalike import HubLookalike
+from tests.system.product import COMMANDS, ROOT, is_iso_date
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+REPO = "tester/finjepa"
+
+# Hides what is not one of the model's five packages, or needed by one of them.
+_ONLY_THE_MODELS_PACKAGES = """
+import sys
+from importlib.metadata import distribution, packages_distributions
+from packaging.requirements import Requirement
+
+known, wanted = set(), ["torch", "numpy", "safetensors", "huggingface_hub", "tqdm"]
+while wanted:
+    name = wanted.pop().lower().replace("_", "-")
+    if name in known:
+        continue
+    try:
+        needs = distribution(name).requires or ()
+    except ImportError:  # of another platform
+        continue
+    known.add(name)
+    wanted += [r.name for r in map(Requirement, needs) if r.marker is None or r.marker.evaluate({"extra": ""})]
+makers = packages_distributions()
+
+class Bare:
+    def find_spec(self, module, path=None, target=None):
+        top = module.partition(".")[0]
+        made_by = {name.lower().replace("_", "-") for name in makers.get(top, ())}
+        if top in ("finjepa_pipeline", "tests") or (made_by and not made_by & known and top != "finjepa_model"):
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+sys.meta_path.insert(0, Bare())
+"""
+_LOAD = """
+import torch
+from finjepa_model import FinJEPA
+model = FinJEPA.from_pretrained("tester/finjepa")
+print(float(sum(p.double().abs().sum() for p in model.state_dict().values())))
+"""
+
+
+def environment(folder: Path, hub: HubLookalike) -> dict[str, str]:
+    """Nothing of this machine's caches or homes."""
+    made = {
+        k: v for k, v in hub.client_env(folder / "hf", token=None).items() if not k.startswith(("FINJEPA_", "DAGSTER_"))
+    }
+    return made | {"FINJEPA_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def released(hub: HubLookalike, folder: Path, columns: frozenset[str]) -> FinJEPA:
+    """A repository with a small checkpoint that reads what a source with these columns gives."""
+    torch.manual_seed(0)
+    config = FinJEPAConfig().override(
+        {
+            "model.channels": json.dumps([channel.name for channel in available(columns)][:6]),
+            "model.market_channels": json.dumps([channel.name for channel in MARKET_CHANNELS]),
+            "model.dim": "16", "model.heads": "2", "model.window": "32",
+        }
+    )  # fmt: skip
+    model = FinJEPA(config)
+    model.save_pretrained(folder)
+    for name in CHECKPOINT_FILES:
+        if not (folder / name).exists():
+            (folder / name).write_text("{}")
+    hub.add_repo(REPO, files={name: (folder / name).read_bytes() for name in CHECKPOINT_FILES})
+    return model
+
+
+def test_a_checkpoint_loads_where_only_the_models_packages_are_installed(tmp_path):
+    with HubLookalike() as hub:
+        model = released(hub, tmp_path / "made", frozenset({"close"}))
+        done = subprocess.run(
+            [sys.executable, "-c", _ONLY_THE_MODELS_PACKAGES + _LOAD],
+            env=environment(tmp_path, hub), cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        total = sum(float(values.double().abs().sum()) for values in model.state_dict().values())
+        assert float(done.stdout) == pytest.approx(total, rel=1e-12)
+        hidden = subprocess.run(
+            [sys.executable, "-c", _ONLY_THE_MODELS_PACKAGES + "import duckdb"],
+            env=environment(tmp_path, hub), capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert "No module named 'duckdb'" in hidden.stderr  # or else nothing was shown
+
+
+def test_an_empty_home_decides_with_a_checkpoint_of_the_hub(tmp_path):
+    with HubLookalike() as hub:
+        released(hub, tmp_path / "made", frozenset({"close"}))
+        done = subprocess.run(
+            [COMMANDS / "finjepa", "decide", "--checkpoint", REPO, "--json"],
+            env=environment(tmp_path, hub), cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    decision = json.loads(done.stdout)
+    assert decision["checkpoint"] == REPO
+    assert is_iso_date(decision["date"])
+    assert len(decision["assets"]) == 20  # of the sample
+    assert abs(sum(decision["weights"].values()) - 1) <= 1e-6
+    assert os.listdir(tmp_path / "home" / "checkpoints") == []
