@@ -158,7 +158,7 @@ class PortfolioSimulator:
         share = sessions / config.sessions_per_year
         hedge_short_X = state.hedge_X.clamp(max=0).neg()
         proceeds_X, borrow_X = hedge_short_X, (sessions * config.borrow_rate / config.sessions_per_year) * hedge_short_X
-        if state.positions_XN.requires_grad or bool(state.positions_XN.amin() < 0):
+        if state.positions_XN.requires_grad or bool((state.positions_XN < 0).any()):
             short_XN = state.positions_XN.clamp(max=0).neg()
             proceeds_X = proceeds_X + short_XN.sum(-1)
             borrow_X = borrow_X + sessions * (prices.borrow * short_XN).sum(-1)

@@ -54,10 +54,9 @@ class Holdings:
         place = {name: i for i, name in enumerate(self.assets)}
         known_N = torch.tensor([name in place for name in names])
         at_N = torch.tensor([place.get(name, 0) for name in names])
+        here, none = (vars(replace(state, orders_XN=state.waiting_XN)) for state in (self.state, empty))
         seen = {
-            key: torch.where(known_N, value[:, at_N], getattr(empty, key))
-            for key, value in vars(self.state).items()
-            if key.endswith("_XN")
+            key: torch.where(known_N, value[:, at_N], none[key]) for key, value in here.items() if key.endswith("_XN")
         }
         leaving_1 = self.state.positions_XN.sum(-1) - seen["positions_XN"].sum(-1)
         return replace(self.state, cash_X=self.state.cash_X + leaving_1, **seen)

@@ -100,3 +100,19 @@ def test_a_disagreement_with_nobody_is_refused(said):
 def test_a_checkpoint_that_is_not_there_is_named(case):
     with pytest.raises(FinJEPAError, match="nobody-has-this"):
         FinJEPAStrategy("mppi | log_growth - disagreement('nobody-has-this')", MarketImagination(case[1]))
+
+
+def test_every_planner_lives_through_an_asset_that_is_delisted_tomorrow(case, tmp_path):
+    """It may be bought at its last close; then it is liquidated, and no later decision holds it."""
+    _, checkpoint, court = case
+    first, alive_DA = court.decisions[0], np.ones((DAYS, ASSETS), bool)
+    alive_DA[first + 2 :, 2] = False
+    panel = write_panel(tmp_path, noise(DAYS, ASSETS), alive_DA=alive_DA, delisting_return_A=np.full(ASSETS, -0.3))
+    block, rules = (first, first + 16), court.costs
+    ending = Court.over(panel, block, rules, stride=5, n_assets=ASSETS, window=court.window)
+    imagination = MarketImagination(checkpoint)
+    for planner in ("cem", "mppi", "gradient", "qp", "random"):
+        result = walk(FinJEPAStrategy(planner, imagination), ending)
+        assert np.isfinite(result.net_T).all()
+        assert (result.held_KR[:, 2] == 0).all()
+        assert (result.weights_KR[1:, 2] == 0).all()
