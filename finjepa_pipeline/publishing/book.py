@@ -54,12 +54,19 @@ class Holdings:
         place = {name: i for i, name in enumerate(self.assets)}
         known_N = torch.tensor([name in place for name in names])
         at_N = torch.tensor([place.get(name, 0) for name in names])
-        here, none = (vars(replace(state, orders_XN=state.waiting_XN)) for state in (self.state, empty))
-        seen = {
-            key: torch.where(known_N, value[:, at_N], none[key]) for key, value in here.items() if key.endswith("_XN")
-        }
-        leaving_1 = self.state.positions_XN.sum(-1) - seen["positions_XN"].sum(-1)
-        return replace(self.state, cash_X=self.state.cash_X + leaving_1, **seen)
+
+        def seen(value_1A: torch.Tensor, missing: float = 0.0) -> torch.Tensor:
+            return torch.where(known_N, value_1A[:, at_N], missing)
+
+        positions_1N = seen(self.state.positions_XN)
+        leaving_1 = self.state.positions_XN.sum(-1) - positions_1N.sum(-1)
+        return replace(
+            self.state,
+            positions_XN=positions_1N,
+            signals_XN=seen(self.state.signals_XN),
+            orders_XN=seen(self.state.waiting_XN, torch.nan),
+            cash_X=self.state.cash_X + leaving_1,
+        )
 
     @property
     def shares(self) -> dict[str, float]:
