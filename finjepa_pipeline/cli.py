@@ -210,8 +210,7 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
             lambda job, ops, partition: _run(job, {k: dict(v) for k, v in ops.items()}, debug, partition),
             _given(**plan) | {"overrides": overrides},
             [*parse_planners(options["planner"]), *controls, *strategies],
-            options["n_assets"],
-            open_held_back,
+            _given(open_held_back=open_held_back, **{name: options[name] for name in ("n_assets", "utility", "fill")}),
         )
         say_leaderboard({"leaderboard": made})
         return

@@ -62,6 +62,18 @@ class Docket:
         if self.fill not in FILLS:
             raise FinJEPAError(f"fill={self.fill!r} is unknown; choose one of {', '.join(FILLS)}")
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of the strategies of the user."""
+        return tuple(load_strategy(spec).name for spec in self.specs)
+
+    def names(self, block: str) -> list[str]:
+        """Who is judged on a block, in the order of walking."""
+        on_validation = block == "validation"
+        rivals = [s.name for s in baselines() if not on_validation or s.name in ON_VALIDATION]
+        names = [*rivals, *self.planners, *(() if on_validation else self.controls), *self.own]
+        return [name for name in names if not self.only or name in (*self.only, "equal_weight")]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -128,7 +140,7 @@ def run_backtests(
             block.start,
             block.stop,
         )
-        names = bench.names(block.name)
+        names = docket.names(block.name)
         missing = [name for name in names if (mark, name) not in known]
         wanted += len(names)
         if not missing:
@@ -151,7 +163,7 @@ def run_backtests(
     return BacktestRun(
         checkpoint=checkpoint.name,
         data_version=data_version,
-        strategies=tuple(bench.names("test")),
+        strategies=tuple(docket.names("test")),
         blocks={b.name: (str(panel.dates[b.start]), str(panel.dates[b.stop - 1])) for b in blocks},
         walked=walked,
         reused=wanted - walked,
@@ -167,15 +179,6 @@ class Bench:
         self.imagination = imagination
         self.docket = docket
         self.controls = Controls(panel, imagination)
-
-    def names(self, block: str) -> list[str]:
-        """Who is judged on a block, in the order of walking."""
-        rivals = [s.name for s in baselines() if block != "validation" or s.name in ON_VALIDATION]
-        names = rivals + list(self.docket.planners)
-        if block != "validation":
-            names += self.docket.controls
-        names += [load_strategy(spec).name for spec in self.docket.specs]
-        return [name for name in names if not self.docket.only or name in (*self.docket.only, "equal_weight")]
 
     def make(self, names: Sequence[str]) -> list[Strategy]:
         """The named strategies."""

@@ -3,13 +3,18 @@
 Folds and strategies are partitions, so that one can be run again, or added, alone.
 """
 
+import dataclasses
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from finjepa_pipeline.backtest.evaluate import Docket
 
 RIVALS = "baselines"  # one partition: they are judged together
 FOLDS = dg.DynamicPartitionsDefinition(name="fold")
@@ -35,6 +40,10 @@ class FoldBacktestConfig(dg.Config):
     """What differs from the plan."""
 
     n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded.")
+    utility: str | None = Field(
+        default=None, description="What a planner maximises, e.g. log_growth - 5*variance; its own when empty."
+    )
+    fill: str = Field(default="close", description="Orders are filled at the next close, or at the next open.")
     open_held_back: bool = Field(
         default=False, description="Judge on the held-back block as well; every opening is recorded for good."
     )
@@ -143,11 +152,8 @@ def fold_backtests(
 ) -> dg.MaterializeResult:
     """One strategy (or all baselines) on one fold: validation block, test block, and the symbols that training never saw."""
     from finjepa_model.config import FinJEPAConfig
-    from finjepa_model.planning import PLANNERS
     from finjepa_model.training.panel import Panel
-    from finjepa_pipeline.backtest.baselines import baselines
-    from finjepa_pipeline.backtest.controls import CONTROLS
-    from finjepa_pipeline.backtest.evaluate import Block, Docket, run_backtests
+    from finjepa_pipeline.backtest.evaluate import Block, run_backtests
     from finjepa_pipeline.backtest.folds import fold_blocks, record_opening, stored_plan
     from finjepa_pipeline.features import current_panel
 
@@ -167,13 +173,7 @@ def fold_backtests(
         if config.open_held_back and plan.held_back[1] > plan.held_back[0] and fold_name == plan.folds[-1].name:
             opened = record_opening(con, panel, plan, checkpoint, context.run.run_id)
             blocks.append(Block("held_back", *plan.held_back))
-    docket = Docket(
-        planners=(who,) if who in PLANNERS else (),
-        controls=(who,) if who in CONTROLS else (),
-        specs=(who,) if ":" in who else (),
-        n_assets=config.n_assets,
-        only=tuple(s.name for s in baselines()) if who == RIVALS else (who,),
-    )
+    docket = docket_of(who, config)
     run = run_backtests(warehouse, home.checkpoints / checkpoint, folder, docket, context.log.info, blocks)
     return dg.MaterializeResult(
         metadata={
@@ -226,6 +226,31 @@ def walk_forward_leaderboard(
         },
         data_version=dg.DataVersion(f"{plan}-{version}"),
     )
+
+
+def docket_of(who: str, config: FoldBacktestConfig) -> "Docket":
+    """Who is walked for the partition of one strategy; 1/N always is, since everybody is compared with it."""
+    from finjepa_model.errors import FinJEPAError
+    from finjepa_model.planning import PLANNERS
+    from finjepa_pipeline.backtest.baselines import baselines
+    from finjepa_pipeline.backtest.controls import CONTROLS
+    from finjepa_pipeline.backtest.evaluate import Docket, parse_planners
+
+    docket = Docket(
+        planners=parse_planners(who, config.utility) if who in PLANNERS else (),
+        controls=(who,) if who in CONTROLS else (),
+        specs=(who,) if ":" in who else (),
+        n_assets=config.n_assets,
+        fill=config.fill,
+    )
+    rivals = tuple(s.name for s in baselines())
+    mine = (*docket.planners, *docket.controls, *docket.own) or ((who,) if who in rivals else ())
+    if not mine and who != RIVALS:
+        raise FinJEPAError(
+            f"the partition {who!r} is no planner, control, baseline or strategy of your own; delete it, and run "
+            "finjepa backtest --folds with a name that --planner or --controls lists"
+        )
+    return dataclasses.replace(docket, only=mine or rivals)
 
 
 def _of_fold(con, plan: str, fold: str, column: str) -> str:

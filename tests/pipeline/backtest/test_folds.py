@@ -23,6 +23,7 @@ from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard
 from finjepa_pipeline.backtest.metrics import annual_return
 from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write_walks
 from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
+from finjepa_pipeline.backtest.walk_forward_assets import RIVALS, FoldBacktestConfig, docket_of
 
 CONFIG = FinJEPAConfig().override(
     {"model.window": "24", "model.stride": "5", "training.n_assets": "3", "training.batch_size": "8"}
@@ -113,3 +114,22 @@ def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
     assert last[0] == pytest.approx(np.prod(1 + np.concatenate(lived)))
     assert record_opening(con, panel, plan, "c1", "run") == 1
     assert record_opening(con, panel, plan, "c1", "run") == 2
+
+
+def test_every_partition_of_a_walk_forward_walks_its_own_strategy(tmp_path):
+    """With the utility and the fill that were asked for; whoever is not known is told so, not passed over."""
+    mine = tmp_path / "mine.py"
+    mine.write_text("def decide(view):\n    return None\n")
+    asked = FoldBacktestConfig(utility="log_growth - 5*variance", fill="open", n_assets=7)
+
+    def walked(who: str) -> list[str]:
+        return [name for name in docket_of(who, asked).names("test") if name != "equal_weight"]
+
+    assert walked("mppi") == ["mppi | log_growth - 5*variance"]
+    assert walked("ridge") == ["ridge"]
+    assert walked(f"{mine}:decide")[0].startswith("mine:decide@")
+    assert "momentum_60" in walked(RIVALS)
+    assert walked("momentum_60") == ["momentum_60"]
+    assert (docket_of("mppi", asked).fill, docket_of("mppi", asked).n_assets) == ("open", 7)
+    with pytest.raises(FinJEPAError, match="nobody"):
+        docket_of("nobody", asked)
