@@ -29,6 +29,11 @@ _ASSETS = """{ assetNodes { assetKey { path } dependencyKeys { path } descriptio
 _CHECKS = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks {
   name executionForLatestMaterialization { status } } } } } }"""
 
+_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+_BACKFILL_STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+  ... on PartitionBackfill { status error { message } } } }"""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -101,15 +106,19 @@ def finished(server):
     }
     launched = _ask(url, _LAUNCH, params=params)["launchPipelineExecution"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
-    run_id = launched["run"]["runId"]
+    run = _ended(url, launched["run"]["runId"])
+    assert run["status"] == "SUCCESS", (run, (folder / "log").read_text()[-4000:])
+    return url
+
+
+def _ended(url, run_id):
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         run = _ask(url, _STATUS, id=run_id)["runOrError"]
         if run["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
-            break
+            return run
         time.sleep(2)
-    assert run["status"] == "SUCCESS", (run, (folder / "log").read_text()[-4000:])
-    return url
+    raise AssertionError(f"run {run_id} did not end")
 
 
 def test_every_asset_is_materialised_described_and_owned(finished):
@@ -147,3 +156,36 @@ def test_blocking_checks_ran_and_hold(finished):
                 checks[check["name"]] = execution["status"]
     assert checks["latents_have_not_collapsed"] == "SUCCEEDED"
     assert checks["price_contract"] == "SUCCEEDED"
+
+
+def test_decisions_of_earlier_dates_are_backfilled(finished, server):
+    _, folder = server
+    days = ["2012-06-27", "2012-06-28", "2012-06-29"]
+    params = {"assetSelection": [{"path": ["past_decisions"]}], "partitionNames": days[:2]}
+    launched = _ask(finished, _BACKFILL, params=params)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        backfill = _ask(finished, _BACKFILL_STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
+        if backfill["status"] not in ("REQUESTED", "SCHEDULING"):
+            break
+        time.sleep(2)
+    assert backfill["status"] == "COMPLETED_SUCCESS", (backfill, (folder / "log").read_text()[-4000:])
+
+    # the job `catch_up` does the same for a range, and what is decided stays as it is
+    span = {"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[2]}
+    params = {
+        "selector": {"repositoryLocationName": "finjepa", "repositoryName": "__repository__", "jobName": "catch_up"},
+        "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in span.items()]},
+        "mode": "default",
+    }
+    decisions = folder / "home" / "reports" / "decisions"
+    before = {path.name: path.read_bytes() for path in decisions.glob("2012-*.json")}
+    assert [name[:10] for name in sorted(before)] == days[:2]
+    launched = _ask(finished, _LAUNCH, params=params)["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    assert _ended(finished, launched["run"]["runId"])["status"] == "SUCCESS", (folder / "log").read_text()[-4000:]
+    after = {path.name: path.read_bytes() for path in decisions.glob("2012-*.json")}
+    assert [name[:10] for name in sorted(after)] == days
+    assert before.items() <= after.items()
+    assert all(json.loads(content)["book"] == "hindsight" for content in after.values())

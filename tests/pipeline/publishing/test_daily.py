@@ -1,0 +1,48 @@
+"""Who decides for an earlier date: the checkpoint that was champion in the night after it."""
+
+import numpy as np
+import pytest
+
+from finjepa_pipeline.publishing import daily
+from finjepa_pipeline.publishing.daily import MadeDecision, backfill_decisions
+from finjepa_pipeline.warehouse import sql
+from tests.pipeline.backtest.handmade_panel import write_panel
+
+
+@pytest.fixture
+def decided(home, tmp_path, monkeypatch):
+    """(date, checkpoint, book) of every decision that a backfill of this home makes."""
+    panel = write_panel(tmp_path / "panel", np.random.default_rng(0).normal(0, 0.01, (14, 3)))
+    made: list[tuple[str, str, str]] = []
+
+    def note(settings, warehouse, panel, session, decider):
+        made.append((str(panel.dates[session]), decider.checkpoint.name, decider.book))
+        return MadeDecision({"checkpoint": decider.checkpoint.name, "book": decider.book}, tmp_path, new=True)
+
+    monkeypatch.setattr(daily, "current_panel", lambda settings: panel.folder)
+    monkeypatch.setattr(daily, "_made", note)
+    return panel, made
+
+
+def promoted(home, checkpoint: str, when: str) -> None:
+    home.add_checkpoint(checkpoint)
+    with home.warehouse.connect() as con:
+        con.execute(sql("champions"))
+        con.execute(
+            """INSERT INTO champions BY NAME SELECT ? AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
+            'it won' AS reasons, 'mppi' AS strategy, ?::TIMESTAMP AS created_at""",
+            [checkpoint, when],
+        )
+
+
+def test_each_date_is_decided_by_the_champion_of_its_night(home, decided):
+    panel, made = decided
+    dates = [str(day) for day in panel.dates]
+    promoted(home, "aaaa", f"{dates[4]} 23:30:00")  # in the evening after the close of session 4, UTC
+    promoted(home, "bbbb", f"{dates[8]} 23:30:00")
+    backfill_decisions(home.settings, home.warehouse, dates[2], dates[10])
+    assert [date for date, _, _ in made] == dates[2:11]
+    # before the first champion the present one decides, in a book of its own
+    assert {row[1:] for row in made[:2]} == {("bbbb", "hindsight")}
+    assert {row[1:] for row in made[2:6]} == {("aaaa", "champion")}
+    assert {row[1:] for row in made[6:]} == {("bbbb", "champion")}
