@@ -32,6 +32,7 @@ from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_pipeline.backtest.engine import Court
 from finjepa_pipeline.backtest.market_view import MarketView, Universe
 from finjepa_pipeline.backtest.proving import ProvingGround
+from finjepa_pipeline.prices.synthetic.oracle import share_of_gain
 from finjepa_pipeline.training.run import for_panel
 
 N_ASSETS, SESSIONS = 8, 252
@@ -286,10 +287,7 @@ def table(markets: list[dict], variant: str) -> Iterator[str]:
 
 def _share(walks: list[dict], name: str, of: str, account: str) -> str:
     """Gain over 1/N as a share of another policy's: mean over seeds (lowest to highest)."""
-    shares = []
-    for walk in walks:
-        base = walk["equal_weight"][account]
-        shares.append((walk[name][account] - base) / (walk[of][account] - base))
+    shares = [share_of_gain(*(walk[who][account] for who in (name, "equal_weight", of))) for walk in walks]
     return f"{np.mean(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
 
 

@@ -15,7 +15,7 @@ from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, SyntheticMarket, generate
-from finjepa_pipeline.prices.synthetic.oracle import simplex, utility
+from finjepa_pipeline.prices.synthetic.oracle import share_of_gain, simplex, utility
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -126,9 +126,9 @@ def fraction(ground: ProvingGround, court: Court, walk: Walk) -> Fraction:
     clocked_DR = ground.truth_of(court, decisions_D).oracle()
     lengths = np.diff([*(decisions_D + 1), court.end])
     clocked_TR = np.repeat(clocked_DR, lengths, axis=0)
-    gain, clocked = truth.score(best_TR) - equal, truth.score(clocked_TR) - equal
-    mine = truth.score(held_exposures(court, walk, lengths)) - equal
-    return Fraction(mine / gain, mine / clocked if clocked > 0 else float("nan"), gain * 252)
+    best, clocked = truth.score(best_TR), truth.score(clocked_TR)
+    mine = truth.score(held_exposures(court, walk, lengths))
+    return Fraction(share_of_gain(mine, equal, best), share_of_gain(mine, equal, clocked), (best - equal) * 252)
 
 
 def held_exposures(court: Court, walk: Walk, lengths: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from finjepa_pipeline.prices.synthetic.market import SyntheticMarket
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices.synthetic.market import SyntheticConfig, SyntheticMarket, generate
 
 STEPS = 32  # of the path within a day that open, high, low and close are read from
 BLOCK_ASSETS = 50
@@ -40,6 +41,29 @@ def write_bars(market: SyntheticMarket, folder: Path) -> list[Path]:
     pl.concat(events).write_parquet(truth / "events.parquet")
     _write_truth(market, symbols, truth)
     return files
+
+
+def load_market(folder: Path) -> SyntheticMarket:
+    """The market behind a folder that `write_bars` wrote, with all of its truth.
+
+    It is made again from `truth/config.json` and compared with the tables beside it, so that truth and bars belong together.
+
+    Raises:
+        FinJEPAError: if there is no truth in the folder, or this version of the generator makes another market of its config.
+    """
+    truth = folder / "truth"
+    try:
+        market = generate(SyntheticConfig(**json.loads((truth / "config.json").read_text(encoding="utf-8"))))
+        written = pl.read_parquet(truth / "expected_returns.parquet").drop("date").to_numpy()
+    except (OSError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise FinJEPAError(
+            f"{folder} holds no synthetic market with its truth ({error}); write one with write_bars"
+        ) from error
+    if not np.array_equal(written, market.expected_DA):
+        raise FinJEPAError(
+            f"{truth} was written by another version of the generator; read its tables as they are, or write it again"
+        )
+    return market
 
 
 def bars_of(market: SyntheticMarket) -> pl.DataFrame:

@@ -21,15 +21,22 @@ def utility(weights_TA: np.ndarray, mean_TA: np.ndarray, covariance_TAA: np.ndar
     return (weights_TA * mean_TA).sum(axis=1) - aversion / 2.0 * risk_T
 
 
+def share_of_gain(mine: float, base: float, best: float) -> float:
+    """(mine - base) / (best - base): the part of what could be gained over a base, mostly 1/N, that was gained. 1 is the
+    best, 0 the base, and less than 0 is worse than the base; nan where there is nothing to gain."""
+    return (mine - base) / (best - base) if best > base else float("nan")
+
+
 def fraction_of_oracle(
     weights_TA: np.ndarray, oracle_TA: np.ndarray, mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float
 ) -> float:
-    """(U(policy) - U(1/N)) / (U(oracle) - U(1/N)) on expected utility: 1 is the oracle, 0 is 1/N."""
+    """The share of the oracle's gain over 1/N, on expected utility without costs. All assets are there on all sessions; for
+    a walk on the house's own panel, where they come and go, see `finjepa_pipeline.backtest.proving.fraction`."""
     equal_TA = np.full_like(weights_TA, 1.0 / weights_TA.shape[1])
     policy, oracle, equal = (
         float(utility(w_TA, mean_TA, covariance_TAA, aversion).mean()) for w_TA in (weights_TA, oracle_TA, equal_TA)
     )
-    return (policy - equal) / (oracle - equal)
+    return share_of_gain(policy, equal, oracle)
 
 
 def unconstrained(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:

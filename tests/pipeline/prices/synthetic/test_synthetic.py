@@ -8,7 +8,7 @@ import pytest
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.sources.synthetic import SyntheticSource
-from finjepa_pipeline.prices.synthetic import VARIANTS, SyntheticConfig, generate, oracle, write_bars
+from finjepa_pipeline.prices.synthetic import VARIANTS, SyntheticConfig, generate, load_market, oracle, write_bars
 from finjepa_pipeline.prices.synthetic.bars import bars_of, half_spread
 
 AVERSION = 5.0
@@ -45,6 +45,25 @@ def test_adjusted_closes_give_the_true_returns():
         true = np.cumprod(1 + market.returns_DA[:, asset])[traded]
         adjusted = mine["adj_close"].to_numpy()[traded]
         np.testing.assert_allclose(adjusted / adjusted[0], true / true[0], rtol=1e-9)
+
+
+def test_the_page_of_the_synthetic_market_does_what_it_says(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[4] / "docs" / "synthetic.md"
+    monkeypatch.chdir(tmp_path)
+    exec(page.read_text(encoding="utf-8").split("```python")[1].split("```")[0], {})
+    assert 0.5 < float(capsys.readouterr().out) < 1  # utility is concave
+
+
+def test_truth_is_read_back_or_refused(tmp_path):
+    market = generate(SyntheticConfig("risk", seed=2, assets=5, sessions=300))
+    write_bars(market, tmp_path)
+    np.testing.assert_array_equal(load_market(tmp_path).covariance(), market.covariance())
+    table = tmp_path / "truth" / "expected_returns.parquet"
+    pl.read_parquet(table).with_columns(pl.col("0") + 1e-6).write_parquet(table)
+    with pytest.raises(FinJEPAError, match="another version"):
+        load_market(tmp_path)
+    with pytest.raises(FinJEPAError, match="no synthetic market"):
+        load_market(tmp_path / "truth")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
