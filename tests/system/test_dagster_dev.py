@@ -158,6 +158,7 @@ def test_blocking_checks_ran_and_hold(finished):
     assert checks["price_contract"] == "SUCCEEDED"
 
 
+@pytest.mark.slow
 def test_decisions_of_earlier_dates_are_backfilled(finished, server):
     _, folder = server
     days = ["2012-06-27", "2012-06-28", "2012-06-29"]
