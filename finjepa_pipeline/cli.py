@@ -159,6 +159,7 @@ def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -
 @main.command()
 @_source_options
 @_model_options
+@click.option("--processes", type=int, help="Ranks; one for each GPU, or one on the CPU, if left out.")
 @click.option("--push-to-hub", is_flag=True, help="Release the checkpoint if it passes the champion gate.")
 @click.option("--hub-repo-id", help="Repository on the Hub, as owner/name.")
 @click.option("--planner", default="cem,mppi", show_default=True, help="For the gate of --push-to-hub.")
@@ -362,6 +363,7 @@ def _model_ops(options: dict[str, Any]) -> Ops:
             overrides[f"training.{name}"] = str(options[name])
     ops: Ops = {
         "world_model": {"preset": options["preset"], "overrides": overrides, "resume": options.get("resume", True)}
+        | _given(processes=options.get("processes"))
     }
     from finjepa_model.config import preset
 

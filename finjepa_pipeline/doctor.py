@@ -26,6 +26,7 @@ def examine(settings: Settings) -> list[Finding]:
         _device(),
         *_home(settings),
         _token(settings),
+        _compute(settings),
     ]
 
 
@@ -82,3 +83,20 @@ def _token(settings: Settings) -> Finding:
     if get_token():
         return Finding(True, "hub", f"a token; {where}")
     return Finding(settings.hub_repo_id is None, "hub", f"no token; {where}", "hf auth login")
+
+
+def _compute(settings: Settings) -> Finding:
+    try:
+        ray = f"ray {importlib.metadata.version('ray')} is installed"
+    except importlib.metadata.PackageNotFoundError:
+        ray = "ray is not installed (pip install 'finjepa[ray]')"
+    address = settings.ray_address
+    if address is None:
+        return Finding(True, "compute", f"local; {ray}", "FINJEPA_COMPUTE=HOST:6379 for a Ray cluster (docs/scale.md)")
+    from finjepa_pipeline.scale.cluster import connected, resources
+
+    try:
+        with connected(address):
+            return Finding(True, "compute", f"{address}: {resources()}; {ray}")
+    except FinJEPAError as error:
+        return Finding(False, "compute", address, str(error))

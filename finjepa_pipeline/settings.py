@@ -1,6 +1,7 @@
 """FINJEPA_HOME and every environment variable of the product, in one typed object."""
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -14,6 +15,8 @@ from finjepa_model.errors import FinJEPAError
 DEFAULT_NIGHTLY_CRON = "0 18 * * 1-5"
 DEFAULT_MEMORY_LIMIT = "3GB"  # a whole market fits, and what does not goes to disk
 DEFAULT_CHAMPION_MAX_AGE_DAYS = 45
+LOCAL = "local"
+_RAY_ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+")
 
 
 class Settings(BaseModel):
@@ -21,8 +24,8 @@ class Settings(BaseModel):
 
     Read from the environment by `from_env`: FINJEPA_HOME, FINJEPA_HUB_REPO_ID, FINJEPA_NIGHTLY_CRON (New York time),
     FINJEPA_DUCKDB_MEMORY_LIMIT (a DuckDB size such as "2GB"), FINJEPA_ALERT_WEBHOOK (a URL that JSON is posted to),
-    FINJEPA_ALERT_COMMAND (a command that reads the same JSON) and FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a champion that
-    nothing has replaced is called stale).
+    FINJEPA_ALERT_COMMAND (a command that reads the same JSON), FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a champion that
+    nothing has replaced is called stale) and FINJEPA_COMPUTE (where heavy work runs: `local`, or the address of a Ray cluster).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +37,7 @@ class Settings(BaseModel):
     alert_webhook: str | None = None
     alert_command: str | None = None
     champion_max_age_days: int = DEFAULT_CHAMPION_MAX_AGE_DAYS
+    compute: str = LOCAL
 
     @classmethod
     def from_env(cls) -> "Settings":
@@ -45,7 +49,13 @@ class Settings(BaseModel):
             alert_webhook=os.environ.get("FINJEPA_ALERT_WEBHOOK") or None,
             alert_command=os.environ.get("FINJEPA_ALERT_COMMAND") or None,
             champion_max_age_days=_days("FINJEPA_CHAMPION_MAX_AGE_DAYS", DEFAULT_CHAMPION_MAX_AGE_DAYS),
+            compute=_compute(),
         )
+
+    @property
+    def ray_address(self) -> str | None:
+        """The cluster that heavy work runs on; None where it runs here."""
+        return None if self.compute == LOCAL else self.compute
 
     @property
     def nightly_config(self) -> Path:
@@ -118,6 +128,16 @@ def _days(name: str, default: int) -> int:
     if not text.isdigit() or int(text) == 0:
         raise FinJEPAError(f"{name}={text!r} is not a number of days; write it as {default}")
     return int(text)
+
+
+def _compute() -> str:
+    text = os.environ.get("FINJEPA_COMPUTE") or LOCAL
+    if text != LOCAL and not _RAY_ADDRESS.fullmatch(text):
+        raise FinJEPAError(
+            f"FINJEPA_COMPUTE={text!r} is neither `local` nor the address of a Ray cluster; "
+            "write HOST:6379, ray://HOST:10001 or auto"
+        )
+    return text
 
 
 class SettingsResource(dg.ConfigurableResource):

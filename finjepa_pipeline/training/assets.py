@@ -71,6 +71,7 @@ def world_model(
     data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
     if revision is not None and revision.data_version == data["data_version"]:
         data |= {name: str(value) if name.endswith("date") else value for name, value in vars(revision).items()}
+    where = ranks(home, config.processes)
     made_by = lineage(
         config=wanted.to_dict(),
         seed=wanted.training.seed,
@@ -78,8 +79,8 @@ def world_model(
         panel_hash=panel.content_hash,
         build=inputs
         | {"channels": list(panel.channels), "training_code": training_code_version()}
-        | ranks(config.processes),
-        device=_device(),
+        | {"processes": where["processes"], "threads": where["threads"]},
+        device=where["device"],
         run_id=context.run.run_id,
         upstream=upstream_materializations(context.instance, _UPSTREAM),
     )
@@ -168,12 +169,6 @@ def _curves(checkpoint: Path) -> dg.MetadataValue:
 
     records = list(read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")))
     return dg.MetadataValue.md(curves_picture(records) if records else "no training log in this home")
-
-
-def _device() -> str:
-    import torch
-
-    return f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
 
 
 ASSETS = [world_model, world_model_evaluation]

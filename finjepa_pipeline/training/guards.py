@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.training.exchange import DEVICE_NAME
 
 _LOCK_PATIENCE_S = 30.0
 _GRACE_S = 15.0  # Dagster itself waits 20 s for a step that it cancels
@@ -72,4 +73,4 @@ def _device_name(device: torch.device) -> str:
     """The same for every process that uses the device, however it counts its own."""
     if device.type == "cuda":
         return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
-    return f"cpu-{os.environ.get('LOCAL_RANK', '0')}"
+    return os.environ.get(DEVICE_NAME) or f"cpu-{os.environ.get('LOCAL_RANK', '0')}"

@@ -34,7 +34,7 @@ def main() -> None:
     run_folder: Path = arguments.run_folder
     try:
         device = pick_device(int(os.environ.get("LOCAL_RANK", "0")))
-        with _pipes() as report, only_training_on(device, run_folder.parent):
+        with pipes() as report, only_training_on(device, run_folder.parent):
             _train(arguments.panel, run_folder, report)
     except (FinJEPAError, TrainingInterruptedError) as error:
         (run_folder / FAILURE_FILE).write_text(f"{error}\n", encoding="utf-8")
@@ -69,7 +69,7 @@ def _train(panel_folder: Path, run_folder: Path, report: Any) -> None:
 
 
 @contextlib.contextmanager
-def _pipes() -> Iterator[Any]:
+def pipes() -> Iterator[Any]:
     """Rank 0 tells Dagster how training goes; alone, or on another rank, nobody is told."""
     from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 

@@ -88,7 +88,7 @@ def train_checkpoint(
     (run_folder / FAILURE_FILE).unlink(missing_ok=True)
     (run_folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
 
-    launch(training_command(panel.folder, run_folder, processes), {LAUNCHER_PID: str(os.getpid())})
+    launch(training_command(settings, panel.folder, run_folder, processes), {LAUNCHER_PID: str(os.getpid())})
 
     if not (result / "metrics.json").is_file():
         failure = run_folder / FAILURE_FILE
@@ -107,19 +107,36 @@ def train_checkpoint(
     return checkpoint, False
 
 
-def ranks(processes: int | None) -> dict[str, int]:
-    """How many processes train, one for each GPU or one on the CPU where None, and with how many threads each."""
+def ranks(settings: Settings, processes: int | None) -> dict[str, Any]:
+    """How many processes train, one for each GPU or one on the CPU where None, with how many threads each, on what device.
+
+    Raises:
+        FinJEPAError: if FINJEPA_COMPUTE names a cluster that is not there.
+    """
     import torch
 
-    return {"processes": processes or max(torch.cuda.device_count(), 1), "threads": torch.get_num_threads()}
+    threads = torch.get_num_threads()
+    if settings.ray_address is None:
+        cuda = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+        return {"processes": processes or max(torch.cuda.device_count(), 1), "threads": threads, "device": cuda}
+    from finjepa_pipeline.scale import cluster
+
+    with cluster.connected(settings.ray_address):
+        return {"processes": cluster.processes_for(processes), "threads": threads, "device": cluster.device()}
 
 
-def training_command(panel: Path, run_folder: Path, processes: int | None) -> list[str]:
-    """torchrun, on this machine alone."""
-    processes = ranks(processes)["processes"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    program = ["-m", "finjepa_pipeline.training.launch", "--panel", str(panel), "--run-folder", str(run_folder)]
-    return torchrun + program
+def training_command(settings: Settings, panel: Path, run_folder: Path, processes: int | None) -> list[str]:
+    """torchrun, on this machine alone; or what takes its place on a Ray cluster."""
+    found = ranks(settings, processes)
+    what = ["--panel", str(panel), "--run-folder", str(run_folder)]
+    if settings.ray_address is not None:
+        # with several processes torchrun gives one thread to each
+        threads = found["threads"] if found["processes"] == 1 else int(os.environ.get("OMP_NUM_THREADS", "1"))
+        program = [sys.executable, "-m", "finjepa_pipeline.training.ray_ranks", "--address", settings.ray_address]
+        return [*program, "--ranks", str(found["processes"]), "--threads", str(threads), *what]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    program = [f"--nproc-per-node={found['processes']}", "-m", "finjepa_pipeline.training.launch"]
+    return [*torchrun, *program, *what]
 
 
 def current_checkpoint(settings: Settings) -> Path:
