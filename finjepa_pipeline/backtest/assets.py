@@ -67,7 +67,7 @@ def planner_backtests(
         fill=config.fill,
     )
     folder = checkpoint_folder(home, config.checkpoint)
-    run = run_backtests(warehouse, folder, current_panel(home), docket, context.log.info)
+    run = run_backtests(warehouse, folder, current_panel(home), docket, context.log.info, ray_address=home.ray_address)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": run.rows,

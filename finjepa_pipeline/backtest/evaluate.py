@@ -105,6 +105,7 @@ def run_backtests(
     docket: Docket,
     log: Callable[[str], object] = lambda message: None,
     blocks: Sequence[Block] | None = None,
+    ray_address: str | None = None,
 ) -> BacktestRun:
     """Walk every strategy over the blocks and put the results into the warehouse; what is there already is not done again.
 
@@ -112,6 +113,7 @@ def run_backtests(
 
     Args:
         blocks: the validation and the test block of the checkpoint's config where None.
+        ray_address: of the cluster on which strategies walk, each a task; here, one after the other, where None.
 
     Raises:
         FinJEPAError: for an unknown strategy, a checkpoint that does not fit the panel, or a history that is too short.
@@ -156,7 +158,7 @@ def run_backtests(
             overnight=overnight,
         )
         case = Case(checkpoint.name, data_version, block.name, mark)
-        evidence = _judge(bench, court, case, missing, warehouse, log)
+        evidence = _judge(bench, court, case, missing, warehouse, log, ray_address)
         with warehouse.connect() as con:
             rows += write_walks(con, case, evidence)
         walked += len(missing)
@@ -176,7 +178,7 @@ class Bench:
     next."""
 
     def __init__(self, panel: Panel, imagination: MarketImagination, docket: Docket):
-        self.imagination = imagination
+        self.panel, self.imagination = panel, imagination
         self.docket = docket
         self.controls = Controls(panel, imagination)
 
@@ -190,7 +192,13 @@ class Bench:
 
 
 def _judge(
-    bench: Bench, court: Court, case: Case, names: Sequence[str], warehouse: Warehouse, log: Callable[[str], object]
+    bench: Bench,
+    court: Court,
+    case: Case,
+    names: Sequence[str],
+    warehouse: Warehouse,
+    log: Callable[[str], object],
+    ray_address: str | None,
 ) -> Evidence:
     """Walk, replay, and compare what was forecast with what came."""
     views = court.views()
@@ -200,15 +208,27 @@ def _judge(
         bench.imagination.prepare(views)
     walks: list[Walk] = []
     expectations = {}
+    elsewhere = {}
+    if ray_address is not None:
+        from finjepa_pipeline.backtest.ray_walks import walk_on
+
+        log(f"{case.block}: {len(names)} strategies decide {len(views)} times each, as tasks on {ray_address}")
+        elsewhere = walk_on(ray_address, bench, court, names, log)
     for strategy in bench.make(names):
-        log(f"{case.block}: {strategy.name} decides {len(views)} times")
+        if not elsewhere:
+            log(f"{case.block}: {strategy.name} decides {len(views)} times")
+        found = elsewhere.get(strategy.name)
         try:
-            walks.append(walk(strategy, court, views))
+            if isinstance(found, BaseException):
+                raise found
+            walks.append(walk(strategy, court, views) if found is None else found[0])
         except Exception:
             with warehouse.connect() as con:
                 write_failure(con, case, strategy.name)  # it was tried all the same
             raise
-        if isinstance(strategy, FinJEPAStrategy):
+        if found is not None and found[1] is not None:
+            expectations[strategy.name] = found[1]
+        elif isinstance(strategy, FinJEPAStrategy):
             expectations[strategy.name] = judge_expectations(strategy.expected, walks[-1])
     if case.block == "validation":
         return Evidence(walks, expectations)

@@ -174,7 +174,9 @@ def fold_backtests(
             opened = record_opening(con, panel, plan, checkpoint, context.run.run_id)
             blocks.append(Block("held_back", *plan.held_back))
     docket = docket_of(who, config)
-    run = run_backtests(warehouse, home.checkpoints / checkpoint, folder, docket, context.log.info, blocks)
+    run = run_backtests(
+        warehouse, home.checkpoints / checkpoint, folder, docket, context.log.info, blocks, home.ray_address
+    )
     return dg.MaterializeResult(
         metadata={
             "checkpoint": checkpoint,

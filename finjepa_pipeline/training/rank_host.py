@@ -67,7 +67,7 @@ class RankHost:
 
     def train(self, environment: Mapping[str, str], address: str, log_name: str) -> Outcome:
         """Start the training process and wait for its end."""
-        command = [sys.executable, "-m", "finjepa_pipeline.training.launch"]
+        command = [sys.executable, "-P", "-m", "finjepa_pipeline.training.launch"]  # never the code of a working folder
         command += ["--panel", str(self._panel), "--run-folder", str(self._run_folder)]
         known = os.environ | {LAUNCHER_PID: str(os.getpid()), DEVICE_NAME: f"cpu-{socket.gethostname()}-{os.getpid()}"}
         interface = interface_of(address)
