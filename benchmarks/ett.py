@@ -1,11 +1,13 @@
 """ETTh1, next patch: what a frozen encoder knows of the next 32 hours of oil temperature (reference: TS-JEPA; jepa.md, 7).
 
-    python benchmarks/ett.py ETTh1.csv [--steps 800] [--seeds 3]
+    python benchmarks/ett.py ETTh1.csv [--steps 800] [--seeds 3] [--modes ...] [--levels]
 
 The product's own tokenizer, encoder, masked-patch objective, teacher and SIGReg; windows of 320 hours, patches of 32. Split
-in time order 65 / 5 / 30 %, scaled by the training part alone. The probe is a ridge on the patch tokens (their sum, the last
-one, all of them side by side): fitted on training windows, strength and pooling chosen on validation windows, measured on all
-test windows. Prints a Markdown table; errors are of the scaled series.
+in time order 65 / 5 / 30 %, scaled by the training part alone. Every window, and what follows it, is taken relative to its
+last value: the test years are colder than all of the training years, and a network says nothing sensible of levels that it has
+not seen; `--levels` leaves them in. The probe is `LinearProbe` on the patch tokens (their sum, the last one, all of them side by
+side): fitted on training windows, strength and pooling chosen on validation windows, measured on all test windows. Prints a
+Markdown table; errors are of the scaled series.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from finjepa_model.encoder import (
     masked_patch_error,
     normalize,
 )
+from finjepa_model.probes import LinearProbe
 from finjepa_model.regularizers import SIGReg
 from finjepa_model.training.schedule import learning_rate, parameter_groups, teacher_momentum
 
@@ -37,7 +40,6 @@ LOSS = LossConfig()
 TRAINING = TrainingConfig(batch_size=64, learning_rate=1e-3, warmup_steps=50)
 MODES = ("random", "mae", "ema", "sigreg", "both")
 POOLS = {"sum": lambda t: t.sum(1), "last": lambda t: t[:, -1], "concat": lambda t: t.flatten(1)}
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,12 @@ class Windows:
     future: Tensor
 
     @classmethod
-    def of(cls, series: np.ndarray, block: tuple[int, int], stride: int) -> "Windows":
+    def of(cls, series: np.ndarray, block: tuple[int, int], stride: int, levels: bool) -> "Windows":
         ends = range(max(block[0], WINDOW), block[1] - PATCH + 1, stride)
         past = np.stack([series[end - WINDOW : end] for end in ends])
         future = np.stack([series[end : end + PATCH] for end in ends])
-        return cls(torch.from_numpy(past).float(), torch.from_numpy(future).float())
+        base = 0 if levels else past[:, -1:]
+        return cls(torch.from_numpy(past - base).float(), torch.from_numpy(future - base).float())
 
 
 class Autoencoder(nn.Module):
@@ -82,8 +85,11 @@ class JointEmbedding(nn.Module):
     def loss(self, past_YT: Tensor, seed: int) -> Tensor:
         window = past_YT.unsqueeze(-1), torch.ones_like(past_YT, dtype=torch.bool)
         online = self.encoder.encode_patches(*window) if self.recipe != "ema" else None
-        with torch.set_grad_enabled(self.teacher is None):
-            target = online if self.teacher is None else self.teacher.encode_patches(*window)
+        if self.teacher is None:
+            target = online.detach()
+        else:
+            with torch.no_grad():
+                target = self.teacher.encode_patches(*window)
         loss = masked_patch_error(self.encoder, self.predictor, *window, target, LOSS.mask_ratio).mean()
         if online is not None:  # at each place of the window over the batch, on what is predicted
             loss = loss + LOSS.sigreg * self.sigreg(normalize(online).transpose(0, 1), seed)
@@ -96,7 +102,7 @@ class JointEmbedding(nn.Module):
                 old.lerp_(new, 1 - momentum)
 
 
-def train(mode: str, series: np.ndarray, stop: int, steps: int, seed: int) -> ContextEncoder:
+def train(mode: str, series: np.ndarray, stop: int, steps: int, seed: int, levels: bool) -> ContextEncoder:
     """An encoder after `steps` steps on windows that start anywhere in the first `stop` hours."""
     torch.manual_seed(seed)
     encoder = ContextEncoder(MODEL)
@@ -110,6 +116,7 @@ def train(mode: str, series: np.ndarray, stop: int, steps: int, seed: int) -> Co
             group["lr"] = learning_rate(TRAINING, step, steps)
         starts = torch.from_numpy(random.integers(0, stop - WINDOW, TRAINING.batch_size))
         batch = values[starts.unsqueeze(-1) + torch.arange(WINDOW)]
+        batch = batch if levels else batch - batch[:, -1:]
         loss = learner.loss(batch) if mode == "mae" else learner.loss(batch, seed * 1_000_003 + step)
         optimizer.zero_grad()
         loss.backward()
@@ -126,24 +133,12 @@ def tokens(encoder: ContextEncoder, past: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def ridge(fit: tuple[Tensor, Tensor], choose: tuple[Tensor, Tensor], judge: tuple[Tensor, Tensor]) -> tuple:
-    """(validation MSE, test MSE, test MAE) of the strength that is best on validation."""
-    x, y = fit[0].double(), fit[1].double()
-    centre, scale, level = x.mean(0), x.std(0).clamp(min=1e-8), y.mean(0)
-    x = (x - centre) / scale
-    gram, cross = x.T @ x / len(x), x.T @ (y - level) / len(x)
-    best = (float("inf"),)
-    for strength in STRENGTHS:
-        weights = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), cross)
-
-        def error(block: tuple[Tensor, Tensor], weights: Tensor = weights) -> Tensor:
-            return ((block[0].double() - centre) / scale) @ weights + level - block[1].double()
-
-        seen = float(error(choose).square().mean())
-        if seen < best[0]:
-            unseen = error(judge)
-            best = (seen, float(unseen.square().mean()), float(unseen.abs().mean()))
-    return best
+def ridge(parts: list[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:
+    """(validation MSE, test MSE, test MAE) of a `LinearProbe` of (inputs, targets) of the three blocks."""
+    fit, choose, judge = ((x.numpy(), y.numpy()) for x, y in parts)
+    probe = LinearProbe.fit(fit, choose)
+    seen, unseen = probe(choose[0]) - choose[1], probe(judge[0]) - judge[1]
+    return float(np.square(seen).mean()), float(np.square(unseen).mean()), float(np.abs(unseen).mean())
 
 
 def main() -> None:
@@ -151,15 +146,17 @@ def main() -> None:
     parser.add_argument("csv")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--levels", action="store_true", help="leave the level of each window in")
     arguments = parser.parse_args()
     with open(arguments.csv, encoding="utf-8") as file:
         series = np.array([float(row["OT"]) for row in csv.DictReader(file)])
     train_end, validation_end = int(0.65 * len(series)), int(0.70 * len(series))
     series = (series - series[:train_end].mean()) / series[:train_end].std()
     blocks = (
-        Windows.of(series, (0, train_end), 4),
-        Windows.of(series, (train_end, validation_end), 4),
-        Windows.of(series, (validation_end, len(series)), 1),
+        Windows.of(series, (0, train_end), 4, arguments.levels),
+        Windows.of(series, (train_end, validation_end), 4, arguments.levels),
+        Windows.of(series, (validation_end, len(series)), 1, arguments.levels),
     )
     judge = blocks[2]
     print(f"{len(judge.past):,} test windows, stride 1; {arguments.steps} steps, {arguments.seeds} seeds\n")
@@ -168,17 +165,17 @@ def main() -> None:
         guess = guess.repeat(1, 32)[:, :PATCH]
         error = guess - judge.future
         print(f"| {name} | {error.square().mean():.4f} | {error.abs().mean():.4f} | | | |")
-    _, mse, mae = ridge(*((w.past, w.future) for w in blocks))
+    _, mse, mae = ridge([(w.past, w.future) for w in blocks])
     print(f"| ridge on the 320 raw values | {mse:.4f} | {mae:.4f} | | | |", flush=True)
-    for mode in MODES:
+    for mode in arguments.modes:
         rows = []
         for seed in range(arguments.seeds):
             started = time.perf_counter()
-            encoder = train(mode, series, train_end, arguments.steps, seed)
+            encoder = train(mode, series, train_end, arguments.steps, seed, arguments.levels)
             seconds = time.perf_counter() - started
             seen = [tokens(encoder, w.past) for w in blocks]
             results = {
-                name: ridge(*((pool(t), w.future) for t, w in zip(seen, blocks, strict=True)))
+                name: ridge([(pool(t), w.future) for t, w in zip(seen, blocks, strict=True)])
                 for name, pool in POOLS.items()
             }
             best = min(results, key=lambda name: results[name][0])

@@ -67,9 +67,9 @@ class LossConfig:
     masked_patch: float = 1.0
     prediction: float = 1.0
     rollout: float = 1.0
-    # SIGReg is divided by the number of samples, so this weight means the same at every batch size; EB-JEPA's best one, and
-    # LeWM's 0.09 at its batch of 128
-    sigreg: float = 10.0
+    # SIGReg is divided by the number of samples, so this weight means the same at every batch size. Ten (EB-JEPA, LeWM at its
+    # batch of 128) fills the width with noise, 0.3 loses factors (docs/results/world-model.md)
+    sigreg: float = 1.0
     sigreg_slices: int = 256
     inverse_dynamics: float = 1.0
     variance: float = 1.0  # EB-JEPA, on portfolio latents

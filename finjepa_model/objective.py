@@ -29,7 +29,9 @@ def objective(model: "FinJEPA", batch: MarketBatch, path: "PortfolioPath", seed:
     """See `FinJEPA.loss`."""
     weights, observation = model.config.loss, batch.observation
     tokens_BSMD, patches_BSNPD = model.see(model.encoder, observation)
-    target_BSMD, target_patches_BSNPD = tokens_BSMD, patches_BSNPD
+    # Targets carry no gradient in any recipe. Windows of one decision and the next share most of their sessions, so a target
+    # that learns drops the newest ones, which alone are hard to predict; and patches that are their own target go constant.
+    target_BSMD, target_patches_BSNPD = tokens_BSMD.detach(), patches_BSNPD.detach()
     if model.has_teacher:
         with torch.no_grad():
             target_BSMD, target_patches_BSNPD = model.see(model.target_encoder, observation)

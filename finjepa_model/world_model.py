@@ -56,7 +56,7 @@ class FinJEPA(nn.Module):
         self.inverse_dynamics = InverseDynamics(model.dim)
         self.heads = Heads(model.dim)
         self.sigreg = SIGReg(config.loss.sigreg_slices)
-        # without a teacher the target is the encoder itself, with its gradient (LeJEPA, EB-JEPA)
+        # without a teacher the target is the encoder itself; see `objective` for why it carries no gradient
         self.has_teacher = config.loss.recipe in ("ema", "both")
         if self.has_teacher:
             self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)

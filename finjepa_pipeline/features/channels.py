@@ -107,6 +107,11 @@ def drawdown(rows: Rows) -> np.ndarray:
     return rows.log_close - rows.histories.highest(rows.log_close, 252)
 
 
+def octaves(log_volatility_N: np.ndarray) -> np.ndarray:
+    """Above 1 % a day, in powers of two: a level that the same number means for every asset and year."""
+    return (log_volatility_N - np.log(0.01)) / np.log(2.0)
+
+
 def residual_volatility(rows: Rows) -> np.ndarray:
     return np.log(np.maximum(np.sqrt(rows.regression[1]), LEAST_VOLATILITY))
 
@@ -127,12 +132,12 @@ CHANNELS = (
             "Gervais, Kaniel and Mingelgrin (2001)", ("dollar_volume",), 313, trailing_z, lambda r: shock(r, 63)),
     Channel("volume_shock", "log ratio", "log(dollar_volume) - median(log(dollar_volume), 21)",
             "Gervais, Kaniel and Mingelgrin (2001)", ("dollar_volume",), 271, trailing_z, lambda r: shock(r, 21)),
-    Channel("realised_volatility_5", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 5)))",
-            "Corsi (2009)", ("close",), 256, trailing_z, lambda r: r.log_volatility(5)),
-    Channel("realised_volatility_21", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 21)))",
-            "Corsi (2009)", ("close",), 272, trailing_z, lambda r: r.log_volatility(21)),
-    Channel("realised_volatility_63", "log of 1/sqrt(day)", "log(sqrt(mean(log_return^2, 63)))",
-            "Corsi (2009)", ("close",), 314, trailing_z, lambda r: r.log_volatility(63)),
+    Channel("realised_volatility_5", "octaves", "log2(sqrt(mean(log_return^2, 5)) / 0.01)",
+            "Corsi (2009)", ("close",), 5, as_is, lambda r: octaves(r.log_volatility(5))),
+    Channel("realised_volatility_21", "octaves", "log2(sqrt(mean(log_return^2, 21)) / 0.01)",
+            "Corsi (2009)", ("close",), 21, as_is, lambda r: octaves(r.log_volatility(21))),
+    Channel("realised_volatility_63", "octaves", "log2(sqrt(mean(log_return^2, 63)) / 0.01)",
+            "Corsi (2009)", ("close",), 63, as_is, lambda r: octaves(r.log_volatility(63))),
     Channel("drawdown_252", "yearly deviations", "log(close / max(close, 252)) / (own_volatility sqrt(252))",
             "George and Hwang (2004)", ("close",), 253, as_is, lambda r: drawdown(r) / (r.own_volatility * np.sqrt(252.0))),
     Channel("momentum_21", "deviations", "log(close / close[21]) / (own_volatility sqrt(21))",

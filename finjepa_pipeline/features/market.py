@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finjepa_pipeline.features import kernels
-from finjepa_pipeline.features.channels import CLIP
+from finjepa_pipeline.features.channels import CLIP, octaves
 from finjepa_pipeline.features.rolling import Histories
 from finjepa_pipeline.features.source import Block
 
@@ -159,12 +159,12 @@ MARKET_CHANNELS = (
                   "Kritzman, Li, Page and Rigobon (2011)", 272, "z", lambda s: s.component),
     MarketChannel("above_mean_200", "-1 none to 1 all", "2 share(close > mean(close, 200)) - 1",
                   "market breadth", 199, "none", lambda s: 2.0 * s.above_mean - 1.0),
-    MarketChannel("market_volatility_5", "log of 1/sqrt(day)", "log(sqrt(mean(market_return^2, 5)))",
-                  "Corsi (2009)", 255, "z", lambda s: s.log_volatility(5)),
-    MarketChannel("market_volatility_21", "log of 1/sqrt(day)", "log(sqrt(mean(market_return^2, 21)))",
-                  "Corsi (2009)", 271, "z", lambda s: s.log_volatility(21)),
-    MarketChannel("market_volatility_63", "log of 1/sqrt(day)", "log(sqrt(mean(market_return^2, 63)))",
-                  "Corsi (2009)", 313, "z", lambda s: s.log_volatility(63)),
+    MarketChannel("market_volatility_5", "octaves", "log2(sqrt(mean(market_return^2, 5)) / 0.01)",
+                  "Corsi (2009)", 4, "none", lambda s: octaves(s.log_volatility(5))),
+    MarketChannel("market_volatility_21", "octaves", "log2(sqrt(mean(market_return^2, 21)) / 0.01)",
+                  "Corsi (2009)", 20, "none", lambda s: octaves(s.log_volatility(21))),
+    MarketChannel("market_volatility_63", "octaves", "log2(sqrt(mean(market_return^2, 63)) / 0.01)",
+                  "Corsi (2009)", 62, "none", lambda s: octaves(s.log_volatility(63))),
     MarketChannel("decayed_volatility", "log of 1/sqrt(day)", "log(sqrt(decayed mean(market_return^2, span 63)))",
                   "RiskMetrics (1996)", 502, "z", lambda s: s.decayed_volatility),
     MarketChannel("weekday", "-1 Monday to 1 Friday", "(weekday - 2) / 2",

@@ -8,7 +8,7 @@ import torch
 
 from finjepa_model.config import LossConfig, ModelConfig, preset
 from finjepa_model.probes import LinearProbe, area_under_curve, r_squared, rank_ic
-from finjepa_model.training.schedule import parameter_groups
+from finjepa_model.training.schedule import learning_rate, parameter_groups
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch
 
@@ -50,28 +50,8 @@ def _planted(config, dates, seed):
     return replace(batch, observation=observation), path, factors[:, :, ends[-1] - 1]
 
 
-def test_latents_of_a_planted_market_hold_its_factors():
-    """The goal is 0.9, what a ridge on the raw windows reads; latents stay near 0.73 (docs/results/world-model.md)."""
-    tiny = preset("tiny")
-    channels = tuple("abcdefgh")
-    config = replace(
-        tiny,
-        model=ModelConfig(
-            channels=channels, market_channels=("m",), window=16, patch=4, stride=4, dim=16, heads=2, time_layers=1,
-            predictor_layers=1,
-        ),
-        loss=LossConfig(recipe="sigreg", sigreg_slices=64),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = FinJEPA(config)
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), 3e-3)
-    for step in range(60):
-        batch, path, _ = _planted(config, 64, step)
-        loss = model.loss(batch, path, seed=step)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
+def _factors_known(model, config):
+    """R2 of each factor at the windows' ends, read from the latents; and of a probe fitted on shuffled rows."""
     rows = []
     for seed in (1000, 1001, 1002):
         batch, _, factors = _planted(config, 256, seed)
@@ -79,9 +59,40 @@ def test_latents_of_a_planted_market_hold_its_factors():
             latents, _ = model.encode(batch.observation)
         rows.append((latents[:, -1].flatten(0, 1).numpy(), factors.reshape(-1, FACTORS)))
     fit, choose, judge = rows
-    probe = LinearProbe.fit(fit, choose)
-    known = [r_squared(probe(judge[0])[:, k], judge[1][:, k], 0.0) for k in range(FACTORS)]
-    assert min(known) > 0.55, known
     shuffled = np.random.default_rng(0).permutation(len(fit[1]))
     blind = LinearProbe.fit((fit[0], fit[1][shuffled]), (choose[0], choose[1][shuffled % len(choose[1])]))
-    assert max(r_squared(blind(judge[0])[:, k], judge[1][:, k], 0.0) for k in range(FACTORS)) < 0.05
+    return tuple(
+        [r_squared(probe(judge[0])[:, k], judge[1][:, k], 0.0) for k in range(FACTORS)]
+        for probe in (LinearProbe.fit(fit, choose), blind)
+    )
+
+
+@pytest.mark.slow
+def test_latents_of_a_planted_market_hold_its_factors():
+    """A ridge on the raw windows reads .96, .96, .91; an encoder that is not trained .79, .81, .74: it fails these bounds."""
+    config = replace(
+        preset("tiny"),
+        model=ModelConfig(
+            channels=tuple("abcdefgh"), market_channels=("m",), window=16, patch=4, stride=4, dim=32, heads=2,
+            time_layers=1, predictor_layers=1,
+        ),
+        loss=LossConfig(recipe="sigreg", sigreg_slices=64),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = FinJEPA(config)
+    untrained, _ = _factors_known(model.eval(), config)
+    training = replace(config.training, learning_rate=3e-3, warmup_steps=20, gradient_clip=1.0)
+    optimizer, steps = torch.optim.AdamW(parameter_groups(model.train(), 0.01)), 300
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(training, step, steps)
+        batch, path, _ = _planted(config, 64, step)
+        optimizer.zero_grad()
+        model.loss(batch, path, seed=step)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
+        optimizer.step()
+    known, blind = _factors_known(model.eval(), config)
+    assert min(known) > 0.82, known
+    assert np.mean(known) > 0.86, known
+    assert all(after > before + 0.04 for after, before in zip(known, untrained, strict=True)), (known, untrained)
+    assert max(blind) < 0.05

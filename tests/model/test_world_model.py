@@ -1,6 +1,7 @@
 """The objective falls, the latents do not collapse, teachers follow, checkpoints keep every bit."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,25 @@ def test_latents_that_are_their_own_target_do_not_shrink(learning_rate):
     seen = monitor(model.eval(), *random_batch(config, dates=64, seed=999))
     assert min(seen["latent_std"], seen["latent_std_market"]) > 0.8
     assert seen["mean_skill"] > 0.2
+
+
+@pytest.mark.parametrize("recipe", ["ema", "sigreg", "both", "vicreg"])
+def test_targets_are_not_pulled_to_what_predicts_them(recipe):
+    """The last step is only a target, and so are masked patches. Where a target learns, latents forget the newest sessions,
+    which are the ones that the windows before do not show, and patches go constant (docs/results/world-model.md)."""
+    config = small_config(recipe=recipe, rollout_steps=1)
+    torch.manual_seed(0)
+    model = FinJEPA(config)
+    batch, path = random_batch(config)
+    seen = replace(batch.observation, features_BSNTF=batch.observation.features_BSNTF.requires_grad_())
+    terms = model.loss(replace(batch, observation=seen), path, seed=0)
+    (of_prediction,) = torch.autograd.grad(terms["prediction"], seen.features_BSNTF, retain_graph=True)
+    assert (of_prediction[:, :-1].flatten(2).abs().amax(-1) > 0).all()
+    assert (of_prediction[:, -1] == 0).all()
+    (of_patches,) = torch.autograd.grad(terms["masked_patch"], seen.features_BSNTF)
+    touched = of_patches[:, -1].unflatten(2, (config.model.patches, -1)).flatten(3).abs().amax(-1) > 0
+    visible = config.model.patches - int(config.loss.mask_ratio * config.model.patches)
+    assert (touched.sum(-1) == visible).all()
 
 
 def test_effective_rank_of_known_spectra():

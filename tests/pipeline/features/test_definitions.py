@@ -99,7 +99,7 @@ def slow_channels(asset: pd.DataFrame, market: pd.Series) -> dict[str, pd.Series
         "close_location": 2 * location - 1,
         "volume_level": z(shock[63]),
         "volume_shock": z(shock[21]),
-        **{f"realised_volatility_{n}": z(log_volatility(mean(r**2, n))) for n in (5, 21, 63)},
+        **{f"realised_volatility_{n}": np.log2(100 * np.exp(log_volatility(mean(r**2, n)))) for n in (5, 21, 63)},
         "drawdown_252": np.log(c / c.rolling(252, min_periods=1).max()) / (vol * np.sqrt(252)),
         "momentum_21": np.log(c / c.shift(21)) / (vol * np.sqrt(21)),
         "momentum_60": np.log(c / c.shift(60)) / (vol * np.sqrt(60)),
@@ -209,7 +209,10 @@ def slow_market(prices: pl.DataFrame, panel: Panel) -> dict[str, np.ndarray]:
         "correlation_21": z(pd.Series(correlation)),
         "first_component_21": z(pd.Series(component)),
         "above_mean_200": (2 * above.mean(axis=1) - 1).reset_index(drop=True),
-        **{f"market_volatility_{n}": z(log_volatility(windows(log_proxy**2, n, np.mean, n))) for n in (5, 21, 63)},
+        **{
+            f"market_volatility_{n}": np.log2(100 * np.exp(log_volatility(windows(log_proxy**2, n, np.mean, n))))
+            for n in (5, 21, 63)
+        },
         "decayed_volatility": z(vol),
         "weekday": (day.dt.dayofweek - 2) / 2,
     }
