@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "K = 1": {"loss.rollout_steps": "1"},
     "K = 4": {"loss.rollout_steps": "4"},
     "both, teacher from 0.9": {"loss.recipe": "both", "loss.ema_start": "0.9"},
-    "SIGReg x 0.1": {"loss.sigreg": "1"},
+    "SIGReg x 10": {"loss.sigreg": "10"},
 }
 SYNTHETIC = ("drift", "risk")
 CHOICE = ("r2_next_volatility", "r2_volatility", "r2_beta", "r2_drawdown")
