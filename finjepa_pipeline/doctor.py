@@ -89,7 +89,7 @@ def _compute(settings: Settings) -> Finding:
     try:
         ray = f"ray {importlib.metadata.version('ray')} is installed"
     except importlib.metadata.PackageNotFoundError:
-        ray = "ray is not installed (pip install 'finjepa[ray]')"
+        ray = "ray is not installed (pip install 'finjepa\\[ray]')"  # escaped: the table reads markup
     address = settings.ray_address
     if address is None:
         return Finding(True, "compute", f"local; {ray}", "FINJEPA_COMPUTE=HOST:6379 for a Ray cluster (docs/scale.md)")
@@ -99,4 +99,4 @@ def _compute(settings: Settings) -> Finding:
         with connected(address):
             return Finding(True, "compute", f"{address}: {resources()}; {ray}")
     except FinJEPAError as error:
-        return Finding(False, "compute", address, str(error))
+        return Finding(False, "compute", address, str(error).replace("[ray]", "\\[ray]"))
