@@ -66,34 +66,38 @@ class SIGReg(nn.Module):
 class _CharacteristicSums(torch.autograd.Function):
     """Sums over samples of cos(t u) and sin(t u) at t = 0, spacing, 2 spacing, ..., [2, X, A, K].
 
-    One cosine and one sine a sample; the other knots are powers of them. The backward pass goes through the powers again,
-    so that memory does not grow with the number of knots.
+    One cosine and one sine a sample: with z = exp(i spacing u) the other knots are its powers. The backward pass is a
+    polynomial in z with a coefficient a knot, by Horner's rule, so that memory does not grow with the number of knots.
     """
 
     @staticmethod
     def forward(ctx, projected_XNA: Tensor, knots: int, spacing: float) -> Tensor:
         ctx.save_for_backward(projected_XNA)
         ctx.knots, ctx.spacing = knots, spacing
-        cos_1, sin_1 = (spacing * projected_XNA).cos(), (spacing * projected_XNA).sin()
-        cos, sin = torch.ones_like(cos_1), torch.zeros_like(sin_1)
+        z_XNA = _unit(spacing * projected_XNA)
+        power_XNA = torch.ones_like(z_XNA)
         sums = []
         for _ in range(knots):
-            sums.append(torch.stack([cos.sum(-2), sin.sum(-2)]))
-            cos, sin = cos * cos_1 - sin * sin_1, sin * cos_1 + cos * sin_1
-        return torch.stack(sums, dim=-1)
+            sums.append(power_XNA.sum(-2))
+            power_XNA *= z_XNA
+        return torch.view_as_real(torch.stack(sums, dim=-1)).movedim(-1, 0)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         (projected_XNA,) = ctx.saved_tensors
-        gradient_2XAK = gradients[0]
-        cos_1, sin_1 = (ctx.spacing * projected_XNA).cos(), (ctx.spacing * projected_XNA).sin()
-        cos, sin = torch.ones_like(cos_1), torch.zeros_like(sin_1)
-        total_XNA = torch.zeros_like(projected_XNA)
-        for k in range(ctx.knots):
-            of_cos_X1A, of_sin_X1A = (k * ctx.spacing * gradient_2XAK[..., k]).unsqueeze(-2)
-            total_XNA += of_sin_X1A * cos - of_cos_X1A * sin
-            cos, sin = cos * cos_1 - sin * sin_1, sin * cos_1 + cos * sin_1
-        return total_XNA, None, None
+        of_cos_XAK, of_sin_XAK = gradients[0] * (ctx.spacing * torch.arange(ctx.knots, device=projected_XNA.device))
+        # the real part of (s + i c) (cos + i sin) is s cos - c sin
+        coefficient_KX1A = torch.complex(of_sin_XAK, of_cos_XAK).movedim(-1, 0).unsqueeze(-2).contiguous()
+        z_XNA = _unit(ctx.spacing * projected_XNA)
+        total_XNA = torch.zeros_like(z_XNA)
+        for coefficient_X1A in coefficient_KX1A.flip(0):
+            torch.addcmul(coefficient_X1A, total_XNA, z_XNA, out=total_XNA)
+        return total_XNA.real, None, None
+
+
+def _unit(angle_X: Tensor) -> Tensor:
+    """exp(i angle)."""
+    return torch.polar(torch.ones_like(angle_X), angle_X)
 
 
 def variance_covariance(samples_ND: Tensor) -> tuple[Tensor, Tensor]:
