@@ -13,7 +13,7 @@ import polars as pl
 COMMANDS = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {
-    "training.epochs": "2", "training.steps_per_epoch": "4", "training.batch_size": "8", "training.n_assets": "4",
+    "training.epochs": "2", "training.steps_per_epoch": "12", "training.batch_size": "8", "training.n_assets": "4",
     "training.evaluate_batches": "1", "model.window": "32",
 }  # fmt: skip
 

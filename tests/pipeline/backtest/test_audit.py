@@ -12,6 +12,7 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest import engine
 from finjepa_pipeline.backtest.audit import Product, delay, fill_lag, label_alignment, model_labels, permutation
+from finjepa_pipeline.backtest.audit_markets import luckiest_mean
 from finjepa_pipeline.backtest.baselines import EveryDecision, extreme_quintile
 from finjepa_pipeline.backtest.strategies import long_only
 from finjepa_pipeline.backtest.truncation import build_from_rows, truncation
@@ -172,3 +173,10 @@ def test_a_strategy_that_reads_ahead_collapses_when_it_is_late(tmp_path):
 
     assert delay(replace(PRODUCT, strategy=momentum), panel).passed
     assert not delay(replace(PRODUCT, strategy=lambda panel: ReadsAhead()), panel).passed
+
+
+@pytest.mark.parametrize("markets", [2, 4, 30])
+def test_a_strategy_without_an_edge_is_rarely_refused_however_few_the_null_markets(markets):
+    gains = np.random.default_rng(markets).normal(0.0, 0.1, (4000, markets))
+    refused = np.mean([row.mean() > luckiest_mean(row) for row in gains])
+    assert 0.003 < refused < 0.02
