@@ -7,7 +7,7 @@ import dagster as dg
 
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.prices.calendar import sessions_behind
-from finjepa_pipeline.prices.contract import Outcome, docs_page
+from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
 from finjepa_pipeline.prices.quality import coverage_picture, quality_summary
@@ -163,7 +163,9 @@ def _revision_metadata(report: IngestReport) -> dict[str, dg.MetadataValue | int
 
 
 def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.AssetCheckResult:
-    """An expectation that could not be evaluated blocks as well, and says so: it is not known to hold."""
+    """The verdict, with its Data Docs. An expectation that could not be evaluated blocks as well, and says so: it is not
+    known to hold."""
+    write_docs(outcomes, settings.home / "contract")
     errored = [outcome for outcome in outcomes if outcome.error is not None]
     failed = [outcome for outcome in outcomes if outcome.error is None and not outcome.success]
     critical = [outcome for outcome in failed if outcome.severity == "critical"] + errored

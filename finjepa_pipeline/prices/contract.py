@@ -1,7 +1,12 @@
 """The contract that a batch of prices must keep: Great Expectations over aggregates that SQL computes."""
 
+import ast
+import contextlib
+import hashlib
 import os
 import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +42,12 @@ class Outcome:
     bounds: str
     reason: str
     error: str | None = None
+
+    @property
+    def expectation(self) -> Expectation:
+        """What was expected; `bounds` has the numbers as Python writes them."""
+        low, high = ast.literal_eval(self.bounds)
+        return Expectation(self.column, low, high, self.severity, self.reason)
 
     def __str__(self) -> str:
         if self.error is not None:
@@ -74,25 +85,69 @@ def expectations(aggregates: dict[str, float], rules: list[Rule]) -> list[Expect
     ]
 
 
-def judge(aggregates: dict[str, float], expected: list[Expectation], folder: Path) -> tuple[Outcome, ...]:
-    """Validate one row of aggregates; Great Expectations writes its Data Docs to `docs_page(folder)`."""
+def judge(aggregates: dict[str, float], expected: list[Expectation]) -> tuple[Outcome, ...]:
+    """Validate one row of aggregates."""
+    results = _validation(aggregates, expected, _context()).results
+    return tuple(_outcome(result, expected, aggregates) for result in results)
+
+
+def write_docs(outcomes: tuple[Outcome, ...], folder: Path) -> None:
+    """Make the Data Docs at `docs_page(folder)` those of `outcomes`, unless they are so already.
+
+    They take longer than the judgement, so they are written when the warehouse is open to others again; from what is stored
+    of a revision, so that a process that is killed in between loses none.
+    """
+    made_of = hashlib.sha256(repr(outcomes).encode()).hexdigest()
+    site, mark = docs_page(folder).parent, "made-of.txt"
+    with contextlib.suppress(OSError):
+        if (site / mark).read_text(encoding="utf-8") == made_of:
+            return
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
+    try:
+        context = _context()
+        context.add_data_docs_site(
+            "local_site",
+            {
+                "class_name": "SiteBuilder",
+                "show_how_to_buttons": False,
+                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(beside / "docs")},
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            },
+        )
+        observed = {outcome.column: outcome.observed for outcome in outcomes}
+        _validation(observed, [outcome.expectation for outcome in outcomes], context)
+        context.build_data_docs()
+        (beside / "docs" / mark).write_text(made_of, encoding="utf-8")
+        if site.exists():
+            os.replace(site, beside / "old")
+        os.replace(beside / "docs", site)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _context() -> Any:
+    """A project of Great Expectations that keeps nothing on disk: a killed process leaves nothing to stumble over."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx  # eight seconds of import: only where something is to be judged
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # pyright: ignore[reportAttributeAccessIssue]
+    for site in list(context.list_data_docs_sites()):
+        context.delete_data_docs_site(site)  # it would be written to the temporary folder
+    return context
+
+
+def _validation(aggregates: Mapping[str, float | None], expected: list[Expectation], context: Any) -> Any:
+    import great_expectations as gx
     import pandas as pd
-    from great_expectations.checkpoint.actions import UpdateDataDocsAction
     from great_expectations.core.expectation_suite import ExpectationSuite
     from great_expectations.expectations.core.expect_column_max_to_be_between import ExpectColumnMaxToBeBetween
     from great_expectations.expectations.metadata_types import FailureSeverity
 
-    # A fresh project each time: a killed process leaves half-written files, over which Great Expectations stumbles.
-    project = folder / ".tmp-project"
-    shutil.rmtree(project, ignore_errors=True)
-    project.mkdir(parents=True)
-    context = gx.get_context(mode="file", project_root_dir=project)
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # pyright: ignore[reportAttributeAccessIssue]
-    suite = ExpectationSuite(name="price_contract")
-    for place, expectation in enumerate(expected):
-        suite.add_expectation(
+    suite = ExpectationSuite(
+        name="price_contract",
+        expectations=[
             ExpectColumnMaxToBeBetween(
                 column=expectation.column,
                 min_value=expectation.low,
@@ -101,24 +156,16 @@ def judge(aggregates: dict[str, float], expected: list[Expectation], folder: Pat
                 meta={"place": place},
                 notes=expectation.reason,
             )
-        )
-    asset = context.data_sources.add_or_update_pandas("warehouse").add_dataframe_asset("revision")
-    validation = gx.ValidationDefinition(
-        name="prices",
-        data=asset.add_batch_definition_whole_dataframe("aggregates"),
-        suite=context.suites.add_or_update(suite),
+            for place, expectation in enumerate(expected)
+        ],
     )
-    checkpoint = gx.Checkpoint(
-        name="prices",
-        validation_definitions=[context.validation_definitions.add_or_update(validation)],
-        actions=[UpdateDataDocsAction(name="docs")],
+    asset = context.data_sources.add_pandas("warehouse").add_dataframe_asset("revision")
+    definition = gx.ValidationDefinition(
+        name="prices", data=asset.add_batch_definition_whole_dataframe("aggregates"), suite=context.suites.add(suite)
     )
-    run = context.checkpoints.add_or_update(checkpoint).run(batch_parameters={"dataframe": pd.DataFrame([aggregates])})
-    (found,) = run.run_results.values()
-    shutil.rmtree(docs_page(folder).parent, ignore_errors=True)
-    os.replace(project / "gx" / "uncommitted" / "data_docs" / "local_site", docs_page(folder).parent)
-    shutil.rmtree(project)
-    return tuple(_outcome(result, expected, aggregates) for result in found.results)
+    return context.validation_definitions.add(definition).run(
+        batch_parameters={"dataframe": pd.DataFrame([dict(aggregates)])}
+    )
 
 
 def docs_page(folder: Path) -> Path:

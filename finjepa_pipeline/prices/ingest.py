@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import duckdb
 
@@ -102,7 +101,7 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
         con.execute("BEGIN")
         try:
             _put_calendar(con, days)
-            report = _bring_up(con, feed, snapshot, rules, settings.home / "contract")
+            report = _bring_up(con, feed, snapshot, rules)
         except _UNREADABLE as error:
             raise FinJEPAError(f"{feed.name} cannot be ingested: {plain(error)}") from error
         con.execute("COMMIT")
@@ -190,9 +189,7 @@ def _put_calendar(con: duckdb.DuckDBPyConnection, days: tuple[datetime.date, ...
     )
 
 
-def _bring_up(
-    con: duckdb.DuckDBPyConnection, feed: Feed, snapshot: Snapshot, rules: list[Rule], contract_folder: Path
-) -> IngestReport:
+def _bring_up(con: duckdb.DuckDBPyConnection, feed: Feed, snapshot: Snapshot, rules: list[Rule]) -> IngestReport:
     needed = _needed(snapshot, _known(con, feed))
     feed_id = store.feed_id(con, feed)
     before = store.newest_revision(con, feed.name)
@@ -206,7 +203,7 @@ def _bring_up(
         else:
             moved = writer.append_changes(before, paths, whole=len(needed) == len(snapshot.files))
         if moved != Moved():
-            _accept(con, feed, snapshot, (feed_id, revision, before), moved, rules, contract_folder)
+            _accept(con, feed, snapshot, (feed_id, revision, before), moved, rules)
     newest = store.newest_revision(con, feed.name)
     if newest is None:
         raise FinJEPAError(f"{feed.name} holds no rows; is it the right place?")
@@ -221,7 +218,6 @@ def _accept(
     place: tuple[int, int, int | None],
     moved: Moved,
     rules: list[Rule],
-    contract_folder: Path,
 ) -> None:
     """Record the revision if the contract lets its rows pass. `place`: feed, revision, and the revision before."""
     feed_id, revision, before = place
@@ -237,7 +233,7 @@ def _accept(
         "restated_symbols": moved.restated_symbols,
         "moved_symbols": moved.moved_symbols,
     }
-    outcomes = contract.judge(judged, contract.expectations(judged, rules), contract_folder)
+    outcomes = contract.judge(judged, contract.expectations(judged, rules))
     failed = [outcome for outcome in outcomes if outcome.severity == "critical" and not outcome.success]
     if failed:
         raise ContractError(f"{feed.name} is refused: {'; '.join(map(str, failed))}", outcomes)

@@ -114,7 +114,9 @@ class VersionWriter:
                 "INSERT INTO raw_price_ends "
                 f"SELECT DISTINCT {self._feed_id}, first_revision, symbol, date, {before} FROM ({outgoing}) ORDER BY ALL"
             )
-        self._mark_sets(sql("recent_price_versions").format(held=held, revision=self._revision))
+        self._con.execute(sql("earlier_price_versions").format(held=held, revision=self._revision, since=self._since()))
+        self._mark_sets(sql("recent_price_versions").format(revision=self._revision))
+        self._con.execute("DROP TABLE earlier_price_versions")
         self._con.execute(
             sql("move_price_digests").format(
                 feed_id=self._feed_id,
@@ -146,6 +148,12 @@ class VersionWriter:
         self._con.execute(sql("mark_bad_symbols").format(**fragments, bit=bit_of(self._rules, "bad_symbol")))
         for rule, marks in (("factor_step", "mark_factor_steps"), ("impossible_move", "mark_impossible_moves")):
             self._con.execute(sql(marks).format(**fragments, bit=bit_of(self._rules, rule), rows=history))
+
+    def _since(self) -> str:
+        """A month before the first new day; as a constant, it spares the scan of the other columns of what is older."""
+        first = f"SELECT min(date) FROM raw_price_versions WHERE first_revision = {self._revision}"
+        ((since,),) = self._con.execute(f"SELECT coalesce(({first}) - 45, 'infinity')::VARCHAR").fetchall()
+        return since
 
     def _count_sessions(self, outgoing: str) -> None:
         fragments = {"feed_id": self._feed_id, "revision": self._revision, "hard": self._hard}
