@@ -40,8 +40,8 @@ def say_quality() -> None:
     for name in ("rule", "severity", "rows", "allowed", "examples"):
         table.add_column(name, justify="right" if name in ("rows", "allowed") else "left")
     for finding in findings:
-        over = "yellow" if finding.rows > finding.allowed else None
-        counts = f"{finding.rows:,}", f"{finding.allowed:,}"
+        over = "yellow" if finding.allowed is not None and finding.rows > finding.allowed else None
+        counts = f"{finding.rows:,}", "any" if finding.allowed is None else f"{finding.allowed:,}"
         table.add_row(finding.rule, finding.severity, *counts, ", ".join(finding.examples), style=over)
     out.print(table)
 

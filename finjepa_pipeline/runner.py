@@ -135,8 +135,11 @@ class _Listener:
             self.report.checks.append((check.check_name, check.passed, check.description or ""))
             if not check.passed:
                 name = f"{check.asset_key.to_user_string()}: {check.check_name}"
-                self.failed_check = f"the check {name} failed: {check.description or 'see the UI'}"
-                self.console.print(f"    {self.failed_check}", style="yellow", highlight=False, markup=False)
+                found = check.description or "see the UI"
+                line = f"warning of the check {name}: {found}"
+                if check.severity == dg.AssetCheckSeverity.ERROR:
+                    line = self.failed_check = f"the check {name} failed: {found}"
+                self.console.print(f"    {line}", style="yellow", highlight=False, markup=False)
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,9 +23,10 @@ class Settings(BaseModel):
     """Where everything that is made lives, and what the operator chose.
 
     Read from the environment by `from_env`: FINJEPA_HOME, FINJEPA_HUB_REPO_ID, FINJEPA_NIGHTLY_CRON (New York time),
-    FINJEPA_DUCKDB_MEMORY_LIMIT (a DuckDB size such as "2GB"), FINJEPA_ALERT_WEBHOOK (a URL that JSON is posted to),
-    FINJEPA_ALERT_COMMAND (a command that reads the same JSON), FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a champion that
-    nothing has replaced is called stale) and FINJEPA_COMPUTE (where heavy work runs: `local`, or the address of a Ray cluster).
+    FINJEPA_DUCKDB_MEMORY_LIMIT (what a process may take for SQL, such as "2GB"), FINJEPA_ALERT_WEBHOOK (a URL that JSON is
+    posted to), FINJEPA_ALERT_COMMAND (a command that reads the same JSON), FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a
+    champion that nothing has replaced is called stale) and FINJEPA_COMPUTE (where heavy work runs: `local`, or the address
+    of a Ray cluster).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

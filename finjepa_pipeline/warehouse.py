@@ -17,6 +17,9 @@ from finjepa_pipeline.sql_files import sql
 __all__ = ["Warehouse", "sql"]
 
 LOCK_PATIENCE_S = 30.0
+# Of the memory limit, which is meant for the process: DuckDB keeps to what it is told with its own buffers, and Python and
+# what is allocated outside of them come on top (0.4 GB in an ingestion, most of it imports).
+DUCKDB_SHARE = 0.85
 
 
 class Warehouse(dg.ConfigurableResource):
@@ -55,7 +58,10 @@ class Warehouse(dg.ConfigurableResource):
         wait_s = 0.05
         while True:
             try:
-                return duckdb.connect(self.path, read_only=read_only, config=config)
+                connection = duckdb.connect(self.path, read_only=read_only, config=config)
+                if self.memory_limit:
+                    _leave_room(connection)
+                return connection
             except duckdb.IOException as error:
                 if "lock" not in str(error):
                     raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}") from error
@@ -67,6 +73,12 @@ class Warehouse(dg.ConfigurableResource):
                 raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}") from error
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 1.0)
+
+
+def _leave_room(connection: duckdb.DuckDBPyConnection) -> None:
+    (text,) = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0]
+    number, unit = text.split()  # such as "1.8 GiB"
+    connection.execute(f"SET memory_limit = '{DUCKDB_SHARE * float(number):.3f}{unit}'")
 
 
 def _holder(message: str) -> str:

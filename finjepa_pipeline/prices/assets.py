@@ -79,7 +79,10 @@ def ingest_prices(
         raise
     if report.note:
         context.log.warning(report.note)
-    context.log.info(f"{report.revision.feed}: {report.new_rows} new rows, {report.revision.rows} in all")
+    context.log.info(
+        f"{report.revision.feed}: {report.new_rows:,} new rows; now {report.revision.rows:,} sound and "
+        f"{report.revision.quarantined_rows:,} in quarantine"
+    )
     with warehouse.connect() as con:
         pictures = {"prices": {"coverage": dg.MarkdownMetadataValue(coverage_picture(con))}}
     for name, rows in (

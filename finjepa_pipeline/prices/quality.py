@@ -16,14 +16,14 @@ from finjepa_pipeline.warehouse import sql
 class Finding:
     """A rule that rows of the active view broke, or an expectation that its batch did not keep.
 
-    rows: how many; allowed: how many may be before a hard rule blocks and a soft one warns. examples: up to three of
-    "symbol date".
+    rows: how many; allowed: how many may be before a hard rule blocks and a soft one warns (None: it is only told).
+    examples: up to three of "symbol date".
     """
 
     rule: str
     severity: str
     rows: int
-    allowed: int
+    allowed: int | None
     examples: tuple[str, ...]
     reason: str
 

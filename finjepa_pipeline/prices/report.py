@@ -45,7 +45,8 @@ def write_quality_report(con: duckdb.DuckDBPyConnection, findings: list[Finding]
     grown.update_layout(title="The feed by revision", yaxis_type="log")
     charts = "".join(figure.to_html(full_html=False, include_plotlyjs=False) for figure in (lines, bars, grown))
     rows = "".join(
-        f"<tr><td>{found.rule}</td><td>{found.severity}</td><td>{found.rows:,}</td><td>{found.allowed:,}</td>"
+        f"<tr><td>{found.rule}</td><td>{found.severity}</td><td>{found.rows:,}</td>"
+        f"<td>{'any' if found.allowed is None else format(found.allowed, ',')}</td>"
         f"<td>{html.escape(', '.join(found.examples))}</td><td>{html.escape(found.reason)}</td></tr>"
         for found in findings
     )

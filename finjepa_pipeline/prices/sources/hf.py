@@ -70,11 +70,11 @@ class HubSource:
     def _download(self, name: str, commit: str) -> Path:
         from huggingface_hub import hf_hub_download
 
+        from finjepa_pipeline.prices.sources.resume import resumed_downloads
+
         # By the full commit: a cached shard asks nothing, and an older one is never given in its place.
-        path = hf_hub_download(
-            self.repo_id, name, repo_type="dataset", revision=commit, cache_dir=self.cache, local_files_only=False
-        )
-        return Path(path)
+        with resumed_downloads():
+            return Path(hf_hub_download(self.repo_id, name, repo_type="dataset", revision=commit, cache_dir=self.cache))
 
     def _converted(self, commit: str) -> Path:
         """A data set that is neither Parquet nor CSV, as one Parquet file that `datasets` wrote from Arrow."""

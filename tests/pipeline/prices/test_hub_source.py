@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from tests.hub_lookalike import READER, WRITER, HubLookalike
+from tests.hub_lookalike.wire import Fault
 from tests.pipeline.prices.frames import prices
 
 SCRIPT = """
@@ -41,8 +42,11 @@ class Client:
 
     def ingest(self, token: str | None = READER, env: dict[str, str] | None = None, **config: Any) -> Any:
         config = {"data_source": "hf", "dataset_name": "org/prices", **config}
+        return self.run(SCRIPT, json.dumps(config), token=token, env=env)
+
+    def run(self, script: str, *more: str, token: str | None = READER, env: dict[str, str] | None = None) -> Any:
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(self.folder / "home"), json.dumps(config)],
+            [sys.executable, "-c", script, str(self.folder / "home"), *more],
             env={**self.hub.client_env(self.folder / "hf", token=token), **(env or {})},
             capture_output=True,
             text=True,
@@ -79,21 +83,50 @@ def test_a_revision_is_pinned_fetched_once_and_only_its_new_shards_are_read(
         assert client.ingest(symbols=["BBB"], start="2021-02-01")[1] == 21
 
 
-def test_a_download_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
-    rows = prices(tuple(f"S{place:03d}" for place in range(300)), days=1_400).with_columns(
+@pytest.mark.parametrize("fault", ["cut_answer", "reset_answer"])
+def test_a_download_that_is_cut_goes_on_where_it_was(tmp_path: Path, fault: Fault) -> None:
+    rows = prices(tuple(f"S{place:03d}" for place in range(500)), days=1_400).with_columns(
         volume=pl.int_range(pl.len())
     )
     stream = io.BytesIO()
     rows.write_parquet(stream, compression="uncompressed")
-    assert len(stream.getvalue()) > 15 << 20  # the client reads 10 MiB at a time, and is cut after two thirds
+    size = len(stream.getvalue())
+    assert size > 30 << 20  # the client keeps 10 MiB at a time, and loses its connection after two thirds
     with HubLookalike() as hub:
         hub.add_repo("org/prices", kind="dataset", files={"data/part-0.parquet": stream.getvalue()})
-        hub.fail(r"GET .*part-0", "cut_answer")
+        hub.fail(r"GET .*part-0", fault)
         assert Client(hub, tmp_path).ingest()[1] == rows.height
-        assert any(int(asked.removeprefix("bytes=").split("-")[0]) > 0 for asked in hub.ranges)
-        other = Client(hub, tmp_path / "other")
-        hub.fail(r"GET .*part-0", "reset_answer")  # the client keeps nothing of such a one, and we ask again
-        assert other.ingest()[1] == rows.height
+        starts = [int(asked.removeprefix("bytes=").split("-")[0]) for asked in hub.ranges]
+        assert max(starts) >= 10 << 20
+        assert sum(what.startswith("GET") and "part-0" in what for what in hub.requests) == 2
+
+
+OBSERVE = """
+import json, sys
+from pathlib import Path
+import dagster as dg
+from finjepa_pipeline.prices.assets import price_source
+from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.warehouse import Warehouse
+
+settings = Settings(home=Path(sys.argv[1])).ensure()
+resources = {"settings": SettingsResource(home=sys.argv[1]), "warehouse": Warehouse.from_settings(settings)}
+job = dg.define_asset_job("observe", [price_source])
+ran = dg.Definitions([price_source], jobs=[job], resources=resources).resolve_job_def("observe").execute_in_process()
+(seen,) = ran.asset_observations_for_node("price_source")
+print(json.dumps(seen.data_version))
+"""
+
+
+def test_the_data_version_of_a_hub_source_is_its_commit(tmp_path: Path, shards: dict[str, bytes]) -> None:
+    with HubLookalike() as hub:
+        repo = hub.add_repo("org/prices", kind="dataset", files=shards)
+        client = Client(hub, tmp_path)
+        client.ingest()
+        assert client.run(OBSERVE) == client.run(OBSERVE) == repo.head.oid
+        first = repo.head.oid
+        repo.commit("another symbol", {"data/part-2.parquet": parquet(prices(("CCC",)))})
+        assert client.run(OBSERVE) == repo.head.oid != first
 
 
 def test_a_hub_that_asks_for_patience_gets_it(tmp_path: Path, shards: dict[str, bytes]) -> None:
