@@ -1,4 +1,4 @@
--- How often each rule was broken in the active view, how often it may be (NULL: it is only told), and examples.
+-- How often each rule was broken in the active view, of how many rows, and examples.
 WITH broken_rows AS (
     SELECT symbol, date, broken FROM seen_prices WHERE broken <> 0
 ),
@@ -41,10 +41,6 @@ counted AS (
     SELECT rule, count(*) AS n, min_by(coalesce(example, 'a row without a day'), (date, example), 3) AS examples
     FROM found GROUP BY rule
 )
-SELECT rule, severity, n,
-    -- as the contract has it: shares say nothing of a small file
-    floor(CASE WHEN severity = 'hard' THEN greatest(threshold * total_rows, least(100, total_rows // 2))
-        WHEN threshold < 1 THEN threshold * total_rows END)::BIGINT,
-    examples, reason
+SELECT rule, n, total_rows, examples
 FROM counted JOIN declared_price_rules USING (rule) CROSS JOIN size
 ORDER BY severity, n DESC, rule

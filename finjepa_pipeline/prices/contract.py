@@ -58,14 +58,12 @@ class Outcome:
 def expectations(aggregates: dict[str, float], rules: list[Rule]) -> list[Expectation]:
     """What is expected of a batch with these aggregates (`store.revision_aggregates`)."""
     rows = aggregates["new_rows"]
-    # Shares say nothing of a small file: up to a hundred bad rows pass, unless they are half of it.
-    few = min(100, rows // 2)
     moved = max(5.0, MOVED_SHARE * aggregates["symbols"])
     return [
         Expectation(
             "quarantined_rows",
             0,
-            max(QUARANTINED_SHARE * rows, few),
+            _bad_rows_allowed(QUARANTINED_SHARE, rows),
             "critical",
             "so many bad rows are the file's fault",
         ),
@@ -76,13 +74,27 @@ def expectations(aggregates: dict[str, float], rules: list[Rule]) -> list[Expect
         Expectation("missing_sessions", 0, 0, "warning", "every session of the exchange has prices"),
         Expectation("uneven_sessions", 0, 0, "warning", "a session has as many symbols as those before, within 10 %"),
         *(
-            Expectation(rule.rule, 0, max(rule.threshold * rows, few), "critical", rule.reason)
-            if rule.severity == "hard"
-            else Expectation(rule.rule, 0, rule.threshold * rows, "warning", rule.reason)
+            Expectation(
+                rule.rule,
+                0,
+                most_allowed(rule, rows),
+                "critical" if rule.severity == "hard" else "warning",
+                rule.reason,
+            )
             for rule in rules
             if rule.scope != "history"
         ),
     ]
+
+
+def most_allowed(rule: Rule, rows: float) -> float:
+    """How many of so many rows may break a rule before a hard one blocks and a soft one warns."""
+    return _bad_rows_allowed(rule.threshold, rows) if rule.severity == "hard" else rule.threshold * rows
+
+
+def _bad_rows_allowed(share: float, rows: float) -> float:
+    """Shares say nothing of a small file: up to a hundred bad rows pass, unless they are half of it."""
+    return max(share * rows, min(100, rows // 2))
 
 
 def judge(aggregates: dict[str, float], expected: list[Expectation]) -> tuple[Outcome, ...]:

@@ -1,13 +1,15 @@
 """The quality of the active prices, for a person: a table of findings, and pictures of coverage and quarantine."""
 
 import json
+import math
 from dataclasses import dataclass
 
 import duckdb
 
 from finjepa_pipeline.pictures import as_markdown, new_figure
+from finjepa_pipeline.prices.contract import most_allowed
 from finjepa_pipeline.prices.derive import THRESHOLDS
-from finjepa_pipeline.prices.rules import load_rules
+from finjepa_pipeline.prices.rules import Rule, load_rules
 from finjepa_pipeline.prices.store import current_revision, outcomes_json
 from finjepa_pipeline.warehouse import sql
 
@@ -30,12 +32,9 @@ class Finding:
 
 def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
     """What was found in the active prices, hard rules first; empty when nothing was."""
-    rules = {rule.rule for rule in load_rules(con)}
+    rules = {rule.rule: rule for rule in load_rules(con)}
     rows = con.execute(sql("price_quality").format(drift=sql("price_drift"), **THRESHOLDS)).fetchall()
-    found = [
-        Finding(rule, severity, n, allowed, tuple(examples), reason)
-        for rule, severity, n, allowed, examples, reason in rows
-    ]
+    found = [_finding(rules[name], n, total, tuple(examples)) for name, n, total, examples in rows]
     revision = current_revision(con)
     assert revision is not None  # there are findings of something
     found += [
@@ -44,6 +43,13 @@ def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
         if not outcome["success"] and outcome["column"] not in rules
     ]
     return found
+
+
+def _finding(rule: Rule, n: int, total: int, examples: tuple[str, ...]) -> Finding:
+    only_told = rule.severity == "soft" and rule.threshold >= 1
+    return Finding(
+        rule.rule, rule.severity, n, None if only_told else math.floor(most_allowed(rule, total)), examples, rule.reason
+    )
 
 
 def coverage_picture(con: duckdb.DuckDBPyConnection) -> str:
