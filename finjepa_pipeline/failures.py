@@ -2,6 +2,9 @@
 
 import functools
 import inspect
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,7 +21,7 @@ CRASH_RETRIES = dg.RetryPolicy(max_retries=2, delay=15, backoff=dg.Backoff.EXPON
 
 def final(function: Callable[P, R]) -> Callable[P, R]:
     """An asset function whose exceptions end its step, whatever the retry policy of the job says; the policy is then left
-    with crashes: a step whose process was killed, or ran out of memory.
+    with crashes: a step whose process was killed, or ran out of memory. The step ends with its run: see `_end_with_run`.
 
     Goes directly over the function, below `@dg.asset`.
     """
@@ -27,6 +30,7 @@ def final(function: Callable[P, R]) -> Callable[P, R]:
 
         @functools.wraps(function)
         def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            _end_with_run()
             try:
                 yield from function(*args, **kwargs)
             except _FINAL as error:
@@ -36,12 +40,30 @@ def final(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
+        _end_with_run()
         try:
             return function(*args, **kwargs)
         except _FINAL as error:
             raise _failure(error) from error
 
     return plain
+
+
+@functools.cache
+def _end_with_run() -> None:
+    """Let this process end when the one that runs the steps was killed: nobody waits for this step any more, and the run that
+    is started in its place would find the warehouse and the GPU taken. A command line runs its steps itself."""
+    run = multiprocessing.parent_process()
+    if run is None:
+        return
+
+    def watch() -> None:
+        run.join()
+        os._exit(
+            1
+        )  # what is half done is undone as after a SIGKILL; a training saves its state when its launcher is gone
+
+    threading.Thread(target=watch, daemon=True, name="run-watch").start()
 
 
 _FINAL = (Exception, KeyboardInterrupt, DagsterExecutionInterruptedError)

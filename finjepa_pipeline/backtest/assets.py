@@ -188,6 +188,7 @@ class AuditConfig(dg.Config):
     can_subset=True,  # a test that was not asked for has no result, rather than a good one
     pool="duckdb",
 )
+@final
 def audit(
     context: dg.AssetCheckExecutionContext, config: AuditConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.AssetCheckResult]:

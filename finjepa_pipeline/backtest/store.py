@@ -4,17 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from finjepa_pipeline.backtest.engine import Walk
-from finjepa_pipeline.backtest.evidence import Expectations
-from finjepa_pipeline.backtest.information import Information
 from finjepa_pipeline.backtest.metrics import annual_return, sharpe
 from finjepa_pipeline.warehouse import sql
+
+if TYPE_CHECKING:  # with torch behind them, which a schedule or a sensor has no use for
+    from finjepa_pipeline.backtest.engine import Walk
+    from finjepa_pipeline.backtest.evidence import Expectations
+    from finjepa_pipeline.backtest.information import Information
 
 _TABLES = (
     "backtest_returns",
@@ -66,10 +68,10 @@ class Evidence:
         forecasts: quality by measure, by forecaster.
     """
 
-    walks: Sequence[Walk]
-    expectations: Mapping[str, Expectations] = field(default_factory=dict)
+    walks: "Sequence[Walk]"
+    expectations: "Mapping[str, Expectations]" = field(default_factory=dict)
     replays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    forecasts: Mapping[str, Mapping[str, Information]] = field(default_factory=dict)
+    forecasts: "Mapping[str, Mapping[str, Information]]" = field(default_factory=dict)
 
 
 def write_walks(con: duckdb.DuckDBPyConnection, case: Case, evidence: Evidence) -> int:
@@ -138,7 +140,7 @@ def now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _returns(walk: Walk) -> dict[str, Any]:
+def _returns(walk: "Walk") -> dict[str, Any]:
     return {
         "date": walk.dates_T,
         "gross_return": walk.gross_T,
@@ -150,7 +152,7 @@ def _returns(walk: Walk) -> dict[str, Any]:
     }
 
 
-def _decisions(walk: Walk) -> dict[str, Any]:
+def _decisions(walk: "Walk") -> dict[str, Any]:
     decisions, assets = walk.weights_KR.shape
     return {
         "date": np.repeat(walk.decided_K, assets),
@@ -171,7 +173,7 @@ def _replays(returns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _expectations(expectations: Expectations) -> dict[str, Any]:
+def _expectations(expectations: "Expectations") -> dict[str, Any]:
     return {
         "date": expectations.dates_D,
         "imagined_growth": expectations.imagined_D,
@@ -180,7 +182,7 @@ def _expectations(expectations: Expectations) -> dict[str, Any]:
     }
 
 
-def _qualities(qualities: Mapping[str, Information]) -> dict[str, Any]:
+def _qualities(qualities: "Mapping[str, Information]") -> dict[str, Any]:
     columns: dict[str, Any] = {"measure": list(qualities)}
     for name in ("mean", "low", "high", "t", "ratio"):
         values = [getattr(quality, name) for quality in qualities.values()]
@@ -188,7 +190,7 @@ def _qualities(qualities: Mapping[str, Information]) -> dict[str, Any]:
     return columns | {"decisions": [quality.decisions for quality in qualities.values()]}
 
 
-def _score(walk: Walk) -> dict[str, Any]:
+def _score(walk: "Walk") -> dict[str, Any]:
     spread = float(walk.net_T.std(ddof=1))
     return {
         "daily_sharpe": float(walk.net_T.mean()) / spread if spread > 1e-12 else None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from finjepa_pipeline.failures import final
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -54,6 +55,7 @@ def _common(name: str) -> dict:
 
 
 @dg.asset(**_common("walk_forward_plan"), deps=["feature_panel"], kinds={"duckdb"}, pool="duckdb")
+@final
 def walk_forward_plan(
     context: dg.AssetExecutionContext, config: PlanConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -97,6 +99,7 @@ def walk_forward_plan(
 
 
 @dg.asset(**_common("fold_models"), deps=["walk_forward_plan"], partitions_def=FOLDS, kinds={"pytorch"}, pool="gpu")
+@final
 def fold_models(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -147,6 +150,7 @@ def fold_models(
     kinds={"pytorch", "duckdb"},
     pool="duckdb",
 )
+@final
 def fold_backtests(
     context: dg.AssetExecutionContext, config: FoldBacktestConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -190,6 +194,7 @@ def fold_backtests(
 
 
 @dg.asset(**_common("walk_forward_leaderboard"), deps=["fold_backtests"], kinds={"duckdb", "plotly"}, pool="duckdb")
+@final
 def walk_forward_leaderboard(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:

@@ -11,7 +11,6 @@ from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
 from finjepa_pipeline.publishing.pictures import audit_table, findings_table, holdings_picture
-from finjepa_pipeline.publishing.search import search_picture
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
@@ -173,6 +172,7 @@ def daily_decision(config: DecisionConfig, settings: SettingsResource, warehouse
     """Weights, signals and hedge for the next session, from the portfolio that the decision before left; with what the
     model expects of them, why, and what changed. Shares are of wealth, rates are a year."""
     from finjepa_pipeline.publishing.daily import make_decision
+    from finjepa_pipeline.publishing.search import search_picture
 
     made = make_decision(settings.get(), warehouse, config.as_of, config.checkpoint, config.planner, config.utility)
     if made is None:

@@ -1,9 +1,13 @@
 """The code location loads as `dagster dev` loads it, and every asset tells a person what it is."""
 
+import subprocess
+import sys
+
 import dagster as dg
 
 from finjepa_pipeline.definitions import defs
 
+HEAVY = {"torch", "great_expectations", "skfolio", "datasets", "sklearn", "matplotlib.pyplot", "ray"}
 ORDER = ("prices", "features", "model", "walk_forward", "backtest", "publishing")
 
 
@@ -37,3 +41,10 @@ def test_freshness_is_promised_for_what_every_night_makes():
     policies = {spec.key.to_user_string(): spec.freshness_policy for spec in defs.resolve_all_asset_specs()}
     for name in ("prices", "world_model", "champion", "hub_release", "daily_decision"):
         assert policies[name] is not None, name
+
+
+def test_the_code_location_loads_without_what_only_some_steps_need():
+    """Every step of a run, every schedule's tick and every command load it in a process of their own."""
+    program = f"import sys, finjepa_pipeline.definitions; sys.exit(' '.join({HEAVY} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.stderr.splitlines()[:1] in ([], [""]), done.stderr

@@ -98,7 +98,7 @@ class DagsterClient:
         quiet = 0
         while time.monotonic() < deadline and quiet < 3:
             quiet = quiet + 1 if all(run["status"] in ENDED for run in self.runs()) else 0
-            time.sleep(4)
+            time.sleep(3)
         assert quiet >= 3, [(run["runId"], run["status"]) for run in self.runs()]
 
 
@@ -137,14 +137,19 @@ class DagsterServer(DagsterClient):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and self.process.poll() is None:
+        if not self.is_up(patience=300):
+            self.kill()
+            raise AssertionError(f"dagster dev did not come up: {self.log.read_text()[-3000:]}")
+
+    def is_up(self, patience: float) -> bool:
+        """Whether `dagster dev` has not ended, and the webserver reaches the code server within so many seconds."""
+        deadline = time.monotonic() + patience
+        while self.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 if self.ask("{ assetNodes { id } }")["assetNodes"]:
-                    return
-            time.sleep(1)
-        self.kill()
-        raise AssertionError(f"dagster dev did not come up: {self.log.read_text()[-3000:]}")
+                    return True
+            time.sleep(0.5)
+        return False
 
     def stop(self) -> None:
         """As an operator stops it. What does not end by itself within half a minute is ended the hard way, and named in
@@ -195,6 +200,36 @@ def command_of(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:160]
     return ""
+
+
+_KINDS = {
+    "dagster_webserver": "webserver",
+    "dagster._daemon": "daemon",
+    "torch.distributed.run": "training launcher",
+    "training.launch": "training rank",
+    "api grpc": "code server",
+    "code-server start": "keeper of the code server",
+    "resource_tracker": "resource tracker",
+    "dagster dev": "dagster dev",
+}
+
+
+def kind_of(pid: int) -> str:
+    """What a process of the product is. Dagster starts the process of a run, and that of a step, by multiprocessing: a run is
+    a child of a code server, a step one of a run."""
+    command = command_of(pid)
+    for mark, kind in _KINDS.items():
+        if mark in command:
+            return kind
+    if "spawn_main" not in command:
+        return command or "gone"
+    return "step" if "spawn_main" in command_of(_parent(pid)) else "run"
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def _pids() -> Iterator[int]:

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -20,12 +21,14 @@ import yaml
 from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from tests.hub_lookalike import WRITER, HubLookalike
-from tests.system.dagster_server import DagsterServer, command_of, connected_to
+from tests.system.dagster_server import ENDED, DagsterServer, connected_to, kind_of
 from tests.system.product import QUICK, write_prices
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 DATASET, REPO = "org/prices", "tester/finjepa"
+SEEDS = [int(seed) for seed in os.environ.get("FINJEPA_TEST_SEEDS", "0").split(",")]
+KILLS = int(os.environ.get("FINJEPA_TEST_KILLS", "4"))
 NIGHT = datetime.datetime(2026, 11, 24, 18, tzinfo=ZoneInfo("America/New_York")).timestamp()
 # Rows of these tables are those of an undisturbed home; when something was made is another matter.
 TABLES = {
@@ -50,11 +53,17 @@ def market(tmp_path_factory) -> pl.DataFrame:
     return pl.read_parquet(folder / "*.parquet")
 
 
-@pytest.fixture
-def hub(market):
+@contextlib.contextmanager
+def market_hub(market: pl.DataFrame) -> Iterator[HubLookalike]:
     with HubLookalike() as server:
         server.add_repo(DATASET, kind="dataset")
         grow(server, market, 900)
+        yield server
+
+
+@pytest.fixture
+def hub(market):
+    with market_hub(market) as server:
         yield server
 
 
@@ -197,65 +206,72 @@ def test_a_week_of_nights(tmp_path, hub, market):
     assert card.config.training.epochs == int(QUICK["training.epochs"])
 
 
-def test_any_process_killed_at_any_moment_of_a_night_is_made_good_by_the_next(tmp_path, hub, market):
-    """FINJEPA_TEST_KILLS: how many processes die, at random moments (20 for the whole proof)."""
-    kills = int(os.environ.get("FINJEPA_TEST_KILLS", "8"))
-    random_ = random.Random(int(os.environ.get("FINJEPA_TEST_SEED", "0")))
-    reference = home_of(tmp_path / "reference")
-    with server_of(reference, hub) as server:
-        assert night(server) == "SUCCESS", server.log.read_text()[-5000:]
-    disturbed = tmp_path / "disturbed"
-    shutil.copytree(reference, disturbed, symlinks=True)
-    grow(hub, market, 930)
-    lose_touch(reference)
-    lose_touch(disturbed)
-    with server_of(reference, hub) as server:
-        began = time.monotonic()
-        assert night(server) == "SUCCESS", server.log.read_text()[-5000:]
-        length = time.monotonic() - began
-    assert server.left_behind == []
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, market):
+    """Two nights of a home with nobody in their way: the home between them, what it holds after them, how long the second
+    took in seconds, and the title of its release."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    home, between = home_of(folder / "home"), folder / "between"
+    with market_hub(market) as hub:
+        with server_of(home, hub) as server:
+            assert night(server) == "SUCCESS", server.log.read_text()[-5000:]
+        shutil.copytree(home, between, symlinks=True)
+        grow(hub, market, 930)
+        lose_touch(home)
+        with server_of(home, hub) as server:
+            began = time.monotonic()
+            assert night(server) == "SUCCESS", server.log.read_text()[-5000:]
+            length = time.monotonic() - began
+        assert server.left_behind == []
+        return between, contents(home), length, releases(hub, REPO)[-1]
 
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_any_process_killed_at_any_moment_of_a_night_is_made_good_by_the_next(seed, tmp_path, hub, market, undisturbed):
+    """FINJEPA_TEST_SEEDS: which draws of moments and processes, such as 1,2,3; FINJEPA_TEST_KILLS: how many of each die."""
+    between, wanted, length, release = undisturbed
+    random_ = random.Random(seed)
+    disturbed = tmp_path / "disturbed"
+    shutil.copytree(between, disturbed, symlinks=True)
+    grow(hub, market, 930)
+    lose_touch(disturbed)
     server = server_of(disturbed, hub, "tester/disturbed")
     server.start()
     [request] = server.tick(NIGHT)["runRequests"]
     server.launch(request)
     killed = []
-    for _ in range(kills):
-        time.sleep(random_.uniform(0, 2 * length / kills))
-        victims = server.processes()
-        if victims:
-            victim = random_.choice(victims)
-            killed.append(command_of(victim))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
-        if server.process.poll() is not None or not is_up(server):
+    while len(killed) < KILLS:
+        time.sleep(random_.uniform(0, 2 * length / KILLS))
+        if all(run["status"] in ENDED for run in server.runs()):  # the whole night fitted between two of them
+            for request in server.tick(NIGHT)["runRequests"] or []:
+                server.launch(request)
+        by_kind = {kind_of(pid): pid for pid in server.processes()}
+        kind, victim = random_.choice(sorted(by_kind.items()))  # so that what is rare dies as often
+        killed.append(kind)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+        time.sleep(2)  # until `dagster dev` has seen it
+        if not server.is_up(patience=30):
             server.kill()
             server.start()
-        if all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in server.runs()):
-            again = server.tick(NIGHT)["runRequests"] or []
-            for request in again:
-                server.launch(request)
     server.stop()
+    (tmp_path / "killed.txt").write_text("\n".join(killed))
     with server:  # the next night
-        server.wait_for_all(timeout=1500)
+        server.wait_for_all()
         for request in server.tick(NIGHT)["runRequests"] or []:
             assert server.wait(server.launch(request)) == "SUCCESS", (killed, server.log.read_text()[-5000:])
         assert server.tick(NIGHT)["skipReason"], killed
     assert server.left_behind == [], killed
-    assert len(killed) >= kills // 2
-    wanted, found = contents(reference), contents(disturbed)
+    found = contents(disturbed)
     for name in wanted:
         assert found[name] == wanted[name], (name, killed)
-    released = [commit.title for commit in hub.repo("tester/disturbed").commits if commit.title.startswith("Release")]
+    released = releases(hub, "tester/disturbed")
     assert len(released) == len(set(released))
-    assert released[-1:] == [c.title for c in hub.repo(REPO).commits if c.title.startswith("Release")][-1:]
+    assert released[-1] == release
 
 
-def is_up(server: DagsterServer) -> bool:
-    try:
-        return bool(server.ask("{ repositoriesOrError { __typename } }"))
-    except OSError:
-        return False
+def releases(hub: HubLookalike, repo: str) -> list[str]:
+    return [commit.title for commit in hub.repo(repo).commits if commit.title.startswith("Release")]
 
 
 def wait_until(condition, timeout: float = 900) -> None:

@@ -1,0 +1,51 @@
+"""Dagster's own launcher of runs, which also sees when the process of a run is gone.
+
+A code server reports the end of the runs that it has started. When it died as well (a power cut, a restart of everything, the
+memory killer), nobody does: the run would stand as running until its time limit, and every later night would wait for it.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from dagster import DagsterEventType, DagsterRun
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+
+# What a process says of itself when it takes a run: one of a code server, or one that runs every step itself.
+_STARTED = ("Started process for run", "Executing steps in process")
+_CLOCK_SLACK_S = 2.0  # /proc counts in ticks since a boot whose moment is known to the second
+
+
+class WatchedRunLauncher(DefaultRunLauncher):
+    """For an instance of which every process lives on one machine. Run monitoring asks it, and ends a run whose process is
+    gone; `run_retries` then tries it again."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return Path("/proc/self/stat").is_file()  # elsewhere Dagster's time limits are all there is
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        entries = self._instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
+        for entry in reversed(entries):
+            event = entry.dagster_event
+            if event is None or not (event.message or "").startswith(_STARTED):
+                continue
+            pid = int(event.engine_event_data.metadata["pid"].value)  # type: ignore[arg-type]
+            began = _began(pid)
+            if began is None or began > entry.timestamp + _CLOCK_SLACK_S:  # or its number is another's by now
+                return CheckRunHealthResult(WorkerStatus.FAILED, f"its process {pid} is gone")
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(WorkerStatus.UNKNOWN, "no process has taken it")
+
+
+def _began(pid: int) -> float | None:
+    """When a process was started, in seconds since the epoch; None where it is not alive."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    if fields[0] in "ZX":
+        return None
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age_s

@@ -1,0 +1,90 @@
+"""Whether the process of a run lives is seen, so that a night whose every process was killed does not stand in the way."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import dagster as dg
+import pytest
+from dagster import DagsterEventType
+from dagster._core.events import EngineEventData
+from dagster._core.launcher import WorkerStatus
+
+from finjepa_pipeline.failures import final
+
+WATCHED = {"run_launcher": {"module": "finjepa_pipeline.run_launcher", "class": "WatchedRunLauncher"}}
+
+
+@pytest.fixture
+def instance():
+    with dg.instance_for_test(overrides=WATCHED) as instance:
+        yield instance
+
+
+def taken_by(instance: dg.DagsterInstance, pid: int) -> dg.DagsterRun:
+    """A run that says of itself what a run says when its process takes it."""
+    run = instance.create_run_for_job(dg.job(name="nightly")(lambda: None), status=dg.DagsterRunStatus.STARTED)
+    instance.report_engine_event(f"Started process for run (pid: {pid}).", run, EngineEventData.in_process(pid))
+    return run
+
+
+def test_a_run_is_alive_as_long_as_its_process(instance):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        run = taken_by(instance, process.pid)
+        assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+        process.kill()
+        time.sleep(0.2)  # and not waited for yet: a zombie
+        assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+    assert str(process.pid) in str(instance.run_launcher.check_run_worker_health(run))
+
+
+def test_a_process_that_came_later_under_the_same_number_is_another(instance, monkeypatch):
+    run = taken_by(instance, os.getpid())
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    told = instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
+    yesterday = [entry._replace(timestamp=entry.timestamp - 86_400) for entry in told]
+    monkeypatch.setattr(instance, "all_logs", lambda *_, **__: yesterday)
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+
+
+def test_a_run_in_the_process_of_a_command_is_seen_as_well(instance):
+    seen = []
+
+    @dg.asset
+    def look(context: dg.AssetExecutionContext) -> None:
+        seen.append(instance.run_launcher.check_run_worker_health(context.run).status)
+
+    assert dg.materialize([look], instance=instance).success
+    assert seen == [WorkerStatus.RUNNING]
+
+
+def _run(pid_of_step) -> None:
+    step = multiprocessing.get_context("spawn").Process(target=_step, args=(pid_of_step,))
+    step.start()
+    time.sleep(60)
+
+
+def _step(pid_of_step) -> None:
+    @final
+    def asset() -> None:
+        pid_of_step.send(os.getpid())
+        time.sleep(60)
+
+    asset()
+
+
+def test_a_step_ends_with_the_process_that_runs_its_run():
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    run = multiprocessing.get_context("spawn").Process(target=_run, args=(theirs,))
+    run.start()
+    assert ours.poll(30)
+    step = ours.recv()
+    os.kill(step, 0)
+    run.kill()
+    run.join()
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{step}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{step}")
