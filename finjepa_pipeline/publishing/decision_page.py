@@ -13,13 +13,14 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;max-width:60rem;padding:1rem}
 h1{font-size:1.4rem;margin:.5rem 0}h2{font-size:1.1rem;margin:1.6rem 0 .4rem}.dim{color:var(--dim);font-size:.9rem}
 .head{font-size:1.1rem;border-left:4px solid var(--bar);padding:.25rem 1rem}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(18rem,1fr));gap:0 2rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:0 2rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .5rem;text-align:right;border-bottom:1px solid var(--line)}td{white-space:nowrap}
 th:first-child,td:first-child{text-align:left}td[colspan]{white-space:normal}
 td.bar{width:40%}td.bar div{background:var(--bar);height:.8rem;border-radius:2px}td.bar div.short{background:var(--short)}
 svg{width:100%;height:auto;max-width:34rem}ul{margin:.3rem 0;padding-left:1.2rem}
-@media(max-width:36rem){th:last-child:empty,td.bar{display:none}th,td{padding:.2rem .3rem}}
+@media(max-width:36rem){th:last-child:empty,td:last-child:empty,td.bar{display:none}th,td{padding:.2rem .3rem;font-size:.9rem}
+td:first-child{white-space:normal}}
 """
 _SIGNALS = {1: "long", 0: "flat", -1: "short"}
 

@@ -2,6 +2,7 @@
 login before the UI; a night runs on it, and what was backed up comes back."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from websockets.typing import Subprotocol
 
 from tests.system.dagster_server import DagsterClient
 from tests.system.product import COMMANDS, QUICK, ROOT, write_prices
@@ -169,6 +171,22 @@ def test_a_night_runs_on_postgres_and_its_backup_comes_back(production, postgres
     assert [p.name for p in (other / "releases").iterdir()] == [
         p.name for p in (production.home / "releases").iterdir()
     ]
+    assert history_restored(postgres, tmp_path / "dagster.sql").count(f"{run}|SUCCESS") == 1
+
+
+def history_restored(address: str, dump: Path) -> list[str]:
+    """The history of runs, dumped and read into an empty database of the same owner by the commands of the docs."""
+    with dump.open("w") as out:
+        subprocess.run([POSTGRES / "pg_dump", address], stdout=out, check=True)
+    server, other = address.rpartition("/")[0], "other"
+    admin = f"{server.replace('finjepa:', 'postgres:')}/postgres"
+    subprocess.run([POSTGRES / "psql", admin, "-c", f"CREATE DATABASE {other} OWNER finjepa"], check=True)
+    psql = [POSTGRES / "psql", "-v", "ON_ERROR_STOP=1", "-q", f"{server}/{other}"]
+    subprocess.run([*psql, "-f", dump], check=True)
+    told = subprocess.run(
+        [*psql, "-tAc", "SELECT run_id, status FROM runs"], capture_output=True, text=True, check=True
+    )
+    return told.stdout.split()
 
 
 @pytest.mark.skipif(shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is None, reason="needs nginx")
@@ -198,16 +216,32 @@ def test_nobody_gets_in_without_the_password(production, tmp_path):
         assert _answer(port, None) == 401
         assert _answer(port, "wrong") == 401
         assert _answer(port, PASSWORD) == 200
+        assert _live(port, PASSWORD) == "connection_ack"
     finally:
         process.terminate()
         process.wait()
         shutil.rmtree(folder)
 
 
+def _live(port: int, password: str) -> str:
+    """What the UI is told first over the websocket by which it listens to runs."""
+    from websockets.sync.client import connect
+
+    with connect(
+        f"ws://127.0.0.1:{port}/graphql", subprotocols=[Subprotocol("graphql-ws")], additional_headers=_login(password)
+    ) as socket:
+        socket.send(json.dumps({"type": "connection_init", "payload": {}}))
+        return json.loads(socket.recv(timeout=30))["type"]
+
+
+def _login(password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {b64encode(f'operator:{password}'.encode()).decode()}"}
+
+
 def _answer(port: int, password: str | None) -> int:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/server_info")
-    if password is not None:
-        request.add_header("Authorization", f"Basic {b64encode(f'operator:{password}'.encode()).decode()}")
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/server_info", headers=_login(password) if password else {}
+    )
     for _ in range(50):
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
