@@ -41,7 +41,8 @@ def test_the_second_run_says_that_nothing_is_new_and_a_bad_batch_blocks(home: Ho
     )
     assert new_rows == 0
     page = (home.settings.reports / "prices.html").read_text(encoding="utf-8")
-    assert all(chart in page for chart in ("Coverage: symbols", "Quarantine: rows by month", "The feed by revision"))
+    assert 'name="viewport"' in page
+    assert all(f'<div class="figure" id="{chart}">' in page for chart in ("coverage", "revisions"))
     assert [check.passed for check in first.get_asset_check_evaluations() if check.check_name == "price_contract"] == [
         True
     ]
