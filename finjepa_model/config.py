@@ -150,7 +150,9 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_batches: int = 8
-    accumulate: int = 1  # parts that a batch is divided into, one after the other, to save memory; SIGReg sees one part
+    # parts that a batch is divided into, one after the other, to save memory: the gradient is that of the whole batch but for
+    # statistics over samples (SIGReg, variance, covariance), which see one part
+    accumulate: int = 1
     compile: bool = False  # torch.compile of the transformer blocks
     deterministic: bool = False  # refuse operations that are not (on a GPU some are not; the CPU always repeats itself)
     patience: int = 0  # stop after this many evaluations without a better one; 0 for never

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.encoder import ContextEncoder
 from finjepa_model.observation import MarketBatch, Observation
 from finjepa_model.predictor import MarketMemory
 from finjepa_model.world_model import FinJEPA, PortfolioPath
@@ -82,17 +83,25 @@ def failures(values: Mapping[str, float]) -> list[str]:
 
 
 @torch.no_grad()
-def rollout_skill(model: FinJEPA, observation: Observation, steps: int) -> Tensor:
-    """1 - MSE of the roll-out / MSE of no change since the end of the context, of assets and market, at each of K steps."""
+def rollout_skill(
+    model: FinJEPA, observation: Observation, steps: int, encoder: ContextEncoder | None = None
+) -> Tensor:
+    """1 - MSE of the roll-out / MSE of no change since the end of the context, of assets and market, at each of K steps.
+
+    Args:
+        encoder: what is true is what this one sees, such as the teacher; by default the one that sees the context.
+    """
     tokens_BSMD = model.see(model.encoder, observation)[0]
-    context_BSMD, truth_BKMD = tokens_BSMD[:, :-steps], tokens_BSMD[:, -steps:]
-    ahead_BKMD = model.rollout(context_BSMD, observation.present_BN, steps)
+    ahead_BKMD = model.rollout(tokens_BSMD[:, :-steps], observation.present_BN, steps)
+    if encoder is not None:
+        tokens_BSMD = model.see(encoder, observation)[0]
+    last_B1MD, truth_BKMD = tokens_BSMD[:, -steps - 1 : -steps], tokens_BSMD[:, -steps:]
     present_BM = F.pad(observation.present_BN, (0, 1), value=True)
 
     def error(guess_BKMD: Tensor) -> Tensor:
         return ((guess_BKMD - truth_BKMD).square().mean(-1) * present_BM.unsqueeze(1)).sum((0, 2))
 
-    return 1 - error(ahead_BKMD) / error(context_BSMD[:, -1:]).clamp(min=1e-12)
+    return 1 - error(ahead_BKMD) / error(last_B1MD).clamp(min=1e-12)
 
 
 def _action_gap(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.diagnostics import monitor
-from finjepa_model.distributed import rank_and_ranks
+from finjepa_model.distributed import part_of_batch, rank_and_ranks
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.layers import Block
 from finjepa_model.observation import MarketBatch
@@ -169,11 +169,12 @@ class Trainer:
 
     def _forward(self, batch: MarketBatch, part: int) -> Terms:
         training = self.config.training
-        seed = _mix(training.seed, self.step, part)
-        torch.manual_seed(seed)  # the same on every rank, see draw_rows
-        path = sample_path(batch, self.config.portfolio)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-            return self.model.loss(batch, path, seed)
+        seed = _mix(training.seed, self.step, 0)
+        torch.manual_seed(seed)  # the same on every rank and for every part, see draw_rows
+        with part_of_batch(part, training.accumulate):
+            path = sample_path(batch, self.config.portfolio)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+                return self.model.loss(batch, path, seed)
 
     def _evaluate_and_keep(self) -> None:
         validation, diagnostics = self.evaluate()
@@ -259,8 +260,8 @@ def pick_device(rank: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
-def _mix(seed: int, step: int, part: int) -> int:
-    return (seed * 1_000_003 + step * 8_191 + part + 1) % (2**63)
+def _mix(seed: int, step: int, stream: int) -> int:
+    return (seed * 1_000_003 + step * 8_191 + stream + 1) % (2**63)
 
 
 def _numbers(terms: Terms, ranks: int) -> dict[str, float]:

@@ -1,0 +1,34 @@
+"""A small panel and short trainings on it, for the tests of the trainer."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finjepa_model.config import FinJEPAConfig, TrainingConfig
+from finjepa_model.training.panel import Panel
+from finjepa_model.training.records import read_metrics
+from tests.model.markets import small_config
+from tests.pipeline.backtest.handmade_panel import write_panel
+
+SPEED = ("samples_per_second", "flops_per_second", "share_of_matmul_rate")
+
+
+def run_panel(folder: Path) -> Panel:
+    returns = 0.01 * np.random.default_rng(0).standard_normal((400, 5))
+    return write_panel(folder, returns, features_DAF=np.stack([returns * 100] * 3, -1))
+
+
+def run_config(loss: dict[str, Any] | None = None, **training: Any) -> FinJEPAConfig:
+    """Ten steps on batches of 8 dates and 3 assets, evaluated twice."""
+    defaults = {"epochs": 2, "steps_per_epoch": 5, "batch_size": 8, "n_assets": 3, "warmup_steps": 2}
+    config = small_config(**(loss or {}))
+    config = replace(config, model=replace(config.model, market_channels=("market",)))
+    settings = TrainingConfig(**(defaults | {"evaluate_batches": 1, "checkpoint_every": 3, "log_every": 1} | training))
+    return replace(config, training=settings)
+
+
+def records(run_folder: Path) -> list[dict[str, Any]]:
+    """What a run logged, but for what depends on the clock."""
+    return [{k: v for k, v in record.items() if k not in SPEED} for record in read_metrics(run_folder)]
