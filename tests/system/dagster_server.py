@@ -210,6 +210,7 @@ _KINDS = {
     "api grpc": "code server",
     "code-server start": "keeper of the code server",
     "resource_tracker": "resource tracker",
+    "watch_orphans": "orphan watch of Dagster",
     "dagster dev": "dagster dev",
 }
 
