@@ -3,8 +3,9 @@
     python deploy/backup.py save backup.tar.gz        # while everything runs
     python deploy/backup.py restore backup.tar.gz     # into an empty FINJEPA_HOME, with the services stopped
 
-The warehouse is locked while it is copied, so that what is saved is what some night has left. Panels, snapshots and downloaded
-sources are not saved: the next night makes them again. Dagster's history lives in PostgreSQL, for which there is pg_dump.
+The warehouse is locked while it is copied, so that what is saved is whole; where a step holds it, the backup waits. Panels,
+snapshots and downloaded sources are not saved: the next night makes them again. Dagster's history lives in PostgreSQL, for which
+there is pg_dump.
 """
 
 import argparse
@@ -12,19 +13,23 @@ import os
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import duckdb
 
+PATIENCE_S = 900.0  # a step holds the warehouse for minutes at most
 KEPT = ("checkpoints", "releases", "reports", "nightly.yaml", "contract")
 
 
 def save(home: Path, archive: Path) -> None:
     """Write beside the archive's place, and rename: a broken backup never has its name."""
+    if not (home / "warehouse.duckdb").is_file():
+        sys.exit(f"{home} has no warehouse.duckdb: there is nothing to save; is FINJEPA_HOME right?")
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         copy, beside = Path(folder) / "warehouse.duckdb", Path(folder) / archive.name
         with duckdb.connect(str(copy)) as con:
-            con.execute(f"ATTACH '{home / 'warehouse.duckdb'}' AS home (READ_ONLY)")
+            _attach(con, home / "warehouse.duckdb")
             con.execute("COPY FROM DATABASE home TO warehouse")
         with tarfile.open(beside, "w:gz") as out:
             out.add(copy, "warehouse.duckdb")
@@ -34,12 +39,29 @@ def save(home: Path, archive: Path) -> None:
         os.replace(beside, archive)
 
 
+def _attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
+    """Attach the warehouse as `home`, once nobody writes to it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            con.execute(f"ATTACH '{warehouse}' AS home (READ_ONLY)")
+            return
+        except duckdb.IOException as error:
+            if "lock" not in str(error) or time.monotonic() > deadline:
+                sys.exit(f"cannot read {warehouse}: {str(error).splitlines()[0]}")
+        time.sleep(0.5)
+
+
 def restore(home: Path, archive: Path) -> None:
     if home.exists() and any(home.iterdir()):
         sys.exit(f"{home} is not empty; move it away first")
-    home.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as saved:
-        saved.extractall(home, filter="data")
+    try:
+        with tarfile.open(archive) as saved:
+            saved.getmembers()  # to the end, so that one that was cut off is found before anything is written
+            home.mkdir(parents=True, exist_ok=True)
+            saved.extractall(home, filter="data")
+    except (OSError, EOFError, tarfile.TarError) as error:
+        sys.exit(f"{archive} cannot be restored: {error}")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import dagster as dg
 import yaml
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.alerts import Alert, send
 from finjepa_pipeline.backtest.assets import audit
 from finjepa_pipeline.failures import CRASH_RETRIES
 from finjepa_pipeline.prices import current_revision
@@ -90,7 +91,11 @@ def nightly_schedule(
     except FinJEPAError as error:  # the run says the same where a person looks for it, and alerts
         why += f", although the source cannot be looked at: {error}"
     sweep(home)
-    return night_request(home, tick.isoformat(), why)
+    try:
+        return night_request(home, tick.isoformat(), why)
+    except FinJEPAError as error:  # no run comes of it that could fail, and tell
+        send(home, Alert(f"FinJEPA {nightly.name} did not start: {error}", "failure", nightly.name))
+        raise
 
 
 @dg.sensor(
@@ -116,13 +121,19 @@ def night_request(settings: Settings, run_key: str, why: str) -> dg.RunRequest:
     """A run of `nightly` with the config of `nightly.yaml` in the home.
 
     Raises:
-        FinJEPAError: if that file is not YAML with a mapping in it.
+        FinJEPAError: if that file cannot be used.
     """
     return dg.RunRequest(run_key=run_key, tags={_WHY: why[:250]}, run_config=night_config(settings))
 
 
 def night_config(settings: Settings) -> dict[str, Any]:
-    """Run config of a night: `nightly.yaml` in the home, or the defaults."""
+    """Run config of a night: `nightly.yaml` in the home, or the defaults.
+
+    Raises:
+        FinJEPAError: if that file is not YAML, or does not fit the job.
+    """
+    from finjepa_pipeline.definitions import defs
+
     path = settings.nightly_config
     if not path.is_file():
         return {}
@@ -132,6 +143,10 @@ def night_config(settings: Settings) -> dict[str, Any]:
         raise FinJEPAError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise FinJEPAError(f"{path} must hold a mapping such as `ops: {{world_model: {{config: {{preset: base}}}}}}`")
+    try:
+        dg.validate_run_config(defs.resolve_job_def(nightly.name), config)
+    except dg.DagsterInvalidConfigError as error:
+        raise FinJEPAError(f"{path} does not fit: {' '.join(error.errors[0].message.split())}") from error
     return config
 
 

@@ -84,15 +84,21 @@ def test_a_source_out_of_reach_starts_the_night_that_says_so(home, monkeypatch):
         assert "503" in tick(home, instance, "2026-11-24").tags["finjepa/why"]
 
 
-def test_the_config_of_a_night_is_a_file_of_the_home(home):
+def test_the_config_of_a_night_is_a_file_of_the_home(home, monkeypatch):
+    ear = Ear()
+    monkeypatch.setenv("FINJEPA_ALERT_WEBHOOK", ear.url)
     home.nightly_config.write_text("ops: {world_model: {config: {preset: tiny}}}")
     with dg.instance_for_test() as instance:
         config = tick(home, instance, "2026-11-24").run_config
         assert config["ops"]["world_model"]["config"]["preset"] == "tiny"
-        for wrong in ("ops: [", "tiny"):
+        mistakes = {"ops: [": "not YAML", "tiny": "must hold", "ops: {world_modle: {}}": "world_modle"}
+        mistakes["ops: {world_model: {config: {presset: tiny}}}"] = "presset"
+        for wrong, named in mistakes.items():
             home.nightly_config.write_text(wrong)
-            with pytest.raises(FinJEPAError, match=r"nightly\.yaml"):
+            with pytest.raises(FinJEPAError, match=rf"nightly\.yaml.*{named}"):
                 tick(home, instance, "2026-11-24")
+    assert [alert["kind"] for alert in ear.heard] == ["failure"] * len(mistakes)  # a person is told, as no run will
+    assert "presset" in ear.heard[-1]["text"]
 
 
 def test_what_a_killed_process_left_is_swept_when_it_is_old(home):
