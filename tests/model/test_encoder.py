@@ -59,8 +59,9 @@ def test_gather_takes_each_samples_own_patches():
     tokens = torch.randn(4, 10, 8)
     visible, _ = draw_masks((4,), 10, 0.7, torch.device("cpu"))
     gathered = gather_patches(tokens, visible)
-    for row in range(4):
-        assert torch.equal(gathered[row], tokens[row, visible[row]])
+    upstream = torch.cat([tokens[:1].gather(1, index[None, :, None].expand(1, -1, 8)) for index in visible])
+    right = [[torch.equal(got[row], tokens[row, visible[row]]) for row in range(4)] for got in (gathered, upstream)]
+    assert right == [[True] * 4, [True, False, False, False]]
 
 
 def test_masks_are_uniform_distinct_and_of_the_right_size():
@@ -70,4 +71,4 @@ def test_masks_are_uniform_distinct_and_of_the_right_size():
     assert masked.shape == (10_000, 7)
     assert torch.equal(torch.cat([visible, masked], 1).sort(1).values, torch.arange(10).expand(10_000, 10))
     share = torch.zeros(10).index_add(0, masked.flatten(), torch.ones(70_000)) / 10_000
-    assert (share - 0.7).abs().max() < 4 * (0.7 * 0.3 / 10_000) ** 0.5
+    assert (share - 0.7).abs().max() < 3 * (0.7 * 0.3 / 10_000) ** 0.5

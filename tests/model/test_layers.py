@@ -1,5 +1,6 @@
 """Rotary attention is a rotation, AdaLN-zero is the identity, patches do not see each other."""
 
+import pytest
 import torch
 
 from finjepa_model.config import ModelConfig
@@ -105,3 +106,15 @@ def test_a_block_with_normal_adaln_feels_the_action_from_the_start():
     _, run, _, condition = _portfolio_block("normal")
     (effect,) = torch.autograd.grad(run().square().sum(), condition)
     assert effect.abs().max() > 0
+
+
+@pytest.mark.parametrize("init", ["zero", "normal"])
+def test_a_conditioned_block_feels_nothing_of_later_steps(init):
+    _, run, x, condition = _portfolio_block(init)
+    before = run().detach()
+    with torch.no_grad():
+        x[:, :, 2] += torch.randn(2, 1, 16)
+        condition[:, :, 2] += torch.randn(2, 1, 16)
+    after = run().detach()
+    assert torch.equal(after[:, :, :2], before[:, :, :2])
+    assert not torch.equal(after[:, :, 2], before[:, :, 2])

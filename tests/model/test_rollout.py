@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from finjepa_model.objective import _latent_error, _roll_out
+from finjepa_model.objective import _latent_error, _portfolio_terms, _roll_out
 from finjepa_model.world_model import FinJEPA
-from tests.model.markets import random_observation, small_config
+from tests.model.markets import random_batch, random_observation, small_config
 
 
 class LinearMarket(nn.Module):
@@ -97,3 +97,74 @@ def test_a_longer_context_reaches_further_back():
         (gradient,) = torch.autograd.grad(predicted[:, -1].square().sum(), tokens)
         felt = gradient.abs().amax((0, 2, 3)) > 0
         assert felt.tolist() == [False] * (5 - width) + [True] * width
+
+
+class LinearPortfolio(nn.Module):
+    """z' = A z + B a: what the portfolio stream is replaced by; a is the embedding of the action."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        torch.manual_seed(1)
+        self.A = nn.Parameter(torch.linalg.qr(torch.randn(dim, dim))[0])
+        self.B = nn.Parameter(torch.randn(dim, dim) / dim**0.5)
+
+    def portfolio(self, tokens_XCLD, condition_XCLD, first_step, memory, past=None):
+        return tokens_XCLD @ self.A.T + condition_XCLD @ self.B.T, past
+
+
+class Told(nn.Module):
+    """An encoder that gives the latents that it was told."""
+
+    def __init__(self, latents: torch.Tensor):
+        super().__init__()
+        self.latents = latents
+
+    def forward(self, *_):
+        return self.latents
+
+
+def _held(steps, truncate, noise=0.0):
+    """A model with linear portfolios, everything else that its portfolio terms need, its latents and its conditions."""
+    config = small_config(rollout_steps=steps, truncate_rollout=truncate)
+    model = FinJEPA(config)
+    batch, path = random_batch(config)
+    tokens = torch.randn(8, config.model.context_steps + steps, 5, 16)
+    held, present = path.holdings_BKN[:, :-1], torch.ones(8, steps, 4, dtype=torch.bool)
+    condition = model.action_embedder(path.actions, held, tokens[:, -steps - 1 : -1, :-1], present).detach()
+    model.predictor = LinearPortfolio(16)
+    latents = [torch.randn(8, 16)]
+    for k in range(steps):
+        latents.append(model.predictor.portfolio(latents[-1], condition[:, k], k, None)[0].detach())
+    latents = torch.stack(latents, dim=1) + noise * torch.randn(8, steps + 1, 16)
+    model.portfolio_encoder = model.target_portfolio_encoder = Told(latents)
+    return model, (tokens, None, batch.observation, path), latents, condition
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_portfolios_that_follow_the_actions_have_no_loss_and_a_shifted_target_has(steps):
+    model, seen, latents, _ = _held(steps, truncate=True)
+    terms = _portfolio_terms(model, *seen)
+    assert float(terms["portfolio_prediction"]) < 1e-10
+    assert float(terms["portfolio_rollout"]) < 1e-10
+    model.target_portfolio_encoder = Told(latents.roll(1, dims=1))
+    shifted = _portfolio_terms(model, *seen)
+    assert min(float(shifted["portfolio_prediction"]), float(shifted["portfolio_rollout"])) > 0.1
+    model.portfolio_encoder = Told(torch.randn_like(latents))
+    apart = _portfolio_terms(model, *seen)  # one step ahead of the context, both are the same
+    assert torch.isclose(apart["portfolio_prediction"], apart["portfolio_rollout"]) == (steps == 1)
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_truncated_gradients_of_portfolios_are_those_of_single_steps(truncate):
+    steps = 3
+    model, seen, latents, condition = _held(steps, truncate, noise=0.3)
+    learned = list(model.predictor.parameters())
+    gradients = torch.autograd.grad(_portfolio_terms(model, *seen)["portfolio_rollout"], learned)
+    alone, fed = [torch.zeros_like(p) for p in learned], latents[:, 0]
+    for k in range(steps):
+        one, _ = model.predictor.portfolio(fed.detach(), condition[:, k], k, None)
+        loss = (one - latents[:, k + 1]).square().mean() / steps
+        alone = [total + part for total, part in zip(alone, torch.autograd.grad(loss, learned), strict=True)]
+        fed = one
+    close = [torch.allclose(*pair, rtol=1e-4, atol=1e-6) for pair in zip(gradients, alone, strict=True)]
+    assert close == [truncate] * 2

@@ -47,18 +47,32 @@ def test_the_market_learns_nothing_from_the_portfolio():
     assert any(p.grad is not None and p.grad.any() for p in model.portfolio_encoder.parameters())
 
 
-def test_teacher_is_the_moving_average_of_the_student():
-    model = FinJEPA(small_config(recipe="both"))
-    student, teacher = next(model.encoder.parameters()), next(model.target_encoder.parameters())
+def test_teachers_are_the_moving_averages_of_their_students():
+    """Of every parameter; buffers are copied, and no gradient reaches a teacher."""
+    config = small_config(recipe="both")
+    model = FinJEPA(config)
+    pairs = [(model.encoder, model.target_encoder), (model.portfolio_encoder, model.target_portfolio_encoder)]
     with torch.no_grad():
-        student += 1
-    gap = (student - teacher).detach().clone()
+        for p in model.parameters():
+            if p.requires_grad:
+                p += torch.randn_like(p)
+        model.encoder.tokenizer.position_PD += 1
+    gaps = [[(s - t).detach() for s, t in zip(a.parameters(), b.parameters(), strict=True)] for a, b in pairs]
     for _ in range(5):
         model.update_teacher(0.9)
-    torch.testing.assert_close((student - teacher).detach(), gap * 0.9**5)
+    for (student, teacher), before in zip(pairs, gaps, strict=True):
+        for s, t, gap in zip(student.parameters(), teacher.parameters(), before, strict=True):
+            assert gap.any()
+            torch.testing.assert_close((s - t).detach(), gap * 0.9**5, rtol=1e-5, atol=1e-6)
+    assert torch.equal(model.target_encoder.tokenizer.position_PD, model.encoder.tokenizer.position_PD)
     model.update_teacher(0.0)
-    assert torch.equal(student, teacher)
-    assert not any(p.requires_grad for p in model.target_encoder.parameters())
+    for student, teacher in pairs:
+        for name, value in student.state_dict().items():
+            assert torch.equal(teacher.state_dict()[name], value), name
+    model.loss(*random_batch(config), seed=0)["loss"].backward()
+    for student, teacher in pairs:
+        assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+        assert any(p.grad is not None and p.grad.any() for p in student.parameters())
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.996, 1.0), (0.9, 0.99)])
