@@ -4,7 +4,6 @@ python benchmarks/windows.py
 """
 
 import itertools
-import json
 import shutil
 import tempfile
 import time
@@ -12,35 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from random_panel import random_panel
 
-from finjepa_model.training.panel import FORMAT, Panel
 from finjepa_model.training.sampler import DateSampler, EligibleIndex
 
 SESSIONS, ASSETS, CHANNELS = 10_000, 1_500, 23
 BATCH, SAMPLE, DAYS = 128, 20, 64
-
-
-def make_panel(folder: Path) -> Panel:
-    """1,500 assets of 10,000 sessions: 1.4 GB."""
-    rows = SESSIONS * ASSETS
-    for name, dtype in (("returns", "f4"), ("beta", "f4"), ("observed", "?"), ("tradable", "?"), ("eligible", "?")):
-        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(dtype), (rows,))[:] = 1
-    np.lib.format.open_memmap(folder / "features.npy", "w+", np.float32, (rows, CHANNELS))[:] = 1
-    np.save(folder / "market_returns.npy", np.zeros(SESSIONS, np.float32))
-    np.save(folder / "market_features.npy", np.zeros((SESSIONS, 0), np.float32))
-    manifest = {
-        "format": FORMAT,
-        "content_hash": "benchmark",
-        "channels": [{"name": str(channel)} for channel in range(CHANNELS)],
-        "market_channels": [],
-        "assets": [str(asset) for asset in range(ASSETS)],
-        "dates": [str(np.datetime64("1980-01-01") + day) for day in range(SESSIONS)],
-        "offsets": (np.arange(ASSETS + 1) * SESSIONS).tolist(),
-        "first": [0] * ASSETS,
-        "lengths": [SESSIONS] * ASSETS,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return Panel.open(folder)
 
 
 def best(work: Callable[[], object], repeats: int = 30) -> float:
@@ -56,7 +32,7 @@ def best(work: Callable[[], object], repeats: int = 30) -> float:
 def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="finjepa-windows-"))
     try:
-        panel = make_panel(folder)
+        panel = random_panel(folder, SESSIONS, ASSETS, CHANNELS, market_channels=0)  # 1.4 GB
         sampler = DateSampler(EligibleIndex.of(panel, DAYS, 0, SESSIONS, SAMPLE), BATCH, SAMPLE, seed=0)
         steps = itertools.count()
         draw = best(lambda: sampler.batch(next(steps)))

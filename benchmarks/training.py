@@ -1,0 +1,219 @@
+"""How fast training is, every figure beside what it is compared to, in one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/training.py [--repeats 5]
+
+Seconds are the best of so many runs, and what is compared runs in turns. Bare is forward, backward and step of the optimiser
+on a batch in memory. Prints Markdown. With a GPU the presets have their own batches, memory is shown, and `large` as well.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from random_panel import random_panel
+from torch import Tensor, nn
+
+from finjepa_model.config import FinJEPAConfig, preset
+from finjepa_model.encoder import ContextEncoder
+from finjepa_model.layers import Block
+from finjepa_model.observation import MarketBatch
+from finjepa_model.predictor import MarketBlock, PortfolioBlock
+from finjepa_model.training.behaviour import sample_path
+from finjepa_model.training.panel import Panel
+from finjepa_model.training.throughput import count_flops, matmul_rate
+from finjepa_model.training.trainer import Trainer, pick_device
+from finjepa_model.world_model import PortfolioPath
+
+CHANNELS, MARKET_CHANNELS = 23, 8
+ON_CPU = {"small": 64, "base": 8}  # dates in a batch; on a GPU that of the preset
+GROWN = {"model.window": (64, 128, 256), "training.n_assets": (5, 20, 100, 500)}
+DEVICE = pick_device()
+
+
+def timed(*works: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of the quickest of some runs of each, one after the other in turns, after one that warms up."""
+    found: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats + 1):
+        for seconds, work in zip(found, works, strict=True):
+            started = time.perf_counter()
+            work()
+            if DEVICE.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+    return [min(seconds[1:]) for seconds in found]
+
+
+def config_of(name: str, panel: Panel, **settings: str) -> FinJEPAConfig:
+    config = preset(name).override({"training.precision": "float32"} | settings)
+    return replace(config, model=replace(config.model, channels=panel.channels, market_channels=panel.market_channels))
+
+
+class Bare:
+    """Forward, backward and step on a batch in memory, without any loop."""
+
+    def __init__(self, config: FinJEPAConfig, panel: Panel, folder: Path):
+        self.trainer = Trainer(config, panel, folder)
+        self.model, self.optimizer = self.trainer.model, self.trainer.optimizer
+        self.optimizer.param_groups[0]["lr"] = self.optimizer.param_groups[1]["lr"] = config.training.learning_rate
+        self.batch: MarketBatch = self.trainer.source.draw(0).to(DEVICE)
+        self.path: PortfolioPath = sample_path(self.batch, config.portfolio)
+
+    def loss(self, precision: str = "float32") -> Tensor:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return self.model.loss(self.batch, self.path, 0)["loss"]
+
+    def step(self, precision: str = "float32") -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss(precision).backward()
+        self.optimizer.step()
+
+    def loop(self) -> None:
+        """What the product does in the place of `step`: draws, trades, clips, looks for what is no number, follows."""
+        self.trainer.train_step()
+        self.trainer.step += 1
+
+    def flops(self) -> int:
+        return count_flops(lambda: self.loss().backward())
+
+    def compile(self) -> float:
+        """Seconds until the first compiled step is done."""
+        started = time.perf_counter()
+        for module in self.model.modules():
+            if isinstance(module, Block | MarketBlock | PortfolioBlock):
+                module.compile()
+        self.step()
+        return time.perf_counter() - started
+
+
+def machine() -> float:
+    """Prints what the machine is; returns its float32 matmul rate."""
+    wide, narrow = (matmul_rate(DEVICE, dtype, 2048, 2) for dtype in (torch.float32, torch.bfloat16))
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.exists() else set()
+    amx, avx = ("yes" if flag in flags else "no" for flag in ("amx_bf16", "avx512_bf16"))
+    print(f"{DEVICE}, torch {torch.__version__}, {torch.get_num_threads()} thread(s); AMX: {amx}, AVX-512 bf16: {avx}.")
+    print(f"Matmul of 2048^3: float32 {wide / 1e9:.0f} GFLOP/s, bfloat16 {narrow / 1e9:.0f}.\n")
+    return wide
+
+
+def steps(panel: Panel, folder: Path, rate: float, repeats: int) -> None:
+    """Loop against bare, share of the matmul rate, precision and compilation, for `small` and `base`."""
+    print(
+        "| | dates x assets | bare, s | GFLOP | share of float32 matmul | loop / bare | bf16, s | float32 / bf16 | "
+        "compiled, s | eager / compiled | first compiled step, s | GPU memory, GB | whole preset, h |"
+    )
+    print("|---" + "|--:" * 12 + "|")
+    for name in ON_CPU if DEVICE.type == "cpu" else ("small", "base", "large"):
+        dates = ON_CPU[name] if DEVICE.type == "cpu" else preset(name).training.batch_size
+        config = config_of(name, panel, **{"training.batch_size": str(dates)})
+        bare = Bare(config, panel, folder / name)
+        flops = bare.flops()
+        step, loop, half = timed(bare.step, bare.loop, lambda bare=bare: bare.step("bfloat16"), repeats=repeats)
+        memory = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if DEVICE.type == "cuda" else ""
+        first = bare.compile()
+        (compiled,) = timed(bare.step, repeats=repeats)
+        training = preset(name).training
+        best = half if training.precision == "bfloat16" else step
+        hours = best * training.batch_size / dates * training.epochs * training.steps_per_epoch / 3600
+        print(
+            f"| {name} | {dates} x {config.training.n_assets} | {step:.3f} | {flops / 1e9:.1f} | {flops / step / rate:.2f} | "
+            f"{loop / step:.3f} | {half:.3f} | {step / half:.2f} | {compiled:.3f} | {step / compiled:.2f} | {first:.0f} | "
+            f"{memory} | {hours:.1f} |",
+            flush=True,
+        )
+
+
+class Joint(nn.Module):
+    """Attention over all patches of all assets and of the market at once, in as many blocks as it is given."""
+
+    def __init__(self, encoder: ContextEncoder, config: FinJEPAConfig, layers: int):
+        super().__init__()
+        model = config.model
+        self.encoder = encoder
+        self.blocks = nn.ModuleList(Block(model.dim, model.heads, model.mlp_ratio) for _ in range(layers))
+
+    def forward(self, features_XNTF: Tensor, observed_XNT: Tensor, market_XTQ: Tensor, present_XN: Tensor) -> Tensor:
+        encoder = self.encoder
+        assets_XNPD = encoder.tokenizer(features_XNTF, observed_XNT)
+        market_XPD = encoder.market_tokenizer(market_XTQ, torch.ones_like(market_XTQ[..., 0], dtype=torch.bool))
+        tokens_XLD = torch.cat([assets_XNPD, market_XPD.unsqueeze(1)], dim=1).flatten(1, 2)
+        for block in self.blocks:
+            tokens_XLD = block(tokens_XLD)
+        tokens_XNPD = encoder.time_norm(tokens_XLD).unflatten(1, (-1, market_XPD.shape[1]))
+        return torch.cat(
+            [encoder.pool(tokens_XNPD[:, :-1].flatten(-2)), encoder.market_pool(tokens_XNPD[:, -1:].flatten(-2))], dim=1
+        )
+
+
+def attention(panel: Panel, repeats: int) -> None:
+    """The encoder of `base`, forward and backward, against joint attention over the same patches."""
+    config = config_of("base", panel)
+    model, (dates, assets) = config.model, (8 if DEVICE.type == "cpu" else 128, config.training.n_assets)
+    torch.manual_seed(0)
+    encoder = ContextEncoder(model).to(DEVICE)
+    features = torch.randn(dates, assets, model.window, CHANNELS, device=DEVICE)
+    market = torch.randn(dates, model.window, MARKET_CHANNELS, device=DEVICE)
+    present = torch.ones(dates, assets, dtype=torch.bool, device=DEVICE)
+    seen = (features, torch.ones_like(features[..., 0], dtype=torch.bool), market, present)
+    layers = {"as many layers": model.time_layers + model.asset_layers, "the layers over time only": model.time_layers}
+    joint = [Joint(encoder, config, count).to(DEVICE) for count in layers.values()]
+    works = [lambda: encoder(*seen)[0].square().sum().backward()]
+    works += [lambda module=module: module(*seen).square().sum().backward() for module in joint]
+    ours, *theirs = timed(*works, repeats=repeats)
+    shape = f"{dates} x {assets} x {model.patches} patches"
+    print(f"\nAttention factored over time and assets, encoder of `base`, {shape}: {ours:.3f} s.")
+    for name, seconds in zip(layers, theirs, strict=True):
+        print(f"Joint, {name}: {seconds:.3f} s, {seconds / ours:.2f} times as long.")
+
+
+def saved_bytes(run: Callable[[], object]) -> int:
+    """Bytes that the forward pass keeps for the backward one."""
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = run()  # kept until here, so that no storage has the address of another
+        del result
+    return sum(kept.values())
+
+
+def growth(panel: Panel, folder: Path, repeats: int) -> None:
+    """Time and memory of a step of `small` as one of its sizes grows; 4 dates a batch."""
+    for key, values in GROWN.items():
+        seconds, memory = [], []
+        for value in values:
+            settings = {"training.batch_size": "4", "training.n_assets": "12", key: str(value)}
+            bare = Bare(config_of("small", panel, **settings), panel, folder / f"{key}-{value}")
+            seconds += timed(bare.step, repeats=repeats)
+            memory.append(saved_bytes(bare.loss) / 1e6)
+        print(f"\n| {key} | {' | '.join(map(str, values))} |\n|---{'|--:' * len(values)}|")
+        print(f"| s a step | {' | '.join(f'{s:.3f}' for s in seconds)} |")
+        print(f"| ms a unit | {' | '.join(f'{1e3 * s / v:.2f}' for s, v in zip(seconds, values, strict=True))} |")
+        print(f"| MB kept for the backward pass | {' | '.join(f'{m:.0f}' for m in memory)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    folder = Path(tempfile.mkdtemp(prefix="finjepa-training-"))
+    try:
+        panel = random_panel(folder, 2000, 500, CHANNELS, MARKET_CHANNELS)
+        rate = machine()
+        steps(panel, folder, rate, repeats)
+        attention(panel, repeats)
+        growth(panel, folder, min(repeats, 3))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
