@@ -22,11 +22,11 @@ def run_panel(folder: Path) -> Panel:
 
 def run_config(loss: dict[str, Any] | None = None, **training: Any) -> FinJEPAConfig:
     """Ten steps on batches of 8 dates and 3 assets, evaluated twice."""
-    defaults: dict[str, Any] = {"epochs": 2, "steps_per_epoch": 5, "batch_size": 8, "n_assets": 3, "warmup_steps": 2}
+    settings: dict[str, Any] = {"epochs": 2, "steps_per_epoch": 5, "batch_size": 8, "n_assets": 3, "warmup_steps": 2}
+    settings |= {"evaluate_batches": 1, "checkpoint_every": 3, "log_every": 1} | training
     config = small_config(**(loss or {}))
     config = replace(config, model=replace(config.model, market_channels=("market",)))
-    settings = TrainingConfig(**(defaults | {"evaluate_batches": 1, "checkpoint_every": 3, "log_every": 1} | training))
-    return replace(config, training=settings)
+    return replace(config, training=TrainingConfig(**settings))
 
 
 def records(run_folder: Path) -> list[dict[str, Any]]:
