@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike
 
 from finjepa_model.errors import FinJEPAError
@@ -162,12 +161,12 @@ class Panel:
 
     @staticmethod
     def _runs(array: np.ndarray, start_X: np.ndarray, length: int) -> np.ndarray:
-        """[X, length * width]: runs of whole rows, through a row view whose rows overlap: one copy, no index per
-        row.
+        """[X, length * width]: runs of whole rows, each an item of a view whose items overlap: one copy, no index per row.
+
+        One number of each run is read first: those misses of the cache overlap, the misses of the runs would not.
         """
         width = array[:1].size
-        step = array.strides[0]
-        view = as_strided(
-            array, (len(array) - length + 1, length * width), (step, array.dtype.itemsize), writeable=False
-        )
-        return view[start_X]
+        array.reshape(-1)[start_X * width]
+        run = np.dtype((np.void, length * width * array.itemsize))
+        runs = np.ndarray(len(array) - length + 1, run, array, strides=array.strides[:1])
+        return runs[start_X].view(array.dtype).reshape(len(start_X), length * width)
