@@ -38,6 +38,11 @@ class Observation:
         """Along the dates; all parts have the same number of assets."""
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
     def to(self, device: torch.device | str) -> "Observation":
         return Observation(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
@@ -57,6 +62,11 @@ class MarketBatch:
     returns_BKTN: Tensor  # daily returns in each decision step that is held, K = rollout steps + 1
     market_returns_BKT: Tensor
     tradable_BKTN: Tensor  # bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors, the observation's included: what is gathered from the panel and moved to the device."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
 
     def to(self, device: torch.device | str) -> "MarketBatch":
         return MarketBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})

@@ -70,7 +70,7 @@ class Trainer:
         self.step, self.best = 0, Best()
         self.stop_requested = False
         self._watch = Stopwatch()
-        self._flops_a_step, self._rate_limit = 0, 1.0
+        self._flops_a_step, self._bytes_a_step, self._rate_limit = 0, 0, 1.0
 
     def train(self) -> dict[str, Any]:
         """Train to the end, or until `training.patience` evaluations have brought nothing better.
@@ -208,13 +208,16 @@ class Trainer:
         self.stop_requested = bool(message[-1] > 0)
 
     def _speed(self) -> dict[str, float]:
-        """Samples and floating-point operations a second of all ranks; the share of the measured matmul rate; memory."""
+        """Samples and floating-point operations a second of all ranks; the share of the measured matmul rate; bytes that a
+        step takes from the panel; memory.
+        """
         seconds = self._watch.seconds_a_step(self.step)
         rate = self._flops_a_step / seconds
         speed = {
             "samples_per_second": self.config.training.batch_size / seconds,
             "flops_per_second": rate * self.ranks,
             "share_of_matmul_rate": rate / self._rate_limit,
+            "bytes_a_step": float(self._bytes_a_step * self.ranks),
         }
         if self.device.type == "cuda":
             speed["gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.device))
@@ -243,6 +246,7 @@ class Trainer:
             forget_after(self.run_folder, self.step)
         training = self.config.training
         batch = self.source.draw(self.step, 0, training.accumulate).to(self.device)
+        self._bytes_a_step = batch.nbytes * training.accumulate
         self._flops_a_step = count_flops(lambda: self._forward(batch, 0)["loss"].backward()) * training.accumulate
         self.optimizer.zero_grad(set_to_none=True)
         self._rate_limit = matmul_rate(self.device, getattr(torch, training.precision))

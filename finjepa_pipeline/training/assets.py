@@ -33,7 +33,9 @@ _UPSTREAM = (
     "feature_panel",
 )  # fmt: skip
 
-_SPEED = ("best_step", "samples_per_second", "flops_per_second", "share_of_matmul_rate", "gpu_memory_bytes")
+_SPEED = (
+    "best_step", "samples_per_second", "flops_per_second", "share_of_matmul_rate", "bytes_a_step", "gpu_memory_bytes",
+)  # fmt: skip
 
 
 class TrainConfig(dg.Config):
