@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.probes import LinearProbe, area_under_curve
@@ -192,7 +193,7 @@ COLUMNS = {
 
 
 def table(records: list[dict]) -> str:
-    """Mean ± standard deviation over seeds, a table a market, and the choice over all markets."""
+    """Mean ± standard deviation over seeds, a table a market; and what recipes are compared by, over all markets."""
     grouped = defaultdict(list)
     for record in records:
         record["gap"] = record["test_r2_next_volatility"] - record["test_r2_next_volatility_har"]
@@ -210,12 +211,34 @@ def table(records: list[dict]) -> str:
             if found:
                 cells = [_cell([r[k] for r in found]) for k in columns]
                 lines.append(f"| {variant} | {' | '.join(cells)} | {len(found)} |")
-    lines += ["\nchoice over all markets\n", "| | choice | runs |", "|---|--:|--:|"]
+    lines += [
+        "\nOver all markets, and how much better than the start, in pairs of the same market and seed (95 % interval)\n",
+        "| | choice | better by | roll-out skill, mean of k = 1 to 4 | better by | of the target | runs |",
+        "|---" + "|--:" * 6 + "|",
+    ]
+    start = {(r["market"], r["seed"]): r for r in records if r["variant"] == next(iter(VARIANTS))}
     for variant in VARIANTS:
-        found = [r["choice"] for r in records if r["variant"] == variant]
+        found = [r for r in records if r["variant"] == variant and (r["market"], r["seed"]) in start]
         if found:
-            lines.append(f"| {variant} | {_cell(found)} | {len(found)} |")
+            measures = [
+                ([measure(r) for r in found], [measure(r) - measure(start[r["market"], r["seed"]]) for r in found])
+                for measure in (lambda r: r["choice"], mean_skill, lambda r: mean_skill(r, "teacher_"))
+            ]
+            cells = [cell for values, gains in measures for cell in (_cell(values), _interval(gains))][:5]
+            lines.append(f"| {variant} | {' | '.join(cells)} | {len(found)} |")
     return "\n".join(lines)
+
+
+def mean_skill(record: dict, space: str = "") -> float:
+    return float(np.mean([record[f"{space}skill_{k}"] for k in range(1, STEPS_AHEAD + 1)]))
+
+
+def _interval(gains: list[float]) -> str:
+    """Mean, and Student's interval of it; empty for the start, which is not better than itself."""
+    if len(gains) < 2 or not np.any(gains):
+        return ""
+    half = float(stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / len(gains) ** 0.5)
+    return f"{np.mean(gains):+.3f} ± {half:.3f}"
 
 
 def _cell(values: list[float]) -> str:
