@@ -202,7 +202,7 @@ class TDConfig:
     behaviour_cloning: float = 0.0
     target_rate: float = 0.01  # Polyak
     covariance_decay: float = 0.995
-    temperature: float = 0.7  # of the relaxed signals and hedge
+    temperature: float = 0.7  # of the relaxed hedge
     steps: int = 3000
     dates: int = 64  # in a batch
     portfolios: int = 4  # held on each of these dates: the market does not listen, so its latents serve all of them

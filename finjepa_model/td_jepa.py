@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from finjepa_model.config import TDConfig
 
+_GO_ON = 0.5  # share of samples that go on with the task that led to them
+
 
 class Actor(Protocol):
     def __call__(self, state: Any, state_YP: Tensor, task_YD: Tensor, sample: bool = True) -> Any:
@@ -90,8 +92,12 @@ class TDJEPA(nn.Module):
         """The decision of pi_z: no search, no sampling."""
         return self.actor(state, self.encode(state), task_YD, sample=False)
 
-    def losses(self, before: Any, action: Any, after: Any) -> dict[str, Tensor]:
+    def losses(self, before: Any, action: Any, after: Any, led_by_YD: Tensor | None = None) -> dict[str, Tensor]:
         """Every term of one update on transitions without rewards, and their weighted sum under "loss".
+
+        Args:
+            led_by_YD: tasks whose policies led to these transitions, where they did; half of the samples learn for them, since a
+                policy mostly stands where it has led itself.
 
         The gradient of each term reaches what it should: both encoders and predictors learn from the two prediction terms and
         the orthonormality, the actor alone from its own.
@@ -102,6 +108,8 @@ class TDJEPA(nn.Module):
             next_features_YD = self.targets["task_encoder"](after)
             next_state_YP = next_features_YD if self.symmetric else self.targets["state_encoder"](after)
             task_YD = self.draw_tasks(next_features_YD)
+            if led_by_YD is not None:
+                task_YD = torch.where(torch.rand_like(task_YD[:, :1]) < _GO_ON, led_by_YD, task_YD)
             next_action = self.actor(after, next_state_YP, task_YD)
             ahead_YD = self.targets["predictor"](after, next_state_YP, next_action, task_YD).mean(0)
             target_YD = next_features_YD + self.discount * ahead_YD

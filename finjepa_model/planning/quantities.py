@@ -13,8 +13,8 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.rollout import PlanningWorld, Rollout
 
 _TAIL = 0.05
-_QUANTILE = 1.6448536269514722  # of the standard normal distribution at 1 - _TAIL
-_TAIL_MEAN = math.exp(-(_QUANTILE**2) / 2) / math.sqrt(2 * math.pi) / _TAIL  # its mean beyond that
+TAIL_QUANTILE = 1.6448536269514722  # of the standard normal distribution at 1 - _TAIL
+_TAIL_MEAN = math.exp(-(TAIL_QUANTILE**2) / 2) / math.sqrt(2 * math.pi) / _TAIL  # its mean beyond that
 
 
 def quantities(world: PlanningWorld, rollout: Rollout, names: Iterable[str]) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ def _cvar(world: PlanningWorld, rollout: Rollout) -> Tensor:
 def _drawdown(world: PlanningWorld, rollout: Rollout) -> Tensor:
     """On the path that is worse than 95 % of paths at each step, from the highest wealth before the plan."""
     deviation_BCH = variance(world, rollout).cumsum(-1).clamp(min=1e-16).sqrt()
-    path_BCH = torch.exp(rollout.growth_BCH.cumsum(-1) - _QUANTILE * deviation_BCH)
+    path_BCH = torch.exp(rollout.growth_BCH.cumsum(-1) - TAIL_QUANTILE * deviation_BCH)
     now_B11 = (world.state.wealth_X / world.state.peak_X)[:, None, None]
     return (1 - now_B11 * path_BCH).clamp(min=0)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.objectives import Objective
 from finjepa_model.planning.plan import Cost, Plan
@@ -44,6 +45,27 @@ class TDPlanner:
         Raises:
             FinJEPAError: if the checkpoint has no td branch, or the branch cannot express the utility.
         """
+        action = self.act(cost)
+        assert isinstance(cost, Objective)
+        path = action.map(lambda x: x.unsqueeze(1).repeat_interleave(space.horizon, dim=1))
+        account = cost.account(path)
+        cost_B = torch.stack(list(account.terms.values())).sum(0)
+        return Plan(
+            path=path,
+            cost_B=cost_B,
+            cost_IB=cost_B.unsqueeze(0),
+            weights_IBN=path.weights_XN[:, 0].unsqueeze(0),
+            effective_samples_IB=torch.zeros(0, len(cost_B)),
+            account=account,
+        )
+
+    @torch.no_grad()
+    def act(self, cost: Cost) -> PortfolioAction:
+        """The decision alone, [B], without the account of where it leads, which takes longer than the decision.
+
+        Raises:
+            FinJEPAError: see `plan`.
+        """
         branch = None
         if isinstance(cost, Objective):
             branch = getattr(getattr(cost.world.imagination, "model", None), "zero_shot", None)
@@ -51,17 +73,7 @@ class TDPlanner:
             raise FinJEPAError(
                 "planner td needs a checkpoint with the td branch; train one with `finjepa train --branch jepa,td`"
             )
-        action = branch.decide(cost.world.imagination, cost.world, self.task(branch, cost))
-        path = action.map(lambda x: x.unsqueeze(1).repeat_interleave(space.horizon, dim=1))
-        cost_B = cost(path.map(lambda x: x.unsqueeze(1)))[:, 0]
-        return Plan(
-            path=path,
-            cost_B=cost_B,
-            cost_IB=cost_B.unsqueeze(0),
-            weights_IBN=path.weights_XN[:, 0].unsqueeze(0),
-            effective_samples_IB=torch.zeros(0, len(cost_B)),
-            account=cost.account(path),
-        )
+        return branch.decide(cost.world.imagination, cost.world, self.task(branch, cost))
 
     def task(self, branch, cost: Objective) -> "Task":
         """The task of the objective's utility, inferred once."""

@@ -22,6 +22,7 @@ from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_model.zero_shot.situation import CONSEQUENCES, QUANTITY_NAMES, REALISED, Situation, realised
 
 _ACTED = 0.5  # share of actions that are the actor's own, so that its values are learned where they are used
+_WAITS = 0.15  # share of portfolios that have bought nothing before the first state
 _SEEN = 3  # decision steps: one that leads to the first state, the first state's, and the next one's
 
 
@@ -31,6 +32,7 @@ class Transition:
     action: PortfolioAction
     after: Situation
     quantities_YQ: Tensor  # `QUANTITY_NAMES` of the step between them
+    task_YZ: Tensor  # that the actor had in mind where it acted
 
 
 class Experience:
@@ -59,30 +61,37 @@ class Experience:
         )
         present_YN = first.present_BN
 
-        def hold(state: PortfolioState, imagination: Imagination, action: PortfolioAction, k: int):
-            situation = self._situation(imagination, state)
+        def hold(s: Situation, action: PortfolioAction, k: int) -> tuple[PortfolioState, Tensor]:
             with torch.no_grad():
-                expected_YQ = situation.quantities(action, QUANTITY_NAMES[: -len(REALISED)])
+                expected_YQ = s.quantities(action, QUANTITY_NAMES[: -len(REALISED)])
+                beta_YN = s.world.moments.beta_BN
                 moved, _ = self.simulator.step(
-                    state, action, returns_YKTN[:, k], market_YKT[:, k], imagination.beta_BN, tradable_YKTN[:, k]
+                    s.world.state, action, returns_YKTN[:, k], market_YKT[:, k], beta_YN, tradable_YKTN[:, k]
                 )
-                return moved, torch.cat([expected_YQ, realised(state, moved)], dim=-1)
+                return moved, torch.cat([expected_YQ, realised(s.world.state, moved)], dim=-1)
 
         start = self.simulator.start(tuple(present_YN.shape), dtype=torch.float32, device=self.device)
-        start = random_drawdown(start)
-        led_by = random_action(present_YN, None, self.config.portfolio)
-        state, quantities_YQ = hold(start, lead, led_by, -2)
+        leading = self._situation(lead, random_drawdown(start))
+        task_YZ = self._tasks(leading)
+        led_by = self._mixture(leading, task_YZ, None)
+        # the others stand in cash, where every portfolio begins
+        waits_Y1 = torch.rand(len(task_YZ), 1, device=self.device) < _WAITS
+        led_by = replace(led_by, signals_XN=torch.where(waits_Y1, 0.0, led_by.signals_XN))
+        state, quantities_YQ = hold(leading, led_by, -2)
         before = self._situation(first, state, _outcome(quantities_YQ))
-        action = self._mixture(before, led_by)
-        state, quantities_YQ = hold(state, first, action, -1)
+        action = self._mixture(before, task_YZ, led_by)
+        state, quantities_YQ = hold(before, action, -1)
         after = self._situation(following, state, _outcome(quantities_YQ))
-        return Transition(before, action, after, quantities_YQ)
+        return Transition(before, action, after, quantities_YQ, task_YZ)
 
     @torch.no_grad()
-    def _mixture(self, s: Situation, last: PortfolioAction) -> PortfolioAction:
-        """Some actions of the behaviour policy, some of the actor on random tasks."""
+    def _tasks(self, s: Situation) -> Tensor:
+        return self.branch.algorithm.draw_tasks(self.branch.algorithm.task_encoder(s))
+
+    @torch.no_grad()
+    def _mixture(self, s: Situation, task_YZ: Tensor, last: PortfolioAction | None) -> PortfolioAction:
+        """Some actions of the behaviour policy, some of the actor on these tasks."""
         algorithm = self.branch.algorithm
-        task_YZ = algorithm.draw_tasks(algorithm.task_encoder(s))
         acted = algorithm.actor(s, algorithm.encode(s), task_YZ)
         other = random_action(s.present_YN, last, self.config.portfolio)
         is_acted_Y = torch.rand(len(task_YZ), device=self.device) < _ACTED

@@ -82,7 +82,7 @@ class TDTrainer:
     def train_step(self) -> dict[str, Tensor]:
         torch.manual_seed(_mix(self.config.training.seed, self.step))
         transition = self.experience.draw(self.step)
-        terms = self.branch.algorithm.losses(transition.before, transition.action, transition.after)
+        terms = self.branch.algorithm.losses(transition.before, transition.action, transition.after, transition.task_YZ)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.branch.parameters(), 10 * self.config.training.gradient_clip)

@@ -16,7 +16,8 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.td_jepa import TDJEPA, Parts
-from finjepa_model.zero_shot.networks import Outcomes, PortfolioActor, StateEncoder, SuccessorPredictor, TaskEncoder
+from finjepa_model.zero_shot.actor import PortfolioActor
+from finjepa_model.zero_shot.networks import OutcomeFeatures, StateEncoder, SuccessorPredictor, TaskEncoder
 from finjepa_model.zero_shot.reward import Reward, Task, infer_task
 from finjepa_model.zero_shot.situation import OUTCOMES, QUANTITY_NAMES, Situation
 
@@ -46,9 +47,9 @@ class ZeroShot(nn.Module):
             if td.fine_tune
             else None
         )
-        outcomes = Outcomes()
+        outcomes = OutcomeFeatures()
         state_dim = td.task_dim if td.symmetric else td.state_dim
-        predictor = SuccessorPredictor(outcomes, width, state_dim, td.task_dim, td.task_dim, td)
+        predictor = SuccessorPredictor(outcomes, width, state_dim, td.task_dim, td.task_dim, td, True)
         task_encoder = TaskEncoder(outcomes, width, td.task_dim, td.hidden)
         parts = Parts(
             state_encoder=None if td.symmetric else StateEncoder(width, td.state_dim, td.hidden),
@@ -57,8 +58,8 @@ class ZeroShot(nn.Module):
             predictor=predictor,
             back_predictor=None
             if td.symmetric
-            else SuccessorPredictor(outcomes, width, td.task_dim, td.task_dim, td.state_dim, td),
-            actor=PortfolioActor(width, state_dim, td.task_dim, td, config.portfolio),
+            else SuccessorPredictor(outcomes, width, td.task_dim, td.task_dim, td.state_dim, td, False),
+            actor=PortfolioActor(outcomes, width, state_dim, td.task_dim, td, config.portfolio),
         )
         self.algorithm = TDJEPA(parts, td, td.discount**config.model.stride)
         self.register_buffer("relabelled_RZ", torch.zeros(td.relabelled, td.task_dim))
@@ -72,11 +73,10 @@ class ZeroShot(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, outcome_YO: Tensor) -> None:
-        """Fix the units of the outcomes, and start the task features from uncorrelated ones."""
+        """Fix the features that are made of outcomes."""
         encoder = self.algorithm.task_encoder
         assert isinstance(encoder, TaskEncoder)
         encoder.outcomes.calibrate(outcome_YO)
-        encoder.whiten(outcome_YO)
         for name, target in self.algorithm.targets.items():
             target.load_state_dict(getattr(self.algorithm, name).state_dict())
 

@@ -1,0 +1,82 @@
+"""Utilities order the behaviour of the td branch: who fears risk more takes less of it, whom trading costs more trades less.
+
+Shapes: Y portfolios, N assets.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.config import FinJEPAConfig, TDConfig, TrainingConfig
+from finjepa_model.planning import parse_utility
+from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.training.behaviour import random_action
+from finjepa_model.training.panel import Panel
+from finjepa_model.training.td_trainer import TDTrainer
+from finjepa_model.world_model import FinJEPA
+from tests.model.markets import random_observation, small_config
+from tests.pipeline.backtest.handmade_panel import write_panel
+
+SEEDS, ASSETS = 10, 6
+AVERSIONS = ("log_growth - 0.5*variance", "log_growth - 5*variance", "log_growth - 50*variance")
+PRICES = ("log_growth - variance", "log_growth - variance - 0.003*turnover", "log_growth - variance - 0.03*turnover")
+
+
+def _config(seed: int) -> FinJEPAConfig:
+    small = small_config()
+    return replace(
+        small,
+        model=replace(small.model, market_channels=("market",), stride=5),
+        training=TrainingConfig(seed=seed, batch_size=8, n_assets=ASSETS),
+        td=TDConfig(enabled=True, steps=200, dates=32, hidden=32, relabelled=512),
+    )
+
+
+def _trained(seed: int, panel: Panel, folder) -> FinJEPA:
+    """A world model whose forecasts are random functions of what it sees, and its branch."""
+    torch.manual_seed(seed)
+    model = FinJEPA(_config(seed))
+    with torch.no_grad():
+        model.heads.asset.mlp[-1].weight.normal_(0, 0.2)
+    TDTrainer(model, panel, folder).train()
+    return model
+
+
+def _fresh_world(model: FinJEPA, seed: int) -> PlanningWorld:
+    """Markets and portfolios that no training has seen."""
+    config = model.config
+    imagination = model.imagine(random_observation(config, dates=128, assets=ASSETS, seed=1000 + seed), 1)
+    simulator = PortfolioSimulator(config.portfolio)
+    state = simulator.start((128, ASSETS), dtype=torch.float32)
+    torch.manual_seed(seed)
+    held = random_action(imagination.present_BN, None, config.portfolio)
+    state, _ = simulator.trade(state, held, imagination.beta_BN)
+    state = replace(state, step_cost_X=0 * state.step_cost_X, step_turnover_X=0 * state.step_turnover_X)
+    return PlanningWorld.of(imagination, simulator, state, config.model.stride)
+
+
+def _measured(model: FinJEPA, world: PlanningWorld, utility: str, quantity: str) -> float:
+    action: PortfolioAction = model.zero_shot.decide(
+        world.imagination, world, model.zero_shot.infer(parse_utility(utility))
+    )
+    return float(model.zero_shot.situation(world.imagination, world).quantities(action, (quantity,)).mean())
+
+
+@pytest.mark.slow
+def test_utilities_order_the_behaviour_on_nine_of_ten_seeds(tmp_path):
+    returns = 0.01 * np.random.default_rng(0).standard_normal((1200, ASSETS))
+    panel = write_panel(tmp_path / "panel", returns, features_DAF=np.stack([returns * 100] * 3, -1))
+    calmer, steadier = [], []
+    for seed in range(SEEDS):
+        model = _trained(seed, panel, tmp_path / f"run-{seed}")
+        world = _fresh_world(model, seed)
+        volatility = [_measured(model, world, utility, "volatility") for utility in AVERSIONS]
+        turnover = [_measured(model, world, utility, "turnover") for utility in PRICES]
+        calmer.append(volatility[0] > volatility[1] > volatility[2] and volatility[2] < 0.5 * volatility[0])
+        steadier.append(turnover[0] > turnover[1] > turnover[2] and turnover[2] < 0.5 * turnover[0])
+    assert sum(calmer) >= SEEDS - 1
+    assert sum(steadier) >= SEEDS - 1
