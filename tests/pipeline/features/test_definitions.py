@@ -214,7 +214,7 @@ def slow_market(prices: pl.DataFrame, panel: Panel) -> dict[str, np.ndarray]:
             for n in (5, 21, 63)
         },
         "decayed_volatility": z(vol),
-        "weekday": (day.dt.dayofweek - 2) / 2,
+        "weekday": (day.dt.day_of_week - 2) / 2,
     }
 
 
