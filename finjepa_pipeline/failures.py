@@ -52,16 +52,16 @@ def final(function: Callable[P, R]) -> Callable[P, R]:
 @functools.cache
 def _end_with_run() -> None:
     """Let this process end when the one that runs the steps was killed: nobody waits for this step any more, and the run that
-    is started in its place would find the warehouse and the GPU taken. A command line runs its steps itself."""
+    is started in its place would find the warehouse and the GPU taken. A command line runs its steps itself.
+    """
     run = multiprocessing.parent_process()
     if run is None:
         return
 
     def watch() -> None:
         run.join()
-        os._exit(
-            1
-        )  # what is half done is undone as after a SIGKILL; a training saves its state when its launcher is gone
+        # what is half done is undone as after a SIGKILL; a training saves its state when its launcher is gone
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="run-watch").start()
 

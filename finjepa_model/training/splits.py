@@ -35,12 +35,17 @@ def split_dates(sessions: int, config: FinJEPAConfig) -> Splits:
     train_end = int(sessions * training.train_share)
     validation_end = int(sessions * (training.train_share + training.validation_share))
     splits = Splits((train_start, train_end), (train_end + gap, validation_end), (validation_end + gap, sessions))
-    needed = history_needed(config) + purge + training.batch_size // 8
-    if train_end - train_start < needed or any(hi - lo < 2 * purge for lo, hi in (splits.validation, splits.test)):
-        raise FinJEPAError(
-            f"{sessions} sessions are too few: a training block of {train_end - train_start} must hold {needed}; bring a "
-            "longer history, or make model.window, model.context_steps or model.stride smaller"
-        )
+    needed = {
+        "training": history_needed(config) + purge + training.batch_size // 8,
+        "validation": 2 * purge,
+        "test": 2 * purge,
+    }
+    for (name, least), (first, last) in zip(needed.items(), (splits.train, splits.validation, splits.test), strict=True):
+        if last - first < least:
+            raise FinJEPAError(
+                f"{sessions} sessions are too few: the {name} block has {max(last - first, 0)} and must have {least}; bring a "
+                "longer history, or make model.window, model.context_steps, loss.rollout_steps or model.stride smaller"
+            )
     return splits
 
 

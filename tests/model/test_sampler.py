@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from finjepa_model.config import preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.sampler import DateSampler, EligibleIndex, subsets
+from finjepa_model.training.splits import split_dates
 from tests.model.test_panel import SESSIONS, panel  # noqa: F401  (a fixture)
 
 
@@ -73,3 +75,9 @@ def test_a_step_is_the_same_wherever_a_run_begins(index: EligibleIndex):
 def test_a_sample_that_the_index_cannot_fill_is_refused(index: EligibleIndex):
     with pytest.raises(FinJEPAError, match="least=4"):
         DateSampler(index, batch_size=2, n_assets=4, seed=3)
+
+
+@pytest.mark.parametrize(("sessions", "block"), [(513, "validation"), (120, "training")])
+def test_a_block_that_is_too_short_is_named(sessions: int, block: str):
+    with pytest.raises(FinJEPAError, match=f"{sessions} sessions are too few: the {block} block has"):
+        split_dates(sessions, preset("tiny"))
