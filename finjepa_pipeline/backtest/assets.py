@@ -1,7 +1,8 @@
 """The door of the backtest stage: `planner_backtests` and `leaderboard`."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
@@ -10,13 +11,9 @@ from finjepa_pipeline.backtest.charges import TESTS
 from finjepa_pipeline.backtest.walk_forward_assets import ASSETS as WALK_FORWARD
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
-from finjepa_pipeline.pictures import as_markdown, new_figure
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 class BacktestConfig(dg.Config):
@@ -100,7 +97,8 @@ def leaderboard(
     from finjepa_pipeline.backtest.baselines import kind
     from finjepa_pipeline.backtest.history_page import write_history
     from finjepa_pipeline.backtest.leaderboard import build_leaderboard
-    from finjepa_pipeline.backtest.report import Exhibits, verdict, write_report
+    from finjepa_pipeline.backtest.pictures import calibration_picture, wealth_picture
+    from finjepa_pipeline.backtest.report import Exhibits, report_of, verdict, write_report
     from finjepa_pipeline.backtest.trials import never_judged
     from finjepa_pipeline.prices import current_revision
 
@@ -117,10 +115,11 @@ def leaderboard(
             connection, checkpoint, data_version, untried=never_judged(connection, home.checkpoints), labels=labels
         )
         exhibits = Exhibits.of(connection, checkpoint, data_version)
-        if written or not history.is_file():
+        [(newest,)] = connection.execute("SELECT max(created_at) FROM main.leaderboard").fetchall()
+        if not _is_current(history, newest):
             write_history(connection, history)
-    report = home.reports / f"{checkpoint}-{data_version}" / "index.html"
-    if written or not report.is_file():
+    report = report_of(home.reports, checkpoint, data_version)
+    if written or not _is_current(report, newest):
         write_report(report, f"FinJEPA {checkpoint}", exhibits)
     test = [row for row in exhibits.rows if row["block"] == "test"]
     said = next((row for row in exhibits.inference.to_dicts() if row["block"] == "test"), {})
@@ -138,7 +137,8 @@ def leaderboard(
                 if said.get(name) is not None
             },
             "test_block": dg.MetadataValue.md(_markdown(test)),
-            "wealth": dg.MetadataValue.md(_picture(exhibits.returns)),
+            "wealth": dg.MetadataValue.md(wealth_picture(exhibits.returns)),
+            "calibration": dg.MetadataValue.md(calibration_picture(exhibits.expectations)),
             "reused": not written,
         },
         data_version=dg.DataVersion(f"{checkpoint}-{data_version}"),
@@ -157,15 +157,9 @@ def _markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _picture(returns: "pl.DataFrame") -> str:
-    figure = new_figure(3.0)
-    axes = figure.subplots()
-    for (name,), walk in returns.filter(block="test").group_by("strategy", maintain_order=True):
-        axes.plot(walk["date"].to_list(), walk["wealth"].to_numpy(), label=str(name), linewidth=1)
-    axes.set_yscale("log")
-    axes.set_ylabel("wealth, net of costs")
-    axes.legend(frameon=False, fontsize=7)
-    return as_markdown(figure, "wealth on the test block")
+def _is_current(page: Path, since: datetime | None) -> bool:
+    """Whether a page is younger than the newest row that it shows; a process that was killed in between left the older one."""
+    return page.is_file() and (since is None or page.stat().st_mtime >= since.replace(tzinfo=UTC).timestamp())
 
 
 class AuditConfig(dg.Config):

@@ -85,6 +85,11 @@ class Exhibits:
         )
 
 
+def report_of(reports: Path, checkpoint: str, data_version: str) -> Path:
+    """Where the page of a checkpoint on one version of the data lies."""
+    return reports / f"{checkpoint}-{data_version}" / "index.html"
+
+
 def write_report(path: Path, title: str, exhibits: Exhibits) -> None:
     """The page of a checkpoint: its test block, and what was found besides."""
     test = [row for row in exhibits.rows if row["block"] == "test"]

@@ -28,11 +28,12 @@ class Trial:
 
 
 def try_challenger(settings: Settings, warehouse: Warehouse, run_id: str, log: Callable[[str], object]) -> Trial:
-    """Hold those tests that the gate asks for and that were not held of this challenger before.
+    """Hold those tests that the gate asks for and that were not held of this challenger before, and show them in its report.
 
     Raises:
         FinJEPAError: if there is no checkpoint, no panel or no backtest.
     """
+    from finjepa_pipeline.backtest.report import Exhibits, report_of, write_report
     from finjepa_pipeline.backtest.trial import hold_trial
 
     checkpoint = current_checkpoint(settings)
@@ -44,4 +45,7 @@ def try_challenger(settings: Settings, warehouse: Warehouse, run_id: str, log: C
     if strategy and missing:
         for found in hold_trial(warehouse, settings, checkpoint, strategy, run_id, log, only=missing, **SCALE):
             known[found.test] = (found.passed, found.text)
+        with warehouse.connect() as con:
+            exhibits = Exhibits.of(con, checkpoint.name, data_version)
+        write_report(report_of(settings.reports, checkpoint.name, data_version), f"FinJEPA {checkpoint.name}", exhibits)
     return Trial(checkpoint, strategy, known, missing)
