@@ -30,9 +30,10 @@ LOCATION = "/locations/__repository__@finjepa"
 
 def main() -> None:
     home = Path(os.environ.get("FINJEPA_HOME") or ".finjepa").absolute()
-    decisions = sorted((home / "reports" / "decisions").glob("*.html"))
-    if not decisions:
-        sys.exit(f"{home} has no decision yet; run `finjepa demo` first")
+    decisions = sorted((home / "reports" / "decisions").glob("????-??-??.html"))
+    reports = sorted((home / "reports").glob("*/index.html"), key=lambda page: page.stat().st_mtime)
+    if not decisions or not reports:
+        sys.exit(f"{home} has no decision or no report yet; run `finjepa demo` first")
     with _dagster(home) as url:
         for name, page, size in (
             ("lineage", "/asset-groups", (2000, 900)),
@@ -40,7 +41,9 @@ def main() -> None:
         ):
             _picture(name, url + page, size, wait_ms=30_000)
     _picture("decision", decisions[-1].as_uri(), (1100, 1250))
-    _picture("decision_narrow", decisions[-1].as_uri(), (500, 1500))
+    _picture("report", reports[-1].as_uri(), (1100, 1250), wait_ms=10_000)
+    for name, page in (("decision_narrow", decisions[-1]), ("report_narrow", reports[-1])):
+        _picture(name, page.as_uri(), (500, 1250), wait_ms=10_000)
 
 
 def _picture(name: str, url: str, size: tuple[int, int], wait_ms: int = 2_000) -> None:
