@@ -202,28 +202,27 @@ def command_of(pid: int) -> str:
     return ""
 
 
-_KINDS = {
+_MARKS = {
     "dagster_webserver": "webserver",
     "dagster._daemon": "daemon",
     "torch.distributed.run": "training launcher",
     "training.launch": "training rank",
-    "api grpc": "code server",
     "code-server start": "keeper of the code server",
-    "resource_tracker": "resource tracker",
-    "watch_orphans": "orphan watch of Dagster",
+    "api grpc": "code server",
     "dagster dev": "dagster dev",
 }
+KINDS = {*_MARKS.values(), "run", "step"}
 
 
 def kind_of(pid: int) -> str:
-    """What a process of the product is. Dagster starts the process of a run, and that of a step, by multiprocessing: a run is
-    a child of a code server, a step one of a run."""
+    """What a process of the product is: one of `KINDS`, or a helper of Dagster or Python, named by its command. Dagster starts
+    the process of a run, and that of a step, by multiprocessing: a run is a child of a code server, a step one of a run."""
     command = command_of(pid)
-    for mark, kind in _KINDS.items():
+    for mark, kind in _MARKS.items():
         if mark in command:
             return kind
     if "spawn_main" not in command:
-        return command or "gone"
+        return command
     return "step" if "spawn_main" in command_of(_parent(pid)) else "run"
 
 
