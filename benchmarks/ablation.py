@@ -65,11 +65,11 @@ def main() -> None:
         if arguments.sp500:
             panels["sp500"] = make_panel(arguments.work / "sp500", "files", arguments.sp500)
         for _ in range(arguments.runs):
-            done = {(r["seed"], r["market"], r["variant"]) for r in read(log) if r["steps"] == arguments.steps}
-            left = [key for key in itertools.product(range(arguments.seeds), panels, VARIANTS) if key not in done]
+            done = {(r["seed"], r["variant"], r["market"]) for r in read(log) if r["steps"] == arguments.steps}
+            left = [key for key in itertools.product(range(arguments.seeds), VARIANTS, panels) if key not in done]
             if not left:
                 break
-            seed, market, variant = left[0]
+            seed, variant, market = left[0]
             panel = panels[market]
             result = run(panel, market, config_of(panel, VARIANTS[variant], arguments.steps, seed))
             key = {"market": market, "variant": variant, "seed": seed, "steps": arguments.steps}
