@@ -5,7 +5,7 @@ import torch
 
 from finjepa_model.config import ModelConfig
 from finjepa_model.layers import TimeSeriesTokenizer, rotate
-from finjepa_model.layers.attention import AdaLN
+from finjepa_model.layers.attention import AdaLN, SelfAttention
 from finjepa_model.predictor import PortfolioBlock
 
 
@@ -118,3 +118,29 @@ def test_a_conditioned_block_feels_nothing_of_later_steps(init):
     after = run().detach()
     assert torch.equal(after[:, :, :2], before[:, :, :2])
     assert not torch.equal(after[:, :, 2], before[:, :, 2])
+
+
+@pytest.mark.parametrize("length", [8, 32, 33, 70])
+@pytest.mark.parametrize("form", [None, "pairs", "keys of a batch", "keys of a part of it"])
+def test_attention_is_its_definition_whatever_computes_it(length, form):
+    """Over any batch dimensions, with masks of every form in use, short or long."""
+    torch.manual_seed(0)
+    attention = SelfAttention(16, 2).double()
+    x = torch.randn(3, 2, length, 16, dtype=torch.float64, requires_grad=True)
+    seen = torch.rand(3, 2, 1, 1, length) < 0.7
+    seen[..., -1] = True
+    mask = {
+        None: None,
+        "pairs": torch.ones(length, length, dtype=torch.bool).tril(),
+        "keys of a batch": seen,
+        "keys of a part of it": seen[:, :1],
+    }[form]
+    parts = attention.qkv(x).unflatten(-1, (3, 2, 8)).permute(3, 0, 1, 4, 2, 5)
+    logits = parts[0] @ parts[1].transpose(-1, -2) / 8**0.5
+    if mask is not None:
+        logits = logits.where(mask, -torch.inf)
+    expected = attention.out((logits.softmax(-1) @ parts[2]).transpose(2, 3).flatten(-2))
+    got = attention(x, mask)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0] for y in (got, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-11)
