@@ -15,6 +15,7 @@ from finjepa_model.errors import FinJEPAError
 DEFAULT_NIGHTLY_CRON = "0 18 * * 1-5"
 DEFAULT_MEMORY_LIMIT = "3GB"  # a whole market fits, and what does not goes to disk
 DEFAULT_CHAMPION_MAX_AGE_DAYS = 45
+DEFAULT_UI_URL = "http://localhost:3000"  # where `make ui` serves
 LOCAL = "local"
 _RAY_ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+")
 
@@ -25,8 +26,8 @@ class Settings(BaseModel):
     Read from the environment by `from_env`: FINJEPA_HOME, FINJEPA_HUB_REPO_ID, FINJEPA_NIGHTLY_CRON (New York time),
     FINJEPA_DUCKDB_MEMORY_LIMIT (what a process may take for SQL, such as "2GB"), FINJEPA_ALERT_WEBHOOK (a URL that JSON is
     posted to), FINJEPA_ALERT_COMMAND (a command that reads the same JSON), FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a
-    champion that nothing has replaced is called stale) and FINJEPA_COMPUTE (where heavy work runs: `local`, or the address
-    of a Ray cluster).
+    champion that nothing has replaced is called stale), FINJEPA_UI_URL (where the Dagster UI is, for links of pages) and
+    FINJEPA_COMPUTE (where heavy work runs: `local`, or the address of a Ray cluster).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +39,7 @@ class Settings(BaseModel):
     alert_webhook: str | None = None
     alert_command: str | None = None
     champion_max_age_days: int = DEFAULT_CHAMPION_MAX_AGE_DAYS
+    ui_url: str = DEFAULT_UI_URL
     compute: str = LOCAL
 
     @classmethod
@@ -50,6 +52,7 @@ class Settings(BaseModel):
             alert_webhook=os.environ.get("FINJEPA_ALERT_WEBHOOK") or None,
             alert_command=os.environ.get("FINJEPA_ALERT_COMMAND") or None,
             champion_max_age_days=_days("FINJEPA_CHAMPION_MAX_AGE_DAYS", DEFAULT_CHAMPION_MAX_AGE_DAYS),
+            ui_url=(os.environ.get("FINJEPA_UI_URL") or DEFAULT_UI_URL).rstrip("/"),
             compute=_compute(),
         )
 

@@ -117,7 +117,7 @@ def leaderboard(
         exhibits = Exhibits.of(connection, checkpoint, data_version)
         [(newest,)] = connection.execute("SELECT max(created_at) FROM main.leaderboard").fetchall()
         if not _is_current(history, newest):
-            write_history(connection, history)
+            write_history(connection, history, home.checkpoints, home.ui_url)
     report = report_of(home.reports, checkpoint, data_version)
     if written or not _is_current(report, newest):
         write_report(report, f"FinJEPA {checkpoint}", exhibits)

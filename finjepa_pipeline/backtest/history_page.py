@@ -1,11 +1,12 @@
 """The leaderboard of everything that was ever judged in a home, as one page with filters."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from finjepa_pipeline.backtest.page import heading, table, write_page
+from finjepa_pipeline.backtest.page import Link, heading, table, write_page
 from finjepa_pipeline.backtest.store import ensure_tables
 from finjepa_pipeline.warehouse import sql
 
@@ -35,8 +36,13 @@ _COLUMNS = (
 _FILTERS = ("kind", "block", "fold", "checkpoint", "feed")
 
 
-def write_history(con: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Write the page; returns the number of its rows."""
+def write_history(con: duckdb.DuckDBPyConnection, path: Path, checkpoints: Path, ui_url: str) -> int:
+    """Write the page, and say how many rows it has.
+
+    Args:
+        checkpoints: folder of the home, where a checkpoint's lineage is.
+        ui_url: of the Dagster UI, where runs are.
+    """
     ensure_tables(con)
     rows = con.sql(sql("leaderboard_history")).pl().to_dicts()
     labels = {key: label for key, label, _ in _COLUMNS}
@@ -45,11 +51,14 @@ def write_history(con: duckdb.DuckDBPyConnection, path: Path) -> int:
         "</option></select>"
         for key in _FILTERS
     )
-    cells = [[_cell(row, key, form) for key, _, form in _COLUMNS] for row in rows]
+    cells = [
+        [_linked(row, key, _cell(row, key, form), path.parent, checkpoints, ui_url) for key, _, form in _COLUMNS]
+        for row in rows
+    ]
     parts = [
         "<h1>Everything that was ever judged here</h1>",
-        '<p class="dim">Every strategy, fold, config and checkpoint, the newest first. A run is a run of the Dagster UI, under '
-        "Runs; a checkpoint is a folder with its lineage.json, and the data version of the asset world_model there.</p>",
+        '<p class="dim">Every strategy, fold, config and checkpoint, the newest first. A checkpoint leads to its lineage: '
+        "config, seed, source revision, data version. A run and a data version lead to the Dagster UI, while it is running.</p>",
         f'<p><input id="text" placeholder="any text" aria-label="any text"> {filters} ',
         '<span class="dim" id="count"></span></p>',
         heading("Leaderboard"),
@@ -62,3 +71,16 @@ def write_history(con: duckdb.DuckDBPyConnection, path: Path) -> int:
 
 def _cell(row: dict[str, Any], key: str, form: str) -> str:
     return "–" if row[key] is None else form.format(row[key])
+
+
+def _linked(row: dict[str, Any], key: str, text: str, here: Path, checkpoints: Path, ui_url: str) -> str | Link:
+    if row[key] is None:
+        return text
+    lineage = checkpoints / text / "lineage.json"
+    if key == "checkpoint" and lineage.is_file():  # a walk-forward plan has none of its own: its folds have
+        return Link(text, Path(os.path.relpath(lineage, here)).as_posix())
+    if key == "run_id":
+        return Link(text[:8], f"{ui_url}/runs/{text}")
+    if key == "data_version":
+        return Link(text, f"{ui_url}/assets/feature_panel")
+    return text

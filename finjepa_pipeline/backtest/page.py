@@ -7,11 +7,20 @@ import html
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads somewhere: to a file beside the page, or to the Dagster UI."""
+
+    text: str
+    target: str
 
 
 def write_page(
@@ -62,9 +71,11 @@ def figure(name: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], name: str = "") -> str:
-    """A table that scrolls sideways on a narrow screen. A cell is text, or (text, class of the cell)."""
+    """A table that scrolls sideways on a narrow screen. A cell is text, (text, class of the cell), or a `Link`."""
 
     def cell(value: Any) -> str:
+        if isinstance(value, Link):
+            return f'<td><a href="{html.escape(value.target)}">{html.escape(value.text)}</a></td>'
         text, kind = value if isinstance(value, tuple) else (value, "")
         return f'<td class="{kind}">{html.escape(str(text))}</td>' if kind else f"<td>{html.escape(str(text))}</td>"
 

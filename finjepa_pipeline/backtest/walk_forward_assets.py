@@ -218,7 +218,7 @@ def walk_forward_leaderboard(
             build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": fold})
         build_leaderboard(con, plan, version, untried=untried, labels=labels | {"fold": "all folds"})
         exhibits = Exhibits.of(con, plan, version)
-        write_history(con, home.reports / "leaderboard.html")
+        write_history(con, home.reports / "leaderboard.html", home.checkpoints, home.ui_url)
     report = home.reports / f"{plan}-{version}" / "index.html"
     write_report(report, f"FinJEPA {plan}", exhibits)
     test = [row for row in exhibits.rows if row["block"] == "test"]

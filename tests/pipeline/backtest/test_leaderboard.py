@@ -1,5 +1,6 @@
 """From walks to the leaderboard and its pages: every number has its interval, every trial counts, nothing is made twice."""
 
+import re
 from dataclasses import replace
 
 import duckdb
@@ -77,10 +78,21 @@ def test_the_history_keeps_every_checkpoint(judged, tmp_path):
     build_leaderboard(judged, "c1", "d1")
     judged.execute("UPDATE leaderboard SET checkpoint = 'c0'")
     build_leaderboard(judged, "c1", "d1")
-    assert write_history(judged, tmp_path / "leaderboard.html") == 8
-    page = (tmp_path / "leaderboard.html").read_text()
+    judged.execute("UPDATE leaderboard SET run_id = 'a1b2c3d4-5e6f'")
+    (tmp_path / "checkpoints" / "c1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "c1" / "lineage.json").write_text("{}")
+    path = tmp_path / "reports" / "leaderboard.html"
+    assert write_history(judged, path, tmp_path / "checkpoints", "http://ui:3000") == 8
+    page = path.read_text()
     assert page.count("<tr>") == 9
-    assert "http" not in page.replace("http-equiv", "")
+    links = re.findall(r'<a href="([^"]+)">', page)
+    assert {link for link in links if link.startswith("http")} == {
+        "http://ui:3000/runs/a1b2c3d4-5e6f", "http://ui:3000/assets/feature_panel",
+    }  # fmt: skip
+    lineage = [link for link in links if not link.startswith("http")]
+    assert len(lineage) == 4  # c0 is in no folder
+    assert all((path.parent / link).is_file() for link in lineage)
+    assert "http" not in re.sub(r'<a href="[^"]+">', "", page), "the page needs nothing but itself"
 
 
 @pytest.mark.parametrize(
