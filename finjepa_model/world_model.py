@@ -22,6 +22,7 @@ from finjepa_model.heads import Heads
 from finjepa_model.observation import MarketBatch, Observation
 from finjepa_model.portfolio import PortfolioState
 from finjepa_model.predictor import MarketMemory, Predictor
+from finjepa_model.readout import ReturnReadout
 from finjepa_model.regularizers import InverseDynamics, SIGReg
 from finjepa_model.zero_shot.branch import ZeroShot
 
@@ -55,6 +56,7 @@ class FinJEPA(nn.Module):
         self.patch_predictor = MaskedPatchPredictor(model)
         self.inverse_dynamics = InverseDynamics(model.dim)
         self.heads = Heads(model.dim)
+        self.readout = ReturnReadout(len(model.channels), model.dim)
         self.sigreg = SIGReg(config.loss.sigreg_slices)
         # without a teacher the target is the encoder itself; see `objective` for why it carries no gradient
         self.has_teacher = config.loss.recipe in ("ema", "both")
@@ -109,8 +111,10 @@ class FinJEPA(nn.Module):
         now = observation.steps - 1
         assets_BHND, market_BHD = tokens_BSMD[:, now:, :-1], tokens_BSMD[:, now:, -1]
         asset_scale_B1N, market_scale_B1 = self.scales(observation, slice(now, now + 1))
-        mean_BHN, log_std_BHN = self.heads.asset(self.heads.asset_inputs(assets_BHND, market_BHD))
-        _, market_log_std_BH = self.heads.market(market_BHD)
+        log_std_BHN = self.heads.asset(self.heads.asset_inputs(assets_BHND, market_BHD))
+        market_log_std_BH = self.heads.market(market_BHD)
+        inputs_BNZ = self.readout.inputs(observation.features_BSNTF[:, now], assets_BHND[:, 0])
+        mean_BHN = self.readout(inputs_BNZ, observation.present_BN, horizon)
         return Imagination(
             mean_BHN=mean_BHN * asset_scale_B1N,
             volatility_BHN=log_std_BHN.exp() * asset_scale_B1N,

@@ -21,6 +21,7 @@ from finjepa_model.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.batches import BatchSource
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.panel import Panel
+from finjepa_model.training.readout_fit import fit_readout
 from finjepa_model.training.records import append_record, forget_after
 from finjepa_model.training.schedule import learning_rate, parameter_groups, teacher_momentum
 from finjepa_model.training.splits import split_dates
@@ -47,7 +48,8 @@ class Trainer:
     """
 
     def __init__(self, config: FinJEPAConfig, panel: Panel, run_folder: Path, report: Report | None = None):
-        self.config, self.run_folder, self.report = config, run_folder, report
+        self.config, self.panel = config, panel
+        self.run_folder, self.report = run_folder, report
         self.rank, self.ranks = rank_and_ranks()
         self.device = pick_device(self.rank)
         training = config.training
@@ -75,7 +77,8 @@ class Trainer:
     def train(self) -> dict[str, Any]:
         """Train to the end, or until `training.patience` evaluations have brought nothing better.
 
-        The model is then the best one by validation loss, among those whose latents had not collapsed.
+        The model is then the best one by validation loss, among those whose latents had not collapsed, with its read-out of
+        expected returns fitted.
 
         Returns:
             The content of a checkpoint's `metrics.json`.
@@ -109,7 +112,9 @@ class Trainer:
         bar.close()
         if self.ranks > 1:
             dist.barrier()  # rank 0 writes the best model, all of them read it
-        return load_best(self.run_folder, self.device, self.model) | {
+        best = load_best(self.run_folder, self.device, self.model)
+        return best | {
+            "readout": fit_readout(self.model, self.panel),
             "training": {name: value for name, value in last.items() if name not in ("kind", "step")}
             | {
                 "steps": self.step,

@@ -53,6 +53,8 @@ def trained(panel, tmp_path_factory) -> tuple[FinJEPA, dict]:
 
 def _world(model: FinJEPA, dates: int = 3) -> PlanningWorld:
     observation = random_observation(model.config, dates=dates)
+    weights_Z = torch.randn(len(model.readout.weights_Z), generator=torch.Generator().manual_seed(0))
+    model.readout.set(0.3 * weights_Z, 0.0, 1.0)
     with torch.no_grad():
         model.heads.asset.mlp[-1].weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
     imagination = model.imagine(observation, 2)

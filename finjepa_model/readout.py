@@ -1,0 +1,63 @@
+"""The expected return of an asset: a linear read-out that is fitted in closed form, not by gradient descent.
+
+A daily cross-sectional information coefficient is a few hundredths, so a label is nearly all noise, and what decides is how
+few numbers are estimated and how far they are shrunk (`finjepa_model.training.readout_fit`). Beside the latents the read-out
+sees the channels of the window themselves, in a linear branch around the network as in TiDE (Das et al. 2023, section 4.3;
+Zeng et al. 2023 find such a branch hard to beat): latents that are learned by predicting latents prefer what is slow (Sobal
+et al. 2022), and what moves returns need not be.
+
+Shapes: X any batch dimensions, N assets, T sessions of a window, F channels, D width, Z = F + D inputs, H decision steps.
+"""
+
+import torch
+from torch import Tensor, nn
+
+# A step's expected return is at most this many of its standard deviations, whatever was fitted.
+_MAX_SHARPE = 1.0
+
+
+class ReturnReadout(nn.Module):
+    """mean of step h = level + persistence^h score, in units of trailing volatility over a decision step.
+
+    The score is relative to the assets of its date (Fama and MacBeth 1973; Gu, Kelly and Xiu 2020 rank within a date): what the
+    market as a whole will do is left to the level, its mean over the training block, which is hard to beat (Welch and Goyal
+    2008). Scores revert to zero at one pace (Garleanu and Pedersen 2013). Born as "nothing is expected of anything".
+    """
+
+    weights_Z: Tensor
+    level: Tensor
+    persistence: Tensor
+
+    def __init__(self, channels: int, dim: int):
+        super().__init__()
+        self.register_buffer("weights_Z", torch.zeros(channels + dim))
+        self.register_buffer("level", torch.zeros(()))
+        self.register_buffer("persistence", torch.ones(()))
+
+    @staticmethod
+    def inputs(features_XTF: Tensor, latents_XD: Tensor) -> Tensor:
+        """inputs_XZ: exponentially weighted means of the channels with the span of half a window, and the latent."""
+        sessions = features_XTF.shape[-2]
+        age_T = torch.arange(sessions - 1, -1, -1, device=features_XTF.device)
+        decay_T = (1 - 4 / (sessions + 2)) ** age_T.to(features_XTF.dtype)
+        means_XF = (decay_T / decay_T.sum()) @ features_XTF
+        return torch.cat([means_XF, latents_XD.to(means_XF.dtype)], dim=-1)
+
+    def forward(self, inputs_XNZ: Tensor, present_XN: Tensor, horizon: int) -> Tensor:
+        """mean_XHN of the next `horizon` decision steps; of absent assets it means nothing."""
+        score_XN = inputs_XNZ @ self.weights_Z
+        score_XN = score_XN - _mean_of(score_XN, present_XN)
+        fading_H1 = self.persistence ** torch.arange(horizon, device=score_XN.device).unsqueeze(-1)
+        return (self.level + fading_H1 * score_XN.unsqueeze(-2)).clamp(-_MAX_SHARPE, _MAX_SHARPE)
+
+    @torch.no_grad()
+    def set(self, weights_Z: Tensor, level: float, persistence: float) -> None:
+        """Take over what was fitted."""
+        self.weights_Z.copy_(weights_Z)
+        self.level.fill_(level)
+        self.persistence.fill_(persistence)
+
+
+def _mean_of(x_XN: Tensor, present_XN: Tensor) -> Tensor:
+    total_X1 = torch.where(present_XN, x_XN, 0.0).sum(-1, keepdim=True)
+    return total_X1 / present_XN.sum(-1, keepdim=True).clamp(min=1)

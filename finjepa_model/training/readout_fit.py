@@ -1,0 +1,189 @@
+"""Fits the read-out of expected returns on frozen latents and channels, on the training block alone.
+
+Ridges of several strengths, on the channels, on the latents and on both, each forecast blocks of training dates that it was
+not fitted to, with the dates that share a label with them left out (purged blocked cross-validation). The one whose
+forecasts are surest by their t-value is kept, and is scaled twice: by the slope of the labels on its forecasts out of sample
+(Copas 1983), and by the positive part of 1 - (c / t)^2 (James and Stein 1961; Morris 1983), c what the best of them reaches
+by chance. Where nothing is confirmed out of sample the read-out expects the same of every asset.
+
+Shapes: B dates, N assets, R rows (date, asset), Z inputs, K dates that occur.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.readout import ReturnReadout
+from finjepa_model.training.batches import observe
+from finjepa_model.training.panel import Panel
+from finjepa_model.training.sampler import EligibleIndex
+from finjepa_model.training.splits import history_needed, split_dates, unseen
+from finjepa_model.world_model import FinJEPA
+
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the ridge, beside inputs of unit variance
+_FOLDS = 5
+# The best t-value of all designs and strengths passes this on noise about one time in five: there are several of them, and on
+# noise the forecasts of two folds of each other count the same coincidence twice
+_CHANCE = 2.0
+_LEAST_ASSETS = 3  # of a date, for its mean to be taken off
+_MOST_DATES, _MOST_ROWS, _MOST_ASSETS = 2000, 40_000, 256
+_WINDOWS_AT_ONCE = 1024
+_CLIP = 5.0  # of labels, in deviations
+
+
+@dataclass(frozen=True)
+class ReadoutRows:
+    """What was known at the close of a date of an asset, and what its return was from the fill on."""
+
+    date_R: np.ndarray  # session numbers, ascending
+    inputs_RZ: np.ndarray
+    before_RZ: np.ndarray  # a decision step earlier
+    target_R: np.ndarray  # in units of trailing volatility over a decision step
+
+    def relative(self) -> "ReadoutRows":
+        """Every input and label less its mean over the assets of the date."""
+        parts = (self.inputs_RZ, self.before_RZ, self.target_R)
+        return ReadoutRows(self.date_R, *(_less_date_mean(part, self.date_R) for part in parts))
+
+    def take(self, rows_R: np.ndarray) -> "ReadoutRows":
+        return ReadoutRows(self.date_R[rows_R], self.inputs_RZ[rows_R], self.before_RZ[rows_R], self.target_R[rows_R])
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """How forecasts out of sample did: the slope of labels on them, and its t-value."""
+
+    slope: float
+    t_value: float
+
+
+def fit_readout(model: FinJEPA, panel: Panel) -> dict[str, float | str]:
+    """Set `model.readout`, and say what it rests on.
+
+    Returns:
+        Which inputs, strength of the ridge, t-value out of sample, what is left after shrinkage, persistence, level and the
+        number of rows; only the last where the panel is too small to learn from.
+    """
+    rows = training_rows(model, panel)
+    if rows is None:
+        return {"rows": 0.0}
+    level = float(rows.target_R.mean())
+    relative = rows.relative()
+    weights_Z, report = fit_rows(relative, len(model.config.model.channels), model.config.model.stride)
+    now_R, before_R = relative.inputs_RZ @ weights_Z, relative.before_RZ @ weights_Z
+    persistence = float(np.clip(now_R @ before_R / max(before_R @ before_R, 1e-12), 0.0, 1.0))
+    model.readout.set(torch.from_numpy(weights_Z), level, persistence)
+    return report | {"level": level, "persistence": persistence, "rows": float(len(rows.date_R))}
+
+
+def fit_rows(rows: ReadoutRows, channels: int, stride: int) -> tuple[np.ndarray, dict[str, float | str]]:
+    """weights_Z from rows that are relative to their dates, of which the first `channels` inputs are channels."""
+    scale_Z = np.maximum(rows.inputs_RZ.std(0), 1e-8)
+    scaled = ReadoutRows(rows.date_R, rows.inputs_RZ / scale_Z, rows.before_RZ, rows.target_R)
+    every_Z = np.arange(len(scale_Z))
+    designs = {"channels": every_Z[:channels], "latents": every_Z[channels:], "both": every_Z}
+    tried = {
+        (name, strength): confirmed
+        for name, columns in designs.items()
+        for strength, confirmed in zip(STRENGTHS, _cross_validate(scaled, columns, stride), strict=True)
+    }
+    (name, strength), best = max(tried.items(), key=lambda item: item[1].t_value)
+    left = 1 - (_CHANCE / best.t_value) ** 2 if best.t_value > _CHANCE else 0.0
+    weights_Z, columns = np.zeros(len(scale_Z)), designs[name]
+    weights_Z[columns] = left * max(best.slope, 0.0) * _ridges(scaled, columns, (strength,))[0] / scale_Z[columns]
+    return weights_Z, {"inputs": name, "strength": strength, "t_value": best.t_value, "left_by_shrinkage": left}
+
+
+@torch.no_grad()
+def training_rows(model: FinJEPA, panel: Panel) -> ReadoutRows | None:
+    """Rows of evenly spaced dates of the training block whose labels end in it; None where there are too few."""
+    config = model.config
+    stride, training = config.model.stride, config.training
+    block, window = split_dates(len(panel.dates), config).train, history_needed(config) + stride
+    seen_A = np.array([not unseen(symbol, training.unseen_symbols) for symbol in panel.assets])
+    first, last = max(block[0], window), block[1] - stride - 1
+    try:
+        index = EligibleIndex.of(panel, window, first, last, least=_LEAST_ASSETS, allowed=seen_A)
+    except FinJEPAError:  # too few assets, ever: the model is trained all the same
+        return None
+    widest = min(int(np.diff(index.starts).max()), _MOST_ASSETS)
+    count = min(len(index), _MOST_DATES, max(_MOST_ROWS // widest, 1))
+    chosen_B = np.unique(np.linspace(0, len(index) - 1, count).astype(int))
+    parts = [
+        _rows_of(model, panel, index, part_B, widest)
+        for part_B in np.array_split(chosen_B, -(-len(chosen_B) * widest // _WINDOWS_AT_ONCE))
+    ]
+    rows = ReadoutRows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return rows if len(np.unique(rows.date_R)) >= 2 * _FOLDS else None
+
+
+def _rows_of(
+    model: FinJEPA, panel: Panel, index: EligibleIndex, part_B: np.ndarray, widest: int
+) -> tuple[np.ndarray, ...]:
+    """The columns of `ReadoutRows` of some sessions of the index."""
+    stride, dates_B = model.config.model.stride, index.sessions[part_B]
+    assets_BN = np.full((len(part_B), widest), -1, np.int64)
+    for b, k in enumerate(part_B):
+        here = index.assets[index.starts[k] : index.starts[k + 1]]
+        picked = here[np.unique(np.linspace(0, len(here) - 1, min(widest, len(here))).astype(int))]
+        assets_BN[b, : len(picked)] = picked
+    ends_BN = panel.rows(dates_B[:, None] + 1 + stride, assets_BN) >= 0
+    assets_BN = np.where(ends_BN, assets_BN, -1)
+    device = next(model.parameters()).device
+    seen = observe(panel, dates_B, assets_BN, 2, model.config).to(device)
+    inputs_BSNZ = ReturnReadout.inputs(seen.features_BSNTF, model.encode(seen)[0]).cpu().numpy().astype(np.float64)
+    scale_BN = seen.volatility_BSN[:, -1].cpu().numpy() * stride**0.5
+    daily_BNT, _ = panel.returns_after(dates_B + 1, assets_BN, stride)
+    target_BN = np.expm1(np.log1p(daily_BNT.astype(np.float64)).sum(-1)) / scale_BN
+    place = np.nonzero(ends_BN)
+    return (
+        dates_B[place[0]],
+        inputs_BSNZ[place[0], 1, place[1]],
+        inputs_BSNZ[place[0], 0, place[1]],
+        np.clip(target_BN[place], -_CLIP, _CLIP),
+    )
+
+
+def _cross_validate(rows: ReadoutRows, columns: np.ndarray, stride: int) -> list[Confirmed]:
+    """Of each strength, forecasts of every fold by ridges on the others."""
+    dates_K = np.unique(rows.date_R)
+    forecasts = np.full((len(STRENGTHS), len(rows.date_R)), np.nan)
+    for fold_K in np.array_split(dates_K, _FOLDS):
+        held_R = (rows.date_R >= fold_K[0]) & (rows.date_R <= fold_K[-1])
+        apart_R = (rows.date_R < fold_K[0] - stride - 1) | (rows.date_R > fold_K[-1] + stride + 1)
+        weights = _ridges(rows.take(apart_R), columns, STRENGTHS)
+        forecasts[:, held_R] = weights @ rows.inputs_RZ[held_R][:, columns].T
+    overlap = int(np.ceil(stride / max(np.diff(dates_K).mean(), 1.0)))
+    return [_confirm(forecast_R, rows, overlap) for forecast_R in forecasts]
+
+
+def _confirm(forecast_R: np.ndarray, rows: ReadoutRows, overlap: int) -> Confirmed:
+    """Slope through the origin; its error by date, with the Bartlett weights of Newey and West (1987) for labels that
+    overlap."""
+    _, number_R = np.unique(rows.date_R, return_inverse=True)
+    power = float(np.square(forecast_R).sum())
+    if power < 1e-18:
+        return Confirmed(0.0, 0.0)
+    slope = float(forecast_R @ rows.target_R) / power
+    surprise_K = np.bincount(number_R, forecast_R * (rows.target_R - slope * forecast_R))
+    variance = float(surprise_K @ surprise_K)
+    for lag in range(1, overlap + 1):
+        variance += 2 * (1 - lag / (overlap + 1)) * float(surprise_K[lag:] @ surprise_K[:-lag])
+    return Confirmed(slope, slope * power / max(variance, 1e-18) ** 0.5)
+
+
+def _ridges(rows: ReadoutRows, columns: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
+    """Weights of each strength, [strengths, columns]."""
+    x_RZ = rows.inputs_RZ[:, columns]
+    gram_ZZ, cross_Z = x_RZ.T @ x_RZ / len(x_RZ), x_RZ.T @ rows.target_R / len(x_RZ)
+    return np.stack([np.linalg.solve(gram_ZZ + strength * np.eye(len(columns)), cross_Z) for strength in strengths])
+
+
+def _less_date_mean(x_R: np.ndarray, date_R: np.ndarray) -> np.ndarray:
+    _, number_R, count_K = np.unique(date_R, return_inverse=True, return_counts=True)
+    total_K = np.zeros((len(count_K), *x_R.shape[1:]))
+    np.add.at(total_K, number_R, x_R)
+    return x_R - (total_K / count_K.reshape(-1, *[1] * (x_R.ndim - 1)))[number_R]

@@ -1,0 +1,104 @@
+"""The read-out of expected returns finds what is there, expects nothing where nothing is, and looks at training dates only."""
+
+import numpy as np
+import pytest
+import torch
+
+from finjepa_model.readout import ReturnReadout
+from finjepa_model.training.readout_fit import ReadoutRows, fit_readout, fit_rows
+from finjepa_model.training.splits import split_dates
+from finjepa_model.world_model import FinJEPA
+from tests.model.markets import random_observation, small_config
+from tests.model.test_trainer import _config
+from tests.pipeline.backtest.handmade_panel import write_panel
+
+CHANNELS, LATENTS, DATES, ASSETS = 4, 6, 600, 12
+
+
+def _rows(seed: int, strength: float, column: int = 1) -> ReadoutRows:
+    """Labels that one of the inputs explains with the given information coefficient."""
+    random = np.random.default_rng(seed)
+    inputs_RZ = random.standard_normal((DATES * ASSETS, CHANNELS + LATENTS))
+    noise_R = random.standard_normal(DATES * ASSETS) * (1 - strength**2) ** 0.5
+    date_R = np.repeat(np.arange(DATES), ASSETS)
+    return ReadoutRows(date_R, inputs_RZ, inputs_RZ, strength * inputs_RZ[:, column] + noise_R).relative()
+
+
+@pytest.mark.parametrize(("column", "inputs"), [(1, "channels"), (CHANNELS + 2, "latents")])
+def test_it_finds_an_input_that_explains_a_tenth(column: int, inputs: str):
+    weights_Z, report = fit_rows(_rows(0, 0.1, column), CHANNELS, stride=1)
+    assert report["inputs"] == inputs
+    assert weights_Z[column] == pytest.approx(0.1, abs=0.05)
+    assert weights_Z[column] > 3 * np.abs(np.delete(weights_Z, column)).max()
+
+
+def test_where_nothing_is_it_expects_nothing_most_of_the_time():
+    """And what it expects then is little: the positive part of James and Stein."""
+    sizes = [np.linalg.norm(fit_rows(_rows(seed, 0.0), CHANNELS, stride=1)[0]) for seed in range(40)]
+    assert np.mean(np.array(sizes) == 0) >= 0.7
+    assert np.mean(sizes) < 0.01
+
+
+def test_labels_that_overlap_do_not_make_it_surer():
+    """The same noise, added up over ten dates for each label, seems ten times as much to who counts rows."""
+    random = np.random.default_rng(1)
+    sure = []
+    for _ in range(20):
+        signal_DA = np.cumsum(random.standard_normal((DATES, ASSETS)), axis=0) / 10
+        noise_DA = random.standard_normal((DATES + 10, ASSETS))
+        label_DA = np.stack([noise_DA[d : d + 10].sum(0) for d in range(DATES)]) / 10**0.5
+        inputs_RZ = np.concatenate([signal_DA.reshape(-1, 1)] * 2, axis=1)
+        rows = ReadoutRows(np.repeat(np.arange(DATES), ASSETS), inputs_RZ, inputs_RZ, label_DA.ravel()).relative()
+        sure.append(fit_rows(rows, 1, stride=10)[1]["t_value"])
+    assert np.mean(np.array(sure) > 2) <= 0.25
+
+
+def test_it_looks_at_no_return_after_the_training_block(tmp_path):
+    random = np.random.default_rng(0)
+    returns_DA = 0.01 * random.standard_normal((400, 5))
+    signal_DAF = random.standard_normal((400, 5, 3))
+    returns_DA[2:] += 0.004 * signal_DAF[:-2, :, 0]
+    config = _config()
+    future_DA = returns_DA.copy()
+    future_DA[split_dates(400, config).train[1] :] *= -3
+    fitted = []
+    for name, market_DA in (("one", returns_DA), ("other", future_DA)):
+        torch.manual_seed(0)
+        model = FinJEPA(config)
+        report = fit_readout(model, write_panel(tmp_path / name, market_DA, features_DAF=signal_DAF))
+        assert report["t_value"] > 2
+        fitted.append({name: x.clone() for name, x in model.readout.state_dict().items()})
+    assert fitted[0]["weights_Z"].any()
+    assert all(torch.equal(fitted[0][name], fitted[1][name]) for name in fitted[0])
+
+
+def test_a_market_of_two_assets_has_no_cross_section(tmp_path):
+    returns_DA = 0.01 * np.random.default_rng(0).standard_normal((400, 2))
+    model = FinJEPA(_config(n_assets=2))
+    panel = write_panel(tmp_path / "panel", returns_DA, features_DAF=np.stack([returns_DA] * 3, -1))
+    assert fit_readout(model, panel) == {"rows": 0.0}
+    assert not model.readout.weights_Z.any()
+
+
+def test_expectations_follow_their_assets_and_come_back_from_a_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model = FinJEPA(small_config()).eval()
+    model.readout.set(torch.randn_like(model.readout.weights_Z) / 10, 0.05, 0.5)
+    observation = random_observation(model.config, dates=2, steps=3, assets=4)
+    imagined = model.imagine(observation, 3)
+    score_BHN = imagined.mean_BHN / (0.01 * model.config.model.stride**0.5) - 0.05
+    torch.testing.assert_close(score_BHN[:, 1], score_BHN[:, 0] / 2)  # it fades by its persistence
+    torch.testing.assert_close(score_BHN.sum(-1), torch.zeros(2, 3), atol=1e-5, rtol=0)  # relative to the others
+    model.save_pretrained(tmp_path)
+    again = FinJEPA.from_pretrained(tmp_path).imagine(observation, 3)
+    assert torch.equal(again.mean_BHN, imagined.mean_BHN)
+
+
+def test_an_absent_asset_changes_no_expectation():
+    readout = ReturnReadout(2, 1)
+    readout.set(torch.tensor([1.0, -0.5, 0.2]), 0.0, 1.0)
+    inputs_BNZ = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)) / 10
+    present_BN = torch.tensor([[True, True, True, False]])
+    three = readout(inputs_BNZ[:, :3], present_BN[:, :3], 1)
+    inputs_BNZ[:, 3] = 1e6
+    torch.testing.assert_close(readout(inputs_BNZ, present_BN, 1)[..., :3], three)
