@@ -4,8 +4,13 @@
     python benchmarks/proving.py FOLDER --variant null --seeds 0-19
 
 For each seed: a market, its panel, a training, the test block walked by the planners, by their shuffled twin and by controls.
+The oracle pays no costs and sells no hedge, so by default nobody does (`--costs` for the product's own; the share of the
+oracle's gain is on expected utility before costs either way).
 Every result is one line of FOLDER/results.jsonl as soon as it is known; a seed that is there is not run again. The table at the
 end is of all lines of the variant and config in that file.
+
+`--untrained` leaves the encoder as it was born and fits the read-out of expected returns alone: seconds a seed, for many null
+markets. What is then tried is that read-out, the planner and the statistics, on paths without drift.
 
 `--block validation` judges on the validation block instead: for choosing a config, so that the test block is never tuned on.
 """
@@ -13,6 +18,7 @@ end is of all lines of the variant and config in that file.
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -20,10 +26,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finjepa_model.config import preset
+from finjepa_model.config import FinJEPAConfig, preset
+from finjepa_model.training.panel import Panel
+from finjepa_model.training.readout_fit import fit_readout
 from finjepa_model.training.splits import history_needed, split_dates
 from finjepa_pipeline.backtest.baselines import baselines
-from finjepa_pipeline.backtest.controls import Controls
+from finjepa_pipeline.backtest.controls import Controls, untrained
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.evidence import forecast_quality
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
@@ -33,6 +41,13 @@ from finjepa_pipeline.backtest.proving import ProvingGround, fraction
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import for_panel, train_checkpoint
 
+FRICTIONLESS = {
+    "portfolio.cost_bps": "0",
+    "portfolio.tier_spread_bps": "[0, 0, 0]",
+    "portfolio.impact": "0",
+    "portfolio.borrow_rate": "0",
+    "portfolio.allow_hedge": "false",
+}
 BASELINES = ("equal_weight", "min_variance", "momentum_60")
 
 
@@ -45,6 +60,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--planner", default="cem,mppi")
     parser.add_argument("--controls", default="ewma,ridge,shuffled_actions")
+    parser.add_argument("--costs", action="store_true")
+    parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--block", default="test", choices=("validation", "test"))
     arguments = parser.parse_args()
     first, _, last = arguments.seeds.partition("-")
@@ -66,15 +83,11 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     home = arguments.folder / f"{arguments.variant}-{seed}"
     ground = ProvingGround.of(home, arguments.variant, seed)
     panel, settings = ground.panel, Settings(home=home).ensure()
-    overrides = dict(assignment.split("=", 1) for assignment in arguments.set) | {"training.seed": str(seed)}
+    overrides = {} if arguments.costs else FRICTIONLESS
+    overrides |= dict(assignment.split("=", 1) for assignment in arguments.set) | {"training.seed": str(seed)}
     config = for_panel(preset(arguments.preset).override(overrides), panel)
 
-    def launch(command: list[str], environment: dict[str, str]) -> None:
-        import os
-
-        subprocess.run(command, env={**os.environ, **environment}, check=True)
-
-    checkpoint, _ = train_checkpoint(settings, config, panel, {"seed": seed}, launch, processes=1)
+    checkpoint = (born if arguments.untrained else train)(settings, config, panel)
     trained = time.monotonic() - started
     imagination = MarketImagination(checkpoint)
     controls = Controls(panel, imagination)
@@ -108,6 +121,24 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     return rows
 
 
+def train(settings: Settings, config: FinJEPAConfig, panel: Panel) -> Path:
+    """As `finjepa train` does; a checkpoint that is there is not made again."""
+
+    def launch(command: list[str], environment: dict[str, str]) -> None:
+        subprocess.run(command, env={**os.environ, **environment}, check=True)
+
+    lineage = {"seed": config.training.seed}
+    return train_checkpoint(settings, config, panel, lineage, launch, processes=1)[0]
+
+
+def born(settings: Settings, config: FinJEPAConfig, panel: Panel) -> Path:
+    """An encoder of random weights and its fitted read-out."""
+    model = untrained(config)
+    fit_readout(model, panel)
+    model.save_pretrained(settings.checkpoints / "untrained")
+    return settings.checkpoints / "untrained"
+
+
 def table(rows: list[dict], label: str) -> str:
     """Markdown: one line a strategy, over seeds."""
     lines = [
@@ -136,7 +167,15 @@ def _mean(values: np.ndarray, of=np.mean, form: str = ".2f") -> str:
 
 
 def _label(arguments: argparse.Namespace) -> str:
-    chosen = [arguments.variant, arguments.preset, *sorted(arguments.set), arguments.planner, arguments.block]
+    chosen = [
+        arguments.variant,
+        arguments.preset,
+        *sorted(arguments.set),
+        arguments.planner,
+        arguments.block,
+        arguments.costs,
+    ]
+    chosen += [arguments.untrained, FRICTIONLESS]
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
 
 

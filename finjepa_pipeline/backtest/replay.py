@@ -5,13 +5,14 @@ Shapes: K strategies, D decisions, T sessions, R assets of the roster.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
+from finjepa_model.costs import Frictions, Liquidity
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.engine import Court, Walk
 
@@ -27,30 +28,62 @@ class Replay:
     net_TK: np.ndarray
 
 
-def replay(
-    walks: Sequence[Walk], court: Court, costs: PortfolioConfig, *, signals: bool = True, hedge: bool = True
-) -> Replay:
-    """Trade recorded decisions, all strategies at once.
+@dataclass(frozen=True)
+class Orders:
+    """What K strategies decided; the mechanics trade all of them at once."""
 
-    Args:
-        signals: False to be long whatever has a budget; hedge: False never to hedge.
-    """
-    simulator = PortfolioSimulator(costs)
-    state = simulator.start((len(walks), len(court.roster_R)))
-    weights_DKR, signals_DKR = (
-        torch.from_numpy(np.stack([getattr(walk, name) for walk in walks], axis=1)).double()
-        for name in ("weights_KR", "signals_KR")
-    )
-    hedges_DK = torch.from_numpy(np.stack([walk.hedges_K for walk in walks], axis=1)).double()
-    ordered_DK = torch.from_numpy(np.stack([walk.ordered_K for walk in walks], axis=1))
-    if not signals:
-        signals_DKR = (weights_DKR > 0).double()
-    if not hedge:
-        hedges_DK = torch.zeros_like(hedges_DK)
+    weights_DKR: torch.Tensor
+    signals_DKR: torch.Tensor
+    hedges_DK: torch.Tensor
+    ordered_DK: torch.Tensor
+
+    @classmethod
+    def of(cls, walks: Sequence[Walk], *, signals: bool = True, hedge: bool = True) -> "Orders":
+        """
+        Args:
+            signals: False to be long whatever has a budget; hedge: False never to hedge.
+        """
+        weights_DKR, signals_DKR, hedges_DK, ordered_DK = (
+            torch.from_numpy(np.stack([getattr(walk, name) for walk in walks], axis=1))
+            for name in ("weights_KR", "signals_KR", "hedges_K", "ordered_K")
+        )
+        weights_DKR, hedges_DK = weights_DKR.double(), hedges_DK.double()
+        signals_DKR = signals_DKR.double() if signals else (weights_DKR > 0).double()
+        return cls(weights_DKR, signals_DKR, hedges_DK if hedge else torch.zeros_like(hedges_DK), ordered_DK)
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence["Orders"]) -> "Orders":
+        """Of all, in a row."""
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts], dim=1) for f in fields(cls)))
+
+
+class GradedSimulator(PortfolioSimulator):
+    """Portfolios side by side that pay different commissions: `bps_K`, of each in basis points."""
+
+    def __init__(self, costs: PortfolioConfig, bps_K: np.ndarray):
+        dearest = float(bps_K.max())
+        super().__init__(
+            replace(costs, cost_bps=dearest)
+        )  # so that the fixed point of wealth after costs is exact for all
+        self._less_K1 = torch.from_numpy(1e-4 * (bps_K - dearest))[:, None]
+
+    def frictions(self, liquidity: Liquidity | None) -> Frictions:
+        prices = super().frictions(liquidity)
+        return replace(prices, spread=prices.spread + self._less_K1)
+
+
+def replay(walks: Sequence[Walk], court: Court, costs: PortfolioConfig) -> Replay:
+    """Trade recorded decisions under other costs."""
+    return _trade(Orders.of(walks), court, PortfolioSimulator(costs))
+
+
+def _trade(orders: Orders, court: Court, simulator: PortfolioSimulator) -> Replay:
+    costs = simulator.config
+    state = simulator.start(tuple(orders.weights_DKR.shape[1:]))
     gross, net = [], []
     for d, step in enumerate(court.steps):
-        action = PortfolioAction(weights_DKR[d], signals_DKR[d], hedges_DK[d])
-        ordered_K = ordered_DK[d]
+        action = PortfolioAction(orders.weights_DKR[d], orders.signals_DKR[d], orders.hedges_DK[d])
+        ordered_K = orders.ordered_DK[d]
         state = replace(  # orders are left in the book, for the mechanics to fill as they would fill waiting ones
             state,
             orders_XN=torch.where(
@@ -70,7 +103,10 @@ def replay(
 
 def cost_grid(walks: Sequence[Walk], court: Court) -> dict[str, np.ndarray]:
     """Net returns net_TK by `cost_<bps>`: commission and half-spread of the most liquid tier, and the hedge's, at each level."""
-    return {f"cost_{bps:g}": replay(walks, court, replace(court.costs, cost_bps=bps)).net_TK for bps in COST_GRID}
+    orders = Orders.side_by_side([Orders.of(walks)] * len(COST_GRID))
+    simulator = GradedSimulator(court.costs, np.repeat(np.array(COST_GRID), len(walks)))
+    levels = np.split(_trade(orders, court, simulator).net_TK, len(COST_GRID), axis=1)
+    return {f"cost_{bps:g}": net_TK for bps, net_TK in zip(COST_GRID, levels, strict=True)}
 
 
 def attribution(walks: Sequence[Walk], court: Court) -> dict[str, np.ndarray]:
@@ -89,9 +125,6 @@ def attribution(walks: Sequence[Walk], court: Court) -> dict[str, np.ndarray]:
         tier_borrow_rate=(0.0,) * len(court.costs.tier_borrow_rate),
         margin_spread=0.0,
     )
-    return {
-        "weights": replay(walks, court, free, signals=False, hedge=False).net_TK,
-        "signals": replay(walks, court, free, hedge=False).net_TK,
-        "hedge": replay(walks, court, free).net_TK,
-        "net": np.column_stack([walk.net_T for walk in walks]),
-    }
+    parts = [Orders.of(walks, signals=False, hedge=False), Orders.of(walks, hedge=False), Orders.of(walks)]
+    earned = np.split(_trade(Orders.side_by_side(parts), court, PortfolioSimulator(free)).net_TK, len(parts), axis=1)
+    return dict(zip(PARTS, [*earned, np.column_stack([walk.net_T for walk in walks])], strict=True))

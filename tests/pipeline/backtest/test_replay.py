@@ -78,8 +78,14 @@ def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
         assert (grid[f"cost_{high:g}"].mean(0) < grid[f"cost_{low:g}"].mean(0)).all()
     gap_0, gap_50 = (np.diff(grid[f"cost_{bps}"].mean(0))[0] for bps in (0, 50))
     assert 50 * gap_0 / (gap_0 - gap_50) == pytest.approx(10, rel=0.1)
-    free = replace(court.costs, cost_bps=0.0)
-    np.testing.assert_allclose(replay(walks, court, free).net_TK, grid["cost_0"])
+
+
+def test_strategies_side_by_side_at_many_costs_are_what_they_are_alone(court):
+    walks = [walk(strategy, court) for strategy in strategies()]
+    grid = cost_grid(walks, court)
+    for bps in COST_GRID:
+        alone = replay(walks, court, replace(court.costs, cost_bps=bps))
+        np.testing.assert_allclose(grid[f"cost_{bps:g}"], alone.net_TK, atol=1e-12)
 
 
 def test_each_part_of_an_action_adds_what_it_adds(court):
