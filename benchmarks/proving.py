@@ -4,8 +4,8 @@
     python benchmarks/proving.py FOLDER --variant null --seeds 0-19
 
 For each seed: a market, its panel, a training, the test block walked by the planners, by their shuffled twin and by controls.
-The oracle pays no costs and sells no hedge, so by default nobody does (`--costs` for the product's own; the share of the
-oracle's gain is on expected utility before costs either way).
+The oracle pays no costs, sells no hedge and holds no cash, so by default no planner does (`--costs` for the product's own
+costs, `--utility` for another one; the share of the oracle's gain is on expected utility before costs either way).
 Every result is one line of FOLDER/results.jsonl as soon as it is known; a seed that is there is not run again. The table at the
 end is of all lines of the variant and config in that file.
 
@@ -31,10 +31,10 @@ from finjepa_model.training.panel import Panel
 from finjepa_model.training.readout_fit import fit_readout
 from finjepa_model.training.splits import history_needed, split_dates
 from finjepa_pipeline.backtest.baselines import baselines
-from finjepa_pipeline.backtest.controls import Controls, untrained
+from finjepa_pipeline.backtest.controls import Controls, ShuffledActions, untrained
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.evidence import forecast_quality
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, strategy_name
 from finjepa_pipeline.backtest.inference import one_sided_p
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.proving import ProvingGround, fraction
@@ -48,6 +48,8 @@ FRICTIONLESS = {
     "portfolio.borrow_rate": "0",
     "portfolio.allow_hedge": "false",
 }
+# what the oracle maximises, with its risk aversion of 5, and fully invested as it is
+UTILITY = "log_growth - 2.5*variance, gross >= 0.99"
 BASELINES = ("equal_weight", "min_variance", "momentum_60")
 
 
@@ -58,8 +60,9 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-4", help="one number, or first-last")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--planner", default="cem,mppi")
-    parser.add_argument("--controls", default="ewma,ridge,shuffled_actions")
+    parser.add_argument("--planner", default="mppi,qp", help="the first one has the shuffled twin")
+    parser.add_argument("--utility", default=UTILITY)
+    parser.add_argument("--controls", default="ewma,ridge")
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--block", default="test", choices=("validation", "test"))
@@ -83,10 +86,9 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     home = arguments.folder / f"{arguments.variant}-{seed}"
     ground = ProvingGround.of(home, arguments.variant, seed)
     panel, settings = ground.panel, Settings(home=home).ensure()
-    overrides = {} if arguments.costs else FRICTIONLESS
-    overrides |= dict(assignment.split("=", 1) for assignment in arguments.set) | {"training.seed": str(seed)}
+    chosen = dict(assignment.split("=", 1) for assignment in arguments.set)
+    overrides = ({} if arguments.costs else FRICTIONLESS) | chosen | {"training.seed": str(seed)}
     config = for_panel(preset(arguments.preset).override(overrides), panel)
-
     checkpoint = (born if arguments.untrained else train)(settings, config, panel)
     trained = time.monotonic() - started
     imagination = MarketImagination(checkpoint)
@@ -98,7 +100,9 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     views = court.views()
     imagination.prepare(views)
     strategies = [strategy for strategy in baselines() if strategy.name in BASELINES]
-    strategies += [FinJEPAStrategy(name, imagination) for name in arguments.planner.split(",")]
+    planners = arguments.planner.split(",")
+    strategies += [FinJEPAStrategy(strategy_name(name, arguments.utility), imagination, name) for name in planners]
+    strategies.append(ShuffledActions(imagination, strategy_name(planners[0], arguments.utility)))
     strategies += [controls.make(name) for name in arguments.controls.split(",") if name]
     walks = [walk(strategy, court, views) for strategy in strategies]
     quality = {"world_model": forecast_quality(imagination.forecast, court, views)["rank_ic"].mean}
@@ -114,7 +118,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
                 "of_clock": scored.of_clock if scored else None,
                 "p": one_sided_p(result.gross_T, walks[0].gross_T) if result.strategy != "equal_weight" else None,
                 "net_minus_equal": float((result.net_T - walks[0].net_T).mean() * 252),
-                "rank_ic": quality.get("world_model" if result.strategy in arguments.planner else result.strategy),
+                "rank_ic": quality.get("world_model" if result.strategy in planners else result.strategy),
                 "training_seconds": round(trained, 1),
             }
         )
@@ -175,7 +179,7 @@ def _label(arguments: argparse.Namespace) -> str:
         arguments.block,
         arguments.costs,
     ]
-    chosen += [arguments.untrained, FRICTIONLESS]
+    chosen += [arguments.costs, arguments.untrained, FRICTIONLESS]
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
 
 

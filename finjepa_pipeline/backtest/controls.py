@@ -106,8 +106,8 @@ class ShuffledActions:
 
     name = "shuffled_actions"
 
-    def __init__(self, imagination: MarketImagination):
-        self._planned = FinJEPAStrategy(PLANNER, imagination)
+    def __init__(self, imagination: MarketImagination, planner: str = PLANNER):
+        self._planned = FinJEPAStrategy(planner, imagination)
         self._random = np.random.default_rng(imagination.config.training.seed)
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
