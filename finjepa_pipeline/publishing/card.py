@@ -222,9 +222,9 @@ def _provenance(lineage: Mapping[str, Any], normalization: Mapping[str, Any]) ->
 
 
 def _diagnostics(metrics: Mapping[str, Any]) -> str:
-    diagnostics, losses = metrics.get("diagnostics", {}), metrics.get("validation", {})
+    diagnostics, losses, readout = (metrics.get(name, {}) for name in ("diagnostics", "validation", "readout"))
     lines = ["| | value |", "|---|--:|"]
-    for group, values in (("", diagnostics), ("validation loss: ", losses)):
+    for group, values in (("", diagnostics), ("validation loss: ", losses), ("read-out of returns: ", readout)):
         lines += [f"| {group}{name} | {_plain(value)} |" for name, value in values.items()]
     return "\n".join(lines)
 

@@ -152,6 +152,7 @@ def world_model_evaluation(settings: SettingsResource) -> Iterator[dg.Materializ
             "probes": dg.MetadataValue.md(numbers_table(probes)) if probes else "the panel is too short for them",
             "monitors": dg.MetadataValue.md(numbers_table(diagnostics)),
             "validation": dg.MetadataValue.md(numbers_table(metrics["validation"])),
+            "readout": dg.MetadataValue.md(numbers_table(metrics.get("readout", {}))),
             **{name: value for name, value in diagnostics.items() if name != "collapsed"},
             **{f"probe_{name}": value for name, value in probes.items() if math.isfinite(value)},
         },
