@@ -8,8 +8,8 @@ from finjepa_model.readout import ReturnReadout
 from finjepa_model.training.readout_fit import ReadoutRows, fit_readout, fit_rows
 from finjepa_model.training.splits import split_dates
 from finjepa_model.world_model import FinJEPA
-from tests.model.markets import random_observation, small_config
-from tests.model.test_trainer import _config
+from tests.model.markets import random_observation
+from tests.model.training_runs import run_config
 from tests.pipeline.backtest.handmade_panel import write_panel
 
 CHANNELS, LATENTS, DATES, ASSETS = 4, 6, 600, 12
@@ -58,7 +58,7 @@ def test_it_looks_at_no_return_after_the_training_block(tmp_path):
     returns_DA = 0.01 * random.standard_normal((400, 5))
     signal_DAF = random.standard_normal((400, 5, 3))
     returns_DA[2:] += 0.004 * signal_DAF[:-2, :, 0]
-    config = _config()
+    config = run_config()
     future_DA = returns_DA.copy()
     future_DA[split_dates(400, config).train[1] :] *= -3
     fitted = []
@@ -74,7 +74,7 @@ def test_it_looks_at_no_return_after_the_training_block(tmp_path):
 
 def test_a_market_of_two_assets_has_no_cross_section(tmp_path):
     returns_DA = 0.01 * np.random.default_rng(0).standard_normal((400, 2))
-    model = FinJEPA(_config(n_assets=2))
+    model = FinJEPA(run_config(n_assets=2))
     panel = write_panel(tmp_path / "panel", returns_DA, features_DAF=np.stack([returns_DA] * 3, -1))
     assert fit_readout(model, panel) == {"rows": 0.0}
     assert not model.readout.weights_Z.any()
@@ -82,7 +82,7 @@ def test_a_market_of_two_assets_has_no_cross_section(tmp_path):
 
 def test_expectations_follow_their_assets_and_come_back_from_a_checkpoint(tmp_path):
     torch.manual_seed(0)
-    model = FinJEPA(small_config()).eval()
+    model = FinJEPA(smallrun_config()).eval()
     model.readout.set(torch.randn_like(model.readout.weights_Z) / 10, 0.05, 0.5)
     observation = random_observation(model.config, dates=2, steps=3, assets=4)
     imagined = model.imagine(observation, 3)
