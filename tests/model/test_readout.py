@@ -82,7 +82,7 @@ def test_a_market_of_two_assets_has_no_cross_section(tmp_path):
 
 def test_expectations_follow_their_assets_and_come_back_from_a_checkpoint(tmp_path):
     torch.manual_seed(0)
-    model = FinJEPA(smallrun_config()).eval()
+    model = FinJEPA(small_config()).eval()
     model.readout.set(torch.randn_like(model.readout.weights_Z) / 10, 0.05, 0.5)
     observation = random_observation(model.config, dates=2, steps=3, assets=4)
     imagined = model.imagine(observation, 3)
