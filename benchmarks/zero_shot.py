@@ -20,7 +20,7 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.planning import ActionSpace, Utility, make_planner, parse_utility, project_to_simplex
+from finjepa_model.planning import ActionSpace, TDPlanner, Utility, make_planner, parse_utility, project_to_simplex
 from finjepa_model.planning.objectives import Objective
 from finjepa_model.planning.quantities import quantities
 from finjepa_model.planning.rollout import PlanningWorld
@@ -162,6 +162,12 @@ def searched(name: str, config: FinJEPAConfig, **settings: int) -> Policy:
     return policy
 
 
+def at_once() -> Policy:
+    """The td branch: the decision alone."""
+    planner = TDPlanner()
+    return lambda world, utility: planner.act(Objective(world, utility))
+
+
 def equal_weights(world: PlanningWorld, utility: Utility) -> PortfolioAction:
     weights_1N = torch.full((1, N_ASSETS), 1 / N_ASSETS)
     return PortfolioAction(weights_1N, torch.ones_like(weights_1N), torch.zeros(1))
@@ -181,13 +187,25 @@ def train(folder: Path, ground: ProvingGround, seed: int, overrides: dict[str, s
     return FinJEPA.from_pretrained(saved), json.loads((saved / "td.json").read_text())
 
 
+def untrained(model: FinJEPA, ground: ProvingGround, folder: Path) -> FinJEPA:
+    """The same world model with a branch of one step of training: what its policy is before it has learned anything."""
+    config = model.config.override({"td.steps": "1"})
+    torch.manual_seed(config.training.seed)
+    other = FinJEPA(config)
+    known = {name: value for name, value in model.state_dict().items() if not name.startswith("zero_shot.")}
+    other.load_state_dict(known, strict=False)
+    TDTrainer(other, ground.panel, folder / "untrained").train()
+    return other.eval()
+
+
 def run_market(arguments: argparse.Namespace, variant: str, seed: int) -> dict:
     folder = arguments.folder / f"{variant}-{seed}"
     ground = ProvingGround.of(folder / "home", variant, seed)
     model, metrics = train(folder, ground, seed, dict(a.split("=", 1) for a in arguments.set))
     splits = split_dates(len(ground.panel.dates), model.config)
     arena = Arena(ground, model, getattr(splits, arguments.block))
-    policies = {name: searched(name, model.config) for name in ("td", "cem", "mppi")}
+    policies = {"td": at_once()} | {name: searched(name, model.config) for name in ("cem", "mppi")}
+    before, before_policy = Arena(ground, untrained(model, ground, folder), getattr(splits, arguments.block)), at_once()
     oracle = searched("cem", model.config, samples=256, iterations=12)
     rows = []
     for text in UTILITIES:
@@ -195,6 +213,7 @@ def run_market(arguments: argparse.Namespace, variant: str, seed: int) -> dict:
         walks = {"equal_weight": arena.walk(equal_weights, utility)}
         walks["oracle"] = arena.walk(oracle, utility, knows_truth=True)
         walks |= {name: arena.walk(policy, utility) for name, policy in policies.items()}
+        walks["untrained"] = before.walk(before_policy, utility)
         if arguments.sac and text in UTILITIES[:2]:
             learned = sac_policy(
                 Arena(ground, model, (splits.train[1] - SESSIONS, splits.train[1])), utility, arguments.sac
@@ -268,12 +287,13 @@ def table(markets: list[dict], variant: str) -> Iterator[str]:
     names = ("td", "cem", "mppi")
     yield f"{variant}: {len(of)} seeds, {of[0]['decisions']} decisions each\n"
     heads = "".join(f" {name} of oracle |" for name in names)
-    yield f"| utility | fit |{heads} td of mppi, by the model's account |"
-    yield "|---|--:|" + "--:|" * (len(names) + 1)
+    yield f"| utility | fit | td of mppi, by the model's account | the same, before training |{heads}"
+    yield "|---|--:|" + "--:|" * (len(names) + 2)
     for i, text in enumerate(UTILITIES):
         rows = [market["rows"][i] for market in of]
-        cells = [_share([row["walks"] for row in rows], name, "oracle", "truth") for name in names]
-        cells.append(_share([row["walks"] for row in rows], "td", "mppi", "imagined"))
+        walks = [row["walks"] for row in rows]
+        cells = [_share(walks, name, "mppi", "imagined") for name in ("td", "untrained")]
+        cells += [_share(walks, name, "oracle", "truth") for name in names]
         yield f"| `{text}` | {np.mean([row['fit'] for row in rows]):.2f} | " + " | ".join(cells) + " |"
     times = {n: np.median([r["walks"][n]["milliseconds"] for m in of for r in m["rows"]]) for n in names}
     yield "\nMilliseconds a decision (median): " + ", ".join(f"{name} {ms:.1f}" for name, ms in times.items())
@@ -281,8 +301,8 @@ def table(markets: list[dict], variant: str) -> Iterator[str]:
         for row in market["rows"]:
             if "sac" in row["walks"]:
                 walks = [row["walks"]]
-                shares = ", ".join(f"{n} {_share(walks, n, 'oracle', 'truth')}" for n in ("sac", "td", "mppi"))
-                yield f"\nSeed {market['seed']}, `{row['utility']}`, of the oracle: {shares}"
+                shares = ", ".join(f"{n} {_share(walks, n, 'mppi', 'imagined')}" for n in ("sac", "td"))
+                yield f"\nSeed {market['seed']}, `{row['utility']}`, of mppi by the model's account: {shares}"
 
 
 def _share(walks: list[dict], name: str, of: str, account: str) -> str:

@@ -147,7 +147,7 @@ class PortfolioActor(nn.Module):
         flat_YN = (present_YN & ~held_YN).to(size_YN.dtype)
         flats_Y1 = flat_YN.sum(-1, keepdim=True)
         held_size_YN = size_YN * held_YN
-        left_Y1 = 1 - held_size_YN.sum(-1, keepdim=True)
+        left_Y1 = (1 - held_size_YN.sum(-1, keepdim=True)).clamp(min=0)
         weights_YN = held_size_YN + left_Y1 * torch.where(
             flats_Y1 > 0, flat_YN / flats_Y1.clamp(min=1), held_YN / held_YN.sum(-1, keepdim=True).clamp(min=1)
         )

@@ -1,5 +1,6 @@
 """The td branch on portfolios: learned without rewards, resumed to the bit, kept in the checkpoint, asked for a utility."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,14 @@ from finjepa_model.planning import ActionSpace, make_planner, parse_utility
 from finjepa_model.planning.objectives import Objective
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.experience import Experience
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.training.trainer import TrainingInterruptedError
 from finjepa_model.world_model import FinJEPA
 from finjepa_model.zero_shot import OUTCOMES
+from finjepa_model.zero_shot.situation import CONSEQUENCES
 from tests.model.markets import random_observation, small_config
 from tests.pipeline.backtest.handmade_panel import write_panel
 
@@ -171,6 +174,7 @@ def test_the_td_planner_is_a_planner_like_the_others(trained):
         world.imagination, world, model.zero_shot.infer(parse_utility("log_growth - 2.5*variance"))
     )
     assert torch.equal(plan.action.weights_XN, action.weights_XN)
+    assert torch.equal(make_planner("td").act(objective).weights_XN, action.weights_XN)
     assert plan.account is not None
     torch.testing.assert_close(torch.stack(list(plan.account.terms.values())).sum(0), plan.cost_B)
     with pytest.raises(FinJEPAError, match="--branch jepa,td"):
@@ -193,3 +197,45 @@ def test_a_utility_that_is_hardly_expressed_is_told_once_with_advice(trained, ca
     assert model.zero_shot.infer(odd).fit < 0.9
     assert [record.message for record in caplog.records if "task features explain only" in record.message] != []
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("rules", [{}, {"allow_short": True}, {"max_weight": 0.4}, {"allow_hedge": False}])
+def test_every_rule_of_trading_is_kept_by_what_the_policy_does(panel, rules):
+    config = _config()
+    model = _model(replace(config, portfolio=replace(config.portfolio, **rules))).eval()
+    before = Experience(model, panel).draw(0).before
+    algorithm = model.zero_shot.algorithm
+    with torch.no_grad():
+        for network in (algorithm.actor.move, algorithm.actor.hedge):  # not the cautious policy of the start
+            network[-1].weight.normal_(0, 1)
+    allowed = config.portfolio if not rules else replace(config.portfolio, **rules)
+    for sample in (False, True):
+        task_YZ = algorithm.draw_tasks(algorithm.task_encoder(before))
+        action = algorithm.actor(before, algorithm.encode(before), task_YZ, sample=sample)
+        torch.testing.assert_close(action.weights_XN.sum(-1), torch.ones(len(task_YZ)), atol=1e-5, rtol=0)
+        weights_YN = action.weights_XN.detach()
+        assert float(weights_YN.min()) >= 0
+        assert float(weights_YN.max()) <= allowed.max_weight + 1e-5
+        assert set(action.signals_XN.unique().tolist()) <= ({-1.0, 0.0, 1.0} if allowed.allow_short else {0.0, 1.0})
+        assert set(action.hedge_X.unique().tolist()) <= ({0.0, 1.0} if allowed.allow_hedge else {0.0})
+        (action.weights_XN * action.signals_XN).square().sum().backward()
+        assert any(p.grad is not None and p.grad.any() for p in algorithm.actor.parameters())
+
+
+def test_the_step_that_comes_is_known_exactly_to_a_task(trained):
+    """Of any action: the task's worth of the expected features is the utility, but for its unit and origin."""
+    model, _ = trained
+    world = _world(model, dates=64)
+    situation, outcomes = (
+        model.zero_shot.situation(world.imagination, world),
+        model.zero_shot.algorithm.task_encoder.outcomes,
+    )
+    torch.manual_seed(0)
+    action = random_action(situation.present_YN, None, model.config.portfolio)
+    utility = parse_utility("log_growth - 5*variance - 0.1*turnover + 0.01*beta")
+    values = dict(zip(CONSEQUENCES, situation.quantities(action).double().unbind(-1), strict=True))
+    wanted_Y = utility({name: value[:, None, None] for name, value in values.items()})[:, 0, 0]
+    direction_Z = model.zero_shot.infer(utility).direction_Z.double()
+    features_YO = copy.deepcopy(outcomes).double().expected(torch.stack([*values.values()], -1))
+    found_Y = features_YO @ direction_Z[: features_YO.shape[-1]]
+    assert float(torch.corrcoef(torch.stack([wanted_Y, found_Y]))[0, 1]) > 0.99999
