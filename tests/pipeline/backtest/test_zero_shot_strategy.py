@@ -1,0 +1,72 @@
+"""The td branch through the door that users take: a strategy named `td | utility`, walked through a court."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from handmade_panel import noise, write_panel
+
+from finjepa_model.config import preset
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.splits import history_needed, split_dates
+from finjepa_model.training.td_trainer import TDTrainer
+from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.evaluate import parse_planners
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
+from finjepa_pipeline.backtest.market_imagination import MarketImagination
+
+DAYS, ASSETS = 900, 6
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A world model whose forecasts are random functions of what it sees, its briefly trained branch, and a court."""
+    folder = tmp_path_factory.mktemp("zero_shot")
+    config = preset("tiny")
+    config = replace(
+        config,
+        model=replace(config.model, channels=("channel_0",), market_channels=("market",)),
+        training=replace(config.training, n_assets=ASSETS, unseen_symbols=0.0),
+        td=replace(config.td, enabled=True, steps=3, dates=8, hidden=16, relabelled=256),
+    )
+    panel = write_panel(folder / "panel", noise(DAYS, ASSETS))
+    torch.manual_seed(0)
+    model = FinJEPA(config)
+    with torch.no_grad():
+        model.heads.asset.mlp[-1].weight.normal_(0, 0.3)
+    TDTrainer(model, panel, folder / "run").train()
+    model.save_pretrained(folder / "model")
+    first = split_dates(DAYS, config).test[0]
+    court = Court.over(
+        panel,
+        (first, first + 31),
+        config.portfolio,
+        stride=config.model.stride,
+        n_assets=ASSETS,
+        window=history_needed(config),
+    )
+    return folder / "model", court
+
+
+def test_a_strategy_acts_on_the_utility_that_it_is_named_with(case):
+    checkpoint, court = case
+    held = []
+    for utility in ("log_growth - 0.5*variance", "log_growth - 500*variance"):
+        (name,) = parse_planners("td", utility)
+        strategy = FinJEPAStrategy(name, MarketImagination(checkpoint))
+        result = walk(strategy, court)
+        assert np.isfinite(result.net_T).all()
+        assert len(strategy.expected) == len(court.decisions)
+        assert all(sum(expected.terms.values()) < np.inf for _, expected in strategy.expected)
+        held.append(np.mean([expected.volatility for _, expected in strategy.expected]))
+    assert held[1] < held[0] / 2
+
+
+def test_a_checkpoint_without_the_branch_says_how_to_get_one(case, tmp_path):
+    checkpoint, court = case
+    config = FinJEPA.from_pretrained(checkpoint).config
+    FinJEPA(replace(config, td=replace(config.td, enabled=False))).save_pretrained(tmp_path)
+    with pytest.raises(FinJEPAError, match="--branch jepa,td"):
+        walk(FinJEPAStrategy("td", MarketImagination(tmp_path)), court)
