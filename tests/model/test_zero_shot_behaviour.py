@@ -41,8 +41,7 @@ def _trained(seed: int, panel: Panel, folder) -> FinJEPA:
     torch.manual_seed(seed)
     model = FinJEPA(_config(seed))
     model.readout.set(0.1 * torch.randn_like(model.readout.weights_Z), 0.0, 1.0)
-    with torch.no_grad():
-        model.heads.asset.mlp[-1].weight.normal_(0, 0.2)
+    model.readout.set(0.1 * torch.randn_like(model.readout.weights_Z), 0.1, 1.0)
     TDTrainer(model, panel, folder).train()
     return model
 

@@ -34,8 +34,7 @@ def case(tmp_path_factory):
     panel = write_panel(folder / "panel", noise(DAYS, ASSETS))
     torch.manual_seed(0)
     model = FinJEPA(config)
-    with torch.no_grad():
-        model.heads.asset.mlp[-1].weight.normal_(0, 0.3)
+    model.readout.set(0.1 * torch.randn_like(model.readout.weights_Z), 0.1, 1.0)
     TDTrainer(model, panel, folder / "run").train()
     model.save_pretrained(folder / "model")
     first = split_dates(DAYS, config).test[0]
