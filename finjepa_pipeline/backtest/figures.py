@@ -180,7 +180,7 @@ def forest(rows: Sequence[dict[str, Any]]) -> Figure:
     return {
         "data": [trace],
         "layout": {"hovermode": "closest", "shapes": [line_at_0], "height": 120 + 26 * len(ordered),
-                   "xaxis": {"title": "Sharpe ratio minus that of 1/N, 95 % interval"}},
+                   "xaxis": {"title": "Sharpe ratio minus 1/N"}},
     }  # fmt: skip
 
 

@@ -11,15 +11,7 @@ from finjepa_pipeline.backtest.store import ensure_tables
 from finjepa_pipeline.warehouse import sql
 
 _COLUMNS = (
-    ("created_at", "judged", "{:%Y-%m-%d %H:%M}"),
     ("strategy", "strategy", "{}"),
-    ("kind", "kind", "{}"),
-    ("checkpoint", "checkpoint", "{}"),
-    ("fold", "fold", "{}"),
-    ("block", "block", "{}"),
-    ("feed", "prices", "{}"),
-    ("start_date", "from", "{}"),
-    ("end_date", "to", "{}"),
     ("sharpe", "Sharpe", "{:.2f}"),
     ("excess_sharpe", "minus 1/N", "{:+.2f}"),
     ("excess_low", "95 % from", "{:+.2f}"),
@@ -27,11 +19,19 @@ _COLUMNS = (
     ("dsr", "DSR", "{:.2f}"),
     ("pbo", "PBO", "{:.2f}"),
     ("trials", "trials", "{}"),
+    ("kind", "kind", "{}"),
+    ("block", "block", "{}"),
+    ("fold", "fold", "{}"),
+    ("start_date", "first day", "{}"),
+    ("end_date", "last day", "{}"),
+    ("feed", "prices", "{}"),
+    ("checkpoint", "checkpoint", "{}"),
+    ("run_id", "run", "{}"),
+    ("data_version", "data version", "{}"),
+    ("created_at", "judged", "{:%Y-%m-%d %H:%M}"),
     ("annual_return", "return", "{:.1%}"),
     ("max_drawdown", "drawdown", "{:.1%}"),
     ("annual_turnover", "turnover/yr", "{:.1f}"),
-    ("data_version", "data version", "{}"),
-    ("run_id", "run", "{}"),
 )
 _FILTERS = ("kind", "block", "fold", "checkpoint", "feed")
 

@@ -153,7 +153,8 @@ Section = list[str]
 def _standings(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
     pictures["forest"] = draw.forest([row for row in test if row["strategy"] != BENCHMARK])
     validation = [row for row in exhibits.rows if row["block"] == "validation"]
-    parts = [heading("Leaderboard, test block"), figure("forest"), standings_table(test)]
+    note = "Sharpe ratio minus that of 1/N, with its 95 % interval."
+    parts = [heading("Leaderboard, test block", note), figure("forest"), standings_table(test)]
     if validation:
         parts += [heading("Validation block", "It chooses the champion."), standings_table(validation)]
     return parts
