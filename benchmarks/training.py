@@ -128,6 +128,25 @@ def steps(panel: Panel, folder: Path, rate: float, repeats: int) -> None:
         )
 
 
+def curves(panel: Panel, folder: Path, steps: int = 40) -> None:
+    """The loss of `tiny` in bfloat16 beside that in float32, and beside what another seed changes."""
+    ends = {}
+    for precision, seed in (("float32", 0), ("bfloat16", 0), ("float32", 1)):
+        settings = {"training.precision": precision, "training.seed": str(seed), "training.batch_size": "32"}
+        trainer = Trainer(config_of("tiny", panel, **settings), panel, folder / f"curve-{precision}-{seed}")
+        losses = []
+        for _ in range(steps):
+            losses.append(float(trainer.train_step()["loss"]))
+            trainer.step += 1
+        ends[precision, seed] = sum(losses[-10:]) / 10
+    wide, narrow, other = ends.values()
+    print(
+        f"\nMean loss of steps {steps - 9} to {steps} of `tiny`: float32 {wide:.3f}, bfloat16 {narrow:.3f}, float32 of another "
+        f"seed {other:.3f}.",
+        flush=True,
+    )
+
+
 class Joint(nn.Module):
     """Attention over all patches of all assets and of the market at once, in as many blocks as it is given."""
 
@@ -209,6 +228,7 @@ def main() -> None:
         panel = random_panel(folder, 2000, 500, CHANNELS, MARKET_CHANNELS)
         rate = machine()
         steps(panel, folder, rate, repeats)
+        curves(panel, folder)
         attention(panel, repeats)
         growth(panel, folder, min(repeats, 3))
     finally:

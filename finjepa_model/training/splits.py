@@ -40,7 +40,9 @@ def split_dates(sessions: int, config: FinJEPAConfig) -> Splits:
         "validation": 2 * purge,
         "test": 2 * purge,
     }
-    for (name, least), (first, last) in zip(needed.items(), (splits.train, splits.validation, splits.test), strict=True):
+    for (name, least), (first, last) in zip(
+        needed.items(), (splits.train, splits.validation, splits.test), strict=True
+    ):
         if last - first < least:
             raise FinJEPAError(
                 f"{sessions} sessions are too few: the {name} block has {max(last - first, 0)} and must have {least}; bring a "

@@ -256,10 +256,27 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self._rate_limit = matmul_rate(self.device, getattr(torch, training.precision))
         if training.compile:
-            for module in self.model.modules():
-                if isinstance(module, Block | MarketBlock | PortfolioBlock):
-                    module.compile()
+            self._compile(batch)
         self._watch = Stopwatch(self.step)
+
+    def _compile(self, batch: MarketBatch) -> None:
+        """Compile the blocks, and make a step with them that changes nothing, so that it is known now whether they can be.
+
+        Raises:
+            FinJEPAError: if they cannot.
+        """
+        for module in self.model.modules():
+            if isinstance(module, Block | MarketBlock | PortfolioBlock):
+                module.compile()
+        try:
+            self._forward(batch, 0)["loss"].backward()
+        except Exception as error:  # of dynamo, of the backend, of the C++ compiler: there is no common base
+            reason = str(error).strip().partition("\n")[0]
+            raise FinJEPAError(
+                f"training.compile=true, but the model cannot be compiled here ({reason}): install a C++ compiler, or set "
+                "training.compile=false"
+            ) from error
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def pick_device(rank: int = 0) -> torch.device:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.state import BEST_FILE, STATE_FILE
 from finjepa_model.training.trainer import Trainer
 from tests.model.training_runs import records, run_config, run_panel
@@ -77,6 +78,16 @@ def test_a_compiled_step_is_the_eager_one(panel, tmp_path):
         assert all((block._compiled_call_impl is not None) == compiled for block in blocks)
     for eager, other in zip(runs[False], runs[True], strict=True):
         assert other["loss"] == pytest.approx(eager["loss"], rel=1e-4), eager["step"]
+
+
+def test_a_model_that_cannot_be_compiled_is_told_in_one_line(panel, tmp_path, monkeypatch):
+    def no_compiler(*_):
+        raise RuntimeError("No working C++ compiler found\n\nand a page about it")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: setattr(module, "_compiled_call_impl", no_compiler))
+    with pytest.raises(FinJEPAError, match=r"C\+\+ compiler found\).*training\.compile=false") as refused:
+        Trainer(run_config(compile=True), panel, tmp_path).train()
+    assert "\n" not in str(refused.value)
 
 
 @pytest.fixture
