@@ -1,8 +1,12 @@
 """What is installed, which device, which data, which token; what is missing and how to get it."""
 
 import importlib.metadata
+import os
 import platform
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.settings import Settings
@@ -27,6 +31,7 @@ def examine(settings: Settings) -> list[Finding]:
         *_home(settings),
         _token(settings),
         _compute(settings),
+        *_nights(settings),
     ]
 
 
@@ -83,6 +88,30 @@ def _token(settings: Settings) -> Finding:
     if get_token():
         return Finding(True, "hub", f"a token; {where}")
     return Finding(settings.hub_repo_id is None, "hub", f"no token; {where}", "hf auth login")
+
+
+def _nights(settings: Settings) -> list[Finding]:
+    """What the nightly schedule stands on: the instance, its own config, and who is told when it fails."""
+    from finjepa_pipeline.automation import night_config
+
+    instance = Path(os.environ.get("DAGSTER_HOME") or settings.dagster) / "dagster.yaml"
+    findings = []
+    if instance.is_file():
+        launcher = (yaml.safe_load(instance.read_text(encoding="utf-8")) or {}).get("run_launcher", {}).get("class")
+        findings.append(
+            Finding(
+                launcher == "WatchedRunLauncher", "instance", str(instance),
+                "it is of an older version and does not see when a run's process is gone: take dagster.yaml of this one",
+            )
+        )  # fmt: skip
+    try:
+        own = "nightly.yaml" if night_config(settings) else "the defaults of every asset"
+        findings.append(Finding(True, "nights", f"{own}; {settings.nightly_cron} in New York"))
+    except FinJEPAError as error:
+        findings.append(Finding(False, "nights", "they do not start", str(error)))
+    told = [name for name, where in (("webhook", settings.alert_webhook), ("command", settings.alert_command)) if where]
+    hint = "" if told else "FINJEPA_ALERT_WEBHOOK or FINJEPA_ALERT_COMMAND (docs/operate.md)"
+    return [*findings, Finding(True, "alerts", " and ".join(told) or "nobody is told when a night fails", hint)]
 
 
 def _compute(settings: Settings) -> Finding:

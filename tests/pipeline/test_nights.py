@@ -3,10 +3,12 @@
 import datetime
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -16,11 +18,13 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import automation
 from finjepa_pipeline.alerts import Alert, send
 from finjepa_pipeline.automation import nightly_schedule
+from finjepa_pipeline.doctor import Finding, examine
 from finjepa_pipeline.failures import CRASH_RETRIES, final
 from finjepa_pipeline.settings import Settings, SettingsResource, sweep
 from finjepa_pipeline.warehouse import Warehouse, sql
 from finjepa_pipeline.watch import BY_HAND, alert_of, red_checks, stale_champion_alert
 
+ROOT = Path(__file__).resolve().parents[2]
 NEW_YORK = ZoneInfo("America/New_York")
 
 
@@ -99,6 +103,21 @@ def test_the_config_of_a_night_is_a_file_of_the_home(home, monkeypatch):
                 tick(home, instance, "2026-11-24")
     assert [alert["kind"] for alert in ear.heard] == ["failure"] * len(mistakes)  # a person is told, as no run will
     assert "presset" in ear.heard[-1]["text"]
+
+
+def test_doctor_sees_what_would_keep_a_night_from_starting_or_ending(home, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+    def found(what: str) -> Finding:
+        return next(finding for finding in examine(home) if finding.what == what)
+
+    shutil.copyfile(ROOT / "dagster.yaml", home.dagster / "dagster.yaml")
+    assert all(found(what).good for what in ("instance", "nights", "alerts"))
+    (home.dagster / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    home.nightly_config.write_text("ops: {world_modle: {}}")
+    assert not found("instance").good
+    assert "world_modle" in found("nights").way_out
+    assert "FINJEPA_ALERT_WEBHOOK" in found("alerts").way_out
 
 
 def test_what_a_killed_process_left_is_swept_when_it_is_old(home):
