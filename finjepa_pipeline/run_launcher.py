@@ -4,6 +4,7 @@ A code server reports the end of the runs that it has started. When it died as w
 memory killer), nobody does: the run would stand as running until its time limit, and every later night would wait for it.
 """
 
+import json
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from dagster import DagsterEventType, DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 # What a process says of itself when it takes a run: one of a code server, or one that runs every step itself.
 _STARTED = ("Started process for run", "Executing steps in process")
@@ -18,14 +20,16 @@ _CLOCK_SLACK_S = 2.0  # /proc counts in ticks since a boot whose moment is known
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
-    """For an instance of which every process lives on one machine. Run monitoring asks it, and ends a run whose process is
-    gone; `run_retries` then tries it again."""
+    """Run monitoring asks it, and ends a run whose process is gone; `run_retries` then tries it again. A run of a code server on
+    another machine, or in another container, is left to its time limit."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
         return Path("/proc/self/stat").is_file()  # elsewhere Dagster's time limits are all there is
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        if not _is_here(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "its code server is not on this machine")
         entries = self._instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
         for entry in reversed(entries):
             event = entry.dagster_event
@@ -37,6 +41,11 @@ class WatchedRunLauncher(DefaultRunLauncher):
                 return CheckRunHealthResult(WorkerStatus.FAILED, f"its process {pid} is gone")
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.UNKNOWN, "no process has taken it")
+
+
+def _is_here(run: DagsterRun) -> bool:
+    server = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))  # none of a run whose steps run in the process of a command
+    return server.get("host", "localhost") in ("localhost", "127.0.0.1", "::1")
 
 
 def _began(pid: int) -> float | None:

@@ -1,5 +1,6 @@
 """Whether the process of a run lives is seen, so that a night whose every process was killed does not stand in the way."""
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from dagster import DagsterEventType
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from finjepa_pipeline.failures import final
 
@@ -47,6 +49,14 @@ def test_a_process_that_came_later_under_the_same_number_is_another(instance, mo
     yesterday = [entry._replace(timestamp=entry.timestamp - 86_400) for entry in told]
     monkeypatch.setattr(instance, "all_logs", lambda *_, **__: yesterday)
     assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+
+
+def test_a_run_of_another_machine_is_not_judged_by_the_processes_of_this_one(instance):
+    run = taken_by(instance, pid=2**22 + 1)  # larger than any
+    assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+    for host, status in (("127.0.0.1", WorkerStatus.FAILED), ("code-server", WorkerStatus.RUNNING)):
+        instance.add_run_tags(run.run_id, {GRPC_INFO_TAG: json.dumps({"host": host, "port": 4266})})
+        assert instance.run_launcher.check_run_worker_health(instance.get_run_by_id(run.run_id)).status == status
 
 
 def test_a_run_in_the_process_of_a_command_is_seen_as_well(instance):
