@@ -1,6 +1,6 @@
 """How fast training is, every figure beside what it is compared to, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py [--repeats 5]
+    OMP_NUM_THREADS=1 python benchmarks/training.py [--repeats 5] [--parts steps precision attention growth compiled]
 
 Seconds are the best of so many runs, and what is compared runs in turns. Bare is forward, backward and step of the optimiser
 on a batch in memory. Prints Markdown. With a GPU the presets have their own batches, memory is shown, and `large` as well.
@@ -32,6 +32,7 @@ from finjepa_model.world_model import PortfolioPath
 CHANNELS, MARKET_CHANNELS = 23, 8
 ON_CPU = {"small": 64, "base": 8}  # dates in a batch; on a GPU that of the preset
 GROWN = {"model.window": (64, 128, 256), "training.n_assets": (5, 20, 100, 500)}
+PARTS = ("steps", "precision", "attention", "growth", "compiled")
 DEVICE = pick_device()
 
 
@@ -101,31 +102,47 @@ def machine() -> float:
     return wide
 
 
+def sizes() -> dict[str, int]:
+    """Presets and the dates of a batch."""
+    if DEVICE.type == "cpu":
+        return ON_CPU
+    return {name: preset(name).training.batch_size for name in ("small", "base", "large")}
+
+
+def bare_of(name: str, panel: Panel, folder: Path) -> Bare:
+    return Bare(config_of(name, panel, **{"training.batch_size": str(sizes()[name])}), panel, folder / name)
+
+
 def steps(panel: Panel, folder: Path, rate: float, repeats: int) -> None:
-    """Loop against bare, share of the matmul rate, precision and compilation, for `small` and `base`."""
+    """Share of the matmul rate, loop against bare, precision."""
     print(
         "| | dates x assets | bare, s | GFLOP | share of float32 matmul | loop / bare | bf16, s | float32 / bf16 | "
-        "compiled, s | eager / compiled | first compiled step, s | GPU memory, GB | whole preset, h |"
+        "GPU memory, GB | whole preset, h |"
     )
-    print("|---" + "|--:" * 12 + "|")
-    for name in ON_CPU if DEVICE.type == "cpu" else ("small", "base", "large"):
-        dates = ON_CPU[name] if DEVICE.type == "cpu" else preset(name).training.batch_size
-        config = config_of(name, panel, **{"training.batch_size": str(dates)})
-        bare = Bare(config, panel, folder / name)
+    print("|---" + "|--:" * 9 + "|")
+    for name, dates in sizes().items():
+        bare = bare_of(name, panel, folder)
         flops = bare.flops()
         step, loop, half = timed(bare.step, bare.loop, lambda bare=bare: bare.step("bfloat16"), repeats=repeats)
         memory = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if DEVICE.type == "cuda" else ""
-        first = bare.compile()
-        (compiled,) = timed(bare.step, repeats=repeats)
         training = preset(name).training
         best = half if training.precision == "bfloat16" else step
         hours = best * training.batch_size / dates * training.epochs * training.steps_per_epoch / 3600
         print(
-            f"| {name} | {dates} x {config.training.n_assets} | {step:.3f} | {flops / 1e9:.1f} | {flops / step / rate:.2f} | "
-            f"{loop / step:.3f} | {half:.3f} | {step / half:.2f} | {compiled:.3f} | {step / compiled:.2f} | {first:.0f} | "
-            f"{memory} | {hours:.1f} |",
+            f"| {name} | {dates} x {training.n_assets} | {step:.3f} | {flops / 1e9:.1f} | {flops / step / rate:.2f} | "
+            f"{loop / step:.3f} | {half:.3f} | {step / half:.2f} | {memory} | {hours:.1f} |",
             flush=True,
         )
+
+
+def compiled(panel: Panel, folder: Path, repeats: int) -> None:
+    """Eager against compiled; what the compiler has kept from an earlier run makes the first step quicker."""
+    print("\n| | eager, s | compiled, s | eager / compiled | first compiled step, s |\n|---|--:|--:|--:|--:|")
+    for name in sizes():
+        plain, other = (bare_of(name, panel, folder) for _ in range(2))
+        first = other.compile()
+        eager, quick = timed(plain.step, other.step, repeats=repeats)
+        print(f"| {name} | {eager:.3f} | {quick:.3f} | {eager / quick:.2f} | {first:.0f} |", flush=True)
 
 
 def curves(panel: Panel, folder: Path, steps: int = 40) -> None:
@@ -222,15 +239,21 @@ def growth(panel: Panel, folder: Path, repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    folder = Path(tempfile.mkdtemp(prefix="finjepa-training-"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    arguments = parser.parse_args()
+    folder, repeats = Path(tempfile.mkdtemp(prefix="finjepa-training-")), arguments.repeats
     try:
         panel = random_panel(folder, 2000, 500, CHANNELS, MARKET_CHANNELS)
         rate = machine()
-        steps(panel, folder, rate, repeats)
-        curves(panel, folder)
-        attention(panel, repeats)
-        growth(panel, folder, min(repeats, 3))
+        parts: dict[str, Callable[[], None]] = {
+            "steps": lambda: steps(panel, folder, rate, repeats),
+            "precision": lambda: curves(panel, folder),
+            "attention": lambda: attention(panel, repeats),
+            "growth": lambda: growth(panel, folder, min(repeats, 3)),
+            "compiled": lambda: compiled(panel, folder, repeats),
+        }
+        for part in arguments.parts:
+            parts[part]()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
