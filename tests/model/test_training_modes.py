@@ -131,7 +131,7 @@ def _scripted(panel, folder, validation, **training):
 
 
 def _holds(trainer, weights):
-    return all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
+    return all(torch.equal(value, weights[name]) for name, value in trainer.model.named_parameters())
 
 
 def test_training_stops_when_nothing_better_has_come_for_as_long_as_its_patience(panel, tmp_path):
