@@ -38,6 +38,7 @@ from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, strategy
 from finjepa_pipeline.backtest.inference import one_sided_p
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.proving import ProvingGround, fraction
+from finjepa_pipeline.backtest.strategies import Strategy
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import for_panel, train_checkpoint
 
@@ -50,7 +51,6 @@ FRICTIONLESS = {
 }
 # what the oracle maximises, with its risk aversion of 5, and fully invested as it is
 UTILITY = "log_growth - 2.5*variance, gross >= 0.99"
-BASELINES = ("equal_weight", "min_variance", "momentum_60")
 
 
 def main() -> None:
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--planner", default="mppi,qp", help="the first one has the shuffled twin")
     parser.add_argument("--utility", default=UTILITY)
     parser.add_argument("--controls", default="ewma,ridge")
+    parser.add_argument("--baselines", default="equal_weight,min_variance,momentum_60", help="1/N must be the first")
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--block", default="test", choices=("validation", "test"))
@@ -99,7 +100,8 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     )
     views = court.views()
     imagination.prepare(views)
-    strategies = [strategy for strategy in baselines() if strategy.name in BASELINES]
+    rivals = {strategy.name: strategy for strategy in baselines()}
+    strategies: list[Strategy] = [rivals[name] for name in arguments.baselines.split(",")]
     planners = arguments.planner.split(",")
     strategies += [FinJEPAStrategy(strategy_name(name, arguments.utility), imagination, name) for name in planners]
     strategies.append(ShuffledActions(imagination, strategy_name(planners[0], arguments.utility)))
