@@ -1,15 +1,15 @@
 """Fits the read-out of expected returns on frozen latents and channels, on the training block alone.
 
-Ridges of several strengths, on the channels, on the latents and on both, each forecast blocks of training dates that it was
-not fitted to, with the dates that share a label with them left out (purged blocked cross-validation). The one whose
-forecasts are surest by their t-value is kept, and is scaled twice: by the slope of the labels on its forecasts out of sample
-(Copas 1983), and by the positive part of 1 - (c / t)^2 (James and Stein 1961; Morris 1983), c what the best of them reaches
-by chance. Where nothing is confirmed out of sample the read-out expects the same of every asset.
+The weight of an input is its covariance with the label, soft-thresholded by its own standard error (the lasso of inputs that
+stand alone: Tibshirani 1996, Donoho and Johnstone 1994). Channels, latents and both each forecast blocks of training dates that
+they were not fitted to, with the dates that share a label with them left out (purged blocked cross-validation). What is
+surest by its t-value is kept, and is scaled twice: by the slope of the labels on its forecasts out of sample (Copas 1983), and
+by the positive part of 1 - (c / t)^2 (James and Stein 1961; Morris 1983), c what the best of them reaches by chance. Where
+nothing is confirmed out of sample the read-out expects the same of every asset.
 
 Shapes: B dates, N assets, R rows (date, asset), Z inputs, K dates that occur.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,9 @@ from finjepa_model.training.sampler import EligibleIndex
 from finjepa_model.training.splits import history_needed, split_dates, unseen
 from finjepa_model.world_model import FinJEPA
 
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the ridge, beside inputs of unit variance
+_THRESHOLD = 1.5  # standard errors of a covariance; chosen on validation blocks (docs/results/world-model.md)
 _FOLDS = 5
-# The best t-value of all designs and strengths passes this on noise about one time in five: there are several of them, and on
-# noise the forecasts of two folds of each other count the same coincidence twice
-_CHANCE = 2.0
+_CHANCE = 1.5  # a t-value that the best of the three passes on noise one time in nine
 _LEAST_ASSETS = 3  # of a date, for its mean to be taken off
 _MOST_DATES, _MOST_ROWS, _MOST_ASSETS = 2000, 40_000, 256
 _WINDOWS_AT_ONCE = 1024
@@ -48,9 +46,6 @@ class ReadoutRows:
         parts = (self.inputs_RZ, self.before_RZ, self.target_R)
         return ReadoutRows(self.date_R, *(_less_date_mean(part, self.date_R) for part in parts))
 
-    def take(self, rows_R: np.ndarray) -> "ReadoutRows":
-        return ReadoutRows(self.date_R[rows_R], self.inputs_RZ[rows_R], self.before_RZ[rows_R], self.target_R[rows_R])
-
 
 @dataclass(frozen=True)
 class Confirmed:
@@ -64,8 +59,8 @@ def fit_readout(model: FinJEPA, panel: Panel) -> dict[str, float | str]:
     """Set `model.readout`, and say what it rests on.
 
     Returns:
-        Which inputs, strength of the ridge, t-value out of sample, what is left after shrinkage, persistence, level and the
-        number of rows; only the last where the panel is too small to learn from.
+        Which inputs, how many of them have a weight, t-value out of sample, what is left after shrinkage, persistence, level
+        and the number of rows; only the last where the panel is too small to learn from.
     """
     rows = training_rows(model, panel)
     if rows is None:
@@ -85,16 +80,25 @@ def fit_rows(rows: ReadoutRows, channels: int, stride: int) -> tuple[np.ndarray,
     scaled = ReadoutRows(rows.date_R, rows.inputs_RZ / scale_Z, rows.before_RZ, rows.target_R)
     every_Z = np.arange(len(scale_Z))
     designs = {"channels": every_Z[:channels], "latents": every_Z[channels:], "both": every_Z}
-    tried = {
-        (name, strength): confirmed
-        for name, columns in designs.items()
-        for strength, confirmed in zip(STRENGTHS, _cross_validate(scaled, columns, stride), strict=True)
-    }
-    (name, strength), best = max(tried.items(), key=lambda item: item[1].t_value)
+    dates_K, daily_KZ, count_K = _by_date(scaled)
+    overlap = int(np.ceil(stride / max(np.diff(dates_K).mean(), 1.0)))
+    forecast_RZ = np.zeros_like(scaled.inputs_RZ)  # what each input adds, by weights of the other folds
+    for fold_K in np.array_split(np.arange(len(dates_K)), _FOLDS):
+        held_R = (rows.date_R >= dates_K[fold_K[0]]) & (rows.date_R <= dates_K[fold_K[-1]])
+        apart_K = np.abs(dates_K - np.clip(dates_K, dates_K[fold_K[0]], dates_K[fold_K[-1]])) > stride + 1
+        forecast_RZ[held_R] = scaled.inputs_RZ[held_R] * _weights(daily_KZ[apart_K], count_K[apart_K], overlap)
+    tried = {name: _confirm(forecast_RZ[:, Z].sum(1), rows, overlap) for name, Z in designs.items()}
+    name, best = max(tried.items(), key=lambda item: item[1].t_value)
     left = 1 - (_CHANCE / best.t_value) ** 2 if best.t_value > _CHANCE else 0.0
     weights_Z, columns = np.zeros(len(scale_Z)), designs[name]
-    weights_Z[columns] = left * max(best.slope, 0.0) * _ridges(scaled, columns, (strength,))[0] / scale_Z[columns]
-    return weights_Z, {"inputs": name, "strength": strength, "t_value": best.t_value, "left_by_shrinkage": left}
+    fitted_Z = _weights(daily_KZ, count_K, overlap) / scale_Z
+    weights_Z[columns] = left * max(best.slope, 0.0) * fitted_Z[columns]
+    return weights_Z, {
+        "inputs": name,
+        "weighted": float((weights_Z != 0).sum()),
+        "t_value": best.t_value,
+        "left_by_shrinkage": left,
+    }
 
 
 @torch.no_grad()
@@ -147,39 +151,35 @@ def _rows_of(
     )
 
 
-def _cross_validate(rows: ReadoutRows, columns: np.ndarray, stride: int) -> list[Confirmed]:
-    """Of each strength, forecasts of every fold by ridges on the others."""
-    dates_K = np.unique(rows.date_R)
-    forecasts = np.full((len(STRENGTHS), len(rows.date_R)), np.nan)
-    for fold_K in np.array_split(dates_K, _FOLDS):
-        held_R = (rows.date_R >= fold_K[0]) & (rows.date_R <= fold_K[-1])
-        apart_R = (rows.date_R < fold_K[0] - stride - 1) | (rows.date_R > fold_K[-1] + stride + 1)
-        weights = _ridges(rows.take(apart_R), columns, STRENGTHS)
-        forecasts[:, held_R] = weights @ rows.inputs_RZ[held_R][:, columns].T
-    overlap = int(np.ceil(stride / max(np.diff(dates_K).mean(), 1.0)))
-    return [_confirm(forecast_R, rows, overlap) for forecast_R in forecasts]
+def _by_date(rows: ReadoutRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The dates_K, the products of inputs and label summed over the assets of each, daily_KZ, and the number of these."""
+    dates_K, start_K, count_K = np.unique(rows.date_R, return_index=True, return_counts=True)
+    return dates_K, np.add.reduceat(rows.inputs_RZ * rows.target_R[:, None], start_K), count_K
+
+
+def _weights(daily_KZ: np.ndarray, count_K: np.ndarray, overlap: int) -> np.ndarray:
+    """Soft-thresholded covariances of inputs and label, weights_Z."""
+    total_Z, error_Z = daily_KZ.sum(0), _deviation(daily_KZ, overlap)
+    return np.sign(total_Z) * np.maximum(np.abs(total_Z) - _THRESHOLD * error_Z, 0.0) / count_K.sum()
+
+
+def _deviation(daily_KX: np.ndarray, overlap: int) -> np.ndarray:
+    """Of the sum over dates; with the Bartlett weights of Newey and West (1987) for labels that overlap."""
+    variance_X = np.square(daily_KX).sum(0)
+    for lag in range(1, min(overlap, len(daily_KX) - 1) + 1):
+        variance_X = variance_X + 2 * (1 - lag / (overlap + 1)) * (daily_KX[lag:] * daily_KX[:-lag]).sum(0)
+    return np.sqrt(np.maximum(variance_X, 1e-18))
 
 
 def _confirm(forecast_R: np.ndarray, rows: ReadoutRows, overlap: int) -> Confirmed:
-    """Slope through the origin; its error by date, with the Bartlett weights of Newey and West (1987) for labels that
-    overlap."""
-    _, number_R = np.unique(rows.date_R, return_inverse=True)
+    """Slope through the origin, and its error by date."""
     power = float(np.square(forecast_R).sum())
     if power < 1e-18:
         return Confirmed(0.0, 0.0)
     slope = float(forecast_R @ rows.target_R) / power
-    surprise_K = np.bincount(number_R, forecast_R * (rows.target_R - slope * forecast_R))
-    variance = float(surprise_K @ surprise_K)
-    for lag in range(1, overlap + 1):
-        variance += 2 * (1 - lag / (overlap + 1)) * float(surprise_K[lag:] @ surprise_K[:-lag])
-    return Confirmed(slope, slope * power / max(variance, 1e-18) ** 0.5)
-
-
-def _ridges(rows: ReadoutRows, columns: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
-    """Weights of each strength, [strengths, columns]."""
-    x_RZ = rows.inputs_RZ[:, columns]
-    gram_ZZ, cross_Z = x_RZ.T @ x_RZ / len(x_RZ), x_RZ.T @ rows.target_R / len(x_RZ)
-    return np.stack([np.linalg.solve(gram_ZZ + strength * np.eye(len(columns)), cross_Z) for strength in strengths])
+    _, start_K = np.unique(rows.date_R, return_index=True)
+    surprise_K = np.add.reduceat(forecast_R * (rows.target_R - slope * forecast_R), start_K)
+    return Confirmed(slope, slope * power / float(_deviation(surprise_K, overlap)))
 
 
 def _less_date_mean(x_R: np.ndarray, date_R: np.ndarray) -> np.ndarray:

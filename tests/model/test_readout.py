@@ -35,7 +35,7 @@ def test_it_finds_an_input_that_explains_a_tenth(column: int, inputs: str):
 def test_where_nothing_is_it_expects_nothing_most_of_the_time():
     """And what it expects then is little: the positive part of James and Stein."""
     sizes = [np.linalg.norm(fit_rows(_rows(seed, 0.0), CHANNELS, stride=1)[0]) for seed in range(40)]
-    assert np.mean(np.array(sizes) == 0) >= 0.7
+    assert np.mean(np.array(sizes) == 0) >= 0.75
     assert np.mean(sizes) < 0.01
 
 
