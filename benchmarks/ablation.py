@@ -181,9 +181,6 @@ COLUMNS = {
     "skill_2": "k=2",
     "skill_3": "k=3",
     "skill_4": "k=4",
-    "teacher_skill_1": "of the target, k=1",
-    "teacher_skill_2": "k=2",
-    "teacher_skill_4": "k=4",
     "action_gap": "action gap",
     "effective_rank_assets": "rank",
     "regime_auc": "regime AUC",
@@ -238,11 +235,11 @@ def _interval(gains: list[float]) -> str:
     if len(gains) < 2 or not np.any(gains):
         return ""
     half = float(stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / len(gains) ** 0.5)
-    return f"{np.mean(gains):+.3f} ± {half:.3f}"
+    return f"{np.mean(gains):+.2f} ± {half:.2f}"
 
 
 def _cell(values: list[float]) -> str:
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+    return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
