@@ -37,7 +37,7 @@ pictures: $(INSTALLED) ## the pictures of the README, of the home that a demo ha
 lock: ## renew constraints.txt: the exact versions that demo and test install
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet -e '.[dev,postgres]'
+	$(VENV)-lock/bin/pip install --quiet -e '.[dev,postgres,ray,s3]' nanio
 	$(VENV)-lock/bin/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-lock
 

@@ -19,7 +19,8 @@ from finjepa_pipeline.settings import Settings, SettingsResource, sweep
 from finjepa_pipeline.warehouse import Warehouse
 
 PRICES = dg.AssetSelection.groups("prices").materializable()
-MODEL = dg.AssetSelection.groups("features", "model")
+SWEEP = dg.AssetSelection.assets("model_sweep")
+MODEL = dg.AssetSelection.groups("features", "model") - SWEEP
 AUDIT = dg.AssetSelection.checks(audit)
 BACKTEST = dg.AssetSelection.groups("backtest") - AUDIT  # a trial takes minutes, and is held when it is asked for
 PAST = dg.AssetSelection.assets("past_decisions")
@@ -49,6 +50,7 @@ JOBS = [
     nightly,
     _job("ingest", PRICES, "Prices to validated tables.", hours=2, priority=5),
     _job("train", PRICES | MODEL, "Prices to a checkpoint.", hours=12),
+    _job("sweep", SWEEP, "An ablation grid or an ensemble on the panel that is there.", hours=48),
     _job("backtest", BACKTEST, "Planners and baselines through history.", hours=6),
     *(
         _job(f"{name}_job", dg.AssetSelection.assets(name), "A step of the walk-forward.", hours=12)

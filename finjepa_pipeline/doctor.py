@@ -31,6 +31,7 @@ def examine(settings: Settings) -> list[Finding]:
         *_home(settings),
         _token(settings),
         _compute(settings),
+        _artifacts(settings),
         *_nights(settings),
     ]
 
@@ -129,3 +130,15 @@ def _compute(settings: Settings) -> Finding:
             return Finding(True, "compute", f"{address}: {resources()}; {ray}")
     except FinJEPAError as error:
         return Finding(False, "compute", address, str(error).replace("[ray]", "\\[ray]"))
+
+
+def _artifacts(settings: Settings) -> Finding:
+    from finjepa_pipeline.artifacts import Artifacts
+
+    if settings.artifacts is None:
+        return Finding(True, "artifacts", "this home only", "FINJEPA_ARTIFACTS=s3://bucket/prefix or a shared folder")
+    try:
+        Artifacts(settings.artifacts).has("checkpoints", "doctor")
+    except FinJEPAError as error:
+        return Finding(False, "artifacts", settings.artifacts, str(error).replace("[s3]", "\\[s3]"))
+    return Finding(True, "artifacts", settings.artifacts)

@@ -26,8 +26,9 @@ class Settings(BaseModel):
     Read from the environment by `from_env`: FINJEPA_HOME, FINJEPA_HUB_REPO_ID, FINJEPA_NIGHTLY_CRON (New York time),
     FINJEPA_DUCKDB_MEMORY_LIMIT (what a process may take for SQL, such as "2GB"), FINJEPA_ALERT_WEBHOOK (a URL that JSON is
     posted to), FINJEPA_ALERT_COMMAND (a command that reads the same JSON), FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a
-    champion that nothing has replaced is called stale), FINJEPA_UI_URL (where the Dagster UI is, for links of pages) and
-    FINJEPA_COMPUTE (where heavy work runs: `local`, or the address of a Ray cluster).
+    champion that nothing has replaced is called stale), FINJEPA_UI_URL (where the Dagster UI is, for links of pages),
+    FINJEPA_COMPUTE (where heavy work runs: `local`, or the address of a Ray cluster) and FINJEPA_ARTIFACTS (where every machine
+    finds what was made: a folder, or s3://bucket/prefix).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class Settings(BaseModel):
     champion_max_age_days: int = DEFAULT_CHAMPION_MAX_AGE_DAYS
     ui_url: str = DEFAULT_UI_URL
     compute: str = LOCAL
+    artifacts: str | None = None
 
     @classmethod
     def from_env(cls) -> "Settings":
@@ -54,6 +56,7 @@ class Settings(BaseModel):
             champion_max_age_days=_days("FINJEPA_CHAMPION_MAX_AGE_DAYS", DEFAULT_CHAMPION_MAX_AGE_DAYS),
             ui_url=(os.environ.get("FINJEPA_UI_URL") or DEFAULT_UI_URL).rstrip("/"),
             compute=_compute(),
+            artifacts=_artifacts(),
         )
 
     @property
@@ -142,6 +145,11 @@ def _compute() -> str:
             "write HOST:6379, ray://HOST:10001 or auto"
         )
     return text
+
+
+def _artifacts() -> str | None:
+    text = os.environ.get("FINJEPA_ARTIFACTS") or None
+    return text if text is None or "://" in text else str(Path(text).expanduser().absolute())
 
 
 class SettingsResource(dg.ConfigurableResource):

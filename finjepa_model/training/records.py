@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a record, appended as training goes."""
+"""`metrics.jsonl`: one JSON object a record, appended as training goes; and the names of what stands beside it."""
 
 import json
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import Any
 from finjepa_model.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
+STATE_FILE = "trainer_state.pt"  # what `training/state.py` keeps
 
 
 def append_record(run_folder: Path, record: dict[str, Any]) -> None:

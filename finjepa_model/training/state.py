@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-STATE_FILE = "trainer_state.pt"
+from finjepa_model.training.records import STATE_FILE
+
 BEST_FILE = "best.pt"
 
 

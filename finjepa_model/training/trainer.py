@@ -81,7 +81,7 @@ class Trainer:
         expected returns fitted.
 
         Returns:
-            The content of a checkpoint's `metrics.json`.
+            The content of a checkpoint's `metrics.json`; nothing on other ranks than 0, which need not see its files.
 
         Raises:
             TrainingInterruptedError: after `stop_requested` was set; the state is saved.
@@ -110,8 +110,8 @@ class Trainer:
             if self.step % training.checkpoint_every == 0 and self.step < self.total_steps:
                 self._save()
         bar.close()
-        if self.ranks > 1:
-            dist.barrier()  # rank 0 writes the best model, all of them read it
+        if self.rank > 0:
+            return {}
         best = load_best(self.run_folder, self.device, self.model)
         return best | {
             "readout": fit_readout(self.model, self.panel),

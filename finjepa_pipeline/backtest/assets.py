@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.backtest.charges import TESTS
 from finjepa_pipeline.backtest.walk_forward_assets import ASSETS as WALK_FORWARD
 from finjepa_pipeline.failures import final
@@ -64,7 +65,7 @@ def planner_backtests(
         fill=config.fill,
     )
     folder = checkpoint_folder(home, config.checkpoint)
-    run = run_backtests(warehouse, folder, current_panel(home), docket, context.log.info, ray_address=home.ray_address)
+    run = run_backtests(warehouse, folder, current_panel(home), docket, context.log.info, settings=home)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": run.rows,
@@ -121,6 +122,7 @@ def leaderboard(
     report = report_of(home.reports, checkpoint, data_version)
     if written or not _is_current(report, newest):
         write_report(report, f"FinJEPA {checkpoint}", exhibits)
+    keep(home, report.parent)
     test = [row for row in exhibits.rows if row["block"] == "test"]
     said = next((row for row in exhibits.inference.to_dicts() if row["block"] == "test"), {})
     return dg.MaterializeResult(

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
@@ -16,6 +18,7 @@ from finjepa_pipeline.backtest.engine import Court, Walk, walk
 from finjepa_pipeline.backtest.evidence import forecast_quality, judge_expectations
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
+from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.overnight import overnight_returns
 from finjepa_pipeline.backtest.replay import attribution, cost_grid
 from finjepa_pipeline.backtest.store import (
@@ -29,7 +32,7 @@ from finjepa_pipeline.backtest.store import (
 from finjepa_pipeline.backtest.strategies import Strategy
 from finjepa_pipeline.backtest.user_strategy import load_strategy
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.run import current_checkpoint
+from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 PROTOCOL = 3  # raise it when a change of the code changes what a walk earns: everything is then judged again
@@ -86,6 +89,28 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Hearing:
+    """A block on which somebody has to be judged yet, and the court that does it."""
+
+    case: Case
+    checkpoint: Path
+    docket: Docket
+    court: Court
+    names: tuple[str, ...]
+
+    @property
+    def imagines(self) -> bool:
+        """Whether somebody plans in the checkpoint's own world model."""
+        return bool(set(self.names) & {*self.docket.planners, "shuffled_actions"})
+
+    @property
+    def forecasters(self) -> list[str]:
+        """Whose forecasts are compared with what came."""
+        controls = [name for name in self.names if name in CONTROLS and name != "shuffled_actions"]
+        return ["world_model", *controls] if self.imagines else controls
+
+
+@dataclass(frozen=True)
 class BacktestRun:
     """What a call of `run_backtests` did. A walk is one strategy on one block."""
 
@@ -98,6 +123,14 @@ class BacktestRun:
     rows: int  # written to backtest_returns
 
 
+class StrategyError(Exception):
+    """A strategy raised something: `__cause__`."""
+
+    def __init__(self, hearing: Hearing, name: str):
+        super().__init__(name)
+        self.hearing, self.name = hearing, name
+
+
 def run_backtests(
     warehouse: Warehouse,
     checkpoint: Path,
@@ -105,47 +138,50 @@ def run_backtests(
     docket: Docket,
     log: Callable[[str], object] = lambda message: None,
     blocks: Sequence[Block] | None = None,
-    ray_address: str | None = None,
+    settings: Settings | None = None,
 ) -> BacktestRun:
     """Walk every strategy over the blocks and put the results into the warehouse; what is there already is not done again.
 
-    The warehouse is opened only to look and to write, never while strategies walk.
-
     Args:
         blocks: the validation and the test block of the checkpoint's config where None.
-        ray_address: of the cluster on which strategies walk, each a task; here, one after the other, where None.
+        settings: whose FINJEPA_COMPUTE says where strategies walk; here, one after the other, where None.
 
     Raises:
         FinJEPAError: for an unknown strategy, a checkpoint that does not fit the panel, or a history that is too short.
     """
+    panel = Panel.open(panel_folder)
+    blocks = config_blocks(panel, read_config(checkpoint)) if blocks is None else blocks
+    pending = hearings(warehouse, checkpoint, panel, docket, blocks)
+    rows = judge(warehouse, pending, log, settings)
+    walked = sum(len(hearing.names) for hearing in pending)
+    return BacktestRun(
+        checkpoint=checkpoint.name,
+        data_version=str(panel.manifest["data_version"]),
+        strategies=tuple(docket.names("test")),
+        blocks={b.name: (str(panel.dates[b.start]), str(panel.dates[b.stop - 1])) for b in blocks},
+        walked=walked,
+        reused=sum(len(docket.names(block.name)) for block in blocks) - walked,
+        rows=rows,
+    )
+
+
+def hearings(
+    warehouse: Warehouse, checkpoint: Path, panel: Panel, docket: Docket, blocks: Sequence[Block]
+) -> list[Hearing]:
+    """The blocks on which strategies of the docket have no walk in the warehouse yet."""
     from finjepa_model.training.splits import history_needed
 
-    config = read_config(checkpoint)
-    panel = Panel.open(panel_folder)
-    data_version = str(panel.manifest["data_version"])
-    blocks = config_blocks(panel, config) if blocks is None else blocks
-    bench = Bench(panel, MarketImagination(checkpoint), docket)
+    config, data_version = read_config(checkpoint), str(panel.manifest["data_version"])
     with warehouse.connect() as con:
         ensure_tables(con)
         known = known_walks(con, checkpoint.name, data_version)
         overnight = overnight_returns(con, panel) if docket.fill == "open" else None
-
-    walked, rows, wanted = 0, 0, 0
+    pending = []
     for block in blocks:
-        mark = _hash(
-            PROTOCOL,
-            checkpoint.name,
-            panel.content_hash,
-            docket.n_assets,
-            docket.fill,
-            block.name,
-            block.start,
-            block.stop,
-        )
-        names = docket.names(block.name)
-        missing = [name for name in names if (mark, name) not in known]
-        wanted += len(names)
-        if not missing:
+        conditions = (docket.n_assets, docket.fill, block.name, block.start, block.stop)
+        mark = _hash(PROTOCOL, checkpoint.name, panel.content_hash, *conditions)
+        names = tuple(name for name in docket.names(block.name) if (mark, name) not in known)
+        if not names:
             continue
         court = Court.over(
             panel,
@@ -157,20 +193,33 @@ def run_backtests(
             allowed=block.allowed,
             overnight=overnight,
         )
-        case = Case(checkpoint.name, data_version, block.name, mark)
-        evidence = _judge(bench, court, case, missing, warehouse, log, ray_address)
+        pending.append(Hearing(Case(checkpoint.name, data_version, block.name, mark), checkpoint, docket, court, names))
+    return pending
+
+
+def judge(
+    warehouse: Warehouse, pending: Sequence[Hearing], log: Callable[[str], object], settings: Settings | None = None
+) -> int:
+    """Hold the hearings and write what they find; returns the rows written to `backtest_returns`.
+
+    The warehouse is opened only to write, never while strategies walk.
+    """
+    if settings is None or settings.ray_address is None or not pending:
+        judged = _judge_here(pending, log)
+    else:
+        from finjepa_pipeline.scale.walks import judge_on
+
+        judged = judge_on(settings, pending, log)
+    rows = 0
+    try:
+        for hearing, evidence in judged:
+            with warehouse.connect() as con:
+                rows += write_walks(con, hearing.case, evidence)
+    except StrategyError as broken:
         with warehouse.connect() as con:
-            rows += write_walks(con, case, evidence)
-        walked += len(missing)
-    return BacktestRun(
-        checkpoint=checkpoint.name,
-        data_version=data_version,
-        strategies=tuple(docket.names("test")),
-        blocks={b.name: (str(panel.dates[b.start]), str(panel.dates[b.stop - 1])) for b in blocks},
-        walked=walked,
-        reused=wanted - walked,
-        rows=rows,
-    )
+            write_failure(con, broken.hearing.case, broken.name)  # it was tried all the same
+        raise (broken.__cause__ or broken) from None
+    return rows
 
 
 class Bench:
@@ -190,57 +239,44 @@ class Bench:
         made |= {strategy.name: strategy for strategy in map(load_strategy, self.docket.specs)}
         return [made[name] for name in names]
 
+    def forecast(self, name: str) -> Callable[[MarketView], np.ndarray]:
+        """Expected return of each asset of a view over the next decision step, as a forecaster has it."""
+        return self.imagination.forecast if name == "world_model" else self.controls.forecast(name)
 
-def _judge(
-    bench: Bench,
-    court: Court,
-    case: Case,
-    names: Sequence[str],
-    warehouse: Warehouse,
-    log: Callable[[str], object],
-    ray_address: str | None,
-) -> Evidence:
+
+def _judge_here(pending: Sequence[Hearing], log: Callable[[str], object]) -> Iterator[tuple[Hearing, Evidence]]:
+    """One after the other, in this process."""
+    bench: Bench | None = None
+    for hearing in pending:
+        if bench is None or (bench.imagination.checkpoint, bench.docket) != (hearing.checkpoint, hearing.docket):
+            bench = Bench(hearing.court.panel, MarketImagination(hearing.checkpoint), hearing.docket)
+        yield hearing, _evidence(bench, hearing, log)
+
+
+def _evidence(bench: Bench, hearing: Hearing, log: Callable[[str], object]) -> Evidence:
     """Walk, replay, and compare what was forecast with what came."""
+    court, block = hearing.court, hearing.case.block
     views = court.views()
-    imagines = set(names) & {*bench.docket.planners, "shuffled_actions"}
-    if imagines:
-        log(f"{case.block}: imagining the market at {len(views)} decisions")
+    if hearing.imagines:
+        log(f"{block}: imagining the market at {len(views)} decisions")
         bench.imagination.prepare(views)
     walks: list[Walk] = []
     expectations = {}
-    elsewhere = {}
-    if ray_address is not None:
-        from finjepa_pipeline.backtest.ray_walks import walk_on
-
-        log(f"{case.block}: {len(names)} strategies decide {len(views)} times each, as tasks on {ray_address}")
-        elsewhere = walk_on(ray_address, bench, court, names, log)
-    for strategy in bench.make(names):
-        if not elsewhere:
-            log(f"{case.block}: {strategy.name} decides {len(views)} times")
-        found = elsewhere.get(strategy.name)
+    for strategy in bench.make(hearing.names):
+        log(f"{block}: {strategy.name} decides {len(views)} times")
         try:
-            if isinstance(found, BaseException):
-                raise found
-            walks.append(walk(strategy, court, views) if found is None else found[0])
-        except Exception:
-            with warehouse.connect() as con:
-                write_failure(con, case, strategy.name)  # it was tried all the same
-            raise
-        if found is not None and found[1] is not None:
-            expectations[strategy.name] = found[1]
-        elif isinstance(strategy, FinJEPAStrategy):
+            walks.append(walk(strategy, court, views))
+        except Exception as error:
+            raise StrategyError(hearing, strategy.name) from error
+        if isinstance(strategy, FinJEPAStrategy):
             expectations[strategy.name] = judge_expectations(strategy.expected, walks[-1])
-    if case.block == "validation":
+    if block == "validation":
         return Evidence(walks, expectations)
-    forecasts = {"world_model": bench.imagination.forecast} if imagines else {}
-    forecasts |= {
-        name: bench.controls.forecast(name) for name in names if name in CONTROLS and name != "shuffled_actions"
-    }
     return Evidence(
         walks,
         expectations,
         replays={**cost_grid(walks, court), **attribution(walks, court)},
-        forecasts={name: forecast_quality(forecast, court, views) for name, forecast in forecasts.items()},
+        forecasts={name: forecast_quality(bench.forecast(name), court, views) for name in hearing.forecasters},
     )
 
 
@@ -292,8 +328,8 @@ def checkpoint_folder(settings: Settings, checkpoint: str | None) -> Path:
     """
     if checkpoint is None:
         return current_checkpoint(settings)
-    folder = settings.checkpoints / checkpoint
-    if not (folder / "config.json").is_file():
+    folder = checkpoint_here(settings, checkpoint)
+    if folder is None or not (folder / "config.json").is_file():
         raise FinJEPAError(
             f"there is no checkpoint {checkpoint!r} in {settings.checkpoints}; leave it out for the newest"
         )

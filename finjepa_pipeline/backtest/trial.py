@@ -2,8 +2,11 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import polars as pl
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
@@ -20,6 +23,45 @@ from finjepa_pipeline.backtest.user_strategy import load_strategy
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Who is tried, and how: what a test needs to be held anywhere, but for the raw rows.
+
+    Attributes:
+        who: a planner, or a strategy of the user's (its name has a colon).
+        work: folder for what is made again; markets: folder of the markets of known truth.
+    """
+
+    checkpoint: Path
+    panel: Path
+    who: str
+    dates: int
+    seeds: int
+    work: Path
+    markets: Path
+
+    @property
+    def null_seeds(self) -> range:
+        return range(1000, 1000 + self.seeds)
+
+    @property
+    def planted_seeds(self) -> range:
+        return range(2000, 2000 + max(1, self.seeds // 4))
+
+    def product(self) -> Product:
+        """What is tried.
+
+        Raises:
+            FinJEPAError: if the strategy cannot be loaded.
+        """
+        imagination = None if ":" in self.who else MarketImagination(self.checkpoint)
+
+        def strategy(panel: Panel) -> Strategy:
+            return load_strategy(self.who) if imagination is None else FinJEPAStrategy(self.who, imagination)
+
+        return Product(strategy, read_config(self.checkpoint))
 
 
 def hold_trial(
@@ -46,39 +88,23 @@ def hold_trial(
     Raises:
         FinJEPAError: if there are no prices, or the strategy cannot be loaded.
     """
-    config = read_config(checkpoint)
-    panel = Panel.open(current_panel(settings))
-    imagination = None if ":" in who else MarketImagination(checkpoint)
-
-    def strategy(panel: Panel) -> Strategy:
-        return load_strategy(who) if imagination is None else FinJEPAStrategy(who, imagination)
-
-    product = Product(strategy, config)
+    panel = current_panel(settings)
     with warehouse.connect() as con:
         ensure_tables(con)
         rows = raw_rows(con, symbols, sessions)
     work = Path(tempfile.mkdtemp(prefix=".audit-", dir=settings.home))
-    markets = settings.home / "proving"
-    channels = config.model.channels
-    tests: dict[str, Callable[[], Finding]] = {
-        "fill_lag": lambda: fill_lag(product, panel),
-        "label_alignment": lambda: label_alignment(product, panel),
-        "truncation": lambda: truncation(product, rows, work, dates=dates),
-        "permutation": lambda: permutation(product, panel),
-        "delay": lambda: delay(product, panel),
-        "null_market": lambda: null_market(product, markets, range(1000, 1000 + seeds), channels),
-        "planted_market": lambda: planted_market(product, markets, range(2000, 2000 + max(1, seeds // 4)), channels),
-    }
-    key = {"checkpoint": checkpoint.name, "strategy": who, "data_version": str(panel.manifest["data_version"])}
+    charge = Charge(checkpoint, panel, who, dates, seeds, work, settings.home / "proving")
+    names = [name for name in TESTS if name in only and not (seeds == 0 and name.endswith("_market"))]
+    version = str(Panel.open(panel).manifest["data_version"])
+    key = {"checkpoint": checkpoint.name, "strategy": who, "data_version": version}
+    if settings.ray_address is None:
+        findings = _hold_here(charge, rows, names, log)
+    else:
+        from finjepa_pipeline.scale.audits import hold_on
+
+        findings = hold_on(settings, charge, rows, names, log)
     try:
-        for name, test in tests.items():
-            if name not in only or (seeds == 0 and name.endswith("_market")):
-                continue
-            log(f"{name} of {who}")
-            try:
-                finding = test()
-            except FinJEPAError as error:  # a trial that could not be held is no acquittal
-                finding = Finding(name, False, float("nan"), f"could not be held: {error}")
+        for name, finding in findings:
             with warehouse.connect() as con, transaction(con):
                 con.execute(
                     "DELETE FROM main.audit_results WHERE checkpoint = $checkpoint AND strategy = $strategy "
@@ -91,3 +117,35 @@ def hold_trial(
             yield finding
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def hold_test(charge: Charge, product: Product, rows: pl.DataFrame, name: str) -> Finding:
+    """One test of the charge; a test that could not be held is no acquittal."""
+    panel, channels = Panel.open(charge.panel), product.config.model.channels
+    tests: dict[str, Callable[[], Finding]] = {
+        "fill_lag": lambda: fill_lag(product, panel),
+        "label_alignment": lambda: label_alignment(product, panel),
+        "truncation": lambda: truncation(product, rows, charge.work, dates=charge.dates),
+        "permutation": lambda: permutation(product, panel),
+        "delay": lambda: delay(product, panel),
+        "null_market": lambda: null_market(product, charge.markets, charge.null_seeds, channels),
+        "planted_market": lambda: planted_market(product, charge.markets, charge.planted_seeds, channels),
+    }
+    return held(name, tests[name])
+
+
+def held(name: str, test: Callable[[], Finding]) -> Finding:
+    """What a test finds, or that it could not be held."""
+    try:
+        return test()
+    except FinJEPAError as error:
+        return Finding(name, False, float("nan"), f"could not be held: {error}")
+
+
+def _hold_here(
+    charge: Charge, rows: pl.DataFrame, names: Sequence[str], log: Callable[[str], object]
+) -> Iterator[tuple[str, Finding]]:
+    product = charge.product()
+    for name in names:
+        log(f"{name} of {charge.who}")
+        yield name, hold_test(charge, product, rows, name)

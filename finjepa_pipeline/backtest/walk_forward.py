@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finjepa_pipeline.backtest.walk_forward_assets import RIVALS
+from finjepa_pipeline.settings import Settings
 
 Run = Callable[[str, Mapping[str, Mapping[str, Any]], str | None], Any]  # job, ops, partition: a JobReport
 
@@ -22,8 +23,14 @@ def run_walk_forward(
     """
     config = {**plan, "strategies": list(strategies)}
     planned = run("walk_forward_plan_job", {"walk_forward_plan": config}, None).assets["walk_forward_plan"]
-    for fold in planned["partitions"]:
-        run("fold_models_job", {}, fold)
-        for strategy in (RIVALS, *strategies):
-            run("fold_backtests_job", {"fold_backtests": dict(judging)}, f"{fold}|{strategy}")
+    folds = planned["partitions"]
+    tried = [f"{fold}|{strategy}" for fold in folds for strategy in (RIVALS, *strategies)]
+    # on a cluster the first run does the work of all, side by side, and the others find it done
+    on_cluster = Settings.from_env().ray_address is not None
+    for fold in folds:
+        together = folds if on_cluster and fold == folds[0] else []
+        run("fold_models_job", {"fold_models": {"together": together}}, fold)
+    for partition in tried:
+        together = tried if on_cluster and partition == tried[0] else []
+        run("fold_backtests_job", {"fold_backtests": {**judging, "together": together}}, partition)
     return run("walk_forward_leaderboard_job", {}, None).assets["walk_forward_leaderboard"]

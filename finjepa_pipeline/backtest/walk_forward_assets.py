@@ -4,17 +4,19 @@ Folds and strategies are partitions, so that one can be run again, or added, alo
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
+from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.failures import final
-from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
+    from finjepa_model.training.panel import Panel
     from finjepa_pipeline.backtest.evaluate import Docket
 
 RIVALS = "baselines"  # one partition: they are judged together
@@ -37,8 +39,21 @@ class PlanConfig(dg.Config):
     unseen_symbols: float = Field(default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees.")
 
 
+class FoldModelConfig(dg.Config):
+    """With whom a fold is trained."""
+
+    together: list[str] = Field(
+        default_factory=list,
+        description="Partitions whose models a Ray cluster trains beside this one, ahead of their runs.",
+    )
+
+
 class FoldBacktestConfig(dg.Config):
     """What differs from the plan."""
+
+    together: list[str] = Field(
+        default_factory=list, description="Partitions that a Ray cluster judges beside this one, ahead of their runs."
+    )
 
     n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded.")
     utility: str | None = Field(
@@ -101,23 +116,32 @@ def walk_forward_plan(
 @dg.asset(**_common("fold_models"), deps=["walk_forward_plan"], partitions_def=FOLDS, kinds={"pytorch"}, pool="gpu")
 @final
 def fold_models(
-    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
+    context: dg.AssetExecutionContext, config: FoldModelConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """The world model of a fold: it has seen nothing after the fold's training block, its pretraining included."""
     from finjepa_model.config import FinJEPAConfig
     from finjepa_model.training.panel import Panel
     from finjepa_pipeline.features import current_panel
     from finjepa_pipeline.publishing.lineage import lineage, upstream_materializations
-    from finjepa_pipeline.training.run import train_checkpoint
+    from finjepa_pipeline.training.run import ranks, train_checkpoint
 
     home = settings.get()
     panel = Panel.open(current_panel(home))
     plan, _, fold = context.partition_key.partition(":")
     with warehouse.connect() as con:
-        config = FinJEPAConfig.from_json(_of_fold(con, plan, fold, "config_json"))
+        wanted = {
+            key: FinJEPAConfig.from_json(_of_fold(con, plan, key.partition(":")[2], "config_json"))
+            for key in dict.fromkeys((context.partition_key, *config.together))
+        }
+    model = wanted[context.partition_key]
+    where = ranks(home, None)
+    if home.ray_address is not None and config.together:
+        from finjepa_pipeline.scale.trials import run_trials
+
+        run_trials(home, panel, wanted, "loss", False, where["threads"], context.log.info)
     made_by = lineage(
-        config=config.to_dict(),
-        seed=config.training.seed,
+        config=model.to_dict(),
+        seed=model.training.seed,
         data={
             "data_version": panel.manifest["data_version"],
             "assets": len(panel.assets),
@@ -132,7 +156,7 @@ def fold_models(
     def launch(command: list[str], environment: Mapping[str, str]) -> None:
         dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
 
-    folder, reused = train_checkpoint(home, config, panel, made_by, launch, make_current=False)
+    folder, reused = train_checkpoint(home, model, panel, made_by, launch, where["processes"], make_current=False)
     with warehouse.connect() as con:
         con.execute(
             "UPDATE main.walk_forward_folds SET checkpoint = ? WHERE plan = ? AND fold = ?", [folder.name, plan, fold]
@@ -177,10 +201,11 @@ def fold_backtests(
         if config.open_held_back and plan.held_back[1] > plan.held_back[0] and fold_name == plan.folds[-1].name:
             opened = record_opening(con, panel, plan, checkpoint, context.run.run_id)
             blocks.append(Block("held_back", *plan.held_back))
+    ahead = 0
+    if home.ray_address is not None:
+        ahead = _judge_together(warehouse, home, panel, [str(context.partition_key), *config.together], config, context)
     docket = docket_of(who, config)
-    run = run_backtests(
-        warehouse, home.checkpoints / checkpoint, folder, docket, context.log.info, blocks, home.ray_address
-    )
+    run = run_backtests(warehouse, home.checkpoints / checkpoint, folder, docket, context.log.info, blocks, home)
     return dg.MaterializeResult(
         metadata={
             "checkpoint": checkpoint,
@@ -188,6 +213,7 @@ def fold_backtests(
             "reused": run.walked == 0,
             "blocks": dg.MetadataValue.json({block: list(dates) for block, dates in run.blocks.items()}),
             "stride": wanted.model.stride,
+            "walked_together": ahead,
             **({"held_back_opening": opened} if opened is not None else {}),
         }
     )
@@ -221,6 +247,7 @@ def walk_forward_leaderboard(
         write_history(con, home.reports / "leaderboard.html", home.checkpoints, home.ui_url)
     report = home.reports / f"{plan}-{version}" / "index.html"
     write_report(report, f"FinJEPA {plan}", exhibits)
+    keep(home, report.parent)
     test = [row for row in exhibits.rows if row["block"] == "test"]
     planners = {row["strategy"] for row in test if kind(row["strategy"]) in ("planner", "user")}
     return dg.MaterializeResult(
@@ -233,6 +260,35 @@ def walk_forward_leaderboard(
         },
         data_version=dg.DataVersion(f"{plan}-{version}"),
     )
+
+
+def _judge_together(
+    warehouse: Warehouse,
+    home: Settings,
+    panel: "Panel",
+    partitions: Sequence[str],
+    config: FoldBacktestConfig,
+    context: dg.AssetExecutionContext,
+) -> int:
+    """Judge several folds and strategies at once, so that their own runs find it done; returns the number of walks."""
+    from finjepa_pipeline.backtest.evaluate import hearings, judge
+    from finjepa_pipeline.backtest.folds import fold_blocks, stored_plan
+
+    seen: set[tuple[str, str]] = set()
+    pending = []
+    for partition in dict.fromkeys(partitions):
+        key, _, who = partition.partition("|")
+        name, _, fold = key.partition(":")
+        with warehouse.connect() as con:
+            checkpoint = home.checkpoints / _of_fold(con, name, fold, "checkpoint")
+            blocks = fold_blocks(panel, stored_plan(con, panel, name).fold(fold))
+        for hearing in hearings(warehouse, checkpoint, panel, docket_of(who, config), blocks):
+            names = tuple(name for name in hearing.names if (hearing.case.court, name) not in seen)
+            seen |= {(hearing.case.court, name) for name in names}
+            if names:
+                pending.append(dataclasses.replace(hearing, names=names))
+    judge(warehouse, pending, context.log.info, home)
+    return len(seen)
 
 
 def docket_of(who: str, config: FoldBacktestConfig) -> "Docket":

@@ -22,6 +22,7 @@ from finjepa_pipeline.publishing.decision import decide, decision_session, file_
 from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.training.run import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse
 
 NIGHT_ENDS = time(13, 0)  # UTC, of the next day: before New York opens, in summer and in winter
@@ -111,8 +112,7 @@ def _panel_for(settings: Settings, warehouse: Warehouse, checkpoint: str | None)
     own where that is another."""
     if checkpoint is None:
         return Panel.open(current_panel(settings))
-    own = settings.checkpoints / checkpoint
-    folder = own if own.is_dir() else resolve_checkpoint(checkpoint)
+    folder = checkpoint_here(settings, checkpoint) or resolve_checkpoint(checkpoint)
     model = FinJEPAConfig.from_json((folder / "config.json").read_text(encoding="utf-8")).model
     with warehouse.connect() as con:
         revision = current_revision(con)
@@ -160,8 +160,8 @@ def _decider(
     utility: str | None = None,
 ) -> _Decider | None:
     if checkpoint is not None:
-        own = settings.checkpoints / checkpoint
-        return _Decider(own if own.is_dir() else checkpoint, strategy_name(planner or "mppi", utility), "trial")
+        own = checkpoint_here(settings, checkpoint)
+        return _Decider(own or checkpoint, strategy_name(planner or "mppi", utility), "trial")
     night = datetime.combine(panel.dates[session].item() + timedelta(days=1), NIGHT_ENDS)
     with warehouse.connect() as con:
         present = current_champion(con)
@@ -170,8 +170,8 @@ def _decider(
     if chosen is None:
         return None
     book: BookName = "champion" if then is not None else "hindsight"
-    folder = settings.checkpoints / chosen.checkpoint
-    if not folder.is_dir():
+    folder = checkpoint_here(settings, chosen.checkpoint)
+    if folder is None:
         raise FinJEPAError(f"the champion {chosen.checkpoint} is gone from {settings.checkpoints}; train it again")
     asked = chosen.strategy
     if planner is not None or utility is not None:

@@ -5,15 +5,16 @@ A content is released once. A checkpoint that was only trained or judged again i
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.gate import Champion, current_champion, known_findings
 from finjepa_pipeline.publishing.package import Package, package_of, write_package
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.run import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse, sql
 
 LOCAL = "local"
@@ -54,6 +55,7 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
                 package, settings.checkpoints / champion.checkpoint, card_of(con, settings, package, champion)
             )
         _note(con, package, LOCAL, None)
+    keep(settings, package.folder)
     local = f"{'wrote' if new_locally else 'already released in'} {package.folder}"
     if repo_id is None:
         return Release(package, None, None, new_locally, f"{local}; no Hub repository is configured")
@@ -139,8 +141,8 @@ def _corrections(con: duckdb.DuckDBPyConnection, checkpoint: str) -> Corrections
 
 
 def _package(settings: Settings, champion: Champion) -> Package:
-    folder: Path = settings.checkpoints / champion.checkpoint
-    if not folder.is_dir():
+    folder = checkpoint_here(settings, champion.checkpoint)
+    if folder is None:
         raise FinJEPAError(f"the champion {champion.checkpoint} is gone from {settings.checkpoints}; train it again")
     return package_of(folder, settings.releases)
 

@@ -21,6 +21,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import write_text
 from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse, sql
 
 RUN_FILE = "reproduction.json"
@@ -55,8 +56,7 @@ def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
     Raises:
         FinJEPAError: if it has no lineage that can be followed, or its prices can no longer be had.
     """
-    own = settings.checkpoints / checkpoint
-    original = own if own.is_dir() else resolve_checkpoint(checkpoint)
+    original = checkpoint_here(settings, checkpoint) or resolve_checkpoint(checkpoint)
     lineage = _lineage(original)
     home = settings.home / "reproductions" / sha256(original / "lineage.json")[:16]
     shutil.rmtree(home, ignore_errors=True)
@@ -184,8 +184,6 @@ def _prices(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -
 
 def _train(scratch: Settings, lineage: Mapping[str, Any]) -> Path:
     """The job `train` in the scratch home, in a process of its own: a code location reads its home once."""
-    from finjepa_pipeline.training.run import current_checkpoint
-
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINJEPA_", "DAGSTER_"))}
     threads = str(lineage["build"].get("threads") or "")
     surroundings = kept | {"FINJEPA_HOME": str(scratch.home)} | ({"OMP_NUM_THREADS": threads} if threads else {})

@@ -13,11 +13,10 @@ from finjepa_model.config import preset
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
-from finjepa_pipeline.prices import current_revision
-from finjepa_pipeline.publishing.lineage import build_inputs, lineage, upstream_materializations
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.live import watched
 from finjepa_pipeline.training.pictures import curves_picture, folder_bytes, numbers_table
+from finjepa_pipeline.training.provenance import provenance
 from finjepa_pipeline.training.run import (
     checkpoint_id,
     current_checkpoint,
@@ -26,12 +25,8 @@ from finjepa_pipeline.training.run import (
     train_checkpoint,
     training_code_version,
 )
+from finjepa_pipeline.training.sweep_assets import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
-
-_UPSTREAM = (
-    "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
-    "feature_panel",
-)  # fmt: skip
 
 _SPEED = (
     "best_step", "samples_per_second", "flops_per_second", "share_of_matmul_rate", "bytes_a_step", "gpu_memory_bytes",
@@ -67,25 +62,8 @@ def world_model(
     home = settings.get()
     panel = Panel.open(current_panel(home))
     wanted = for_panel(preset(config.preset).override(config.overrides), panel)
-    with warehouse.connect() as connection:
-        revision = current_revision(connection)
-        inputs = build_inputs(connection)
-    data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
-    if revision is not None and revision.data_version == data["data_version"]:
-        data |= {name: str(value) if name.endswith("date") else value for name, value in vars(revision).items()}
     where = ranks(home, config.processes)
-    made_by = lineage(
-        config=wanted.to_dict(),
-        seed=wanted.training.seed,
-        data=data,
-        panel_hash=panel.content_hash,
-        build=inputs
-        | {"channels": list(panel.channels), "training_code": training_code_version()}
-        | {"processes": where["processes"], "threads": where["threads"]},
-        device=where["device"],
-        run_id=context.run.run_id,
-        upstream=upstream_materializations(context.instance, _UPSTREAM),
-    )
+    made_by = provenance(context, warehouse, panel, wanted, where)
 
     def tell(record: dict[str, Any]) -> None:
         numbers = {f"{record['kind']}_{k}": v for k, v in record.items() if isinstance(v, float) and math.isfinite(v)}
@@ -98,7 +76,7 @@ def world_model(
         with watched(run_folder, steps, tell):
             dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
 
-    folder, reused = train_checkpoint(home, wanted, panel, made_by, launch, config.processes, config.resume)
+    folder, reused = train_checkpoint(home, wanted, panel, made_by, launch, where["processes"], config.resume)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return dg.MaterializeResult(
         metadata={
@@ -174,5 +152,5 @@ def _curves(checkpoint: Path) -> dg.MetadataValue:
     return dg.MetadataValue.md(curves_picture(records) if records else "no training log in this home")
 
 
-ASSETS = [world_model, world_model_evaluation]
+ASSETS = [world_model, world_model_evaluation, model_sweep]
 CHECKS: list[dg.AssetChecksDefinition] = []

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import write_text
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError, pick_device
@@ -65,7 +66,7 @@ def _train(panel_folder: Path, run_folder: Path, report: Any) -> None:
             metrics["td"] = running.train()
         result = run_folder / RESULT_FOLDER
         trainer.model.save_pretrained(result)
-        (result / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(result / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True) + "\n")  # last: it is whole
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -20,9 +21,13 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import write_text
 from finjepa_model.training.panel import Panel
+from finjepa_model.training.records import STATE_FILE
+from finjepa_pipeline.artifacts import bring, keep, store_of
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
+from finjepa_pipeline.training.mirror import RECORD_FILES, mirrored
 
+_ID = re.compile(r"[0-9a-f]{16}")
 Launch = Callable[[list[str], dict[str, str]], None]
 
 
@@ -54,18 +59,18 @@ def train_checkpoint(
     panel: Panel,
     lineage: Mapping[str, Any],
     launch: Launch,
-    processes: int | None = None,
+    processes: int,
     resume: bool = True,
     make_current: bool = True,
 ) -> tuple[Path, bool]:
-    """Train, or find that it has been done.
+    """Train, or find that it has been done: here, or on another machine that has the same FINJEPA_ARTIFACTS.
 
     Args:
         config: as `for_panel` returns it.
         lineage: content of `lineage.json`.
         launch: runs a command with additional environment variables and waits for it.
-        processes: one for each GPU, or one on the CPU, where None.
-        resume: go on from the state that an interrupted run has left; otherwise start anew.
+        processes: as `ranks` counts them.
+        resume: go on from the state that an interrupted run has left, here or in the store; otherwise start anew.
         make_current: whether whoever asks for the newest checkpoint gets this one; the model of a fold is not for use.
 
     Returns:
@@ -74,21 +79,25 @@ def train_checkpoint(
     Raises:
         FinJEPAError: if training failed for a reason that a user can mend.
     """
-    name = checkpoint_id(config, panel)
+    name, store = checkpoint_id(config, panel), store_of(settings)
     checkpoint, run_folder = settings.checkpoints / name, settings.checkpoints / f"{name}.run"
-    if checkpoint.is_dir():
+    if bring(settings, checkpoint):
+        keep(settings, checkpoint)
         if make_current:
             _make_current(settings, name)
         return checkpoint, True
     if not resume:
         shutil.rmtree(run_folder, ignore_errors=True)
+    elif store is not None and not (run_folder / STATE_FILE).is_file():
+        store.get(run_folder.parent.name, run_folder.name, run_folder)
     result = run_folder / RESULT_FOLDER
-    shutil.rmtree(result, ignore_errors=True)
-    run_folder.mkdir(parents=True, exist_ok=True)
-    (run_folder / FAILURE_FILE).unlink(missing_ok=True)
-    (run_folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
-
-    launch(training_command(settings, panel.folder, run_folder, processes), {LAUNCHER_PID: str(os.getpid())})
+    if not (result / "metrics.json").is_file():  # otherwise it ended well, and nobody lived to say so
+        shutil.rmtree(result, ignore_errors=True)
+        begin(config, run_folder)
+        if settings.ray_address is not None:
+            keep(settings, panel.folder)  # for nodes that do not see this home
+        with mirrored(store, run_folder):
+            launch(training_command(settings, panel.folder, run_folder, processes), {LAUNCHER_PID: str(os.getpid())})
 
     if not (result / "metrics.json").is_file():
         failure = run_folder / FAILURE_FILE
@@ -102,9 +111,20 @@ def train_checkpoint(
     )
     assert sorted(p.name for p in result.iterdir()) == sorted(CHECKPOINT_FILES)
     os.replace(result, checkpoint)
+    keep(settings, checkpoint)
+    if store is not None:  # the state has served; the curves stay
+        records = {file: run_folder / file for file in RECORD_FILES if (run_folder / file).is_file()}
+        store.put(run_folder.parent.name, run_folder.name, records)
     if make_current:
         _make_current(settings, name)
     return checkpoint, False
+
+
+def begin(config: FinJEPAConfig, run_folder: Path) -> None:
+    """Tell a training process what it is to train; a state that is there stays."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    (run_folder / FAILURE_FILE).unlink(missing_ok=True)
+    (run_folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
 
 
 def ranks(settings: Settings, processes: int | None) -> dict[str, Any]:
@@ -115,7 +135,7 @@ def ranks(settings: Settings, processes: int | None) -> dict[str, Any]:
     """
     import torch
 
-    threads = torch.get_num_threads()
+    threads = torch_threads()
     if settings.ray_address is None:
         cuda = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
         return {"processes": processes or max(torch.cuda.device_count(), 1), "threads": threads, "device": cuda}
@@ -125,18 +145,25 @@ def ranks(settings: Settings, processes: int | None) -> dict[str, Any]:
         return {"processes": cluster.processes_for(processes), "threads": threads, "device": cluster.device()}
 
 
-def training_command(settings: Settings, panel: Path, run_folder: Path, processes: int | None) -> list[str]:
+def training_command(settings: Settings, panel: Path, run_folder: Path, processes: int) -> list[str]:
     """torchrun, on this machine alone; or what takes its place on a Ray cluster."""
-    found = ranks(settings, processes)
     what = ["--panel", str(panel), "--run-folder", str(run_folder)]
     if settings.ray_address is not None:
         # with several processes torchrun gives one thread to each
-        threads = found["threads"] if found["processes"] == 1 else int(os.environ.get("OMP_NUM_THREADS", "1"))
-        program = [sys.executable, "-m", "finjepa_pipeline.training.ray_ranks", "--address", settings.ray_address]
-        return [*program, "--ranks", str(found["processes"]), "--threads", str(threads), *what]
+        threads = torch_threads() if processes == 1 else int(os.environ.get("OMP_NUM_THREADS", "1"))
+        program = [sys.executable, "-m", "finjepa_pipeline.scale.ranks", "--address", settings.ray_address]
+        program += ["--artifacts", settings.artifacts] if settings.artifacts else []
+        return [*program, "--ranks", str(processes), "--threads", str(threads), *what]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    program = [f"--nproc-per-node={found['processes']}", "-m", "finjepa_pipeline.training.launch"]
+    program = [f"--nproc-per-node={processes}", "-m", "finjepa_pipeline.training.launch"]
     return [*torchrun, *program, *what]
+
+
+def torch_threads() -> int:
+    """Of one process alone."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def current_checkpoint(settings: Settings) -> Path:
@@ -151,6 +178,14 @@ def current_checkpoint(settings: Settings) -> Path:
         if folder.is_dir():
             return folder
     raise FinJEPAError(f"there is no checkpoint in {settings.checkpoints} yet; run `finjepa train` first")
+
+
+def checkpoint_here(settings: Settings, name: str) -> Path | None:
+    """The folder of a checkpoint by its id, fetched from the store if it is only there; None where it is nowhere."""
+    folder = settings.checkpoints / name
+    if not _ID.fullmatch(name):
+        return folder if folder.is_dir() else None
+    return folder if bring(settings, folder) else None
 
 
 def _make_current(settings: Settings, name: str) -> None:

@@ -1,8 +1,13 @@
 """The same jobs on a Ray cluster of two nodes, each with its own processes and object store: the results are those of one
-machine, whoever is killed, and a run that is cancelled leaves nothing behind."""
+machine, whoever is killed, and a run that is cancelled leaves nothing behind.
+
+The second node does not see the homes, where the machine lets a process hide a folder (`unshare`): it has a mount namespace of
+its own, and gets panels, checkpoints and states from an S3-compatible server.
+"""
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -13,51 +18,91 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.system.product import COMMANDS, ROOT, environment, finjepa, quick_training, write_prices
+from tests.pipeline.object_store import BUCKET, object_store
+from tests.system.product import COMMANDS, QUICK, ROOT, environment, finjepa, quick_training, write_prices
 from tests.system.test_production import free_port
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
     pytest.mark.timeout(1500),
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray"),
+    pytest.mark.skipif(
+        not all(importlib.util.find_spec(name) for name in ("ray", "s3fs", "nanio")),
+        reason="needs the extras ray and s3, and nanio",
+    ),
 ]
 TRAINING = [
     *quick_training(), "--processes", "2", "--set", "training.steps_per_epoch=20", "--set", "training.checkpoint_every=5",
 ]  # fmt: skip
+FOLDS = ["--folds", "2", "--held-back", "0", *quick_training()[2:], "--planner", "mppi"]
+SMALL = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    folder = Path("/tmp") / f"finjepa-ray-{os.getpid()}"  # short: Ray's sockets have a limit of 107 characters
-    port = free_port()
-    small = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
-    head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"]
-    nodes = []
-    try:
-        for number, which in enumerate((head, [f"--address=127.0.0.1:{port}"])):
-            nodes.append(
-                subprocess.Popen(
-                    [COMMANDS / "ray", "start", *which, *small], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-            )  # fmt: skip
-            deadline = time.monotonic() + 120
-            while len(_processes("raylet/raylet", str(folder))) <= number:
-                assert nodes[-1].poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
+class Cluster:
+    """Ray nodes on this machine, each in a process group of its own."""
+
+    def __init__(self, folder: Path, store: dict[str, str], hidden: Path):
+        self.folder, self.hidden = folder, hidden
+        self.environment = store | {"FINJEPA_ARTIFACTS": f"s3://{BUCKET}/artifacts"}
+        self.port = free_port()
+        self.nodes: list[subprocess.Popen] = []
+        self.can_hide = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def add(self) -> None:
+        """A node; all but the first do not see the homes."""
+        raylets = len(_processes("raylet/raylet", str(self.folder)))
+        if self.nodes:
+            command = [COMMANDS / "ray", "start", f"--address={self.address}", *SMALL]
+            if self.can_hide:
+                hide = f'mount -t tmpfs none "{self.hidden}" && exec "$@"'
+                command = ["unshare", "-m", "sh", "-c", hide, "sh", *command]
+        else:
+            own = [f"--port={self.port}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
+            command = [COMMANDS / "ray", "start", "--head", *own, *SMALL]
+        (self.folder / "tmp").mkdir(parents=True, exist_ok=True)
+        surroundings = os.environ | self.environment | {"TMPDIR": str(self.folder / "tmp")}
+        log = (self.folder / f"node-{len(self.nodes)}.log").open("w")
+        node = subprocess.Popen(command, stdout=log, stderr=log, env=surroundings, start_new_session=True)
+        self.nodes.append(node)
+        deadline = time.monotonic() + 120
+        while len(_processes("raylet/raylet", str(self.folder))) <= raylets:
+            assert node.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
         time.sleep(3)
-        yield f"127.0.0.1:{port}"
-    finally:
-        for node in reversed(nodes):
+
+    def lose(self, node: subprocess.Popen) -> None:
+        """Its power is cut."""
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+    def end(self) -> None:
+        for node in reversed(self.nodes):
             node.terminate()
-        for node in nodes:
+        for node in self.nodes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 node.wait(timeout=30)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    folder = Path("/tmp") / f"finjepa-ray-{os.getpid()}"  # short: Ray's sockets have a limit of 107 characters
+    with object_store(folder.with_name(f"{folder.name}-s3")) as store:
+        nodes = Cluster(folder, store, tmp_path_factory.getbasetemp())
+        try:
+            nodes.add()
+            nodes.add()
+            yield nodes
+        finally:
+            nodes.end()
+            shutil.rmtree(folder.with_name(f"{folder.name}-s3"), ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +128,10 @@ def _processes(*texts: str) -> list[int]:
     return found
 
 
-def _start(home: Path, cluster: str, *arguments: str) -> subprocess.Popen[str]:
+def _start(home: Path, cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
+    surroundings = environment(home) | cluster.environment | {"FINJEPA_COMPUTE": cluster.address}
     return subprocess.Popen(
-        [COMMANDS / "finjepa", *arguments], env=environment(home) | {"FINJEPA_COMPUTE": cluster}, cwd=ROOT, text=True,
+        [COMMANDS / "finjepa", *arguments], env=surroundings, cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
 
@@ -98,16 +144,53 @@ def _until(process: subprocess.Popen[str], ready, seconds: float = 240) -> None:
         time.sleep(0.05)
 
 
-def test_a_training_whose_worker_is_killed_gives_the_checkpoint_of_one_machine(cluster, local, tmp_path):
+def _ranks() -> list[int]:
+    return _processes("finjepa_pipeline.training.launch", ".run")
+
+
+def _has_saved(cluster: Cluster, step: int):
+    """Whether a state of a training has come to the store, `step` states after the first."""
+    store = Path(f"{cluster.folder}-s3") / BUCKET / "artifacts" / "checkpoints"
+    seen: set[Path] = set()
+
+    def ready() -> bool:
+        seen.update(store.glob("*.run/*/trainer_state.pt"))
+        return len(seen) > step
+
+    return ready
+
+
+def _equal_rows(home: Path, other: Path) -> None:
+    for table, columns in (
+        ("backtest_returns", "strategy, block, date, net_return, wealth"),
+        ("backtest_decisions", "strategy, block, date, entity, weight, signal"),
+        ("backtest_replays", "strategy, block, replay, sharpe, annual_return"),
+        ("forecast_quality", "forecaster, block, measure, mean, t"),
+        ("leaderboard", "strategy, block, sharpe, annual_return, excess_sharpe"),
+    ):
+        rows = []
+        for place in (home, other):
+            with duckdb.connect(str(place / "warehouse.duckdb"), read_only=True) as con:
+                rows.append(con.execute(f"SELECT {columns} FROM {table} ORDER BY ALL").fetchall())
+        assert rows[0], table
+        assert repr(rows[0]) == repr(rows[1]), table
+
+
+def test_a_training_that_loses_a_process_an_actor_and_a_node_gives_the_checkpoint_of_one_machine(
+    cluster, local, tmp_path
+):
     home, source = local
     run = _start(tmp_path, cluster, "train", *source, *TRAINING)
-    _until(run, lambda: list(tmp_path.glob("checkpoints/*.run/trainer_state.pt")))
-    ranks = _processes("finjepa_pipeline.training.launch", str(tmp_path))
-    assert len(ranks) == 2
-    os.kill(ranks[-1], signal.SIGKILL)
-    output = run.communicate(timeout=300)[0]
+    _until(run, _has_saved(cluster, 0))
+    os.kill(_ranks()[-1], signal.SIGKILL)
+    _until(run, lambda: len(_ranks()) == 2 and len(_processes("ray::RankHost")) == 2)
+    os.kill(_processes("ray::RankHost")[0], signal.SIGKILL)
+    _until(run, _has_saved(cluster, 2))
+    cluster.lose(cluster.nodes[-1])
+    cluster.add()
+    output = run.communicate(timeout=400)[0]
     assert run.returncode == 0, output[-3000:]
-    assert "a training rank was lost" in output
+    assert output.count("a training rank was lost") >= 2
     (mine,), (theirs,) = (list(place.glob("checkpoints/*/model.safetensors")) for place in (tmp_path, home))
     assert mine.read_bytes() == theirs.read_bytes()
     assert mine.parent.name == theirs.parent.name
@@ -117,34 +200,104 @@ def test_a_backtest_whose_worker_is_killed_gives_the_leaderboard_of_one_machine(
     home, _ = local
     shutil.copytree(home, tmp_path / "home")
     with duckdb.connect(str(tmp_path / "home" / "warehouse.duckdb")) as con:
-        for table in ("backtest_returns", "backtest_decisions", "backtest_replays", "leaderboard"):
+        for table in ("backtest_returns", "backtest_decisions", "backtest_replays", "forecast_quality", "leaderboard"):
             con.execute(f"DELETE FROM {table}")
     run = _start(tmp_path / "home", cluster, "backtest", "--planner", "mppi", "--controls", "ewma")
     _until(run, lambda: _processes("ray::walk_one"))
     os.kill(_processes("ray::walk_one")[0], signal.SIGKILL)
     output = run.communicate(timeout=300)[0]
     assert run.returncode == 0, output[-3000:]
-    for table, columns in (
-        ("backtest_returns", "strategy, block, date, net_return, wealth"),
-        ("backtest_decisions", "strategy, block, date, entity, weight, signal"),
-        ("leaderboard", "strategy, block, sharpe, annual_return, excess_sharpe"),
-    ):
-        rows = []
-        for place in (home, tmp_path / "home"):
-            with duckdb.connect(str(place / "warehouse.duckdb"), read_only=True) as con:
-                rows.append(con.execute(f"SELECT {columns} FROM {table} ORDER BY ALL").fetchall())
-        assert rows[0]
-        assert rows[0] == rows[1]
+    _equal_rows(home, tmp_path / "home")
 
 
-def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path):
+def test_an_audit_finds_what_it_finds_on_one_machine(cluster, local, tmp_path):
+    home, _ = local
+    told = []
+    small = ["--dates", "1", "--seeds", "1", "--symbols", "6", "--sessions", "600"]
+    for place in ("here", "there"):
+        shutil.copytree(home, tmp_path / place)
+        if place == "here":
+            finjepa(tmp_path / place, "audit", *small)
+        else:
+            output = _start(tmp_path / place, cluster, "audit", *small).communicate(timeout=400)[0]
+            assert "tasks" in output or "was held" in output, output[-3000:]
+        with duckdb.connect(str(tmp_path / place / "warehouse.duckdb"), read_only=True) as con:
+            told.append(con.execute("SELECT test, passed, finding, value FROM audit_results ORDER BY ALL").fetchall())
+    assert len(told[0]) == 7
+    assert repr(told[0]) == repr(told[1])
+
+
+def test_folds_side_by_side_are_folds_one_after_the_other(cluster, local, tmp_path):
+    home, _ = local
+    for place in ("here", "there"):
+        shutil.copytree(home, tmp_path / place)
+    done = finjepa(tmp_path / "here", "backtest", *FOLDS, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = _start(tmp_path / "there", cluster, "backtest", *FOLDS)
+    output = run.communicate(timeout=600)[0]
+    assert run.returncode == 0, output[-3000:]
+    assert "2 trainings, as trials on" in output
+    _equal_rows(tmp_path / "here", tmp_path / "there")
+
+
+SWEEP = """
+import json, sys
+from rich.console import Console
+from finjepa_pipeline.runner import run_job
+from finjepa_pipeline.settings import Settings
+
+report = run_job(Settings.from_env().ensure(), "sweep", {"model_sweep": json.loads(sys.argv[1])}, Console(stderr=True))
+print(json.dumps({name: report.assets["model_sweep"][name] for name in ("checkpoints", "stopped_early")}))
+"""
+
+
+def test_a_bad_trial_of_a_sweep_is_stopped_early_and_a_good_one_is_the_training_it_would_be_alone(
+    cluster, local, tmp_path
+):
+    home, _ = local
+    shutil.copytree(home, tmp_path / "home")
+    shared = QUICK | {"training.epochs": "4"}
+    grid = {"training.learning_rate": ["0.003", "0.002", "0.0000001"]}
+    config = {"preset": "tiny", "overrides": shared, "grid": grid, "seeds": [0]}
+    surroundings = environment(tmp_path / "home") | cluster.environment | {"FINJEPA_COMPUTE": cluster.address}
+    done = subprocess.run(
+        [COMMANDS / "python", "-c", SWEEP, json.dumps(config)],
+        env=surroundings,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["stopped_early"] >= 1
+    assert "training.learning_rate=0.0000001, seed 0" not in found["checkpoints"]
+    name, checkpoint = next(iter(found["checkpoints"].items()))
+    rate = name.partition("=")[2].partition(",")[0]
+    alone = finjepa(
+        tmp_path / "alone", "train", *local[1], "--preset", "tiny", "--seed", "0",
+        *(part for key, value in (shared | {"training.learning_rate": rate}).items() for part in ("--set", f"{key}={value}")),
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    mine, theirs = (
+        place / "checkpoints" / checkpoint / "model.safetensors" for place in (tmp_path / "home", tmp_path / "alone")
+    )
+    assert mine.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path, number):
     _, source = local
-    run = _start(tmp_path, cluster, "train", *source, *TRAINING, "--set", "training.steps_per_epoch=9999")
-    _until(run, lambda: list(tmp_path.glob("checkpoints/*.run/trainer_state.pt")))
-    os.killpg(run.pid, signal.SIGINT)
+    before = set(_ranks())
+    run = _start(tmp_path, cluster, "train", *source, *TRAINING, "--set", f"training.steps_per_epoch={9000 + number}")
+    _until(run, lambda: len(set(_ranks()) - before) == 2 and list(tmp_path.glob("checkpoints/*.run/metrics.jsonl")))
+    if number == signal.SIGINT:
+        os.killpg(run.pid, number)
+    else:
+        run.send_signal(number)
     run.communicate(timeout=60)
-    deadline = time.monotonic() + 20
-    while left := _processes(str(tmp_path)):
+    deadline = time.monotonic() + 40
+    while left := [*_processes(str(tmp_path)), *_ranks(), *_processes("ray::RankHost")]:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
     assert not list(tmp_path.glob("checkpoints/*/model.safetensors"))

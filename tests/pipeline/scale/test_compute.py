@@ -8,8 +8,8 @@ import pytest
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.scale.cluster import connected
+from finjepa_pipeline.scale.rank_host import interface_of
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.rank_host import interface_of
 
 
 @pytest.mark.parametrize("address", ["auto", "head.cluster:6379", "ray://10.0.0.1:10001"])
@@ -39,7 +39,7 @@ def test_a_cluster_that_is_not_there_is_one_line():
 
 def test_nothing_of_ray_is_imported_with_the_pipeline():
     program = (
-        "import sys, finjepa_pipeline.training.run, finjepa_pipeline.training.ray_ranks, finjepa_pipeline.backtest.ray_walks;"
+        "import sys, finjepa_pipeline.training.run, finjepa_pipeline.scale.ranks, finjepa_pipeline.scale.walks;"
         "sys.exit(any(name == 'ray' or name.startswith('ray.') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0

@@ -15,13 +15,15 @@ from typing import Any
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import write_text
-from finjepa_model.training.state import STATE_FILE
+from finjepa_model.training.records import METRICS_FILE, STATE_FILE
+from finjepa_pipeline.artifacts import Artifacts
 from finjepa_pipeline.scale.cluster import connected
+from finjepa_pipeline.scale.rank_host import Outcome, Place, RankHost
 from finjepa_pipeline.training.exchange import FAILURE_FILE, LAUNCHER_PID
 from finjepa_pipeline.training.guards import end_with
 from finjepa_pipeline.training.launch import pipes
 from finjepa_pipeline.training.live import watched
-from finjepa_pipeline.training.rank_host import Outcome, Place, RankHost
+from finjepa_pipeline.training.mirror import send
 from finjepa_pipeline.training.run import training_code_version
 
 _ROOM_PATIENCE_S = 600.0  # for nodes that an autoscaler or an operator brings
@@ -33,6 +35,7 @@ _FRUITLESS = 3  # losses in a row without a step between them
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", required=True, help="of the Ray cluster")
+    parser.add_argument("--artifacts", help="store for nodes that do not see the run folder")
     parser.add_argument("--ranks", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True, help="of each rank, on a CPU")
     parser.add_argument("--panel", type=Path, required=True)
@@ -41,7 +44,7 @@ def main() -> None:
     run_folder: Path = arguments.run_folder
     try:
         with pipes() as report, connected(arguments.address) as ray:
-            ranks = Ranks(ray, arguments.ranks, arguments.threads, arguments.panel, run_folder)
+            ranks = Ranks(ray, arguments.ranks, arguments.threads, arguments.panel, run_folder, arguments.artifacts)
             signal.signal(signal.SIGTERM, ranks.stop)
             signal.signal(signal.SIGINT, ranks.stop)
             if LAUNCHER_PID in os.environ:
@@ -57,9 +60,10 @@ def main() -> None:
 class Ranks:
     """All ranks of one training, through as many starts as it takes."""
 
-    def __init__(self, ray: Any, count: int, threads: int, panel: Path, run_folder: Path):
+    def __init__(self, ray: Any, count: int, threads: int, panel: Path, run_folder: Path, artifacts: str | None):
         self._ray, self._count, self._threads = ray, count, threads
-        self._panel, self._run_folder = panel, run_folder
+        self._panel, self._run_folder, self._artifacts = panel, run_folder, artifacts
+        self._far = False  # whether rank 0 works on a copy of the run folder
         self._gpus = ray.cluster_resources().get("GPU", 0) >= count
         self._stop_requested_at: float | None = None
 
@@ -76,7 +80,10 @@ class Ranks:
         fruitless = 0
         while fruitless < _FRUITLESS:
             saved = self._saved()
+            if self._artifacts:
+                send(Artifacts(self._artifacts), self._run_folder)
             lost = self._one_start()
+            self._fetch()
             if lost is None:
                 return
             progress = self._saved() != saved
@@ -87,6 +94,11 @@ class Ranks:
         raise FinJEPAError(
             f"training ranks were lost {_FRUITLESS} times with nothing saved between; run again to go on"
         )
+
+    def _fetch(self) -> None:
+        """What a far rank 0 has left in the store."""
+        if self._far and self._artifacts:
+            Artifacts(self._artifacts).get(self._run_folder.parent.name, self._run_folder.name, self._run_folder)
 
     def _saved(self) -> int:
         state = self._run_folder / STATE_FILE
@@ -131,13 +143,14 @@ class Ranks:
                 num_gpus=1 if self._gpus else 0,
                 max_concurrency=8,  # what is asked of a host while it trains
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
-            ).remote(self._panel, self._run_folder)
+            ).remote(self._panel, self._run_folder, self._artifacts)
             for rank in range(self._count)
         ]
 
     def _run(self, hosts: list[Any]) -> "Lost | None":
         places: list[Place] = self._ray.get([host.place.remote() for host in hosts])
         self._fits(places)
+        self._far = not places[0].sees
         running = {
             host.train.remote(self._environment(rank, places), places[rank].address, f"rank-{rank}.log"): rank
             for rank, host in enumerate(hosts)
@@ -153,6 +166,8 @@ class Ranks:
                     lost = _worse(lost, end)
             if lost:
                 over_at = min(over_at, now + _SETTLE_S)
+            if self._far:
+                self._copy_records(hosts[0])
             if (self._run_folder / FAILURE_FILE).is_file():
                 over_at = min(over_at, now + _GRACE_S)
             if self._stop_requested_at is not None:
@@ -167,6 +182,8 @@ class Ranks:
             outcome: Outcome = self._ray.get(future)
         except self._ray.exceptions.RayError as error:
             return Lost(True, f"rank {rank}: {_line(error)}")
+        if outcome.failure and not (self._run_folder / FAILURE_FILE).is_file():
+            write_text(self._run_folder / FAILURE_FILE, f"{outcome.failure}\n")
         if outcome.status == 0:
             return None
         if outcome.status < 0:
@@ -182,11 +199,20 @@ class Ranks:
                     f"the node {place.address} has training code {place.code} and this machine {here}; "
                     "install the same FinJEPA on both"
                 )
-            if not place.sees:
-                raise FinJEPAError(
-                    f"the node {place.address} does not see {self._run_folder}; put FINJEPA_HOME on a folder that all "
-                    "nodes share"
-                )
+            if place.trouble:
+                raise FinJEPAError(f"the node {place.address} {place.trouble}")
+
+    def _copy_records(self, first: Any) -> None:
+        """So that curves are live wherever rank 0 is."""
+        asked = first.records.remote()
+        if self._ray.wait([asked], timeout=2.0)[0]:
+            try:
+                text: str = self._ray.get(asked)
+            except self._ray.exceptions.RayError:  # it is being lost, and the wait for it says so
+                return
+            file = self._run_folder / METRICS_FILE
+            if text and (not file.is_file() or file.stat().st_size != len(text.encode())):
+                write_text(file, text)
 
     def _environment(self, rank: int, places: list[Place]) -> dict[str, str]:
         """As torchrun sets it. A rank sees its own device only, so it is the first of its kind wherever it is."""

@@ -1,0 +1,240 @@
+"""FINJEPA_ARTIFACTS: checkpoints, states of trainings, panels, releases and reports where every machine finds them, in an object
+store or a shared folder, through fsspec.
+
+An artefact is a folder of files:
+
+    <root>/<kind>/<name>/<start of its SHA-256>/<file>    uploaded first; nobody looks there
+    <root>/<kind>/<name>/manifest.json                    written last: each file with its size and SHA-256
+
+Who finds no manifest finds nothing, and who finds one finds all of its files. Two writers never share an object that is not the
+same, so the later manifest wins whole.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.publishing.package import sha256
+from finjepa_pipeline.settings import Settings
+
+MANIFEST = "manifest.json"
+_WRITTEN_ONCE = ("checkpoints", "panels", "releases")  # their names are hashes of what made them
+_TRIES = 3  # to read an artefact that is replaced meanwhile
+
+
+class Artifacts:
+    """A store of artefacts.
+
+    Args:
+        url: a folder, or what fsspec understands, such as s3://bucket/prefix.
+
+    Raises:
+        FinJEPAError: here and from every method, if the store cannot be used; one line.
+    """
+
+    def __init__(self, url: str):
+        self.url = url
+        with self._told("be opened"):
+            from fsspec.core import url_to_fs
+            from fsspec.implementations.local import LocalFileSystem
+
+            self._fs, self._root = url_to_fs(url, use_listings_cache=False)
+            self._is_folder = isinstance(self._fs, LocalFileSystem)
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether the artefact is there, whole."""
+        return self._manifest(kind, name) is not None
+
+    def put(self, kind: str, name: str, files: Mapping[str, Path]) -> int:
+        """Bring the artefact there, in the place of the one that has its name; what is there already is not sent again.
+
+        Args:
+            files: what the artefact holds, by the path within it.
+
+        Returns:
+            Bytes that were sent.
+        """
+        before = self._manifest(kind, name) or {}
+        wanted = {inside: {"bytes": file.stat().st_size, "sha256": sha256(file)} for inside, file in files.items()}
+        if wanted == before:
+            return 0
+        sent = 0
+        with self._told(f"take {kind}/{name}"):
+            for inside, file in files.items():
+                place = self._place(kind, name, inside, wanted[inside])
+                if self._size(place) != wanted[inside]["bytes"]:
+                    self._send(file, place)
+                    sent += wanted[inside]["bytes"]
+            self._write(f"{self._root}/{kind}/{name}/{MANIFEST}", wanted)
+            self._drop(kind, name, {inside: one for inside, one in before.items() if wanted.get(inside) != one})
+        return sent
+
+    def get(self, kind: str, name: str, folder: Path) -> bool:
+        """Fetch an artefact into `folder`, which appears whole; where it is there, file by file, each of them whole.
+
+        Returns:
+            Whether there is such an artefact.
+        """
+        for attempt in range(_TRIES):
+            manifest = self._manifest(kind, name)
+            if manifest is None:
+                return False
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
+            try:
+                with self._told(f"give {kind}/{name}"):
+                    for inside, one in manifest.items():
+                        (beside / inside).parent.mkdir(parents=True, exist_ok=True)
+                        self._fs.get_file(self._place(kind, name, inside, one), str(beside / inside))
+                        if sha256(beside / inside) != one["sha256"]:
+                            raise OSError(f"{inside} is damaged")
+                _into_place(beside, folder)
+                return True
+            except FinJEPAError:
+                if attempt == _TRIES - 1 or self._manifest(kind, name) == manifest:
+                    raise
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        return False
+
+    def forget(self, kind: str, name: str) -> None:
+        """Take an artefact away, its manifest first."""
+        manifest = self._manifest(kind, name)
+        if manifest is not None:
+            with self._told(f"lose {kind}/{name}"):
+                self._fs.rm_file(f"{self._root}/{kind}/{name}/{MANIFEST}")
+                self._drop(kind, name, manifest)
+
+    def in_place(self, folder: Path) -> Path:
+        """The folder of an artefact on this machine: `folder` where it is seen from here, or else a copy that is fetched once
+        for all processes of the machine.
+
+        Raises:
+            FinJEPAError: if it is neither here nor in the store.
+        """
+        if folder.is_dir():
+            return folder
+        kind, name = folder.parent.name, folder.name
+        copy = self.cache() / kind / name
+        if not copy.is_dir():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(copy.with_name(f".{name}.lock")):
+                if not copy.is_dir() and not self.get(kind, name, copy):
+                    raise FinJEPAError(f"{kind}/{name} is neither at {folder} nor in FINJEPA_ARTIFACTS={self.url}")
+        return copy
+
+    def cache(self) -> Path:
+        """The folder of this machine's copies, in TMPDIR."""
+        of_store = hashlib.sha256(self.url.encode()).hexdigest()[:8]
+        return Path(tempfile.gettempdir()) / f"finjepa-artifacts-{os.getuid()}" / of_store
+
+    def _manifest(self, kind: str, name: str) -> dict[str, dict[str, Any]] | None:
+        with self._told("be read"):
+            try:
+                return json.loads(self._fs.cat_file(f"{self._root}/{kind}/{name}/{MANIFEST}"))["files"]
+            except FileNotFoundError:
+                return None
+
+    def _write(self, place: str, files: Mapping[str, Any]) -> None:
+        text = json.dumps({"files": files}, indent=2, sort_keys=True) + "\n"
+        if self._is_folder:
+            beside = f"{place}.{uuid.uuid4().hex}"
+            Path(beside).write_text(text, encoding="utf-8")
+            os.replace(beside, place)
+        else:
+            self._fs.pipe_file(place, text.encode())  # an object appears whole
+
+    def _send(self, file: Path, place: str) -> None:
+        if self._is_folder:
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            beside = f"{place}.{uuid.uuid4().hex}"
+            shutil.copyfile(file, beside)
+            os.replace(beside, place)
+        else:
+            self._fs.put_file(str(file), place)
+
+    def _size(self, place: str) -> int | None:
+        try:
+            return int(self._fs.info(place)["size"])
+        except FileNotFoundError:
+            return None
+
+    def _drop(self, kind: str, name: str, files: Mapping[str, Mapping[str, Any]]) -> None:
+        for inside, one in files.items():
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(self._place(kind, name, inside, one))
+
+    def _place(self, kind: str, name: str, inside: str, one: Mapping[str, Any]) -> str:
+        return f"{self._root}/{kind}/{name}/{one['sha256'][:16]}/{inside}"
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Every file system raises errors of its own; a user is told in one line."""
+        try:
+            yield
+        except (FinJEPAError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            missing = isinstance(error, ImportError)
+            way_out = "pip install 'finjepa[s3]'" if missing else "mend it, or unset FINJEPA_ARTIFACTS; then run again"
+            raise FinJEPAError(f"FINJEPA_ARTIFACTS={self.url} cannot {what} ({reason[:200]}); {way_out}") from error
+
+
+def store_of(settings: Settings) -> Artifacts | None:
+    """The store that FINJEPA_ARTIFACTS names."""
+    return None if settings.artifacts is None else Artifacts(settings.artifacts)
+
+
+def keep(settings: Settings, folder: Path) -> int:
+    """Bring a folder of the home, such as checkpoints/<id>, to the store; nothing where there is none, or it has it already.
+
+    Returns:
+        Bytes that were sent.
+    """
+    store, kind, name = store_of(settings), folder.parent.name, folder.name
+    if store is None or not folder.is_dir() or (kind in _WRITTEN_ONCE and store.has(kind, name)):
+        return 0
+    return store.put(kind, name, files_of(folder))
+
+
+def bring(settings: Settings, folder: Path) -> bool:
+    """Fetch a folder of the home that is not there from the store; returns whether it is there now."""
+    if not folder.is_dir():
+        store = store_of(settings)
+        return store is not None and store.get(folder.parent.name, folder.name, folder)
+    return True
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Every file of a folder by its path in it, but for what is hidden or half-written."""
+    found = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {inside: file for inside, file in found.items() if not any(p.startswith(".") for p in inside.split("/"))}
+
+
+def _into_place(beside: Path, folder: Path) -> None:
+    if not folder.is_dir():
+        with contextlib.suppress(OSError):  # somebody was faster
+            os.replace(beside, folder)
+            return
+    for inside, file in files_of(beside).items():
+        (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, folder / inside)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process of this machine at a time."""
+    import fcntl
+
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,90 @@
+"""The tests of an audit on a Ray cluster: each a task of its own, and of those on markets of known truth each market."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from finjepa_pipeline.artifacts import Artifacts, keep
+from finjepa_pipeline.backtest.audit import Finding, Product
+from finjepa_pipeline.backtest.audit_markets import judge_null, judge_planted, try_null, try_planted
+from finjepa_pipeline.backtest.trial import Charge, held, hold_test
+from finjepa_pipeline.scale.cluster import connected
+from finjepa_pipeline.settings import Settings
+
+_WORKERS_THAT_MAY_DIE = 3  # under one task
+
+
+def hold_on(
+    settings: Settings, charge: Charge, rows: pl.DataFrame, names: Sequence[str], log: Callable[[str], object]
+) -> Iterator[tuple[str, Finding]]:
+    """Hold the named tests, as many tasks at once as the cluster has CPUs; findings come in the order of the names.
+
+    Args:
+        rows: raw prices of the truncation test; they travel to a node once.
+
+    Raises:
+        FinJEPAError: if there is no cluster.
+    """
+    assert settings.ray_address is not None
+    keep(settings, charge.checkpoint)
+    keep(settings, charge.panel)
+    with connected(settings.ray_address) as ray:
+        remote = ray.remote(num_cpus=1, max_retries=_WORKERS_THAT_MAY_DIE)
+        here, prices = ray.put((charge, settings.artifacts)), ray.put(rows)
+        whole, market = remote(test_one), remote(market_one)
+        seeds = {"null_market": charge.null_seeds, "planted_market": charge.planted_seeds}
+        asked: dict[str, Any] = {
+            name: [market.remote(here, name, seed) for seed in seeds[name]]
+            if name in seeds
+            else whole.remote(here, prices, name)
+            for name in names
+        }
+        for name in names:
+            if name in seeds:
+                verdict = judge_null if name == "null_market" else judge_planted
+                yield name, held(name, lambda judge=verdict, tasks=asked[name]: judge(_got(ray, tasks)))
+            else:
+                yield name, _got(ray, [asked[name]])[0]
+            log(f"{name} of {charge.who} was held")
+
+
+def test_one(told: tuple[Charge, str | None], rows: pl.DataFrame, name: str) -> Finding:
+    """A test that is one piece."""
+    charge, product = _opened(told)
+    if charge.work.is_dir():
+        return hold_test(charge, product, rows, name)
+    with tempfile.TemporaryDirectory(prefix="finjepa-audit-") as work:
+        return hold_test(replace(charge, work=Path(work)), product, rows, name)
+
+
+def market_one(told: tuple[Charge, str | None], name: str, seed: int) -> Any:
+    """One market of a test on markets of known truth."""
+    charge, product = _opened(told)
+    judge = try_null if name == "null_market" else try_planted
+    return judge(product, charge.markets, seed, product.config.model.channels)
+
+
+@lru_cache(maxsize=1)
+def _opened(told: tuple[Charge, str | None]) -> tuple[Charge, Product]:
+    """Opened once in a worker process; folders of a home that is not seen from here are this machine's own."""
+    charge, artifacts = told
+    if artifacts:
+        store = Artifacts(artifacts)
+        charge = replace(charge, checkpoint=store.in_place(charge.checkpoint), panel=store.in_place(charge.panel))
+    if not charge.work.is_dir():
+        charge = replace(charge, markets=Path(tempfile.gettempdir()) / f"finjepa-proving-{os.getuid()}")
+    return charge, charge.product()
+
+
+def _got(ray: Any, tasks: Sequence[Any]) -> list[Any]:
+    """What tasks have found; what one raised is raised as it was."""
+    try:
+        return ray.get(list(tasks))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None

@@ -1,0 +1,72 @@
+"""The state of a training that is under way, in the store of artefacts as well: another machine can go on with it."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.records import METRICS_FILE, STATE_FILE
+from finjepa_pipeline.artifacts import Artifacts, files_of
+from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, RESULT_FOLDER
+
+RECORD_FILES = (CONFIG_FILE, METRICS_FILE)
+_PATIENCE_S = 1.0
+
+
+@contextlib.contextmanager
+def mirrored(store: Artifacts | None, run_folder: Path) -> Iterator[None]:
+    """While the block runs, every state that training saves goes to the store, and once more what is there at its end.
+
+    A store that fails meanwhile does not stop the training: the next state is tried again, and the last one has to arrive.
+    """
+    if store is None:
+        yield
+        return
+    ended = threading.Event()
+    seen = _saved_at(run_folder)
+
+    def watch() -> None:
+        nonlocal seen
+        while not ended.wait(_PATIENCE_S):
+            now = _saved_at(run_folder)
+            if now != seen:
+                with contextlib.suppress(FinJEPAError):
+                    send(store, run_folder)
+                    seen = now
+
+    thread = threading.Thread(target=watch, daemon=True, name="training-mirror")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if _saved_at(run_folder) != seen:
+            send(store, run_folder)
+
+
+def send(store: Artifacts, run_folder: Path) -> int:
+    """Bring a run folder as it is to the store; returns the bytes that were sent.
+
+    The state first: the best model may be newer than it, for it is found again in the same step, but never older.
+    """
+    with tempfile.TemporaryDirectory(prefix=".tmp-mirror-", dir=run_folder) as beside:
+        files = {name: run_folder / name for name in (STATE_FILE,)} | files_of(run_folder)
+        still = {}
+        for inside, file in files.items():
+            copy = still[inside] = Path(beside) / f"{len(still)}"
+            try:
+                # what is written beside its place and renamed can be held by a second name; the records grow where they are
+                shutil.copyfile(file, copy) if inside in RECORD_FILES else os.link(file, copy)
+            except FileNotFoundError:
+                del still[inside]
+        return store.put(run_folder.parent.name, run_folder.name, still)
+
+
+def _saved_at(run_folder: Path) -> int:
+    files = [*run_folder.rglob(STATE_FILE), run_folder / FAILURE_FILE, run_folder / RESULT_FOLDER / "metrics.json"]
+    return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)

@@ -1,0 +1,50 @@
+"""What is stored with a checkpoint so that it can be made again: its lineage, as the run that trains it knows it."""
+
+from typing import TYPE_CHECKING, Any
+
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.prices import current_revision
+from finjepa_pipeline.publishing.lineage import build_inputs, lineage, upstream_materializations
+from finjepa_pipeline.training.run import training_code_version
+from finjepa_pipeline.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+_UPSTREAM = (
+    "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
+    "feature_panel",
+)  # fmt: skip
+
+
+def provenance(
+    context: "dg.AssetExecutionContext",
+    warehouse: Warehouse,
+    panel: Panel,
+    config: FinJEPAConfig,
+    where: dict[str, Any],
+) -> dict[str, Any]:
+    """The content of `lineage.json`.
+
+    Args:
+        where: processes, threads and device, as `ranks` finds them.
+    """
+    with warehouse.connect() as connection:
+        revision = current_revision(connection)
+        inputs = build_inputs(connection)
+    data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
+    if revision is not None and revision.data_version == data["data_version"]:
+        data |= {name: str(value) if name.endswith("date") else value for name, value in vars(revision).items()}
+    return lineage(
+        config=config.to_dict(),
+        seed=config.training.seed,
+        data=data,
+        panel_hash=panel.content_hash,
+        build=inputs
+        | {"channels": list(panel.channels), "training_code": training_code_version()}
+        | {"processes": where["processes"], "threads": where["threads"]},
+        device=where["device"],
+        run_id=context.run.run_id,
+        upstream=upstream_materializations(context.instance, _UPSTREAM),
+    )

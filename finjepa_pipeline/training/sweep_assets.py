@@ -1,0 +1,88 @@
+"""The sweep's door: trainings that differ in some keys of the config, or in their seed: an ablation grid, or an ensemble."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+from pydantic import Field
+
+from finjepa_model.config import preset
+from finjepa_model.training.panel import Panel
+from finjepa_pipeline.failures import final
+from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.training.provenance import provenance
+from finjepa_pipeline.training.run import for_panel, ranks, train_checkpoint
+from finjepa_pipeline.training.sweep import Ended, variants
+from finjepa_pipeline.warehouse import Warehouse
+
+
+class SweepConfig(dg.Config):
+    """What is trained, and how often."""
+
+    preset: str = Field(default="small", description="tiny, small, base or large.")
+    overrides: dict[str, str] = Field(default_factory=dict, description="Dotted config keys that all trainings share.")
+    grid: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description='Dotted config keys and the values to try, as in {"loss.recipe": ["ema", "both"]}.',
+    )
+    seeds: list[int] = Field(default_factory=lambda: [0], description="Every point of the grid is trained with each.")
+    metric: str = Field(
+        default="loss",
+        description="Number of the validation records, lower is better; another one for a grid over loss.*.",
+    )
+    stop_early: bool = Field(
+        default=True, description="On a cluster, end what falls behind; False for an ensemble, which wants every seed."
+    )
+
+
+@dg.asset(
+    name="model_sweep",
+    group_name="model",
+    deps=["feature_panel"],
+    owners=["team:finjepa"],
+    kinds={"pytorch"},
+    pool="gpu",
+)
+@final
+def model_sweep(
+    context: dg.AssetExecutionContext, config: SweepConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """Checkpoints of a grid of configs and seeds, with their validation losses. On a Ray cluster they train side by side, and
+    what falls behind is stopped early (ASHA); on one machine each is trained to its end, one after the other. None of them
+    becomes the newest checkpoint: choose one, or several, by their ids."""
+    home = settings.get()
+    panel = Panel.open(current_panel(home))
+    wanted = {
+        name: for_panel(preset(config.preset).override({**config.overrides, **changes}), panel)
+        for name, changes in variants(config.grid, config.seeds).items()
+    }
+    where = ranks(home, 1)
+    ended: dict[str, Ended] = {}
+    if home.ray_address is not None:
+        from finjepa_pipeline.scale.trials import run_trials
+
+        ended = run_trials(home, panel, wanted, config.metric, config.stop_early, where["threads"], context.log.info)
+
+    def launch(command: list[str], environment: Mapping[str, str]) -> None:
+        dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
+
+    checkpoints = {}
+    for name, variant in wanted.items():
+        if name in ended and not ended[name].whole:
+            continue
+        made_by = provenance(context, warehouse, panel, variant, where)
+        folder, _ = train_checkpoint(home, variant, panel, made_by, launch, 1, make_current=False)
+        checkpoints[name] = folder.name
+        ended[name] = Ended.of(folder, config.metric)
+    lines = ["| training | validation " + config.metric + " | steps | checkpoint |", "|---|--:|--:|---|"]
+    for name in sorted(ended, key=lambda name: ended[name].value):
+        end = ended[name]
+        lines.append(f"| {name} | {end.value:.4g} | {end.steps} | {checkpoints.get(name, end.why)} |")
+    return dg.MaterializeResult(
+        metadata={
+            "trainings": dg.MetadataValue.md("\n".join(lines)),
+            "checkpoints": dg.MetadataValue.json(checkpoints),
+            "stopped_early": sum(not end.whole for end in ended.values()),
+            "panel": panel.content_hash,
+        }
+    )

@@ -1,0 +1,91 @@
+"""What is judged as tasks is what is judged here, to the bit; and a task is told names and numbers, never a panel."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finjepa_model.config import preset
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.splits import history_needed, split_dates
+from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.artifacts import Artifacts, files_of
+from finjepa_pipeline.backtest.engine import Court
+from finjepa_pipeline.backtest.evaluate import Docket, Hearing, _judge_here
+from finjepa_pipeline.backtest.replay import COST_GRID
+from finjepa_pipeline.backtest.store import Case
+from finjepa_pipeline.scale.walks import Sitting, forecast_one, replay_one, walk_one
+from tests.pipeline.backtest.handmade_panel import noise, write_panel
+
+DAYS, ASSETS = 1400, 12
+NAMES = ("equal_weight", "momentum_60", "mppi", "ewma", "shuffled_actions")
+
+
+@pytest.fixture(scope="module")
+def hearing(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("home")
+    config = preset("tiny")
+    config = replace(
+        config,
+        model=replace(config.model, channels=("channel_0",), market_channels=("market",)),
+        training=replace(config.training, n_assets=ASSETS, unseen_symbols=0.0),
+    )
+    panel = write_panel(folder / "panels" / "p", noise(DAYS, ASSETS))
+    torch.manual_seed(0)
+    FinJEPA(config).save_pretrained(folder / "checkpoints" / "c")
+    first = split_dates(DAYS, config).test[0]
+    conditions = {"stride": config.model.stride, "n_assets": ASSETS, "window": history_needed(config)}
+    overnight = np.zeros(len(panel.returns)) + 1e-4
+    court = Court.over(panel, (first, first + 90), config.portfolio, overnight=overnight, **conditions)
+    docket = Docket(planners=("mppi",), controls=("ewma", "shuffled_actions"), n_assets=ASSETS, fill="open")
+    return Hearing(Case("c", "data", "test", "mark"), folder / "checkpoints" / "c", docket, court, NAMES)
+
+
+def test_tasks_find_what_is_found_here(hearing):
+    ((_, here),) = _judge_here([hearing], lambda line: None)
+    told = pickle.loads(pickle.dumps(Sitting.of(hearing, None)))
+    overnight = hearing.court.overnight
+    found = [walk_one(told, overnight, name) for name in reversed(NAMES)][::-1]  # in whatever order they come
+    for (walked, expected), mine in zip(found, here.walks, strict=True):
+        for name, value in vars(mine).items():
+            np.testing.assert_array_equal(getattr(walked, name), value, err_msg=f"{mine.strategy} {name}")
+        assert (expected is not None) == (mine.strategy in here.expectations)
+    replays = [replay_one(told, overnight, level, *found) for level in (*COST_GRID, None)]
+    replayed = {name: array for one in replays for name, array in one.items()}
+    assert list(replayed) == list(here.replays)
+    for name, array in here.replays.items():
+        np.testing.assert_array_equal(replayed[name], array)
+    for name, quality in here.forecasts.items():
+        assert repr(forecast_one(told, overnight, name)) == repr(quality)  # NaN equals NaN
+        assert quality["ic"].decisions > 0
+
+
+def test_a_task_is_told_names_and_numbers(hearing):
+    panel_bytes = sum(file.stat().st_size for file in hearing.court.panel.folder.iterdir())
+    told = len(pickle.dumps((Sitting.of(hearing, "s3://bucket/prefix"), "equal_weight")))
+    assert told < 5_000
+    assert told < panel_bytes / 100
+
+
+def test_a_node_that_does_not_see_the_home_fetches_a_copy_once(hearing, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    store = Artifacts(str(tmp_path / "store"))
+    panel, checkpoint = hearing.court.panel.folder, hearing.checkpoint
+    told = replace(
+        Sitting.of(hearing, store.url), panel=Path("/nowhere/panels/p"), checkpoint=Path("/nowhere/checkpoints/c")
+    )
+    with pytest.raises(FinJEPAError, match="neither at /nowhere/checkpoints/c nor in FINJEPA_ARTIFACTS"):
+        walk_one(told, None, "equal_weight")
+    store.put("panels", "p", files_of(panel))
+    store.put("checkpoints", "c", files_of(checkpoint))
+    far, _ = walk_one(told, None, "mppi")
+    near, _ = walk_one(Sitting.of(hearing, None), None, "mppi")
+    np.testing.assert_array_equal(far.net_T, near.net_T)
+    copy = store.in_place(told.panel)
+    before = copy.stat().st_ino
+    store.forget("panels", "p")
+    assert store.in_place(told.panel).stat().st_ino == before
