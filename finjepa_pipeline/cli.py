@@ -9,7 +9,6 @@ import importlib.util
 import json
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import click
 from rich.table import Table
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.cli_errors import OneLineErrors
 from finjepa_pipeline.console import (
     err,
     out,
@@ -29,32 +29,15 @@ from finjepa_pipeline.console import (
     say_prices,
     say_quality,
     say_release,
+    say_sweep,
 )
 from finjepa_pipeline.settings import Settings
 
 Ops = dict[str, dict[str, Any]]
 
 
-class _OneLineErrors(click.Group):
-    """A user's mistake ends in one line; `--debug` shows where it came from."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise
-        except Exception as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            known = isinstance(error, FinJEPAError)
-            text = " ".join(str(error).split()) or type(error).__name__
-            hint = "" if known else " (unexpected; run with `finjepa --debug ...` and report it)"
-            click.echo(f"finjepa: {text if known else f'{type(error).__name__}: {text}'}{hint}", err=True)
-            ctx.exit(1)
-
-
 @click.group(
-    cls=_OneLineErrors,
+    cls=OneLineErrors,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "token_normalize_func": lambda token: token.replace("_", "-"),
@@ -175,6 +158,26 @@ def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str,
             raise FinJEPAError("--push-to-hub needs --hub-repo-id owner/name, or FINJEPA_HUB_REPO_ID")
         _run("backtest", {"planner_backtests": {"planner": planner}}, debug)
         say_release(_run("publish", _release_ops(hub_repo_id, False), debug).assets)
+
+
+@main.command()
+@_model_options
+@click.option("--grid", multiple=True, metavar="KEY=VALUE,VALUE", help="A config key and the values to try.")
+@click.option(
+    "--seeds", default="0", show_default=True, help="Comma list; every point of the grid is trained with each."
+)
+@click.option("--metric", help="Number of the validation records, lower is better; loss if left out.")
+@click.option("--stop-early/--no-stop-early", default=True, help="On a cluster, end what falls behind.")
+@click.pass_obj
+def sweep(debug: bool, grid: tuple[str, ...], seeds: str, metric: str | None, stop_early: bool, **options: Any) -> None:
+    """Train an ablation grid, or an ensemble (--no-stop-early), on the panel that is there: on a Ray cluster side by side."""
+    model = _model_ops(options)["world_model"]
+    asked = {key: values.split(",") for key, _, values in (point.partition("=") for point in grid)}
+    if not seeds.replace(",", "").isdigit():
+        raise FinJEPAError(f"--seeds {seeds} is no list of numbers; write --seeds 0,1,2")
+    config = {"preset": model["preset"], "overrides": model["overrides"], "grid": asked, "stop_early": stop_early}
+    config |= {"seeds": [int(seed) for seed in seeds.split(",") if seed]} | _given(metric=metric)
+    say_sweep(_run("sweep", {"model_sweep": config}, debug).assets["model_sweep"])
 
 
 @main.command()

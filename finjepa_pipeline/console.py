@@ -27,6 +27,15 @@ def say_prices(assets: Assets) -> None:
     )
 
 
+def say_sweep(made: dict[str, Any]) -> None:
+    table = Table(title="Sweep, best first", title_justify="left", box=None)
+    for name in ("training", "validation", "steps", "checkpoint"):
+        table.add_column(name, justify="right" if name in ("validation", "steps") else "left")
+    for row in made["rows"]:
+        table.add_row(*row)
+    out.print(table)
+
+
 def say_quality() -> None:
     from finjepa_pipeline.prices.quality import quality_summary
     from finjepa_pipeline.warehouse import Warehouse

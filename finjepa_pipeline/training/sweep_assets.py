@@ -74,13 +74,15 @@ def model_sweep(
         folder, _ = train_checkpoint(home, variant, panel, made_by, launch, 1, make_current=False)
         checkpoints[name] = folder.name
         ended[name] = Ended.of(folder, config.metric)
-    lines = ["| training | validation " + config.metric + " | steps | checkpoint |", "|---|--:|--:|---|"]
-    for name in sorted(ended, key=lambda name: ended[name].value):
-        end = ended[name]
-        lines.append(f"| {name} | {end.value:.4g} | {end.steps} | {checkpoints.get(name, end.why)} |")
+    rows = [
+        [name, f"{end.value:.4g}", str(end.steps), checkpoints.get(name, end.why)]
+        for name, end in sorted(ended.items(), key=lambda one: one[1].value)
+    ]
+    head = [["training", f"validation {config.metric}", "steps", "checkpoint"], ["---", "--:", "--:", "---"]]
     return dg.MaterializeResult(
         metadata={
-            "trainings": dg.MetadataValue.md("\n".join(lines)),
+            "trainings": dg.MetadataValue.md("\n".join(f"| {' | '.join(row)} |" for row in head + rows)),
+            "rows": dg.MetadataValue.json(rows),
             "checkpoints": dg.MetadataValue.json(checkpoints),
             "stopped_early": sum(not end.whole for end in ended.values()),
             "panel": panel.content_hash,

@@ -7,7 +7,6 @@ its own, and gets panels, checkpoints and states from an S3-compatible server.
 
 import contextlib
 import importlib.util
-import json
 import os
 import shutil
 import signal
@@ -240,49 +239,22 @@ def test_folds_side_by_side_are_folds_one_after_the_other(cluster, local, tmp_pa
     _equal_rows(tmp_path / "here", tmp_path / "there")
 
 
-SWEEP = """
-import json, sys
-from rich.console import Console
-from finjepa_pipeline.runner import run_job
-from finjepa_pipeline.settings import Settings
-
-report = run_job(Settings.from_env().ensure(), "sweep", {"model_sweep": json.loads(sys.argv[1])}, Console(stderr=True))
-print(json.dumps({name: report.assets["model_sweep"][name] for name in ("checkpoints", "stopped_early")}))
-"""
-
-
-def test_a_bad_trial_of_a_sweep_is_stopped_early_and_a_good_one_is_the_training_it_would_be_alone(
-    cluster, local, tmp_path
-):
-    home, _ = local
+def test_a_bad_trial_is_stopped_early_and_a_good_one_is_the_training_it_would_be_alone(cluster, local, tmp_path):
+    home, source = local
     shutil.copytree(home, tmp_path / "home")
-    shared = QUICK | {"training.epochs": "4"}
-    grid = {"training.learning_rate": ["0.003", "0.002", "0.0000001"]}
-    config = {"preset": "tiny", "overrides": shared, "grid": grid, "seeds": [0]}
-    surroundings = environment(tmp_path / "home") | cluster.environment | {"FINJEPA_COMPUTE": cluster.address}
-    done = subprocess.run(
-        [COMMANDS / "python", "-c", SWEEP, json.dumps(config)],
-        env=surroundings,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["stopped_early"] >= 1
-    assert "training.learning_rate=0.0000001, seed 0" not in found["checkpoints"]
-    name, checkpoint = next(iter(found["checkpoints"].items()))
-    rate = name.partition("=")[2].partition(",")[0]
-    alone = finjepa(
-        tmp_path / "alone", "train", *local[1], "--preset", "tiny", "--seed", "0",
-        *(part for key, value in (shared | {"training.learning_rate": rate}).items() for part in ("--set", f"{key}={value}")),
-    )  # fmt: skip
+    rates = "training.learning_rate=0.003,0.002,0.0000001"
+    shared = [part for key, value in (QUICK | {"training.epochs": "4"}).items() for part in ("--set", f"{key}={value}")]
+    run = _start(tmp_path / "home", cluster, "sweep", "--preset", "tiny", *shared, "--grid", rates)
+    output = run.communicate(timeout=400)[0]
+    assert run.returncode == 0, output[-3000:]
+    rows = [line.split() for line in output.splitlines() if line.strip().startswith("training.learning_rate=")]
+    ends = {row[0].removesuffix(","): row[3:] for row in rows}
+    assert "early" in ends["training.learning_rate=0.0000001"][-1], output[-3000:]
+    name, checkpoint = next((name, end[-1]) for name, end in ends.items() if end[-1] != "early")
+    alone = finjepa(tmp_path / "alone", "train", *source, "--preset", "tiny", "--seed", "0", *shared, "--set", name)
     assert alone.returncode == 0, alone.stderr[-3000:]
-    mine, theirs = (
-        place / "checkpoints" / checkpoint / "model.safetensors" for place in (tmp_path / "home", tmp_path / "alone")
-    )
-    assert mine.read_bytes() == theirs.read_bytes()
+    mine, theirs = (tmp_path / place / "checkpoints" / checkpoint for place in ("home", "alone"))
+    assert (mine / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
