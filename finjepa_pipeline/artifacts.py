@@ -126,7 +126,7 @@ class Artifacts:
         copy = self.cache() / kind / name
         if not copy.is_dir():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(copy.with_name(f".{name}.lock")):
+            with alone(copy.with_name(f".{name}.lock")):
                 if not copy.is_dir() and not self.get(kind, name, copy):
                     raise FinJEPAError(f"{kind}/{name} is neither at {folder} nor in FINJEPA_ARTIFACTS={self.url}")
         return copy
@@ -231,7 +231,7 @@ def _into_place(beside: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
     """One process of this machine at a time."""
     import fcntl
 

@@ -175,8 +175,8 @@ def sweep(debug: bool, grid: tuple[str, ...], seeds: str, metric: str | None, st
     asked = {key: values.split(",") for key, _, values in (point.partition("=") for point in grid)}
     if not seeds.replace(",", "").isdigit():
         raise FinJEPAError(f"--seeds {seeds} is no list of numbers; write --seeds 0,1,2")
-    config = {"preset": model["preset"], "overrides": model["overrides"], "grid": asked, "stop_early": stop_early}
-    config |= {"seeds": [int(seed) for seed in seeds.split(",") if seed]} | _given(metric=metric)
+    shared = {name: model[name] for name in ("preset", "overrides")} | _given(metric=metric)
+    config = shared | {"grid": asked, "seeds": [int(s) for s in seeds.split(",") if s], "stop_early": stop_early}
     say_sweep(_run("sweep", {"model_sweep": config}, debug).assets["model_sweep"])
 
 

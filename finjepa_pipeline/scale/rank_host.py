@@ -20,7 +20,7 @@ from pathlib import Path
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.records import METRICS_FILE
-from finjepa_pipeline.artifacts import Artifacts
+from finjepa_pipeline.artifacts import Artifacts, alone
 from finjepa_pipeline.training.exchange import DEVICE_NAME, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 from finjepa_pipeline.training.mirror import mirrored
 from finjepa_pipeline.training.run import training_code_version
@@ -99,10 +99,13 @@ class RankHost:
         self._panel = self._store.in_place(self._panel)
         kind, name = self.run_folder.parent.name, self.run_folder.name
         self.run_folder = self._store.cache() / kind / name
-        shutil.rmtree(self.run_folder / RESULT_FOLDER, ignore_errors=True)
-        if not self._store.get(kind, name, self.run_folder):
-            raise FinJEPAError(f"does not find {kind}/{name} in FINJEPA_ARTIFACTS={self._store.url}")
-        (self.run_folder / FAILURE_FILE).unlink(missing_ok=True)
+        self.run_folder.parent.mkdir(parents=True, exist_ok=True)
+        with alone(self.run_folder.with_name(f".{name}.lock")):  # ranks of a node share the copy
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+            if not self._store.get(kind, name, self.run_folder):
+                raise FinJEPAError(f"does not find {kind}/{name} in FINJEPA_ARTIFACTS={self._store.url}")
+            shutil.rmtree(self.run_folder / RESULT_FOLDER, ignore_errors=True)
+            (self.run_folder / FAILURE_FILE).unlink(missing_ok=True)
 
     def train(self, environment: Mapping[str, str], address: str, log_name: str) -> Outcome:
         """Start the training process and wait for its end."""

@@ -60,11 +60,22 @@ def send(store: Artifacts, run_folder: Path) -> int:
         for inside, file in files.items():
             copy = still[inside] = Path(beside) / f"{len(still)}"
             try:
-                # what is written beside its place and renamed can be held by a second name; the records grow where they are
-                shutil.copyfile(file, copy) if inside in RECORD_FILES else os.link(file, copy)
+                if inside in RECORD_FILES:  # they grow where they are
+                    shutil.copyfile(file, copy)
+                else:  # written beside its place and renamed into it, so that a second name holds it as it is
+                    _link(file, copy)
             except FileNotFoundError:
                 del still[inside]
         return store.put(run_folder.parent.name, run_folder.name, still)
+
+
+def _link(file: Path, copy: Path) -> None:
+    try:
+        os.link(file, copy)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without second names
+        shutil.copyfile(file, copy)
 
 
 def _saved_at(run_folder: Path) -> int:
