@@ -125,7 +125,7 @@ def walks(settings: Settings, panel: Panel, checkpoint: Path) -> dict:
     seconds, moved = time.monotonic() - started, loopback() - before
     return {
         "seconds": seconds,
-        "tasks": len(names) + 6 + len(hearing.forecasters),
+        "tasks": len(names) + 2 + len(hearing.forecasters),
         "bytes_moved": moved,
         "bytes_told_a_task": len(pickle.dumps((Sitting.of(hearing, None), names[0]))),
         "bytes_of_a_walk": len(pickle.dumps(evidence.walks[0])),

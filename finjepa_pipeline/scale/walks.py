@@ -20,13 +20,14 @@ from finjepa_pipeline.backtest.evidence import Expectations, forecast_quality, j
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.information import Information
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
-from finjepa_pipeline.backtest.replay import COST_GRID, attribution, cost_grid
+from finjepa_pipeline.backtest.replay import attribution, cost_grid
 from finjepa_pipeline.backtest.store import Case, Evidence
 from finjepa_pipeline.scale.cluster import connected
 from finjepa_pipeline.settings import Settings
 
 _WORKERS_THAT_MAY_DIE = 3  # under one task
 _SITTINGS = 4  # that a worker keeps open: the blocks of a fold
+REPLAYS = {"cost_grid": cost_grid, "attribution": attribution}
 Found = tuple[Walk, Expectations | None]
 
 
@@ -102,8 +103,7 @@ class _Tasks:
         walks = {name: self._walk.remote(here, overnight, name) for name in hearing.names}
         if hearing.case.block == "validation":
             return walks, [], {}
-        levels = (*COST_GRID, None)
-        replays = [self._replay.remote(here, overnight, level, *walks.values()) for level in levels]
+        replays = [self._replay.remote(here, overnight, name, *walks.values()) for name in REPLAYS]
         return walks, replays, {f: self._forecast.remote(here, overnight, f) for f in hearing.forecasters}
 
 
@@ -117,12 +117,9 @@ def walk_one(sitting: Sitting, overnight: np.ndarray | None, name: str) -> Found
     return walked, judge_expectations(strategy.expected, walked) if isinstance(strategy, FinJEPAStrategy) else None
 
 
-def replay_one(
-    sitting: Sitting, overnight: np.ndarray | None, level: float | None, *found: Found
-) -> dict[str, np.ndarray]:
-    """All walks of a hearing at another level of costs; where None, without parts of their actions."""
-    walks, court = [walked for walked, _ in found], _seat(sitting).court(overnight)
-    return attribution(walks, court) if level is None else cost_grid(walks, court, (level,))
+def replay_one(sitting: Sitting, overnight: np.ndarray | None, name: str, *found: Found) -> dict[str, np.ndarray]:
+    """All walks of a hearing under other costs, or without parts of their actions."""
+    return REPLAYS[name]([walked for walked, _ in found], _seat(sitting).court(overnight))
 
 
 def forecast_one(sitting: Sitting, overnight: np.ndarray | None, name: str) -> dict[str, Information]:

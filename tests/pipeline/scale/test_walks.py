@@ -15,9 +15,8 @@ from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.artifacts import Artifacts, files_of
 from finjepa_pipeline.backtest.engine import Court
 from finjepa_pipeline.backtest.evaluate import Docket, Hearing, _judge_here
-from finjepa_pipeline.backtest.replay import COST_GRID
 from finjepa_pipeline.backtest.store import Case
-from finjepa_pipeline.scale.walks import Sitting, forecast_one, replay_one, walk_one
+from finjepa_pipeline.scale.walks import REPLAYS, Sitting, forecast_one, replay_one, walk_one
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
 DAYS, ASSETS = 1400, 12
@@ -53,7 +52,7 @@ def test_tasks_find_what_is_found_here(hearing):
         for name, value in vars(mine).items():
             np.testing.assert_array_equal(getattr(walked, name), value, err_msg=f"{mine.strategy} {name}")
         assert (expected is not None) == (mine.strategy in here.expectations)
-    replays = [replay_one(told, overnight, level, *found) for level in (*COST_GRID, None)]
+    replays = [replay_one(told, overnight, level, *found) for level in REPLAYS]
     replayed = {name: array for one in replays for name, array in one.items()}
     assert list(replayed) == list(here.replays)
     for name, array in here.replays.items():
