@@ -17,6 +17,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import write_text
 from finjepa_model.training.records import METRICS_FILE, STATE_FILE
 from finjepa_pipeline.artifacts import Artifacts
+from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.scale.cluster import connected
 from finjepa_pipeline.scale.rank_host import Outcome, Place, RankHost
 from finjepa_pipeline.training.exchange import FAILURE_FILE, LAUNCHER_PID
@@ -100,9 +101,10 @@ class Ranks:
         if self._far and self._artifacts:
             Artifacts(self._artifacts).get(self._run_folder.parent.name, self._run_folder.name, self._run_folder)
 
-    def _saved(self) -> int:
+    def _saved(self) -> str:
+        """Changes with every state that is saved, and not with where it was copied from."""
         state = self._run_folder / STATE_FILE
-        return state.stat().st_mtime_ns if state.is_file() else 0
+        return sha256(state) if state.is_file() else ""
 
     def _one_start(self) -> "Lost | None":
         group = self._room()
