@@ -78,3 +78,22 @@ def test_a_training_goes_on_in_another_home_and_is_found_in_a_third(tmp_path):
     Artifacts(store).get("checkpoints", run_name, tmp_path / "left")
     assert not (tmp_path / "left" / STATE_FILE).exists()  # the state has served
     assert (tmp_path / "left" / CONFIG_FILE).is_file()
+
+
+def test_a_training_that_ended_as_its_driver_died_is_not_trained_again(tmp_path):
+    panel = write_panel(tmp_path / "panel", noise(900, 4))
+    training = TrainingConfig(batch_size=4, n_assets=2, epochs=1, steps_per_epoch=2, evaluate_batches=1)
+    config = for_panel(replace(preset("tiny").override({"model.window": "32"}), training=training), panel)
+    settings = Settings(home=tmp_path / "home").ensure()
+
+    def die(command: list[str], environment: object) -> None:
+        Training(panel)(command, environment)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_checkpoint(settings, config, panel, {}, die, processes=1)
+    nobody = Training(panel)
+    made, reused = train_checkpoint(settings, config, panel, {}, nobody, processes=1)
+    assert not nobody.steps
+    assert not reused
+    assert (made / "lineage.json").is_file()
