@@ -17,6 +17,11 @@ from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, RESULT
 from finjepa_pipeline.training.run import checkpoint_here, checkpoint_id, for_panel, train_checkpoint
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
+SMALL = {
+    "model.window": "16", "model.patch": "4", "model.dim": "16", "model.heads": "2", "model.time_layers": "1",
+    "model.predictor_layers": "1", "loss.sigreg_slices": "16",
+}  # fmt: skip
+
 
 class Training:
     """The training process, in this one; it is asked to stop after a step."""
@@ -48,7 +53,7 @@ def test_a_training_goes_on_in_another_home_and_is_found_in_a_third(tmp_path):
     training = TrainingConfig(
         batch_size=4, n_assets=2, epochs=2, steps_per_epoch=4, evaluate_batches=1, log_every=1, checkpoint_every=100
     )
-    tiny = preset("tiny").override({"model.window": "32"})
+    tiny = preset("tiny").override(SMALL)
     config = for_panel(replace(tiny, training=training), panel)
     store = str(tmp_path / "store")
     first, second, third = (Settings(home=tmp_path / name, artifacts=store).ensure() for name in "abc")
@@ -83,7 +88,7 @@ def test_a_training_goes_on_in_another_home_and_is_found_in_a_third(tmp_path):
 def test_a_training_that_ended_as_its_driver_died_is_not_trained_again(tmp_path):
     panel = write_panel(tmp_path / "panel", noise(900, 4))
     training = TrainingConfig(batch_size=4, n_assets=2, epochs=1, steps_per_epoch=2, evaluate_batches=1)
-    config = for_panel(replace(preset("tiny").override({"model.window": "32"}), training=training), panel)
+    config = for_panel(replace(preset("tiny").override(SMALL), training=training), panel)
     settings = Settings(home=tmp_path / "home").ensure()
 
     def die(command: list[str], environment: object) -> None:
