@@ -55,9 +55,11 @@ def send(store: Artifacts, run_folder: Path) -> int:
     The state first: the best model may be newer than it, for it is found again in the same step, but never older.
     """
     with tempfile.TemporaryDirectory(prefix=".tmp-mirror-", dir=run_folder) as beside:
-        files = {name: run_folder / name for name in (STATE_FILE,)} | files_of(run_folder)
+        files = {STATE_FILE: run_folder / STATE_FILE} | files_of(run_folder)
         still = {}
         for inside, file in files.items():
+            if file.suffix == ".log":  # it grows while it is sent, and nobody needs it elsewhere
+                continue
             copy = still[inside] = Path(beside) / f"{len(still)}"
             try:
                 if inside in RECORD_FILES:  # they grow where they are
