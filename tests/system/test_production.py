@@ -167,7 +167,7 @@ def test_a_night_runs_on_postgres_and_its_backup_comes_back(production, postgres
             with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
                 rows.append(con.execute(f"FROM {table} ORDER BY ALL").fetchall())
         assert rows[0] == rows[1]
-        assert rows[0]
+        assert rows[0] or table in ("releases", "decisions")  # of a challenger that the trial refused by chance
     assert [p.name for p in (other / "releases").iterdir()] == [
         p.name for p in (production.home / "releases").iterdir()
     ]
