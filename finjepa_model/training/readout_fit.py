@@ -1,10 +1,10 @@
 """Fits the read-out of expected returns on frozen latents and channels, on the training block alone.
 
 The weight of an input is its covariance with the label, soft-thresholded by its own standard error (the lasso of inputs that
-stand alone: Tibshirani 1996, Donoho and Johnstone 1994). Channels, latents and both each forecast blocks of training dates that
+stand alone: Tibshirani 1996, Donoho and Johnstone 1994). Channels and latents each forecast blocks of training dates that
 they were not fitted to, with the dates that share a label with them left out (purged blocked cross-validation). What is
-surest by its t-value is kept, and is scaled twice: by the slope of the labels on its forecasts out of sample (Copas 1983), and
-by the positive part of 1 - (c / t)^2 (James and Stein 1961; Morris 1983), c what the best of them reaches by chance. Where
+surer by its t-value is kept, and is scaled twice: by the slope of the labels on its forecasts out of sample (Copas 1983), and
+by the positive part of 1 - (c / t)^2 (James and Stein 1961; Morris 1983), c what the better one reaches by chance. Where
 nothing is confirmed out of sample the read-out expects the same of every asset.
 
 Shapes: B dates, N assets, R rows (date, asset), Z inputs, K dates that occur.
@@ -25,7 +25,7 @@ from finjepa_model.world_model import FinJEPA
 
 _THRESHOLD = 1.5  # standard errors of a covariance; chosen on validation blocks (docs/results/world-model.md)
 _FOLDS = 5
-_CHANCE = 1.5  # a t-value that the best of the three passes on noise one time in nine
+_CHANCE = 1.5  # a t-value that the better one passes on noise one time in ten
 _LEAST_ASSETS = 3  # of a date, for its mean to be taken off
 _MOST_DATES, _MOST_ROWS, _MOST_ASSETS = 2000, 40_000, 256
 _WINDOWS_AT_ONCE = 1024
@@ -79,7 +79,7 @@ def fit_rows(rows: ReadoutRows, channels: int, stride: int) -> tuple[np.ndarray,
     scale_Z = np.maximum(rows.inputs_RZ.std(0), 1e-8)
     scaled = ReadoutRows(rows.date_R, rows.inputs_RZ / scale_Z, rows.before_RZ, rows.target_R)
     every_Z = np.arange(len(scale_Z))
-    designs = {"channels": every_Z[:channels], "latents": every_Z[channels:], "both": every_Z}
+    designs = {"channels": every_Z[:channels], "latents": every_Z[channels:]}
     dates_K, daily_KZ, count_K = _by_date(scaled)
     overlap = int(np.ceil(stride / max(np.diff(dates_K).mean(), 1.0)))
     forecast_RZ = np.zeros_like(scaled.inputs_RZ)  # what each input adds, by weights of the other folds

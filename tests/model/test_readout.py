@@ -57,7 +57,7 @@ def test_it_looks_at_no_return_after_the_training_block(tmp_path):
     random = np.random.default_rng(0)
     returns_DA = 0.01 * random.standard_normal((400, 5))
     signal_DAF = random.standard_normal((400, 5, 3))
-    returns_DA[2:] += 0.004 * signal_DAF[:-2, :, 0]
+    returns_DA[2:] += 0.01 * signal_DAF[:-2, :, 0]
     config = run_config()
     future_DA = returns_DA.copy()
     future_DA[split_dates(400, config).train[1] :] *= -3
