@@ -60,7 +60,9 @@ class ModelConfig:
 class LossConfig:
     """Weights of the training objective (design: prediction + masked patches + collapse prevention + inverse dynamics)."""
 
-    recipe: Recipe = "sigreg"  # its roll-outs beat no change, those of a slow teacher do not (docs/results/world-model.md)
+    recipe: Recipe = (
+        "sigreg"  # its roll-outs beat no change, those of a slow teacher do not (docs/results/world-model.md)
+    )
     rollout_steps: int = 2  # K, autoregressive steps
     truncate_rollout: bool = True  # no gradient from one rollout step into the one before (TBPTT-1, JEPA-WMs)
     mask_ratio: float = 0.7  # TS-JEPA

@@ -99,12 +99,13 @@ def _nights(settings: Settings) -> list[Finding]:
     findings = []
     if instance.is_file():
         launcher = (yaml.safe_load(instance.read_text(encoding="utf-8")) or {}).get("run_launcher", {}).get("class")
-        findings.append(
-            Finding(
-                launcher == "WatchedRunLauncher", "instance", str(instance),
-                "it is of an older version and does not see when a run's process is gone: take dagster.yaml of this one",
-            )
-        )  # fmt: skip
+        watched = launcher == "WatchedRunLauncher"
+        mend = (
+            ""
+            if watched
+            else "take dagster.yaml of this version: the one there does not see when a run's process is gone"
+        )
+        findings.append(Finding(watched, "instance", str(instance), mend))
     try:
         own = "nightly.yaml" if night_config(settings) else "the defaults of every asset"
         findings.append(Finding(True, "nights", f"{own}; {settings.nightly_cron} in New York"))
