@@ -22,7 +22,7 @@ _FAILURES: dict[str, Callable[[Mapping[str, float]], bool]] = {
     "constant latents": lambda v: min(v["latent_std"], v["latent_std_market"]) < 0.02,
     "few dimensions": lambda v: min(v["effective_rank_assets"], v["effective_rank_market"]) < 2.0,
     "slow features only": lambda v: v["slowness"] > 0.995,
-    "the predictor copies": lambda v: abs(v["copy_skill"]) < 1e-3,
+    "the predictor copies": lambda v: v["movement"] < 1e-3,
     "actions are ignored": lambda v: abs(v["action_gap"] - 1) < 1e-6,
     "error above the spread of the target": lambda v: v["relative_error"] > 2.0,
 }
@@ -43,7 +43,8 @@ def monitor(model: FinJEPA, batch: MarketBatch, path: PortfolioPath) -> dict[str
         latent_std, latent_std_market: (a) spread of a latent over samples; 0 when constant.
         effective_rank_assets, effective_rank_market: (b) dimensional collapse.
         slowness: (c) correlation of an asset's latent with that of the step before; 1 when nothing but slow features is left.
-        copy_skill, mean_skill: (d) 1 - MSE of the prediction / MSE of predicting no change, or the mean latent.
+        movement: (d) mean square from the latent that a prediction starts from / from it to the true one; 0 when it copies.
+        copy_skill, mean_skill: 1 - MSE of the prediction / MSE of predicting no change, or the mean latent.
         action_gap: (e) loss of portfolio predictions with actions of other samples / with the true ones; 1 when ignored.
         relative_error: (f) prediction loss / variance of the target.
         rollout_skill_k: 1 - MSE / MSE of no change, k steps ahead of the context.
@@ -63,6 +64,7 @@ def monitor(model: FinJEPA, batch: MarketBatch, path: PortfolioPath) -> dict[str
         "effective_rank_assets": effective_rank(after),
         "effective_rank_market": effective_rank(market_BSD.flatten(0, 1)),
         "slowness": 1 - change / (2 * spread).clamp(min=1e-12),
+        "movement": F.mse_loss(ahead, before) / change.clamp(min=1e-12),
         "copy_skill": 1 - error / change.clamp(min=1e-12),
         "mean_skill": 1 - error / spread.clamp(min=1e-12),
         "action_gap": _action_gap(model, assets_BSND, observation.present_BN, memory, path),
