@@ -31,7 +31,7 @@ pytestmark = [
     ),
 ]
 TRAINING = [
-    *quick_training(), "--processes", "2", "--set", "training.steps_per_epoch=20", "--set", "training.checkpoint_every=5",
+    *quick_training(), "--processes", "2", "--set", "training.steps_per_epoch=120", "--set", "training.checkpoint_every=10",
 ]  # fmt: skip
 FOLDS = ["--folds", "2", "--held-back", "0", *quick_training()[2:], "--planner", "mppi"]
 SMALL = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
@@ -148,7 +148,7 @@ def _ranks() -> list[int]:
 
 
 def _has_saved(cluster: Cluster, step: int):
-    """Whether a state of a training has come to the store, `step` states after the first."""
+    """Whether so many states of a training have come to the store after the first one that is seen there."""
     store = Path(f"{cluster.folder}-s3") / BUCKET / "artifacts" / "checkpoints"
     seen: set[Path] = set()
 
