@@ -18,13 +18,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.training.batches import BatchSource
-from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.records import read_metrics
 from finjepa_model.training.splits import history_needed, split_dates
@@ -34,10 +33,13 @@ from finjepa_pipeline.backtest.engine import Court
 from finjepa_pipeline.backtest.evaluate import Docket, Hearing, _judge_here
 from finjepa_pipeline.backtest.proving import ProvingGround
 from finjepa_pipeline.backtest.store import Case
+from finjepa_pipeline.features.channels import CHANNELS
+from finjepa_pipeline.features.market import MARKET_CHANNELS
 from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.scale.walks import Sitting, judge_on
 from finjepa_pipeline.settings import LOCAL, Settings
 from finjepa_pipeline.training.run import for_panel, train_checkpoint
+from tests.model.markets import random_batch
 
 PORT = 6391
 STEPS = 60
@@ -56,9 +58,10 @@ def main() -> None:
     results = arguments.folder / "results.jsonl"
     if not arguments.model:
         measure(arguments.folder, results)
-    print(table(read(results)))
+    if results.is_file():
+        print(table(read(results)))
     if arguments.model:
-        print(model(read(results), ProvingGround.of(arguments.folder / "market", "drift", 0).panel))
+        print(model(read(results)))
 
 
 def measure(folder: Path, results: Path) -> None:
@@ -163,9 +166,9 @@ BATCH, RUN_STEPS = 4096, 50_000
 MARKETS = 100
 
 
-def model(rows: list[dict], panel: Panel) -> str:
+def model(rows: list[dict]) -> str:
     """Time and money of one long training, and of the walks of a hundred markets."""
-    flops, parameters = flops_of(preset("base"), panel)
+    flops, parameters = flops_of(preset("base"))
     lines = [
         f"Preset base: {parameters:,} parameters, {flops:.3g} floating-point operations a sample (counted); batch {BATCH}, "
         f"{RUN_STEPS:,} steps.",
@@ -185,6 +188,8 @@ def model(rows: list[dict], panel: Panel) -> str:
             f"| {gpus} | {compute * 1e3:.1f} ms | {reduce_s * 1e3:.2f} ms | {step * 1e3:.1f} ms | {alone / step / gpus:.0%} "
             f"| {message:,.0f} | {hours:.1f} | {hours * gpus * GPU_HOUR:,.0f} |"
         )
+    if not rows:
+        return "\n".join(lines)
     here = {(row["work"], row["where"], row["cores"]): row for row in rows}
     walked, two = here[("walks", "local", 1)]["seconds"], here[("walks", "ray", 2)]["seconds"]
     kept = walked / two / 2
@@ -202,12 +207,13 @@ def model(rows: list[dict], panel: Panel) -> str:
     return "\n".join(lines)
 
 
-def flops_of(config: FinJEPAConfig, panel: Panel) -> tuple[float, int]:
-    """Floating-point operations of a training step for a sample, and the parameters that are trained."""
-    config = for_panel(config.override({"training.batch_size": "2"}), panel)
+def flops_of(config: FinJEPAConfig) -> tuple[float, int]:
+    """Floating-point operations of a training step for a sample, and the parameters that are trained; on random numbers."""
+    channels = tuple(channel.name for channel in CHANNELS)
+    market = tuple(channel.name for channel in MARKET_CHANNELS)
+    config = replace(config, model=replace(config.model, channels=channels, market_channels=market))
     network = FinJEPA(config)
-    batch = BatchSource(panel, config, split_dates(len(panel.dates), config).train).draw(0)
-    path = sample_path(batch, config.portfolio)
+    batch, path = random_batch(config, dates=2, assets=config.training.n_assets)
     flops = count_flops(lambda: network.loss(batch, path, 0)["loss"].backward())
     return flops / 2, sum(p.numel() for p in network.parameters() if p.requires_grad)
 
