@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,16 @@ from rich.table import Table
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.cli_errors import OneLineErrors
+from finjepa_pipeline.cli_options import (
+    Ops,
+    given,
+    model_ops,
+    model_options,
+    release_ops,
+    source_ops,
+    source_options,
+    utility_option,
+)
 from finjepa_pipeline.console import (
     err,
     out,
@@ -32,8 +41,6 @@ from finjepa_pipeline.console import (
     say_sweep,
 )
 from finjepa_pipeline.settings import Settings
-
-Ops = dict[str, dict[str, Any]]
 
 
 @click.group(
@@ -53,65 +60,8 @@ def main(ctx: click.Context, debug: bool) -> None:
         warnings.filterwarnings("ignore")  # what libraries tell programmers is no business of a user
 
 
-def _source_options(command: Callable) -> Callable:
-    for option in (
-        click.option("--revision", help="Revision of the data set on the Hub."),
-        click.option("--dataset-name", help="Data set on the Hub, as owner/name."),
-        click.option("--synthetic-seed", type=int, help="Seed of the source `synthetic`."),
-        click.option("--synthetic-variant", help="drift, momentum, risk or null, for the source `synthetic`."),
-        click.option("--path", help="Folder, glob or file of Parquet or CSV, for the source `files`."),
-        click.option(
-            "--data-source", help="sample, files, hf or synthetic; left out: what the home holds, or the sample."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _utility_option(command: Callable) -> Callable:
-    return click.option(
-        "--utility",
-        callback=_read_utility,
-        help='What the planner maximises, as in "log_growth - 5*variance - 0.1*turnover, gross <= 0.8"; '
-        "`--utility help` lists what it may speak of.",
-    )(command)
-
-
-def _read_utility(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    """A utility that cannot be read is told now, not after the prices have been read."""
-    from finjepa_model.planning import parse_utility, utility_help
-
-    if text is None:
-        return None
-    if text.strip().lower() == "help":
-        click.echo(utility_help())
-        context.exit()
-    return parse_utility(text).text
-
-
-def _model_options(command: Callable) -> Callable:
-    for option in (
-        click.option(
-            "--resume/--no-resume", default=True, help="Go on with an interrupted training of the same config."
-        ),
-        click.option(
-            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any config key, e.g. model.dim=64."
-        ),
-        click.option("--seed", type=int),
-        click.option("--epochs", type=int),
-        click.option("--batch-size", type=int, help="Decision dates in a batch."),
-        click.option("--n-assets", type=int, help="Assets in a sample."),
-        click.option("--preset", default="small", show_default=True, help="tiny, small, base or large."),
-        click.option(
-            "--branch", default="jepa", show_default=True, help="jepa, or jepa,td: with the zero-shot branch TD-JEPA."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
 @main.command()
-@_source_options
+@source_options
 @click.option("--seed", type=int, help="Seed of the source `synthetic`, as --synthetic-seed.")
 @click.option("--symbols", help="Comma list: only these symbols.")
 @click.option("--start", help="Only from this day on, YYYY-MM-DD.")
@@ -125,8 +75,8 @@ def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -
     """Prices to validated tables."""
     if source["seed"] is not None and source["data_source"] != "synthetic":
         raise FinJEPAError("a seed belongs to the source `synthetic`; add --data-source synthetic")
-    ops = _source_ops(source)
-    more = _given(
+    ops = source_ops(source)
+    more = given(
         start=source["start"],
         end=source["end"],
         as_of=as_of,
@@ -140,8 +90,8 @@ def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -
 
 
 @main.command()
-@_source_options
-@_model_options
+@source_options
+@model_options
 @click.option("--processes", type=int, help="Ranks; one for each GPU, or one on the CPU, if left out.")
 @click.option("--push-to-hub", is_flag=True, help="Release the checkpoint if it passes the champion gate.")
 @click.option("--hub-repo-id", help="Repository on the Hub, as owner/name.")
@@ -149,7 +99,7 @@ def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -
 @click.pass_obj
 def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str, **options: Any) -> None:
     """Everything up to a checkpoint, and on to the Hub if asked."""
-    ops = _source_ops(options) | _model_ops(options)
+    ops = source_ops(options) | model_ops(options)
     report = _run("train", ops, debug)
     say_prices(report.assets)
     say_model(report.assets)
@@ -157,11 +107,11 @@ def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str,
         if not (hub_repo_id or Settings.from_env().hub_repo_id):
             raise FinJEPAError("--push-to-hub needs --hub-repo-id owner/name, or FINJEPA_HUB_REPO_ID")
         _run("backtest", {"planner_backtests": {"planner": planner}}, debug)
-        say_release(_run("publish", _release_ops(hub_repo_id, False), debug).assets)
+        say_release(_run("publish", release_ops(hub_repo_id, False), debug).assets)
 
 
 @main.command()
-@_model_options
+@model_options
 @click.option("--grid", multiple=True, metavar="KEY=VALUE,VALUE", help="A config key and the values to try.")
 @click.option(
     "--seeds", default="0", show_default=True, help="Comma list; every point of the grid is trained with each."
@@ -171,11 +121,11 @@ def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str,
 @click.pass_obj
 def sweep(debug: bool, grid: tuple[str, ...], seeds: str, metric: str | None, stop_early: bool, **options: Any) -> None:
     """Train an ablation grid, or an ensemble (--no-stop-early), on the panel that is there: on a Ray cluster side by side."""
-    model = _model_ops(options)["world_model"]
+    model = model_ops(options)["world_model"]
     asked = {key: values.split(",") for key, _, values in (point.partition("=") for point in grid)}
     if not seeds.replace(",", "").isdigit():
         raise FinJEPAError(f"--seeds {seeds} is no list of numbers; write --seeds 0,1,2")
-    shared = {name: model[name] for name in ("preset", "overrides")} | _given(metric=metric)
+    shared = {name: model[name] for name in ("preset", "overrides")} | given(metric=metric)
     config = shared | {"grid": asked, "seeds": [int(s) for s in seeds.split(",") if s], "stop_early": stop_early}
     say_sweep(_run("sweep", {"model_sweep": config}, debug).assets["model_sweep"])
 
@@ -183,7 +133,7 @@ def sweep(debug: bool, grid: tuple[str, ...], seeds: str, metric: str | None, st
 @main.command()
 @click.option("--planner", default="cem,mppi", show_default=True, help="Comma list of planners.")
 @click.option("--checkpoint", help="Id of a checkpoint of this home; the newest one if left out.")
-@_utility_option
+@utility_option
 @click.option("--controls", help="Comma list of model-matched controls, or all, or none.")
 @click.option(
     "--strategy", "strategies", multiple=True, help="A strategy of your own, module:callable or file.py:callable."
@@ -206,19 +156,19 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
         from finjepa_pipeline.backtest.evaluate import parse_names, parse_planners
         from finjepa_pipeline.backtest.walk_forward import run_walk_forward
 
-        overrides = _model_ops({"preset": plan["preset"] or "tiny", "assignments": assignments})["world_model"][
+        overrides = model_ops({"preset": plan["preset"] or "tiny", "assignments": assignments})["world_model"][
             "overrides"
         ]
         controls = parse_names(options["controls"] or "none", CONTROLS, "control")
         made = run_walk_forward(
             lambda job, ops, partition: _run(job, {k: dict(v) for k, v in ops.items()}, debug, partition),
-            _given(**plan) | {"overrides": overrides},
+            given(**plan) | {"overrides": overrides},
             [*parse_planners(options["planner"]), *controls, *strategies],
-            _given(open_held_back=open_held_back, **{name: options[name] for name in ("n_assets", "utility", "fill")}),
+            given(open_held_back=open_held_back, **{name: options[name] for name in ("n_assets", "utility", "fill")}),
         )
         say_leaderboard({"leaderboard": made})
         return
-    chosen = _given(**options) | ({"strategies": list(strategies)} if strategies else {})
+    chosen = given(**options) | ({"strategies": list(strategies)} if strategies else {})
     say_leaderboard(_run("backtest", {"planner_backtests": chosen}, debug).assets)
 
 
@@ -235,7 +185,7 @@ def audit(debug: bool, **options: Any) -> None:
     """The null, planted, leak, delay and permutation tests."""
     from finjepa_pipeline.backtest.charges import TESTS
 
-    report = _run("audit", {"audit_trial": _given(**options)}, debug)
+    report = _run("audit", {"audit_trial": given(**options)}, debug)
     table = Table("", "test", "finding", title="Audit", title_justify="left", box=None)
     held = {name: (passed, text) for name, passed, text in report.checks}
     for name in TESTS:
@@ -252,38 +202,38 @@ def audit(debug: bool, **options: Any) -> None:
 @click.pass_obj
 def publish(debug: bool, hub_repo_id: str | None, dry_run: bool) -> None:
     """The champion gate and the release."""
-    say_release(_run("publish", _release_ops(hub_repo_id, dry_run), debug).assets)
+    say_release(_run("publish", release_ops(hub_repo_id, dry_run), debug).assets)
 
 
 @main.command()
-@_source_options
+@source_options
 @click.option("--as-of", help="Date of the decision, YYYY-MM-DD; the newest one if left out.")
 @click.option("--checkpoint", help="Checkpoint folder or Hub repository; the champion if left out.")
 @click.option("--planner", help="Planner; the one that won the champion its place if left out.")
-@_utility_option
+@utility_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else there.")
 @click.pass_obj
 def decide(debug: bool, as_json: bool, **options: Any) -> None:
     """The decision for a date, and the expected outcome. A checkpoint of the Hub needs no home: prices are ingested first where
     there are none, or a source is named."""
-    source = _source_ops(options)
+    source = source_ops(options)
     if source or (options["checkpoint"] and not Settings.from_env().warehouse.is_file()):
         _run("ingest", source, debug)
     asked = {name: options[name] for name in ("as_of", "checkpoint", "planner", "utility")}
-    report = _run("decide", {"daily_decision": _given(**asked)}, debug)
+    report = _run("decide", {"daily_decision": given(**asked)}, debug)
     decision = read_decision(report.assets)
     click.echo(json.dumps(decision)) if as_json else say_decision(decision)
 
 
 @main.command()
-@_source_options
+@source_options
 @click.option("--seed", type=int)
 @click.pass_obj
 def demo(debug: bool, seed: int | None, **source: str | None) -> None:
     """The whole pipeline on the embedded sample, small model: prices to a release and a decision."""
     settings = Settings.from_env()
     source["data_source"] = source.get("data_source") or "sample"
-    ops = _source_ops(source | {"seed": seed}) | _model_ops({"preset": "tiny", "seed": seed})
+    ops = source_ops(source | {"seed": seed}) | model_ops({"preset": "tiny", "seed": seed})
     report = _run("nightly", ops, debug)
     say_prices(report.assets)
     say_model(report.assets)
@@ -333,49 +283,6 @@ def _run(job: str, ops: Ops, debug: bool, partition: str | None = None):
     settings = Settings.from_env().ensure()
     err.print(f"[bold]finjepa {job}[/bold] in {settings.home}")
     return run_job(settings, job, ops, err, debug, partition)
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _source_ops(options: dict[str, Any]) -> Ops:
-    names = ("data_source", "path", "dataset_name", "revision", "synthetic_variant", "synthetic_seed")
-    given = _given(**{name: options.get(name) for name in names})
-    if given.get("data_source") == "synthetic":  # one seed for the market and for what is trained on it
-        given = _given(synthetic_seed=options.get("seed")) | given
-    if given.get("data_source") == "files" and "path" in given and "*" not in given["path"]:
-        given["path"] = os.path.abspath(os.path.expanduser(given["path"]))
-    return {"ingest_prices": given} if given else {}
-
-
-def _model_ops(options: dict[str, Any]) -> Ops:
-    overrides = {}
-    for assignment in options.get("assignments", ()):
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--set")
-        overrides[key.strip()] = value.strip()
-    branches = {name.strip() for name in options.get("branch", "jepa").split(",")}
-    if not {"jepa"} <= branches <= {"jepa", "td"}:
-        raise click.BadParameter(f"{options['branch']!r} is neither jepa nor jepa,td", param_hint="--branch")
-    if "td" in branches:
-        overrides["td.enabled"] = "true"
-    for name in ("n_assets", "batch_size", "epochs", "seed"):
-        if options.get(name) is not None:
-            overrides[f"training.{name}"] = str(options[name])
-    ops: Ops = {
-        "world_model": {"preset": options["preset"], "overrides": overrides, "resume": options.get("resume", True)}
-        | _given(processes=options.get("processes"))
-    }
-    from finjepa_model.config import preset
-
-    preset(options["preset"]).override(overrides)  # a wrong key is told now, not after the prices have been read
-    return ops
-
-
-def _release_ops(hub_repo_id: str | None, dry_run: bool) -> Ops:
-    return {"champion": {"dry_run": dry_run}, "hub_release": _given(hub_repo_id=hub_repo_id) | {"dry_run": dry_run}}
 
 
 def _ui_command(settings: Settings) -> str:
