@@ -15,7 +15,7 @@ from finjepa_pipeline.backtest.audit import Product, delay, fill_lag, label_alig
 from finjepa_pipeline.backtest.audit_markets import luckiest_mean
 from finjepa_pipeline.backtest.baselines import EveryDecision, extreme_quintile
 from finjepa_pipeline.backtest.strategies import long_only
-from finjepa_pipeline.backtest.truncation import build_from_rows, truncation
+from finjepa_pipeline.backtest.truncation import build_from_rows, in_lots, retold, truncation
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate
 from finjepa_pipeline.prices.synthetic.bars import bars_of
 
@@ -180,3 +180,16 @@ def test_a_strategy_without_an_edge_is_rarely_refused_however_few_the_null_marke
     gains = np.random.default_rng(markets).normal(0.0, 0.1, (4000, markets))
     refused = np.mean([row.mean() > luckiest_mean(row) for row in gains])
     assert 0.003 < refused < 0.02
+
+
+def test_a_later_split_restates_the_only_price_and_leaves_its_dollar_volume(rows: pl.DataFrame):
+    """Costs have tiers of dollar volume: were it to move with the price, so would decisions, though nothing leaks."""
+    one_price = in_lots(rows.with_columns(pl.lit(None, pl.Float64).alias("adj_close")))
+    date = one_price["date"].sort()[len(one_price) // 2]
+    before = pl.col("date") <= date
+    ours, theirs = (frame.sort("symbol", "date") for frame in (one_price, retold(one_price, date, "restated")))
+    assert ours.filter(~before).equals(theirs.filter(~before))
+    ours, theirs = ours.filter(before), theirs.filter(before)
+    np.testing.assert_allclose(theirs["close"], 0.97 * ours["close"])
+    np.testing.assert_allclose(theirs["close"] * theirs["volume"], ours["close"] * ours["volume"], rtol=1e-12)
+    assert (ours["volume"].to_numpy() >= rows.sort("symbol", "date").filter(before)["volume"].to_numpy()).all()
