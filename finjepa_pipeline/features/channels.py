@@ -90,7 +90,9 @@ def corwin_schultz(rows: Rows) -> np.ndarray:
     gamma_N = np.log(np.maximum(rows.high, rows.lag(rows.high)) / np.minimum(rows.low, rows.lag(rows.low))) ** 2
     constant = 3.0 - 2.0 * np.sqrt(2.0)
     alpha_N = (np.sqrt(2.0) - 1.0) / constant * np.sqrt(beta_N) - np.sqrt(gamma_N / constant)
-    return rows.mean(np.maximum(2.0 * np.tanh(alpha_N / 2.0), 0.0), 21)
+    # a flat day inside the range of the day beside it makes alpha zero but for rounding, which a z-score would blow up
+    spread_N = np.where(alpha_N < 1e-9, 0.0, 2.0 * np.tanh(alpha_N / 2.0))
+    return rows.mean(spread_N, 21)
 
 
 def roll_spread(rows: Rows) -> np.ndarray:

@@ -94,3 +94,20 @@ def test_a_channel_says_how_far_it_looks_back(prices: pl.DataFrame, tmp_path: Pa
         np.testing.assert_allclose(
             again.features[row, column], panel.features[row, column], atol=1e-6, err_msg=channel.name
         )
+
+
+def test_rounding_is_no_spread(prices: pl.DataFrame, tmp_path: Path):
+    """A flat day inside the range of its neighbours has an estimate of zero but for rounding, which differs with the scale."""
+    rng = np.random.default_rng(3)
+    up, down = (pl.Series(rng.uniform(0.1, 0.9, len(prices))) for _ in range(2))
+    busy = pl.int_range(pl.len()).over("entity") % 2 == 0
+    wide = {"open": 10.0, "high": 10.0 + up, "low": 10.0 - down, "close": 10.0}
+    still = pl.col("entity") == "S00"
+    market = prices.with_columns(
+        pl.when(still).then(pl.when(busy).then(value).otherwise(10.0)).otherwise(pl.col(name)).alias(name)
+        for name, value in wide.items()
+    )
+    scaled = market.with_columns(pl.when(still).then(pl.col(*OHLC) * 0.485).otherwise(pl.col(*OHLC)))
+    for name, frame in (("one", market), ("other", scaled)):
+        shown = channel_frame(panel_of(frame, tmp_path / name)).filter(pl.col("entity") == "S00")["spread_21"]
+        np.testing.assert_array_equal(shown, 0.0, err_msg=name)
