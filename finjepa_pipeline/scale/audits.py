@@ -14,10 +14,8 @@ from finjepa_pipeline.artifacts import Artifacts, keep
 from finjepa_pipeline.backtest.audit import Finding, Product
 from finjepa_pipeline.backtest.audit_markets import judge_null, judge_planted, try_null, try_planted
 from finjepa_pipeline.backtest.trial import Charge, held, hold_test
-from finjepa_pipeline.scale.cluster import connected
+from finjepa_pipeline.scale.cluster import as_task, connected
 from finjepa_pipeline.settings import Settings
-
-_WORKERS_THAT_MAY_DIE = 3  # under one task
 
 
 def hold_on(
@@ -35,9 +33,8 @@ def hold_on(
     keep(settings, charge.checkpoint)
     keep(settings, charge.panel)
     with connected(settings.ray_address) as ray:
-        remote = ray.remote(num_cpus=1, max_retries=_WORKERS_THAT_MAY_DIE)
         here, prices = ray.put((charge, settings.artifacts)), ray.put(rows)
-        whole, market = remote(test_one), remote(market_one)
+        whole, market = as_task(ray, test_one), as_task(ray, market_one)
         seeds = {"null_market": charge.null_seeds, "planted_market": charge.planted_seeds}
         asked: dict[str, Any] = {
             name: [market.remote(here, name, seed) for seed in seeds[name]]

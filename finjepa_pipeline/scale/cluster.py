@@ -4,12 +4,13 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from finjepa_model.errors import FinJEPAError
 
 _PATIENCE_S = 5.0
+_WORKERS_THAT_MAY_DIE = 3  # under one task
 _MEMORY = {"object_store_memory": "object store", "memory": "memory"}
 
 
@@ -50,6 +51,11 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def as_task(ray: Any, function: Callable[..., Any]) -> Any:
+    """The function as a task of one CPU, which is given to another worker when its own dies."""
+    return ray.remote(num_cpus=1, max_retries=_WORKERS_THAT_MAY_DIE)(function)
 
 
 def resources() -> str:

@@ -55,6 +55,11 @@ class Outcome:
     words: str
     failure: str | None
 
+    @property
+    def last_line(self) -> str:
+        """Of the log: what an exception says."""
+        return (self.words.strip().splitlines() or ["no message"])[-1]
+
 
 class RankHost:
     """One rank's home. Methods are called while `train` waits.

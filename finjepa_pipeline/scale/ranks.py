@@ -190,8 +190,7 @@ class Ranks:
             return None
         if outcome.status < 0:
             return Lost(True, f"rank {rank} was ended by signal {-outcome.status}")
-        words = outcome.words.strip().splitlines() or ["no message"]
-        return Lost(False, f"rank {rank}: {words[-1]}")
+        return Lost(False, f"rank {rank}: {outcome.last_line}")
 
     def _fits(self, places: list[Place]) -> None:
         here = training_code_version()

@@ -138,8 +138,7 @@ def trial(
         host.kill()
         training.join()
     if not found or found[0].status != 0:
-        words = found[0].words.strip().splitlines() if found else []
-        raise RuntimeError(f"the training process failed: {(words or ['no message'])[-1]}")
+        raise RuntimeError(f"the training process failed: {found[0].last_line if found else 'no message'}")
 
 
 def _ended(result: Any, run_folder: Path) -> Ended:

@@ -22,10 +22,9 @@ from finjepa_pipeline.backtest.information import Information
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.replay import attribution, cost_grid
 from finjepa_pipeline.backtest.store import Case, Evidence
-from finjepa_pipeline.scale.cluster import connected
+from finjepa_pipeline.scale.cluster import as_task, connected
 from finjepa_pipeline.settings import Settings
 
-_WORKERS_THAT_MAY_DIE = 3  # under one task
 _SITTINGS = 4  # that a worker keeps open: the blocks of a fold
 REPLAYS = {"cost_grid": cost_grid, "attribution": attribution}
 Found = tuple[Walk, Expectations | None]
@@ -67,7 +66,7 @@ def judge_on(
     for folder in {folder for h in hearings for folder in (h.checkpoint, h.court.panel.folder)}:
         keep(settings, folder)  # for nodes that do not see this home
     with connected(settings.ray_address) as ray:
-        tasks = _Tasks(ray)
+        tasks = Tasks(ray)
         asked = [tasks.of(hearing, Sitting.of(hearing, settings.artifacts)) for hearing in hearings]
         log(f"{sum(map(len, (walks for walks, _, _ in asked)))} walks, as tasks on {settings.ray_address}")
         for hearing, (walks, replays, forecasts) in zip(hearings, asked, strict=True):
@@ -87,24 +86,28 @@ def judge_on(
             yield hearing, evidence
 
 
-class _Tasks:
+class Tasks:
     """What a hearing is made of, as tasks that wait for one another."""
 
     def __init__(self, ray: Any):
         self._ray = ray
         self._arrays: dict[int, Any] = {}  # what hearings share travels to a node once
-        remote = ray.remote(num_cpus=1, max_retries=_WORKERS_THAT_MAY_DIE)
-        self._walk, self._replay, self._forecast = map(remote, (walk_one, replay_one, forecast_one))
+        self._walk, self._replay, self._forecast = (as_task(ray, f) for f in (walk_one, replay_one, forecast_one))
 
     def of(self, hearing: Hearing, sitting: Sitting) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
-        here, overnight = self._ray.put(sitting), hearing.court.overnight
-        if overnight is not None:
-            overnight = self._arrays.setdefault(id(overnight), self._ray.put(overnight))
+        here, overnight = self._ray.put(sitting), self._shared(hearing.court.overnight)
         walks = {name: self._walk.remote(here, overnight, name) for name in hearing.names}
         if hearing.case.block == "validation":
             return walks, [], {}
         replays = [self._replay.remote(here, overnight, name, *walks.values()) for name in REPLAYS]
         return walks, replays, {f: self._forecast.remote(here, overnight, f) for f in hearing.forecasters}
+
+    def _shared(self, array: np.ndarray | None) -> Any:
+        if array is None:
+            return None
+        if id(array) not in self._arrays:
+            self._arrays[id(array)] = self._ray.put(array)
+        return self._arrays[id(array)]
 
 
 def walk_one(sitting: Sitting, overnight: np.ndarray | None, name: str) -> Found:

@@ -1,17 +1,15 @@
 """Goals of a utility through the door that users take: a strategy of a planner and a utility, on a panel."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from handmade_court import config_for, court_over_test_block
 from handmade_panel import noise, write_panel
 
-from finjepa_model.config import preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.goal_library import build_library
-from finjepa_model.training.splits import history_needed, split_dates
+from finjepa_model.training.splits import split_dates
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, strategy_name
@@ -24,25 +22,11 @@ DAYS, ASSETS = 900, 6
 def case(tmp_path_factory):
     """A panel, an untrained checkpoint that fits it, and a court over the test block."""
     folder = tmp_path_factory.mktemp("goals")
-    config = preset("tiny")
-    config = replace(
-        config,
-        model=replace(config.model, channels=("channel_0",), market_channels=("market",)),
-        training=replace(config.training, n_assets=ASSETS, unseen_symbols=0.0),
-    )
+    config = config_for(ASSETS)
     panel = write_panel(folder / "panel", noise(DAYS, ASSETS))
     torch.manual_seed(0)
     FinJEPA(config).save_pretrained(folder / "model")
-    first = split_dates(DAYS, config).test[0]
-    court = Court.over(
-        panel,
-        (first, first + 16),
-        config.portfolio,
-        stride=config.model.stride,
-        n_assets=ASSETS,
-        window=history_needed(config),
-    )
-    return panel, folder / "model", court
+    return panel, folder / "model", court_over_test_block(panel, config, 16)
 
 
 @pytest.mark.parametrize("goal", ["goal(exposure=0.3)", "goal(volatility=0.1, drawdown=0.05)", "goal(realised)"])

@@ -5,14 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from handmade_court import config_for, court_over_test_block
 from handmade_panel import noise, write_panel
 
-from finjepa_model.config import preset
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.splits import history_needed, split_dates
 from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.world_model import FinJEPA
-from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.engine import walk
 from finjepa_pipeline.backtest.evaluate import parse_planners
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
@@ -24,29 +23,15 @@ DAYS, ASSETS = 900, 6
 def case(tmp_path_factory):
     """A world model whose forecasts are random functions of what it sees, its briefly trained branch, and a court."""
     folder = tmp_path_factory.mktemp("zero_shot")
-    config = preset("tiny")
-    config = replace(
-        config,
-        model=replace(config.model, channels=("channel_0",), market_channels=("market",)),
-        training=replace(config.training, n_assets=ASSETS, unseen_symbols=0.0),
-        td=replace(config.td, enabled=True, steps=3, dates=8, hidden=16, relabelled=256),
-    )
+    config = config_for(ASSETS)
+    config = replace(config, td=replace(config.td, enabled=True, steps=3, dates=8, hidden=16, relabelled=256))
     panel = write_panel(folder / "panel", noise(DAYS, ASSETS))
     torch.manual_seed(0)
     model = FinJEPA(config)
     model.readout.set(0.1 * torch.randn_like(model.readout.weights_Z), 0.1, 1.0)
     TDTrainer(model, panel, folder / "run").train()
     model.save_pretrained(folder / "model")
-    first = split_dates(DAYS, config).test[0]
-    court = Court.over(
-        panel,
-        (first, first + 31),
-        config.portfolio,
-        stride=config.model.stride,
-        n_assets=ASSETS,
-        window=history_needed(config),
-    )
-    return folder / "model", court
+    return folder / "model", court_over_test_block(panel, config, 31)
 
 
 def test_a_strategy_acts_on_the_utility_that_it_is_named_with(case):

@@ -3,20 +3,19 @@
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
-from finjepa_model.config import preset
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.splits import history_needed, split_dates
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.artifacts import Artifacts, files_of
-from finjepa_pipeline.backtest.engine import Court
 from finjepa_pipeline.backtest.evaluate import Docket, Hearing, _judge_here
 from finjepa_pipeline.backtest.store import Case
-from finjepa_pipeline.scale.walks import REPLAYS, Sitting, forecast_one, replay_one, walk_one
+from finjepa_pipeline.scale.walks import REPLAYS, Sitting, Tasks, forecast_one, replay_one, walk_one
+from tests.pipeline.backtest.handmade_court import config_for, court_over_test_block
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
 DAYS, ASSETS = 1400, 12
@@ -26,19 +25,11 @@ NAMES = ("equal_weight", "momentum_60", "mppi", "ewma", "shuffled_actions")
 @pytest.fixture(scope="module")
 def hearing(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("home")
-    config = preset("tiny")
-    config = replace(
-        config,
-        model=replace(config.model, channels=("channel_0",), market_channels=("market",)),
-        training=replace(config.training, n_assets=ASSETS, unseen_symbols=0.0),
-    )
+    config = config_for(ASSETS)
     panel = write_panel(folder / "panels" / "p", noise(DAYS, ASSETS))
     torch.manual_seed(0)
     FinJEPA(config).save_pretrained(folder / "checkpoints" / "c")
-    first = split_dates(DAYS, config).test[0]
-    conditions = {"stride": config.model.stride, "n_assets": ASSETS, "window": history_needed(config)}
-    overnight = np.zeros(len(panel.returns)) + 1e-4
-    court = Court.over(panel, (first, first + 24), config.portfolio, overnight=overnight, **conditions)
+    court = court_over_test_block(panel, config, 24, overnight=np.zeros(len(panel.returns)) + 1e-4)
     docket = Docket(planners=("mppi",), controls=("ewma", "shuffled_actions"), n_assets=ASSETS, fill="open")
     return Hearing(Case("c", "data", "test", "mark"), folder / "checkpoints" / "c", docket, court, NAMES)
 
@@ -67,6 +58,15 @@ def test_a_task_is_told_names_and_numbers(hearing):
     told = len(pickle.dumps((Sitting.of(hearing, "s3://bucket/prefix"), "equal_weight")))
     assert told < 5_000
     assert told < panel_bytes / 100
+
+
+def test_what_hearings_share_is_stored_once(hearing):
+    ray = MagicMock()
+    tasks = Tasks(ray)
+    for block in ("validation", "test"):
+        tasks.of(replace(hearing, case=replace(hearing.case, block=block)), Sitting.of(hearing, None))
+    stored = [call.args[0] for call in ray.put.call_args_list]
+    assert sum(one is hearing.court.overnight for one in stored) == 1
 
 
 def test_a_node_that_does_not_see_the_home_fetches_a_copy_once(hearing, tmp_path, monkeypatch):
