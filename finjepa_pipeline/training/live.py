@@ -1,15 +1,14 @@
 """A training that is under way, told to whoever watches: the records of its `metrics.jsonl`, as they are written."""
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from finjepa_model.training.records import read_metrics
+from finjepa_pipeline.training.polling import repeatedly
 
 _POINTS = 200  # of a curve of training losses, at most; evaluations are told one and all
-_PATIENCE_S = 1.0
 
 
 @contextlib.contextmanager
@@ -30,16 +29,8 @@ def watched(run_folder: Path, total_steps: int, tell: Callable[[dict[str, Any]],
                 seen[kind] = step
                 tell(record)
 
-    def watch() -> None:
-        while not ended.wait(_PATIENCE_S):
-            tell_new()
-
-    ended = threading.Event()
-    thread = threading.Thread(target=watch, daemon=True, name="training-curves")
-    thread.start()
     try:
-        yield
+        with repeatedly(tell_new, "training-curves"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         tell_new()

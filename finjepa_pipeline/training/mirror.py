@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.records import METRICS_FILE, STATE_FILE
 from finjepa_pipeline.artifacts import Artifacts, files_of
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, RESULT_FOLDER
+from finjepa_pipeline.training.polling import repeatedly
 
 RECORD_FILES = (CONFIG_FILE, METRICS_FILE)
-_PATIENCE_S = 1.0
 
 
 @contextlib.contextmanager
@@ -26,27 +25,24 @@ def mirrored(store: Artifacts | None, run_folder: Path) -> Iterator[None]:
     if store is None:
         yield
         return
-    ended = threading.Event()
     seen = _saved_at(run_folder)
 
-    def watch() -> None:
+    def send_new() -> None:
         nonlocal seen
-        while not ended.wait(_PATIENCE_S):
-            now = _saved_at(run_folder)
-            if now != seen:
-                with contextlib.suppress(FinJEPAError):
-                    send(store, run_folder)
-                    seen = now
-
-    thread = threading.Thread(target=watch, daemon=True, name="training-mirror")
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        if _saved_at(run_folder) != seen:
+        now = _saved_at(run_folder)
+        if now != seen:
             send(store, run_folder)
+            seen = now
+
+    def try_to_send_new() -> None:
+        with contextlib.suppress(FinJEPAError):
+            send_new()
+
+    try:
+        with repeatedly(try_to_send_new, "training-mirror"):
+            yield
+    finally:
+        send_new()
 
 
 def send(store: Artifacts, run_folder: Path) -> int:
