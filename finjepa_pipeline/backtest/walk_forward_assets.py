@@ -4,7 +4,7 @@ Folds and strategies are partitions, so that one can be run again, or added, alo
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -122,8 +122,8 @@ def fold_models(
     from finjepa_model.config import FinJEPAConfig
     from finjepa_model.training.panel import Panel
     from finjepa_pipeline.features import current_panel
-    from finjepa_pipeline.publishing.lineage import lineage, upstream_materializations
-    from finjepa_pipeline.training.run import ranks, train_checkpoint
+    from finjepa_pipeline.training.run import ranks
+    from finjepa_pipeline.training.step import train_in_step
 
     home = settings.get()
     panel = Panel.open(current_panel(home))
@@ -139,24 +139,8 @@ def fold_models(
         from finjepa_pipeline.scale.trials import run_trials
 
         run_trials(home, panel, wanted, "loss", False, where["threads"], context.log.info)
-    made_by = lineage(
-        config=model.to_dict(),
-        seed=model.training.seed,
-        data={
-            "data_version": panel.manifest["data_version"],
-            "assets": len(panel.assets),
-            "fold": context.partition_key,
-        },
-        panel_hash=panel.content_hash,
-        device="as torch finds it",
-        run_id=context.run.run_id,
-        upstream=upstream_materializations(context.instance, ("walk_forward_plan", "feature_panel")),
-    )
-
-    def launch(command: list[str], environment: Mapping[str, str]) -> None:
-        dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
-
-    folder, reused = train_checkpoint(home, model, panel, made_by, launch, where["processes"], make_current=False)
+    fold_key = context.partition_key
+    folder, reused = train_in_step(context, home, warehouse, panel, model, where, make_current=False, fold=fold_key)
     with warehouse.connect() as con:
         con.execute(
             "UPDATE main.walk_forward_folds SET checkpoint = ? WHERE plan = ? AND fold = ?", [folder.name, plan, fold]

@@ -2,9 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -14,17 +13,9 @@ from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import SettingsResource
-from finjepa_pipeline.training.live import watched
 from finjepa_pipeline.training.pictures import curves_picture, folder_bytes, numbers_table
-from finjepa_pipeline.training.provenance import provenance
-from finjepa_pipeline.training.run import (
-    checkpoint_id,
-    current_checkpoint,
-    for_panel,
-    ranks,
-    train_checkpoint,
-    training_code_version,
-)
+from finjepa_pipeline.training.run import current_checkpoint, for_panel, ranks, training_code_version
+from finjepa_pipeline.training.step import train_in_step
 from finjepa_pipeline.training.sweep_assets import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -63,20 +54,7 @@ def world_model(
     panel = Panel.open(current_panel(home))
     wanted = for_panel(preset(config.preset).override(config.overrides), panel)
     where = ranks(home, config.processes)
-    made_by = provenance(context, warehouse, panel, wanted, where)
-
-    def tell(record: dict[str, Any]) -> None:
-        numbers = {f"{record['kind']}_{k}": v for k, v in record.items() if isinstance(v, float) and math.isfinite(v)}
-        context.log_event(dg.AssetObservation("world_model", metadata={"step": record["step"], **numbers}))
-
-    def launch(command: list[str], environment: Mapping[str, str]) -> None:
-        context.log.info("training starts in processes of its own")
-        run_folder = home.checkpoints / f"{checkpoint_id(wanted, panel)}.run"
-        steps = wanted.training.epochs * wanted.training.steps_per_epoch
-        with watched(run_folder, steps, tell):
-            dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
-
-    folder, reused = train_checkpoint(home, wanted, panel, made_by, launch, where["processes"], config.resume)
+    folder, reused = train_in_step(context, home, warehouse, panel, wanted, where, resume=config.resume)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return dg.MaterializeResult(
         metadata={

@@ -1,5 +1,6 @@
 """What is stored with a checkpoint so that it can be made again: its lineage, as the run that trains it knows it."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finjepa_model.config import FinJEPAConfig
@@ -23,12 +24,14 @@ def provenance(
     warehouse: Warehouse,
     panel: Panel,
     config: FinJEPAConfig,
-    where: dict[str, Any],
+    where: Mapping[str, Any],
+    fold: str | None = None,
 ) -> dict[str, Any]:
     """The content of `lineage.json`.
 
     Args:
         where: processes, threads and device, as `ranks` finds them.
+        fold: partition of the walk-forward that the checkpoint is for.
     """
     with warehouse.connect() as connection:
         revision = current_revision(connection)
@@ -36,6 +39,8 @@ def provenance(
     data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
     if revision is not None and revision.data_version == data["data_version"]:
         data |= {name: str(value) if name.endswith("date") else value for name, value in vars(revision).items()}
+    if fold is not None:
+        data["fold"] = fold
     return lineage(
         config=config.to_dict(),
         seed=config.training.seed,

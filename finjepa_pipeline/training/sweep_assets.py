@@ -1,7 +1,5 @@
 """The sweep's door: trainings that differ in some keys of the config, or in their seed: an ablation grid, or an ensemble."""
 
-from collections.abc import Mapping
-
 import dagster as dg
 from pydantic import Field
 
@@ -10,8 +8,8 @@ from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import SettingsResource
-from finjepa_pipeline.training.provenance import provenance
-from finjepa_pipeline.training.run import for_panel, ranks, train_checkpoint
+from finjepa_pipeline.training.run import for_panel, ranks
+from finjepa_pipeline.training.step import train_in_step
 from finjepa_pipeline.training.sweep import Ended, variants
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -63,15 +61,11 @@ def model_sweep(
 
         ended = run_trials(home, panel, wanted, config.metric, config.stop_early, where["threads"], context.log.info)
 
-    def launch(command: list[str], environment: Mapping[str, str]) -> None:
-        dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
-
     checkpoints = {}
     for name, variant in wanted.items():
         if name in ended and not ended[name].whole:
             continue
-        made_by = provenance(context, warehouse, panel, variant, where)
-        folder, _ = train_checkpoint(home, variant, panel, made_by, launch, 1, make_current=False)
+        folder, _ = train_in_step(context, home, warehouse, panel, variant, where, make_current=False, curves=False)
         checkpoints[name] = folder.name
         ended[name] = Ended.of(folder, config.metric)
     rows = [

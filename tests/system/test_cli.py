@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import dagster as dg
 import duckdb
 import pytest
 
@@ -56,6 +57,24 @@ def test_a_checkpoint_is_rebuilt_bit_by_bit_from_its_lineage(trained, tmp_path):
     lineage["build"]["source"]["path"] = str(prices)
     (folder / "lineage.json").write_text(json.dumps(lineage))
     _is_one_line(finjepa(tmp_path / "empty", "reproduce", str(folder)), 1, "no longer what they were")
+
+
+def test_the_model_of_a_fold_is_rebuilt_bit_by_bit_from_its_lineage(trained):
+    home, folds = trained[0], ["--folds", "1", "--held-back", "0", "--planner", "mppi", "--controls", "none"]
+    done = finjepa(home, "backtest", *folds, *quick_training())
+    assert done.returncode == 0, done.stderr[-3000:]
+    with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
+        plan, fold, name = con.execute("SELECT plan, fold, checkpoint FROM walk_forward_folds").fetchone() or ("", "", "")
+    lineage = json.loads((home / "checkpoints" / name / "lineage.json").read_text())
+    assert lineage["data"]["fold"] == f"{plan}:{fold}"
+    assert json.loads((home / "checkpoints" / "current.json").read_text())["checkpoint"] != name
+    done = finjepa(home, "reproduce", name)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "equal, bit by bit" in done.stdout
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        told = instance.fetch_observations(dg.AssetKey("fold_models"), limit=500).records
+    assert {record.partition_key for record in told} == {f"{plan}:{fold}"}
+    assert {"train_loss", "validation_loss"} <= {key for record in told for key in record.asset_observation.metadata}
 
 
 def test_the_same_again_does_nothing_and_says_so(trained):
