@@ -64,7 +64,7 @@ def test_the_model_of_a_fold_is_rebuilt_bit_by_bit_from_its_lineage(trained):
     done = finjepa(home, "backtest", *folds, *quick_training())
     assert done.returncode == 0, done.stderr[-3000:]
     with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
-        plan, fold, name = con.execute("SELECT plan, fold, checkpoint FROM walk_forward_folds").fetchone() or ("", "", "")
+        ((plan, fold, name),) = con.execute("SELECT plan, fold, checkpoint FROM walk_forward_folds").fetchall()
     lineage = json.loads((home / "checkpoints" / name / "lineage.json").read_text())
     assert lineage["data"]["fold"] == f"{plan}:{fold}"
     assert json.loads((home / "checkpoints" / "current.json").read_text())["checkpoint"] != name
