@@ -29,8 +29,9 @@ from finjepa_model.training.records import read_metrics
 from finjepa_model.training.splits import history_needed, split_dates
 from finjepa_model.training.throughput import count_flops
 from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest.docket import Docket
 from finjepa_pipeline.backtest.engine import Court
-from finjepa_pipeline.backtest.evaluate import Docket, Hearing, _judge_here
+from finjepa_pipeline.backtest.evaluate import Hearing, _judge_here
 from finjepa_pipeline.backtest.proving import ProvingGround
 from finjepa_pipeline.backtest.store import Case
 from finjepa_pipeline.features.channels import CHANNELS

@@ -153,7 +153,7 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
     assignments, open_held_back = options.pop("assignments"), options.pop("open_held_back")
     if plan["folds"] is not None:
         from finjepa_pipeline.backtest.controls import CONTROLS
-        from finjepa_pipeline.backtest.evaluate import parse_names, parse_planners
+        from finjepa_pipeline.backtest.docket import parse_names, parse_planners
         from finjepa_pipeline.backtest.walk_forward import run_walk_forward
 
         overrides = model_ops({"preset": plan["preset"] or "tiny", "assignments": assignments})["world_model"][

@@ -48,13 +48,8 @@ def planner_backtests(
     """Daily returns of each planner and baseline on the validation and the test block: decided at a close, filled at the
     next, after costs. A walk that is stored already is not walked again."""
     from finjepa_pipeline.backtest.controls import CONTROLS
-    from finjepa_pipeline.backtest.evaluate import (
-        Docket,
-        checkpoint_folder,
-        parse_names,
-        parse_planners,
-        run_backtests,
-    )
+    from finjepa_pipeline.backtest.docket import Docket, parse_names, parse_planners
+    from finjepa_pipeline.backtest.evaluate import checkpoint_folder, run_backtests
 
     home = settings.get()
     docket = Docket(

@@ -19,7 +19,7 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import split_dates, unseen
-from finjepa_pipeline.backtest.evaluate import Block
+from finjepa_pipeline.backtest.docket import Block
 from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transaction
 from finjepa_pipeline.warehouse import sql
 

@@ -17,7 +17,7 @@ from finjepa_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from finjepa_model.training.panel import Panel
-    from finjepa_pipeline.backtest.evaluate import Docket
+    from finjepa_pipeline.backtest.docket import Docket
 
 RIVALS = "baselines"  # one partition: they are judged together
 FOLDS = dg.DynamicPartitionsDefinition(name="fold")
@@ -165,7 +165,8 @@ def fold_backtests(
     """One strategy (or all baselines) on one fold: validation block, test block, and the symbols that training never saw."""
     from finjepa_model.config import FinJEPAConfig
     from finjepa_model.training.panel import Panel
-    from finjepa_pipeline.backtest.evaluate import Block, run_backtests
+    from finjepa_pipeline.backtest.docket import Block
+    from finjepa_pipeline.backtest.evaluate import run_backtests
     from finjepa_pipeline.backtest.folds import fold_blocks, record_opening, stored_plan
     from finjepa_pipeline.features import current_panel
 
@@ -281,7 +282,7 @@ def docket_of(who: str, config: FoldBacktestConfig) -> "Docket":
     from finjepa_model.planning import PLANNERS
     from finjepa_pipeline.backtest.baselines import baselines
     from finjepa_pipeline.backtest.controls import CONTROLS
-    from finjepa_pipeline.backtest.evaluate import Docket, parse_planners
+    from finjepa_pipeline.backtest.docket import Docket, parse_planners
 
     docket = Docket(
         planners=parse_planners(who, config.utility) if who in PLANNERS else (),

@@ -14,8 +14,9 @@ import numpy as np
 
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.artifacts import Artifacts, keep
+from finjepa_pipeline.backtest.docket import Docket
 from finjepa_pipeline.backtest.engine import Court, Walk, walk
-from finjepa_pipeline.backtest.evaluate import Bench, Docket, Hearing, StrategyError
+from finjepa_pipeline.backtest.evaluate import Bench, Hearing, StrategyError
 from finjepa_pipeline.backtest.evidence import Expectations, forecast_quality, judge_expectations
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.information import Information

@@ -11,8 +11,8 @@ from handmade_panel import noise, write_panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest.docket import parse_planners
 from finjepa_pipeline.backtest.engine import walk
-from finjepa_pipeline.backtest.evaluate import parse_planners
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 

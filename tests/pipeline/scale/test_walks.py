@@ -12,7 +12,8 @@ import torch
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.artifacts import Artifacts, files_of
-from finjepa_pipeline.backtest.evaluate import Docket, Hearing, _judge_here
+from finjepa_pipeline.backtest.docket import Docket
+from finjepa_pipeline.backtest.evaluate import Hearing, _judge_here
 from finjepa_pipeline.backtest.store import Case
 from finjepa_pipeline.scale.walks import REPLAYS, Sitting, Tasks, forecast_one, replay_one, walk_one
 from tests.pipeline.backtest.handmade_court import config_for, court_over_test_block
