@@ -8,7 +8,7 @@ import torch
 
 from finjepa_model.config import LossConfig, ModelConfig, preset
 from finjepa_model.probes import LinearProbe, area_under_curve, r_squared, rank_ic
-from finjepa_model.training.schedule import learning_rate, parameter_groups
+from finjepa_model.training.schedule import learning_rate, parameter_groups, teacher_momentum
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch
 
@@ -32,17 +32,19 @@ def test_probe_measures():
 
 
 def _planted(config, dates, seed):
-    """Ornstein-Uhlenbeck factors that move all channels of an asset, and noise; and the factors at the windows' ends."""
+    """Ornstein-Uhlenbeck factors that move all channels of an asset, each as much as the others, and noise; and the factors at
+    the windows' ends."""
     rng = np.random.default_rng(seed)
     model, assets = config.model, 3
     sessions = model.window + model.stride * (STEPS - 1)
-    mixing = np.random.default_rng(99).standard_normal((FACTORS, len(model.channels)))
+    channels = len(model.channels)
+    mixing = np.linalg.qr(np.random.default_rng(99).standard_normal((channels, FACTORS)))[0].T * channels**0.5
     factors = np.empty((dates, assets, sessions, FACTORS))
     factors[..., 0, :] = rng.standard_normal((dates, assets, FACTORS))
     for t in range(1, sessions):
         shock = rng.standard_normal((dates, assets, FACTORS))
         factors[..., t, :] = 0.97 * factors[..., t - 1, :] + np.sqrt(1 - 0.97**2) * shock
-    seen = factors @ mixing + 0.5 * rng.standard_normal((dates, assets, sessions, len(model.channels)))
+    seen = factors @ mixing + 0.7 * rng.standard_normal((dates, assets, sessions, channels))
     ends = model.window + model.stride * np.arange(STEPS)
     windows = np.stack([seen[:, :, end - model.window : end] for end in ends], axis=1)
     batch, path = random_batch(config, dates=dates, assets=assets, seed=seed)
@@ -68,17 +70,18 @@ def _factors_known(model, config):
 
 
 @pytest.mark.slow
-def test_latents_of_a_planted_market_hold_its_factors():
-    """A ridge on the raw windows reads .96, .96, .91; an encoder that is not trained .79, .81, .74: it fails these bounds."""
+@pytest.mark.parametrize("seed", [0, 1])
+def test_latents_of_a_planted_market_hold_its_factors(seed):
+    """A ridge on the raw windows reads .96 of each factor; see docs/results/world-model.md for the recipes."""
     config = replace(
         preset("tiny"),
         model=ModelConfig(
             channels=tuple("abcdefgh"), market_channels=("m",), window=16, patch=4, stride=4, dim=32, heads=2,
             time_layers=1, predictor_layers=1,
         ),
-        loss=LossConfig(recipe="sigreg", sigreg_slices=64),
+        loss=LossConfig(recipe="ema", ema_start=0.9),
     )  # fmt: skip
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = FinJEPA(config)
     untrained, _ = _factors_known(model.eval(), config)
     training = replace(config.training, learning_rate=3e-3, warmup_steps=20, gradient_clip=1.0)
@@ -86,13 +89,13 @@ def test_latents_of_a_planted_market_hold_its_factors():
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, step, steps)
-        batch, path, _ = _planted(config, 64, step)
+        batch, path, _ = _planted(config, 64, 10_000 * (seed + 1) + step)
         optimizer.zero_grad()
         model.loss(batch, path, seed=step)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
         optimizer.step()
+        model.update_teacher(teacher_momentum(config.loss, step, steps))
     known, blind = _factors_known(model.eval(), config)
-    assert min(known) > 0.82, known
-    assert np.mean(known) > 0.86, known
+    assert min(known) > 0.9, known
     assert all(after > before + 0.04 for after, before in zip(known, untrained, strict=True)), (known, untrained)
     assert max(blind) < 0.05
