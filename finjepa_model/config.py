@@ -290,7 +290,9 @@ PRESETS: dict[str, FinJEPAConfig] = {
         td=TDConfig(steps=100, hidden=64),  # longer made its policy worse (docs/results/zero-shot.md)
     ),
     "small": FinJEPAConfig(
-        training=TrainingConfig(epochs=20, steps_per_epoch=100, batch_size=128, n_assets=12),
+        model=ModelConfig(dim=96),  # wide enough that matrix products are most of a step (docs/results/training.md)
+        loss=LossConfig(ema_start=0.98),  # (1 - ema_start) x steps = 40: the teacher ends a fifth of the run old
+        training=TrainingConfig(epochs=20, steps_per_epoch=100, n_assets=12),
     ),
     "base": FinJEPAConfig(
         model=ModelConfig(dim=128, heads=4, time_layers=4, asset_layers=2, predictor_layers=6),
