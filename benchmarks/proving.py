@@ -9,6 +9,9 @@ costs, `--utility` for another one; the share of the oracle's gain is on expecte
 Every result is one line of FOLDER/results.jsonl as soon as it is known; a seed that is there is not run again. The table at the
 end is of all lines of the variant and config in that file.
 
+`--assets` and `--sessions` are the size of the market; `--trade` is how many assets of it are traded, by the planners and by
+the oracle alike. The others are there to learn from, as the rest of an exchange is.
+
 `--untrained` leaves the encoder as it was born and fits the read-out of expected returns alone: seconds a seed, for many null
 markets. What is then tried is that read-out, the planner and the statistics, on paths without drift.
 
@@ -25,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import t
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.training.panel import Panel
@@ -58,6 +62,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--variant", default="drift")
     parser.add_argument("--seeds", default="0-4", help="one number, or first-last")
+    parser.add_argument("--assets", type=int, default=20, help="of the market")
+    parser.add_argument("--sessions", type=int, default=2520, help="of the market")
+    parser.add_argument(
+        "--trade", type=int, default=20, help="assets in the universe of the planners and of the oracle"
+    )
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--planner", default="mppi,qp", help="the first one has the shuffled twin")
@@ -84,8 +93,9 @@ def main() -> None:
 def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     """One market: train, walk, score."""
     started = time.monotonic()
-    home = arguments.folder / f"{arguments.variant}-{seed}"
-    ground = ProvingGround.of(home, arguments.variant, seed)
+    size = arguments.assets, arguments.sessions
+    home = arguments.folder / "-".join(map(str, (arguments.variant, *size, seed)))
+    ground = ProvingGround.of(home, arguments.variant, seed, size=size)
     panel, settings = ground.panel, Settings(home=home).ensure()
     chosen = dict(assignment.split("=", 1) for assignment in arguments.set)
     overrides = ({} if arguments.costs else FRICTIONLESS) | chosen | {"training.seed": str(seed)}
@@ -96,7 +106,12 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     controls = Controls(panel, imagination)
     block = getattr(split_dates(len(panel.dates), config), arguments.block)
     court = Court.over(
-        panel, block, config.portfolio, stride=config.model.stride, n_assets=20, window=history_needed(config)
+        panel,
+        block,
+        config.portfolio,
+        stride=config.model.stride,
+        n_assets=arguments.trade,
+        window=history_needed(config),
     )
     views = court.views()
     imagination.prepare(views)
@@ -165,7 +180,25 @@ def table(rows: list[dict], label: str) -> str:
             f"| {f'{int((p < 0.05).sum())} of {len(p)}' if len(p) else '–'} | {_mean(ic, form='.3f')} "
             f"| {column('net_minus_equal').mean():+.1%} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *by_seed(mine)])
+
+
+def by_seed(rows: list[dict]) -> list[str]:
+    """The share of the oracle's gain of each strategy, seed by seed, with the interval of Student's t about the mean."""
+    lines = []
+    for name in dict.fromkeys(row["strategy"] for row in rows):
+        shares = [
+            (row["seed"], row["of_oracle"]) for row in rows if row["strategy"] == name and row["of_oracle"] is not None
+        ]
+        values = np.array([share for _, share in shares])
+        if len(values) < 2:
+            continue
+        reach = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+        each = " / ".join(f"{share:.2f}" for _, share in sorted(shares))
+        lines.append(
+            f"{name}: {each}, mean {values.mean():.2f} ({values.mean() - reach:.2f} to {values.mean() + reach:.2f})"
+        )
+    return lines
 
 
 def _mean(values: np.ndarray, of=np.mean, form: str = ".2f") -> str:
@@ -175,13 +208,16 @@ def _mean(values: np.ndarray, of=np.mean, form: str = ".2f") -> str:
 def _label(arguments: argparse.Namespace) -> str:
     chosen = [
         arguments.variant,
+        (arguments.assets, arguments.sessions, arguments.trade),
         arguments.preset,
         *sorted(arguments.set),
         arguments.planner,
         arguments.block,
         arguments.costs,
+        arguments.untrained,
+        arguments.utility,
+        FRICTIONLESS,
     ]
-    chosen += [arguments.costs, arguments.untrained, FRICTIONLESS]
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]
 
 

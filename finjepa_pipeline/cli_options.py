@@ -13,6 +13,8 @@ def source_options(command: Callable) -> Callable:
     for option in (
         click.option("--revision", help="Revision of the data set on the Hub."),
         click.option("--dataset-name", help="Data set on the Hub, as owner/name."),
+        click.option("--synthetic-sessions", type=int, help="Length of the source `synthetic`; left out: 2520."),
+        click.option("--synthetic-assets", type=int, help="Assets of the source `synthetic`; left out: 20."),
         click.option("--synthetic-seed", type=int, help="Seed of the source `synthetic`."),
         click.option("--synthetic-variant", help="drift, momentum, risk or null, for the source `synthetic`."),
         click.option("--path", help="Folder, glob or file of Parquet or CSV, for the source `files`."),
@@ -73,7 +75,8 @@ def given(**options: Any) -> dict[str, Any]:
 
 def source_ops(options: dict[str, Any]) -> Ops:
     """Config of the ingestion, from the options of `source_options`."""
-    names = ("data_source", "path", "dataset_name", "revision", "synthetic_variant", "synthetic_seed")
+    names = ("data_source", "path", "dataset_name", "revision")
+    names += tuple(f"synthetic_{name}" for name in ("variant", "seed", "assets", "sessions"))
     source = given(**{name: options.get(name) for name in names})
     if source.get("data_source") == "synthetic":  # one seed for the market and for what is trained on it
         source = given(synthetic_seed=options.get("seed")) | source

@@ -27,7 +27,7 @@ _THRESHOLD = 1.5  # standard errors of a covariance; chosen on validation blocks
 _FOLDS = 5
 _CHANCE = 1.5  # a t-value that the better one passes on noise one time in ten
 _LEAST_ASSETS = 3  # of a date, for its mean to be taken off
-_MOST_DATES, _MOST_ROWS, _MOST_ASSETS = 2000, 40_000, 256
+_MOST_DATES, _MOST_ROWS, _MOST_ASSETS = 2000, 100_000, 256
 _WINDOWS_AT_ONCE = 1024
 _CLIP = 5.0  # of labels, in deviations
 

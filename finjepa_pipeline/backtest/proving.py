@@ -31,19 +31,29 @@ class ProvingGround:
     panel: Panel
 
     @classmethod
-    def of(cls, home: Path, variant: str, seed: int, channels: tuple[str, ...] = ()) -> "ProvingGround":
+    def of(
+        cls, home: Path, variant: str, seed: int, channels: tuple[str, ...] = (), size: tuple[int, int] = (20, 2520)
+    ) -> "ProvingGround":
         """Ingest, derive and build, or find it done.
 
         Args:
             home: folder of this market's own FINJEPA_HOME.
             channels: of the panel; all where empty.
+            size: assets and sessions.
         """
         settings = Settings(home=home).ensure()
-        market = generate(SyntheticConfig(variant=variant, seed=seed))
+        assets, sessions = size
+        market = generate(SyntheticConfig(variant, seed, assets, sessions))
         if not (settings.panels / "current.json").is_file():
             build(
                 settings,
-                PriceSourceConfig(data_source="synthetic", synthetic_variant=variant, synthetic_seed=seed),
+                PriceSourceConfig(
+                    data_source="synthetic",
+                    synthetic_variant=variant,
+                    synthetic_seed=seed,
+                    synthetic_assets=assets,
+                    synthetic_sessions=sessions,
+                ),
                 channels,
             )
         return cls(market, Panel.open(current_panel(settings)))

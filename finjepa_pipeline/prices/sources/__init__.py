@@ -37,6 +37,8 @@ class PriceSourceConfig(dg.Config):
     revision: str | None = Field(default=None, description="for `hf`: a branch, a tag or a commit")
     synthetic_variant: str | None = Field(default=None, description="for `synthetic`: drift, momentum, risk or null")
     synthetic_seed: int | None = Field(default=None, description="for `synthetic`: the seed of the market")
+    synthetic_assets: int | None = Field(default=None, description="for `synthetic`: how many assets, by default 20")
+    synthetic_sessions: int | None = Field(default=None, description="for `synthetic`: sessions, by default 2520")
     symbols: list[str] | None = Field(default=None, description="only these symbols")
     start: str | None = Field(default=None, description="only from this day on, YYYY-MM-DD")
     end: str | None = Field(default=None, description="only up to this day, YYYY-MM-DD")
@@ -85,11 +87,17 @@ def _make_source(config: PriceSourceConfig, settings: Settings) -> PriceSource |
         raise FinJEPAError("a path belongs to the source `files`; add --data-source files")
     if (config.dataset_name is not None or config.revision is not None) and name != "hf":
         raise FinJEPAError("a data set and its revision belong to the source `hf`; add --data-source hf")
-    if (config.synthetic_variant is not None or config.synthetic_seed is not None) and name != "synthetic":
-        raise FinJEPAError("a variant and its seed belong to the source `synthetic`; add --data-source synthetic")
+    market = {
+        name: getattr(config, f"synthetic_{name}")
+        for name in ("variant", "seed", "assets", "sessions")
+        if getattr(config, f"synthetic_{name}") is not None
+    }
+    if market and name != "synthetic":
+        raise FinJEPAError(
+            "a variant, its seed and its size belong to the source `synthetic`; add --data-source synthetic"
+        )
     if name == "synthetic":
-        market = SyntheticConfig(config.synthetic_variant or "drift", seed=config.synthetic_seed or 0)
-        return SyntheticSource(market, settings.home / "sources" / "synthetic")
+        return SyntheticSource(SyntheticConfig(**market), settings.home / "sources" / "synthetic")
     if name == "sample":
         return SampleSource(folder=settings.home / "sources" / "sample")
     if name == "hf":

@@ -29,12 +29,21 @@ class SyntheticSource:
 
     @property
     def place(self) -> str:
-        return f"synthetic:{self.config.variant}:{self.config.seed}"
+        sized = "".join(f":{name}={value}" for name, value in self._size.items())
+        return f"synthetic:{self.config.variant}:{self.config.seed}{sized}"
 
     @property
     def options(self) -> dict[str, object]:
         config = self.config
-        return {"data_source": "synthetic", "synthetic_variant": config.variant, "synthetic_seed": config.seed}
+        size = {f"synthetic_{name}": value for name, value in self._size.items()}
+        return {"data_source": "synthetic", "synthetic_variant": config.variant, "synthetic_seed": config.seed, **size}
+
+    @property
+    def _size(self) -> dict[str, int]:
+        """What of the size is not the usual."""
+        usual = SyntheticConfig()
+        sizes = {name: getattr(self.config, name) for name in ("assets", "sessions")}
+        return {name: value for name, value in sizes.items() if value != getattr(usual, name)}
 
     @property
     def version(self) -> str:
