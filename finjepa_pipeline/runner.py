@@ -112,10 +112,7 @@ class _Listener:
     def __call__(self, entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
         if event is None:
-            # what training reports is on the progress bar already
-            if int(entry.level) >= logging.INFO and not entry.user_message.startswith(
-                ("[pipes]", "train step", "validation step", "td step")
-            ):
+            if int(entry.level) >= logging.INFO and not _is_told_elsewhere(entry.user_message):
                 self.console.print(
                     f"    {entry.user_message}", style="dim", highlight=False, markup=False, soft_wrap=True
                 )
@@ -140,6 +137,14 @@ class _Listener:
                 if check.severity == dg.AssetCheckSeverity.ERROR:
                     line = self.failed_check = f"the check {name} failed: {found}"
                 self.console.print(f"    {line}", style="yellow", highlight=False, markup=False)
+
+
+def _is_told_elsewhere(message: str) -> bool:
+    """What training reports is on the progress bar, and a check that was not asked for is in the audit's own table."""
+    return (
+        message.startswith(("[pipes]", "train step", "validation step", "td step"))
+        or "did not yield or return expected outputs" in message
+    )
 
 
 def _first_line(error: BaseException) -> str:
