@@ -11,6 +11,14 @@ import torch
 from torch import Tensor
 
 
+def recency(sessions: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """weights_T of an exponentially weighted mean over a window, newest last; its span is half the window (for 64 sessions
+    the decay of RiskMetrics 1996, .94)."""
+    age_T = torch.arange(sessions - 1, -1, -1).to(dtype)
+    decay_T = (1 - 4 / (sessions + 2)) ** age_T
+    return decay_T / decay_T.sum()
+
+
 @dataclass(frozen=True)
 class Observation:
     """The market at S decision steps in a row; everything of a step is known at its close."""
@@ -19,8 +27,8 @@ class Observation:
     observed_BSNT: Tensor  # bool
     market_BSTQ: Tensor  # normalised channels of the market as a whole
     present_BN: Tensor  # bool: the asset can be decided on
-    volatility_BSN: Tensor  # daily, over the window
-    market_volatility_BS: Tensor  # daily, of the market proxy, over the window
+    volatility_BSN: Tensor  # daily, exponentially weighted over the window; see `recency`
+    market_volatility_BS: Tensor  # the same of the market proxy
     beta_BSN: Tensor  # trailing, to the market proxy
 
     @property

@@ -12,16 +12,20 @@ Shapes: X any batch dimensions, N assets, T sessions of a window, F channels, D 
 import torch
 from torch import Tensor, nn
 
+from finjepa_model.observation import recency
+
 # A step's expected return is at most this many of its standard deviations, whatever was fitted.
 _MAX_SHARPE = 1.0
 
 
 class ReturnReadout(nn.Module):
-    """mean of step h = level + persistence^h score, in units of trailing volatility over a decision step.
+    """mean of step h = level mean(volatility) + persistence^h score volatility; volatilities are trailing, over a decision step.
 
     The score is relative to the assets of its date (Fama and MacBeth 1973; Gu, Kelly and Xiu 2020 rank within a date): what the
     market as a whole will do is left to the level, its mean over the training block, which is hard to beat (Welch and Goyal
-    2008). Scores revert to zero at one pace (Garleanu and Pedersen 2013). Born as "nothing is expected of anything".
+    2008). The level is the same return for every asset of a date, not more for who moves more: across assets, volatility is
+    not paid for (Ang, Hodrick, Xing and Zhang 2006). Scores revert to zero at one pace (Garleanu and Pedersen 2013). Born as
+    "nothing is expected of anything".
     """
 
     weights_Z: Tensor
@@ -37,18 +41,21 @@ class ReturnReadout(nn.Module):
     @staticmethod
     def inputs(features_XTF: Tensor, latents_XD: Tensor) -> Tensor:
         """inputs_XZ: exponentially weighted means of the channels with the span of half a window, and the latent."""
-        sessions = features_XTF.shape[-2]
-        age_T = torch.arange(sessions - 1, -1, -1, device=features_XTF.device)
-        decay_T = (1 - 4 / (sessions + 2)) ** age_T.to(features_XTF.dtype)
-        means_XF = (decay_T / decay_T.sum()) @ features_XTF
+        means_XF = recency(features_XTF.shape[-2], features_XTF.dtype).to(features_XTF.device) @ features_XTF
         return torch.cat([means_XF, latents_XD.to(means_XF.dtype)], dim=-1)
 
-    def forward(self, inputs_XNZ: Tensor, present_XN: Tensor, horizon: int) -> Tensor:
-        """mean_XHN of the next `horizon` decision steps; of absent assets it means nothing."""
+    def forward(self, inputs_XNZ: Tensor, volatility_XN: Tensor, present_XN: Tensor, horizon: int) -> Tensor:
+        """mean_XHN, simple returns of the next `horizon` decision steps; of absent assets it means nothing.
+
+        Args:
+            volatility_XN: trailing, over a decision step.
+        """
         score_XN = inputs_XNZ @ self.weights_Z
-        score_XN = score_XN - _mean_of(score_XN, present_XN)
+        score_XN = (score_XN - _mean_of(score_XN, present_XN)) * volatility_XN
         fading_H1 = self.persistence ** torch.arange(horizon, device=score_XN.device).unsqueeze(-1)
-        return (self.level + fading_H1 * score_XN.unsqueeze(-2)).clamp(-_MAX_SHARPE, _MAX_SHARPE)
+        level_X11 = (self.level * _mean_of(volatility_XN, present_XN)).unsqueeze(-2)
+        most_X1N = _MAX_SHARPE * volatility_XN.unsqueeze(-2)
+        return torch.clamp(level_X11 + fading_H1 * score_XN.unsqueeze(-2), -most_X1N, most_X1N)
 
     @torch.no_grad()
     def set(self, weights_Z: Tensor, level: float, persistence: float) -> None:

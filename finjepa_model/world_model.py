@@ -114,9 +114,9 @@ class FinJEPA(nn.Module):
         log_std_BHN = self.heads.asset(self.heads.asset_inputs(assets_BHND, market_BHD))
         market_log_std_BH = self.heads.market(market_BHD)
         inputs_BNZ = self.readout.inputs(observation.features_BSNTF[:, now], assets_BHND[:, 0])
-        mean_BHN = self.readout(inputs_BNZ, observation.present_BN, horizon)
+        mean_BHN = self.readout(inputs_BNZ, asset_scale_B1N.squeeze(1), observation.present_BN, horizon)
         return Imagination(
-            mean_BHN=mean_BHN * asset_scale_B1N,
+            mean_BHN=mean_BHN,
             volatility_BHN=log_std_BHN.exp() * asset_scale_B1N,
             market_volatility_BH=market_log_std_BH.exp() * market_scale_B1,
             beta_BN=observation.beta_BSN[:, now],

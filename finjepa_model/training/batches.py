@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.observation import MarketBatch, Observation
+from finjepa_model.observation import MarketBatch, Observation, recency
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.sampler import DateSampler, EligibleIndex
 from finjepa_model.training.splits import history_needed, unseen
@@ -43,10 +43,15 @@ def observe(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, steps: int
         observed_BSNT=_tensor(observed).view(*shape, model.window),
         market_BSTQ=_tensor(context).view(*dates_BS.shape, model.window, -1),
         present_BN=_tensor(assets_BN >= 0),
-        volatility_BSN=_tensor(daily).view(*shape, -1).std(-1).clamp(min=_MIN_VOLATILITY),
-        market_volatility_BS=_tensor(market).float().view(*dates_BS.shape, -1).std(-1).clamp(min=_MIN_VOLATILITY),
+        volatility_BSN=volatility(_tensor(daily)).view(shape),
+        market_volatility_BS=volatility(_tensor(market).float()).view(dates_BS.shape),
         beta_BSN=_tensor(beta_BSN),
     )
+
+
+def volatility(returns_XT: Tensor) -> Tensor:
+    """Daily volatility_X: exponentially weighted root mean square, for volatility comes in spells (Engle 1982)."""
+    return (returns_XT.square() @ recency(returns_XT.shape[-1], returns_XT.dtype)).sqrt().clamp(min=_MIN_VOLATILITY)
 
 
 class BatchSource:

@@ -96,9 +96,20 @@ def test_expectations_follow_their_assets_and_come_back_from_a_checkpoint(tmp_pa
 
 def test_an_absent_asset_changes_no_expectation():
     readout = ReturnReadout(2, 1)
-    readout.set(torch.tensor([1.0, -0.5, 0.2]), 0.0, 1.0)
+    readout.set(torch.tensor([1.0, -0.5, 0.2]), 0.05, 1.0)
     inputs_BNZ = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)) / 10
     present_BN = torch.tensor([[True, True, True, False]])
-    three = readout(inputs_BNZ[:, :3], present_BN[:, :3], 1)
+    volatility_BN = torch.tensor([[0.01, 0.02, 0.03, 9.0]])
+    three = readout(inputs_BNZ[:, :3], volatility_BN[:, :3], present_BN[:, :3], 1)
     inputs_BNZ[:, 3] = 1e6
-    torch.testing.assert_close(readout(inputs_BNZ, present_BN, 1)[..., :3], three)
+    torch.testing.assert_close(readout(inputs_BNZ, volatility_BN, present_BN, 1)[..., :3], three)
+
+
+def test_the_market_gives_every_asset_the_same_and_a_score_counts_in_its_own_volatility():
+    readout = ReturnReadout(1, 1)
+    readout.set(torch.tensor([0.1, 0.0]), 0.05, 1.0)
+    volatility_BN = torch.tensor([[0.01, 0.03]])
+    inputs_BNZ = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
+    present_BN = torch.ones(1, 2, dtype=torch.bool)
+    mean_BHN = readout(inputs_BNZ, volatility_BN, present_BN, 1)
+    torch.testing.assert_close(mean_BHN, 0.05 * 0.02 + torch.tensor([[[0.1 * 0.01, -0.1 * 0.03]]]))
