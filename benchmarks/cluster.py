@@ -1,264 +1,291 @@
 """What Ray costs over one machine for the same work on the same cores, what a second core brings, and how many bytes move.
 
-    python benchmarks/cluster.py FOLDER                # measures; both cores should be free. Needs the extra ray
-    python benchmarks/cluster.py FOLDER --model        # prices and times of larger clusters, from what was measured
+    python benchmarks/cluster.py FOLDER [--repeats 3] [--works fixed,train,walks,folds] [--small]
 
-Each case is one line of FOLDER/results.jsonl as soon as it is known, and is not run again. A cluster is one node of this machine
-with as many CPUs as the case has; bytes are those of the loopback device, so nobody else may use it meanwhile.
+needs the extra ray and two cores that nobody else uses; cluster_model.py says from it what larger clusters would take. Every case
+runs in a process of its own, bound to its cores with all that it starts, one thread a process; on Ray every core is a node. Each
+case is a line of FOLDER/results.jsonl as soon as it is known; one beside which others have worked does not count, and is run
+again by the next call. Bytes are those of the loopback device.
 """
 
 import argparse
 import hashlib
 import json
-import math
 import os
 import pickle
+import shutil
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from ray_nodes import MARK, Neighbours, cluster, loopback, on_this_machine
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.records import read_metrics
 from finjepa_model.training.splits import history_needed, split_dates
-from finjepa_model.training.throughput import count_flops
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.docket import Docket
 from finjepa_pipeline.backtest.engine import Court
 from finjepa_pipeline.backtest.evaluate import Hearing, _judge_here
+from finjepa_pipeline.backtest.folds import fold_blocks, make_plan
 from finjepa_pipeline.backtest.proving import ProvingGround
-from finjepa_pipeline.backtest.store import Case
-from finjepa_pipeline.features.channels import CHANNELS
-from finjepa_pipeline.features.market import MARKET_CHANNELS
+from finjepa_pipeline.backtest.store import Case, Evidence
 from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.scale.walks import Sitting, judge_on
-from finjepa_pipeline.settings import LOCAL, Settings
+from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import for_panel, train_checkpoint
-from tests.model.markets import random_batch
 
-PORT = 6391
-STEPS = 60
-CHANGES = {
-    "training.epochs": "1", "training.steps_per_epoch": str(STEPS), "training.batch_size": "16", "training.n_assets": "8",
-    "training.evaluate_batches": "1", "training.log_every": "5",
+WORKS = ("fixed", "train", "walks", "folds")
+CASES = {  # on one machine strategies and folds come one after the other, on one core; only ranks take a second
+    "fixed": (("ray", 1),),
+    "train": (("local", 1), ("ray", 1), ("local", 2), ("ray", 2)),
+    "walks": (("local", 1), ("ray", 1), ("ray", 2)),
+    "folds": (("local", 1), ("ray", 1), ("ray", 2)),
+}
+TRAINING = {
+    "training.epochs": "1", "training.batch_size": "64", "training.n_assets": "8", "training.evaluate_batches": "1",
+    "training.log_every": "5",
 }  # fmt: skip
+EMPTY_TASKS = 200
+PARTS = {
+    "to_connect": "connection", "first_task": "first task", "a_task": "an empty task", "a_step": "a step",
+    "in_training": "training",
+}  # fmt: skip
+DISTURBED_S = 2.0  # of others' processor time beside a case: it does not count
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the work: steps of a training and of a fold's, folds, sessions that are walked."""
+
+    steps: int = 60
+    fold_steps: int = 20
+    folds: int = 4
+    sessions: int = 500
+
+
+SMALL = Size(steps=10, fold_steps=5, folds=2, sessions=60)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", action="store_true")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--works", default=",".join(WORKS))
+    parser.add_argument("--small", action="store_true", help="to see that it runs")
+    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    results = arguments.folder / "results.jsonl"
-    if not arguments.model:
-        measure(arguments.folder, results)
-    if results.is_file():
-        print(table(read(results)))
-    if arguments.model:
-        print(model(read(results)))
-
-
-def measure(folder: Path, results: Path) -> None:
-    panel = ProvingGround.of(folder / "market", "drift", 0).panel
-    checkpoint: Path | None = None
-    for where, cores in (("local", 1), ("local", 2), ("ray", 1), ("ray", 2)):
-        with cluster(cores) if where == "ray" else nothing() as address:
-            for work in ("train", "walks"):
-                if work == "walks" and (where, cores) == ("local", 2):
-                    continue  # on one machine strategies walk one after the other
-                key = {"work": work, "where": where, "cores": cores}
-                if any(key.items() <= row.items() for row in read(results)) and work != "train":
+    size, results = SMALL if arguments.small else Size(), arguments.folder / "results.jsonl"
+    if arguments.case:
+        work, where, cores = arguments.case
+        one_case(arguments.folder, size, work, where, int(cores))
+        return
+    ProvingGround.of(arguments.folder / "market", "drift", 0)
+    a_checkpoint(arguments.folder, size)
+    for repeat in range(arguments.repeats):
+        for work in arguments.works.split(","):
+            for where, cores in CASES[work]:
+                key = {"work": work, "where": where, "cores": cores, "repeat": repeat}
+                if any(key.items() <= row.items() and row["of_others"] <= DISTURBED_S for row in read(results)):
                     continue
-                settings = Settings(home=folder / f"{where}-{cores}", compute=address).ensure()
-                if work == "train":
-                    found, checkpoint = train(settings, panel, cores, key, read(results))
-                else:
-                    assert checkpoint is not None
-                    found = walks(settings, panel, checkpoint)
-                if found:
-                    with results.open("a") as file:
-                        file.write(json.dumps(key | found) + "\n")
-                    print(json.dumps(key | found), flush=True)
+                program = [sys.executable, *sys.argv, "--case", work, where, str(cores)]
+                environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: "1"}
+                with Neighbours() as neighbours:
+                    done = subprocess.run(program, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+                row = key | json.loads(done.stdout.splitlines()[-1]) | {"of_others": neighbours.seconds}
+                with results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), file=sys.stderr, flush=True)
+    print(table(read(results)))
 
 
-def train(settings: Settings, panel: Panel, ranks: int, key: dict, known: list[dict]) -> tuple[dict, Path]:
-    """A training of the same config; its seconds from the command to the checkpoint, and those of a step."""
-    config = for_panel(preset("tiny").override(CHANGES), panel)
+def one_case(folder: Path, size: Size, work: str, where: str, cores: int) -> None:
+    """Print what one case takes, as JSON."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    panel = ProvingGround.of(folder / "market", "drift", 0).panel
+    home = folder / f"{work}-{where}-{cores}"
+    shutil.rmtree(home, ignore_errors=True)
+    with cluster(cores) if where == "ray" else on_this_machine() as address:
+        settings = Settings(home=home, compute=address).ensure()
+        if work == "fixed":
+            found = fixed(settings)
+        elif work == "train":
+            found = train(settings, panel, cores, size)
+        elif work == "walks":
+            found = walks(settings, panel, a_checkpoint(folder, size), size)
+        else:
+            found = folds(settings, panel, size)
+    print(json.dumps(found), flush=True)
 
-    def launch(command: list[str], environment: dict[str, str]) -> None:
-        subprocess.run(command, env={**os.environ, **environment}, check=True, stderr=subprocess.DEVNULL)
 
-    before, started = loopback(), time.monotonic()
-    checkpoint, reused = train_checkpoint(settings, config, panel, {}, launch, ranks)
-    if reused or any(key.items() <= row.items() for row in known):
-        return {}, checkpoint
-    seconds, moved = time.monotonic() - started, loopback() - before
-    last = [r for r in read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")) if r["kind"] == "train"][-1]
-    parameters = sum(p.numel() for p in FinJEPA.from_pretrained(checkpoint).parameters() if p.requires_grad)
+def fixed(settings: Settings) -> dict:
+    """Seconds to become a driver, for a first task and for one of many that do nothing."""
+    from finjepa_pipeline.scale.cluster import as_task, connected
+
+    assert settings.ray_address is not None
+    started = time.monotonic()
+    with connected(settings.ray_address) as ray:
+        nothing, there = as_task(ray, do_nothing), time.monotonic()
+        ray.get(nothing.remote())
+        first, before = time.monotonic(), loopback()
+        ray.get([nothing.remote() for _ in range(EMPTY_TASKS)])
+        last, moved = time.monotonic(), loopback() - before
     return {
-        "seconds": seconds,
-        "seconds_a_step": config.training.batch_size / last["samples_per_second"],
-        "flops_a_sample": last["flops_per_second"] / last["samples_per_second"],
-        "bytes_a_step": moved / STEPS,
-        "bytes_of_gradients": 4 * (parameters + 1),
-        "digest": checkpoint_digest(checkpoint),
-    }, checkpoint
-
-
-def walks(settings: Settings, panel: Panel, checkpoint: Path) -> dict:
-    """The same strategies on the test block; seconds from the call to all evidence."""
-    config = FinJEPAConfig.from_json((checkpoint / "config.json").read_text())
-    first, last = split_dates(len(panel.dates), config).test
-    conditions = {"stride": config.model.stride, "n_assets": 8, "window": history_needed(config)}
-    court = Court.over(panel, (first, min(last, first + 250)), config.portfolio, **conditions)
-    docket = Docket(planners=("cem", "mppi", "gradient", "qp"), controls=("ewma", "ridge"), n_assets=8)
-    names = tuple(docket.names("test"))
-    hearing = Hearing(Case(checkpoint.name, "data", "test", "mark"), checkpoint, docket, court, names)
-    before, started = loopback(), time.monotonic()
-    if settings.ray_address is None:
-        ((_, evidence),) = _judge_here([hearing], lambda line: None)
-    else:
-        ((_, evidence),) = judge_on(settings, [hearing], lambda line: None)
-    seconds, moved = time.monotonic() - started, loopback() - before
-    return {
-        "seconds": seconds,
-        "tasks": len(names) + 2 + len(hearing.forecasters),
+        "seconds": time.monotonic() - started,
+        "to_connect": there - started,
+        "first_task": first - there,
+        "a_task": (last - first) / EMPTY_TASKS,
         "bytes_moved": moved,
-        "bytes_told_a_task": len(pickle.dumps((Sitting.of(hearing, None), names[0]))),
-        "bytes_of_a_walk": len(pickle.dumps(evidence.walks[0])),
-        "bytes_of_the_panel": sum(file.stat().st_size for file in panel.folder.iterdir()),
-        "digest": digest_of(evidence),
+        "tasks": EMPTY_TASKS,
+        "digest": "",
     }
 
 
+def do_nothing() -> None: ...
+
+
+def train(settings: Settings, panel: Panel, ranks: int, size: Size) -> dict:
+    """Seconds from the command to the checkpoint, and those of its steps."""
+    before, started = loopback(), time.monotonic()
+    checkpoint = trained(settings, panel, config_of(panel, size.steps), ranks)
+    seconds, moved = time.monotonic() - started, loopback() - before
+    run = checkpoint.with_name(f"{checkpoint.name}.run")
+    last = [r for r in read_metrics(run) if r["kind"] == "train"][-1]
+    parameters = sum(p.numel() for p in FinJEPA.from_pretrained(checkpoint).parameters() if p.requires_grad)
+    return {
+        "seconds": seconds,
+        "steps": size.steps,
+        "a_step": int(TRAINING["training.batch_size"]) / last["samples_per_second"],
+        "bytes_moved": moved,
+        "bytes_of_gradients": 4 * (parameters + 1),
+        "digest": sha256(checkpoint / "model.safetensors")[:8],
+    }
+
+
+def walks(settings: Settings, panel: Panel, checkpoint: Path, size: Size) -> dict:
+    """Seconds from the call to all evidence about four planners, two controls and the baselines on one block."""
+    config = FinJEPAConfig.from_json((checkpoint / "config.json").read_text())
+    first, last = split_dates(len(panel.dates), config).test
+    docket = Docket(planners=("cem", "mppi", "gradient", "qp"), controls=("ewma", "ridge"), n_assets=8)
+    hearing = hearing_of(checkpoint, config, panel, docket, "test", (first, min(last, first + size.sessions)))
+    before, started = loopback(), time.monotonic()
+    ((_, evidence),) = judged(settings, [hearing])
+    seconds, moved = time.monotonic() - started, loopback() - before
+    return {
+        "seconds": seconds,
+        "tasks": tasks_of(hearing),
+        "bytes_moved": moved,
+        "bytes_told_a_task": len(pickle.dumps((Sitting.of(hearing, None), hearing.names[0]))),
+        "bytes_of_a_walk": len(pickle.dumps(evidence.walks[0])),
+        "bytes_of_the_panel": sum(file.stat().st_size for file in panel.folder.iterdir()),
+        "digest": digest_of([evidence]),
+    }
+
+
+def folds(settings: Settings, panel: Panel, size: Size) -> dict:
+    """Seconds from the plan to the evidence of all folds: a model for each, then MPPI and the baselines on its blocks."""
+    plan = make_plan(panel, config_of(panel, size.fold_steps), count=size.folds, scheme="rolling", held_back=0)
+    before, started = loopback(), time.monotonic()
+    if settings.ray_address is not None:
+        from finjepa_pipeline.scale.trials import run_trials
+
+        run_trials(settings, panel, {f.name: f.config for f in plan.folds}, "loss", False, 1, lambda line: None)
+    pending = []
+    for fold in plan.folds:
+        checkpoint = trained(settings, panel, fold.config, 1)
+        for block in fold_blocks(panel, fold):
+            docket = Docket(planners=("mppi",), n_assets=8)
+            span = (block.start, block.stop)
+            pending.append(hearing_of(checkpoint, fold.config, panel, docket, block.name, span, block.allowed))
+    in_training = time.monotonic() - started
+    found = judged(settings, pending)
+    return {
+        "seconds": time.monotonic() - started,
+        "in_training": in_training,
+        "tasks": size.folds + sum(map(tasks_of, pending)),
+        "bytes_moved": loopback() - before,
+        "digest": digest_of([evidence for _, evidence in found]),
+    }
+
+
+def config_of(panel: Panel, steps: int) -> FinJEPAConfig:
+    return for_panel(preset("tiny").override(TRAINING | {"training.steps_per_epoch": str(steps)}), panel)
+
+
+def a_checkpoint(folder: Path, size: Size) -> Path:
+    """Whose planners are walked; made before anything is measured."""
+    settings = Settings(home=folder / "model").ensure()
+    panel = ProvingGround.of(folder / "market", "drift", 0).panel
+    return trained(settings, panel, config_of(panel, size.fold_steps), 1)
+
+
+def trained(settings: Settings, panel: Panel, config: FinJEPAConfig, ranks: int) -> Path:
+    def launch(command: list[str], environment: dict[str, str]) -> None:
+        subprocess.run(command, env={**os.environ, **environment}, check=True, stdout=sys.stderr)
+
+    return train_checkpoint(settings, config, panel, {}, launch, ranks, make_current=False)[0]
+
+
+def hearing_of(
+    checkpoint: Path,
+    config: FinJEPAConfig,
+    panel: Panel,
+    docket: Docket,
+    block: str,
+    span: tuple[int, int],
+    allowed=None,
+) -> Hearing:
+    conditions = {"stride": config.model.stride, "n_assets": docket.n_assets, "window": history_needed(config)}
+    court = Court.over(panel, span, config.portfolio, allowed=allowed, **conditions)
+    mark = f"{checkpoint.name}-{block}"
+    return Hearing(Case(checkpoint.name, "data", block, mark), checkpoint, docket, court, tuple(docket.names(block)))
+
+
+def judged(settings: Settings, pending: Sequence[Hearing]) -> list[tuple[Hearing, Evidence]]:
+    if settings.ray_address is None:
+        return list(_judge_here(pending, lambda line: None))
+    return list(judge_on(settings, pending, lambda line: None))
+
+
+def tasks_of(hearing: Hearing) -> int:
+    replays = 0 if hearing.case.block == "validation" else 2 + len(hearing.forecasters)
+    return len(hearing.names) + replays
+
+
 def table(rows: list[dict]) -> str:
-    lines = [
-        "| work | where | cores | seconds | of which steps | seconds a step | bytes moved | result |",
-        "|---|---|--:|--:|--:|--:|--:|---|",
-    ]
-    for row in rows:
-        steps = row.get("seconds_a_step")
-        moved = f"{row['bytes_a_step']:,.0f} a step" if steps else f"{row['bytes_moved']:,.0f} in {row['tasks']} tasks"
-        lines.append(
-            f"| {row['work']} | {row['where']} | {row['cores']} | {row['seconds']:.1f} "
-            f"| {f'{steps * STEPS:.1f}' if steps else ''} | {f'{steps:.3f}' if steps else ''} | {moved} | {row['digest']} |"
-        )
+    """Medians, with the least and the most, of the repeats that were left alone."""
+    lines = ["| work | where | cores | seconds | of which | bytes | result |", "|---|---|--:|--:|---|---|---|"]
+    for work in WORKS:
+        for where, cores in CASES[work]:
+            same = [row for row in rows if (row["work"], row["where"], row["cores"]) == (work, where, cores)]
+            same = [row for row in same if row["of_others"] <= DISTURBED_S]
+            if not same:
+                continue
+            seconds = sorted(row["seconds"] for row in same)
+            took = f"{statistics.median(seconds):.1f} ({seconds[0]:.1f} to {seconds[-1]:.1f}, n={len(seconds)})"
+            middle = {k: statistics.median(row[k] for row in same) for k in same[0] if k in PARTS or k == "bytes_moved"}
+            parts = ", ".join(f"{PARTS[k]} {middle[k]:.4f}" for k in PARTS if k in middle)
+            each = "steps" if work == "train" else "tasks"
+            moved = f"{middle['bytes_moved']:,.0f} in {same[0][each]} {each}"
+            results = ", ".join(sorted({row["digest"] for row in same}))
+            lines.append(f"| {work} | {where} | {cores} | {took} | {parts} | {moved} | {results} |")
     return "\n".join(lines)
 
 
-# What the model assumes and nobody measured here.
-GPU_RATE = 989e12 * 0.15  # an H100's dense bfloat16 rate, and the share that a small model is taken to reach
-STEP_FLOOR_S = 0.02  # launches of kernels and the host's work, however small a rank's share
-BANDWIDTH = {
-    8: 300e9,
-    64: 40e9,
-    512: 40e9,
-}  # bytes a second of an all-reduce: NVLink in a node, 400 Gbit/s between nodes
-LATENCY_S = 30e-6  # of one hop between nodes
-GPU_HOUR, CPU_HOUR = 3.0, 0.05  # dollars
-BATCH, RUN_STEPS = 4096, 50_000
-MARKETS = 100
-
-
-def model(rows: list[dict]) -> str:
-    """Time and money of one long training, and of the walks of a hundred markets."""
-    flops, parameters = flops_of(preset("base"))
-    lines = [
-        f"Preset base: {parameters:,} parameters, {flops:.3g} floating-point operations a sample (counted); batch {BATCH}, "
-        f"{RUN_STEPS:,} steps.",
-        "",
-        "| GPUs | compute a step | all-reduce a step | step | efficiency | bytes out of a GPU a step | hours | dollars |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    alone = None
-    for gpus in (1, 8, 64, 512):
-        compute = max(flops * BATCH / gpus / GPU_RATE, STEP_FLOOR_S)
-        message = 4 * (parameters + 1) * 2 * (gpus - 1) / gpus
-        reduce_s = message / BANDWIDTH[gpus] + 2 * LATENCY_S * math.log2(gpus) if gpus > 1 else 0.0
-        step = compute + reduce_s  # the trainer reduces after the backward pass, not beside it
-        alone = alone or step
-        hours = step * RUN_STEPS / 3600
-        lines.append(
-            f"| {gpus} | {compute * 1e3:.1f} ms | {reduce_s * 1e3:.2f} ms | {step * 1e3:.1f} ms | {alone / step / gpus:.0%} "
-            f"| {message:,.0f} | {hours:.1f} | {hours * gpus * GPU_HOUR:,.0f} |"
-        )
-    if not rows:
-        return "\n".join(lines)
-    here = {(row["work"], row["where"], row["cores"]): row for row in rows}
-    walked, two = here[("walks", "local", 1)]["seconds"], here[("walks", "ray", 2)]["seconds"]
-    kept = walked / two / 2
-    lines += [
-        "",
-        f"Walks of {MARKETS} markets like the one above, {walked:.0f} core seconds each, at the {kept:.0%} of its speed that a "
-        "core kept here beside a second one:",
-        "",
-        "| CPUs | hours | dollars |",
-        "|--:|--:|--:|",
-    ]
-    for cpus in (8, 64, 512):
-        hours = MARKETS * walked / min(cpus, MARKETS * here[("walks", "ray", 2)]["tasks"]) / kept / 3600
-        lines.append(f"| {cpus} | {hours:.2f} | {hours * cpus * CPU_HOUR:.2f} |")
-    return "\n".join(lines)
-
-
-def flops_of(config: FinJEPAConfig) -> tuple[float, int]:
-    """Floating-point operations of a training step for a sample, and the parameters that are trained; on random numbers."""
-    channels = tuple(channel.name for channel in CHANNELS)
-    market = tuple(channel.name for channel in MARKET_CHANNELS)
-    config = replace(config, model=replace(config.model, channels=channels, market_channels=market))
-    network = FinJEPA(config)
-    batch, path = random_batch(config, dates=2, assets=config.training.n_assets)
-    flops = count_flops(lambda: network.loss(batch, path, 0)["loss"].backward())
-    return flops / 2, sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-@contextmanager
-def cluster(cpus: int) -> Iterator[str]:
-    """A node with so many CPUs; the block gets its address."""
-    ray = Path(sys.executable).with_name("ray")
-    folder = Path("/tmp") / f"finjepa-bench-{os.getpid()}-{cpus}"
-    command = [ray, "start", "--head", f"--port={PORT}", f"--num-cpus={cpus}", "--include-dashboard=false", "--block"]
-    command += ["--disable-usage-stats", "--object-store-memory=300000000", f"--temp-dir={folder}"]
-    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        time.sleep(15)
-        yield f"127.0.0.1:{PORT}"
-    finally:
-        node.terminate()
-        node.wait(timeout=30)
-
-
-@contextmanager
-def nothing() -> Iterator[str]:
-    yield LOCAL
-
-
-def loopback() -> int:
-    """Bytes that the loopback device has taken so far."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
-        name, _, counters = line.partition(":")
-        if name.strip() == "lo":
-            return int(counters.split()[0])
-    raise RuntimeError("no loopback device")
-
-
-def checkpoint_digest(checkpoint: Path) -> str:
-    return sha256(checkpoint / "model.safetensors")[:8]
-
-
-def digest_of(evidence) -> str:
+def digest_of(found: Sequence[Evidence]) -> str:
     digest = hashlib.sha256()
-    for walk in evidence.walks:
-        digest.update(walk.strategy.encode() + walk.net_T.tobytes())
-    for name, array in evidence.replays.items():
-        digest.update(name.encode() + array.tobytes())
+    for evidence in found:
+        for walk in evidence.walks:
+            digest.update(walk.strategy.encode() + walk.net_T.tobytes())
+        for name, array in evidence.replays.items():
+            digest.update(name.encode() + array.tobytes())
     return digest.hexdigest()[:8]
 
 

@@ -32,6 +32,9 @@ mutation($selector: ScheduleSelector!, $when: Float!) { scheduleDryRun(selectorD
   ... on DryRunInstigationTick { evaluationResult { skipReason error { message }
     runRequests { runConfigYaml tags { key value } } } }
 } }"""
+_TERMINATE = """
+mutation($id: String!) { terminateRun(runId: $id) { __typename ... on TerminateRunFailure { message }
+  ... on PythonError { message } } }"""
 _START_SENSOR = """
 mutation($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename ... on PythonError { message } } }"""
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
@@ -68,9 +71,22 @@ class DagsterClient:
             "executionMetadata": {"tags": tags},
             "mode": "default",
         }
+        return self._launched(params)
+
+    def launch_job(self, job: str, ops: dict[str, dict[str, Any]]) -> str:
+        """Launch a job as the launchpad of the UI does."""
+        config = {"ops": {op: {"config": values} for op, values in ops.items()}}
+        return self._launched({"selector": SELECTOR | {"jobName": job}, "runConfigData": config, "mode": "default"})
+
+    def _launched(self, params: dict[str, Any]) -> str:
         launched = self.ask(_LAUNCH, params=params)["launchPipelineExecution"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return launched["run"]["runId"]
+
+    def terminate(self, run_id: str) -> None:
+        """As the button of the UI does."""
+        answer = self.ask(_TERMINATE, id=run_id)["terminateRun"]
+        assert answer["__typename"] == "TerminateRunSuccess", answer
 
     def start_sensor(self, name: str) -> None:
         answer = self.ask(_START_SENSOR, selector=SELECTOR | {"sensorName": name})["startSensor"]

@@ -5,8 +5,8 @@ The second node does not see the homes, where the machine lets a process hide a 
 its own, and gets panels, checkpoints and states from an S3-compatible server.
 """
 
-import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -16,10 +16,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import torch
 
 from tests.pipeline.object_store import BUCKET, object_store
+from tests.system.dagster_server import ENDED, DagsterServer
 from tests.system.product import COMMANDS, QUICK, ROOT, environment, finjepa, quick_training, write_prices
-from tests.system.test_production import free_port
+from tests.system.ray_cluster import Cluster, processes
 
 pytestmark = [
     pytest.mark.system,
@@ -34,60 +36,6 @@ TRAINING = [
     *quick_training(), "--processes", "2", "--set", "training.steps_per_epoch=120", "--set", "training.checkpoint_every=10",
 ]  # fmt: skip
 FOLDS = ["--folds", "2", "--held-back", "0", *quick_training()[2:], "--planner", "mppi"]
-SMALL = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
-
-
-class Cluster:
-    """Ray nodes on this machine, each in a process group of its own."""
-
-    def __init__(self, folder: Path, store: dict[str, str], hidden: Path):
-        self.folder, self.hidden = folder, hidden
-        self.environment = store | {"FINJEPA_ARTIFACTS": f"s3://{BUCKET}/artifacts"}
-        self.port = free_port()
-        self.nodes: list[subprocess.Popen] = []
-        self.can_hide = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def add(self) -> None:
-        """A node; all but the first do not see the homes."""
-        raylets = len(_processes("raylet/raylet", str(self.folder)))
-        if self.nodes:
-            command = [COMMANDS / "ray", "start", f"--address={self.address}", *SMALL]
-            if self.can_hide:
-                hide = f'mount -t tmpfs none "{self.hidden}" && exec "$@"'
-                command = ["unshare", "-m", "sh", "-c", hide, "sh", *command]
-        else:
-            own = [f"--port={self.port}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
-            command = [COMMANDS / "ray", "start", "--head", *own, *SMALL]
-        (self.folder / "tmp").mkdir(parents=True, exist_ok=True)
-        surroundings = os.environ | self.environment | {"TMPDIR": str(self.folder / "tmp")}
-        log = (self.folder / f"node-{len(self.nodes)}.log").open("w")
-        node = subprocess.Popen(command, stdout=log, stderr=log, env=surroundings, start_new_session=True)
-        self.nodes.append(node)
-        deadline = time.monotonic() + 120
-        while len(_processes("raylet/raylet", str(self.folder))) <= raylets:
-            assert node.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        time.sleep(3)
-
-    def lose(self, node: subprocess.Popen) -> None:
-        """Its power is cut."""
-        os.killpg(node.pid, signal.SIGKILL)
-        node.wait()
-
-    def end(self) -> None:
-        for node in reversed(self.nodes):
-            node.terminate()
-        for node in self.nodes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                node.wait(timeout=30)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(node.pid, signal.SIGKILL)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -115,18 +63,6 @@ def local(tmp_path_factory):
     return folder / "home", source
 
 
-def _processes(*texts: str) -> list[int]:
-    """Processes whose command line or name has all of the texts."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if all(text in line for text in texts):
-                    found.append(int(folder.name))
-    return found
-
-
 def _start(home: Path, cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
     surroundings = environment(home) | cluster.environment | {"FINJEPA_COMPUTE": cluster.address}
     return subprocess.Popen(
@@ -144,12 +80,12 @@ def _until(process: subprocess.Popen[str], ready, seconds: float = 240) -> None:
 
 
 def _ranks() -> list[int]:
-    return _processes("finjepa_pipeline.training.launch", ".run")
+    return processes("finjepa_pipeline.training.launch", ".run")
 
 
-def _has_saved(cluster: Cluster, step: int):
+def _has_saved(cluster: Cluster, step: int, prefix: str = "artifacts"):
     """Whether so many states of a training have come to the store after the first one that is seen there."""
-    store = Path(f"{cluster.folder}-s3") / BUCKET / "artifacts" / "checkpoints"
+    store = Path(f"{cluster.folder}-s3") / BUCKET / prefix / "checkpoints"
     seen: set[Path] = set()
 
     def ready() -> bool:
@@ -182,8 +118,8 @@ def test_a_training_that_loses_a_process_an_actor_and_a_node_gives_the_checkpoin
     run = _start(tmp_path, cluster, "train", *source, *TRAINING)
     _until(run, _has_saved(cluster, 0))
     os.kill(_ranks()[-1], signal.SIGKILL)
-    _until(run, lambda: len(_ranks()) == 2 and len(_processes("ray::RankHost")) == 2)
-    os.kill(_processes("ray::RankHost")[0], signal.SIGKILL)
+    _until(run, lambda: len(_ranks()) == 2 and len(processes("ray::RankHost")) == 2)
+    os.kill(processes("ray::RankHost")[0], signal.SIGKILL)
     _until(run, _has_saved(cluster, 2))
     cluster.lose(cluster.nodes[-1])
     cluster.add()
@@ -202,8 +138,8 @@ def test_a_backtest_whose_worker_is_killed_gives_the_leaderboard_of_one_machine(
         for table in ("backtest_returns", "backtest_decisions", "backtest_replays", "forecast_quality", "leaderboard"):
             con.execute(f"DELETE FROM {table}")
     run = _start(tmp_path / "home", cluster, "backtest", "--planner", "mppi", "--controls", "ewma")
-    _until(run, lambda: _processes("ray::walk_one"))
-    os.kill(_processes("ray::walk_one")[0], signal.SIGKILL)
+    _until(run, lambda: processes("ray::walk_one"))
+    os.kill(processes("ray::walk_one")[0], signal.SIGKILL)
     output = run.communicate(timeout=300)[0]
     assert run.returncode == 0, output[-3000:]
     _equal_rows(home, tmp_path / "home")
@@ -269,7 +205,70 @@ def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path
         run.send_signal(number)
     run.communicate(timeout=60)
     deadline = time.monotonic() + 40
-    while left := [*_processes(str(tmp_path)), *_ranks(), *_processes("ray::RankHost")]:
+    while left := [*processes(str(tmp_path)), *_ranks(), *processes("ray::RankHost")]:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
     assert not list(tmp_path.glob("checkpoints/*/model.safetensors"))
+
+
+def test_runs_that_are_terminated_in_the_ui_leave_no_process_and_go_on(cluster, local, tmp_path):
+    theirs, _ = local
+    home, changes = tmp_path / "home", QUICK | {"training.steps_per_epoch": "120", "training.checkpoint_every": "10"}
+    training = {"world_model": {"preset": "tiny", "overrides": changes, "processes": 2}}
+    judging = {"planner_backtests": {"planner": "mppi", "controls": "ewma"}}
+    shutil.copytree(theirs, home)
+    shutil.rmtree(home / "checkpoints")
+    with duckdb.connect(str(home / "warehouse.duckdb")) as con:
+        for table in ("backtest_returns", "backtest_decisions", "backtest_replays", "forecast_quality", "leaderboard"):
+            con.execute(f"DELETE FROM {table}")
+    on_ray = cluster.environment | {
+        "FINJEPA_COMPUTE": cluster.address,
+        "FINJEPA_ARTIFACTS": f"s3://{BUCKET}/of-the-ui",  # where nobody has trained it yet
+    }
+    with DagsterServer(home, environment(home) | on_ray) as server:
+        run = server.launch_job("train", training)
+        _until_running(server, run, _has_saved(cluster, 1, "of-the-ui"))
+        assert len(_ranks()) == 2
+        server.terminate(run)
+        assert server.wait(run) == "CANCELED"
+        _none_left()
+        (folder,) = home.glob("checkpoints/*.run")
+        saved = torch.load(folder / "trainer_state.pt", weights_only=False)["step"]
+        assert saved >= 10
+        assert not list(home.glob("checkpoints/*/model.safetensors"))
+        records = (folder / "metrics.jsonl").read_text().splitlines()
+        run = server.launch_job("train", training)
+        assert server.wait(run) == "SUCCESS", server.log.read_text()[-3000:]
+        # seconds are in the records: what was trained before was not trained again
+        done = [line for line in records if json.loads(line)["step"] <= saved]
+        assert done
+        assert (folder / "metrics.jsonl").read_text().splitlines()[: len(done)] == done
+        (mine,), (other,) = (list(place.glob("checkpoints/*/model.safetensors")) for place in (home, theirs))
+        assert mine.read_bytes() == other.read_bytes()
+
+        run = server.launch_job("backtest", judging)
+        _until_running(server, run, lambda: processes("ray::walk_one"))
+        server.terminate(run)
+        assert server.wait(run) == "CANCELED"
+        _none_left()
+        run = server.launch_job("backtest", judging)
+        assert server.wait(run) == "SUCCESS", server.log.read_text()[-3000:]
+    assert not server.left_behind
+    _equal_rows(theirs, home)
+
+
+def _until_running(server: DagsterServer, run: str, ready, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert server.status(run) not in ENDED, server.log.read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _none_left() -> None:
+    """On any node, of ranks, of what holds them, and of tasks."""
+    names = ("ray::RankHost", "ray::walk_one", "ray::replay_one", "ray::forecast_one", "finjepa_pipeline.scale.ranks")
+    deadline = time.monotonic() + 40
+    while left := [*_ranks(), *(pid for name in names for pid in processes(name))]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
