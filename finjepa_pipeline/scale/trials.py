@@ -7,7 +7,7 @@ end becomes a checkpoint without training, and what was lost with its node goes 
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from finjepa_pipeline.training.mirror import send
 from finjepa_pipeline.training.run import begin, checkpoint_id
 from finjepa_pipeline.training.sweep import Ended, number
 
+Record = Mapping[str, Any]
 _KEPT_AT_A_RUNG = 2  # one of so many goes on
 _LOSSES = 3  # of its node or process that a trial survives
 _PATIENCE_S = 0.5
@@ -62,7 +63,7 @@ def run_trials(
         begin(wanted[name], run)
         if store is not None:
             send(store, run)
-    steps = max(wanted[name].training.epochs * wanted[name].training.steps_per_epoch for name in runs)
+    steps = {name: wanted[name].training.epochs * wanted[name].training.steps_per_epoch for name in runs}
     first = min(wanted[name].training.steps_per_epoch for name in runs)
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # how a run is cancelled is Dagster's affair
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -70,13 +71,21 @@ def run_trials(
         from ray import tune  # pyright: ignore[reportMissingImports]
         from ray.tune.schedulers import ASHAScheduler, FIFOScheduler  # pyright: ignore[reportMissingImports]
 
-        asha = ASHAScheduler(time_attr="step", max_t=steps, grace_period=first, reduction_factor=_KEPT_AT_A_RUNG)
+        asha = ASHAScheduler(
+            time_attr="step", max_t=max(steps.values()), grace_period=first, reduction_factor=_KEPT_AT_A_RUNG
+        )
         need = {"cpu": 1, "gpu": 1} if ray.cluster_resources().get("GPU") else {"cpu": 1}
         log(f"{len(runs)} trainings, as trials on {settings.ray_address}")
         results = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(
-                    trial, panel=panel.folder, runs=runs, metric=metric, threads=threads, artifacts=settings.artifacts
+                    trial,
+                    panel=panel.folder,
+                    runs=runs,
+                    steps=steps,
+                    metric=metric,
+                    threads=threads,
+                    artifacts=settings.artifacts,
                 ),
                 need,
             ),
@@ -107,11 +116,15 @@ def trial(
     *,
     panel: Path,
     runs: Mapping[str, Path],
+    steps: Mapping[str, int],
     metric: str,
     threads: int,
     artifacts: str | None,
 ) -> None:
-    """One training, on a node of the cluster; Tune is told every evaluation, and may end it there."""
+    """One training, on a node of the cluster; Tune is told every evaluation, and may end it there.
+
+    The last one is told when the training is over: who has come to the end has a checkpoint to write, and is not ended before.
+    """
     from ray import tune  # pyright: ignore[reportMissingImports]
 
     host = RankHost(panel, runs[config["name"]], artifacts)
@@ -126,8 +139,7 @@ def trial(
     try:
         while True:
             over = not training.is_alive()
-            evaluations = [r for r in read_metrics(host.run_folder) if r["kind"] == "validation" and r["step"] > told]
-            for record in evaluations:
+            for record in evaluations(read_metrics(host.run_folder), told, steps[config["name"]], over):
                 told = record["step"]
                 # raises SystemExit where Tune has seen enough
                 tune.report({"step": told, "value": number(record, metric), "far": not place.sees})
@@ -139,6 +151,11 @@ def trial(
         training.join()
     if not found or found[0].status != 0:
         raise RuntimeError(f"the training process failed: {found[0].last_line if found else 'no message'}")
+
+
+def evaluations(records: Iterable[Record], told: int, steps: int, over: bool) -> list[Record]:
+    """Those of a training of so many steps that are to be told next, after the one at step `told`."""
+    return [r for r in records if r["kind"] == "validation" and told < r["step"] and (over or r["step"] < steps)]
 
 
 def _ended(result: Any, run_folder: Path) -> Ended:
