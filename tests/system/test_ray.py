@@ -63,8 +63,8 @@ def local(tmp_path_factory):
     return folder / "home", source
 
 
-def _start(home: Path, cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
-    surroundings = environment(home) | cluster.environment | {"FINJEPA_COMPUTE": cluster.address}
+def _start(home: Path, cluster: Cluster, *arguments: str, **more: str) -> subprocess.Popen[str]:
+    surroundings = environment(home) | cluster.environment | {"FINJEPA_COMPUTE": cluster.address} | more
     return subprocess.Popen(
         [COMMANDS / "finjepa", *arguments], env=surroundings, cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -193,18 +193,35 @@ def test_a_bad_trial_is_stopped_early_and_a_good_one_is_the_training_it_would_be
     assert (mine / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path, number):
+def test_through_rays_client_a_training_and_a_backtest_are_those_of_one_machine(cluster, local, tmp_path):
+    home, source = local
+    outside = {"FINJEPA_COMPUTE": cluster.client_address, "FINJEPA_ARTIFACTS": f"s3://{BUCKET}/of-the-client"}
+    for command in (["train", *source, *TRAINING], ["backtest", "--planner", "mppi", "--controls", "ewma"]):
+        run = _start(tmp_path, cluster, *command, **outside)
+        output = run.communicate(timeout=400)[0]
+        assert run.returncode == 0, output[-3000:]
+    (mine,), (theirs,) = (list(place.glob("checkpoints/*/model.safetensors")) for place in (tmp_path, home))
+    assert mine.read_bytes() == theirs.read_bytes()
+    _equal_rows(home, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "client"),
+    [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGINT, True), (signal.SIGKILL, True)],
+)
+def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path, number, client):
     _, source = local
     before = set(_ranks())
-    run = _start(tmp_path, cluster, "train", *source, *TRAINING, "--set", f"training.steps_per_epoch={9000 + number}")
+    steps = f"training.steps_per_epoch={9000 + 100 * client + number}"
+    address = cluster.client_address if client else cluster.address
+    run = _start(tmp_path, cluster, "train", *source, *TRAINING, "--set", steps, FINJEPA_COMPUTE=address)
     _until(run, lambda: len(set(_ranks()) - before) == 2 and list(tmp_path.glob("checkpoints/*.run/metrics.jsonl")))
     if number == signal.SIGINT:
         os.killpg(run.pid, number)
     else:
         run.send_signal(number)
     run.communicate(timeout=60)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + (90 if client else 40)  # Ray waits half a minute for a client that has gone
     while left := [*processes(str(tmp_path)), *_ranks(), *processes("ray::RankHost")]:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
