@@ -4,8 +4,8 @@
 
 needs the extra ray and two cores that nobody else uses; cluster_model.py says from it what larger clusters would take. Every case
 runs in a process of its own, bound to its cores with all that it starts, one thread a process; on Ray every core is a node. Each
-case is a line of FOLDER/results.jsonl as soon as it is known; one beside which others have worked does not count, and is run
-again by the next call. Bytes are those of the loopback device.
+case is a line of FOLDER/results.jsonl as soon as it is known, and is not run again; it tells how much of its cores others took.
+Bytes are those of the loopback device.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ray_nodes import MARK, Neighbours, cluster, loopback, on_this_machine
+from ray_nodes import MARK, Neighbours, cluster, cores_of, loopback, on_this_machine
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.training.panel import Panel
@@ -57,7 +58,6 @@ PARTS = {
     "to_connect": "connection", "first_task": "first task", "a_task": "an empty task", "a_step": "a step",
     "in_training": "training",
 }  # fmt: skip
-DISTURBED_S = 2.0  # of others' processor time beside a case: it does not count
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,15 @@ def main() -> None:
         for work in arguments.works.split(","):
             for where, cores in CASES[work]:
                 key = {"work": work, "where": where, "cores": cores, "repeat": repeat}
-                if any(key.items() <= row.items() and row["of_others"] <= DISTURBED_S for row in read(results)):
+                if any(key.items() <= row.items() for row in read(results)):
                     continue
                 program = [sys.executable, *sys.argv, "--case", work, where, str(cores)]
                 environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: "1"}
-                with Neighbours() as neighbours:
+                with Neighbours(cores_of(cores)) as neighbours:
                     done = subprocess.run(program, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-                row = key | json.loads(done.stdout.splitlines()[-1]) | {"of_others": neighbours.seconds}
+                found = json.loads(done.stdout.splitlines()[-1])
+                others = neighbours.between(found.pop("began"), found.pop("ended"))
+                row = key | found | {"of_others": others}
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), file=sys.stderr, flush=True)
@@ -108,12 +110,13 @@ def main() -> None:
 
 def one_case(folder: Path, size: Size, work: str, where: str, cores: int) -> None:
     """Print what one case takes, as JSON."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the nodes end with it
+    os.sched_setaffinity(0, cores_of(cores))
     panel = ProvingGround.of(folder / "market", "drift", 0).panel
     home = folder / f"{work}-{where}-{cores}"
     shutil.rmtree(home, ignore_errors=True)
     with cluster(cores) if where == "ray" else on_this_machine() as address:
-        settings = Settings(home=home, compute=address).ensure()
+        settings, began = Settings(home=home, compute=address).ensure(), time.monotonic()
         if work == "fixed":
             found = fixed(settings)
         elif work == "train":
@@ -122,7 +125,8 @@ def one_case(folder: Path, size: Size, work: str, where: str, cores: int) -> Non
             found = walks(settings, panel, a_checkpoint(folder, size), size)
         else:
             found = folds(settings, panel, size)
-    print(json.dumps(found), flush=True)
+        ended = time.monotonic()
+    print(json.dumps(found | {"began": began, "ended": ended}), flush=True)
 
 
 def fixed(settings: Settings) -> dict:
@@ -260,12 +264,12 @@ def tasks_of(hearing: Hearing) -> int:
 
 
 def table(rows: list[dict]) -> str:
-    """Medians, with the least and the most, of the repeats that were left alone."""
-    lines = ["| work | where | cores | seconds | of which | bytes | result |", "|---|---|--:|--:|---|---|---|"]
+    """Medians, with the least and the most."""
+    head = ("work", "where", "cores", "seconds", "of which", "bytes", "result", "core seconds of others")
+    lines = [f"| {' | '.join(head)} |", "|---|---|--:|--:|---|---|---|--:|"]
     for work in WORKS:
         for where, cores in CASES[work]:
             same = [row for row in rows if (row["work"], row["where"], row["cores"]) == (work, where, cores)]
-            same = [row for row in same if row["of_others"] <= DISTURBED_S]
             if not same:
                 continue
             seconds = sorted(row["seconds"] for row in same)
@@ -275,7 +279,8 @@ def table(rows: list[dict]) -> str:
             each = "steps" if work == "train" else "tasks"
             moved = f"{middle['bytes_moved']:,.0f} in {same[0][each]} {each}"
             results = ", ".join(sorted({row["digest"] for row in same}))
-            lines.append(f"| {work} | {where} | {cores} | {took} | {parts} | {moved} | {results} |")
+            others = statistics.median(row["of_others"] for row in same)
+            lines.append(f"| {work} | {where} | {cores} | {took} | {parts} | {moved} | {results} | {others:.1f} |")
     return "\n".join(lines)
 
 

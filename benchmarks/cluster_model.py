@@ -8,10 +8,15 @@ Without cluster.py's FOLDER there is no table of walks.
 import math
 import statistics
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
+import torch.distributed as dist
 from cluster import read
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.training.throughput import count_flops
@@ -36,9 +41,10 @@ MARKETS = 100
 
 def model(rows: list[dict]) -> str:
     """Time and money of one long training, and of the walks of a hundred markets."""
-    flops, parameters = flops_of(preset("base"))
+    flops, parameters, messages, others = counted(preset("base"))
     lines = [
-        f"Preset base: {parameters:,} parameters, {flops:.3g} floating-point operations a sample (counted); batch {BATCH}, "
+        f"Preset base: {parameters:,} parameters, {flops:.3g} floating-point operations a sample, {messages} messages a step, of "
+        f"{4 * (parameters + 1):,} bytes the one with the gradients and of {others:,} the others (counted); batch {BATCH}, "
         f"{RUN_STEPS:,} steps.",
         "",
         "| GPUs | compute a step | all-reduce a step | step | efficiency | bytes out of a GPU a step | hours | dollars |",
@@ -47,9 +53,9 @@ def model(rows: list[dict]) -> str:
     alone = None
     for gpus in (1, 8, 64, 512):
         compute = max(flops * BATCH / gpus / GPU_RATE, STEP_FLOOR_S)
-        message = 4 * (parameters + 1) * 2 * (gpus - 1) / gpus
-        reduce_s = message / BANDWIDTH[gpus] + 2 * LATENCY_S * math.log2(gpus) if gpus > 1 else 0.0
-        step = compute + reduce_s  # the trainer reduces after the backward pass, not beside it
+        message = (4 * (parameters + 1) + others) * 2 * (gpus - 1) / gpus
+        reduce_s = message / BANDWIDTH[gpus] + messages * 2 * LATENCY_S * math.log2(gpus) if gpus > 1 else 0.0
+        step = compute + reduce_s  # the trainer computes nothing meanwhile
         alone = alone or step
         hours = step * RUN_STEPS / 3600
         lines.append(
@@ -78,15 +84,29 @@ def model(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def flops_of(config: FinJEPAConfig) -> tuple[float, int]:
-    """Floating-point operations of a training step for a sample, and the parameters that are trained; on random numbers."""
+def counted(config: FinJEPAConfig) -> tuple[float, int, int, int]:
+    """Of a training step, on random numbers: floating-point operations a sample, parameters, messages between two ranks (that of
+    the gradients included), and the bytes of all messages but that one."""
     channels = tuple(channel.name for channel in CHANNELS)
     market = tuple(channel.name for channel in MARKET_CHANNELS)
     config = replace(config, model=replace(config.model, channels=channels, market_channels=market))
     network = FinJEPA(config)
     batch, path = random_batch(config, dates=2, assets=config.training.n_assets)
     flops = count_flops(lambda: network.loss(batch, path, 0)["loss"].backward())
-    return flops / 2, sum(p.numel() for p in network.parameters() if p.requires_grad)
+    sent: list[int] = []
+    with one_of_two_ranks(), patch.object(dist, "all_reduce", lambda value_X, *_, **__: sent.append(value_X.nbytes)):
+        network.loss(batch, path, 0)["loss"].backward()
+    return flops / 2, sum(p.numel() for p in network.parameters() if p.requires_grad), len(sent) + 1, sum(sent)
+
+
+@contextmanager
+def one_of_two_ranks() -> Iterator[None]:
+    """A process group whose other process is not there."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -2,27 +2,31 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from bisect import bisect
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finjepa_pipeline.settings import LOCAL
 
-PORT = 6391
 MARK = "FINJEPA_BENCHMARK"  # in the environment of all that a case starts
 
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[str]:
     """Nodes of one CPU each; the block gets the address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     ray, folder = str(Path(sys.executable).with_name("ray")), Path("/tmp") / f"finjepa-bench-{os.getpid()}"
     head, address = (
-        ["--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={folder}"],
-        f"127.0.0.1:{PORT}",
+        ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"],
+        f"127.0.0.1:{port}",
     )
     common = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
     running: list[subprocess.Popen[bytes]] = []
@@ -57,11 +61,14 @@ def on_this_machine() -> Iterator[str]:
 
 
 class Neighbours:
-    """Counts, while the block runs, the processor seconds of processes that do not belong to the case."""
+    """Counts, while the block runs, the seconds that processes which do not belong to the case take of its cores."""
+
+    def __init__(self, cores: Collection[int]):
+        self._cores = cores
+        self._taken = [(time.monotonic(), 0.0)]
 
     def __enter__(self) -> "Neighbours":
         self._over = threading.Event()
-        self._took: dict[int, list[float]] = {}
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -70,19 +77,31 @@ class Neighbours:
         self._over.set()
         self._thread.join()
 
-    @property
-    def seconds(self) -> float:
-        return sum(last - first for first, last in self._took.values())
+    def between(self, began: float, ended: float) -> float:
+        """Seconds that they took between two moments of the monotonic clock."""
+        times, seconds = zip(*self._taken, strict=True)
+        return seconds[min(bisect(times, ended), len(seconds) - 1)] - seconds[bisect(times, began) - 1]
 
     def _watch(self) -> None:
+        known: dict[int, float] = {}
+        seconds = 0.0
         while not self._over.wait(1.0):
             for folder in Path("/proc").iterdir():
                 if folder.name.isdigit() and int(folder.name) != os.getpid():
                     with suppress(OSError):
-                        if f"{MARK}=".encode() not in (folder / "environ").read_bytes():
-                            ticks = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
-                            now = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-                            self._took.setdefault(int(folder.name), [now, now])[1] = now
+                        if f"{MARK}=".encode() in (folder / "environ").read_bytes():
+                            continue
+                        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                        now = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                        if int(fields[36]) in self._cores:  # where it was last
+                            seconds += now - known.get(int(folder.name), now)
+                        known[int(folder.name)] = now
+            self._taken.append((time.monotonic(), seconds))
+
+
+def cores_of(count: int) -> list[int]:
+    """The first ones that this process may use."""
+    return sorted(os.sched_getaffinity(0))[:count]
 
 
 def loopback() -> int:
