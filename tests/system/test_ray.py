@@ -229,11 +229,14 @@ def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path
 
 
 def test_runs_that_are_terminated_in_the_ui_leave_no_process_and_go_on(cluster, local, tmp_path):
-    theirs, _ = local
+    theirs, source = local
     home, changes = tmp_path / "home", QUICK | {"training.steps_per_epoch": "120", "training.checkpoint_every": "10"}
-    training = {"world_model": {"preset": "tiny", "overrides": changes, "processes": 2}}
+    training = {
+        "ingest_prices": {"data_source": "files", "path": source[-1]},
+        "world_model": {"preset": "tiny", "overrides": changes, "processes": 2},
+    }
     judging = {"planner_backtests": {"planner": "mppi", "controls": "ewma"}}
-    shutil.copytree(theirs, home)
+    shutil.copytree(theirs, home, symlinks=True)
     shutil.rmtree(home / "checkpoints")
     with duckdb.connect(str(home / "warehouse.duckdb")) as con:
         for table in ("backtest_returns", "backtest_decisions", "backtest_replays", "forecast_quality", "leaderboard"):
