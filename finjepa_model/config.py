@@ -291,7 +291,6 @@ PRESETS: dict[str, FinJEPAConfig] = {
     ),
     "small": FinJEPAConfig(
         model=ModelConfig(dim=96),  # wide enough that matrix products are most of a step (docs/results/training.md)
-        loss=LossConfig(ema_start=0.98),  # (1 - ema_start) x steps = 40: the teacher ends a fifth of the run old
         training=TrainingConfig(epochs=20, steps_per_epoch=100, n_assets=12),
     ),
     "base": FinJEPAConfig(
