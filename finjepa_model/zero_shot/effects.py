@@ -1,94 +1,95 @@
-"""What a change of a position, or of the hedge, does to the consequences of a step: closed form, to first order in costs.
+"""What a position, or the hedge, is worth to a task in the step that comes: closed form, to first order in costs.
 
-The actor reads these beside the task, so that it need not learn what the mechanics and the moments already say. A test holds
-them against the derivatives of the exact mechanics.
+The actor follows these slopes, so that it need not learn what the mechanics and the moments already say. A test holds them
+against the derivatives of the exact mechanics.
 
-Shapes: Y portfolios, N assets, Q consequences.
+Shapes: Y portfolios, H states of the hedge, N assets, Q consequences.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from finjepa_model.planning.quantities import TAIL_QUANTILE
 from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.zero_shot.situation import CONSEQUENCES
 
 _LEAST_VARIANCE = 1e-10  # the root's slope is infinite at 0, where cash is
 
 
 class Effects:
-    """Of the positions on the step that comes, in one world; the forecasts are looked up once."""
+    """Of positions on what the consequences of a step are worth, in one world, with the hedge off and, where there is one, on.
 
-    def __init__(self, world: PlanningWorld, times: int = 1):
+    Attributes:
+        traded_YN: what trading a unit of an asset costs the task; N may be 1.
+    """
+
+    def __init__(self, world: PlanningWorld, price_YQ: Tensor):
         """
         Args:
-            times: how often the portfolios stand here, one after the other.
+            price_YQ: of a unit of each consequence.
         """
-        moments, state = world.moments, world.state
+        moments, state, rules = world.moments, world.state, world.simulator.config
+        self.price_Y1 = price_Y1 = dict(zip(CONSEQUENCES, price_YQ.split(1, dim=-1), strict=True))
+        self.mean_YN, self.market_mean_Y1 = moments.mean_BHN[:, 0], moments.market_mean_BH[:, :1]
+        self.beta_YN, self.specific_YN = moments.beta_BN, moments.specific_variance_BHN[:, 0]
+        self.market_variance_Y1 = moments.market_variance_BH[:, :1]
+        self.hedge_cost, self.allow_short = 1e-4 * rules.hedge_cost_bps, rules.allow_short
+        from_peak_Y1 = (state.wealth_X / state.peak_X).unsqueeze(-1)
+        self.growth_Y1 = price_Y1["log_growth"] - from_peak_Y1 * price_Y1["drawdown"]
+        self.volatility_Y1 = price_Y1["volatility"] + TAIL_QUANTILE * from_peak_Y1 * price_Y1["drawdown"]
 
-        def rows(x_YN: Tensor) -> Tensor:
-            return x_YN.repeat(times, 1)
+        spread = 1e-4 * rules.cost_bps if world.frictions is None else world.frictions.spread
+        spread = spread.squeeze(1) if isinstance(spread, Tensor) else spread
+        traded_YN = spread * (price_Y1["log_growth"] - price_Y1["cost"]) - price_Y1["turnover"] / 2
+        self.traded_YN = traded_YN.clamp(min=0)
 
-        self.mean_YN, self.market_mean_Y1 = rows(moments.mean_BHN[:, 0]), rows(moments.market_mean_BH[:, :1])
-        self.beta_YN, self.specific_YN = rows(moments.beta_BN), rows(moments.specific_variance_BHN[:, 0])
-        self.market_variance_Y1 = rows(moments.market_variance_BH[:, :1])
-        self.from_peak_Y1 = rows((state.wealth_X / state.peak_X).unsqueeze(-1))
-        self.hedge_cost = 1e-4 * world.simulator.config.hedge_cost_bps
+        # what a hedge leaves of the betas, and of what they earn
+        growth_HYN, self.open_HYN = self.mean_YN.unsqueeze(0), self.beta_YN.unsqueeze(0)
+        if rules.allow_hedge:
+            growth_HYN = torch.stack([self.mean_YN, self.mean_YN - self.market_mean_Y1 * self.beta_YN])
+            self.open_HYN = torch.stack([self.beta_YN, torch.zeros_like(self.beta_YN)])
+        self.steady_HYN = self.growth_Y1 * growth_HYN + price_Y1["net"] + price_Y1["beta"] * self.open_HYN
 
-    def of_positions(self, positions_YN: Tensor, hedge_Y: Tensor) -> Tensor:
-        """Slopes of the consequences that are smooth in the positions, without the costs of trading: [Y, N, Q]."""
-        open_YN = self.beta_YN * (1 - hedge_Y).unsqueeze(-1)  # what the hedge leaves of the betas
-        growth_YN = self.mean_YN - (hedge_Y.unsqueeze(-1) * self.market_mean_Y1) * self.beta_YN
-        beta_Y1 = (positions_YN * open_YN).sum(-1, keepdim=True)
-        variance_YN = 2 * (self.market_variance_Y1 * beta_Y1 * open_YN + self.specific_YN * positions_YN)
-        volatility_YN = variance_YN / (2 * self._volatility(positions_YN, beta_Y1))
-        drawdown_YN = self.from_peak_Y1 * (TAIL_QUANTILE * volatility_YN - growth_YN)
-        zero_YN = torch.zeros_like(growth_YN)
-        # in the order of `CONSEQUENCES`
-        return torch.stack(
-            [
-                growth_YN, variance_YN, volatility_YN, drawdown_YN, zero_YN, zero_YN, zero_YN + 1,
-                -(positions_YN < 0).to(zero_YN.dtype), open_YN, 2 * positions_YN, zero_YN,
-            ],
-            dim=-1,
-        )  # fmt: skip
+    def slopes(self, positions_HYN: Tensor) -> Tensor:
+        """By each position, without the costs of trading: slope_HYN."""
+        exposure_HY1 = self.market_variance_Y1 * (positions_HYN * self.open_HYN).sum(-1, keepdim=True)
+        risk_HYN = exposure_HY1 * self.open_HYN + self.specific_YN * positions_HYN  # half the slope of the variance
+        variance_HY1 = (risk_HYN * positions_HYN).sum(-1, keepdim=True)
+        price_HY1 = 2 * self.price_Y1["variance"] + self.volatility_Y1 * variance_HY1.clamp(min=_LEAST_VARIANCE).rsqrt()
+        slope_HYN = self.steady_HYN + price_HY1 * risk_HYN + 2 * self.price_Y1["concentration"] * positions_HYN
+        return slope_HYN - self.price_Y1["short"] * (positions_HYN < 0) if self.allow_short else slope_HYN
 
-    def curvatures(self, hedge_Y: Tensor) -> Tensor:
-        """Second derivatives of variance and concentration, which are quadratic, by each position alone: [Y, N, Q]."""
-        open_YN = self.beta_YN * (1 - hedge_Y).unsqueeze(-1)
-        variance_YN = 2 * (self.market_variance_Y1 * open_YN.square() + self.specific_YN)
-        zero_YN = torch.zeros_like(variance_YN)
-        return torch.stack(
-            [zero_YN, variance_YN, *[zero_YN] * 7, zero_YN + 2, zero_YN],
-            dim=-1,
-        )
+    def curvatures(self) -> Tensor:
+        """Second derivatives by each position alone, of what is quadratic: variance and concentration; [H, Y, N]."""
+        variance_HYN = self.market_variance_Y1 * self.open_HYN.square() + self.specific_YN
+        return 2 * (self.price_Y1["variance"] * variance_HYN + self.price_Y1["concentration"])
 
-    def of_hedge(self, hedged_YN: Tensor, open_YN: Tensor) -> Tensor:
-        """Consequences of hedged positions less those of other positions without a hedge, but for the costs of trading the
-        assets: [Y, Q]."""
-        beta_Y1, other_beta_Y1 = ((x_YN * self.beta_YN).sum(-1, keepdim=True) for x_YN in (hedged_YN, open_YN))
+    def of_hedge(self, open_YN: Tensor, hedged_YN: Tensor) -> Tensor:
+        """What hedged positions are worth beyond other positions without a hedge, but for the costs of trading the assets:
+        worth_Y1."""
+        price_Y1, change_YN = self.price_Y1, hedged_YN - open_YN
+        open_beta_Y1, beta_Y1 = ((x_YN * self.beta_YN).sum(-1, keepdim=True) for x_YN in (open_YN, hedged_YN))
         short_Y1 = beta_Y1.clamp(min=0)
         left_Y1, cost_Y1 = beta_Y1 - short_Y1, self.hedge_cost * short_Y1
-        growth_Y1 = (
-            ((hedged_YN - open_YN) * self.mean_YN).sum(-1, keepdim=True) - short_Y1 * self.market_mean_Y1 - cost_Y1
+        growth_Y1 = (change_YN * self.mean_YN).sum(-1, keepdim=True) - short_Y1 * self.market_mean_Y1 - cost_Y1
+        variance_Y1 = self._variance(hedged_YN, left_Y1)
+        open_variance_Y1 = self._variance(open_YN, open_beta_Y1)
+        size_YN = hedged_YN.square() - open_YN.square()
+        worth_Y1 = (
+            self.growth_Y1 * growth_Y1
+            + price_Y1["variance"] * (variance_Y1 - open_variance_Y1)
+            + self.volatility_Y1 * (variance_Y1.sqrt() - open_variance_Y1.sqrt())
+            + price_Y1["cost"] * cost_Y1
+            + price_Y1["net"] * change_YN.sum(-1, keepdim=True)
+            + price_Y1["beta"] * (left_Y1 - open_beta_Y1)
+            + price_Y1["concentration"] * size_YN.sum(-1, keepdim=True)
+            + price_Y1["hedge"]
         )
-        volatility_Y1 = self._volatility(hedged_YN, left_Y1)
-        other_Y1 = self._volatility(open_YN, other_beta_Y1)
-        drawdown_Y1 = self.from_peak_Y1 * (TAIL_QUANTILE * (volatility_Y1 - other_Y1) - growth_Y1)
+        if not self.allow_short:
+            return worth_Y1
+        shorts_YN = open_YN.clamp(max=0) - hedged_YN.clamp(max=0)
+        return worth_Y1 + price_Y1["short"] * shorts_YN.sum(-1, keepdim=True)
 
-        def change(function: Callable[[Tensor], Tensor]) -> Tensor:
-            return (function(hedged_YN) - function(open_YN)).sum(-1, keepdim=True)
-
-        return torch.cat(
-            [
-                growth_Y1, volatility_Y1.square() - other_Y1.square(), volatility_Y1 - other_Y1, drawdown_Y1, cost_Y1,
-                torch.zeros_like(cost_Y1), change(lambda x: x), change(lambda x: x.clamp(max=0).neg()),
-                left_Y1 - other_beta_Y1, change(torch.square), torch.ones_like(cost_Y1),
-            ],
-            dim=-1,
-        )  # fmt: skip
-
-    def _volatility(self, positions_YN: Tensor, beta_Y1: Tensor) -> Tensor:
+    def _variance(self, positions_YN: Tensor, beta_Y1: Tensor) -> Tensor:
         specific_Y1 = (self.specific_YN * positions_YN.square()).sum(-1, keepdim=True)
-        return (self.market_variance_Y1 * beta_Y1.square() + specific_Y1).clamp(min=_LEAST_VARIANCE).sqrt()
+        return (self.market_variance_Y1 * beta_Y1.square() + specific_Y1).clamp(min=_LEAST_VARIANCE)
