@@ -205,17 +205,24 @@ class TDConfig:
     target_rate: float = 0.01  # Polyak
     covariance_decay: float = 0.995
     temperature: float = 0.7  # of the relaxed hedge
-    steps: int = 3000
+    steps: int = 600  # 0 leaves the policy as it begins, which is hardly worse (docs/results/zero-shot.md)
     dates: int = 64  # in a batch
     portfolios: int = 4  # held on each of these dates: the market does not listen, so its latents serve all of them
     reuse: int = 8  # batches of portfolios on the same encoded market
     learning_rate: float = 1e-3
     task_learning_rate: float = 1e-4  # slower: predictors must keep up with what they predict
+    actor_learning_rate: float = 2e-4  # slower: it follows what predictors have learned
+    evaluate_every: int = 20  # steps between two scores of the policy on the validation block; the best one is kept
+    patience: int = 5  # stop after this many scores without a better one; 0 for never
     relabelled: int = 2048  # next states that are kept with the checkpoint to infer rewards on
 
     def __post_init__(self) -> None:
-        for name in ("task_dim", "state_dim", "hidden", "members", "steps", "portfolios", "reuse", "relabelled"):
+        for name in (
+            "task_dim", "state_dim", "hidden", "members", "portfolios", "reuse", "relabelled", "evaluate_every",
+        ):  # fmt: skip
             _require(getattr(self, name) >= 1, f"td.{name}", "must be at least 1")
+        for name in ("steps", "patience"):
+            _require(getattr(self, name) >= 0, f"td.{name}", "must not be negative")
         _require(self.dates >= 2, "td.dates", "must be at least 2 (statistics over the batch)")
         _require(0 <= self.discount < 1, "td.discount", "must lie in [0, 1)")
         _require(
@@ -223,7 +230,7 @@ class TDConfig:
         )
         for name in ("goal_ratio", "prior_ratio", "target_rate", "covariance_decay"):
             _require(0 <= getattr(self, name) <= 1, f"td.{name}", "must lie in [0, 1]")
-        for name in ("learning_rate", "task_learning_rate", "temperature"):
+        for name in ("learning_rate", "task_learning_rate", "actor_learning_rate", "temperature"):
             _require(getattr(self, name) > 0, f"td.{name}", "must be positive")
 
 
@@ -287,7 +294,7 @@ PRESETS: dict[str, FinJEPAConfig] = {
             evaluate_batches=4,
             checkpoint_every=30,
         ),
-        td=TDConfig(steps=100, hidden=64),  # longer made its policy worse (docs/results/zero-shot.md)
+        td=TDConfig(steps=100, hidden=64),
     ),
     "small": FinJEPAConfig(
         model=ModelConfig(dim=96),  # wide enough that matrix products are most of a step (docs/results/training.md)

@@ -142,7 +142,7 @@ class _Listener:
 def _is_told_elsewhere(message: str) -> bool:
     """What training reports is on the progress bar, and a check that was not asked for is in the audit's own table."""
     return (
-        message.startswith(("[pipes]", "train step", "validation step", "td step"))
+        message.startswith(("[pipes]", "train step", "validation step", "td step", "td_validation step"))
         or "did not yield or return expected outputs" in message
     )
 

@@ -4,6 +4,7 @@ Shapes: B decision dates, N assets.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,20 @@ from finjepa_model.planning.plan import Cost, Plan
 from finjepa_model.planning.space import ActionSpace
 
 if TYPE_CHECKING:
-    from finjepa_model.zero_shot import Task
+    from finjepa_model.zero_shot import Task, ZeroShot
+
+    Decide = Callable[..., PortfolioAction]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TDPlannerConfig:
-    """Nothing to set: the policy was trained before."""
+    """How the decision is computed; what it is was trained before."""
+
+    # torch.compile: a fifth of the time (docs/results/zero-shot.md), after half a minute for a new number of dates or assets;
+    # needs a C++ compiler
+    compile: bool = False
 
 
 class TDPlanner:
@@ -34,7 +41,9 @@ class TDPlanner:
     """
 
     def __init__(self, config: TDPlannerConfig | None = None):
+        self.config = config or TDPlannerConfig()
         self._tasks: dict[str, Task] = {}  # by the text of the utility
+        self._compiled: tuple[ZeroShot, Decide] | None = None
 
     @torch.no_grad()
     def plan(
@@ -64,7 +73,7 @@ class TDPlanner:
         """The decision alone, [B], without the account of where it leads, which takes longer than the decision.
 
         Raises:
-            FinJEPAError: see `plan`.
+            FinJEPAError: see `plan`; or if it is to be compiled and cannot be.
         """
         branch = None
         if isinstance(cost, Objective):
@@ -73,7 +82,21 @@ class TDPlanner:
             raise FinJEPAError(
                 "planner td needs a checkpoint with the td branch; train one with `finjepa train --branch jepa,td`"
             )
-        return branch.decide(cost.world.imagination, cost.world, self.task(branch, cost))
+        task = self.task(branch, cost)
+        if not self.config.compile:
+            with torch.inference_mode():
+                action = branch.decide(cost.world.imagination, cost.world, task)
+            return action.map(torch.clone)  # others may go on to differentiate
+        if self._compiled is None or self._compiled[0] is not branch:
+            self._compiled = branch, torch.compile(branch.decide, fullgraph=True)
+        try:
+            return self._compiled[1](cost.world.imagination, cost.world, task)
+        except Exception as error:  # of dynamo, of the backend, of the C++ compiler: there is no common base
+            reason = str(error).strip().partition("\n")[0]
+            raise FinJEPAError(
+                f"planner td with compile=True, but the policy cannot be compiled here ({reason}): install a C++ compiler, "
+                "or set compile=False"
+            ) from error
 
     def task(self, branch, cost: Objective) -> "Task":
         """The task of the objective's utility, inferred once."""

@@ -12,8 +12,12 @@ def learning_rate(training: TrainingConfig, step: int, total_steps: int) -> floa
     """Linear warm-up, then a cosine to zero."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
-    progress = (step - training.warmup_steps) / max(total_steps - training.warmup_steps, 1)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return falling(training.learning_rate, step - training.warmup_steps, total_steps - training.warmup_steps)
+
+
+def falling(rate: float, step: int, total_steps: int) -> float:
+    """A cosine from a rate to zero."""
+    return rate * 0.5 * (1 + math.cos(math.pi * step / max(total_steps, 1)))
 
 
 def teacher_momentum(loss: LossConfig, step: int, total_steps: int) -> float:

@@ -1,12 +1,14 @@
 """The td branch on portfolios: learned without rewards, resumed to the bit, kept in the checkpoint, asked for a utility."""
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, TDConfig, TrainingConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning import ActionSpace, make_planner, parse_utility
@@ -16,7 +18,9 @@ from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.experience import Experience
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.td_trainer import TDTrainer
+from finjepa_model.training.policy_score import PolicyScore
+from finjepa_model.training.records import STATE_FILE, read_metrics
+from finjepa_model.training.td_trainer import TD_FOLDER, TDTrainer
 from finjepa_model.training.trainer import TrainingInterruptedError
 from finjepa_model.world_model import FinJEPA
 from finjepa_model.zero_shot import OUTCOMES
@@ -34,7 +38,15 @@ def panel(tmp_path_factory) -> Panel:
 
 def _config(**td) -> FinJEPAConfig:
     small = small_config()
-    settings = {"enabled": True, "steps": 6, "dates": 8, "hidden": 16, "relabelled": 256, "reuse": 2}
+    settings = {
+        "enabled": True,
+        "steps": 6,
+        "dates": 8,
+        "hidden": 16,
+        "relabelled": 256,
+        "reuse": 2,
+        "evaluate_every": 2,
+    }
     return replace(
         small,
         model=replace(small.model, market_channels=("market",)),
@@ -65,8 +77,19 @@ def _world(model: FinJEPA, dates: int = 3) -> PlanningWorld:
     return PlanningWorld.of(imagination, simulator, simulator.start((dates, 4), dtype=torch.float32), 2)
 
 
-@pytest.mark.parametrize("variant", [{}, {"symmetric": True}, {"fine_tune": True}, {"behaviour_cloning": 1.0}])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"symmetric": True},
+        {"fine_tune": True},
+        {"behaviour_cloning": 1.0},
+        {"actor_learning_rate": 0.1},
+        {"actor_learning_rate": 0.1, "patience": 3, "steps": 20},
+    ],
+)
 def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, variant):
+    """It is interrupted after one score and before the next, and ends with the best policy."""
     whole = _model(_config(**variant))
     TDTrainer(whole, panel, tmp_path / "whole").train()
     broken = TDTrainer(_model(_config(**variant)), panel, tmp_path / "broken")
@@ -77,6 +100,46 @@ def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, variant
     TDTrainer(resumed, panel, tmp_path / "broken").train()
     for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+    records = [list(read_metrics(tmp_path / folder / TD_FOLDER)) for folder in ("whole", "broken")]
+    assert records[0] == records[1]
+    assert sum(record["kind"] == "td_validation" for record in records[0]) >= 3
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.1, 10.0])
+def test_training_never_ends_below_its_start_and_keeps_the_best_policy(panel, tmp_path, rate):
+    model = _model(_config(actor_learning_rate=rate, steps=8))
+    metrics = TDTrainer(model, panel, tmp_path).train()
+    scores = {r["step"]: r["score"] for r in read_metrics(tmp_path / TD_FOLDER) if r["kind"] == "td_validation"}
+    assert list(scores) == [0, 2, 4, 6, 8]
+    assert PolicyScore(model, panel)() == max(scores.values()) == metrics["policy"]["score"] >= scores[0]
+    assert scores[metrics["policy"]["step"]] == metrics["policy"]["score"]
+    if rate == 10.0:
+        assert min(scores.values()) < scores[0] - 0.05  # such a training does harm, and nothing is left of it
+
+
+def test_training_without_progress_stops(panel, tmp_path):
+    metrics = TDTrainer(_model(_config(actor_learning_rate=10.0, steps=100, patience=3)), panel, tmp_path).train()
+    assert metrics["steps"] == metrics["policy"]["step"] + 6 < 100
+
+
+def test_a_score_is_what_the_policy_gains_over_equal_weights(panel, tmp_path):
+    """1/N itself scores nothing, and a policy that does the opposite of what it is asked for is far worse than the other."""
+    model = _model(_config())
+    TDTrainer(model, panel, tmp_path).train()
+    score = PolicyScore(model, panel)
+    good = score()
+    assert good > 0.5
+    algorithm = model.zero_shot.algorithm
+
+    def equal(s, task_YZ):
+        signals_YN = s.present_YN.float()
+        return PortfolioAction(signals_YN / signals_YN.sum(-1, keepdim=True), signals_YN, 0 * signals_YN[:, 0])
+
+    truly = algorithm.act
+    algorithm.act = equal
+    assert score() == pytest.approx(0.0, abs=1e-6)
+    algorithm.act = lambda s, task_YZ: truly(s, -task_YZ)
+    assert score() < good / 2
 
 
 def test_training_the_branch_leaves_the_world_model_as_it_was(panel, tmp_path):
@@ -85,8 +148,11 @@ def test_training_the_branch_leaves_the_world_model_as_it_was(panel, tmp_path):
     TDTrainer(model, panel, tmp_path).train()
     moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"zero_shot"}
-    own = model.zero_shot.own_encoders["market"].state_dict()
-    assert any(not torch.equal(own[name], value) for name, value in model.encoder.state_dict().items())
+    learned = torch.load(tmp_path / TD_FOLDER / STATE_FILE, weights_only=True)[
+        "model"
+    ]  # the last step's, not the best's
+    encoder = {f"own_encoders.market.{name}": value for name, value in model.encoder.state_dict().items()}
+    assert any(not torch.equal(learned[name], value) for name, value in encoder.items())
 
 
 def test_the_world_model_begins_the_same_with_the_branch_and_without_it():
@@ -179,6 +245,17 @@ def test_the_td_planner_is_a_planner_like_the_others(trained):
     torch.testing.assert_close(torch.stack(list(plan.account.terms.values())).sum(0), plan.cost_B)
     with pytest.raises(FinJEPAError, match="--branch jepa,td"):
         make_planner("td").plan(lambda actions: actions.hedge_X.sum(-1), space)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_decision_is_the_same(trained):
+    model, _ = trained
+    objective = Objective(_world(model), parse_utility("log_growth - 2.5*variance"))
+    found, wanted = (make_planner("td", compile=compiled).act(objective) for compiled in (True, False))
+    for one, other in zip(vars(found).values(), vars(wanted).values(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+        assert not other.is_inference()  # others may go on to differentiate
 
 
 def test_a_branch_that_was_not_trained_says_so():
