@@ -3,6 +3,7 @@
 import json
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
 from finjepa_pipeline.publishing.lineage import lineage
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse, sql
+
+if TYPE_CHECKING:
+    from finjepa_model import FinJEPA
 
 DATA = {"data_version": "data1", "feed": "sample", "source": "sample", "rows": 1000, "last_date": "2022-12-28"}
 
@@ -37,7 +41,9 @@ class Home:
             [data_version, json.dumps([outcome])],
         )
 
-    def add_checkpoint(self, name: str, *, seed: int = 0, collapsed: bool = False) -> Path:
+    def add_checkpoint(
+        self, name: str, *, seed: int = 0, collapsed: bool = False, model: "FinJEPA | None" = None
+    ) -> Path:
         import torch
 
         from finjepa_model import FinJEPA
@@ -47,12 +53,13 @@ class Home:
             model=ModelConfig(channels=("log_return",), dim=8, heads=2, predictor_layers=1),
             loss=LossConfig(sigreg_slices=8),
         )
-        folder = self.settings.checkpoints / name
-        FinJEPA(config).save_pretrained(folder)
+        model = model or FinJEPA(config)
+        config, folder = model.config, self.settings.checkpoints / name
+        model.save_pretrained(folder)
         made = lineage(config=config.to_dict(), seed=seed, data=DATA, panel_hash="panel1", device="cpu")
         diagnostics = {"effective_rank_assets": 5.0, "effective_rank_market": 4.0, "collapsed": collapsed}
         for file, content in {
-            "normalization.json": {"channels": [{"name": "log_return"}]},
+            "normalization.json": {"channels": [{"name": channel} for channel in config.model.channels]},
             "metrics.json": {"validation": {"loss": 1.0}, "diagnostics": diagnostics, "training": {}},
             "lineage.json": made,
         }.items():

@@ -5,13 +5,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
+from finjepa_model.training.td_trainer import TDTrainer
+from finjepa_pipeline.publishing.gate import judge
 from tests.hub_lookalike import READER, WRITER, HubLookalike
+from tests.pipeline.backtest.handmade_court import config_for
+from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
 ROOT = Path(__file__).parents[3]
 REPO = "tester/finjepa"
@@ -193,3 +199,29 @@ def test_a_hub_that_asks_for_a_long_wait_is_left_for_the_next_run(champion_home,
 
 def test_a_bad_repository_name_is_named(champion_home, hub):
     assert "not/a/name" in refused(champion_home, hub, repo="not/a/name")
+
+
+def test_the_td_branch_is_released_with_its_checkpoint_and_decides_the_same(home, hub, tmp_path):
+    config = config_for(6)
+    td = replace(config.td, enabled=True, steps=4, dates=8, hidden=16, relabelled=256, evaluate_every=2)
+    config = replace(config, model=replace(config.model, dim=8, predictor_layers=1), td=td)
+    torch.manual_seed(0)
+    model = FinJEPA(config)
+    model.readout.set(0.1 * torch.randn_like(model.readout.weights_Z), 0.1, 1.0)
+    TDTrainer(model, write_panel(tmp_path / "panel", noise(900, 6)), tmp_path / "run").train()
+    folder = home.add_checkpoint("aaaa", model=model)
+    home.add_backtest("aaaa", 0.0005, strategy="td")
+    with home.warehouse.connect() as con:
+        assert judge(con, folder, "data1").verdict == "promoted"
+    assert publish(home, hub)["new"]
+
+    def decide(checkpoint: str, utility: str) -> dict:
+        command = [sys.executable, "-m", "tests.pipeline.publishing.td_decider", checkpoint, utility]
+        environment = hub.client_env(tmp_path / "reader", token=READER)
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    bold, shy = ("log_growth - 0.5*variance", "log_growth - 500*variance")
+    assert decide(REPO, bold) == decide(str(folder), bold)
+    assert decide(REPO, shy) == decide(str(folder), shy)
+    assert decide(REPO, bold) != decide(REPO, shy)
