@@ -1,7 +1,7 @@
 """The zero-shot branch beside planners with the same utility, on synthetic markets whose truth is known.
 
     python benchmarks/zero_shot.py FOLDER --variants drift,risk --seeds 0-2
-    python benchmarks/zero_shot.py FOLDER --variants drift --seeds 0 --sac 3000     # needs stable-baselines3
+    python benchmarks/zero_shot.py FOLDER --variants drift --seeds 0 --sac 5000     # needs stable-baselines3
 
 For each market: a panel, a world model, its td branch, and then for each utility one walk a policy over the first year of the
 test block. A decision is scored by the utility's value under the true moments at its close (`of oracle`) and under the world
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import t as student_t
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
@@ -188,8 +189,8 @@ def train(folder: Path, ground: ProvingGround, seed: int, overrides: dict[str, s
 
 
 def untrained(model: FinJEPA, ground: ProvingGround, folder: Path) -> FinJEPA:
-    """The same world model with a branch of one step of training: what its policy is before it has learned anything."""
-    config = model.config.override({"td.steps": "1"})
+    """The same world model with a branch that has not learned anything yet."""
+    config = model.config.override({"td.steps": "0"})
     torch.manual_seed(config.training.seed)
     other = FinJEPA(config)
     known = {name: value for name, value in model.state_dict().items() if not name.startswith("zero_shot.")}
@@ -214,7 +215,7 @@ def run_market(arguments: argparse.Namespace, variant: str, seed: int) -> dict:
         walks["oracle"] = arena.walk(oracle, utility, knows_truth=True)
         walks |= {name: arena.walk(policy, utility) for name, policy in policies.items()}
         walks["untrained"] = before.walk(before_policy, utility)
-        if arguments.sac and text in UTILITIES[:2]:
+        if arguments.sac and text == UTILITIES[0]:
             learned = sac_policy(
                 Arena(ground, model, (splits.train[1] - SESSIONS, splits.train[1])), utility, arguments.sac
             )
@@ -226,6 +227,8 @@ def run_market(arguments: argparse.Namespace, variant: str, seed: int) -> dict:
         "decisions": len(arena.decisions),
         "seconds": metrics["seconds"],
         "eigenvalues": metrics["eigenvalues"],
+        "policy": metrics["policy"],
+        "steps": metrics["steps"],
         "effective_rank": metrics["effective_rank"],
         "rows": rows,
     }
@@ -297,18 +300,51 @@ def table(markets: list[dict], variant: str) -> Iterator[str]:
         yield f"| `{text}` | {np.mean([row['fit'] for row in rows]):.2f} | " + " | ".join(cells) + " |"
     times = {n: np.median([r["walks"][n]["milliseconds"] for m in of for r in m["rows"]]) for n in names}
     yield "\nMilliseconds a decision (median): " + ", ".join(f"{name} {ms:.1f}" for name, ms in times.items())
+    yield "\nMean over the utilities, by seed (95 % over seeds by Student's t):\n"
+    for account, best in (("imagined", "mppi"), ("truth", "oracle")):
+        for name in ("td", "untrained", "cem", "mppi"):
+            if name != best:
+                yield f"- {name} of {best}: {_by_seed(of, name, best, account)}"
+    pairs = [share for market in of for share in _shares(market, "td", "mppi", "imagined")]
+    yield f"- of {len(pairs)} pairs of a market and a utility {sum(share >= 0.8 for share in pairs)} reach 0.8 of mppi"
+    changes = [_walk(row, "td", "imagined") - _walk(row, "untrained", "imagined") for m in of for row in m["rows"]]
+    yield f"- training is better in {sum(x > 0 for x in changes)} of {len(changes)} pairs, the same in {changes.count(0.0)}"
     for market in of:
+        score = market["policy"]
+        yield f"- seed {market['seed']}: {market['steps']} steps, the best policy is that of step {score['step']}"
         for row in market["rows"]:
             if "sac" in row["walks"]:
                 walks = [row["walks"]]
                 shares = ", ".join(f"{n} {_share(walks, n, 'mppi', 'imagined')}" for n in ("sac", "td"))
-                yield f"\nSeed {market['seed']}, `{row['utility']}`, of mppi by the model's account: {shares}"
+                yield f"  `{row['utility']}`, of mppi by the model's account: {shares}"
+
+
+def _walk(row: dict, name: str, account: str) -> float:
+    return row["walks"][name][account]
+
+
+def _shares(market: dict, name: str, of: str, account: str) -> list[float]:
+    """Gain over 1/N as a share of another policy's, for each utility for which that one gains anything."""
+    shares = [
+        share_of_gain(*(_walk(row, who, account) for who in (name, "equal_weight", of))) for row in market["rows"]
+    ]
+    return [share for share in shares if not np.isnan(share)]
+
+
+def _by_seed(markets: list[dict], name: str, of: str, account: str) -> str:
+    means = np.array([np.mean(_shares(market, name, of, account)) for market in markets])
+    listed = ", ".join(f"{mean:.2f}" for mean in means)
+    if len(means) < 2:
+        return listed
+    half = student_t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
+    return f"{listed}; {means.mean():.2f} +- {half:.2f}"
 
 
 def _share(walks: list[dict], name: str, of: str, account: str) -> str:
-    """Gain over 1/N as a share of another policy's: mean over seeds (lowest to highest)."""
-    shares = [share_of_gain(*(walk[who][account] for who in (name, "equal_weight", of))) for walk in walks]
-    return f"{np.mean(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
+    """Gain over 1/N as a share of another policy's: mean over seeds (lowest to highest), where that one gains anything."""
+    shares = np.array([share_of_gain(*(walk[who][account] for who in (name, "equal_weight", of))) for walk in walks])
+    known = shares[~np.isnan(shares)]
+    return f"{known.mean():.2f} ({known.min():.2f} to {known.max():.2f})" if len(known) else "none"
 
 
 def main() -> None:
@@ -318,7 +354,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-2", help="one number, or first-last")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--block", default="test", choices=("validation", "test"))
-    parser.add_argument("--sac", type=int, default=0, help="steps of soft actor-critic for the first two utilities")
+    parser.add_argument("--sac", type=int, default=0, help="steps of soft actor-critic for the first utility")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     first, _, last = arguments.seeds.partition("-")
