@@ -35,7 +35,7 @@ from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
-PROTOCOL = 3  # raise it when a change of the code changes what a walk earns: everything is then judged again
+PROTOCOL = 4  # raise it when a change of the code changes what a walk earns: everything is then judged again
 
 
 @dataclass(frozen=True)
