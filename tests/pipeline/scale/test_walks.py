@@ -70,6 +70,16 @@ def test_what_hearings_share_is_stored_once(hearing):
     assert sum(one is hearing.court.overnight for one in stored) == 1
 
 
+def test_who_walks_longest_begins_first_and_is_told_in_the_order_of_the_hearing(hearing):
+    tasks = Tasks(MagicMock())
+    tasks._walk = MagicMock()
+    tasks._walk.remote.side_effect = lambda here, overnight, name: name
+    walks, _, _ = tasks.of(hearing, Sitting.of(hearing, None))
+    begun = [call.args[-1] for call in tasks._walk.remote.call_args_list]
+    assert begun == ["mppi", "ewma", "shuffled_actions", "equal_weight", "momentum_60"]
+    assert list(walks.items()) == [(name, name) for name in NAMES]
+
+
 def test_a_node_that_does_not_see_the_home_fetches_a_copy_once(hearing, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
