@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from student import half_width
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.probes import LinearProbe, area_under_curve
@@ -242,8 +242,7 @@ def _interval(gains: list[float]) -> str:
     """Mean, and Student's interval of it; empty for the start, which is not better than itself."""
     if len(gains) < 2 or not np.any(gains):
         return ""
-    half = float(stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / len(gains) ** 0.5)
-    return f"{np.mean(gains):+.2f} ± {half:.2f}"
+    return f"{np.mean(gains):+.2f} ± {half_width(gains):.2f}"
 
 
 def _cell(values: list[float]) -> str:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t
+from student import half_width
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.training.panel import Panel
@@ -41,7 +41,7 @@ from finjepa_pipeline.backtest.evidence import forecast_quality
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, strategy_name
 from finjepa_pipeline.backtest.inference import one_sided_p
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
-from finjepa_pipeline.backtest.proving import ProvingGround, fraction
+from finjepa_pipeline.backtest.proving import USUAL_SIZE, ProvingGround, fraction
 from finjepa_pipeline.backtest.strategies import Strategy
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import for_panel, train_checkpoint
@@ -62,8 +62,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--variant", default="drift")
     parser.add_argument("--seeds", default="0-4", help="one number, or first-last")
-    parser.add_argument("--assets", type=int, default=20, help="of the market")
-    parser.add_argument("--sessions", type=int, default=2520, help="of the market")
+    parser.add_argument("--assets", type=int, default=USUAL_SIZE[0], help="of the market")
+    parser.add_argument("--sessions", type=int, default=USUAL_SIZE[1], help="of the market")
     parser.add_argument(
         "--trade", type=int, default=20, help="assets in the universe of the planners and of the oracle"
     )
@@ -193,7 +193,7 @@ def by_seed(rows: list[dict]) -> list[str]:
         values = np.array([share for _, share in shares])
         if len(values) < 2:
             continue
-        reach = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+        reach = half_width(values)
         each = " / ".join(f"{share:.2f}" for _, share in sorted(shares))
         lines.append(
             f"{name}: {each}, mean {values.mean():.2f} ({values.mean() - reach:.2f} to {values.mean() + reach:.2f})"

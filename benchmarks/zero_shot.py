@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t as student_t
+from student import half_width
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
@@ -336,8 +336,7 @@ def _by_seed(markets: list[dict], name: str, of: str, account: str) -> str:
     listed = ", ".join(f"{mean:.2f}" for mean in means)
     if len(means) < 2:
         return listed
-    half = student_t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
-    return f"{listed}; {means.mean():.2f} +- {half:.2f}"
+    return f"{listed}; {means.mean():.2f} +- {half_width(means):.2f}"
 
 
 def _share(walks: list[dict], name: str, of: str, account: str) -> str:

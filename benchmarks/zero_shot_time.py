@@ -16,31 +16,16 @@ import numpy as np
 import torch
 
 from finjepa_model.config import preset
-from finjepa_model.observation import Observation
 from finjepa_model.planning import ActionSpace, make_planner, parse_utility
 from finjepa_model.planning.objectives import Objective
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.market_imagination import HORIZON
+from tests.model.markets import random_observation
 
 UTILITY = parse_utility("log_growth - 2.5*variance")
 SEARCHERS = ("cem", "mppi")
-
-
-def observation(model: FinJEPA, assets: int) -> Observation:
-    """Of one date."""
-    config, generator = model.config.model, torch.Generator().manual_seed(0)
-    shape = (1, config.context_steps, assets, config.window)
-    return Observation(
-        features_BSNTF=torch.randn(*shape, len(config.channels), generator=generator),
-        observed_BSNT=torch.ones(shape, dtype=torch.bool),
-        market_BSTQ=torch.randn(*shape[:2], shape[-1], len(config.market_channels), generator=generator),
-        present_BN=torch.ones(1, assets, dtype=torch.bool),
-        volatility_BSN=torch.full(shape[:-1], 0.01),
-        market_volatility_BS=torch.full(shape[:2], 0.01),
-        beta_BSN=torch.ones(shape[:-1]),
-    )
 
 
 def milliseconds(decide: Callable[[], object], repeats: int) -> float:
@@ -56,7 +41,8 @@ def milliseconds(decide: Callable[[], object], repeats: int) -> float:
 
 def cases(model: FinJEPA, assets: int, compiled: Callable | None) -> Iterator[tuple[str, float]]:
     """Name and milliseconds of each way to decide."""
-    imagination = model.imagine(observation(model, assets), HORIZON)
+    seen = random_observation(model.config, dates=1, steps=model.config.model.context_steps, assets=assets)
+    imagination = model.imagine(seen, HORIZON)
     simulator = PortfolioSimulator(model.config.portfolio)
     state = simulator.start((1, assets), dtype=torch.float32)
     world = PlanningWorld.of(imagination, simulator, state, model.config.model.stride)

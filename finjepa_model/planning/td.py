@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.compilation import compiling
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.objectives import Objective
 from finjepa_model.planning.plan import Cost, Plan
@@ -89,14 +90,8 @@ class TDPlanner:
             return action.map(torch.clone)  # others may go on to differentiate
         if self._compiled is None or self._compiled[0] is not branch:
             self._compiled = branch, torch.compile(branch.decide, fullgraph=True)
-        try:
+        with compiling("planner td with compile=True, but the policy", "set compile=False"):
             return self._compiled[1](cost.world.imagination, cost.world, task)
-        except Exception as error:  # of dynamo, of the backend, of the C++ compiler: there is no common base
-            reason = str(error).strip().partition("\n")[0]
-            raise FinJEPAError(
-                f"planner td with compile=True, but the policy cannot be compiled here ({reason}): install a C++ compiler, "
-                "or set compile=False"
-            ) from error
 
     def task(self, branch, cost: Objective) -> "Task":
         """The task of the objective's utility, inferred once."""

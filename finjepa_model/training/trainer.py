@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from finjepa_model.compilation import compiling
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.diagnostics import monitor
 from finjepa_model.distributed import part_of_batch, rank_and_ranks
@@ -268,14 +269,8 @@ class Trainer:
         for module in self.model.modules():
             if isinstance(module, Block | MarketBlock | PortfolioBlock):
                 module.compile()
-        try:
+        with compiling("training.compile=true, but the model", "set training.compile=false"):
             self._forward(batch, 0)["loss"].backward()
-        except Exception as error:  # of dynamo, of the backend, of the C++ compiler: there is no common base
-            reason = str(error).strip().partition("\n")[0]
-            raise FinJEPAError(
-                f"training.compile=true, but the model cannot be compiled here ({reason}): install a C++ compiler, or set "
-                "training.compile=false"
-            ) from error
         self.optimizer.zero_grad(set_to_none=True)
 
 

@@ -22,6 +22,8 @@ from finjepa_pipeline.warehouse import Warehouse
 RISK_AVERSION = 5.0  # the planners' own
 _ABSENT_MEAN, _ABSENT_VARIANCE = -1.0, 0.01  # for an oracle's eyes only: it buys nothing that is not there
 
+USUAL_SIZE = SyntheticConfig.assets, SyntheticConfig.sessions
+
 
 @dataclass(frozen=True)
 class ProvingGround:
@@ -32,7 +34,7 @@ class ProvingGround:
 
     @classmethod
     def of(
-        cls, home: Path, variant: str, seed: int, channels: tuple[str, ...] = (), size: tuple[int, int] = (20, 2520)
+        cls, home: Path, variant: str, seed: int, channels: tuple[str, ...] = (), size: tuple[int, int] = USUAL_SIZE
     ) -> "ProvingGround":
         """Ingest, derive and build, or find it done.
 

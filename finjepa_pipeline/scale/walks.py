@@ -14,7 +14,7 @@ import numpy as np
 
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.artifacts import Artifacts, keep
-from finjepa_pipeline.backtest.baselines import baselines
+from finjepa_pipeline.backtest.baselines import kind
 from finjepa_pipeline.backtest.docket import Docket
 from finjepa_pipeline.backtest.engine import Court, Walk, walk
 from finjepa_pipeline.backtest.evaluate import Bench, Hearing, StrategyError
@@ -99,8 +99,7 @@ class Tasks:
     def of(self, hearing: Hearing, sitting: Sitting) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
         here, overnight = self._ray.put(sitting), self._shared(hearing.court.overnight)
         # who plans or learns walks longest, and begins first: otherwise nodes stand idle at the end (Graham 1969)
-        short = {rival.name for rival in baselines()}
-        order = sorted(hearing.names, key=lambda name: name in short)
+        order = sorted(hearing.names, key=lambda name: kind(name) == "baseline")
         begun = {name: self._walk.remote(here, overnight, name) for name in order}
         walks = {name: begun[name] for name in hearing.names}
         if hearing.case.block == "validation":

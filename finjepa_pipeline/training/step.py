@@ -1,5 +1,6 @@
 """A training inside a step of Dagster: its processes under Pipes, its lineage, and its curves while it runs."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,26 +36,23 @@ def train_in_step(
         where: processes, threads and device, as `ranks` finds them.
         curves: whether losses and monitors become observations of the asset. Trainings that share an asset and a partition
             would draw theirs over each other.
-        fold: partition of the walk-forward that the checkpoint is for.
+        fold: partition of the walk-forward that the checkpoint is for, and of the asset.
 
     Returns:
         The checkpoint folder, and whether it was there already.
     """
-    partition = context.partition_key if context.has_partition_key else None
 
     def tell(record: dict[str, Any]) -> None:
         numbers = {f"{record['kind']}_{k}": v for k, v in record.items() if isinstance(v, float) and math.isfinite(v)}
         metadata = {"step": record["step"], **numbers}
-        context.log_event(dg.AssetObservation(context.asset_key, partition=partition, metadata=metadata))
+        context.log_event(dg.AssetObservation(context.asset_key, partition=fold, metadata=metadata))
 
     def launch(command: list[str], environment: Mapping[str, str]) -> None:
         context.log.info("training starts in processes of its own")
         run_folder = home.checkpoints / f"{checkpoint_id(config, panel)}.run"
-        with watched(run_folder, config.training.epochs * config.training.steps_per_epoch, tell if curves else _silent):
+        steps = config.training.epochs * config.training.steps_per_epoch
+        with watched(run_folder, steps, tell) if curves else contextlib.nullcontext():
             dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
 
     made_by = provenance(context, warehouse, panel, config, where, fold)
     return train_checkpoint(home, config, panel, made_by, launch, where["processes"], resume, make_current)
-
-
-def _silent(record: dict[str, Any]) -> None: ...
