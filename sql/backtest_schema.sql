@@ -76,7 +76,9 @@ CREATE TABLE IF NOT EXISTS backtest_trials (
     data_version VARCHAR NOT NULL,
     daily_sharpe DOUBLE,  -- per day, not annualised; NULL where nothing moved, or where the strategy failed
     n_days BIGINT NOT NULL,
-    created_at TIMESTAMP NOT NULL
+    created_at TIMESTAMP NOT NULL,
+    start_date DATE,  -- first and last session of the walk; NULL where an older version did not store them
+    end_date DATE
 );
 CREATE TABLE IF NOT EXISTS leaderboard (
     checkpoint VARCHAR NOT NULL,

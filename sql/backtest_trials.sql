@@ -8,5 +8,7 @@ SELECT
     $data_version AS data_version,
     $daily_sharpe AS daily_sharpe,
     $n_days AS n_days,
-    $created_at AS created_at
+    $created_at AS created_at,
+    $start_date AS start_date,
+    $end_date AS end_date
 WHERE NOT EXISTS (FROM main.backtest_trials WHERE court = $court AND strategy = $strategy)

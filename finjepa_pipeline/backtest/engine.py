@@ -95,6 +95,11 @@ class Court:
         ends = (*self.decisions[1:], self.end)
         return tuple(MarketStep.of(self, session, end) for session, end in zip(self.decisions, ends, strict=True))
 
+    @property
+    def dates_T(self) -> np.ndarray:
+        """datetime64, the sessions with a return: those after the first decision's."""
+        return self.panel.dates[self.decisions[0] + 1 : self.end + 1]
+
     def places(self, session: int) -> np.ndarray:
         """int64 [N], where the universe of a decision stands on the roster."""
         return np.searchsorted(self.roster_R, self._universe(session).assets_N)
@@ -315,7 +320,7 @@ def _as_walk(
     before_T = np.concatenate([[1.0], wealth_T[:-1]])
     return Walk(
         strategy=name,
-        dates_T=court.panel.dates[court.decisions[0] + 1 : court.end + 1],
+        dates_T=court.dates_T,
         gross_T=pnl_T / before_T,
         net_T=(pnl_T - cost_T) / before_T,
         cost_T=cost_T / before_T,

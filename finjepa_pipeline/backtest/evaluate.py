@@ -167,7 +167,7 @@ def judge(
                 rows += write_walks(con, hearing.case, evidence)
     except StrategyError as broken:
         with warehouse.connect() as con:
-            write_failure(con, broken.hearing.case, broken.name)  # it was tried all the same
+            write_failure(con, broken.hearing.case, broken.name, broken.hearing.court.dates_T)
         raise (broken.__cause__ or broken) from None
     return rows
 

@@ -108,9 +108,9 @@ def write_walks(con: duckdb.DuckDBPyConnection, case: Case, evidence: Evidence) 
     return sum(len(walk.dates_T) for walk in evidence.walks)
 
 
-def write_failure(con: duckdb.DuckDBPyConnection, case: Case, strategy: str) -> None:
-    """A strategy that broke was tried all the same."""
-    nothing = {"daily_sharpe": None, "n_days": 0, "created_at": now()}
+def write_failure(con: duckdb.DuckDBPyConnection, case: Case, strategy: str, dates_T: np.ndarray) -> None:
+    """A strategy that failed on these sessions counts as tried."""
+    nothing = {"daily_sharpe": None, "n_days": 0, "created_at": now()} | _span(dates_T)
     con.execute(sql("backtest_trials"), asdict(case) | {"strategy": strategy} | nothing)
 
 
@@ -196,4 +196,9 @@ def _score(walk: "Walk") -> dict[str, Any]:
         "daily_sharpe": float(walk.net_T.mean()) / spread if spread > 1e-12 else None,
         "n_days": len(walk.net_T),
         "created_at": now(),
+        **_span(walk.dates_T),
     }
+
+
+def _span(dates_T: np.ndarray) -> dict[str, Any]:
+    return {"start_date": dates_T[0].item(), "end_date": dates_T[-1].item()}

@@ -44,6 +44,9 @@ def test_the_first_version_becomes_the_newest_and_keeps_its_rows():
         create_all(new)
         assert columns(old) == columns(new)
         assert {table: old.execute(f"SELECT count(*) FROM main.{table}").fetchall() for table in rows} == rows
+        query = "SELECT start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials"  # as the stored returns have them
+        walked = "SELECT min(date)::VARCHAR, max(date)::VARCHAR FROM backtest_returns"
+        assert old.execute(query).fetchall() == old.execute(walked).fetchall()
         assert schema_version(old) == newest_version()
         assert migrate(old) == newest_version()
 

@@ -20,6 +20,7 @@ from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write
 from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
 
 CASE = Case("c1", "d1", "test", "court1")
+DATES = np.datetime64("2021-03-01") + np.arange(3)
 
 
 @pytest.fixture
@@ -60,13 +61,19 @@ def test_a_planted_winner_has_evidence_and_the_number_of_trials_takes_it_away(ju
     assert said[3] < 0.05
 
     for k in range(40):  # forty more were tried, and broke
-        write_failure(judged, replace(CASE, court=f"court{k + 2}"), "winner")
+        write_failure(judged, replace(CASE, court=f"court{k + 2}"), "winner", DATES)
     judged.execute("DELETE FROM leaderboard")
     build_leaderboard(judged, "c1", "d1", untried=5)
     after = {row["strategy"]: row for row in leaderboard_rows(judged, "c1")}
     assert judged.execute("SELECT trials FROM court_inference").fetchone() == (47,)
     assert after["winner"]["dsr"] < rows["winner"]["dsr"]
     assert after["winner"]["psr"] == rows["winner"]["psr"]
+
+
+def test_a_trial_has_the_dates_of_its_walk_also_where_the_strategy_failed(judged):
+    write_failure(judged, replace(CASE, court="court2"), "winner", DATES)
+    query = "SELECT start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials WHERE strategy = 'winner' ORDER BY court"
+    assert judged.execute(query).fetchall() == [("2020-02-01", "2021-08-22"), ("2021-03-01", "2021-03-03")]
 
 
 def test_the_same_walks_are_measured_once(judged):

@@ -98,7 +98,7 @@ class Home:
                     ]
                     con.execute("INSERT INTO backtest_returns VALUES (?, ?, ?, ?, ?, ?, 0, 0, 1, false, ?, ?)", row)
                 con.execute(
-                    "INSERT INTO backtest_trials VALUES (?, ?, ?, 'validation', ?, 0.1, ?, now()::TIMESTAMP)",
+                    "INSERT INTO backtest_trials VALUES (?, ?, ?, 'validation', ?, 0.1, ?, now()::TIMESTAMP, NULL, NULL)",
                     [court, checkpoint, name, data_version, days],
                 )
                 excess = None if name == "equal_weight" else [0.1, -0.2, 0.4]
