@@ -24,7 +24,6 @@ from finjepa_model.portfolio import PortfolioState
 from finjepa_model.predictor import MarketMemory, Predictor
 from finjepa_model.readout import ReturnReadout
 from finjepa_model.regularizers import InverseDynamics, SIGReg
-from finjepa_model.zero_shot.branch import ZeroShot
 
 _ROLLED_AT_ONCE = 2400  # portfolios: more do not fit the cache of a CPU core
 
@@ -64,7 +63,11 @@ class FinJEPA(nn.Module):
             self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_portfolio_encoder = copy.deepcopy(self.portfolio_encoder).requires_grad_(False)
         # last, so that the world model begins the same with and without it
-        self.zero_shot = ZeroShot(config, self.encoder, self.portfolio_encoder) if config.td.enabled else None
+        self.zero_shot = None
+        if config.td.enabled:  # a training without the branch does not depend on its code, and so neither does its id
+            from finjepa_model.zero_shot.branch import ZeroShot
+
+            self.zero_shot = ZeroShot(config, self.encoder, self.portfolio_encoder)
 
     # -- acting ---------------------------------------------------------------------------------------------------------
 

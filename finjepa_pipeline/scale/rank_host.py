@@ -21,9 +21,9 @@ from pathlib import Path
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.records import METRICS_FILE
 from finjepa_pipeline.artifacts import Artifacts, alone
+from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.exchange import DEVICE_NAME, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 from finjepa_pipeline.training.mirror import mirrored
-from finjepa_pipeline.training.run import training_code_version
 
 _SIOCGIFADDR = 0x8915
 _LAST_WORDS = 4000  # characters of a rank's log that are told

@@ -20,12 +20,12 @@ from finjepa_pipeline.artifacts import Artifacts
 from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.scale.cluster import connected
 from finjepa_pipeline.scale.rank_host import Outcome, Place, RankHost
+from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.exchange import FAILURE_FILE, LAUNCHER_PID
 from finjepa_pipeline.training.guards import end_with
 from finjepa_pipeline.training.launch import pipes
 from finjepa_pipeline.training.live import watched
 from finjepa_pipeline.training.mirror import send
-from finjepa_pipeline.training.run import training_code_version
 
 _ROOM_PATIENCE_S = 600.0  # for nodes that an autoscaler or an operator brings
 _GRACE_S = 13.0  # Dagster itself waits 20 s for a step that it cancels

@@ -13,8 +13,9 @@ from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.pictures import curves_picture, folder_bytes, numbers_table
-from finjepa_pipeline.training.run import current_checkpoint, for_panel, ranks, training_code_version
+from finjepa_pipeline.training.run import current_checkpoint, for_panel, ranks
 from finjepa_pipeline.training.step import train_in_step
 from finjepa_pipeline.training.sweep_assets import model_sweep
 from finjepa_pipeline.warehouse import Warehouse

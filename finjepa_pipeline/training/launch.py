@@ -19,7 +19,6 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import write_text
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError, pick_device
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 from finjepa_pipeline.training.guards import end_with, only_training_on
@@ -61,6 +60,8 @@ def _train(panel_folder: Path, run_folder: Path, report: Any) -> None:
         dist.destroy_process_group()
     if trainer.rank == 0:
         if config.td.enabled:  # small beside the world model: one process trains it
+            from finjepa_model.training.td_trainer import TDTrainer  # the id of other trainings leaves its code out
+
             running = TDTrainer(trainer.model, panel, run_folder, report)
             running.stop_requested = trainer.stop_requested
             metrics["td"] = running.train()

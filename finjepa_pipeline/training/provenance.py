@@ -7,7 +7,7 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.lineage import build_inputs, lineage, upstream_materializations
-from finjepa_pipeline.training.run import training_code_version
+from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def provenance(
         data=data,
         panel_hash=panel.content_hash,
         build=inputs
-        | {"channels": list(panel.channels), "training_code": training_code_version()}
+        | {"channels": list(panel.channels), "training_code": training_code_version(config.td.enabled)}
         | {"processes": where["processes"], "threads": where["threads"]},
         device=where["device"],
         run_id=context.run.run_id,

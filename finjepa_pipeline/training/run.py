@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import finjepa_model
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
@@ -24,6 +23,7 @@ from finjepa_model.training.panel import Panel
 from finjepa_model.training.records import STATE_FILE
 from finjepa_pipeline.artifacts import bring, keep, store_of
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 from finjepa_pipeline.training.mirror import RECORD_FILES, mirrored
 
@@ -33,18 +33,12 @@ Launch = Callable[[list[str], dict[str, str]], None]
 
 def checkpoint_id(config: FinJEPAConfig, panel: Panel) -> str:
     """Hash of the config, the panel's content and the code that trains: the same id is the same checkpoint."""
-    made_by = {"config": config.to_dict(), "panel": panel.content_hash, "code": training_code_version()}
+    made_by = {
+        "config": config.to_dict(),
+        "panel": panel.content_hash,
+        "code": training_code_version(config.td.enabled),
+    }
     return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def training_code_version() -> str:
-    """Hash of the source that training runs; planners and portfolios that only trade are left out."""
-    root = Path(finjepa_model.__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        if "planning" not in file.relative_to(root).parts:
-            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def for_panel(config: FinJEPAConfig, panel: Panel) -> FinJEPAConfig:
