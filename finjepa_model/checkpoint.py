@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import write_text
+from finjepa_model.files import LARGEST_JSON, read_json, write_text
 
 if TYPE_CHECKING:
     from finjepa_model.world_model import FinJEPA
@@ -19,6 +21,8 @@ CHECKPOINT_FILES = (
     "lineage.json",
     "README.md",
 )
+LARGEST_WEIGHTS = 16 * 2**30  # bytes; `large` has a 60th of it
+_TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
 
 
 def save_model(model: "FinJEPA", folder: Path) -> None:
@@ -34,30 +38,75 @@ def save_model(model: "FinJEPA", folder: Path) -> None:
 
 
 def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | None) -> "FinJEPA":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """Load a checkpoint that may come from anybody: sizes are compared before memory is taken, and what is not finite is
+    refused."""
+    from safetensors import SafetensorError, safe_open
 
     folder = resolve_checkpoint(dir_or_repo, revision)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FinJEPAError(f"{dir_or_repo} is not a FinJEPA checkpoint: {name} is missing")
-    model = cls(FinJEPAConfig.from_json((folder / "config.json").read_text(encoding="utf-8")))
+    config = read_config(folder)
+    _check_normalization(folder, config)
+    weights, file = {}, folder / "model.safetensors"
     try:
-        weights = load_file(folder / "model.safetensors")
+        with torch.device("meta"):  # shapes without memory
+            expected = cls(config).state_dict()
+        with safe_open(file, framework="pt") as opened:
+            headers = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in headers.items()}
+            wrong = [name for name, tensor in expected.items() if found.get(name) != _header(tensor)]
+            wrong += [name for name in found if name not in expected]
+            if not wrong:
+                weights = {name: opened.get_tensor(name) for name in found}
     except (SafetensorError, OSError) as error:
-        raise FinJEPAError(
-            f"{folder / 'model.safetensors'} cannot be read ({error}); fetch the checkpoint again"
-        ) from error
-    expected = model.state_dict()
-    wrong = [name for name in expected if name not in weights or weights[name].shape != expected[name].shape]
-    wrong += [name for name in weights if name not in expected]
+        raise FinJEPAError(f"{file} cannot be read ({error}); fetch the checkpoint again") from error
     if wrong:
         raise FinJEPAError(
-            f"{folder / 'model.safetensors'} does not fit its config.json: {len(wrong)} tensors are missing, unknown or of "
-            f"another shape, the first is {wrong[0]}"
+            f"{file} does not fit its config.json: {len(wrong)} tensors are missing, unknown or of another shape or type, "
+            f"the first is {wrong[0][:120]!r}"
         )
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise FinJEPAError(
+                f"{file} holds numbers that are not finite, in {name}; train or fetch the checkpoint again"
+            )
+    model = cls(config)
     model.load_state_dict(weights)
     return model.eval()
+
+
+def read_config(folder: Path) -> FinJEPAConfig:
+    """The config of a checkpoint folder.
+
+    Raises:
+        FinJEPAError: if it is missing, no standard JSON, or outside the bounds of `finjepa_model.config`.
+    """
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FinJEPAError(f"{folder} is not a FinJEPA checkpoint: {name} is missing")
+    return FinJEPAConfig.from_dict(_json(folder / "config.json"))
+
+
+def _check_normalization(folder: Path, config: FinJEPAConfig) -> None:
+    """Refuse the file, where there is one, if it is damaged or speaks of other channels than the config."""
+    file = folder / "normalization.json"
+    found = _json(file) if file.is_file() else {}
+    channels = found.get("channels", []) if isinstance(found, dict) else None
+    if isinstance(channels, list):
+        names = [channel.get("name") for channel in channels if isinstance(channel, dict)]
+        if "channels" not in found or names == list(config.model.channels):
+            return
+    raise FinJEPAError(f"{file} has other channels than config.json; fetch or train the checkpoint again")
+
+
+def _json(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except (OSError, ValueError) as error:
+        raise FinJEPAError(f"{file} cannot be read ({error}); fetch or train the checkpoint again") from error
+
+
+def _header(tensor: torch.Tensor) -> tuple[tuple[int, ...], str]:
+    """As the header of a safetensors file gives a tensor."""
+    return tuple(tensor.shape), _TYPES.get(tensor.dtype, str(tensor.dtype))
 
 
 def resolve_checkpoint(dir_or_repo: str | Path, revision: str | None = None) -> Path:
@@ -79,6 +128,7 @@ def resolve_checkpoint(dir_or_repo: str | Path, revision: str | None = None) -> 
     from huggingface_hub.utils import httpx
 
     try:
+        _refuse_large(name, revision)
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
     except GatedRepoError as error:
         raise FinJEPAError(
@@ -92,3 +142,23 @@ def resolve_checkpoint(dir_or_repo: str | Path, revision: str | None = None) -> 
         raise FinJEPAError(
             f"the Hub repository {name} cannot be fetched ({type(error).__name__}); try again later"
         ) from error
+
+
+def _refuse_large(repo_id: str, revision: str | None) -> None:
+    """Look at the sizes before anything is downloaded; without the Hub only what is here already can be had."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import httpx
+
+    if constants.is_offline_mode():
+        return
+    try:
+        files = HfApi().get_paths_info(repo_id, list(CHECKPOINT_FILES), revision=revision)
+    except httpx.TransportError:
+        return
+    for file in files:
+        most = LARGEST_WEIGHTS if file.path == "model.safetensors" else LARGEST_JSON
+        if isinstance(file, RepoFile) and file.size > most:
+            raise FinJEPAError(
+                f"{file.path} of the Hub repository {repo_id} has {file.size:,} bytes; at most {most:,} are read"
+            )

@@ -1,21 +1,27 @@
 """Typed, frozen configs with a strict JSON round trip: the one place for every default.
 
-`FinJEPAConfig` is what a checkpoint's `config.json` holds. An unknown key, a wrong type or an impossible value raises
-`FinJEPAError` that names the key.
+`FinJEPAConfig` is what a checkpoint's `config.json` holds. An unknown key, a wrong type or a value outside its bounds raises
+`FinJEPAError` that names the key. A config may come from the Hub, so every number has bounds, and a NaN is outside of any.
 """
 
 import dataclasses
 import itertools
-import json
+import re
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import from_json, to_json
 
 Recipe = Literal["ema", "sigreg", "both", "vicreg"]
 ConfigT = TypeVar("ConfigT")
+DefaultT = TypeVar("DefaultT")
+_CHANNEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MOST_CHANNELS, _MOST_TIERS = 1024, 16
+_MOST_PATCHES = 1024  # of one asset in an observation: attention over them takes the square of it
 
 
 def _require(condition: bool, key: str, rule: str) -> None:
@@ -23,33 +29,69 @@ def _require(condition: bool, key: str, rule: str) -> None:
         raise FinJEPAError(f"config key {key} {rule}")
 
 
+def bounded(default: DefaultT, low: float, high: float) -> DefaultT:
+    """A dataclass field whose number, or each of whose numbers, must lie in [low, high]."""
+    return field(default=default, metadata={"bounds": (low, high)})  # type: ignore[return-value]
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class Bounded:
+    """A section of a config; it refuses numbers outside the bounds of their fields."""
+
+    section: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if "bounds" in item.metadata:
+                low, high = item.metadata["bounds"]
+                value = getattr(self, item.name)
+                inside = all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,)))
+                _require(
+                    inside, f"{self.section}.{item.name}", f"must lie in [{low:g}, {high:g}], not {reprlib.repr(value)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Bounded):
     """Shapes of the world model.
 
     A decision step is `stride` sessions long; at each step an asset is seen through the `window` sessions that end there.
     """
 
+    section = "model"
+
     channels: tuple[str, ...] = ()  # names of the panel's channels, in order; filled in from the panel
     market_channels: tuple[str, ...] = ()  # the same of the market's context
-    window: int = 64  # T, sessions in an observation
-    patch: int = 8  # sessions in a patch; divides `window`
-    stride: int = 5  # sessions from one decision to the next
-    context_steps: int = 3  # W, decision steps that the predictor sees
-    dim: int = 64  # D, width of every latent
-    heads: int = 4
-    time_layers: int = 2  # encoder: attention over the patches of an asset
-    asset_layers: int = 1  # encoder: attention over assets
-    predictor_layers: int = 3
-    mlp_ratio: float = 4.0
+    window: int = bounded(64, 1, 2048)  # T, sessions in an observation
+    patch: int = bounded(8, 1, 2048)  # sessions in a patch; divides `window`
+    stride: int = bounded(5, 1, 2520)  # sessions from one decision to the next
+    context_steps: int = bounded(3, 1, 64)  # W, decision steps that the predictor sees
+    dim: int = bounded(64, 2, 8192)  # D, width of every latent
+    heads: int = bounded(4, 1, 64)
+    time_layers: int = bounded(2, 0, 128)  # encoder: attention over the patches of an asset
+    asset_layers: int = bounded(1, 0, 128)  # encoder: attention over assets
+    predictor_layers: int = bounded(3, 1, 128)
+    mlp_ratio: float = bounded(4.0, 0.5, 64)
     adaln_init: Literal["zero", "normal"] = "normal"
-    adaln_std: float = 0.02  # standard deviation of the AdaLN weights when `adaln_init` is "normal"
+    adaln_std: float = bounded(0.02, 0, 10)  # standard deviation of the AdaLN weights when `adaln_init` is "normal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.window % self.patch == 0, "model.patch", f"must divide model.window={self.window}")
         _require(self.dim % (2 * self.heads) == 0, "model.dim", "must be a multiple of 2 * model.heads (rotary pairs)")
-        for name in ("window", "patch", "stride", "context_steps", "dim", "heads", "predictor_layers"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "must be at least 1")
+        _require(
+            self.patches * self.context_steps <= _MOST_PATCHES,
+            "model.window",
+            f"over model.patch, times model.context_steps, must not exceed {_MOST_PATCHES}",
+        )
+        for name in ("channels", "market_channels"):
+            names = getattr(self, name)
+            _require(len(names) <= _MOST_CHANNELS, f"model.{name}", f"must have at most {_MOST_CHANNELS} names")
+            _require(
+                len(set(names)) == len(names) and all(map(_CHANNEL.fullmatch, names)),
+                f"model.{name}",
+                "must be different names of letters, digits and . _ -, at most 64 of them",
+            )
 
     @property
     def patches(self) -> int:
@@ -57,181 +99,177 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Bounded):
     """Weights of the training objective (design: prediction + masked patches + collapse prevention + inverse dynamics)."""
+
+    section = "loss"
 
     recipe: Recipe = (
         "sigreg"  # its roll-outs beat no change, those of a slow teacher do not (docs/results/world-model.md)
     )
-    rollout_steps: int = 2  # K, autoregressive steps
+    rollout_steps: int = bounded(2, 1, 64)  # K, autoregressive steps
     truncate_rollout: bool = True  # no gradient from one rollout step into the one before (TBPTT-1, JEPA-WMs)
-    mask_ratio: float = 0.7  # TS-JEPA
-    masked_patch: float = 1.0
-    prediction: float = 1.0
-    rollout: float = 1.0
+    mask_ratio: float = bounded(0.7, 0.001, 0.999)  # TS-JEPA
+    masked_patch: float = bounded(1.0, 0, 1e6)
+    prediction: float = bounded(1.0, 0, 1e6)
+    rollout: float = bounded(1.0, 0, 1e6)
     # SIGReg is divided by the number of samples, so this weight means the same at every batch size. Ten (EB-JEPA, LeWM at its
     # batch of 128) fills the width with noise, 0.3 loses factors (docs/results/world-model.md)
-    sigreg: float = 1.0
-    sigreg_slices: int = 256
-    inverse_dynamics: float = 1.0
-    variance: float = 1.0  # EB-JEPA, on portfolio latents
-    covariance: float = 0.04
-    latent_variance: float = 16.0  # EB-JEPA, on market latents, recipe `vicreg` only
-    latent_covariance: float = 8.0
-    temporal_similarity: float = 12.0
-    heads: float = 0.1  # on detached latents: teaches the read-outs, never the encoder
-    ema_start: float = 0.996  # momentum of the teacher at the first step ...
-    ema_end: float = 1.0  # ... and at the last one; linear between them (I-JEPA; TS-JEPA ends near 0.9996)
+    sigreg: float = bounded(1.0, 0, 1e6)
+    sigreg_slices: int = bounded(256, 1, 65536)
+    inverse_dynamics: float = bounded(1.0, 0, 1e6)
+    variance: float = bounded(1.0, 0, 1e6)  # EB-JEPA, on portfolio latents
+    covariance: float = bounded(0.04, 0, 1e6)
+    latent_variance: float = bounded(16.0, 0, 1e6)  # EB-JEPA, on market latents, recipe `vicreg` only
+    latent_covariance: float = bounded(8.0, 0, 1e6)
+    temporal_similarity: float = bounded(12.0, 0, 1e6)
+    heads: float = bounded(0.1, 0, 1e6)  # on detached latents: teaches the read-outs, never the encoder
+    ema_start: float = bounded(0.996, 0, 1)  # momentum of the teacher at the first step ...
+    ema_end: float = bounded(
+        1.0, 0, 1
+    )  # ... and at the last one; linear between them (I-JEPA; TS-JEPA ends near 0.9996)
 
     def __post_init__(self) -> None:
-        _require(self.rollout_steps >= 1, "loss.rollout_steps", "must be at least 1")
-        _require(0 < self.mask_ratio < 1, "loss.mask_ratio", "must lie between 0 and 1")
-        _require(
-            0 <= self.ema_start <= self.ema_end <= 1, "loss.ema_start", "must satisfy 0 <= ema_start <= ema_end <= 1"
-        )
+        super().__post_init__()
+        _require(self.ema_start <= self.ema_end, "loss.ema_start", "must not exceed loss.ema_end")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PortfolioConfig:
+class PortfolioConfig(Bounded):
     """Rules and prices of trading. Rates are per year, costs are one-way in basis points of the traded value.
 
     Tiers of liquidity and impact apply where the trailing dollar volume is known; without it an asset is in tier 0.
     """
 
-    cost_bps: float = 10.0  # commission and half-spread of an asset of tier 0
-    hedge_cost_bps: float = 2.0  # the same for the market proxy
-    tier_dollar_volume: tuple[float, ...] = (5e7, 5e6)  # dollars a day, descending: below each begins a tier
-    tier_spread_bps: tuple[float, ...] = (0.0, 5.0, 25.0)  # half-spread beyond cost_bps, by tier
-    impact: float = 0.1  # of an order for a whole day's volume, in units of the day's volatility; goes with its root
-    capital: float = 1e6  # dollars that wealth 1 stands for, for impact
-    borrow_rate: float = 0.005  # paid on the value that is held short in tier 0 and in the market proxy
-    tier_borrow_rate: tuple[float, ...] = (0.0, 0.025, 0.095)  # beyond borrow_rate, by tier
-    cash_rate: float = 0.0
-    short_rebate: float = 0.0  # earned on the proceeds of short sales, in place of cash_rate
-    margin_spread: float = 0.015  # paid over cash_rate on borrowed cash
-    sessions_per_year: int = 252
+    section = "portfolio"
+
+    cost_bps: float = bounded(10.0, 0, 4999)  # commission and half-spread of an asset of tier 0
+    hedge_cost_bps: float = bounded(2.0, 0, 4999)  # the same for the market proxy
+    tier_dollar_volume: tuple[float, ...] = bounded(
+        (5e7, 5e6), 0, 1e18
+    )  # dollars a day, descending: below each begins a tier
+    tier_spread_bps: tuple[float, ...] = bounded((0.0, 5.0, 25.0), 0, 4999)  # half-spread beyond cost_bps, by tier
+    impact: float = bounded(
+        0.1, 0, 100
+    )  # of an order for a whole day's volume, in units of the day's volatility; goes with its root
+    capital: float = bounded(1e6, 1e-6, 1e18)  # dollars that wealth 1 stands for, for impact
+    borrow_rate: float = bounded(0.005, 0, 10)  # paid on the value that is held short in tier 0 and in the market proxy
+    tier_borrow_rate: tuple[float, ...] = bounded((0.0, 0.025, 0.095), 0, 10)  # beyond borrow_rate, by tier
+    cash_rate: float = bounded(0.0, -1, 10)
+    short_rebate: float = bounded(0.0, -1, 10)  # earned on the proceeds of short sales, in place of cash_rate
+    margin_spread: float = bounded(0.015, 0, 10)  # paid over cash_rate on borrowed cash
+    sessions_per_year: int = bounded(252, 1, 366)
     allow_short: bool = False
     allow_hedge: bool = True
-    max_weight: float = 1.0
-    max_gross: float = 1.0  # gross exposure in assets of an action with no flat signal, share of wealth
+    max_weight: float = bounded(1.0, 1e-6, 1)
+    max_gross: float = bounded(
+        1.0, 1e-3, 10
+    )  # gross exposure in assets of an action with no flat signal, share of wealth
 
     def __post_init__(self) -> None:
-        for name in ("cost_bps", "hedge_cost_bps", "borrow_rate", "impact", "margin_spread"):
-            _require(getattr(self, name) >= 0, f"portfolio.{name}", "must not be negative")
-        _require(self.cost_bps < 5000, "portfolio.cost_bps", "must be below 5000")
-        _require(self.capital > 0, "portfolio.capital", "must be positive")
-        _require(0 < self.max_weight <= 1, "portfolio.max_weight", "must lie in (0, 1]")
-        _require(0 < self.max_gross <= 10, "portfolio.max_gross", "must lie in (0, 10]")
+        super().__post_init__()
         bounds = self.tier_dollar_volume
         _require(
-            all(high > low for high, low in itertools.pairwise((*bounds, 0.0))),
+            len(bounds) <= _MOST_TIERS and all(high > low for high, low in itertools.pairwise((*bounds, 0.0))),
             "portfolio.tier_dollar_volume",
-            "must be positive and descend",
+            f"must be at most {_MOST_TIERS} positive values that descend",
         )
         for name in ("tier_spread_bps", "tier_borrow_rate"):
             values = getattr(self, name)
             _require(
-                len(values) == len(bounds) + 1 and min(values) >= 0,
+                len(values) == len(bounds) + 1,
                 f"portfolio.{name}",
-                f"must have {len(bounds) + 1} values that are not negative, one more than portfolio.tier_dollar_volume",
+                f"must have {len(bounds) + 1} values, one more than portfolio.tier_dollar_volume",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Bounded):
     """The trainer. `epochs` passes over `steps_per_epoch` batches, each of `batch_size` decision dates and `n_assets` assets."""
 
-    seed: int = 0
-    batch_size: int = 64  # over all ranks
-    n_assets: int = 8
-    epochs: int = 10
-    steps_per_epoch: int = 100
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup_steps: int = 50
-    gradient_clip: float = 1.0
+    section = "training"
+
+    seed: int = bounded(0, 0, 2**32 - 1)
+    batch_size: int = bounded(64, 2, 1e6)  # over all ranks
+    n_assets: int = bounded(8, 1, 10000)
+    epochs: int = bounded(10, 1, 1e6)
+    steps_per_epoch: int = bounded(100, 1, 1e7)
+    learning_rate: float = bounded(1e-3, 1e-12, 10)
+    weight_decay: float = bounded(1e-2, 0, 10)
+    warmup_steps: int = bounded(50, 0, 1e7)
+    gradient_clip: float = bounded(1.0, 1e-6, 1e9)
     precision: Literal["float32", "bfloat16"] = "float32"
-    evaluate_batches: int = 8
+    evaluate_batches: int = bounded(8, 1, 1e5)
     # parts that a batch is divided into, one after the other, to save memory: the gradient is that of the whole batch but for
     # statistics over samples (SIGReg, variance, covariance), which see one part
-    accumulate: int = 1
+    accumulate: int = bounded(1, 1, 1e5)
     compile: bool = False  # torch.compile of the transformer blocks
     deterministic: bool = False  # refuse operations that are not (on a GPU some are not; the CPU always repeats itself)
-    patience: int = 0  # stop after this many evaluations without a better one; 0 for never
-    checkpoint_every: int = 200  # steps between two saves of everything that resuming needs
-    log_every: int = 20
-    train_share: float = 0.7  # of the sessions, in time order; then validation, then test
-    validation_share: float = 0.15
-    train_from: float = 0.0  # share of the sessions before the training block begins, for rolling windows
-    unseen_symbols: float = 0.0  # share of the symbols, by their hash, that training never sees
+    patience: int = bounded(0, 0, 1e6)  # stop after this many evaluations without a better one; 0 for never
+    checkpoint_every: int = bounded(200, 1, 1e9)  # steps between two saves of everything that resuming needs
+    log_every: int = bounded(20, 1, 1e9)
+    train_share: float = bounded(0.7, 0.001, 0.999)  # of the sessions, in time order; then validation, then test
+    validation_share: float = bounded(0.15, 0.001, 0.999)
+    train_from: float = bounded(
+        0.0, 0, 0.999
+    )  # share of the sessions before the training block begins, for rolling windows
+    unseen_symbols: float = bounded(0.0, 0, 0.999)  # share of the symbols, by their hash, that training never sees
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_size", "n_assets", "epochs", "steps_per_epoch", "accumulate", "evaluate_batches", "checkpoint_every",
-            "log_every",
-        ):  # fmt: skip
-            _require(getattr(self, name) >= 1, f"training.{name}", "must be at least 1")
-        _require(self.batch_size >= 2, "training.batch_size", "must be at least 2 (statistics over the batch)")
-        _require(self.patience >= 0, "training.patience", "must not be negative")
-        _require(self.learning_rate > 0, "training.learning_rate", "must be positive")
+        super().__post_init__()
         _require(
-            self.train_share > 0 and self.validation_share > 0 and self.train_share + self.validation_share < 1,
+            self.train_share + self.validation_share < 1,
             "training.train_share",
-            "train_share and validation_share must be positive and leave room for a test block",
+            "and training.validation_share must leave room for a test block",
         )
-        _require(0 <= self.train_from < self.train_share, "training.train_from", "must lie below training.train_share")
-        _require(0 <= self.unseen_symbols < 1, "training.unseen_symbols", "must lie in [0, 1)")
+        _require(self.train_from < self.train_share, "training.train_from", "must lie below training.train_share")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TDConfig:
+class TDConfig(Bounded):
     """The zero-shot branch (TD-JEPA, 2510.00739), trained after the world model and on its latents."""
+
+    section = "td"
 
     enabled: bool = False
     symmetric: bool = False  # one encoder for state and task, one predictor
     fine_tune: bool = False  # the branch has a copy of the encoders and trains it; the world model stays as it is
-    task_dim: int = 24  # D, width of the task features
-    state_dim: int = 32
-    hidden: int = 128
-    members: int = 2  # predictors in an ensemble
-    discount: float = 0.97  # of a session
-    goal_ratio: float = 0.2  # share of tasks that are features of reached states
-    prior_ratio: float = (
-        0.6  # share that are sums of a few outcomes, of random weights; the others come from the sphere
-    )
-    task_orthonormality: float = 1.0
-    state_orthonormality: float = 0.1
-    behaviour_cloning: float = 0.0
-    target_rate: float = 0.01  # Polyak
-    covariance_decay: float = 0.995
-    temperature: float = 0.7  # of the relaxed hedge
-    steps: int = 600  # 0 leaves the policy as it begins, which is hardly worse (docs/results/zero-shot.md)
-    dates: int = 64  # in a batch
-    portfolios: int = 4  # held on each of these dates: the market does not listen, so its latents serve all of them
-    reuse: int = 8  # batches of portfolios on the same encoded market
-    learning_rate: float = 1e-3
-    task_learning_rate: float = 1e-4  # slower: predictors must keep up with what they predict
-    actor_learning_rate: float = 2e-4  # slower: it follows what predictors have learned
-    evaluate_every: int = 20  # steps between two scores of the policy on the validation block; the best one is kept
-    patience: int = 5  # stop after this many scores without a better one; 0 for never
-    relabelled: int = 2048  # next states that are kept with the checkpoint to infer rewards on
+    task_dim: int = bounded(24, 1, 4096)  # D, width of the task features
+    state_dim: int = bounded(32, 1, 4096)
+    hidden: int = bounded(128, 1, 8192)
+    members: int = bounded(2, 1, 64)  # predictors in an ensemble
+    discount: float = bounded(0.97, 0, 0.9999)  # of a session
+    goal_ratio: float = bounded(0.2, 0, 1)  # share of tasks that are features of reached states
+    # share that are sums of a few outcomes, of random weights; the others come from the sphere
+    prior_ratio: float = bounded(0.6, 0, 1)
+    task_orthonormality: float = bounded(1.0, 0, 1e6)
+    state_orthonormality: float = bounded(0.1, 0, 1e6)
+    behaviour_cloning: float = bounded(0.0, 0, 1e6)
+    target_rate: float = bounded(0.01, 0, 1)  # Polyak
+    covariance_decay: float = bounded(0.995, 0, 1)
+    temperature: float = bounded(0.7, 1e-6, 1e3)  # of the relaxed hedge
+    steps: int = bounded(
+        600, 0, 1e9
+    )  # 0 leaves the policy as it begins, which is hardly worse (docs/results/zero-shot.md)
+    dates: int = bounded(64, 2, 1e5)  # in a batch
+    portfolios: int = bounded(
+        4, 1, 10000
+    )  # held on each of these dates: the market does not listen, so its latents serve all of them
+    reuse: int = bounded(8, 1, 10000)  # batches of portfolios on the same encoded market
+    learning_rate: float = bounded(1e-3, 1e-12, 10)
+    task_learning_rate: float = bounded(1e-4, 1e-12, 10)  # slower: predictors must keep up with what they predict
+    actor_learning_rate: float = bounded(2e-4, 1e-12, 10)  # slower: it follows what predictors have learned
+    evaluate_every: int = bounded(
+        20, 1, 1e9
+    )  # steps between two scores of the policy on the validation block; the best one is kept
+    patience: int = bounded(5, 0, 1e6)  # stop after this many scores without a better one; 0 for never
+    relabelled: int = bounded(2048, 1, 1e6)  # next states that are kept with the checkpoint to infer rewards on
 
     def __post_init__(self) -> None:
-        for name in (
-            "task_dim", "state_dim", "hidden", "members", "portfolios", "reuse", "relabelled", "evaluate_every",
-        ):  # fmt: skip
-            _require(getattr(self, name) >= 1, f"td.{name}", "must be at least 1")
-        for name in ("steps", "patience"):
-            _require(getattr(self, name) >= 0, f"td.{name}", "must not be negative")
-        _require(self.dates >= 2, "td.dates", "must be at least 2 (statistics over the batch)")
-        _require(0 <= self.discount < 1, "td.discount", "must lie in [0, 1)")
+        super().__post_init__()
         _require(
             self.goal_ratio + self.prior_ratio <= 1, "td.prior_ratio", "and td.goal_ratio must not exceed 1 together"
         )
-        for name in ("goal_ratio", "prior_ratio", "target_rate", "covariance_decay"):
-            _require(0 <= getattr(self, name) <= 1, f"td.{name}", "must lie in [0, 1]")
-        for name in ("learning_rate", "task_learning_rate", "actor_learning_rate", "temperature"):
-            _require(getattr(self, name) > 0, f"td.{name}", "must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +286,7 @@ class FinJEPAConfig:
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        return to_json(self.to_dict(), indent=2, sort_keys=True)
 
     @classmethod
     def from_dict(cls, data: Any) -> "FinJEPAConfig":
@@ -257,8 +295,8 @@ class FinJEPAConfig:
     @classmethod
     def from_json(cls, text: str) -> "FinJEPAConfig":
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = from_json(text)
+        except ValueError as error:
             raise FinJEPAError(f"the config is not JSON: {error}") from error
         return cls.from_dict(data)
 
@@ -274,8 +312,8 @@ class FinJEPAConfig:
                 known = sorted(f"{section}.{name}" for section, values in self.to_dict().items() for name in values)
                 raise FinJEPAError(f"unknown config key {key!r}; known keys: {', '.join(known)}")
             try:
-                node[leaf] = json.loads(text)
-            except json.JSONDecodeError:
+                node[leaf] = from_json(text)
+            except ValueError:
                 node[leaf] = text
         return self.from_dict(data)
 
@@ -331,7 +369,9 @@ def _build(cls: type[ConfigT], data: Any, path: str) -> ConfigT:
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in known:
-            raise FinJEPAError(f"unknown config key {_join(path, key)!r}; known keys: {', '.join(sorted(known))}")
+            raise FinJEPAError(
+                f"unknown config key {reprlib.repr(_join(path, key))}; known keys: {', '.join(sorted(known))}"
+            )
     return cls(**{key: _read(hints[key], value, _join(path, key)) for key, value in data.items()})
 
 
@@ -342,7 +382,7 @@ def _read(hint: Any, value: Any, path: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise FinJEPAError(f"config key {path} must be one of {', '.join(map(str, args))}, not {value!r}")
+        raise FinJEPAError(f"config key {path} must be one of {', '.join(map(str, args))}, not {reprlib.repr(value)}")
     if origin is tuple:
         if isinstance(value, list | tuple):
             return tuple(_read(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
@@ -350,12 +390,12 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         if value is None and type(None) in args:
             return None
         return _read(next(arg for arg in args if arg is not type(None)), value, path)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     expected = "list" if origin is tuple else getattr(hint, "__name__", str(hint))
-    raise FinJEPAError(f"config key {path} must be a {expected}, not {value!r}")
+    raise FinJEPAError(f"config key {path} must be a {expected}, not {reprlib.repr(value)}")
 
 
 def _join(path: str, key: str) -> str:

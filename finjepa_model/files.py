@@ -1,7 +1,43 @@
-"""How a text file is put into its place: whole, or not at all."""
+"""Text and JSON files: written whole or not at all, and read with limits, because a checkpoint may come from anybody."""
 
+import json
+import math
 import os
 from pathlib import Path
+from typing import Any
+
+LARGEST_JSON = 16 * 2**20  # bytes of a file of a checkpoint; real ones have a few thousand
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """Standard JSON: a number that is not finite is undefined, and written as null. `options` are those of json.dumps."""
+    return json.dumps(_defined(value), allow_nan=False, **options)
+
+
+def from_json(text: str) -> Any:
+    """Read standard JSON.
+
+    Raises:
+        ValueError: for what is not JSON, for NaN and infinities, a key that stands twice, or nesting that is too deep.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: see `from_json`; or if it is larger than any real one.
+    """
+    with path.open("rb") as file:
+        content = file.read(LARGEST_JSON + 1)
+    if len(content) > LARGEST_JSON:
+        raise ValueError(f"it is larger than {LARGEST_JSON >> 20} MiB")
+    return from_json(content.decode("utf-8"))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -17,3 +53,27 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _defined(item) for key, item in value.items()}
+    return [_defined(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:20])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return found

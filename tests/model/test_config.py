@@ -1,6 +1,12 @@
 """Configs are typed and checked when they are read; an error names the key."""
 
+import dataclasses
+import math
+import typing
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finjepa_model.config import PRESETS, FinJEPAConfig, preset
 from finjepa_model.errors import FinJEPAError
@@ -45,3 +51,60 @@ def test_unknown_key_in_a_file_and_unknown_preset_are_refused():
         FinJEPAConfig.from_json('{"model": {"flux": 1}}')
     with pytest.raises(FinJEPAError, match="tiny"):
         preset("huge")
+
+
+def _numbers(config):
+    """Section, field and type of every number of a config; a tuple of numbers counts."""
+    for section in dataclasses.fields(config):
+        kind = type(getattr(config, section.name))
+        for field in dataclasses.fields(kind):
+            hint = typing.get_type_hints(kind)[field.name]
+            item = hint if hint in (int, float) else next(iter(typing.get_args(hint)), None)
+            if item in (int, float):
+                yield section.name, field, item, hint is not item
+
+
+NUMBERS = list(_numbers(FinJEPAConfig()))
+
+
+@pytest.mark.parametrize(("section", "field", "item", "many"), NUMBERS, ids=[f"{n[0]}.{n[1].name}" for n in NUMBERS])
+@given(data=st.data())
+def test_every_number_has_finite_bounds_and_refuses_what_is_outside(section, field, item, many, data):
+    assert "bounds" in field.metadata, "a new field needs bounds: write `bounded(default, low, high)`"
+    low, high = field.metadata["bounds"]
+    assert math.isfinite(low)
+    assert math.isfinite(high)
+    if item is int:
+        outside = st.integers(max_value=math.ceil(low) - 1) | st.integers(min_value=math.floor(high) + 1)
+    else:
+        outside = st.sampled_from([math.nan, math.inf, -math.inf, 10**400, -(10**400)])
+        outside |= st.floats(max_value=low, exclude_max=True) | st.floats(min_value=high, exclude_min=True)
+    value = data.draw(outside)
+    value = (value,) * len(field.default) if many else value
+    kind = type(getattr(FinJEPAConfig(), section))
+    with pytest.raises(FinJEPAError, match=rf"{section}\.{field.name} must lie in"):
+        kind(**{field.name: value})
+    with pytest.raises(FinJEPAError, match=rf"{section}\.{field.name}") as refused:
+        FinJEPAConfig.from_dict({section: {field.name: value}})
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model": {"dim": 64, "dim": 32}}',
+        '{"training": {"learning_rate": NaN}}',
+        '{"training": {"learning_rate": 1e999}}',
+        "[" * 100_000 + "]" * 100_000,
+        '{"training": {"seed": 1' + "0" * 10_000 + "}}",
+        '{"model": {"window": 2048, "patch": 1, "context_steps": 64}}',
+        '{"model": {"channels": ["<img src=x onerror=alert(1)>"]}}',
+    ],
+    ids=["duplicate", "nan", "overflow", "nested", "digits", "patches", "markup"],
+)
+def test_odd_json_is_refused_in_one_line(text):
+    with pytest.raises(FinJEPAError) as refused:
+        FinJEPAConfig.from_json(text)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300

@@ -1,0 +1,89 @@
+"""A checkpoint may come from anybody: what is not finite, too large or of another shape is refused before it is used."""
+
+import dataclasses
+import json
+import resource
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from finjepa_model import FinJEPA
+from finjepa_model.config import preset
+from finjepa_model.errors import FinJEPAError
+from tests.hub_lookalike import HubLookalike
+
+
+@pytest.fixture
+def folder(tmp_path):
+    config = preset("tiny").override({"model.dim": "8", "td.hidden": "8", "td.enabled": "true"})
+    model = dataclasses.replace(config.model, channels=("a", "b"), market_channels=("m",))
+    FinJEPA(dataclasses.replace(config, model=model)).save_pretrained(tmp_path)
+    (tmp_path / "normalization.json").write_text(json.dumps({"channels": [{"name": "a"}, {"name": "b"}]}))
+    FinJEPA.from_pretrained(tmp_path)
+    return tmp_path
+
+
+def refusal(folder) -> str:
+    with pytest.raises(FinJEPAError) as refused:
+        FinJEPA.from_pretrained(folder)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_any_tensor_that_is_not_finite_is_named(folder, value):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    for name in list(weights)[:: len(weights) // 20]:
+        broken = {**weights, name: weights[name].clone()}
+        broken[name].view(-1)[-1] = value
+        save_file(broken, file)
+        assert name in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"channels": [{"name": "a"}, {"name": "b", "scale": NaN}]}',
+        '{"channels": [{"name": "a"}, {"name": "b", "scale": 1e999}]}',
+        '{"channels": [{"name": "b"}, {"name": "a"}]}',
+        '{"channels": 3}',
+        '{"channels": [{"name": "a"}], "channels": [{"name": "a"}, {"name": "b"}]}',
+        "[" * 100_000,
+        "\x00",
+        '"' + "a" * (17 << 20) + '"',
+    ],
+)
+def test_a_damaged_normalization_is_refused(folder, content):
+    (folder / "normalization.json").write_text(content)
+    assert "normalization.json" in refusal(folder)
+
+
+def test_a_huge_config_is_refused_before_memory_is_taken(folder):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    config = json.loads((folder / "config.json").read_text())
+    config["model"] |= {"dim": 8192, "heads": 64, "predictor_layers": 128, "time_layers": 128, "mlp_ratio": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "does not fit its config.json" in refusal(folder)
+    config["model"]["dim"] = 2**40
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "model.dim" in refusal(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+def test_another_type_is_refused(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(iter(weights))
+    save_file(weights | {name: weights[name].to(torch.float16)}, file)
+    assert name in refusal(folder)
+
+
+def test_large_files_of_the_hub_are_not_downloaded(folder, tmp_path, monkeypatch):
+    with HubLookalike() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("finjepa_model.checkpoint.LARGEST_JSON", 10)
+        files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
+        hub.add_repo("tester/large", files=files)
+        assert "has" in refusal("tester/large")
