@@ -1,6 +1,5 @@
 """Tells a person that something needs a look: one JSON object, posted to a webhook, given to a command, or both."""
 
-import json
 import shlex
 import subprocess
 import time
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_pipeline.settings import Settings
 
 TRIES = 3
@@ -37,7 +37,7 @@ def send(settings: Settings, alert: Alert) -> bool:
     Raises:
         FinJEPAError: if it could not be delivered, after some tries. The webhook's address may hold a secret, and is not told.
     """
-    body = json.dumps(asdict(alert))
+    body = to_json(asdict(alert))
     if settings.alert_webhook:
         _post(settings.alert_webhook, body)
     if settings.alert_command:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.settings import Settings
 
@@ -144,7 +145,7 @@ class Artifacts:
                 return None
 
     def _write(self, place: str, files: Mapping[str, Any]) -> None:
-        text = json.dumps({"files": files}, indent=2, sort_keys=True) + "\n"
+        text = to_json({"files": files}, indent=2, sort_keys=True) + "\n"
         if self._is_folder:
             beside = f"{place}.{uuid.uuid4().hex}"
             Path(beside).write_text(text, encoding="utf-8")

@@ -6,7 +6,6 @@ standard output.
 
 import atexit
 import importlib.util
-import json
 import os
 import sys
 import warnings
@@ -17,6 +16,7 @@ import click
 from rich.table import Table
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_pipeline.cli_errors import OneLineErrors
 from finjepa_pipeline.cli_options import (
     Ops,
@@ -222,7 +222,7 @@ def decide(debug: bool, as_json: bool, **options: Any) -> None:
     asked = {name: options[name] for name in ("as_of", "checkpoint", "planner", "utility")}
     report = _run("decide", {"daily_decision": given(**asked)}, debug)
     decision = read_decision(report.assets)
-    click.echo(json.dumps(decision)) if as_json else say_decision(decision)
+    click.echo(to_json(decision)) if as_json else say_decision(decision)
 
 
 @main.command()
@@ -255,7 +255,7 @@ def reproduce(checkpoint: str, as_json: bool) -> None:
     err.print(f"[bold]finjepa reproduce[/bold]: the job train, in {settings.home / 'reproductions'}")
     report = rebuild(settings, checkpoint)
     if as_json:
-        click.echo(json.dumps(vars(report) | {"rebuilt": str(report.rebuilt)}))
+        click.echo(to_json(vars(report) | {"rebuilt": str(report.rebuilt)}))
     else:
         out.print(f"{report.checkpoint} was rebuilt as {report.rebuilt}", highlight=False)
         for line in report.differences or ("equal, bit by bit",):

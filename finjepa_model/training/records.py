@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finjepa_model.files import write_text
+from finjepa_model.files import to_json, write_text
 
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "trainer_state.pt"  # what `training/state.py` keeps
@@ -13,7 +13,7 @@ STATE_FILE = "trainer_state.pt"  # what `training/state.py` keeps
 
 def append_record(run_folder: Path, record: dict[str, Any]) -> None:
     with (run_folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(to_json(record) + "\n")
 
 
 def read_metrics(run_folder: Path) -> Iterator[dict[str, Any]]:
@@ -29,4 +29,4 @@ def read_metrics(run_folder: Path) -> Iterator[dict[str, Any]]:
 def forget_after(run_folder: Path, step: int) -> None:
     """Drop what an interrupted run logged after its last save: it will be logged again."""
     kept = [record for record in read_metrics(run_folder) if record["step"] <= step]
-    write_text(run_folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in kept))
+    write_text(run_folder / METRICS_FILE, "".join(to_json(record) + "\n" for record in kept))

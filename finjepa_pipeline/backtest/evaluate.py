@@ -1,7 +1,6 @@
 """Judges a checkpoint's planners beside baselines, controls and strategies of the user, under one court a block."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.controls import CONTROLS, Controls
@@ -269,4 +269,4 @@ def read_config(checkpoint: Path) -> FinJEPAConfig:
 
 
 def _hash(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    return hashlib.sha256(to_json(parts).encode()).hexdigest()[:12]

@@ -9,7 +9,6 @@ Every test block follows the one before; the gap purges what a label could reach
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 
 import duckdb
@@ -17,6 +16,7 @@ import numpy as np
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import split_dates, unseen
 from finjepa_pipeline.backtest.docket import Block
@@ -114,7 +114,7 @@ def _gap(config: FinJEPAConfig) -> int:
 
 def _plan_name(panel: Panel, folds: list[Fold], held_back: int) -> str:
     made_of = [panel.content_hash, held_back, *((fold.name, fold.config.to_dict(), fold.test) for fold in folds)]
-    return "walk-forward-" + hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:10]
+    return "walk-forward-" + hashlib.sha256(to_json(made_of, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def fold_blocks(panel: Panel, fold: Fold) -> list[Block]:
@@ -217,7 +217,7 @@ def _state(con: duckdb.DuckDBPyConnection, plan: str) -> str:
         "SELECT DISTINCT court, strategy FROM main.backtest_returns JOIN main.walk_forward_folds USING (checkpoint) "
         "WHERE plan = ? AND block = 'test' ORDER BY ALL"
     )
-    return hashlib.sha256(json.dumps(con.execute(query, [plan]).fetchall()).encode()).hexdigest()[:8]
+    return hashlib.sha256(to_json(con.execute(query, [plan]).fetchall()).encode()).hexdigest()[:8]
 
 
 def record_opening(con: duckdb.DuckDBPyConnection, panel: Panel, plan: Plan, checkpoint: str, run_id: str) -> int:

@@ -4,13 +4,14 @@ come into view. Plotly travels compressed, as it would be larger than everything
 import base64
 import gzip
 import html
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from finjepa_model.files import to_json
 
 _HERE = Path(__file__).parent
 
@@ -42,7 +43,7 @@ def write_page(
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     drawing = ""
     if figures:
-        numbers = json.dumps({"f": figures, "d": dates}, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+        numbers = to_json({"f": figures, "d": dates}, separators=(",", ":")).replace("</", "<\\/")
         drawer = (_HERE / "page.js").read_text(encoding="utf-8")
         drawing = (
             f'<script type="text/plain" id="plotly">{_plotly()}</script>'

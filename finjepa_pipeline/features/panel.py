@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import write_text
+from finjepa_model.files import to_json, write_text
 from finjepa_model.training.panel import FORMAT
 from finjepa_pipeline.features.channels import Channel, available
 from finjepa_pipeline.features.growth import CODE_VERSION, GROWN, Base, growth
@@ -58,7 +58,7 @@ def build_panel(
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     if make_current:
-        write_text(settings.panels / "current.json", json.dumps({"panel": folder.name}))
+        write_text(settings.panels / "current.json", to_json({"panel": folder.name}))
     return folder
 
 
@@ -104,4 +104,4 @@ def panel_hash(identity: dict[str, str], channels: tuple[Channel, ...]) -> str:
     """The name of the panel: a hash of the prices, the channels and the code that make it."""
     tables = [channel.row() for channel in (*channels, *MARKET_CHANNELS)]
     made_of = {"format": FORMAT, "code": CODE_VERSION, "channels": tables, **identity}
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(to_json(made_of, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,6 @@ written here.
 Shape suffixes: A assets, D sessions, R rows of the files, N observations of a block in a row, F channels.
 """
 
-import json
 import os
 import shutil
 from collections import deque
@@ -20,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_model.training.panel import FORMAT
 from finjepa_pipeline.features import kernels
 from finjepa_pipeline.features.channels import Channel, features
@@ -193,7 +193,7 @@ class PanelWriter:
             "made_by": {"code": CODE_VERSION, **versions},
             "grown_from": self.grown.base.panel.content_hash if self.grown else None,
         }
-        (self.folder / "manifest.json").write_text(json.dumps(manifest))
+        (self.folder / "manifest.json").write_text(to_json(manifest))
 
 
 def write_panel(

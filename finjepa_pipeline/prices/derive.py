@@ -1,7 +1,6 @@
 """What follows from sound prices: sessions, corporate actions, entities, adjusted prices and the universe."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import duckdb
 from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_pipeline.prices import store
 from finjepa_pipeline.prices.blocks import crown, derive_block, open_contest
 from finjepa_pipeline.prices.snapshots import publish_snapshot
@@ -76,7 +76,7 @@ def derive(warehouse: Warehouse, config: UniverseConfig, snapshots: Path | None 
         if revision is None:
             raise FinJEPAError("there are no prices to derive from; run `finjepa ingest` first")
         fragments = {**THRESHOLDS, **config.model_dump()}
-        state = (*_active(con), json.dumps(fragments, sort_keys=True))
+        state = (*_active(con), to_json(fragments, sort_keys=True))
         held = con.execute("FROM derived_state").fetchone()
         reused, rebuilt = held == state, False
         if not reused:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_pipeline.prices import contract, store
 from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.prices.rules import Rule, load_rules
@@ -250,7 +251,7 @@ def _accept(
         columns=columns,
         moved=(moved.added, moved.ended),
         aggregates=aggregates,
-        outcomes_json=json.dumps([asdict(outcome) for outcome in outcomes]),
+        outcomes_json=to_json([asdict(outcome) for outcome in outcomes]),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_pipeline.prices import store
 from finjepa_pipeline.warehouse import sql
 
@@ -79,7 +80,7 @@ def _write_prices(con: duckdb.DuckDBPyConnection, place: Path, before: Path) -> 
             f"COPY (SELECT *, year(date) AS year FROM main.prices WHERE year(date) IN ({', '.join(changed)})) "
             f"TO '{place / 'prices'}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (year), OVERWRITE_OR_IGNORE)"
         )
-    (place / _YEARS).write_text(json.dumps(years), encoding="utf-8")
+    (place / _YEARS).write_text(to_json(years), encoding="utf-8")
 
 
 def _digests(con: duckdb.DuckDBPyConnection) -> dict[str, str]:

@@ -299,6 +299,8 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def _plain(value: Any) -> str:
+    if value is None:
+        return "—"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):

@@ -67,7 +67,7 @@ def _alive(checkpoint: Path) -> Finding:
         collapsed = bool(diagnostics["collapsed"])
     except (OSError, ValueError, KeyError):
         return Finding("collapse", None, "metrics.json has no collapse diagnostics")
-    ranks = ", ".join(f"{name} {diagnostics[name]:.1f}" for name in _RANKS if name in diagnostics) or "no ranks given"
+    ranks = ", ".join(f"{name} {diagnostics[name]:.1f}" for name in _RANKS if diagnostics.get(name)) or "no ranks given"
     return Finding("collapse", not collapsed, f"the latents have {'' if collapsed else 'not '}collapsed ({ranks})")
 
 

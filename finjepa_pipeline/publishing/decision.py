@@ -14,7 +14,7 @@ import duckdb
 
 from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import write_text
+from finjepa_model.files import to_json, write_text
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import history_needed
@@ -199,7 +199,7 @@ def store_decision(con: duckdb.DuckDBPyConnection, decision: Decision, folder: P
             )
     path = file_of(folder, key, decision.book)
     write_text(path.with_suffix(".html"), decision_page(decision))
-    write_text(path, json.dumps(decision.to_json(), indent=2) + "\n")
+    write_text(path, to_json(decision.to_json(), indent=2) + "\n")
     return path, not known
 
 

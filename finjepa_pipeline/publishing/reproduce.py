@@ -18,7 +18,7 @@ from typing import Any
 from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import write_text
+from finjepa_model.files import read_json, to_json, write_text
 from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
@@ -61,7 +61,7 @@ def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
     home = settings.home / "reproductions" / sha256(original / "lineage.json")[:16]
     shutil.rmtree(home, ignore_errors=True)
     scratch = Settings(home=home).ensure()
-    write_text(home / RUN_FILE, json.dumps({"ops": _ops(settings, scratch, lineage)}, indent=2) + "\n")
+    write_text(home / RUN_FILE, to_json({"ops": _ops(settings, scratch, lineage)}, indent=2) + "\n")
     rebuilt = _train(scratch, lineage)
     differences = compare(original, rebuilt)
     report = Reproduction(
@@ -72,7 +72,7 @@ def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
         rebuilt=rebuilt,
     )
     told = vars(report) | {"rebuilt": str(rebuilt)}
-    write_text(settings.reports / "reproductions" / f"{original.name}.json", json.dumps(told, indent=2) + "\n")
+    write_text(settings.reports / "reproductions" / f"{original.name}.json", to_json(told, indent=2) + "\n")
     return report
 
 
@@ -106,7 +106,7 @@ def _facts(lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lineage(checkpoint: Path) -> dict[str, Any]:
     try:
-        found = json.loads((checkpoint / "lineage.json").read_text(encoding="utf-8"))
+        found = read_json(checkpoint / "lineage.json")
         needed = found["build"]["source"]["data_source"], found["build"]["channels"], found["data"]["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FinJEPAError(
@@ -147,10 +147,10 @@ def overrides(config: Mapping[str, Any]) -> dict[str, str]:
     base = preset(_BASE).to_dict()
     wanted = json.loads(FinJEPAConfig.from_dict(dict(config)).to_json())
     return {
-        f"{section}.{name}": json.dumps(value)
+        f"{section}.{name}": to_json(value)
         for section, values in wanted.items()
         for name, value in values.items()
-        if json.dumps(value) != json.dumps(base[section][name]) and f"{section}.{name}" != "model.channels"
+        if to_json(value) != to_json(base[section][name]) and f"{section}.{name}" != "model.channels"
     }
 
 

@@ -6,7 +6,6 @@ It ends with status 0 also when training failed for a reason that a user can men
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import torch.distributed as dist
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import write_text
+from finjepa_model.files import to_json, write_text
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError, pick_device
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
@@ -67,7 +66,7 @@ def _train(panel_folder: Path, run_folder: Path, report: Any) -> None:
             metrics["td"] = running.train()
         result = run_folder / RESULT_FOLDER
         trainer.model.save_pretrained(result)
-        write_text(result / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True) + "\n")  # last: it is whole
+        write_text(result / "metrics.json", to_json(metrics, indent=2, sort_keys=True) + "\n")  # last: it is whole
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ def curves_picture(records: Sequence[Mapping[str, Any]]) -> str:
     figure = new_figure(2.6)
     for axes, (key, label) in zip(figure.subplots(1, len(_CURVES)), _CURVES, strict=True):
         for kind in ("train", "validation"):
-            points = [(record["step"], record[key]) for record in records if record["kind"] == kind and key in record]
+            own = [record for record in records if record["kind"] == kind]
+            points = [(record["step"], record[key]) for record in own if record.get(key) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), label=kind, linewidth=1, marker="." if len(points) < 20 else None)
         axes.set_title(label, fontsize=9)
@@ -26,7 +27,7 @@ def curves_picture(records: Sequence[Mapping[str, Any]]) -> str:
 def numbers_table(values: Mapping[str, Any]) -> str:
     """Markdown table of names and values."""
     rows = [
-        f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+        f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {'–' if value is None else value} |"
         for name, value in values.items()
     ]
     return "\n".join(["| | value |", "|---|--:|", *rows])

@@ -18,7 +18,7 @@ from typing import Any
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import write_text
+from finjepa_model.files import to_json, write_text
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.records import STATE_FILE
 from finjepa_pipeline.artifacts import bring, keep, store_of
@@ -38,7 +38,7 @@ def checkpoint_id(config: FinJEPAConfig, panel: Panel) -> str:
         "panel": panel.content_hash,
         "code": training_code_version(config.td.enabled),
     }
-    return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(to_json(made_by, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def for_panel(config: FinJEPAConfig, panel: Panel) -> FinJEPAConfig:
@@ -187,4 +187,4 @@ def _make_current(settings: Settings, name: str) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_text(path, to_json(content, indent=2, sort_keys=True) + "\n")

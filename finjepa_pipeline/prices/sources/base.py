@@ -1,11 +1,12 @@
 """What every price source can do, and what makes a feed of it."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from finjepa_model.files import to_json
 
 DEFAULT_CALENDAR = "XNYS"
 
@@ -116,7 +117,7 @@ class Feed:
 
     @property
     def options_json(self) -> str:
-        return json.dumps({**self.source.options, **self.filter.options, "calendar": self.calendar}, sort_keys=True)
+        return to_json({**self.source.options, **self.filter.options, "calendar": self.calendar}, sort_keys=True)
 
 
 def sha256_of(path: Path) -> str:

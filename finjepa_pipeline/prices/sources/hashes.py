@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from finjepa_model.files import to_json
 from finjepa_pipeline.prices.sources.base import sha256_of
 
 _SETTLED_NS = 2_000_000_000  # a file changed more recently may change again within the clock's grain
@@ -40,6 +41,6 @@ class HashCache:
         if any(known.get(name) != entry for name, entry in found.items()):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_name(f".tmp-{os.getpid()}-{self._path.name}")
-            temporary.write_text(json.dumps({**known, **found}), encoding="utf-8")
+            temporary.write_text(to_json({**known, **found}), encoding="utf-8")
             os.replace(temporary, self._path)
         return [str(found[str(path)][-1]) for path in paths]

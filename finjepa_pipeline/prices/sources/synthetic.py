@@ -1,7 +1,6 @@
 """A generated market with known truth, as a source like any other."""
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from finjepa_model.files import to_json
 from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate, write_bars
 
@@ -49,7 +49,7 @@ class SyntheticSource:
     def version(self) -> str:
         """Hash of the config and of the generator."""
         made_of = {"generator": GENERATOR_VERSION, **asdict(self.config)}
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(to_json(made_of, sort_keys=True).encode()).hexdigest()
 
     @property
     def kept(self) -> Path:

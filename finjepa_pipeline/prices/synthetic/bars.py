@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_pipeline.prices.synthetic.market import SyntheticConfig, SyntheticMarket, generate
 
 STEPS = 32  # of the path within a day that open, high, low and close are read from
@@ -227,4 +228,4 @@ def _write_truth(market: SyntheticMarket, symbols: list[str], truth: Path) -> No
         | {f"factor_{k}": market.factor_DK[:, k] for k in range(3)}
         | {f"factor_variance_{k}": market.factor_variance_DK[:, k] for k in range(3)}
     ).write_parquet(truth / "sessions.parquet")
-    (truth / "config.json").write_text(json.dumps(asdict(market.config)))
+    (truth / "config.json").write_text(to_json(asdict(market.config)))
