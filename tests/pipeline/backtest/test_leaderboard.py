@@ -72,7 +72,9 @@ def test_a_planted_winner_has_evidence_and_the_number_of_trials_takes_it_away(ju
 
 def test_a_trial_has_the_dates_of_its_walk_also_where_the_strategy_failed(judged):
     write_failure(judged, replace(CASE, court="court2"), "winner", DATES)
-    query = "SELECT start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials WHERE strategy = 'winner' ORDER BY court"
+    query = (
+        "SELECT start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials WHERE strategy = 'winner' ORDER BY court"
+    )
     assert judged.execute(query).fetchall() == [("2020-02-01", "2021-08-22"), ("2021-03-01", "2021-03-03")]
 
 
