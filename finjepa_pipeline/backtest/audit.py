@@ -36,12 +36,14 @@ class Finding:
 
     Attributes:
         value: the number that was judged; see the text for what it is.
+        of_data: a failure of the prices, features or universe: it concerns every planner.
     """
 
     test: str
     passed: bool
     value: float
     text: str
+    of_data: bool = False
 
 
 def model_labels(panel: Panel, config: FinJEPAConfig, dates_B: np.ndarray, assets_BN: np.ndarray) -> np.ndarray:

@@ -24,6 +24,8 @@ from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 
+ALL_PLANNERS = "all planners"  # in place of a strategy of the user's that an audit is asked about, where the data fail
+
 
 @dataclass(frozen=True)
 class Charge:
@@ -105,6 +107,7 @@ def hold_trial(
         findings = hold_on(settings, charge, rows, names, log)
     try:
         for name, finding in findings:
+            key["strategy"] = ALL_PLANNERS if finding.of_data and ":" in who else who
             with warehouse.connect() as con, transaction(con):
                 con.execute(
                     "DELETE FROM main.audit_results WHERE checkpoint = $checkpoint AND strategy = $strategy "

@@ -84,6 +84,7 @@ class _Difference:
     where: str
     size: float
     limit: float = _FEATURE_LIMIT
+    of_data: bool = True
 
 
 def truncation(
@@ -128,7 +129,7 @@ def truncation(
         if not bad
         else "the future moves " + "; ".join(f"{one.where} by {one.size:.2g}" for one in bad[:4])
     )
-    return Finding("truncation", not bad, largest.size, text)
+    return Finding("truncation", not bad, largest.size, text, any(one.of_data for one in bad))
 
 
 def _panel_differences(whole: Panel, other: Panel, session: int) -> list[_Difference]:
@@ -187,5 +188,5 @@ def _decision_differences(ours: Decided, theirs: Decided) -> list[_Difference]:
             strangers = sorted(set(a) ^ set(b))
             found.append(_Difference(f"the universe ({', '.join(strangers[:3])})", 1.0))
         common = [abs(a[name] - b[name]) for name in set(a) & set(b)]
-        found.append(_Difference("a decision", max(common, default=0.0), _DECISION_LIMIT))
+        found.append(_Difference("a decision", max(common, default=0.0), _DECISION_LIMIT, of_data=False))
     return found

@@ -10,14 +10,24 @@ from handmade_panel import noise, write_panel
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.backtest import engine
-from finjepa_pipeline.backtest.audit import Product, delay, fill_lag, label_alignment, model_labels, permutation
+from finjepa_pipeline.backtest import engine, trial
+from finjepa_pipeline.backtest.audit import (
+    Finding,
+    Product,
+    delay,
+    fill_lag,
+    label_alignment,
+    model_labels,
+    permutation,
+)
 from finjepa_pipeline.backtest.audit_markets import luckiest_mean
 from finjepa_pipeline.backtest.baselines import EveryDecision, extreme_quintile
 from finjepa_pipeline.backtest.strategies import long_only
 from finjepa_pipeline.backtest.truncation import build_from_rows, in_lots, retold, truncation
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate
 from finjepa_pipeline.prices.synthetic.bars import bars_of
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.warehouse import Warehouse
 
 CONFIG = FinJEPAConfig().override(
     {"model.window": "24", "model.stride": "5", "training.n_assets": "2", "training.batch_size": "8"}
@@ -102,6 +112,34 @@ def test_a_leak_from_the_future_of_the_rows_is_caught(leak, future, named, rows,
     finding = truncation(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=(future,), build=leak)
     assert not finding.passed
     assert named in finding.text
+    assert finding.of_data
+
+
+def test_a_decision_that_moves_on_the_same_features_is_no_failure_of_the_data(rows, tmp_path):
+    draws = np.random.default_rng(0)
+    product = Product(
+        lambda panel: EveryDecision("random", lambda view: draws.random(len(view.assets))), CONFIG, n_assets=6
+    )
+    finding = truncation(product, rows, tmp_path, dates=1, seed=1, futures=("cut",))
+    assert not finding.passed
+    assert not finding.of_data
+
+
+def test_a_failure_of_the_data_in_an_audit_of_an_own_strategy_is_stored_for_all_planners(tmp_path, monkeypatch):
+    found = {
+        "truncation": Finding("truncation", False, 1.0, "x", of_data=True),
+        "delay": Finding("delay", False, 1.0, "x"),
+    }
+    monkeypatch.setattr(trial, "raw_rows", lambda *_: None)
+    monkeypatch.setattr(trial, "_hold_here", lambda *_: iter(found.items()))
+    settings = Settings(home=tmp_path).ensure()
+    warehouse, panel = Warehouse.from_settings(settings), write_panel(tmp_path / "panel", noise(60, 2)).folder
+    monkeypatch.setattr(trial, "current_panel", lambda _: panel)
+    scale = {"dates": 1, "seeds": 1, "symbols": 1, "sessions": 1}
+    list(trial.hold_trial(warehouse, settings, tmp_path / "abcd", "mine.py:decide", "run1", print, **scale))
+    with warehouse.connect() as con:
+        rows = con.execute("SELECT test, strategy FROM audit_results ORDER BY test").fetchall()
+    assert rows == [("delay", "mine.py:decide"), ("truncation", trial.ALL_PLANNERS)]
 
 
 def same_close(strategy, court, views=None):

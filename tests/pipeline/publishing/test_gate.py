@@ -1,6 +1,7 @@
 """The champion gate: who replaces whom, and that its verdicts are kept."""
 
 import numpy as np
+import pytest
 
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
 from finjepa_pipeline.publishing.gate import current_champion, judge, probability_better
@@ -147,6 +148,38 @@ def test_a_challenger_that_was_not_tried_or_failed_a_test_is_refused_and_the_cha
     assert stored[-1] == verdict.reasons
     champion_home.rows("UPDATE audit_results SET passed = true")
     assert _judge(champion_home, "bbbb").verdict == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("test", "who", "refused"),
+    [
+        ("truncation", "finjepa_mppi", True),
+        ("fill_lag", "finjepa_mppi", True),
+        ("label_alignment", "mine.py:decide", True),
+        ("truncation", "all planners", True),
+        ("truncation", "mine.py:decide", False),  # what differed is a decision of that strategy
+        ("null_market", "finjepa_mppi", False),
+        ("delay", "finjepa_mppi", False),
+    ],
+)
+def test_what_failed_in_the_data_refuses_every_planner_of_a_checkpoint(champion_home, test, who, refused):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_audit("bbbb", who, **{test: "the future moves the universe"})
+    champion_home.add_backtest("bbbb", 0.0015)  # a later audit of finjepa_cem, which acts, found nothing
+    verdict = _judge(champion_home, "bbbb")
+    assert verdict.verdict == ("refused" if refused else "promoted")
+    assert verdict.reasons == (f"audit: {test}: the future moves the universe (audit of {who})",) or not refused
+    champion_home.add_checkpoint("cccc", seed=2)
+    champion_home.add_backtest("cccc", 0.0025)
+    assert _judge(champion_home, "cccc").verdict == "promoted"  # another checkpoint is not concerned
+
+
+def test_an_audit_that_is_repeated_counts_and_one_of_another_planner_does_not_replace_it(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015, audited=False)
+    champion_home.add_audit("bbbb", truncation="the future moves a channel")
+    champion_home.add_audit("bbbb", "finjepa_mppi")
+    assert _judge(champion_home, "bbbb").verdict == "refused"
 
 
 def test_a_test_that_was_not_asked_for_is_not_called_passed(champion_home):
