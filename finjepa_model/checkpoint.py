@@ -112,13 +112,18 @@ def _header(tensor: torch.Tensor) -> tuple[tuple[int, ...], str]:
 def resolve_checkpoint(dir_or_repo: str | Path, revision: str | None = None) -> Path:
     """The local folder of a checkpoint; what is not a folder is fetched from the Hugging Face Hub.
 
+    Args:
+        dir_or_repo: a folder, owner/name, or owner/name@commit.
+        revision: branch, tag or whole commit; the newest where there is none.
+
     Raises:
         FinJEPAError: if it is neither, with the way out.
     """
     folder = Path(dir_or_repo)
     if folder.is_dir():
         return folder
-    name = str(dir_or_repo)
+    name, _, commit = str(dir_or_repo).partition("@")
+    revision = revision or commit or None
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FinJEPAError(
             f"there is no checkpoint folder {name} (and it is not a Hub repository id such as owner/name)"

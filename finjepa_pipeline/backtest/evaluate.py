@@ -32,6 +32,7 @@ from finjepa_pipeline.backtest.store import (
 from finjepa_pipeline.backtest.strategies import Strategy
 from finjepa_pipeline.backtest.user_strategy import load_strategy
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.named import named_checkpoint
 from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -242,14 +243,17 @@ def checkpoint_folder(settings: Settings, checkpoint: str | None) -> Path:
     """The folder of a checkpoint of this home, the newest one where None.
 
     Raises:
-        FinJEPAError: if there is none.
+        FinJEPAError: if there is none, or it lies elsewhere or holds other files than this home trained.
     """
-    if checkpoint is None:
-        return current_checkpoint(settings)
-    folder = checkpoint_here(settings, checkpoint)
+    folder = current_checkpoint(settings) if checkpoint is None else checkpoint_here(settings, checkpoint)
     if folder is None or not (folder / "config.json").is_file():
         raise FinJEPAError(
             f"there is no checkpoint {checkpoint!r} in {settings.checkpoints}; leave it out for the newest"
+        )
+    if named_checkpoint(settings, folder).name != folder.name:
+        raise FinJEPAError(
+            f"{folder} is not as this home trained it, and results are stored under its id; name a checkpoint of "
+            f"{settings.checkpoints}, or train it again"
         )
     return folder
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from finjepa_model.checkpoint import resolve_checkpoint
-from finjepa_model.config import FinJEPAConfig
+from finjepa_model.checkpoint import read_config
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
@@ -22,6 +21,7 @@ from finjepa_pipeline.publishing.decision import decide, decision_session, file_
 from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.training.named import NamedCheckpoint, named_checkpoint
 from finjepa_pipeline.training.run import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -39,7 +39,7 @@ class MadeDecision:
 
 @dataclass(frozen=True)
 class _Decider:
-    checkpoint: str | Path
+    checkpoint: NamedCheckpoint
     planner: str
     book: BookName
 
@@ -60,9 +60,10 @@ def make_decision(
     Returns:
         None where there is no champion and no checkpoint is named.
     """
-    panel = _panel_for(settings, warehouse, checkpoint)
+    named = None if checkpoint is None else named_checkpoint(settings, checkpoint)
+    panel = _panel_for(settings, warehouse, named)
     session = decision_session(panel, as_of)
-    decider = _decider(settings, warehouse, panel, session, checkpoint, planner, utility)
+    decider = _decider(settings, warehouse, panel, session, named, planner, utility)
     return None if decider is None else _made(settings, warehouse, panel, session, decider)
 
 
@@ -107,13 +108,12 @@ def backfill_decisions(
     return made
 
 
-def _panel_for(settings: Settings, warehouse: Warehouse, checkpoint: str | None) -> Panel:
+def _panel_for(settings: Settings, warehouse: Warehouse, checkpoint: NamedCheckpoint | None) -> Panel:
     """The home's panel; for a checkpoint that is named, one of today's prices in the channels that it reads, beside the home's
     own where that is another."""
     if checkpoint is None:
         return Panel.open(current_panel(settings))
-    folder = checkpoint_here(settings, checkpoint) or resolve_checkpoint(checkpoint)
-    model = FinJEPAConfig.from_json((folder / "config.json").read_text(encoding="utf-8")).model
+    model = read_config(checkpoint.folder).model
     with warehouse.connect() as con:
         revision = current_revision(con)
         try:
@@ -127,18 +127,14 @@ def _panel_for(settings: Settings, warehouse: Warehouse, checkpoint: str | None)
 
 
 def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:
-    folder = resolve_checkpoint(decider.checkpoint)
-    is_local = Path(decider.checkpoint).is_dir()
     key = {
         "date": str(panel.dates[session]),
-        "checkpoint": folder.name if is_local else str(decider.checkpoint),
+        "checkpoint": decider.checkpoint.name,
         "planner": decider.planner,
         "data_version": str(panel.manifest["data_version"]),
     }
     path = settings.reports / "decisions"
-    simulator = PortfolioSimulator(
-        FinJEPAConfig.from_json((folder / "config.json").read_text(encoding="utf-8")).portfolio
-    )
+    simulator = PortfolioSimulator(read_config(decider.checkpoint.folder).portfolio)
     with warehouse.connect() as con:
         known = stored(path, con, key, decider.book)
         if known is not None:
@@ -155,13 +151,12 @@ def _decider(
     warehouse: Warehouse,
     panel: Panel,
     session: int,
-    checkpoint: str | None = None,
+    checkpoint: NamedCheckpoint | None = None,
     planner: str | None = None,
     utility: str | None = None,
 ) -> _Decider | None:
     if checkpoint is not None:
-        own = checkpoint_here(settings, checkpoint)
-        return _Decider(own or checkpoint, strategy_name(planner or "mppi", utility), "trial")
+        return _Decider(checkpoint, strategy_name(planner or "mppi", utility), "trial")
     night = datetime.combine(panel.dates[session].item() + timedelta(days=1), NIGHT_ENDS)
     with warehouse.connect() as con:
         present = current_champion(con)
@@ -173,9 +168,10 @@ def _decider(
     folder = checkpoint_here(settings, chosen.checkpoint)
     if folder is None:
         raise FinJEPAError(f"the champion {chosen.checkpoint} is gone from {settings.checkpoints}; train it again")
+    acting = named_checkpoint(settings, folder)
     asked = chosen.strategy
     if planner is not None or utility is not None:
         asked = strategy_name(planner or planner_of(chosen.strategy), utility)
     if asked != chosen.strategy:
-        return _Decider(folder, asked, "trial")
-    return _Decider(folder, chosen.strategy, book)
+        return _Decider(acting, asked, "trial")
+    return _Decider(acting, chosen.strategy, book)

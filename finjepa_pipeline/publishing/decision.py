@@ -12,7 +12,6 @@ from typing import Any
 
 import duckdb
 
-from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json, write_text
 from finjepa_model.portfolio import PortfolioSimulator
@@ -26,6 +25,7 @@ from finjepa_pipeline.publishing.book import BookName, Holdings, cash
 from finjepa_pipeline.publishing.reasons import Reasons, reasons_for
 from finjepa_pipeline.publishing.search import Search
 from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.training.named import NamedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def decision_session(panel: Panel, as_of: str | None) -> int:
 
 
 def decide(
-    checkpoint: str | Path,
+    checkpoint: NamedCheckpoint,
     panel: Panel,
     planner: str,
     session: int,
@@ -95,19 +95,17 @@ def decide(
     """Decide at a close.
 
     Args:
-        checkpoint: a checkpoint folder or a Hub repository.
         session: as `decision_session` gives it.
         holdings: what is held at that close; cash where None.
 
     Raises:
         FinJEPAError: if the checkpoint does not fit the panel, or no asset has enough history by then.
     """
-    folder = resolve_checkpoint(checkpoint)
-    imagination = MarketImagination(folder)
+    imagination = MarketImagination(checkpoint.folder)
     config = imagination.model.config
     if config.model.channels != panel.channels:
         raise FinJEPAError(
-            f"checkpoint {checkpoint} reads the channels {', '.join(config.model.channels)}, but these prices give "
+            f"checkpoint {checkpoint.name} reads the channels {', '.join(config.model.channels)}, but these prices give "
             f"{', '.join(panel.channels)}; ingest the prices it was trained on, or train again"
         )
     history = history_needed(config)
@@ -135,7 +133,7 @@ def decide(
         expected_return=expected.growth * steps_a_year,
         expected_volatility=expected.volatility * steps_a_year**0.5,
         planner=planner,
-        checkpoint=folder.name if Path(checkpoint).is_dir() else str(checkpoint),
+        checkpoint=checkpoint.name,
         data_version=str(panel.manifest["data_version"]),
         feed=str(panel.manifest["feed"]),
         book=book,

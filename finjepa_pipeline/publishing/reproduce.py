@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
 from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
+from finjepa_pipeline.training.named import named_checkpoint
+from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse, sql
 
 RUN_FILE = "reproduction.json"
@@ -56,7 +56,8 @@ def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
     Raises:
         FinJEPAError: if it has no lineage that can be followed, or its prices can no longer be had.
     """
-    original = checkpoint_here(settings, checkpoint) or resolve_checkpoint(checkpoint)
+    named = named_checkpoint(settings, checkpoint)
+    original = named.folder
     lineage = _lineage(original)
     home = settings.home / "reproductions" / sha256(original / "lineage.json")[:16]
     shutil.rmtree(home, ignore_errors=True)
@@ -65,14 +66,16 @@ def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
     rebuilt = _train(scratch, lineage)
     differences = compare(original, rebuilt)
     report = Reproduction(
-        checkpoint=original.name,
+        checkpoint=named.name,
         identical=not differences,
         differences=differences,
         surroundings=surroundings(lineage, _lineage(rebuilt)),
         rebuilt=rebuilt,
     )
     told = vars(report) | {"rebuilt": str(rebuilt)}
-    write_text(settings.reports / "reproductions" / f"{original.name}.json", to_json(told, indent=2) + "\n")
+    write_text(
+        settings.reports / "reproductions" / f"{named.name.replace('/', '--')}.json", to_json(told, indent=2) + "\n"
+    )
     return report
 
 

@@ -27,6 +27,7 @@ from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 from finjepa_pipeline.training.mirror import RECORD_FILES, mirrored
 
+_CONTENT = ("config.json", "model.safetensors")
 _ID = re.compile(r"[0-9a-f]{16}")
 Launch = Callable[[list[str], dict[str, str]], None]
 
@@ -98,7 +99,7 @@ def train_checkpoint(
         reason = failure.read_text(encoding="utf-8").strip() if failure.is_file() else "training ended without a result"
         raise FinJEPAError(reason)
     _write_json(result / "normalization.json", {"channels": panel.manifest["channels"]})
-    _write_json(result / "lineage.json", lineage)
+    _write_json(result / "lineage.json", {**lineage, "checkpoint": name, "content": content_hash(result)})
     (result / "README.md").write_text(
         f"# FinJEPA {name}\n\nNot released yet: the model card is written when the champion gate lets this checkpoint pass.\n",
         encoding="utf-8",
@@ -180,6 +181,22 @@ def checkpoint_here(settings: Settings, name: str) -> Path | None:
     if not _ID.fullmatch(name):
         return folder if folder.is_dir() else None
     return folder if bring(settings, folder) else None
+
+
+def content_hash(folder: Path) -> str:
+    """Hash of the files that make a model act.
+
+    Raises:
+        FinJEPAError: if one of them is missing.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name in _CONTENT:
+            with (folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise FinJEPAError(f"{folder} is not a FinJEPA checkpoint: {error.filename} cannot be read") from error
+    return digest.hexdigest()
 
 
 def _make_current(settings: Settings, name: str) -> None:

@@ -101,16 +101,28 @@ def test_a_checkpoint_loads_where_only_the_models_packages_are_installed(tmp_pat
         assert "No module named 'duckdb'" in hidden.stderr  # or else nothing was shown
 
 
-def test_an_empty_home_decides_with_a_checkpoint_of_the_hub(tmp_path):
+def test_an_empty_home_decides_with_a_checkpoint_of_the_hub_and_anew_with_its_next_release(tmp_path):
     with HubLookalike() as hub:
-        released(hub, tmp_path / "made", frozenset({"close"}))
-        done = subprocess.run(
-            [COMMANDS / "finjepa", "decide", "--checkpoint", REPO, "--json"],
-            env=environment(tmp_path, hub), cwd=tmp_path, capture_output=True, text=True, timeout=240,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    decision = json.loads(done.stdout)
-    assert decision["checkpoint"] == REPO
+        model = released(hub, tmp_path / "made", frozenset({"close"}))
+
+        def decide() -> dict:
+            done = subprocess.run(
+                [COMMANDS / "finjepa", "decide", "--checkpoint", REPO, "--json"],
+                env=environment(tmp_path, hub), cwd=tmp_path, capture_output=True, text=True, timeout=240,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+            return json.loads(done.stdout)
+
+        decision = decide()
+        assert decision["checkpoint"] == f"{REPO}@{hub.repo(REPO).head.oid}"
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights += 0.1 * torch.randn_like(weights)
+        model.save_pretrained(tmp_path / "made")
+        hub.repo(REPO).commit("next", {"model.safetensors": (tmp_path / "made" / "model.safetensors").read_bytes()})
+        later = decide()
+        assert later["checkpoint"] == f"{REPO}@{hub.repo(REPO).head.oid}"
+        assert later["expected_volatility"] != decision["expected_volatility"]
     assert is_iso_date(decision["date"])
     assert len(decision["assets"]) == 20  # of the sample
     assert abs(sum(decision["weights"].values()) - 1) <= 1e-6
