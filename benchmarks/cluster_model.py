@@ -19,10 +19,9 @@ from cluster import read
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from finjepa_model.config import FinJEPAConfig, preset
+from finjepa_model.features import CHANNELS, MARKET_CHANNELS
 from finjepa_model.training.throughput import count_flops
 from finjepa_model.world_model import FinJEPA
-from finjepa_pipeline.features.channels import CHANNELS
-from finjepa_pipeline.features.market import MARKET_CHANNELS
 from tests.model.markets import random_batch
 
 # What is assumed and was not measured.

@@ -28,12 +28,12 @@ DATA = "prices.duckdb"
 
 
 def make_data(folder: Path, rows: int) -> None:
-    """Ragged random walks in a DuckDB file: some assets end early, some rows have no trade, and a day comes later."""
+    """Ragged random walks in a DuckDB file: some assets end early, some rows have no trade."""
     folder.mkdir(parents=True, exist_ok=True)
     with duckdb.connect(str(folder / "making.duckdb")) as connection:
         connection.execute(
-            "CREATE TABLE everything (entity VARCHAR, date DATE, open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, "
-            "volume DOUBLE, dollar_volume DOUBLE, tradable BOOLEAN, first_revision INTEGER)"
+            "CREATE TABLE adjusted_prices (entity VARCHAR, date DATE, open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, "
+            "volume DOUBLE, dollar_volume DOUBLE, tradable BOOLEAN)"
         )
         random, made, asset = np.random.default_rng(0), 0, 0
         while made < rows:
@@ -42,22 +42,17 @@ def make_data(folder: Path, rows: int) -> None:
                 parts.append(one_asset(random, f"S{asset:05d}"))
                 made, asset = made + len(parts[-1]), asset + 1
             connection.register("part", pl.concat(parts).to_arrow())
-            connection.execute("INSERT INTO everything FROM part")
-        connection.execute(
-            "CREATE TABLE universe AS SELECT date, entity FROM everything WHERE volume > 4e5 ORDER BY ALL"
-        )
-        for revision in (1, 2):
-            connection.execute(f"""
-                CREATE TABLE sessions_{revision} AS SELECT date, row_number() OVER (ORDER BY date) AS session, n AS rows
-                FROM (SELECT date, count(*) AS n FROM everything WHERE first_revision <= {revision} GROUP BY date);
-                CREATE TABLE entities_{revision} AS SELECT entity, entity AS symbol, min(date) AS first_date,
-                    max(date) AS last_date, true AS adjusted, NULL AS ended_because, 0::DOUBLE AS delisting_return
-                FROM everything WHERE first_revision <= {revision} GROUP BY ALL ORDER BY entity""")
+            connection.execute("INSERT INTO adjusted_prices FROM part")
+        connection.execute("""
+            CREATE TABLE universe AS SELECT date, entity FROM adjusted_prices WHERE volume > 4e5 ORDER BY ALL;
+            CREATE TABLE price_sessions AS SELECT DISTINCT date FROM adjusted_prices ORDER BY ALL;
+            CREATE TABLE entities AS SELECT DISTINCT entity, entity AS symbol, 0.0 AS delisting_return FROM adjusted_prices;
+            CREATE TABLE corporate_actions (symbol VARCHAR, date DATE, action VARCHAR)""")
     (folder / "making.duckdb").rename(folder / DATA)
 
 
 def one_asset(random: np.random.Generator, name: str) -> pl.DataFrame:
-    """The history of one asset; its row of the last session is of revision 2."""
+    """The history of one asset."""
     length = int(random.integers(300, 2 * 3614 - 300))
     end = SESSIONS if random.random() < 0.8 else int(random.integers(length, SESSIONS + 1))
     close = 30 * np.exp(np.cumsum(random.normal(0, 0.02, length)))
@@ -74,61 +69,36 @@ def one_asset(random: np.random.Generator, name: str) -> pl.DataFrame:
         "volume": volume,
         "dollar_volume": close * volume,
         "tradable": volume > 0,
-        "first_revision": np.where(session == SESSIONS - 1, 2, 1).astype(np.int32),
     }
     return pl.DataFrame(columns)
 
 
-def source(folder: Path, revision: int = 2) -> duckdb.DuckDBPyConnection:
-    """The tables of the features stage, before (1) or after (2) the last day."""
-    from finjepa_pipeline.prices.store import create_store
-
-    connection = duckdb.connect(config={"memory_limit": "512MB"})  # as build_panel sets it
-    create_store(connection)
-    connection.execute(f"""
-        ATTACH '{folder / DATA}' AS kept (READ_ONLY);
-        DROP TABLE universe; DROP TABLE entities; DROP TABLE price_sessions; DROP TABLE raw_price_versions;
-        CREATE VIEW adjusted_prices AS
-        SELECT * EXCLUDE (first_revision) FROM kept.everything WHERE first_revision <= {revision};
-        CREATE VIEW universe AS FROM kept.universe WHERE date <= (SELECT max(date) FROM kept.sessions_{revision});
-        CREATE VIEW entities AS FROM kept.entities_{revision};
-        CREATE VIEW price_sessions AS FROM kept.sessions_{revision};
-        CREATE VIEW raw_price_versions AS SELECT 1 AS feed_id, first_revision, entity AS symbol, date FROM kept.everything;
-        INSERT INTO feeds VALUES (1, 'benchmark', 'benchmark', '');
-        INSERT INTO revisions (revision, feed_id, data_version) VALUES (1, 1, '1'), (2, 1, '2');
-        INSERT INTO active_view VALUES (1, {revision})""")
-    return connection
+def source(folder: Path) -> duckdb.DuckDBPyConnection:
+    """The tables of the features stage."""
+    return duckdb.connect(
+        str(folder / DATA), read_only=True, config={"memory_limit": "512MB"}
+    )  # as build_panel sets it
 
 
-def ours(folder: Path, revision: int = 2, base: str | None = None) -> None:
-    """The panel, built or grown from a base."""
-    from finjepa_pipeline.features.growth import Base, growth
-    from finjepa_pipeline.features.panel import choose
-    from finjepa_pipeline.features.source import AdjustedPrices
-    from finjepa_pipeline.features.writer import write_panel
+def ours(folder: Path) -> None:
+    """The panel."""
+    from finjepa_model.features import choose
+    from finjepa_pipeline.features.panel import adjusted_prices, write_panel
 
-    out = folder / ("grown" if base else f"panel-{revision}")
+    out = folder / "panel"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    before = Base(folder / base) if base else None
-    with source(folder, revision) as connection:
-        prices = AdjustedPrices(connection, before.last_date if before else "0001-01-01")
-        channels = choose(prices.columns, ())
-        grown = growth(prices, channels, before) if before else None
-        assert (grown is None) == (base is None)
-        identity = {"feed": "benchmark", "data_version": str(revision), "content_hash": str(revision)}
-        write_panel(prices, channels, identity, out, grown)
+    with source(folder) as connection:
+        prices = adjusted_prices(connection)
+        write_panel(prices, choose(prices.columns), {"content_hash": "benchmark"}, out)
 
 
 def warm_up(name: str, folder: Path) -> None:
-    """What a process pays once, apart from the clock: imports, compiled code from its cache, the prices in the page cache."""
+    """What a process pays once, apart from the clock: imports, the prices in the page cache."""
     if name == "pandas":
         import pandas  # noqa: F401
-    if name in ("before", "built", "grown"):
-        small = folder / "small"
-        if not (small / DATA).exists():
-            make_data(small, 1000)
-        ours(small)
+    if name == "built":
+        import finjepa_pipeline.features.panel  # noqa: F401
     with (folder / DATA).open("rb") as stream:
         while stream.read(1 << 24):
             pass
@@ -289,8 +259,6 @@ def plain_pandas(folder: Path) -> None:
 
 CASES: dict[str, Callable[[Path], None]] = {
     "touch": touch,
-    "before": lambda folder: ours(folder, 1),
-    "grown": lambda folder: ours(folder, 2, "panel-1"),
     "built": ours,
     "polars": plain_polars,
     "pandas": plain_pandas,
@@ -318,21 +286,6 @@ def run_case(name: str, folder: Path) -> None:
     print(json.dumps({"case": name, "seconds": seconds, "cpu_seconds": cpu, "private_gb": peak[0] / 1e6}))
 
 
-def same(folder: Path) -> bool:
-    """Whether the panel that grew equals the one that was built, in every row of every asset."""
-    from finjepa_model.training.panel import Panel
-
-    grown, built = Panel.open(folder / "grown"), Panel.open(folder / "panel-2")
-    equal = grown.assets == built.assets and np.array_equal(grown.market_features, built.market_features)
-    for asset, length in enumerate(built.lengths):
-        for name in ("features", "returns", "beta", "observed", "tradable", "eligible"):
-            mine, other = (
-                getattr(panel, name)[panel.offsets[asset] : panel.offsets[asset] + length] for panel in (grown, built)
-            )
-            equal &= np.array_equal(mine, other)
-    return bool(equal)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=float, default=25.3e6)
@@ -351,8 +304,6 @@ def main() -> None:
             command = [sys.executable, __file__, "--case", name, "--folder", str(arguments.folder)]
             done = subprocess.run(command, capture_output=True, text=True)
             print(done.stdout.strip().replace("\n", " ") or f"{name} failed: {done.stderr.strip()[-300:]}", flush=True)
-        if (arguments.folder / "grown").exists() and (arguments.folder / "panel-2").exists():
-            print(f"grown equals built: {same(arguments.folder)}")
     finally:
         if not arguments.keep:
             shutil.rmtree(arguments.folder, ignore_errors=True)

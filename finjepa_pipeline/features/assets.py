@@ -1,13 +1,12 @@
-"""The door of the features stage: `feature_panel`."""
+"""The asset of the features stage: `feature_panel`."""
 
 import dagster as dg
 from pydantic import Field
 
+from finjepa_model.features import CHANNELS
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
-from finjepa_pipeline.features.channels import CHANNELS
-from finjepa_pipeline.features.growth import CODE_VERSION
-from finjepa_pipeline.features.panel import build_panel
+from finjepa_pipeline.features.panel import CODE_VERSION, build_panel
 from finjepa_pipeline.features.pictures import channel_picture, channel_table, coverage_picture
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
@@ -58,7 +57,6 @@ def feature_panel(config: PanelConfig, settings: SettingsResource, warehouse: Wa
             "data_version": panel.manifest["data_version"],
             "path": dg.MetadataValue.path(str(folder)),
             "reused": folder in before,
-            "grown_from": str(panel.manifest["grown_from"]),
         },
         data_version=dg.DataVersion(panel.content_hash),
     )

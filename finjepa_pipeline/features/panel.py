@@ -1,25 +1,28 @@
-"""The panel of the home: made once for the same prices, named by the hash of what made it, grown from the one before."""
+"""The panel of the home: made whole of the adjusted tables, once for the same prices, named by the hash of what made it."""
 
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import polars as pl
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.features import MARKET_CHANNELS, AdjustedPrices, Channel, choose, fill_panel
+from finjepa_model.features.build import ARRAYS, PRICE_COLUMNS
 from finjepa_model.files import to_json, write_text
 from finjepa_model.training.panel import FORMAT
-from finjepa_pipeline.features.channels import Channel, available
-from finjepa_pipeline.features.growth import CODE_VERSION, GROWN, Base, growth
-from finjepa_pipeline.features.market import MARKET_CHANNELS
-from finjepa_pipeline.features.source import AdjustedPrices
-from finjepa_pipeline.features.writer import write_panel
 from finjepa_pipeline.prices.store import current_revision
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.sql_files import sql
+
+CODE_VERSION = "5"  # raise it when the same prices and the same table would give other numbers
+RUN_OBSERVATIONS = 1_000_000  # of a query: few queries, and some 100 MB of them at a time
 
 
 def build_panel(
@@ -39,10 +42,9 @@ def build_panel(
         raise FinJEPAError("there are no prices to make features of; run `finjepa ingest` first")
     if settings.duckdb_memory_limit is None:
         connection.execute("SET memory_limit = '512MB'")  # the prices are read once: nothing is gained by keeping them
-    base = _base(settings, revision.feed) if make_current else None  # another's files are not grown for it
-    prices = AdjustedPrices(connection, base.last_date if base else "0001-01-01")
+    prices = adjusted_prices(connection)
     chosen = choose(prices.columns, channels)
-    identity = {"feed": revision.feed, "data_version": revision.data_version, "universe": prices.universe_version}
+    identity = {"feed": revision.feed, "data_version": revision.data_version, "universe": universe_version(connection)}
     identity["content_hash"] = panel_hash(identity, chosen)
     folder = settings.panels / identity["content_hash"]
     if not folder.exists():
@@ -50,10 +52,7 @@ def build_panel(
             shutil.rmtree(left, ignore_errors=True)
         beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=settings.panels))
         try:
-            grown = growth(prices, chosen, base) if base else None
-            write_panel(prices, chosen, identity, beside, grown)
-            if grown and grown.in_place:  # said before it is true: whoever dies in between leaves a base that is copied
-                (grown.base.panel.folder / GROWN).touch()
+            write_panel(prices, chosen, identity, beside)
             os.replace(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -78,26 +77,28 @@ def current_panel(settings: Settings) -> Path:
     return folder
 
 
-def _base(settings: Settings, feed: str) -> Base | None:
-    """The panel before, if it is of the same feed and its files can be grown."""
-    try:
-        base = Base(current_panel(settings))
-    except FinJEPAError:
-        return None
-    return base if base.panel.manifest["feed"] == feed else None
+def write_panel(prices: AdjustedPrices, channels: tuple[Channel, ...], identity: dict[str, str], folder: Path) -> None:
+    """Fill an empty folder with the panel's files; the manifest comes last.
 
-
-def choose(columns: frozenset[str], names: Iterable[str]) -> tuple[Channel, ...]:
-    """The named channels, or all that these columns allow, in the order of the table."""
-    possible = available(columns)
-    names = tuple(names)
-    missing = sorted(set(names) - {channel.name for channel in possible})
-    if missing:
+    Raises:
+        FinJEPAError: if the disk has no room for them.
+    """
+    rows = int((prices.last_A - prices.first_A + 1).sum())
+    needed = rows * (4 * len(channels) + sum(np.dtype(dtype).itemsize for dtype in ARRAYS.values()))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
         raise FinJEPAError(
-            f"channels: {', '.join(missing)} cannot be made of the columns {', '.join(sorted(columns))}; "
-            f"possible are {', '.join(channel.name for channel in possible)}"
+            f"the panel needs {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB left: free some space "
+            "(older panels in that folder can be deleted)"
         )
-    return tuple(channel for channel in possible if not names or channel.name in names)
+
+    def allocate(name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+
+    manifest = fill_panel(prices, channels, allocate)
+    versions = {module.__name__: module.__version__ for module in (np, pl, duckdb)}
+    manifest |= {**identity, "made_by": {"code": CODE_VERSION, **versions}}
+    (folder / "manifest.json").write_text(to_json(manifest))
 
 
 def panel_hash(identity: dict[str, str], channels: tuple[Channel, ...]) -> str:
@@ -105,3 +106,55 @@ def panel_hash(identity: dict[str, str], channels: tuple[Channel, ...]) -> str:
     tables = [channel.row() for channel in (*channels, *MARKET_CHANNELS)]
     made_of = {"format": FORMAT, "code": CODE_VERSION, "channels": tables, **identity}
     return hashlib.sha256(to_json(made_of, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def adjusted_prices(connection: duckdb.DuckDBPyConnection) -> AdjustedPrices:
+    """`adjusted_prices`, `universe` and `corporate_actions` behind an open connection.
+
+    Raises:
+        FinJEPAError: if the tables are empty.
+    """
+    assets = connection.sql(sql("features/assets")).pl()
+    if assets.is_empty():
+        raise FinJEPAError("there are no adjusted prices to make features of; run `finjepa ingest` first")
+    dates = connection.sql("SELECT date FROM price_sessions ORDER BY date").pl()["date"].to_numpy()
+    names, rows_A = assets["entity"].to_list(), assets["observations"].to_numpy()
+    filled = connection.sql(sql("features/columns")).pl().row(0, named=True)
+    columns = frozenset({"close", *(name for name in PRICE_COLUMNS if filled[name])})
+    connection.register("asset_frame", assets.select("entity", "symbol").with_row_index("asset").to_arrow())
+    connection.execute("CREATE OR REPLACE TEMP TABLE panel_assets AS FROM asset_frame")
+    connection.unregister("asset_frame")
+
+    def runs() -> Iterator[pl.DataFrame]:
+        for run in runs_of(rows_A, RUN_OBSERVATIONS):
+            bounds = {"first": names[run.start], "last": names[run.stop - 1]}
+            frame = connection.sql(sql("features/observations"), params=bounds).pl()
+            session = pl.Series("session", np.searchsorted(dates, frame["date"].to_numpy()), pl.Int64)
+            yield frame.drop("date").with_columns(session, pl.col(pl.Float64).fill_nan(None)).sort("asset", "session")
+
+    return AdjustedPrices(
+        assets=names,
+        dates=dates.astype("datetime64[D]"),
+        first_A=np.searchsorted(dates, assets["first_date"].to_numpy()),
+        last_A=np.searchsorted(dates, assets["last_date"].to_numpy()),
+        delisting_return_A=assets["delisting_return"].to_numpy(),
+        columns=columns,
+        runs=runs,
+    )
+
+
+def runs_of(sizes: np.ndarray, most: int) -> Iterator[slice]:
+    """Consecutive runs whose sizes add up to at most `most`, or to one size that is larger."""
+    start, total = 0, 0
+    for place, size in enumerate(sizes.tolist()):
+        if place > start and total + size > most:
+            yield slice(start, place)
+            start, total = place, 0
+        total += size
+    yield slice(start, len(sizes))
+
+
+def universe_version(connection: duckdb.DuckDBPyConnection) -> str:
+    """Short hash of who was in the universe when."""
+    [(found,)] = connection.sql("SELECT coalesce(bit_xor(hash(date, entity)), 0) FROM universe").fetchall()
+    return f"{found:016x}"[:8]

@@ -13,12 +13,8 @@ SHOWN = ("log_return", "realised_volatility_21", "momentum_252_21", "volume_shoc
 
 def channel_table(rows: Iterable[dict[str, Any]]) -> str:
     """Markdown table of channels, as the manifest has them."""
-    head = "| channel | unit | formula | source | needs | normalisation | lookback |\n|---|---|---|---|---|---|---|"
-    lines = (
-        f"| {c['name']} | {c['unit']} | `{c['formula']}` | {c['source']} | {', '.join(c['needs'])} | "
-        f"{c['normalisation']} | {c['lookback']} |"
-        for c in rows
-    )
+    head = "| channel | unit | source | needs | lookback |\n|---|---|---|---|---|"
+    lines = (f"| {c['name']} | {c['unit']} | {c['source']} | {', '.join(c['needs'])} | {c['lookback']} |" for c in rows)
     return "\n".join([head, *lines])
 
 

@@ -12,8 +12,8 @@ import torch
 
 from finjepa_model import FinJEPA, FinJEPAConfig
 from finjepa_model.checkpoint import CHECKPOINT_FILES
-from finjepa_pipeline.features.channels import available
-from finjepa_pipeline.features.market import MARKET_CHANNELS
+from finjepa_model.features import MARKET_CHANNELS
+from finjepa_model.features.channels import available
 from tests.hub_lookalike import HubLookalike
 from tests.system.product import COMMANDS, ROOT, is_iso_date
 

@@ -6,11 +6,9 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from finjepa_model.features import choose
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.features.growth import Base, growth
-from finjepa_pipeline.features.panel import choose
-from finjepa_pipeline.features.source import AdjustedPrices
-from finjepa_pipeline.features.writer import write_panel
+from finjepa_pipeline.features.panel import adjusted_prices, write_panel
 from finjepa_pipeline.prices.store import create_store
 
 IDENTITY = {"feed": "test", "data_version": "test", "content_hash": "test"}
@@ -68,13 +66,8 @@ def awkward_market(sessions: int = 420, assets: int = 8, seed: int = 0) -> pl.Da
     return pl.concat(frames).with_columns(pl.col("date").cast(pl.Date))
 
 
-def warehouse_of(
-    prices: pl.DataFrame, payer: str = "S00", before: pl.DataFrame | None = None
-) -> duckdb.DuckDBPyConnection:
-    """A connection with `adjusted_prices` and a universe of all with 100 observations behind them; `payer` pays a dividend.
-
-    The store has seen them in two revisions: `before`, and then these.
-    """
+def warehouse_of(prices: pl.DataFrame, payer: str = "S00") -> duckdb.DuckDBPyConnection:
+    """A connection with `adjusted_prices` and a universe of all with 100 observations behind them; `payer` pays a dividend."""
     connection = duckdb.connect()
     create_store(connection)
     columns = ("entity", "date", "open", "high", "low", "close", "volume", "dollar_volume")
@@ -91,46 +84,17 @@ def warehouse_of(
         INSERT INTO entities BY NAME SELECT entity, entity AS symbol, min(date) AS first_date, max(date) AS last_date,
             true AS adjusted FROM adjusted_prices GROUP BY ALL;
         INSERT INTO price_sessions
-        SELECT date, row_number() OVER (ORDER BY date), n FROM (SELECT date, count(*) AS n FROM adjusted_prices GROUP BY ALL);
-        INSERT INTO feeds VALUES (1, 'test', 'test', '{}')""")
-    _remember(connection, prices if before is None else before, prices)
+        SELECT date, row_number() OVER (ORDER BY date), n FROM (SELECT date, count(*) AS n FROM adjusted_prices GROUP BY ALL)
+        """)
     return connection
 
 
-def _remember(connection: duckdb.DuckDBPyConnection, before: pl.DataFrame, now: pl.DataFrame) -> None:
-    """The ledger of two revisions: which rows came and which went."""
-    for number, frame in ((1, before), (2, now)):
-        connection.execute(
-            "INSERT INTO revisions (revision, feed_id, data_version) VALUES (?, 1, ?)", [number, version(frame)]
-        )
-    connection.execute("INSERT INTO active_view VALUES (1, 2)")
-    gone, came = before.join(now, on=now.columns, how="anti"), now.join(before, on=now.columns, how="anti")
-    for number, frame in ((1, before), (2, came)):
-        connection.register("rows_frame", frame.select("entity", "date").to_arrow())
-        connection.execute(
-            "INSERT INTO raw_price_versions (feed_id, first_revision, symbol, date) SELECT 1, ?, entity, date FROM rows_frame",
-            [number],
-        )
-    connection.register("rows_frame", gone.select("entity", "date").to_arrow())
-    connection.execute("INSERT INTO raw_price_ends SELECT 1, 1, entity, date, 1 FROM rows_frame")
-
-
-def version(prices: pl.DataFrame) -> str:
-    """Names a content."""
-    return str(prices.hash_rows().implode().hash().item())
-
-
-def panel_of(prices: pl.DataFrame, folder: Path, payer: str = "S00", base: Path | None = None) -> Panel:
-    """The whole panel of a frame of adjusted prices, grown from the one in `base` if there is one."""
+def panel_of(prices: pl.DataFrame, folder: Path, payer: str = "S00") -> Panel:
+    """The panel of a frame of adjusted prices."""
     folder.mkdir(parents=True)
-    prices.write_parquet(folder.with_suffix(".parquet"))
-    seen = pl.read_parquet(base.with_suffix(".parquet")) if base else None
-    with warehouse_of(prices, payer, seen) as connection:
-        before = Base(base) if base else None
-        source = AdjustedPrices(connection, before.last_date if before else "0001-01-01")
-        channels = choose(source.columns, ())
-        grown = growth(source, channels, before) if before else None
-        write_panel(source, channels, IDENTITY | {"data_version": version(prices)}, folder, grown)
+    with warehouse_of(prices, payer) as connection:
+        source = adjusted_prices(connection)
+        write_panel(source, choose(source.columns), IDENTITY, folder)
     return Panel.open(folder)
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from finjepa_model.features import CHANNELS
+from finjepa_model.features.market import SUMS, session_series
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.features.channels import CHANNELS
-from finjepa_pipeline.features.market import calendar_series
 from tests.pipeline.features.market_frames import awkward_market, channel_frame, panel_of
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "us_wide_sample_2015_2017" / "data"
@@ -184,6 +184,7 @@ def slow_market(prices: pl.DataFrame, panel: Panel) -> dict[str, np.ndarray]:
     proxy = proxy.where(weight.sum(axis=1) > 0, r.mean(axis=1)).fillna(0.0)
     mine = r.where(before)
     log_proxy = np.log1p(proxy).reset_index(drop=True)
+    log_proxy[0] = np.nan
     above = close.apply(
         lambda x: (x.dropna() > x.dropna().rolling(200).mean()).where(x.dropna().rolling(200).mean().notna())
     )
@@ -222,7 +223,7 @@ def slow_market(prices: pl.DataFrame, panel: Panel) -> dict[str, np.ndarray]:
 def test_every_market_channel_equals_its_slow_definition(tmp_path: Path):
     prices = awkward_market()
     panel = panel_of(prices, tmp_path / "panel")
-    compared = {"month_end", "days_to_next_session"}
+    compared = {"month_end"}
     for name, slow in slow_market(prices, panel).items():
         expected = np.nan_to_num(slow.clip(-5, 5).to_numpy(float), nan=0.0)
         found = panel.market_features[:, panel.market_channels.index(name)]
@@ -231,10 +232,8 @@ def test_every_market_channel_equals_its_slow_definition(tmp_path: Path):
     assert compared == set(panel.market_channels)
 
 
-def test_the_calendar_says_what_comes_next(tmp_path: Path):
-    """Thanksgiving, a long weekend and the ends of months, as they were known beforehand."""
-    dates = np.array(["2015-11-25", "2015-11-27", "2015-11-30", "2015-12-31", "2016-01-15"], "datetime64[D]")
-    series = calendar_series(dates)
-    np.testing.assert_allclose(np.exp(series["days_to_next_session"]), [2, 3, 1, 4, 4])
-    np.testing.assert_array_equal(series["month_end"], [0, 0, 1, 1, 0])
-    np.testing.assert_array_equal(series["weekday"], [0, 1, -1, 0.5, 1])
+def test_the_last_weekday_of_a_month_is_known_from_the_date():
+    dates = np.array(["2015-11-27", "2015-11-30", "2015-12-30", "2015-12-31", "2016-01-29"], "datetime64[D]")
+    series = session_series(dates, np.zeros((len(SUMS), 5)), np.zeros((2, 5)))
+    assert series["month_end"].to_list() == [False, True, False, True, True]
+    assert series["weekday"].to_list() == [4, 0, 2, 3, 4]
