@@ -44,7 +44,8 @@ def _attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            con.execute(f"ATTACH '{warehouse}' AS home (READ_ONLY)")
+            quoted = str(warehouse).replace("'", "''")
+            con.execute(f"ATTACH '{quoted}' AS home (READ_ONLY)")
             return
         except duckdb.IOException as error:
             if "lock" not in str(error) or time.monotonic() > deadline:

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -252,7 +253,7 @@ def reproduce(checkpoint: str, as_json: bool) -> None:
     from finjepa_pipeline.publishing.reproduce import reproduce as rebuild
 
     settings = Settings.from_env().ensure()
-    err.print(f"[bold]finjepa reproduce[/bold]: the job train, in {settings.home / 'reproductions'}")
+    err.print(f"finjepa reproduce: the job train, in {settings.home / 'reproductions'}", style="bold")
     report = rebuild(settings, checkpoint)
     if as_json:
         click.echo(to_json(vars(report) | {"rebuilt": str(report.rebuilt)}))
@@ -281,15 +282,16 @@ def _run(job: str, ops: Ops, debug: bool, partition: str | None = None):
     from finjepa_pipeline.runner import run_job
 
     settings = Settings.from_env().ensure()
-    err.print(f"[bold]finjepa {job}[/bold] in {settings.home}")
+    err.print(f"finjepa {job} in {settings.home}", style="bold")
     return run_job(settings, job, ops, err, debug, partition)
 
 
 def _ui_command(settings: Settings) -> str:
     dagster = Path(sys.executable).with_name("dagster")
     where = Path(importlib.util.find_spec("finjepa_pipeline").origin).parent.parent / "workspace.yaml"  # type: ignore[union-attr]
-    workspace = f"-w {where}" if where.is_file() else "-m finjepa_pipeline.definitions"
-    return f"FINJEPA_HOME={settings.home} DAGSTER_HOME={settings.dagster} {dagster} dev {workspace}"
+    workspace = f"-w {quote(str(where))}" if where.is_file() else "-m finjepa_pipeline.definitions"
+    homes = f"FINJEPA_HOME={quote(str(settings.home))} DAGSTER_HOME={quote(str(settings.dagster))}"
+    return f"{homes} {quote(str(dagster))} dev {workspace}"
 
 
 def run() -> None:

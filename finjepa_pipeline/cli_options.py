@@ -1,6 +1,5 @@
 """Options that several commands share, and the config of Dagster's ops that they amount to."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ def source_options(command: Callable) -> Callable:
         click.option("--synthetic-assets", type=int, help="Assets of the source `synthetic`; left out: 20."),
         click.option("--synthetic-seed", type=int, help="Seed of the source `synthetic`."),
         click.option("--synthetic-variant", help="drift, momentum, risk or null, for the source `synthetic`."),
-        click.option("--path", help="Folder, glob or file of Parquet or CSV, for the source `files`."),
+        click.option("--path", help="Folder, glob or file of Parquet, CSV or gzipped CSV, for the source `files`."),
         click.option(
             "--data-source", help="sample, files, hf or synthetic; left out: what the home holds, or the sample."
         ),
@@ -80,8 +79,6 @@ def source_ops(options: dict[str, Any]) -> Ops:
     source = given(**{name: options.get(name) for name in names})
     if source.get("data_source") == "synthetic":  # one seed for the market and for what is trained on it
         source = given(synthetic_seed=options.get("seed")) | source
-    if source.get("data_source") == "files" and "path" in source and "*" not in source["path"]:
-        source["path"] = os.path.abspath(os.path.expanduser(source["path"]))
     return {"ingest_prices": source} if source else {}
 
 

@@ -11,7 +11,10 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.settings import Settings
 
 # lines are left to the terminal to wrap, so that a path can be copied and a pipe sees whole lines
-out, err = (Console(stderr=error, soft_wrap=True, highlight=False) for error in (False, True))
+# what is printed is text, not markup: paths have brackets and colons
+out, err = (
+    Console(stderr=error, soft_wrap=True, highlight=False, markup=False, emoji=False) for error in (False, True)
+)
 out.width = max(out.width, 100)
 
 # An asset's name to the metadata of what a run made of it.

@@ -120,7 +120,7 @@ def _compute(settings: Settings) -> Finding:
     try:
         ray = f"ray {importlib.metadata.version('ray')} is installed"
     except importlib.metadata.PackageNotFoundError:
-        ray = "ray is not installed (pip install 'finjepa\\[ray]')"  # escaped: the table reads markup
+        ray = "ray is not installed (pip install 'finjepa[ray]')"
     address = settings.ray_address
     if address is None:
         return Finding(True, "compute", f"local; {ray}", "FINJEPA_COMPUTE=HOST:6379 for a Ray cluster (docs/scale.md)")
@@ -130,7 +130,7 @@ def _compute(settings: Settings) -> Finding:
         with connected(address):
             return Finding(True, "compute", f"{address}: {resources()}; {ray}")
     except FinJEPAError as error:
-        return Finding(False, "compute", address, str(error).replace("[ray]", "\\[ray]"))
+        return Finding(False, "compute", address, str(error))
 
 
 def _artifacts(settings: Settings) -> Finding:
@@ -141,5 +141,5 @@ def _artifacts(settings: Settings) -> Finding:
     try:
         Artifacts(settings.artifacts).has("checkpoints", "doctor")
     except FinJEPAError as error:
-        return Finding(False, "artifacts", settings.artifacts, str(error).replace("[s3]", "\\[s3]"))
+        return Finding(False, "artifacts", settings.artifacts, str(error))
     return Finding(True, "artifacts", settings.artifacts)

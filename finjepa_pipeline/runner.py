@@ -1,5 +1,6 @@
 """Runs the jobs of the code location in this process, against the same instance as the UI, and tells a terminal about it."""
 
+import glob
 import logging
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
+from dagster._core.instance.ref import InstanceRef
 from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError
@@ -41,6 +44,11 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
         if not config.is_file():
             shutil.copyfile(next(file for file in _INSTANCE_FILES if file.is_file()), config)
         os.environ["DAGSTER_HOME"] = str(settings.dagster)
+    home = Path(os.environ["DAGSTER_HOME"])
+    if glob.has_magic(str(home)) and (home / "dagster.yaml").is_file():
+        # Dagster takes the path of its file for a pattern, and would go on without it, with telemetry
+        found = yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8"))
+        return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=found))
     return dg.DagsterInstance.get()
 
 

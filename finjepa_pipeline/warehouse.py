@@ -12,9 +12,9 @@ import duckdb
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.migrations import migrate
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.sql_files import file_literal, literal, sql
 
-__all__ = ["Warehouse", "sql"]
+__all__ = ["Warehouse", "file_literal", "literal", "sql"]
 
 LOCK_PATIENCE_S = 30.0
 # Of the memory limit, which is meant for the process: DuckDB keeps to what it is told with its own buffers, and Python and
@@ -59,6 +59,7 @@ class Warehouse(dg.ConfigurableResource):
         while True:
             try:
                 connection = duckdb.connect(self.path, read_only=read_only, config=config)
+                connection.execute("SET TimeZone = 'UTC'")  # no day depends on the zone of the machine
                 if self.memory_limit:
                     _leave_room(connection)
                 return connection

@@ -3,11 +3,12 @@
 SELECT symbol, date, open, high, low, close, TRY_CAST(volume AS BIGINT) AS volume, adj_close,
     ({broken})::UINTEGER AS broken, unreadable
 FROM (
-    SELECT symbol, {date} AS date, {open} AS open, {high} AS high, {low} AS low, {close} AS close,
+    SELECT symbol, day AS date, {open} AS open, {high} AS high, {low} AS low, {close} AS close,
         {volume} AS volume, {adj_close} AS adj_close,
         CASE WHEN {open} > 0 AND {open} < 1e12 THEN {open} END AS open_ok,
         CASE WHEN {high} > 0 AND {high} < 1e12 THEN {high} END AS high_ok,
         CASE WHEN {low} > 0 AND {low} < 1e12 THEN {low} END AS low_ok,
         {has_ohlc} AS has_ohlc, {has_adj_close} AS has_adj_close, {unreadable} AS unreadable
-    FROM {files}
+    FROM (SELECT *, {day} AS day FROM {files})
 )
+{wanted}

@@ -15,7 +15,7 @@ from finjepa_pipeline.prices import store
 from finjepa_pipeline.prices.blocks import crown, derive_block, open_contest
 from finjepa_pipeline.prices.snapshots import publish_snapshot
 from finjepa_pipeline.prices.tail import Tail, bring_tail_up
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse, literal, sql
 
 TABLES = ("corporate_actions", "entities", "adjusted_prices", "universe")
 STORED = (
@@ -150,8 +150,8 @@ def _blocks(con: duckdb.DuckDBPyConnection, feed_id: int) -> Iterator[str]:
 
 
 def _run(first: str | None, beyond: str | None) -> str:
-    bounds = [f"symbol >= '{first}'"] if first is not None else []
-    bounds += [f"symbol < '{beyond}'"] if beyond is not None else []
+    bounds = [f"symbol >= {literal(first)}"] if first is not None else []
+    bounds += [f"symbol < {literal(beyond)}"] if beyond is not None else []
     return " AND ".join(bounds) or "true"
 
 

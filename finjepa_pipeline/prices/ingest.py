@@ -4,7 +4,7 @@ import datetime
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import duckdb
 
@@ -102,11 +102,18 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
         con.execute("BEGIN")
         try:
             _put_calendar(con, days)
-            report = _bring_up(con, feed, snapshot, rules)
+            report = replace(_bring_up(con, feed, snapshot, rules), note=_not_read(snapshot))
         except _UNREADABLE as error:
             raise FinJEPAError(f"{feed.name} cannot be ingested: {plain(error)}") from error
         con.execute("COMMIT")
         return report
+
+
+def _not_read(snapshot: Snapshot) -> str | None:
+    if not snapshot.unread:
+        return None
+    more = len(snapshot.unread) - 3
+    return f"not read: {', '.join(snapshot.unread[:3])}{f' and {more} more' if more > 0 else ''}"
 
 
 def price_version(warehouse: Warehouse, settings: Settings) -> str:

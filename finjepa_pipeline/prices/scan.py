@@ -1,5 +1,11 @@
-"""Files in the Hub schema as one typed relation in DuckDB, read without passing through Python."""
+"""Files in the Hub schema as one typed relation in DuckDB, read without passing through Python.
 
+What a file says counts, not where it lies: a folder `symbol=AAPL` or `date=2020-01-02` gives a column only to files that lack
+it. The day of a time is the one in the zone that it was written in: the first ten characters of a text, the local day of a
+Parquet column with a zone. It does not depend on the zone of the machine. NaN and infinity are missing values, in every format.
+"""
+
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +14,16 @@ import duckdb
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.rules import Rule, broken_bits
 from finjepa_pipeline.prices.sources.base import PriceFilter
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.warehouse import file_literal, literal, sql
 
 PRICES = ("open", "high", "low", "close", "adj_close")
 COLUMNS = ("symbol", "date", "open", "high", "low", "close", "volume", "adj_close")
 _TOGETHER = ("open", "high", "low", "volume")
-_NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT", "UBIGINT", "UINTEGER")
+_FLOATS = ("DOUBLE", "FLOAT")
+_INTEGERS = tuple(sign + size for sign in ("", "U") for size in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"))
+_ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
+_FOLDER = "in the name of the folder"  # in place of a type: where the column comes from
+_DAY = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?"
 
 
 def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], rules: list[Rule], wanted: PriceFilter) -> str:
@@ -24,7 +34,7 @@ def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], rules: list[
     """
     groups: list[tuple[tuple[tuple[str, str], ...], str, list[Path]]] = []
     for path in paths:
-        kind = "csv" if path.suffix.lower() == ".csv" else "parquet"
+        kind = _kind(path)
         columns = tuple(_columns(con, path, kind).items())
         # Neighbours with the same columns are read by one scan; the order of the files is kept.
         if groups and groups[-1][:2] == (columns, kind):
@@ -36,8 +46,15 @@ def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], rules: list[
     )
 
 
+def _kind(path: Path) -> str:
+    name = path.name.lower()
+    return "gzip" if name.endswith(".csv.gz") else "csv" if name.endswith(".csv") else "parquet"
+
+
 def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str, str]:
-    """Name to DuckDB type of the columns of a file that belong to the schema."""
+    """Name to DuckDB type of the columns of a file that belong to the schema; of a zoned time, its zone as well."""
+    if path.is_file() and not path.stat().st_size:
+        raise FinJEPAError(f"{path} is empty; remove it or write it again")
     try:
         described = con.execute(f"DESCRIBE SELECT * FROM {_reader(kind, [path])}").fetchall()
     except duckdb.Error as error:
@@ -46,6 +63,9 @@ def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str,
     twice = [name for name in COLUMNS if f"{name}_1" in types]
     if twice:
         raise FinJEPAError(f"{path} has the column {twice[0]} twice; which one is meant?")
+    for name in ("symbol", "date"):
+        if name not in types and re.search(_folder(name), str(path)):
+            types[name] = _FOLDER
     missing = [name for name in ("symbol", "date", "close") if name not in types]
     if any(name in types for name in _TOGETHER):  # a source has all of them or, close-only, none
         missing += [name for name in _TOGETHER if name not in types]
@@ -54,6 +74,8 @@ def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str,
             f"{path} lacks the column {missing[0]}; needed are {', '.join(COLUMNS)} "
             "(adj_close may be absent, and a close-only file has none of open, high, low, volume)"
         )
+    if types["date"] in _ZONED:
+        types["date"] = f"{_ZONED[0]} {_zone(path)}"
     return {name: types[name] for name in COLUMNS if name in types}
 
 
@@ -61,44 +83,80 @@ def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], rules: l
     def number(name: str) -> str:
         if name not in types:
             return "NULL::DOUBLE"
-        if types[name] == "VARCHAR":
-            return f"TRY_CAST(trim({name}) AS DOUBLE)"
         if name == "volume" and types[name] == "BIGINT":
             return "volume"
-        if types[name] in _NUMBERS or types[name].startswith("DECIMAL"):
+        if types[name] in _INTEGERS or types[name].startswith("DECIMAL"):
             return f"{name}::DOUBLE"
+        if types[name] in _FLOATS or types[name] == "VARCHAR":
+            value = f"TRY_CAST(trim({name}) AS DOUBLE)" if types[name] == "VARCHAR" else f"{name}::DOUBLE"
+            # Not by comparisons: DuckDB answers those from the statistics of a Parquet column, which leave NaN out.
+            return f"CASE WHEN isfinite({value}) THEN {value} END"
         raise FinJEPAError(f"{paths[0]}: the column {name} holds {types[name]}, which is not a number")
 
-    if types["symbol"] != "VARCHAR":
+    if types["symbol"] not in ("VARCHAR", _FOLDER):
         raise FinJEPAError(f"{paths[0]}: the column symbol holds {types['symbol']}, which is not text")
-    if types["date"] == "VARCHAR":
-        date = "CASE WHEN date[5] = '-' AND date[8] = '-' THEN TRY_CAST(date AS DATE) END"
-    elif types["date"] == "DATE" or types["date"].startswith("TIMESTAMP"):
-        date = "TRY_CAST(date AS DATE)"
-    else:
-        raise FinJEPAError(f"{paths[0]}: the column date holds {types['date']}, which is not a date")
-
+    given = [
+        f"url_decode(regexp_extract(finjepa_path, {literal('.*' + _folder(name))}, 1)) AS {name}"
+        for name in ("symbol", "date")
+        if types[name] == _FOLDER
+    ]
     texts = [name for name in COLUMNS if types.get(name) == "VARCHAR" and name not in ("symbol", "date")]
-    cases = [f"WHEN ({date}) IS NULL THEN date::VARCHAR"]
-    cases += [f"WHEN trim({name}) <> '' AND {number(name)} IS NULL THEN '{name}=' || {name}" for name in texts]
+    cases = ["WHEN day IS NULL THEN date::VARCHAR"]
+    cases += [
+        f"WHEN trim({name}) <> '' AND TRY_CAST(trim({name}) AS DOUBLE) IS NULL THEN '{name}=' || {name}"
+        for name in texts
+    ]
+    named = [name for name in COLUMNS if name in types and types[name] != _FOLDER]
     return sql("price_scan").format(
         broken=broken_bits(rules),
-        date=date,
+        day=_day(types["date"], paths[0]),
         **{name: number(name) for name in (*PRICES, "volume")},
         has_ohlc="true" if "open" in types else "false",
         has_adj_close="true" if "adj_close" in types else "false",
         unreadable=f"CASE {' '.join(cases)} END",
-        files=_reader(kind, paths) + wanted.where(),
+        files=f"(SELECT {', '.join([*named, *given])} FROM {_reader(kind, paths, filename=bool(given))})",
+        wanted=wanted.where(),
     )
 
 
-def _reader(kind: str, paths: Sequence[Path]) -> str:
-    names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
+def _day(kind: str, path: Path) -> str:
+    """SQL for the day of the column `date`, in the zone that it was written in."""
+    if kind in ("VARCHAR", _FOLDER):
+        return f"CASE WHEN regexp_full_match(date, '{_DAY}') THEN TRY_CAST(date[:10] AS DATE) END"
+    if kind.startswith(_ZONED[0]):
+        zone = kind.removeprefix(f"{_ZONED[0]} ")
+        offset = re.fullmatch(r"([+-])(\d{2}):?(\d{2})", zone)
+        if offset is None:
+            return f"(date AT TIME ZONE {literal(zone)})::DATE"
+        minutes = int(offset[1] + "1") * (60 * int(offset[2]) + int(offset[3]))
+        return f"(date AT TIME ZONE 'UTC' + to_minutes({minutes}))::DATE"
+    if kind == "DATE" or kind.startswith("TIMESTAMP"):
+        return "TRY_CAST(date AS DATE)"
+    raise FinJEPAError(
+        f"{path}: the column date holds {kind}, which is not a date; write it as YYYY-MM-DD or as a timestamp"
+    )
+
+
+def _zone(path: Path) -> str:
+    """The zone of the column `date` of a Parquet file: UTC where its writer named none."""
+    import pyarrow.parquet  # only here: DuckDB reads the rest, but does not say the zone
+
+    return pyarrow.parquet.read_schema(path).field("date").type.tz or "UTC"
+
+
+def _folder(name: str) -> str:
+    return f"/{name}=([^/]*)/"
+
+
+def _reader(kind: str, paths: Sequence[Path], filename: bool = False) -> str:
+    names = ", ".join(map(file_literal, paths))
+    more = "hive_partitioning=false" + (", filename='finjepa_path'" if filename else "")
     if kind == "parquet":
-        return f"read_parquet([{names}])"
+        return f"read_parquet([{names}], {more})"
+    packed = "gzip" if kind == "gzip" else "none"
     return (
         f"read_csv([{names}], header=true, delim=',', quote='\"', escape='\"', all_varchar=true, strict_mode=true, "
-        "null_padding=false, ignore_errors=false, compression='none', auto_detect=true, sample_size=1)"
+        f"null_padding=false, ignore_errors=false, compression='{packed}', auto_detect=true, sample_size=1, {more})"
     )
 
 

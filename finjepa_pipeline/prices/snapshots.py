@@ -16,7 +16,7 @@ import duckdb
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline.prices import store
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.warehouse import file_literal, literal, sql
 
 TABLES = ("quarantined_prices", "corporate_actions", "entities", "stale_prices", "universe")
 _YEARS = "years.json"  # what each year of prices hashes to
@@ -35,7 +35,8 @@ def publish_snapshot(con: duckdb.DuckDBPyConnection, folder: Path, name: str) ->
         temporary.mkdir(parents=True)
         _write_prices(con, temporary, pointer)
         for table in TABLES:
-            con.execute(f"COPY (FROM main.{table}) TO '{temporary / table}.parquet' (FORMAT parquet, COMPRESSION zstd)")
+            file = literal(temporary / f"{table}.parquet")
+            con.execute(f"COPY (FROM main.{table}) TO {file} (FORMAT parquet, COMPRESSION zstd)")
         os.replace(temporary, place)
     new_pointer = folder / f".tmp-{os.getpid()}-{_POINTER}"
     new_pointer.unlink(missing_ok=True)
@@ -60,9 +61,10 @@ def read_snapshot(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         raise FinJEPAError(f"there is no snapshot in {folder} yet; run `finjepa ingest` first")
     place = pointer.resolve()
     with duckdb.connect() as con:
-        con.execute(f"CREATE VIEW prices AS FROM read_parquet('{place}/prices/*/*.parquet', hive_partitioning = false)")
-        for table in TABLES:
-            con.execute(f"CREATE VIEW {table} AS FROM '{place / table}.parquet'")
+        files = {name: [place / f"{name}.parquet"] for name in TABLES}
+        for table, paths in {**files, "prices": sorted(place.glob("prices/*/*.parquet"))}.items():
+            listed = ", ".join(map(file_literal, paths))
+            con.execute(f"CREATE VIEW {table} AS FROM read_parquet([{listed}], hive_partitioning = false)")
         con.execute(sql("adjusted_prices").format(adjusted=sql("adjusted_rows").format(prices="prices")))
         yield con
 
@@ -78,7 +80,7 @@ def _write_prices(con: duckdb.DuckDBPyConnection, place: Path, before: Path) -> 
     if changed:
         con.execute(
             f"COPY (SELECT *, year(date) AS year FROM main.prices WHERE year(date) IN ({', '.join(changed)})) "
-            f"TO '{place / 'prices'}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (year), OVERWRITE_OR_IGNORE)"
+            f"TO {literal(place / 'prices')} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (year), OVERWRITE_OR_IGNORE)"
         )
     (place / _YEARS).write_text(to_json(years), encoding="utf-8")
 

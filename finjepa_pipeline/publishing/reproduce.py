@@ -221,8 +221,7 @@ def _tensors(original: Path, rebuilt: Path) -> list[str]:
 
 def main() -> None:
     """Run the job `train` with the config of a file, in the home of the environment."""
-    from rich.console import Console
-
+    from finjepa_pipeline.console import err
     from finjepa_pipeline.runner import run_job
 
     ops = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["ops"]
@@ -231,7 +230,7 @@ def main() -> None:
             Settings.from_env().ensure(),
             "train",
             {name: op["config"] for name, op in ops.items()},
-            Console(stderr=True),
+            err,
         )
     except FinJEPAError as error:
         sys.exit(f"finjepa: {' '.join(str(error).split())}")

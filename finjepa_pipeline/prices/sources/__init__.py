@@ -32,7 +32,9 @@ class PriceSourceConfig(dg.Config):
     """Which prices to ingest. Without a data source the home carries on with what it holds, or with `sample`."""
 
     data_source: str | None = Field(default=None, description=f"one of {', '.join(SOURCES)}")
-    path: str | None = Field(default=None, description="for `files`: a folder, a glob or a file of Parquet or CSV")
+    path: str | None = Field(
+        default=None, description="for `files`: a folder, a glob or a file of Parquet, CSV or gzipped CSV"
+    )
     dataset_name: str | None = Field(default=None, description=f"for `hf`: the data set, by default {HUB_DATASET}")
     revision: str | None = Field(default=None, description="for `hf`: a branch, a tag or a commit")
     synthetic_variant: str | None = Field(default=None, description="for `synthetic`: drift, momentum, risk or null")

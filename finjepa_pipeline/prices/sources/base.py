@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from finjepa_model.files import to_json
+from finjepa_pipeline.sql_files import literal
 
 DEFAULT_CALENDAR = "XNYS"
 
@@ -21,10 +22,12 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state of a source: its version (what the outside calls it) and its files, in the order of reading."""
+    """A state of a source: its version (what the outside calls it), its files in the order of reading, and the names of the files
+    beside them that are not read."""
 
     version: str
     files: tuple[SourceFile, ...]
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
 
 class PriceSource(Protocol):
@@ -92,14 +95,13 @@ class PriceFilter:
         return f" ({'; '.join(parts)})" if parts else ""
 
     def where(self) -> str:
-        """The condition in SQL; a date that cannot be read is compared as text."""
+        """The condition in SQL over `symbol` and `date`, a day. A row whose day cannot be read stays, for quarantine."""
         conditions = []
         if self.symbols:
-            listed = ", ".join(f"'{symbol}'" for symbol in self.symbols)
-            conditions.append(f"symbol IN ({listed})")
-        conditions += [f"date >= '{self.start}'"] if self.start else []
-        conditions += [f"date <= '{self.end}'"] if self.end else []
-        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+            conditions.append(f"symbol IN ({', '.join(map(literal, self.symbols))})")
+        conditions += [f"(date >= DATE '{self.start}' OR date IS NULL)"] if self.start else []
+        conditions += [f"(date <= DATE '{self.end}' OR date IS NULL)"] if self.end else []
+        return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
 @dataclass(frozen=True)

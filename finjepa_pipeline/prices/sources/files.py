@@ -1,6 +1,9 @@
 """Parquet or CSV files in the Hub schema: a folder, a glob or one file."""
 
 import glob
+import hashlib
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +12,16 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile, version_of
 from finjepa_pipeline.prices.sources.hashes import HashCache
 
-SUFFIXES = (".parquet", ".csv")
+SUFFIXES = (".parquet", ".csv", ".csv.gz")
 
 
 @dataclass(frozen=True)
 class FilesSource:
-    """`path` is a folder (its .parquet and .csv files, not those of folders within), a glob, or a file."""
+    """`path` is a folder (all files below it), a file, or a glob of either; what exists is never taken for a pattern.
+
+    Hidden files are passed over; every other file is read or in `Snapshot.unread`. Names that begin with _ are not read: Spark
+    and others keep what is no data there.
+    """
 
     path: str
     hash_file: Path
@@ -22,7 +29,7 @@ class FilesSource:
 
     @property
     def _place(self) -> str:
-        return str(Path(self.path).expanduser().absolute())
+        return os.path.abspath(os.path.expanduser(self.path))
 
     @property
     def place(self) -> str:
@@ -33,13 +40,15 @@ class FilesSource:
         return {"data_source": "files", "path": self._place}
 
     def snapshot(self) -> Snapshot:
-        paths = self._paths()
         try:
+            paths, unread = self._paths()
             hashes = HashCache(self.hash_file).hashes(paths)
         except OSError as error:
             raise FinJEPAError(f"cannot read {error.filename}: {error.strerror}") from error
-        files = tuple(SourceFile(str(path), sha256) for path, sha256 in zip(paths, hashes, strict=True))
-        return Snapshot(version=version_of(files), files=files)
+        files = tuple(
+            SourceFile(str(path), _with_folders(path, sha256)) for path, sha256 in zip(paths, hashes, strict=True)
+        )
+        return Snapshot(version_of(files), files, tuple(map(str, unread)))
 
     def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
         return [Path(file.name) for file in files]
@@ -47,25 +56,58 @@ class FilesSource:
     def still_is(self, snapshot: Snapshot) -> bool:
         return self.snapshot() == snapshot
 
-    def _paths(self) -> list[Path]:
-        place = Path(self._place)
-        try:
-            if place.is_dir():
-                paths = [path for path in place.iterdir() if path.suffix.lower() in SUFFIXES]
-            elif glob.has_magic(self._place):
-                paths = [Path(found) for found in glob.glob(self._place, recursive=True)]
-            elif place.exists():
-                paths = [place]
-            else:
-                raise FinJEPAError(f"there is nothing at {place}; give a folder, a glob or a .parquet or .csv file")
-        except OSError as error:
-            raise FinJEPAError(f"cannot read {place}: {error.strerror}") from error
-        paths = sorted(path for path in paths if not path.name.startswith("."))
+    def _paths(self) -> tuple[list[Path], list[Path]]:
+        """The files that are read and those that are not, sorted."""
+        found = [self._place] if os.path.lexists(self._place) else _matches(self._place)
+        if not found:
+            raise FinJEPAError(
+                f"there is nothing at {self._place}; give a folder, a glob or a file ({', '.join(SUFFIXES)})"
+            )
+        below = [_below(Path(name)) for name in found]
+        paths, unread = (sorted({path for part in below for path in part[place]}) for place in (0, 1))
+        if unread == [Path(self._place)]:
+            raise FinJEPAError(f"{self._place} is none of {', '.join(SUFFIXES)}")
         if not paths:
-            raise FinJEPAError(f"no .parquet or .csv file in {place}; is it the right folder?")
+            raise FinJEPAError(f"no file that ends in {', '.join(SUFFIXES)} in {self._place}; is it the right folder?")
         for path in paths:
-            if path.suffix.lower() not in SUFFIXES:
-                raise FinJEPAError(f"{path} is neither .parquet nor .csv")
             if not path.is_file():
                 raise FinJEPAError(f"{path} is not a file that can be read")
-        return paths
+            if "\\" in str(path) and glob.has_magic(str(path)):  # which a pattern of DuckDB cannot say
+                raise FinJEPAError(f"{path} cannot be read: its name has a backslash and one of * ? [; rename it")
+        return paths, unread
+
+
+def _matches(pattern: str) -> list[str]:
+    """What a glob finds; the folders that its beginning names are not patterns where they exist."""
+    folder = Path(pattern)
+    while not folder.exists():
+        folder = folder.parent
+    rest = os.path.relpath(pattern, folder)
+    return [os.path.join(folder, name) for name in glob.glob(rest, root_dir=folder, recursive=True)]
+
+
+def _below(place: Path) -> tuple[list[Path], list[Path]]:
+    """Of a file itself, or of a folder and those within: what is read, and what is not; links to folders are not followed."""
+    if not place.is_dir():
+        return ([place], []) if place.name.lower().endswith(SUFFIXES) else ([], [place])
+    paths: list[Path] = []
+    unread: list[Path] = []
+    for folder, folders, names in os.walk(place, onerror=_refuse):
+        aside = [name for name in folders if name.startswith("_") or os.path.islink(os.path.join(folder, name))]
+        folders[:] = [name for name in folders if name not in aside and not name.startswith(".")]
+        unread += [Path(folder, name) for name in aside if not name.startswith(".")]
+        for name in names:
+            is_read = name.lower().endswith(SUFFIXES) and not name.startswith("_")
+            if not name.startswith("."):
+                (paths if is_read else unread).append(Path(folder, name))
+    return paths, unread
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _with_folders(path: Path, sha256: str) -> str:
+    """The hash of a file's bytes, and of what the names of its folders may say of its rows."""
+    said = re.findall(r"/(?:symbol|date)=[^/]*(?=/)", str(path))
+    return hashlib.sha256(f"{sha256}{said}".encode()).hexdigest() if said else sha256

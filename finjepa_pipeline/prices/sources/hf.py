@@ -51,7 +51,8 @@ class HubSource:
             shards = [file for file in files if file.path.endswith(suffix)]
             if shards:
                 hashes = (shard.lfs.sha256 if shard.lfs else shard.blob_id for shard in shards)
-                return Snapshot(commit, tuple(map(SourceFile, (shard.path for shard in shards), hashes)))
+                unread = tuple(file.path for file in files if file.path.endswith(SUFFIXES) and file not in shards)
+                return Snapshot(commit, tuple(map(SourceFile, (shard.path for shard in shards), hashes)), unread)
         return Snapshot(
             commit, (SourceFile("datasets", commit),)
         )  # `datasets` reads it; the commit stands for its content

@@ -1,0 +1,268 @@
+"""The same values give the same prices, whatever the format, the place of the file and the zone of the machine."""
+
+import datetime
+import gzip
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices.rules import load_rules
+from finjepa_pipeline.prices.scan import scan_sql
+from finjepa_pipeline.prices.sources import PriceFilter
+from finjepa_pipeline.prices.sources.files import FilesSource
+from tests.pipeline.prices.conftest import Home
+from tests.pipeline.prices.frames import prices
+
+NUMBERS = ("open", "high", "low", "close", "volume", "adj_close")
+# Exact in float32, in decimal(18, 6) and as a text, so that every format holds the same number.
+VALUES = [None, float("nan"), float("inf"), float("-inf"), 0.0, -1.5, 49.5, 50.25, 51.0]
+TEXT = {"plain": pa.string(), "large": pa.large_string(), "dictionary": pa.dictionary(pa.int32(), pa.string())}
+MADE_OF = {"open": 50.0, "high": 52.0, "low": 48.0, "close": 50.0, "volume": 64.0, "adj_close": 45.0}
+
+
+def write_parquet(path: Path, rows: pl.DataFrame, number: pa.DataType, text: pa.DataType, **options: Any) -> None:
+    columns = {}
+    for name in rows.columns:
+        values = rows[name].to_list()
+        if name not in NUMBERS:
+            columns[name] = pa.array(values, text)
+        elif pa.types.is_decimal(number):  # which knows neither NaN nor infinity
+            finite = [value if value is not None and math.isfinite(value) else None for value in values]
+            columns[name] = pa.array(finite, pa.float64()).cast(number)
+        else:
+            columns[name] = pa.array(values, number)
+    pq.write_table(pa.table(columns), path, **options)
+
+
+def scanned(path: Path) -> list[tuple[Any, ...]]:
+    """The rows of a file with the rules that they break."""
+    with duckdb.connect() as con:
+        rules = load_rules(con)
+        return con.execute(scan_sql(con, [path], rules, PriceFilter())).fetchall()
+
+
+@st.composite
+def damaged_rows(draw: st.DrawFn) -> pl.DataFrame:
+    rows = prices(("AAA", "BBB"), days=12).with_columns(pl.lit(value).alias(name) for name, value in MADE_OF.items())
+    for name in draw(st.lists(st.sampled_from(NUMBERS), min_size=1, unique=True)):
+        places = draw(st.dictionaries(st.integers(0, rows.height - 1), st.sampled_from(VALUES), min_size=1))
+        values = [places.get(place, value) for place, value in enumerate(rows[name].to_list())]
+        rows = rows.with_columns(pl.Series(name, values, pl.Float64))
+    return rows
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=damaged_rows(),
+    number=st.sampled_from([pa.float32(), pa.float64(), pa.decimal128(18, 6)]),
+    text=st.sampled_from(list(TEXT.values())),
+    options=st.fixed_dictionaries(
+        {
+            "row_group_size": st.sampled_from([1, 5, 100]),
+            "write_statistics": st.booleans(),
+            "use_dictionary": st.booleans(),
+        }
+    ),
+)
+def test_every_format_gives_the_same_rows_and_breaks_the_same_rules(
+    tmp_path: Path, rows: pl.DataFrame, number: pa.DataType, text: pa.DataType, options: dict[str, Any]
+) -> None:
+    plain, packed, parquet = (tmp_path / f"rows.{suffix}" for suffix in ("csv", "csv.gz", "parquet"))
+    rows.write_csv(plain)
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    write_parquet(parquet, rows, number, text, **options)
+    expected = scanned(plain)
+    for row, given_row in zip(expected, rows.iter_rows(named=True), strict=True):
+        for place, name in ((2, "open"), (3, "high"), (4, "low"), (5, "close"), (7, "adj_close")):
+            value = given_row[name]
+            known = value is not None and math.isfinite(value)
+            assert row[place] == (value if known else None), name
+    assert scanned(packed) == expected
+    assert scanned(parquet) == expected
+
+
+def test_nan_is_missing_where_the_statistics_of_parquet_do_not_count_it(new_home: Callable[[], Home]) -> None:
+    rows = prices(("AAA", "BBB"), days=200).with_columns(
+        pl.when((pl.col("symbol") == "BBB") & (pl.int_range(pl.len()).over("symbol") < 9))
+        .then(float("nan"))
+        .otherwise(name)
+        .alias(name)
+        for name in (*NUMBERS[:4], "adj_close")
+    )
+    stored = []
+    for suffix in ("parquet", "csv"):
+        home = new_home()
+        home.write(f"part.{suffix}", rows)
+        assert home.ingest().revision.rows == 391
+        stored.append(home.query("FROM prices ORDER BY ALL") + home.query("FROM quarantined_prices ORDER BY ALL"))
+        assert home.query("SELECT DISTINCT rule FROM quarantined_prices") == [("close_not_positive",)]
+    assert stored[0] == stored[1]
+
+
+@pytest.fixture(params=["UTC", "America/Los_Angeles", "Asia/Tokyo", "Pacific/Kiritimati"])
+def machine_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+ZONES = ("America/New_York", "Asia/Tokyo", "Europe/London", "UTC", "+09:30", "-05:00")
+
+
+@pytest.mark.usefixtures("machine_zone")
+@pytest.mark.parametrize("hour", [0, 16, 23])
+def test_a_day_is_that_of_the_zone_it_was_written_in(tmp_path: Path, hour: int) -> None:
+    rows = prices(("AAA",), days=60)  # over the change to summer time in New York and in London
+    days = [datetime.date.fromisoformat(day) for day in rows["date"]]
+    for place, zone in enumerate(ZONES):
+        sign = -1 if zone[0] == "-" else 1
+        fixed = (
+            datetime.timedelta(0)
+            if zone[0].isalpha()
+            else sign * datetime.timedelta(hours=int(zone[1:3]), minutes=int(zone[4:]))
+        )
+        offset = ZoneInfo(zone) if zone[0].isalpha() else datetime.timezone(fixed)
+        stamps = [datetime.datetime.combine(day, datetime.time(hour), offset) for day in days]
+        column = pa.array(stamps, pa.timestamp(("s", "ms", "us", "ns")[place % 4], zone))
+        file = tmp_path / "part.parquet"
+        pq.write_table(rows.drop("date").to_arrow().append_column("date", column), file)
+        assert [row[1] for row in scanned(file)] == days, zone
+        for style in (str, datetime.datetime.isoformat):
+            file = tmp_path / "part.csv"
+            rows.with_columns(pl.Series("date", [style(stamp) for stamp in stamps])).write_csv(file)
+            assert [row[1] for row in scanned(file)] == days, zone
+
+
+def test_numbers_are_no_days(home: Home) -> None:
+    days = prices().with_columns(pl.col("date").str.to_date())
+    for unit in ("s", "ms", "us", "ns"):
+        home.write("part.parquet", days.with_columns(pl.col("date").dt.epoch(unit)))
+        with pytest.raises(FinJEPAError, match=r"the column date holds BIGINT|INTEGER.*YYYY-MM-DD"):
+            home.ingest()
+        (home.files / "part.parquet").unlink()
+        home.write("part.csv", days.with_columns(pl.col("date").dt.epoch(unit)))
+        with pytest.raises(FinJEPAError, match="YYYY-MM-DD"):
+            home.ingest()
+        (home.files / "part.csv").unlink()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_start_and_end_are_days_and_both_are_included(home: Home, suffix: str) -> None:
+    rows = prices(days=20)
+    days = rows["date"].unique().sort()
+    timed = rows.with_columns((pl.col("date") + " 16:00:00").alias("date"))
+    if suffix == "parquet":
+        timed = timed.with_columns(pl.col("date").str.to_datetime("%Y-%m-%d %H:%M:%S"))
+    broken = timed.with_columns(pl.col("date").cast(str)).with_columns(
+        pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("soon")).otherwise("date").alias("date")
+    )
+    home.write(f"part.{suffix}", broken if suffix == "csv" else timed)
+    home.ingest(start=days[4], end=days[9])
+    stored = home.query("SELECT DISTINCT date::VARCHAR FROM prices ORDER BY 1")
+    assert stored == [(day,) for day in days[4:10]]
+    kept = home.query("SELECT rule FROM quarantined_prices")  # whether it is of these days is not known
+    assert kept == ([("unreadable_date",)] if suffix == "csv" else [])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
+def test_a_folder_says_only_what_its_files_do_not(home: Home, suffix: str) -> None:
+    rows = prices(days=10)
+    expected = [(row[0], row[1]) for row in rows.select("symbol", "date").sort("symbol", "date").iter_rows()]
+
+    def put(folder: str, part: pl.DataFrame) -> None:
+        place = home.files / folder / f"part.{suffix}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == "parquet":
+            part.write_parquet(place)
+        else:
+            content = part.write_csv().encode()
+            place.write_bytes(gzip.compress(content) if suffix == "csv.gz" else content)
+
+    for (symbol, day), part in rows.group_by("symbol", "date"):
+        if symbol == "AAA":
+            put(f"symbol=ZZZ/date=2001-01-0{1 + int(str(day)[-1]) % 9}/{day}", part)  # both are in the file
+        elif symbol == "BBB":
+            put(f"symbol=BBB/{day}", part.drop("symbol"))
+        else:
+            put(f"symbol=QQQ/symbol=CCC/date={day}/year=1999", part.drop("symbol", "date"))
+    home.ingest()
+    assert home.query("SELECT symbol, date::VARCHAR FROM prices ORDER BY ALL") == expected
+
+
+def test_a_file_that_moves_to_another_folder_is_read_again(home: Home) -> None:
+    (home.files / "symbol=AAA").mkdir()
+    prices(("AAA",)).drop("symbol").write_parquet(home.files / "symbol=AAA" / "p.parquet")
+    home.ingest()
+    (home.files / "symbol=AAA").rename(home.files / "symbol=BBB")
+    home.ingest()
+    assert home.query("SELECT DISTINCT symbol FROM prices") == [("BBB",)]
+
+
+STRANGE = ("set[1]", "a*b", "what?", "{a,b}", "O'Brien", 'say "so"', "100% #1 & co", "spät", "[!x]", "**")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_what_exists_is_a_path_and_no_pattern(home: Home, suffix: str) -> None:
+    for name in (*STRANGE, "set1", "aXb", "whatX", "a", "b", "y"):
+        symbol = "AAA" if name in STRANGE else "BBB"
+        (home.files / name).mkdir()
+        home.write(f"{name}/{name}.{suffix}", prices((symbol,), days=5))
+
+    def symbols(place: Path) -> set[str]:
+        files = FilesSource(str(place), home.settings.home / "hashes.json").snapshot().files
+        return {row[0] for file in files for row in scanned(Path(file.name))}
+
+    for name in STRANGE:
+        for place in (home.files / name, home.files / name / f"{name}.{suffix}", home.files / name / f"*.{suffix}"):
+            assert symbols(place) == {"AAA"}, place
+    assert symbols(home.files / "set[1]*" / f"*.{suffix}") == {"BBB"}  # nothing has this name: a pattern after all
+
+
+def test_every_file_of_a_folder_is_read_or_named(home: Home) -> None:
+    home.write("a.csv", prices(("AAA",)))
+    (home.files / "b.CSV.GZ").write_bytes(gzip.compress(prices(("BBB",)).write_csv().encode()))
+    (home.files / "2020" / "01").mkdir(parents=True)
+    home.write("2020/01/c.parquet", prices(("CCC",)))
+    (home.files / "empty.csv").write_text(prices()[:0].write_csv())  # only a header: no rows
+    for name in (".hidden.csv", "_SUCCESS", "_part.parquet", "a.csv.crc", "d.zip", "e.feather"):
+        (home.files / name).write_bytes(b"no prices")
+    (home.files / "_delta_log").mkdir()
+    (home.files / "_delta_log" / "1.parquet").write_bytes(b"no prices")
+    (home.files / ".cache").mkdir()
+    (home.files / ".cache" / "1.parquet").write_bytes(b"no prices")
+    os.symlink(home.files / "2020", home.files / "link")
+    report = home.ingest()
+    assert home.query("SELECT DISTINCT symbol FROM prices ORDER BY 1") == [("AAA",), ("BBB",), ("CCC",)]
+    assert report.note is not None
+    assert report.note.endswith("and 4 more")  # of seven, without the hidden ones
+    for name in ("_SUCCESS", "_delta_log", "_part.parquet", "a.csv.crc", "d.zip", "e.feather", "link"):
+        (home.files / name).rename(home.files / f".{name}")
+    assert home.ingest().note is None
+
+
+def test_marks_and_line_ends_of_other_systems_are_no_matter(home: Home) -> None:
+    rows = prices()
+    (home.files / "a.csv").write_bytes(b"\xef\xbb\xbf" + rows.write_csv(line_terminator="\r\n").encode())
+    assert home.ingest().revision.rows == rows.height
+
+
+def test_an_empty_file_is_one_clear_line(home: Home) -> None:
+    home.write("a.csv", prices())
+    (home.files / "b.csv").touch()
+    with pytest.raises(FinJEPAError, match=r"b\.csv is empty"):
+        home.ingest()
