@@ -15,10 +15,12 @@ test: $(INSTALLED) ## the test suite
 test-all: $(INSTALLED) ## the slow tests as well
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow or not slow"
 
-lint: $(INSTALLED) ## style and types
+lint: $(INSTALLED) ## style, types, layers and dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/deptry finjepa_model finjepa_pipeline
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -43,7 +43,9 @@ def _packages() -> list[Finding]:
             findings.append(Finding(True, name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             findings.append(
-                Finding(False, name, "missing", "pip install finjepa, or `make demo`, which installs everything")
+                Finding(
+                    False, name, "missing", "pip install 'finjepa[pipeline]', or `make demo`, which installs everything"
+                )
             )
     return findings
 

@@ -1,0 +1,19 @@
+"""The command `finjepa`, which says what to install where only the model package is."""
+
+import sys
+
+
+def main() -> None:
+    try:
+        from finjepa_pipeline.cli import run  # here: the pipeline's libraries may not be installed
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("finjepa"):
+            raise
+        sys.exit(
+            f"finjepa: the command line needs {error.name}, which is not installed: pip install 'finjepa[pipeline]'"
+        )
+    run()
+
+
+if __name__ == "__main__":
+    main()
