@@ -24,7 +24,6 @@ from finjepa_pipeline.warehouse import sql
 FUTURES = ("cut", "noise", "restated")
 DECISIONS = 3  # that end at the last close before another future begins
 _PRICES = ("open", "high", "low", "close", "adj_close")
-_LOT = 97  # shares
 _FEATURE_LIMIT = 2e-5  # of a normalised feature in float32: back-adjustment rescales prices, and rounding moves
 _DECISION_LIMIT = 1e-3  # of wealth: planners search in float32, and rounding may turn one elite candidate into another
 
@@ -60,8 +59,8 @@ def retold(rows: pl.DataFrame, date: str, how: str, seed: int = 0) -> pl.DataFra
         changed = [pl.when(future).then(pl.col(c) * price).otherwise(pl.col(c)).alias(c) for c in _PRICES]
         volumes = pl.when(future).then((pl.col("volume") * volume).cast(pl.Int64)).otherwise(pl.col("volume"))
         return rows.with_columns(*changed, volumes.alias("volume"))
-    if _one_price(rows):  # a split restates it, and volumes against it; 100 for 97 stays clear of price filters
-        restated = {name: pl.col(name) * (_LOT / 100) for name in _PRICES} | {"volume": pl.col("volume") * 100 // _LOT}
+    if _one_price(rows):  # a split restates it, and volumes against it
+        restated = {name: pl.col(name) / 2 for name in _PRICES} | {"volume": pl.col("volume") * 2}
     else:
         restated = {"adj_close": pl.col("adj_close") * 0.5 * 0.97}
     return rows.with_columns(
@@ -72,11 +71,6 @@ def retold(rows: pl.DataFrame, date: str, how: str, seed: int = 0) -> pl.DataFra
 def _one_price(rows: pl.DataFrame) -> bool:
     """Whether the source gives no price as it was traded: all of its prices are adjusted."""
     return rows["adj_close"].null_count() == len(rows)
-
-
-def in_lots(rows: pl.DataFrame) -> pl.DataFrame:
-    """Volumes that a split of 100 for 97 leaves whole, rounded up to them."""
-    return rows.with_columns((pl.col("volume") / _LOT).ceil().cast(pl.Int64) * _LOT)
 
 
 @dataclass(frozen=True)
@@ -103,8 +97,6 @@ def truncation(
         folder: an empty folder to work in.
         dates: how many random dates; each costs a build a future.
     """
-    if _one_price(rows):
-        rows = in_lots(rows)
     whole = build(folder / "whole", rows)
     needed = history_needed(product.config) + product.config.model.stride * DECISIONS
     # the future must hold something: no later than nine tenths of the history

@@ -8,9 +8,9 @@ import duckdb
 from finjepa_pipeline.warehouse import sql
 
 
-def open_contest(con: duckdb.DuckDBPyConnection) -> None:
+def open_contest(con: duckdb.DuckDBPyConnection, fragments: dict[str, object]) -> None:
     """Before the first block: nobody leads anywhere."""
-    con.execute(sql("best_contenders"))
+    con.execute(sql("best_contenders").format(**fragments))
 
 
 def derive_block(con: duckdb.DuckDBPyConnection, fragments: dict[str, object]) -> None:
@@ -24,3 +24,4 @@ def crown(con: duckdb.DuckDBPyConnection) -> None:
     """After the last block: the contenders that are left are the universe."""
     con.execute("INSERT INTO universe SELECT date, entity FROM best_contenders ORDER BY date, entity")
     con.execute("DROP TABLE best_contenders")
+    con.execute("DROP TABLE tie_breaks")

@@ -30,7 +30,7 @@ STORED = (
 BLOCK_ROWS = 2_500_000  # about a gigabyte of windows over them; memory does not grow with the market
 # Thresholds of reference tables, on sessions, logarithms of ratios, and ratios.
 THRESHOLDS = {
-    "schema": 4,  # raise it when what is derived changes: it is made again
+    "schema": 5,  # raise it when what is derived changes: it is made again
     "long_gap": 60,  # sessions without a row after which a ticker may have been given to somebody else
     "patience": 10,  # sessions before the end of the data after which a history counts as ended
     "quarter": 63,  # sessions before its end by which a share is judged to have been falling apart
@@ -45,7 +45,6 @@ class UniverseConfig(dg.Config):
     """Who is eligible for a decision, judged from trailing data only."""
 
     size: int = Field(default=500, ge=1, description="the first so many by dollar volume")
-    min_price: float = Field(default=5.0, ge=0, description="dollars, as reported")
     min_dollar_volume: float = Field(default=5e6, ge=0, description="median over the window, dollars a day")
     min_history: int = Field(default=252, ge=1, description="sessions")
     window: int = Field(default=63, ge=1, description="sessions")
@@ -120,7 +119,7 @@ def _rebuild(con: duckdb.DuckDBPyConnection, fragments: dict[str, object], state
     # until it ends, so that the blocks are worked through before it begins.
     con.execute(sql("derived_schema").format(temporary="TEMPORARY"))
     con.execute(sql("price_sessions").format(days=days))
-    open_contest(con)
+    open_contest(con, fragments)
     for rows in _blocks(con, state[0]):
         con.execute(sql("block_prices").format(rows=rows))
         con.execute(

@@ -59,7 +59,7 @@ def bring_tail_up(con: duckdb.DuckDBPyConnection, tail: Tail, fragments: dict[st
         )
     )
     marks = _marks(con, since)
-    open_contest(con)
+    open_contest(con, fragments)
     for table in ("universe", "price_histograms"):
         con.execute(f"DELETE FROM {table} WHERE date >= DATE '{since}'")
     derive_block(con, {**fragments, "since": since, "fresh": f"(date >= DATE '{since}' OR symbol IN ({deep}))"})

@@ -11,14 +11,18 @@ from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
 
 pytestmark = pytest.mark.usefixtures("no_contract")
-UNIVERSE = UniverseConfig(min_history=10, window=5, min_price=1, min_dollar_volume=1)
+UNIVERSE = UniverseConfig(min_history=10, window=5, min_dollar_volume=1)
 SPLIT, DIVIDEND, DAYS = 20, 30, 40
 KINDS = ("as traded", "split-adjusted")
 
 
 def market(kind: str, days: int = DAYS) -> pl.DataFrame:
-    """AAA splits 2:1 on day 20 and pays 2 % on day 30, as its vendor wrote it on day `days`; BBB does nothing."""
-    rows = prices(("AAA", "BBB"), days=DAYS).with_columns(pl.int_range(pl.len()).over("symbol").alias("day"))
+    """AAA splits 2:1 on day 20 and pays 2 % on day 30, as its vendor wrote it on day `days`; BBB does nothing.
+
+    A share costs about 8 dollars before the split and 4 after it: a filter by price at 5 would know of it where closes do."""
+    rows = prices(("AAA", "BBB"), days=DAYS).with_columns(
+        pl.int_range(pl.len()).over("symbol").alias("day"), pl.col("open", "high", "low", "close") * 0.08
+    )
     rows = rows.with_columns(volume=5_000_000 + 1_000 * pl.col("day"))
     split = pl.when((pl.col("symbol") == "AAA") & (pl.col("day") < SPLIT)).then(2.0).otherwise(1.0)
     known_split = split if days > SPLIT else pl.lit(1.0)

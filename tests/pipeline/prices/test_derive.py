@@ -13,7 +13,7 @@ from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
 
 pytestmark = pytest.mark.usefixtures("no_contract")
-UNIVERSE = UniverseConfig(size=5, min_history=10, window=5, min_price=1, min_dollar_volume=1e8)
+UNIVERSE = UniverseConfig(size=5, min_history=10, window=5, min_dollar_volume=1e8)
 TABLES = (
     "price_sessions",
     "price_events",
@@ -109,3 +109,22 @@ def test_blocks_of_symbols_give_what_one_block_gives(home: Home, monkeypatch: py
     whole = contents(home)
     monkeypatch.setattr(derive_module, "BLOCK_ROWS", 200)
     assert rebuilt(home) == whole
+
+
+@pytest.mark.parametrize("columns", [["symbol", "date", "close"], list(prices().columns)])
+def test_names_do_not_decide_who_is_in_a_full_universe(new_home: Callable[[], Home], columns: list[str]) -> None:
+    symbols = tuple(f"S{place:02}" for place in range(12))
+    rows = prices(symbols, days=30).select(columns)
+    renamed = dict(zip(symbols, (f"{'QWERTZUIOPAS'[place]}{place}" for place in range(12)), strict=True))
+    members = []
+    for names in ({symbol: symbol for symbol in symbols}, renamed):
+        home = new_home()
+        night(home, rows.with_columns(pl.col("symbol").replace(names)).sort("symbol", "date"))
+        back = {name: symbol for symbol, name in names.items()}
+        members.append({(date, back[str(entity)]) for date, entity in home.query("FROM universe")})
+        for _, count in home.query("SELECT date, count(*) FROM universe GROUP BY date"):
+            assert count == UNIVERSE.size
+    assert members[0] == members[1]
+    if "volume" not in columns:  # the same all along: no volume moves them
+        assert len({entity for _, entity in members[0]}) == UNIVERSE.size
+        assert {entity for _, entity in members[0]} != set(symbols[: UNIVERSE.size])

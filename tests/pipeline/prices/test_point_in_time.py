@@ -12,7 +12,7 @@ from finjepa_pipeline.prices.sources import PriceSourceConfig
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
 
-UNIVERSE = UniverseConfig(min_history=10, window=5, min_price=1, min_dollar_volume=1)
+UNIVERSE = UniverseConfig(min_history=10, window=5, min_dollar_volume=1)
 KNOWN = (
     "FROM universe ORDER BY ALL",
     "SELECT symbol, date, action, round(value, 9) FROM corporate_actions ORDER BY ALL",
