@@ -90,6 +90,8 @@ def say_leaderboard(assets: Assets) -> None:
         )
     out.print()
     out.print(table)
+    if made.get("traded"):
+        out.print(made["traded"])
     out.print(made["verdict"])
     out.print(f"Report: {made['report']}")
 

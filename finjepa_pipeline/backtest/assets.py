@@ -126,6 +126,7 @@ def leaderboard(
             "checkpoint": checkpoint,
             "data_version": data_version,
             "verdict": verdict(test, {row["strategy"] for row in test if kind(row["strategy"]) in ("planner", "user")}),
+            "traded": exhibits.traded,
             "report": dg.MetadataValue.path(str(report)),
             "everything_ever_judged": dg.MetadataValue.path(str(history)),
             **{

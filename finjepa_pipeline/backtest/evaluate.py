@@ -36,7 +36,7 @@ from finjepa_pipeline.training.named import named_checkpoint
 from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
-PROTOCOL = 4  # raise it when a change of the code changes what a walk earns: everything is then judged again
+PROTOCOL = 5  # raise it when a change of the code changes what a walk earns: everything is then judged again
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import polars as pl
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.baselines import kind, rival_names
 from finjepa_pipeline.backtest.inference import power, sharpe_intervals, superior_predictive_ability
+from finjepa_pipeline.backtest.market_view import traded_text
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, Exposure, exposure, measure, months_better
 from finjepa_pipeline.backtest.overfitting import (
     deflated_sharpe,
@@ -24,7 +25,14 @@ from finjepa_pipeline.backtest.overfitting import (
 from finjepa_pipeline.backtest.replay import COST_GRID
 from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transaction
 from finjepa_pipeline.backtest.strategies import BENCHMARK
+from finjepa_pipeline.prices.store import has_store
 from finjepa_pipeline.warehouse import sql
+
+
+def traded_assets(con: duckdb.DuckDBPyConnection, checkpoint: str) -> str:
+    """How many assets were traded in the test block, of how many; empty where that is not known."""
+    row = con.execute(sql("traded_assets"), {"checkpoint": checkpoint}).fetchone() if has_store(con) else None
+    return "" if row is None else f"Traded: {traded_text(*row)}."
 
 
 def build_leaderboard(

@@ -3,6 +3,7 @@
 Shapes: N assets of the view, T sessions of a window, F channels.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -149,6 +150,32 @@ def panel_liquidity(panel: Panel, session: int, assets_N: np.ndarray) -> "Liquid
     return Liquidity(torch.from_numpy(dollar_volume_N)[None], torch.from_numpy(volatility_1N))
 
 
+def most_traded(panel: Panel, session: int, assets_N: np.ndarray) -> np.ndarray:
+    """Assets that are observed at a close, ordered by their trailing dollar volume; where the source has none, by the length of
+    their history; then by a hash of their first returns, so that the name never decides."""
+    rows_N = panel.rows(session, assets_N)
+    volume_N = np.zeros(len(assets_N)) if panel.liquidity is None else panel.liquidity[rows_N].astype(np.float64)
+    return assets_N[np.lexsort((_hashes(panel, session, assets_N), panel.first[assets_N], -volume_N))]
+
+
+def traded_text(traded: int, eligible: int, has_volumes: bool) -> str:
+    """How many of the eligible assets are traded, and which."""
+    if traded >= eligible:
+        return f"all {traded} eligible assets"
+    return f"{traded} of {eligible} eligible assets: " + ("the most traded" if has_volumes else "the longest histories")
+
+
+def _hashes(panel: Panel, session: int, assets_N: np.ndarray) -> np.ndarray:
+    """A number of each asset that depends on its first month of returns alone, to a basis point: restated closes keep it."""
+    found = []
+    for asset in assets_N:
+        month = min(21, session + 1 - int(panel.first[asset]))
+        returns_T = panel.returns[panel.offsets[asset] : panel.offsets[asset] + month]
+        digest = hashlib.sha256(np.rint(1e4 * returns_T.astype(np.float64)).astype("<i4").tobytes()).digest()
+        found.append(int.from_bytes(digest[:8], "big"))
+    return np.array(found, np.uint64)
+
+
 @dataclass(frozen=True)
 class Universe:
     """The assets that are traded from session `start` on, until the next universe begins."""
@@ -167,8 +194,7 @@ def universes(
 ) -> list[Universe]:
     """The traded universe of a block, chosen from trailing data at its first decision and again every `every` sessions.
 
-    Among the assets that are eligible at that close and have a full window behind them, those with the longest history;
-    ties go by name.
+    Among the assets that are eligible at that close and have a full window behind them, the first of `most_traded`.
 
     Args:
         allowed: bool by asset of the panel, who may be traded; everybody where None.
@@ -184,8 +210,7 @@ def universes(
         if allowed is not None:
             eligible_N = eligible_N[allowed[eligible_N]]
         if len(eligible_N):
-            by_age_N = eligible_N[np.argsort(panel.first[eligible_N], kind="stable")][:n_assets]
-            chosen.append(Universe(session, np.sort(by_age_N)))
+            chosen.append(Universe(session, np.sort(most_traded(panel, session, eligible_N)[:n_assets])))
         elif not chosen:
             raise FinJEPAError(
                 f"no asset is eligible on {panel.dates[session]} with {window} sessions of history; "

@@ -11,7 +11,7 @@ import polars as pl
 from finjepa_pipeline.backtest import figures as draw
 from finjepa_pipeline.backtest.baselines import kind
 from finjepa_pipeline.backtest.evidence import Expectations, calibration
-from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, stored_returns
+from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, stored_returns, traded_assets
 from finjepa_pipeline.backtest.page import figure, heading, table, write_page
 from finjepa_pipeline.backtest.replay import COST_GRID
 from finjepa_pipeline.backtest.strategies import BENCHMARK
@@ -62,6 +62,7 @@ class Exhibits:
     forecasts: pl.DataFrame
     audit: pl.DataFrame
     quality: list[tuple[str, ...]]
+    traded: str
 
     @classmethod
     def of(cls, con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> "Exhibits":
@@ -82,6 +83,7 @@ class Exhibits:
             forecasts=all_of("forecast_quality", "forecaster, measure"),
             audit=all_of("audit_results", "created_at"),
             quality=quality,
+            traded=traded_assets(con, checkpoint),
         )
 
 
@@ -133,6 +135,7 @@ def _circumstances(test: list[dict[str, Any]], exhibits: Exhibits) -> str:
         f"Test block {test[0]['start_date']} to {test[0]['end_date']}, {test[0]['n_days']} sessions, net of costs. Decided at a "
         "close, filled at the next one. Intervals are 95 % of a paired stationary bootstrap."
     )
+    words += f" {exhibits.traded}" if exhibits.traded else ""
     said = exhibits.inference.filter(pl.col("block") == "test").to_dicts()
     if said:
         one = said[0]

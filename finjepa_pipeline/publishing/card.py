@@ -58,6 +58,7 @@ def model_card(
     verdict: Sequence[str],
     checks: Sequence[Finding] = (),
     corrections: Corrections | None = None,
+    traded: str = "",
 ) -> str:
     """The card as Markdown with the Hub's YAML metadata on top.
 
@@ -67,6 +68,7 @@ def model_card(
         planner: the strategy that acts for this checkpoint.
         verdict: reasons of the champion gate; `checks`: what it looked at.
         corrections: for the number of trials, of the test block.
+        traded: how many assets were traded there, of how many.
     """
     test = [standing for standing in standings if standing.block == "test"]
     sections = [
@@ -78,7 +80,7 @@ def model_card(
         _claim(test, planner),
         _table(test),
         _corrected(test, planner, corrections),
-        _reading_guide(test, config),
+        f"{traded} {_reading_guide(test, config)}".strip(),
         "## How to use it",
         _usage(config, planner),
         "## Why it was released",

@@ -10,6 +10,7 @@ import duckdb
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.artifacts import keep
+from finjepa_pipeline.backtest.leaderboard import traded_assets
 from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.gate import Champion, current_champion, known_findings
 from finjepa_pipeline.publishing.package import Package, package_of, write_package
@@ -132,6 +133,7 @@ def card_of(con: duckdb.DuckDBPyConnection, settings: Settings, package: Package
         verdict=reasons[0].split("\n") if reasons else [],
         checks=known_findings(con, champion.checkpoint),
         corrections=_corrections(con, champion.checkpoint),
+        traded=traded_assets(con, champion.checkpoint),
     )
 
 

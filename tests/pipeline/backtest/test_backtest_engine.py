@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from handmade_panel import noise, write_panel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
@@ -222,6 +224,29 @@ def test_the_universe_is_chosen_from_the_past_and_again_after_a_year(tmp_path):
     assert [universe.start for universe in chosen] == [200, 455]
     np.testing.assert_array_equal(chosen[0].assets_N, [1, 2, 3])  # the longest histories, though A003 will end
     np.testing.assert_array_equal(chosen[1].assets_N, [0, 1, 2])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(8)), volumes=st.booleans(), seed=st.integers(0, 5))
+def test_the_most_traded_are_chosen_and_never_by_name(tmp_path, order, volumes, seed):
+    rng = np.random.default_rng(seed)
+    returns_DA, dollars_DA = noise(300, 8, seed), rng.lognormal(18, 1, (300, 8))
+    dollars_DA[100:] = dollars_DA[100:, ::-1]  # what comes after the choice is another story
+    alive_DA = np.ones((300, 8), bool)
+    alive_DA[: 20 + seed, rng.integers(0, 8)] = False
+
+    def chosen(assets: list[int], name: str) -> set[int]:
+        volume_DA = dollars_DA[:, assets] if volumes else None
+        panel = write_panel(
+            tmp_path / name, returns_DA[:, assets], alive_DA=alive_DA[:, assets], liquidity_DA=volume_DA
+        )
+        [universe] = universes(panel, [99], n_assets=3, window=20, every=1)
+        return {assets[a] for a in universe.assets_N}
+
+    mine = chosen(list(range(8)), "as named")
+    assert chosen(list(order), "renamed") == mine
+    if volumes:
+        assert mine == set(np.argsort(-dollars_DA[99])[:3].tolist())
 
 
 def test_what_leaves_the_universe_is_sold_and_seen_as_cash(tmp_path):
