@@ -77,7 +77,7 @@ def say_leaderboard(assets: Assets) -> None:
         rows = [row for row in leaderboard_rows(connection, made["checkpoint"]) if row["block"] == "test"]
     span = f"{rows[0]['start_date']} to {rows[0]['end_date']}" if rows else "no sessions"
     table = Table(title=f"Leaderboard, test block {span}, net of costs", title_justify="left", box=None)
-    for name in ("strategy", "Sharpe", "minus 1/N (95 %)", "return", "volatility", "drawdown", "turnover"):
+    for name in ("strategy", "Sharpe", "minus 1/N (95 %)", "DSR", "return", "volatility", "drawdown", "turnover"):
         table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
     for row in rows:
         compared = row["excess_low"] is not None and row["strategy"] != BENCHMARK
@@ -85,6 +85,7 @@ def say_leaderboard(assets: Assets) -> None:
             row["strategy"],
             "–" if row["sharpe"] is None else f"{row['sharpe']:.2f}",
             f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})" if compared else "",
+            "" if row["dsr"] is None else f"{row['dsr']:.2f}",
             *(f"{100 * row[name]:.1f} %" for name in ("annual_return", "annual_volatility", "max_drawdown")),
             f"{row['annual_turnover']:.1f}",
         )

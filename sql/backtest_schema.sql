@@ -74,7 +74,7 @@ CREATE TABLE IF NOT EXISTS backtest_trials (
     strategy VARCHAR NOT NULL,
     block VARCHAR NOT NULL,
     data_version VARCHAR NOT NULL,
-    daily_sharpe DOUBLE,  -- per day, not annualised; NULL where nothing moved, or where the strategy failed
+    excess_sharpe DOUBLE,  -- of the net return over 1/N, per session; NULL where it never differed, failed or is not known
     n_days BIGINT NOT NULL,
     created_at TIMESTAMP NOT NULL,
     start_date DATE,  -- first and last session of the walk; NULL where an older version did not store them
@@ -112,7 +112,7 @@ CREATE TABLE IF NOT EXISTS leaderboard (
     run_id VARCHAR,  -- of Dagster
     sharpe_lo DOUBLE,  -- corrected for autocorrelation
     psr DOUBLE,  -- probability that the true Sharpe ratio is above 0
-    dsr DOUBLE,  -- probability that it is above what the best of all trials would show without skill
+    dsr DOUBLE,  -- probability that the ratio of the return over 1/N is above what the best of all trials would show by luck
     best_baseline VARCHAR,  -- the one with the highest Sharpe ratio
     best_excess DOUBLE,  -- Sharpe ratio minus that of the best baseline
     best_excess_low DOUBLE,  -- 95 % interval, paired stationary bootstrap
@@ -130,7 +130,7 @@ CREATE TABLE IF NOT EXISTS court_inference (
     checkpoint VARCHAR NOT NULL,
     block VARCHAR NOT NULL,
     strategies BIGINT NOT NULL,
-    trials BIGINT NOT NULL,  -- configurations ever tried on a block of this kind, failed ones included
+    trials BIGINT NOT NULL,  -- configurations ever tried on some of these sessions, failed ones included
     effective_trials BIGINT NOT NULL,  -- clusters of walks that correlate by less than 0.5
     pbo DOUBLE,  -- probability of backtest overfitting, CSCV
     pbo_logits DOUBLE [],

@@ -6,7 +6,6 @@ SELECT
     $strategy AS strategy,
     $block AS block,
     $data_version AS data_version,
-    $daily_sharpe AS daily_sharpe,
     $n_days AS n_days,
     $created_at AS created_at,
     $start_date AS start_date,

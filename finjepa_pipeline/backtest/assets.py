@@ -90,11 +90,10 @@ def leaderboard(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """Every strategy with its metrics, and the bootstrap interval of its Sharpe ratio minus that of 1/N; and the report."""
-    from finjepa_pipeline.backtest.baselines import kind
     from finjepa_pipeline.backtest.history_page import write_history
     from finjepa_pipeline.backtest.leaderboard import build_leaderboard
     from finjepa_pipeline.backtest.pictures import calibration_picture, wealth_picture
-    from finjepa_pipeline.backtest.report import Exhibits, report_of, verdict, write_report
+    from finjepa_pipeline.backtest.report import Exhibits, report_of, write_report
     from finjepa_pipeline.backtest.trials import never_judged
     from finjepa_pipeline.prices import current_revision
 
@@ -110,7 +109,7 @@ def leaderboard(
         written = build_leaderboard(
             connection, checkpoint, data_version, untried=never_judged(connection, home.checkpoints), labels=labels
         )
-        exhibits = Exhibits.of(connection, checkpoint, data_version)
+        exhibits = Exhibits.of(connection, home.checkpoints / checkpoint, data_version)
         [(newest,)] = connection.execute("SELECT max(created_at) FROM main.leaderboard").fetchall()
         if not _is_current(history, newest):
             write_history(connection, history, home.checkpoints, home.ui_url)
@@ -125,7 +124,7 @@ def leaderboard(
             "dagster/row_count": len(exhibits.rows),
             "checkpoint": checkpoint,
             "data_version": data_version,
-            "verdict": verdict(test, {row["strategy"] for row in test if kind(row["strategy"]) in ("planner", "user")}),
+            "verdict": exhibits.headline,
             "traded": exhibits.traded,
             "report": dg.MetadataValue.path(str(report)),
             "everything_ever_judged": dg.MetadataValue.path(str(history)),
@@ -144,12 +143,15 @@ def leaderboard(
 
 
 def _markdown(rows: list[dict]) -> str:
-    lines = ["| strategy | Sharpe | minus 1/N | 95 % interval | return | drawdown |", "|---|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| strategy | Sharpe | minus 1/N | 95 % interval | DSR | return | drawdown |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for row in rows:
-        numbers = [row[name] for name in ("sharpe", "excess_sharpe", "excess_low", "excess_high")]
-        sharpe, excess, low, high = ("–" if value is None else f"{value:.2f}" for value in numbers)
+        numbers = [row[name] for name in ("sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr")]
+        sharpe, excess, low, high, dsr = ("–" if value is None else f"{value:.2f}" for value in numbers)
         lines.append(
-            f"| {row['strategy']} | {sharpe} | {excess} | {low} to {high} | {row['annual_return']:.1%} "
+            f"| {row['strategy']} | {sharpe} | {excess} | {low} to {high} | {dsr} | {row['annual_return']:.1%} "
             f"| {row['max_drawdown']:.1%} |"
         )
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from finjepa_pipeline.backtest.claim import has_skill
 from finjepa_pipeline.backtest.page import Link, heading, table, write_page
 from finjepa_pipeline.backtest.store import ensure_tables
 from finjepa_pipeline.warehouse import sql
@@ -17,6 +18,7 @@ _COLUMNS = (
     ("excess_low", "95 % from", "{:+.2f}"),
     ("excess_high", "to", "{:+.2f}"),
     ("dsr", "DSR", "{:.2f}"),
+    ("skill", "evidence of skill", "{}"),
     ("pbo", "PBO", "{:.2f}"),
     ("trials", "trials", "{}"),
     ("kind", "kind", "{}"),
@@ -44,7 +46,8 @@ def write_history(con: duckdb.DuckDBPyConnection, path: Path, checkpoints: Path,
         ui_url: of the Dagster UI, where runs are.
     """
     ensure_tables(con)
-    rows = con.sql(sql("leaderboard_history")).pl().to_dicts()
+    found = con.sql(sql("leaderboard_history")).pl().to_dicts()
+    rows = [row | {"skill": "yes" if has_skill(row) else "no"} for row in found]
     labels = {key: label for key, label, _ in _COLUMNS}
     filters = " ".join(
         f'<select class="filter" data-column="{labels[key]}" aria-label="{labels[key]}"><option value="">{labels[key]}: all'

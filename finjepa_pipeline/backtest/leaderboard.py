@@ -52,7 +52,7 @@ def build_leaderboard(
         labels: `feed`, `fold` and `run_id` of the rows.
 
     Returns:
-        Whether anything was written: a leaderboard of the same walks is left as it is.
+        Whether anything was written: a leaderboard of the same walks is left as it is, unless more was tried since.
 
     Raises:
         FinJEPAError: if nothing was backtested.
@@ -62,18 +62,19 @@ def build_leaderboard(
     if returns.is_empty():
         raise FinJEPAError(f"checkpoint {checkpoint} was not backtested on these prices; run `finjepa backtest` first")
     key = {"checkpoint": checkpoint, "data_version": data_version}
-    wanted = set(returns.select("block", "strategy", "court").unique().iter_rows())
-    listed = "SELECT block, strategy, court FROM main.leaderboard WHERE checkpoint = ? AND data_version = ?"
-    if wanted == set(con.execute(listed, list(key.values())).fetchall()):
+    walks = list(returns.group_by("block", "court", maintain_order=True))
+    tried = {keys: _tried_ratios(con, table, untried) for keys, table in walks}
+    wanted = {(*keys, len(tried[keys]), strategy) for keys, table in walks for strategy in table["strategy"].unique()}
+    if wanted == set(con.execute(sql("measured_walks"), key).fetchall()):
         return False
     with transaction(con):
         for table in ("leaderboard", "court_inference"):
             con.execute(
                 f"DELETE FROM main.{table} WHERE checkpoint = $checkpoint AND data_version = $data_version", key
             )
-        for (block, court), walks in returns.group_by("block", "court", maintain_order=True):
+        for (block, court), table in walks:
             case = key | {"block": block, "court": court, "created_at": now()}
-            rows, verdict = _judged(con, case, walks, cash_rate, untried)
+            rows, verdict = _judged(con, case, table, cash_rate, tried[block, court])
             insert(con, "leaderboard", case | (labels or {"fold": "single"}), rows)
             insert(con, "court_inference", case, verdict)
     return True
@@ -94,13 +95,12 @@ def stored_returns(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version
 
 
 def _judged(
-    con: duckdb.DuckDBPyConnection, case: dict[str, Any], walks: pl.DataFrame, cash_rate: float, untried: int
+    con: duckdb.DuckDBPyConnection, case: dict[str, Any], walks: pl.DataFrame, cash_rate: float, trials_N: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Columns of the leaderboard, and the one row that is said of the whole table."""
     by_strategy = {str(name): walk for (name,), walk in walks.group_by("strategy", maintain_order=True)}
     names = list(by_strategy)
     net_TK = np.column_stack([walk["net_return"].to_numpy() for walk in by_strategy.values()])
-    trials_N, effective = _trials(con, case, untried)
     rows: dict[str, Any] = {"strategy": names, "kind": [kind(name) for name in names]}
     rows |= _measured(by_strategy, cash_rate)
     rows |= _intervals(names, net_TK - cash_rate / SESSIONS_PER_YEAR, trials_N)
@@ -112,7 +112,7 @@ def _judged(
     return rows, {
         "strategies": [len(names)],
         "trials": [len(trials_N)],
-        "effective_trials": [effective],
+        "effective_trials": [_different_bets(con, str(case["court"]))],
         "pbo": [_or_null(probability_of_overfitting(logits_C))],
         "pbo_logits": [logits_C.tolist()],
         "spa_p": [superior_predictive_ability(net_TK, names.index(BENCHMARK))],
@@ -158,26 +158,31 @@ def _intervals(names: list[str], excess_TK: np.ndarray, trials_N: np.ndarray) ->
         "best_excess_low": against_best.excess_low_K,
         "best_excess_high": against_best.excess_high_K,
         "psr": [probabilistic_sharpe(excess_T) for excess_T in excess_TK.T],
-        "dsr": [deflated_sharpe(excess_T, trials_N, len(trials_N)) for excess_T in excess_TK.T],
+        "dsr": [
+            deflated_sharpe(over_T, trials_N, len(trials_N)) for over_T in (excess_TK - excess_TK[:, [benchmark]]).T
+        ],
         "detectable": [power(excess_TK, k, benchmark).detectable for k in range(len(names))],
     }
     listed: dict[str, Any] = {name: [_or_null(float(v)) for v in values] for name, values in columns.items()}
     return listed | {"best_baseline": [names[best]] * len(names)}
 
 
-def _trials(con: duckdb.DuckDBPyConnection, case: dict[str, Any], untried: int) -> tuple[np.ndarray, int]:
-    """Sharpe ratios per session of all that was ever tried, NaN for what failed; and how many different bets they are."""
-    rivals = rival_names()
-    tried = con.execute(sql("tried_sharpes"), {"block": case["block"], "rivals": rivals}).fetchall()
-    ratios = [float("nan") if ratio is None else ratio for (ratio,) in tried] + [float("nan")] * untried
-    table = con.sql(
-        sql("tried_returns"), params={"block": case["block"], "court": case["court"], "rivals": rivals}
-    ).pl()
+def _tried_ratios(con: duckdb.DuckDBPyConnection, walks: pl.DataFrame, untried: int) -> np.ndarray:
+    """Sharpe ratios per session, of the return over 1/N, of all that was ever tried on some of these sessions; NaN for what
+    failed or was never judged."""
+    span = {"rivals": rival_names(), "start_date": walks["date"].min(), "end_date": walks["date"].max()}
+    tried = con.execute(sql("tried_sharpes"), span).fetchall()
+    return np.array([float("nan") if ratio is None else ratio for (ratio,) in tried] + [float("nan")] * untried)
+
+
+def _different_bets(con: duckdb.DuckDBPyConnection, court: str) -> int:
+    """Among what was tried and is still stored on exactly these sessions."""
+    table = con.sql(sql("tried_returns"), params={"court": court, "rivals": rival_names()}).pl()
     if table.is_empty():
-        return np.array(ratios), 0
+        return 0
     wide = table.pivot("trial", index="date", values="net_return", aggregate_function="first").drop("date")
     whole = wide.select([name for name in wide.columns if wide[name].null_count() == 0])
-    return np.array(ratios), effective_trials(whole.to_numpy()) if whole.width else 0
+    return effective_trials(whole.to_numpy()) if whole.width else 0
 
 
 def _exposures(con: duckdb.DuckDBPyConnection, case: dict[str, Any], names: list[str]) -> dict[str, Any]:

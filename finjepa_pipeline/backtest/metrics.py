@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SESSIONS_PER_YEAR = 252
+BENCHMARK = "equal_weight"  # 1/N, which every difference is measured against
 
 
 @dataclass(frozen=True)

@@ -28,22 +28,29 @@ def probabilistic_sharpe(excess_T: np.ndarray, target: float = 0.0) -> float:
     return float(norm.cdf((ratio - target) * np.sqrt(len(excess_T) - 1) / np.sqrt(max(variance, 1e-12))))
 
 
-def expected_highest_sharpe(trials_N: np.ndarray, count: int) -> float:
+def expected_highest_sharpe(trials_N: np.ndarray, count: int, spread: float = 0.0) -> float:
     """The Sharpe ratio that the best of `count` trials without skill is expected to show, per session.
 
     Args:
         trials_N: Sharpe ratios of the trials whose result is known; their spread is what chance can do.
+        spread: what it is taken to be where fewer than two are known.
     """
     known_N = trials_N[np.isfinite(trials_N)]
-    if count < 2 or len(known_N) < 2:
+    if count < 2:
         return 0.0
+    spread = known_N.std(ddof=1) if len(known_N) > 1 else spread
     luck = (1 - _EULER) * norm.ppf(1 - 1 / count) + _EULER * norm.ppf(1 - 1 / (count * np.e))
-    return float(known_N.std(ddof=1) * luck)
+    return float(spread * luck)
 
 
 def deflated_sharpe(excess_T: np.ndarray, trials_N: np.ndarray, count: int) -> float:
-    """DSR: the PSR against what the best of all trials would show without skill."""
-    return probabilistic_sharpe(excess_T, expected_highest_sharpe(trials_N, count))
+    """DSR: the PSR against what the best of all trials would show without skill.
+
+    Args:
+        excess_T: the return that the claim is about, here that over 1/N.
+        trials_N: ratios of the same quantity. Where fewer than two are known, their spread is that of independent trials.
+    """
+    return probabilistic_sharpe(excess_T, expected_highest_sharpe(trials_N, count, 1 / np.sqrt(len(excess_T))))
 
 
 def effective_trials(returns_TN: np.ndarray) -> int:

@@ -1,6 +1,7 @@
 """The tear sheet: one HTML page that needs nothing but itself, says in words what was found, and shows why."""
 
 import html
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import polars as pl
 
 from finjepa_pipeline.backtest import figures as draw
 from finjepa_pipeline.backtest.baselines import kind
+from finjepa_pipeline.backtest.claim import has_skill, headline, same_return_for_all
 from finjepa_pipeline.backtest.evidence import Expectations, calibration
 from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, stored_returns, traded_assets
 from finjepa_pipeline.backtest.page import figure, heading, table, write_page
 from finjepa_pipeline.backtest.replay import COST_GRID
+from finjepa_pipeline.backtest.store import best_planner
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.warehouse import sql
@@ -30,6 +33,7 @@ COLUMNS = (
     ("best_excess", "minus the best baseline", "{:+.2f}"),
     ("psr", "PSR", "{:.2f}"),
     ("dsr", "DSR", "{:.2f}"),
+    ("skill", "evidence of skill", "{}"),
     ("annual_return", "return", "{:.1%}"),
     ("annual_volatility", "volatility", "{:.1%}"),
     ("max_drawdown", "drawdown", "{:.1%}"),
@@ -51,7 +55,12 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Exhibits:
-    """All that the tables hold of a checkpoint on one version of the data; the blocks are kept apart by a column."""
+    """All that the tables hold of a checkpoint on one version of the data; the blocks are kept apart by a column.
+
+    Attributes:
+        acting: the planner that acts for the checkpoint.
+        remark: what has to be known of the model before anything else.
+    """
 
     rows: list[dict[str, Any]]
     returns: pl.DataFrame
@@ -63,9 +72,16 @@ class Exhibits:
     audit: pl.DataFrame
     quality: list[tuple[str, ...]]
     traded: str
+    acting: str | None
+    remark: str | None
 
     @classmethod
-    def of(cls, con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> "Exhibits":
+    def of(cls, con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -> "Exhibits":
+        """
+        Args:
+            folder: of the checkpoint; the plan of a walk-forward has a name and no folder.
+        """
+        checkpoint, metrics = folder.name, folder / "metrics.json"
         key = {"checkpoint": checkpoint, "data_version": data_version}
 
         def all_of(name: str, order: str) -> pl.DataFrame:
@@ -84,7 +100,14 @@ class Exhibits:
             audit=all_of("audit_results", "created_at"),
             quality=quality,
             traded=traded_assets(con, checkpoint),
+            acting=best_planner(con, checkpoint, data_version),
+            remark=same_return_for_all(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None,
         )
+
+    @property
+    def headline(self) -> str:
+        """What is said first, everywhere."""
+        return " ".join(filter(None, (self.remark, headline(self.rows, self.acting))))
 
 
 def report_of(reports: Path, checkpoint: str, data_version: str) -> Path:
@@ -96,9 +119,11 @@ def write_report(path: Path, title: str, exhibits: Exhibits) -> None:
     """The page of a checkpoint: its test block, and what was found besides."""
     test = [row for row in exhibits.rows if row["block"] == "test"]
     planners = [row["strategy"] for row in test if kind(row["strategy"]) in ("planner", "user")]
+    if exhibits.acting in planners:  # it comes first in every picture
+        planners = [exhibits.acting, *(name for name in planners if name != exhibits.acting)]
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f'<p class="verdict">{html.escape(verdict(test, set(planners)))}</p>',
+        f'<p class="verdict">{html.escape(exhibits.headline)}</p>',
         f'<p class="dim">{html.escape(_circumstances(test, exhibits))}</p>',
     ]
     pictures: dict[str, draw.Figure] = {}
@@ -107,27 +132,6 @@ def write_report(path: Path, title: str, exhibits: Exhibits) -> None:
         parts += section(exhibits, test, planners, pictures, days)
     parts += _proofs(exhibits)
     write_page(path, title, parts, pictures, days)
-
-
-def verdict(test: list[dict[str, Any]], planners: set[str]) -> str:
-    """One sentence: whether there is evidence of skill, and of which kind."""
-    candidates = [row for row in test if row["strategy"] in planners and row["excess_low"] is not None]
-    if not candidates:
-        return "No planner was judged, so nothing can be said about skill."
-    best = max(candidates, key=lambda row: row["excess_sharpe"])
-    difference = (
-        f"{best['strategy']}, the best of {len(candidates)} planners, has a Sharpe ratio {best['excess_sharpe']:+.2f} against "
-        f"1/N, 95 % interval {best['excess_low']:+.2f} to {best['excess_high']:+.2f}"
-    )
-    deflated = best.get("dsr")
-    if best["excess_low"] > 0 and deflated is not None and deflated >= 0.95:
-        return f"There is evidence of skill, also after all that was tried (DSR {deflated:.2f}): {difference}."
-    if best["excess_low"] > 0:
-        left = "" if deflated is None else f" (DSR {deflated:.2f}, 0.95 is asked for)"
-        return f"There is a sign of skill, which does not stand up to the number of trials{left}: {difference}."
-    if best["excess_high"] < 0:
-        return f"There is evidence against skill: {difference}."
-    return f"There is no evidence of skill: {difference}, which covers zero."
 
 
 def _circumstances(test: list[dict[str, Any]], exhibits: Exhibits) -> str:
@@ -141,12 +145,12 @@ def _circumstances(test: list[dict[str, Any]], exhibits: Exhibits) -> str:
         one = said[0]
         words += (
             f" {one['years']:.1f} years measure a Sharpe ratio to ±{one['sharpe_error']:.2f} (standard error). "
-            f"Configurations ever tried on such a block in this home: {one['trials']}; different bets among those still "
-            f"stored: {one['effective_trials']}."
+            f"Configurations ever tried on some of these sessions in this home: {one['trials']}; different bets among those "
+            f"still stored: {one['effective_trials']}."
         )
-    detectable = [row["detectable"] for row in test if kind(row["strategy"]) == "planner" and row["detectable"]]
+    detectable = next((row["detectable"] for row in test if row["strategy"] == exhibits.acting), None)
     if detectable:
-        words += f" A planner would need a true gain of {min(detectable):.1f} or more over 1/N to be found in four of five cases."
+        words += f" Power: only a true gain of {detectable:.1f} or more over 1/N is found in four of five cases."
     return words
 
 
@@ -164,8 +168,9 @@ def _standings(exhibits: Exhibits, test: list, planners: list[str], pictures: di
 
 
 def standings_table(rows: list[dict[str, Any]]) -> str:
+    shown = [row | {"skill": "yes" if has_skill(row) else "no"} for row in rows]
     return table(
-        [label for _, label, _ in COLUMNS], [[_cell(row, key, form) for key, _, form in COLUMNS] for row in rows]
+        [label for _, label, _ in COLUMNS], [[_cell(row, key, form) for key, _, form in COLUMNS] for row in shown]
     )
 
 
@@ -195,12 +200,11 @@ def _paths(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, 
 
 
 def _shown(test: list[dict[str, Any]], planners: list[str]) -> list[str]:
-    """The best planner first, the other planners, 1/N and the best baseline."""
+    """The planner that acts first, the other planners, 1/N and the best baseline."""
     by_sharpe = sorted(test, key=lambda row: -(row["sharpe"] if row["sharpe"] is not None else -1e9))
     ordered = [row["strategy"] for row in by_sharpe]
     best = [name for name in ordered if kind(name) == "baseline"][:1]
-    mine = [name for name in ordered if name in planners]
-    return list(dict.fromkeys([*mine[:4], BENCHMARK, *best])) or ordered[:1]
+    return list(dict.fromkeys([*planners[:4], BENCHMARK, *best])) or ordered[:1]
 
 
 def _decisions(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:

@@ -10,7 +10,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from finjepa_pipeline.backtest.metrics import annual_return, sharpe
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.backtest.metrics import BENCHMARK, annual_return, sharpe
 from finjepa_pipeline.warehouse import sql
 
 if TYPE_CHECKING:  # with torch behind them, which a schedule or a sensor has no use for
@@ -97,7 +98,8 @@ def write_walks(con: duckdb.DuckDBPyConnection, case: Case, evidence: Evidence) 
                     f"DELETE FROM main.{table} WHERE {_BLOCK} AND court = $court AND strategy = $strategy", window
                 )
                 insert(con, table, window, columns)
-            con.execute(sql("backtest_trials"), window | _score(walk))
+            con.execute(sql("backtest_trials"), window | _tried(walk.dates_T, len(walk.dates_T)))
+        con.execute(sql("score_trials"), {"court": case.court, "benchmark": BENCHMARK})
         for name, qualities in evidence.forecasts.items():
             window = asdict(case) | {"forecaster": name}
             con.execute(
@@ -110,8 +112,7 @@ def write_walks(con: duckdb.DuckDBPyConnection, case: Case, evidence: Evidence) 
 
 def write_failure(con: duckdb.DuckDBPyConnection, case: Case, strategy: str, dates_T: np.ndarray) -> None:
     """A strategy that failed on these sessions counts as tried."""
-    nothing = {"daily_sharpe": None, "n_days": 0, "created_at": now()} | _span(dates_T)
-    con.execute(sql("backtest_trials"), asdict(case) | {"strategy": strategy} | nothing)
+    con.execute(sql("backtest_trials"), asdict(case) | {"strategy": strategy} | _tried(dates_T, 0))
 
 
 def insert(con: duckdb.DuckDBPyConnection, table: str, constants: dict[str, Any], columns: dict[str, Any]) -> None:
@@ -121,6 +122,22 @@ def insert(con: duckdb.DuckDBPyConnection, table: str, constants: dict[str, Any]
     con.register("incoming_rows", pa.table({**repeated, **columns}))
     con.execute(f"INSERT INTO main.{table} BY NAME SELECT * FROM incoming_rows")
     con.unregister("incoming_rows")
+
+
+def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
+    """The planner that acts for a checkpoint: that with the best net Sharpe ratio on the validation block; None without one.
+
+    Raises:
+        FinJEPAError: if nothing was backtested yet.
+    """
+    from finjepa_pipeline.backtest.baselines import rival_names  # with torch behind it
+
+    asked = {"checkpoint": checkpoint, "data_version": data_version, "rivals": rival_names()}
+    try:
+        row = con.execute(sql("best_planner"), asked).fetchone()
+    except duckdb.CatalogException as error:
+        raise FinJEPAError("nothing was backtested yet; run `finjepa backtest` first") from error
+    return row[0] if row else None
 
 
 @contextmanager
@@ -190,15 +207,10 @@ def _qualities(qualities: "Mapping[str, Information]") -> dict[str, Any]:
     return columns | {"decisions": [quality.decisions for quality in qualities.values()]}
 
 
-def _score(walk: "Walk") -> dict[str, Any]:
-    spread = float(walk.net_T.std(ddof=1))
+def _tried(dates_T: np.ndarray, n_days: int) -> dict[str, Any]:
     return {
-        "daily_sharpe": float(walk.net_T.mean()) / spread if spread > 1e-12 else None,
-        "n_days": len(walk.net_T),
+        "n_days": n_days,
         "created_at": now(),
-        **_span(walk.dates_T),
+        "start_date": dates_T[0].item(),
+        "end_date": dates_T[-1].item(),
     }
-
-
-def _span(dates_T: np.ndarray) -> dict[str, Any]:
-    return {"start_date": dates_T[0].item(), "end_date": dates_T[-1].item()}

@@ -11,8 +11,7 @@ import torch
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.portfolio import PortfolioState
 from finjepa_pipeline.backtest.market_view import MarketView
-
-BENCHMARK = "equal_weight"  # 1/N, which every difference is measured against
+from finjepa_pipeline.backtest.metrics import BENCHMARK
 
 
 class Strategy(Protocol):

@@ -210,11 +210,10 @@ def walk_forward_leaderboard(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """The newest plan: a leaderboard of every fold, and one of all test blocks chained, with its report."""
-    from finjepa_pipeline.backtest.baselines import kind
     from finjepa_pipeline.backtest.folds import newest_plan, pool
     from finjepa_pipeline.backtest.history_page import write_history
     from finjepa_pipeline.backtest.leaderboard import build_leaderboard
-    from finjepa_pipeline.backtest.report import Exhibits, verdict, write_report
+    from finjepa_pipeline.backtest.report import Exhibits, write_report
     from finjepa_pipeline.backtest.trials import never_judged
     from finjepa_pipeline.prices import current_revision
 
@@ -228,18 +227,16 @@ def walk_forward_leaderboard(
         for fold, checkpoint in folds:
             build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": fold})
         build_leaderboard(con, plan, version, untried=untried, labels=labels | {"fold": "all folds"})
-        exhibits = Exhibits.of(con, plan, version)
+        exhibits = Exhibits.of(con, home.checkpoints / plan, version)
         write_history(con, home.reports / "leaderboard.html", home.checkpoints, home.ui_url)
     report = home.reports / f"{plan}-{version}" / "index.html"
     write_report(report, f"FinJEPA {plan}", exhibits)
     keep(home, report.parent)
-    test = [row for row in exhibits.rows if row["block"] == "test"]
-    planners = {row["strategy"] for row in test if kind(row["strategy"]) in ("planner", "user")}
     return dg.MaterializeResult(
         metadata={
             "plan": plan,
             "checkpoint": plan,
-            "verdict": verdict(test, planners),
+            "verdict": exhibits.headline,
             "report": dg.MetadataValue.path(str(report)),
             "folds": len(folds),
         },

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from finjepa_pipeline.backtest.strategies import BENCHMARK
-from finjepa_pipeline.publishing.checks import DSR_GOAL, PBO_LIMIT, Finding
+from finjepa_pipeline.backtest.claim import DSR_GOAL, claim_of
+from finjepa_pipeline.backtest.metrics import BENCHMARK
+from finjepa_pipeline.publishing.checks import PBO_LIMIT, Finding
 
 HIGHEST_MODEL_INDEX_RESULTS = 8  # the Hub shows them beside the card
 
@@ -32,7 +33,7 @@ class Standing:
     excess_high: float | None
     n_days: int
     data_version: str
-    deflated: float | None = None
+    dsr: float | None = None
     break_even_bps: float | None = None
 
 
@@ -98,27 +99,10 @@ def model_card(
     return f"---\n{_metadata(tag, lineage, test)}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
 
 
-def has_skill(standing: Standing | None) -> bool:
-    """Whether the interval of the difference to 1/N lies above 0."""
-    return standing is not None and standing.excess_low is not None and standing.excess_low > 0
-
-
 def _claim(test: Sequence[Standing], planner: str) -> str:
-    acting = next((standing for standing in test if standing.strategy == planner), None)
-    if acting is None or acting.excess_sharpe is None:
-        return f"**No evidence of skill**: `{planner}` has no Sharpe ratio on the test block to compare with 1/N."
-    interval = f"{acting.excess_sharpe:+.2f} (95 % interval {acting.excess_low:+.2f} to {acting.excess_high:+.2f})"
-    where = f"on the test block from {acting.start_date} to {acting.end_date}, net of costs"
-    if has_skill(acting):
-        return (
-            f"The Sharpe ratio of `{planner}` minus that of 1/N is {interval} {where}: the interval does not cover 0."
-        )
-    if acting.excess_high is not None and acting.excess_high < 0:
-        return f"**Worse than 1/N**: the Sharpe ratio of `{planner}` minus that of 1/N is {interval} {where}."
-    return (
-        f"**No evidence of skill**: the Sharpe ratio of `{planner}` minus that of 1/N is {interval} {where}. "
-        "The interval covers 0."
-    )
+    acting = next((vars(standing) for standing in test if standing.strategy == planner), None)
+    claim = claim_of(acting, f"`{planner}`")
+    return f"**{claim.verdict}**: {claim.text}"
 
 
 def _table(test: Sequence[Standing]) -> str:
@@ -145,14 +129,15 @@ def _corrected(test: Sequence[Standing], planner: str, corrections: Corrections 
     if corrections is None:
         return ""
     lines = [
-        f"{corrections.trials} configurations were ever tried on such a block, {corrections.effective_trials} of them "
-        "different bets."
+        f"{corrections.trials} configurations were ever tried on some of these sessions, {corrections.effective_trials} of those "
+        "still stored are different bets."
     ]
-    if acting is not None and acting.deflated is not None:
-        word = "convincing" if acting.deflated >= DSR_GOAL else "not convincing"
+    if acting is not None and acting.dsr is not None:
+        word = "convincing" if acting.dsr >= DSR_GOAL else "not convincing"
         lines.append(
-            f"The deflated Sharpe ratio of `{planner}`, the probability that it is better than the luckiest of them, is "
-            f"{acting.deflated:.2f}: {word} ({DSR_GOAL:g} would be)."
+            f"The deflated Sharpe ratio of the return of `{planner}` over 1/N, the probability that it is better than the "
+            f"luckiest of them would be without skill, is "
+            f"{acting.dsr:.2f}: {word} ({DSR_GOAL:g} would be)."
         )
     if corrections.overfitting is not None:
         word = "low" if corrections.overfitting <= PBO_LIMIT else "high"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
+from finjepa_pipeline.backtest.store import best_planner
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.checks import audit_of
-from finjepa_pipeline.publishing.gate import best_planner
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
@@ -46,6 +46,6 @@ def try_challenger(settings: Settings, warehouse: Warehouse, run_id: str, log: C
         for found in hold_trial(warehouse, settings, checkpoint, strategy, run_id, log, only=missing, **SCALE):
             known[found.test] = (found.passed, found.text)
         with warehouse.connect() as con:
-            exhibits = Exhibits.of(con, checkpoint.name, data_version)
+            exhibits = Exhibits.of(con, checkpoint, data_version)
         write_report(report_of(settings.reports, checkpoint.name, data_version), f"FinJEPA {checkpoint.name}", exhibits)
     return Trial(checkpoint, strategy, known, missing)

@@ -11,9 +11,9 @@ import duckdb
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, TESTS
+from finjepa_pipeline.backtest.claim import DSR_GOAL
 from finjepa_pipeline.sql_files import sql
 
-DSR_GOAL = 0.95
 PBO_LIMIT = 0.2
 _RANKS = ("effective_rank_assets", "effective_rank_market")
 
@@ -158,7 +158,8 @@ def _corrected(
         else Finding(
             "deflated Sharpe ratio",
             dsr >= DSR_GOAL,
-            f"the probability that {strategy} is better than the luckiest {of} is {dsr:.2f} ({DSR_GOAL:g} is convincing)",
+            f"the probability that the return of {strategy} over 1/N is better than that of the luckiest {of} without skill is "
+            f"{dsr:.2f} ({DSR_GOAL:g} is convincing)",
             blocking=False,
         )
     )

@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest.store import now, transaction
+from finjepa_pipeline.backtest.store import best_planner, now, transaction
 from finjepa_pipeline.publishing.checks import Finding, findings
 from finjepa_pipeline.sql_files import sql
 
@@ -156,19 +156,6 @@ def _why_unusable(checkpoint: Path) -> str | None:
     except FinJEPAError as error:
         return str(error)
     return None
-
-
-def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
-    """The planner with the best net Sharpe ratio on the validation block, None without a backtest."""
-    from finjepa_pipeline.backtest.baselines import rival_names
-
-    try:
-        row = con.execute(
-            sql("best_planner"), {"checkpoint": checkpoint, "data_version": data_version, "rivals": rival_names()}
-        ).fetchone()
-    except duckdb.CatalogException as error:
-        raise FinJEPAError("nothing was backtested yet; run `finjepa backtest` first") from error
-    return row[0] if row else None
 
 
 def _paired_returns(

@@ -51,6 +51,24 @@ def test_the_first_version_becomes_the_newest_and_keeps_its_rows():
         assert migrate(old) == newest_version()
 
 
+def test_trials_of_before_are_compared_with_one_over_n_and_their_leaderboard_is_measured_again():
+    with duckdb.connect() as con:
+        con.execute(VERSION_1.read_text())
+        for day, mine, benchmark in ((27, 0.02, 0.01), (28, 0.009, 0.005)):
+            row = "INSERT INTO backtest_returns BY NAME SELECT * REPLACE ({} AS strategy, {} AS net_return, {} AS date) FROM kept"
+            con.execute("CREATE OR REPLACE TEMP TABLE kept AS FROM backtest_returns WHERE strategy = 'mppi' LIMIT 1")
+            date = f"DATE '2022-12-{day}'"
+            con.execute(row.format("'equal_weight'", benchmark, date))
+            if day == 27:
+                con.execute(row.format("'mppi'", mine, date))
+        con.execute("ALTER TABLE leaderboard ADD COLUMN dsr DOUBLE DEFAULT 0.99")
+        migrate(con)
+        create_all(con)
+        [(ratio,)] = con.execute("SELECT excess_sharpe FROM backtest_trials").fetchall()
+        assert ratio == pytest.approx(0.007 / (0.003 * 2**0.5), rel=1e-9)  # of .010 and .004
+        assert con.execute("SELECT dsr FROM leaderboard").fetchall() == [(None,)]
+
+
 def test_numbers_of_migrations_are_without_a_gap():
     numbers = [number for number, _ in migrations.migrations()]
     assert numbers == list(range(2, newest_version() + 1))

@@ -10,12 +10,13 @@ from handmade_panel import noise, write_panel
 
 from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest.baselines import EveryDecision
+from finjepa_pipeline.backtest.claim import has_skill, headline
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.evidence import Expectations, calibration
 from finjepa_pipeline.backtest.history_page import write_history
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
+from finjepa_pipeline.backtest.overfitting import deflated_sharpe
 from finjepa_pipeline.backtest.replay import attribution, cost_grid
-from finjepa_pipeline.backtest.report import verdict
 from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write_failure, write_walks
 from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
 
@@ -78,9 +79,50 @@ def test_a_trial_has_the_dates_of_its_walk_also_where_the_strategy_failed(judged
     assert judged.execute(query).fetchall() == [("2020-02-01", "2021-08-22"), ("2021-03-01", "2021-03-03")]
 
 
-def test_the_same_walks_are_measured_once(judged):
+def test_the_same_walks_are_measured_once_until_more_was_tried(judged):
     assert build_leaderboard(judged, "c1", "d1")
     assert not build_leaderboard(judged, "c1", "d1")
+    write_failure(judged, replace(CASE, court="court2"), "winner", DATES)
+    assert build_leaderboard(judged, "c1", "d1")
+    assert not build_leaderboard(judged, "c1", "d1")
+
+
+def trials(con: duckdb.DuckDBPyConnection) -> int:
+    build_leaderboard(con, "c1", "d1")
+    return con.execute("SELECT trials FROM court_inference").fetchall()[0][0]
+
+
+def test_configurations_are_counted_by_their_dates_and_each_result_once(judged):
+    assert trials(judged) == 2
+    again = """INSERT INTO backtest_trials BY NAME SELECT * REPLACE ('court2' AS court, 'd2' AS data_version) FROM backtest_trials
+    WHERE strategy = 'winner'"""
+    judged.execute(again)  # the same result on the same days: nothing else was tried
+    assert trials(judged) == 2
+    elsewhere = again.replace("'court2'", "'court3'").replace("'d2'", "'d3'")
+    judged.execute(f"{elsewhere} AND court = 'court1'")
+    other = "UPDATE backtest_trials SET block = 'validation', excess_sharpe = 0.01, checkpoint = 'c2' WHERE court = 'court3'"
+    judged.execute(other)
+    assert trials(judged) == 3, "a validation block of other data on these days"
+    judged.execute(
+        "UPDATE backtest_trials SET start_date = '2023-01-01', end_date = '2024-01-01' WHERE court = 'court3'"
+    )
+    assert trials(judged) == 2, "no day in common"
+    judged.execute("UPDATE backtest_trials SET start_date = NULL, end_date = NULL WHERE court = 'court3'")
+    assert trials(judged) == 3, "nobody knows its days"
+
+
+def test_what_is_deflated_is_the_return_over_one_over_n(judged):
+    build_leaderboard(judged, "c1", "d1")
+    frame = judged.sql("PIVOT backtest_returns ON strategy USING first(net_return) GROUP BY date ORDER BY date").pl()
+    over = {name: (frame[name] - frame["equal_weight"]).to_numpy() for name in ("winner", "random")}
+    ratios = np.array([r.mean() / r.std(ddof=1) for r in over.values()])
+    stored = judged.execute(
+        "SELECT strategy, excess_sharpe FROM backtest_trials WHERE excess_sharpe IS NOT NULL"
+    ).fetchall()
+    assert dict(stored) == pytest.approx({"winner": ratios[0], "random": ratios[1]} | dict(stored))
+    rows = {row["strategy"]: row for row in leaderboard_rows(judged, "c1")}
+    assert rows["random"]["dsr"] == pytest.approx(deflated_sharpe(over["random"], ratios, 2), abs=1e-9)
+    assert rows["equal_weight"]["dsr"] is None
 
 
 def test_the_history_keeps_every_checkpoint(judged, tmp_path):
@@ -104,18 +146,41 @@ def test_the_history_keeps_every_checkpoint(judged, tmp_path):
     assert "http" not in re.sub(r'<a href="[^"]+">', "", page), "the page needs nothing but itself"
 
 
+def row(strategy: str, low: float | None, high: float | None, dsr: float | None, block: str = "test") -> dict:
+    dates = {"start_date": "2020-01-02", "end_date": "2022-12-28"}
+    kind = "user" if ":" in strategy else "planner"
+    return dates | {
+        "strategy": strategy, "block": block, "kind": kind, "excess_sharpe": 0.3, "excess_low": low, "excess_high": high,
+        "dsr": dsr,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("low", "high", "dsr", "words"),
     [
-        (0.1, 0.9, 0.97, "evidence of skill, also after all"),
-        (0.1, 0.9, 0.5, "does not stand up to the number of trials"),
-        (-0.5, 0.4, 0.9, "no evidence of skill"),
-        (-0.9, -0.1, 0.1, "evidence against skill"),
+        (0.1, 0.9, 0.97, "Evidence of skill"),
+        (0.1, 0.9, 0.94, "No evidence of skill"),
+        (0.1, 0.9, None, "No evidence of skill"),
+        (-0.5, 0.4, 0.99, "No evidence of skill"),
+        (-0.9, -0.1, 0.1, "Worse than 1/N"),
+        (None, None, 0.99, "too short for an interval"),
     ],
 )
-def test_the_verdict_says_what_the_interval_and_the_trials_allow(low, high, dsr, words):
-    row = {"strategy": "cem", "excess_sharpe": 0.3, "excess_low": low, "excess_high": high, "dsr": dsr}
-    assert words in verdict([row], {"cem"})
+def test_the_headline_asks_for_the_interval_and_the_deflated_ratio(low, high, dsr, words):
+    said = headline([row("cem", low, high, dsr)], "cem")
+    assert words in said
+    assert said.startswith("Evidence") == has_skill(row("cem", low, high, dsr))
+
+
+def test_the_headline_speaks_of_the_planner_that_acts_and_not_of_the_luckiest():
+    rows = [row("cem", 0.5, 0.9, 0.99), row("mppi", -0.4, 0.2, 0.3), row("rules:mine@1", -0.1, 0.5, 0.5)]
+    rows.append(row("mppi", 0.2, 0.6, 0.9, block="validation"))
+    said = headline(rows, "mppi")
+    assert said.startswith("No evidence of skill: the Sharpe ratio of mppi")
+    assert "On the validation block (2020-01-02 to 2022-12-28), which chose mppi" in said
+    assert "rules:mine@1" in said
+    assert "cem" not in said
+    assert not has_skill(row("mppi", 0.2, 0.6, 0.99, block="validation"))
 
 
 def test_a_calibrated_planner_has_slope_one_and_an_overconfident_one_less():

@@ -49,6 +49,17 @@ def test_trials_without_a_result_still_count(trials_TN):
     assert many < few < probabilistic_sharpe(trials_TN[:, 0])
 
 
+def test_few_or_equal_trials_still_leave_a_probability(trials_TN):
+    excess_T = trials_TN[:, 0]
+    one_N = np.array([0.02])
+    assert deflated_sharpe(excess_T, one_N, 1) == probabilistic_sharpe(excess_T)  # nothing else was tried
+    assert deflated_sharpe(excess_T, np.array([0.02, 0.02]), 2) == probabilistic_sharpe(excess_T)  # no spread, no luck
+    only_failed_N = np.concatenate([one_N, [np.nan] * 30])  # their spread is not known: that of independent trials
+    assert expected_highest_sharpe(only_failed_N, 31, 0.03) == pytest.approx(0.03 * 2.09, rel=0.01)
+    assert deflated_sharpe(excess_T, only_failed_N, 31) < probabilistic_sharpe(excess_T)
+    assert np.isnan(deflated_sharpe(np.zeros(100), one_N, 1))  # it is 1/N itself
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_pbo_agrees_with_ffn_split_by_split(seed):
     returns_TK = 0.01 * np.random.default_rng(seed).standard_normal((640, 7))

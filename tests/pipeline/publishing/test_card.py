@@ -11,11 +11,11 @@ from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.checks import Finding
 
 
-def standing(strategy: str, excess: tuple[float, float, float] | None, deflated: float | None = None) -> Standing:
+def standing(strategy: str, excess: tuple[float, float, float] | None, dsr: float | None = None) -> Standing:
     sharpe, low, high = excess or (None, None, None)
     return Standing(
         strategy, "test", date(2020, 1, 2), date(2022, 12, 28), 0.8, -0.1, 1.7, 0.1, 0.15, -0.2, 1.5, sharpe, low, high, 750,
-        "data1", deflated,
+        "data1", dsr,
     )  # fmt: skip
 
 
@@ -27,8 +27,8 @@ def card(home):
         for name in ("config", "metrics", "lineage", "normalization")
     }
 
-    def make(excess: tuple[float, float, float] | None = (0.1, -0.2, 0.4), deflated: float | None = 0.6, **more) -> str:
-        rows = [standing("mppi", excess, deflated), standing("equal_weight", (0.0, 0.0, 0.0))]
+    def make(excess: tuple[float, float, float] | None = (0.1, -0.2, 0.4), dsr: float | None = 0.6, **more) -> str:
+        rows = [standing("mppi", excess, dsr), standing("equal_weight", (0.0, 0.0, 0.0))]
         return model_card(
             tag="2022-12-28-c0ffee", standings=rows, planner="mppi", verdict=["first of all"], **files, **more
         )
@@ -47,29 +47,31 @@ def test_metadata_is_what_the_hub_wants(card):
 
 
 @pytest.mark.parametrize(
-    ("excess", "says"),
+    ("excess", "dsr", "says"),
     [
-        ((0.1, -0.2, 0.4), "**No evidence of skill**"),
-        ((-0.5, -0.9, -0.1), "**Worse than 1/N**"),
-        ((0.5, 0.2, 0.9), "does not cover 0"),
-        (None, "has no Sharpe ratio"),
+        ((0.1, -0.2, 0.4), 0.99, "**No evidence of skill**"),
+        ((-0.5, -0.9, -0.1), 0.01, "**Worse than 1/N**"),
+        ((0.5, 0.2, 0.9), 0.97, "**Evidence of skill**"),
+        ((0.5, 0.2, 0.9), 0.90, "**No evidence of skill**"),  # the interval alone is no evidence
+        ((0.5, 0.2, 0.9), None, "**No evidence of skill**"),
+        (None, None, "has no Sharpe ratio"),
     ],
 )
-def test_the_claim_follows_from_the_interval(card, excess, says):
-    text = card(excess)
+def test_the_claim_asks_for_the_interval_and_the_deflated_ratio(card, excess, dsr, says):
+    text = card(excess, dsr)
     assert says in text
-    assert ("does not cover 0" in text) == (excess is not None and excess[1] > 0)
+    assert ("**Evidence of skill**" in text) == (says == "**Evidence of skill**")
 
 
 def test_corrections_for_all_trials_and_every_check_are_told(card):
     checks = [Finding("data", True, "the price contract holds"), Finding("overfitting", False, "0.71", blocking=False)]
     text = card(checks=checks, corrections=Corrections(57, 9, 0.71, 0.4))
-    assert "57 configurations were ever tried" in text
+    assert "57 configurations were ever tried on some of these sessions" in text
     assert "is 0.60: not convincing" in text
     assert "is 0.71, which is high" in text
     assert "| data | passed | yes | the price contract holds |" in text
     assert "| overfitting | failed | no | 0.71 |" in text
-    assert "is 0.96: convincing" in card(deflated=0.96, corrections=Corrections(57, 9, None, None))
+    assert "is 0.96: convincing" in card(dsr=0.96, corrections=Corrections(57, 9, None, None))
 
 
 def test_provenance_limits_and_use_are_there(card):

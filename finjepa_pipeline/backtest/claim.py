@@ -1,0 +1,106 @@
+"""What may be said of a planner's skill: the one decision behind the card, the report, the terminal and the leaderboard.
+
+Evidence of skill needs both: the 95 % interval of the Sharpe ratio minus that of 1/N lies above zero, and the deflated Sharpe
+ratio of the return over 1/N is at least 0.95, whatever was tried before.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finjepa_pipeline.backtest.metrics import BENCHMARK
+
+DSR_GOAL = 0.95
+
+Row = Mapping[str, Any]  # of the leaderboard: strategy, block, its dates, excess_sharpe, excess_low, excess_high, dsr
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`verdict` is `Evidence of skill`, `No evidence of skill` or `Worse than 1/N`; `text` says what it rests on."""
+
+    verdict: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.text}"
+
+
+def has_skill(row: Row | None) -> bool:
+    """Whether there is evidence of skill over 1/N in a row of the leaderboard; never on the validation block, which chooses."""
+    return (
+        row is not None
+        and row["strategy"] != BENCHMARK
+        and row["block"] != "validation"
+        and row["excess_low"] is not None
+        and row["excess_low"] > 0
+        and row["dsr"] is not None
+        and row["dsr"] >= DSR_GOAL
+    )
+
+
+def claim_of(row: Row | None, strategy: str) -> Claim:
+    """What a row of the leaderboard says of a strategy; None where it has none."""
+    if row is None or row["excess_sharpe"] is None:
+        return Claim("No evidence of skill", f"{strategy} has no Sharpe ratio on the test block to compare with 1/N.")
+    where = f"on the {row['block']} block from {row['start_date']} to {row['end_date']}, net of costs"
+    difference = f"the Sharpe ratio of {strategy} minus that of 1/N is {row['excess_sharpe']:+.2f}"
+    if row["excess_low"] is None:
+        return Claim("No evidence of skill", f"{difference} {where}; the block is too short for an interval.")
+    found = f"{difference} (95 % interval {row['excess_low']:+.2f} to {row['excess_high']:+.2f}) {where}"
+    deflated = "unknown" if row["dsr"] is None else f"{row['dsr']:.2f}"
+    if has_skill(row):
+        return Claim(
+            "Evidence of skill",
+            f"{found}. The interval does not cover 0, and the deflated Sharpe ratio, which counts everything that was tried, "
+            f"is {deflated} (at least {DSR_GOAL:g} is needed).",
+        )
+    if row["excess_low"] > 0:
+        return Claim(
+            "No evidence of skill",
+            f"{found}. The interval does not cover 0, but the deflated Sharpe ratio, which counts everything that was tried, "
+            f"is {deflated} (at least {DSR_GOAL:g} is needed).",
+        )
+    if row["excess_high"] < 0:
+        return Claim("Worse than 1/N", f"{found}.")
+    return Claim("No evidence of skill", f"{found}. The interval covers 0.")
+
+
+def headline(rows: Sequence[Row], acting: str | None) -> str:
+    """What is said on top of a leaderboard: of the planner that acts, which the validation block chose, and of strategies of
+    the user's own. Where none was chosen, as over chained folds, of every planner.
+
+    Args:
+        rows: of all blocks.
+        acting: the planner that acts for the checkpoint.
+    """
+    test = {row["strategy"]: row for row in rows if row["block"] == "test"}
+    named = [acting] if acting else [name for name, row in test.items() if row["kind"] == "planner"]
+    named += [name for name, row in test.items() if row["kind"] == "user"]
+    if not named:
+        return "No planner was backtested, so nothing can be said about skill."
+    said = [str(claim_of(test.get(name), name)) for name in named]
+    chosen = next((row for row in rows if row["block"] == "validation" and row["strategy"] == acting), None)
+    if chosen is not None and chosen["excess_low"] is not None:
+        said.insert(
+            1,
+            f"On the validation block ({chosen['start_date']} to {chosen['end_date']}), which chose {acting}, the difference was "
+            f"{chosen['excess_sharpe']:+.2f} ({chosen['excess_low']:+.2f} to {chosen['excess_high']:+.2f}).",
+        )
+    return " ".join(said)
+
+
+def same_return_for_all(metrics: Mapping[str, Any]) -> str | None:
+    """The first thing to know of a checkpoint whose read-out expects the same return of every asset; None where it does not.
+
+    Args:
+        metrics: its metrics.json.
+    """
+    readout = metrics.get("readout")
+    if readout is None or readout.get("weighted"):
+        return None
+    t = f" (t-value out of sample {readout['t_value']:.2f})" if "t_value" in readout else ""
+    return (
+        f"The model expects the same return of every asset: nothing that could order them was confirmed in training{t}. "
+        "Its planner chooses risk, turnover and cash, not stocks that would rise more."
+    )

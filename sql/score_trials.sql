@@ -1,0 +1,15 @@
+-- The Sharpe ratio, per session, of what each trial of a court earned over 1/N.
+UPDATE main.backtest_trials AS trial
+SET excess_sharpe = scored.ratio
+FROM (
+    SELECT
+        mine.strategy,
+        CASE WHEN stddev_samp(mine.net_return - benchmark.net_return) > 1e-12
+            THEN avg(mine.net_return - benchmark.net_return) / stddev_samp(mine.net_return - benchmark.net_return)
+        END AS ratio
+    FROM main.backtest_returns AS mine
+    JOIN main.backtest_returns AS benchmark USING (court, date)
+    WHERE mine.court = $court AND benchmark.strategy = $benchmark
+    GROUP BY mine.strategy
+) AS scored
+WHERE trial.court = $court AND trial.strategy = scored.strategy
