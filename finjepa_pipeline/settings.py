@@ -103,6 +103,11 @@ class Settings(BaseModel):
         Raises:
             FinJEPAError: if FINJEPA_HOME cannot be made or written to.
         """
+        for sign in "?\\":  # ends the path in the URL by which Dagster opens its files; is a slash for DuckDB
+            if sign in str(self.home):
+                raise FinJEPAError(
+                    f"FINJEPA_HOME={self.home} has a {sign} in its path; set FINJEPA_HOME to a folder without one"
+                )
         try:
             for folder in (self.snapshots, self.panels, self.checkpoints, self.reports, self.releases, self.dagster):
                 folder.mkdir(parents=True, exist_ok=True)

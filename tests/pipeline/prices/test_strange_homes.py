@@ -1,0 +1,58 @@
+"""Any folder name that the system allows works as FINJEPA_HOME."""
+
+from pathlib import Path
+
+import pytest
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.console import err, out
+from finjepa_pipeline.prices.derive import UniverseConfig, derive
+from finjepa_pipeline.prices.snapshots import read_snapshot
+from finjepa_pipeline.runner import open_instance
+from finjepa_pipeline.settings import Settings
+from tests.pipeline.prices.conftest import Home
+from tests.pipeline.prices.frames import prices
+
+NAMES = (
+    "O'Brien",
+    "a [b] c",
+    "a*b{c,d}",
+    "100% #1 & co; $HOME",
+    "spät 市场",
+    'say "so"',
+    "year=1999",
+    "symbol=ZZZ",
+    "back\\slash",
+)
+
+
+@pytest.mark.usefixtures("no_contract")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_home_works_whatever_its_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    home = Home(folder)
+    rows = prices(days=10)
+    home.write("part.csv", rows)
+    home.ingest()
+    derive(home.warehouse, UniverseConfig(min_history=1, window=1), home.settings.snapshots)
+    with read_snapshot(home.settings.snapshots) as con:
+        assert con.execute("SELECT count(*) FROM adjusted_prices").fetchall() == [(rows.height,)]
+        assert con.execute("SELECT count(*) FROM entities").fetchall() == [(3,)]
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    with open_instance(home.settings) as instance:  # its dagster.yaml was read
+        assert not instance.telemetry_enabled
+        assert instance.run_retries_enabled
+        assert instance.get_runs() == []
+
+
+def test_a_home_that_sqlite_cannot_open_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FinJEPAError, match=r"\?"):
+        Settings(home=tmp_path / "what?").ensure()
+
+
+def test_what_is_printed_is_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    for console in (out, err):
+        with console.capture() as printed:
+            console.print("files:/a [b]/set[1] :smile: [/]")
+        assert printed.get().strip() == "files:/a [b]/set[1] :smile: [/]"
