@@ -208,7 +208,7 @@ def publish(debug: bool, hub_repo_id: str | None, dry_run: bool) -> None:
 
 @main.command()
 @source_options
-@click.option("--as-of", help="Date of the decision, YYYY-MM-DD; the newest one if left out.")
+@click.option("--as-of", help="Decide at the last close up to this date, YYYY-MM-DD; the newest one if left out.")
 @click.option("--checkpoint", help="Checkpoint folder or Hub repository; the champion if left out.")
 @click.option("--planner", help="Planner; the one that won the champion its place if left out.")
 @utility_option

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.space import ActionSpace
 
 # Candidates have weights_BCHN, signals_BCHN and hedge_BCH; the cost is cost_BC, lower is better, NaN counts as worst.
@@ -63,6 +64,20 @@ class Plan:
     weights_IBN: Tensor
     effective_samples_IB: Tensor
     account: Account | None = None
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            FinJEPAError: if a number of the path, its cost or its account is not finite.
+        """
+        numbers = [self.cost_B, self.path.weights_XN, self.path.signals_XN, self.path.hedge_X]
+        if self.account is not None:
+            numbers += [part for part in vars(self.account).values() if isinstance(part, Tensor)]
+        if not all(bool(part.isfinite().all()) for part in numbers):
+            raise FinJEPAError(
+                "no plan has a finite cost here: the utility divides by what is 0 or is too large, or the model's forecast is "
+                "not finite; change the utility, or train again"
+            )
 
     @property
     def action(self) -> PortfolioAction:

@@ -17,6 +17,7 @@ from finjepa_model.planning.record import Record
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
 
 _DUST = 1e-4  # of wealth: a position below is flat
+_SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)  # of a solution
 
 
 @runtime_checkable
@@ -33,7 +34,8 @@ class QPConfig:
 
 class QPPlanner:
     """Solves the mean-variance part of the cost with and without a hedge, fully invested and free to hold cash, and keeps
-    the solution that the whole cost likes best. Holding nothing and holding on stand beside them.
+    the solution, or the share of it, that the whole cost likes best: limits and other terms may want less than all of it.
+    Holding nothing and holding on stand beside them.
     """
 
     def __init__(self, config: QPConfig | None = None):
@@ -60,7 +62,9 @@ class QPPlanner:
         for hedged in (False, True) if space.allow_hedge else (False,):
             problem = cost.quadratic(hedged)
             for invested in (False, True):
-                record.evaluate(encode(solve(problem, space, invested), space, float(hedged)))
+                x_BHN = solve(problem, space, invested)
+                for share in _SHARES:
+                    record.evaluate(encode(share * x_BHN, space, float(hedged)))
         return record.plan()
 
 

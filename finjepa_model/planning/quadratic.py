@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
 from finjepa_model.planning.utility import Utility
 
 _ITERATIONS = 300
+_LINEAR = ("log_growth", "variance", "turnover", "cost")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,20 @@ def quadratic_of(world: PlanningWorld, utility: Utility, hedged: bool) -> Quadra
     """The part of a utility that is growth, variance and turnover; what else is in it is left out.
 
     A hedge takes the market's part of the variance away, and of the return beta times the market's and the hedge's price.
+
+    Raises:
+        FinJEPAError: for a utility that is not linear in these quantities.
     """
     rules, moments = world.simulator.config, world.moments
-    growth, risk = utility.slope("log_growth"), max(-2 * utility.slope("variance"), 0.0)
+    slopes = utility.slopes(_LINEAR)
+    if slopes is None:
+        raise FinJEPAError(
+            f"the planner qp cannot solve the utility {utility.text!r}, which is not linear in {', '.join(_LINEAR)}; use mppi, "
+            "cem or gradient"
+        )
+    growth, risk = slopes["log_growth"], max(-2 * slopes["variance"], 0.0)
     spread = world.frictions.spread if world.frictions is not None else rules.cost_bps * 1e-4
-    price = growth * torch.as_tensor(spread) - (utility.slope("turnover") / 2 + utility.slope("cost") * spread)
+    price = growth * torch.as_tensor(spread) - (slopes["turnover"] / 2 + slopes["cost"] * spread)
     gross, mean_BHN = rules.max_gross, growth * moments.mean_BHN
     factor_BHN = moments.beta_BN.unsqueeze(1) * (risk * moments.market_variance_BH.unsqueeze(-1)).sqrt()
     if hedged:
@@ -81,6 +92,9 @@ def solve(problem: Quadratic, space: ActionSpace, invested: bool = False) -> Ten
 
     Args:
         invested: hold sum x = 1, without cash and without shorts.
+
+    Raises:
+        FinJEPAError: if the curvature is not positive in single precision.
     """
     batch, horizon, assets = problem.mean_BHN.shape
     unknowns = horizon * assets
@@ -99,7 +113,11 @@ def solve(problem: Quadratic, space: ActionSpace, invested: bool = False) -> Ten
     hessian[:, steps, :, steps] += torch.diag_embed(curvature_BHN).transpose(0, 1) + torch.einsum(
         "bhn,bhm->hbnm", problem.factor_BHN, problem.factor_BHN
     )
-    factor_BQQ = torch.linalg.cholesky(hessian.reshape(batch, unknowns, unknowns))
+    factor_BQQ, failed_B = torch.linalg.cholesky_ex(hessian.reshape(batch, unknowns, unknowns))
+    if failed_B.any():
+        raise FinJEPAError(
+            "the planner qp cannot solve this utility: its numbers are too far apart; use mppi, cem or gradient"
+        )
 
     def project(x_BHN: Tensor) -> Tensor:
         if invested:

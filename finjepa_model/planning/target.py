@@ -7,6 +7,7 @@ from finjepa_model.errors import FinJEPAError
 
 REALISED = "goal(realised)"
 EXAMPLE = "goal(exposure=0.3, volatility=0.1)"
+_LARGEST = 1e3  # of a number of a goal
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,17 @@ def parse_goal(text: str) -> Target | None:
     for keyword in tree.keywords:
         try:
             number = ast.literal_eval(keyword.value)
-        except ValueError:
+        except (ValueError, TypeError, SyntaxError):
             number = None
-        if keyword.arg not in known or isinstance(number, bool) or not isinstance(number, int | float):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
+            number = None
+        if keyword.arg not in known or number is None:
             raise FinJEPAError(
-                f"{ast.unparse(keyword)!r} is no part of a goal, which has numbers for {', '.join(known)}"
+                f"{ast.unparse(keyword)[:100]!r} is no part of a goal, which has numbers for {', '.join(known)}"
             )
         wanted[keyword.arg] = float(number)
     if tree.args or not wanted:
-        raise FinJEPAError(f"{text!r} is no goal; write it like {EXAMPLE}, of {', '.join(known)}, or as {REALISED}")
+        raise FinJEPAError(
+            f"{text[:100]!r} is no goal; write it like {EXAMPLE}, of {', '.join(known)}, or as {REALISED}"
+        )
     return Target(**wanted)

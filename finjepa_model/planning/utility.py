@@ -8,8 +8,11 @@ Shapes: X any batch dimensions (dates, candidates, steps).
 """
 
 import ast
+import math
 import operator
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -72,8 +75,19 @@ _GOALS = (
 )
 _HELP = "above(x, limit) = max(0, x - limit), below(x, limit) = max(0, limit - x), abs(x), + - * / and numbers"
 
+_LONGEST, _DEEPEST = 2000, 60  # characters, and levels of the syntax tree
+_LARGEST = 1e12  # of a number; single precision squares it
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_STRANGE = re.compile(r"[^A-Za-z0-9_ .+*/(),<>=\-]")
+# What no portfolio can go beyond, whatever its rules.
+_LEAST: dict[str, float] = dict.fromkeys(
+    ("variance", "volatility", "drawdown", "cost", "turnover", "gross", "short", "concentration", "hedge",
+     "disagreement", "goal_distance", "final_goal_distance"), 0.0,
+)  # fmt: skip
+_MOST = {"drawdown": 1.0, "hedge": 1.0}
+
 Values = Mapping[str, Tensor]
-_Part = Callable[[Values], Tensor | float]
+_Part = Callable[[Values], Tensor | float] | float
 
 
 @dataclass(frozen=True)
@@ -121,28 +135,43 @@ class Utility:
         """The utility of each step, without regard to its limits: utility_X."""
         return torch.stack(list(self.by_term(values).values())).sum(0)
 
-    def slope(self, name: str) -> float:
-        """How the utility of a step moves with one quantity where all others are 0: its coefficient if it is linear."""
-        zero = dict.fromkeys(self.names, torch.zeros((), dtype=torch.float64))
-        if name not in zero:
-            return 0.0
-        return float(self(zero | {name: torch.ones((), dtype=torch.float64)}) - self(zero))
+    def slopes(self, names: Iterable[str]) -> dict[str, float] | None:
+        """The coefficients of some quantities; None where the utility is not linear in them, whatever the others are."""
+        chosen = sorted(self.names.intersection(names))
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.rand(2, 8, len(self.names), generator=generator, dtype=torch.float64)
+        values = dict(zip(sorted(self.names), draws.unbind(-1), strict=True))
+        for name in chosen:  # from 0 in the first row; the second has the same values of the others
+            values[name] = torch.stack([torch.zeros(8, dtype=torch.float64), 4 * values[name][0] - 2])
+        for name in self.names.difference(chosen):
+            values[name] = values[name][:1].expand(2, -1)
+        before, after = self(values)
+        points = torch.stack([values[name][1] for name in chosen], -1) if chosen else torch.zeros(8, 0).double()
+        if not (before.isfinite() & after.isfinite()).all():
+            return None
+        slopes = torch.linalg.lstsq(points, (after - before).unsqueeze(-1)).solution[:, 0]
+        error = (points @ slopes - (after - before)).abs().max()
+        if error > 1e-9 * max(float(after.abs().max()), float(before.abs().max()), 1.0):
+            return None
+        return dict.fromkeys(names, 0.0) | dict(zip(chosen, slopes.tolist(), strict=True))
 
 
 def parse_utility(text: str) -> Utility:
     """Read a utility.
 
     Raises:
-        FinJEPAError: for what is not arithmetic over known quantities; it names the part and what is known.
+        FinJEPAError: for what is not arithmetic over known quantities, and for a limit that no portfolio can keep; it names
+            the part and what is known.
     """
     text = " ".join(text.split())
-    body, *limits = _split(text)
+    tree = _tree(text)
+    body, *limits = tree.elts if isinstance(tree, ast.Tuple) and tree.elts else [tree]
     names: set[str] = set()
-    tree = _tree(body)
-    addends = [(source, _compiled(part, names)) for source, part in _addends(tree, "")]
+    addends = [(source, _compiled(part, names)) for source, part in _addends(body, "")]
     if not names:
-        raise FinJEPAError(f"the utility {body!r} speaks of no quantity; {_known()}")
+        raise FinJEPAError(f"the utility {_short(ast.unparse(body))!r} speaks of no quantity; {_known()}")
     kept = tuple(_limit(limit, names) for limit in limits)
+    _refuse_impossible(limits)
     return Utility(text, frozenset(names), tuple(addends), kept)
 
 
@@ -165,23 +194,27 @@ def utility_help() -> str:
     )
 
 
-def _split(text: str) -> list[str]:
-    """At the commas that are outside of parentheses."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter == "(") - (letter == ")")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts]
-
-
 def _tree(text: str) -> ast.expr:
+    """The syntax tree of a text of known characters, of bounded length and depth."""
+    if len(text) > _LONGEST:
+        raise FinJEPAError(
+            f"the utility {_short(text)!r} cannot be read: it has {len(text)} characters, at most {_LONGEST}"
+        )
+    if strange := _STRANGE.search(_QUOTED.sub("", text)):
+        raise FinJEPAError(f"{strange[0]!r} cannot be part of a utility, which is made of {_HELP}")
     try:
-        return ast.parse(text, mode="eval").body
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(text, mode="eval").body
+        layer, depth = [tree], 0
+        while layer and depth <= _DEEPEST:
+            layer, depth = [child for node in layer for child in ast.iter_child_nodes(node)], depth + 1
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise FinJEPAError(f"the utility {text!r} cannot be read; write it like log_growth - 5*variance") from error
+        raise FinJEPAError(
+            f"the utility {_short(text)!r} cannot be read; write it like log_growth - 5*variance"
+        ) from error
+    if layer:
+        raise FinJEPAError(f"the utility {_short(text)!r} cannot be read: it is nested too deeply")
+    return tree
 
 
 def _addends(tree: ast.expr, sign: str) -> list[tuple[str, ast.expr]]:
@@ -193,25 +226,55 @@ def _addends(tree: ast.expr, sign: str) -> list[tuple[str, ast.expr]]:
     return [(ast.unparse(signed).replace(" ", ""), signed)]
 
 
-def _limit(text: str, names: set[str]) -> tuple[str, _Part]:
-    tree = _tree(text)
+def _limit(tree: ast.expr, names: set[str]) -> tuple[str, _Part]:
+    source = ast.unparse(tree)
     if not isinstance(tree, ast.Compare) or len(tree.ops) != 1 or not isinstance(tree.ops[0], ast.LtE | ast.GtE):
-        raise FinJEPAError(f"the limit {text!r} cannot be read; write it like gross <= 0.8 or cash >= 0.1")
+        raise FinJEPAError(f"the limit {_short(source)!r} cannot be read; write it like gross <= 0.8 or cash >= 0.1")
     low, high = _compiled(tree.left, names), _compiled(tree.comparators[0], names)
     if isinstance(tree.ops[0], ast.GtE):
         low, high = high, low
-    return text.replace(" ", ""), lambda values: torch.as_tensor(low(values) - high(values)).clamp(min=0)
+    return source.replace(" ", ""), lambda values: torch.as_tensor(_at(low, values) - _at(high, values)).clamp(min=0)
+
+
+def _refuse_impossible(limits: Iterable[ast.expr]) -> None:
+    """Limits on one quantity, or on none, that contradict what the quantity can be or each other."""
+    least, most = dict(_LEAST), dict(_MOST)
+    for tree in limits:
+        assert isinstance(tree, ast.Compare)
+        left, right, source = tree.left, tree.comparators[0], _short(ast.unparse(tree))
+        low, high = (left, right) if isinstance(tree.ops[0], ast.LtE) else (right, left)
+        numbers = [None if isinstance(side, ast.Name) else _number(side) for side in (low, high)]
+        if isinstance(low, ast.Name) and numbers[1] is not None:
+            name, most[low.id] = low.id, min(most.get(low.id, math.inf), numbers[1])
+        elif isinstance(high, ast.Name) and numbers[0] is not None:
+            name, least[high.id] = high.id, max(least.get(high.id, -math.inf), numbers[0])
+        elif numbers[0] is not None and numbers[1] is not None and numbers[0] > numbers[1]:
+            raise FinJEPAError(f"the limit {source} can never be kept; write it like gross <= 0.8")
+        else:
+            continue
+        if least.get(name, -math.inf) > most.get(name, math.inf):
+            raise FinJEPAError(
+                f"the limit {source} cannot be kept: {name} would have to be at least {least[name]:g} and at most "
+                f"{most[name]:g}"
+            )
+
+
+def _number(tree: ast.expr) -> float | None:
+    """The value of a part without quantities."""
+    names: set[str] = set()
+    part = _compiled(tree, names)
+    return None if callable(part) else part
 
 
 def _compiled(tree: ast.expr, names: set[str]) -> _Part:
-    """A function of the values; the names that it reads are added to `names`."""
+    """A function of the values, or a number where there is no quantity; the names that it reads are added to `names`."""
     if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float) and not isinstance(tree.value, bool):
-        number = float(tree.value)
-        return lambda values: number
+        number = tree.value
+        return _bounded(tree, lambda: float(number))
     if isinstance(tree, ast.Name):
         name = tree.id
         if name not in QUANTITIES:
-            raise FinJEPAError(f"a utility knows no {name!r}; {_known()}")
+            raise FinJEPAError(f"a utility knows no {_short(name)!r}; {_known()}")
         names.add(name)
         return lambda values: values[name]
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "goal":
@@ -222,27 +285,55 @@ def _compiled(tree: ast.expr, names: set[str]) -> _Part:
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "disagreement":
         named = [argument.value for argument in tree.args if isinstance(argument, ast.Constant)]
         if not named or len(named) < len(tree.args) or tree.keywords or not all(isinstance(n, str) for n in named):
-            raise FinJEPAError(f"{ast.unparse(tree)!r} cannot be read; name the other checkpoints: {_ENSEMBLE}")
+            raise FinJEPAError(f"{_short(ast.unparse(tree))!r} cannot be read; name the other checkpoints: {_ENSEMBLE}")
         call = ast.unparse(tree)
         names.add(call)
         return lambda values: values[call]
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub | ast.UAdd):
         inner, sign = _compiled(tree.operand, names), -1.0 if isinstance(tree.op, ast.USub) else 1.0
-        return lambda values: sign * inner(values)
+        return (lambda values: sign * inner(values)) if callable(inner) else sign * inner
     if isinstance(tree, ast.BinOp) and type(tree.op) in _ARITHMETIC:
         left, right = _compiled(tree.left, names), _compiled(tree.right, names)
         combine = _ARITHMETIC[type(tree.op)]
-        return lambda values: combine(left(values), right(values))
+        if isinstance(tree.op, ast.Div) and right == 0:
+            raise FinJEPAError(f"{_short(ast.unparse(tree))!r} divides by zero")
+        if not callable(left) and not callable(right):
+            return _bounded(tree, lambda: combine(left, right))
+        return lambda values: combine(_at(left, values), _at(right, values))
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id in _FUNCTIONS:
         function = _FUNCTIONS[tree.func.id]
         arguments = [_compiled(argument, names) for argument in tree.args]
         if len(arguments) == function.__code__.co_argcount and not tree.keywords:
-            return lambda values: function(*(_as_tensor(argument(values)) for argument in arguments))
-    raise FinJEPAError(f"{ast.unparse(tree)!r} cannot be part of a utility, which is made of {_HELP}")
+            if not any(map(callable, arguments)):
+                return _bounded(tree, lambda: float(function(*map(_exact, arguments))))
+            return lambda values: function(*(_as_tensor(_at(argument, values)) for argument in arguments))
+    raise FinJEPAError(f"{_short(ast.unparse(tree))!r} cannot be part of a utility, which is made of {_HELP}")
+
+
+def _bounded(tree: ast.expr, number: Callable[[], float]) -> float:
+    try:
+        value = number()
+    except OverflowError:
+        value = math.inf
+    if not abs(value) <= _LARGEST:
+        raise FinJEPAError(f"{_short(ast.unparse(tree))!r} is too large a number; at most {_LARGEST:g} is read")
+    return value
+
+
+def _at(part: _Part, values: Values) -> Tensor | float:
+    return part(values) if callable(part) else part
 
 
 def _as_tensor(value: Tensor | float) -> Tensor:
     return torch.as_tensor(value)
+
+
+def _exact(value: _Part) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _evaluated(parts: tuple[tuple[str, _Part], ...], values: Values) -> dict[str, Tensor]:
@@ -250,7 +341,7 @@ def _evaluated(parts: tuple[tuple[str, _Part], ...], values: Values) -> dict[str
     shape = torch.broadcast_shapes(*(value.shape for value in values.values()))
     found: dict[str, Tensor] = {}
     for source, part in parts:
-        value = torch.as_tensor(part(values), dtype=like.dtype, device=like.device).expand(shape)
+        value = torch.as_tensor(_at(part, values), dtype=like.dtype, device=like.device).expand(shape)
         found[source] = found[source] + value if source in found else value
     return found
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.planning import ActionSpace, Plan, Utility, make_planner, parse_utility
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning import ActionSpace, Plan, TDPlanner, Utility, make_planner, moments, parse_utility
 from finjepa_model.planning.objectives import CUMULATIVE, GOAL, Objective
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioState
@@ -99,9 +100,14 @@ class FinJEPAStrategy:
         return action_of(plan)
 
     def plan(self, view: MarketView, state: PortfolioState) -> Plan:
-        """The whole plan, with its account."""
+        """The whole plan, with its account.
+
+        Raises:
+            FinJEPAError: if the forecast is not finite, or the first plan breaks a limit of the utility.
+        """
         config = self._imagination.config
         imagination, goal_1D = self._imagination.at(view)
+        _refuse_odd_forecasts(imagination, view)
         world = PlanningWorld.of(
             imagination,
             self._imagination.simulator,
@@ -115,8 +121,29 @@ class FinJEPAStrategy:
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
         warm_start = self._last[1] if self._last is not None and self._last[0] == view.assets else None
         plan = self._planner.plan(Objective(world, self._utility), space, warm_start, self._generator)
+        if self._last is None and not isinstance(
+            self._planner, TDPlanner
+        ):  # which charges limits and keeps none for sure
+            self._refuse_broken_limits(plan)
         self._last = (view.assets, plan)
         return plan
+
+    def _refuse_broken_limits(self, plan: Plan) -> None:
+        """At the first decision: later a limit may be out of reach for a while, because something cannot be traded."""
+        assert plan.account is not None
+        broken = [name for name, _ in self._utility.limits if float(plan.account.terms[name].max()) > 0]
+        if broken:
+            raise FinJEPAError(
+                f"the planner {planner_of(self.name)} finds no portfolio that keeps the limit {broken[0]}; loosen it"
+            )
+
+
+def _refuse_odd_forecasts(imagination: moments.Imagination, view: MarketView) -> None:
+    parts = (imagination.mean_BHN, imagination.volatility_BHN, imagination.beta_BN.unsqueeze(1))
+    odd_N = torch.stack([~part.isfinite().all(1)[0] for part in parts]).any(0) & imagination.present_BN[0]
+    if odd_N.any() or not imagination.market_volatility_BH.isfinite().all():
+        of = view.assets[int(odd_N.nonzero()[0])] if odd_N.any() else "the market"
+        raise FinJEPAError(f"the model's forecast of {of} on {view.date} is not finite; train the checkpoint again")
 
 
 def action_of(plan: Plan) -> PortfolioAction:

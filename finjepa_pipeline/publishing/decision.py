@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json, write_text
@@ -75,12 +76,20 @@ class Decision:
 
 
 def decision_session(panel: Panel, as_of: str | None) -> int:
-    """The session of the last close that is not after `as_of`, or of the newest one.
+    """The session of the last close that is not after `as_of`, or of the newest one; of a weekend it is Friday's.
 
     Raises:
-        FinJEPAError: if `as_of` is no date, or before the panel.
+        FinJEPAError: if `as_of` is no date, or outside of the panel's sessions.
     """
-    return len(panel.dates) - 1 if as_of is None else panel.date_index(_checked_date(as_of))
+    if as_of is None:
+        return len(panel.dates) - 1
+    date = np.datetime64(_checked_date(as_of))
+    if not panel.dates[0] <= date <= panel.dates[-1]:
+        raise FinJEPAError(
+            f"there are no prices on {as_of}: the sessions are {panel.dates[0]} to {panel.dates[-1]}; ingest newer prices, or "
+            "leave --as-of out for the last one"
+        )
+    return panel.date_index(date)
 
 
 def decide(

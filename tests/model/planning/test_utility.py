@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
@@ -31,15 +31,37 @@ def test_a_utility_is_the_arithmetic_that_it_reads_as():
 @given(st.floats(-10, 10), st.floats(-10, 10))
 def test_the_slope_of_a_linear_utility_is_its_coefficient(a, b):
     utility = parse_utility(f"{a!r} * log_growth - ({b!r}) * variance + 3")
-    assert utility.slope("log_growth") == pytest.approx(a, abs=1e-12)
-    assert utility.slope("variance") == pytest.approx(-b, abs=1e-12)
-    assert utility.slope("turnover") == 0
+    slopes = utility.slopes(("log_growth", "variance", "turnover"))
+    assert slopes == {"log_growth": pytest.approx(a), "variance": pytest.approx(-b), "turnover": 0}
 
 
 @pytest.mark.parametrize(
     ("text", "names"),
     [
         ("log_growth - 5*varianse", "'varianse'.*variance"),
+        ("log_growth / 0", "divides by zero"),
+        ("log_growth, gross <= 1/(2-2)", "divides by zero"),
+        ("1e999 * log_growth", "too large"),
+        ("log_growth * " + "9" * 400, "too large"),
+        ("log_growth * (1e11 * 1e11)", "too large"),
+        ("log_growth - goal(exposure=1e999)", "no part of a goal"),
+        ("log_growth - goal(exposure={[]: 1})", "cannot be part"),
+        ("log_growth - goal(exposure.real)", "no goal"),
+        ("ｌｏｇ_growth", "'ｌ' cannot be part"),
+        ("log_growth - \x00", "cannot be part"),
+        ("log_growth # - 5*variance", "'#' cannot be part"),
+        ("log_growth | tee x", "'|' cannot be part"),
+        ("$(true) log_growth", r"'\$' cannot be part"),
+        ("+".join(["cash"] * 200), "too deeply"),
+        ("-" * 1000 + "cash", "too deeply|cannot be read"),
+        ("cash+" * 100_000, "characters"),
+        ("log_growth, gross <= -1", "gross would have to be at least 0 and at most -1"),
+        ("log_growth, -1 >= turnover", "turnover"),
+        ("log_growth, hedge >= 2", "hedge"),
+        ("log_growth, drawdown >= 1.5", "drawdown"),
+        ("log_growth, gross <= 0.2, gross >= 0.5", "gross"),
+        ("log_growth, net <= -0.2, 0.1 <= net", "net"),
+        ("log_growth, 2 <= 1", "never be kept"),
         ("log_growth -", "cannot be read"),
         ("", "cannot be read"),
         ("5", "no quantity"),
@@ -58,6 +80,76 @@ def test_the_slope_of_a_linear_utility_is_its_coefficient(a, b):
 def test_what_is_no_utility_is_refused_with_the_part_that_is_wrong(text, names):
     with pytest.raises(FinJEPAError, match=names):
         parse_utility(text)
+
+
+_NUMBERS = st.sampled_from(
+    ["0", "1", "2.5", "0.1", "1e9", "1e12", "1e13", "1e-300", "1e999", "9" * 400, "0x10", "1_0", "1j"]
+)
+_TERMS = st.recursive(
+    st.sampled_from(sorted(set(QUANTITIES) - {"goal_distance", "final_goal_distance", "disagreement"})) | _NUMBERS,
+    lambda inner: (
+        st.tuples(inner, st.sampled_from("+-*/"), inner).map(" ".join)
+        | st.tuples(
+            st.sampled_from(["-({})", "({})", "abs({})", "above({}, 0.1)", "below({}, 0)", "above({})"]), inner
+        ).map(lambda pair: pair[0].format(pair[1]))
+    ),
+    max_leaves=12,
+)
+_LIMITS = st.lists(st.tuples(_TERMS, st.sampled_from(["<=", ">=", "<"]), _NUMBERS).map(" ".join), max_size=2)
+_TEXTS = st.tuples(_TERMS, _LIMITS).map(lambda pair: ", ".join([pair[0], *pair[1]]))
+_SIGNS = [*"+-*/(),<>='\".|`$#&;{}[]\\ \n\t\x00", "goal(", "disagreement(", "above(", "lambda:", "**"]
+_PARTS = st.sampled_from([*QUANTITIES, *_SIGNS])
+
+
+def made_or_refused_in_one_line(make):
+    """What `make` returns, or None where it raises an error of one line."""
+    try:
+        return make()
+    except FinJEPAError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert len(said) < 2600  # a utility may have 2000 characters
+    return None
+
+
+@given(st.text(max_size=300) | st.lists(_PARTS | _NUMBERS, max_size=40).map("".join))
+@settings(max_examples=500)
+def test_any_text_is_read_or_refused_in_one_line(text):
+    made_or_refused_in_one_line(lambda: parse_utility(text))
+
+
+@given(_TEXTS, st.sampled_from(["cem", "mppi", "gradient", "qp"]), st.floats(0, 1))
+@settings(max_examples=300, deadline=None)
+def test_any_utility_is_refused_in_one_line_or_leads_to_a_finite_plan(text, name, value):
+    utility = made_or_refused_in_one_line(lambda: parse_utility(text))
+    if utility is None:
+        return
+    assert utility(dict.fromkeys(utility.names, torch.tensor([value]))).shape == (1,)
+    world, space = world_of(perfect_market(2, 2, 4))
+    planner = make_planner(name, **({} if name == "qp" else {"iterations": 2}))
+    plan = made_or_refused_in_one_line(lambda: planner.plan(Objective(world, utility), space, None, seeded()))
+    if plan is not None:
+        assert plan.cost_B.isfinite().all()
+        assert plan.action.weights_XN.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["log_growth/volatility", "log_growth*gross", "log_growth*log_growth", "abs(log_growth) - variance", "1/variance"],
+)
+def test_the_qp_refuses_a_utility_that_is_not_linear_in_what_it_solves(text):
+    world, space = world_of(perfect_market(2, 2, 4))
+    with pytest.raises(FinJEPAError, match=r"not linear.*use mppi"):
+        make_planner("qp").plan(Objective(world, parse_utility(text)), space)
+
+
+def test_the_qp_keeps_a_limit_without_giving_up_what_it_allows():
+    world, space = world_of(perfect_market(3, 2, 12))
+    utility = parse_utility("log_growth - 5*variance, gross <= 0.5")
+    plan = make_planner("qp").plan(Objective(world, utility), space)
+    gross_B = plan.action.positions(False).sum(-1)
+    assert (gross_B <= 0.5 + 1e-5).all()
+    assert (gross_B > 0.2).all()
 
 
 def test_the_help_names_every_quantity_with_its_unit():

@@ -87,6 +87,24 @@ def test_a_checkpoint_that_is_not_there_is_named(case):
         FinJEPAStrategy("mppi | log_growth - disagreement('nobody-has-this')", MarketImagination(case[1]))
 
 
+@pytest.mark.parametrize(
+    "limit", ["net >= 3", "cash <= -1", "short >= 0.2", "log_growth >= 1", "gross >= 0.9, cash >= 0.9"]
+)
+def test_a_limit_that_no_portfolio_keeps_is_refused_with_its_name(case, limit):
+    _, checkpoint, court = case
+    strategy = FinJEPAStrategy(strategy_name("mppi", f"log_growth - variance, {limit}"), MarketImagination(checkpoint))
+    with pytest.raises(FinJEPAError, match="no portfolio that keeps the limit"):
+        walk(strategy, court)
+
+
+def test_a_forecast_that_is_not_finite_is_refused_with_the_name_of_its_asset(case):
+    _, checkpoint, court = case
+    imagination = MarketImagination(checkpoint)
+    imagination.model.readout.weights_Z.fill_(3e38)  # finite, and sums of it are not
+    with pytest.raises(FinJEPAError, match="forecast of A"):
+        walk(FinJEPAStrategy("qp", imagination), court)
+
+
 def test_every_planner_lives_through_an_asset_that_is_delisted_tomorrow(case, tmp_path):
     """It may be bought at its last close; then it is liquidated, and no later decision holds it."""
     _, checkpoint, court = case
