@@ -9,13 +9,16 @@ import os
 import time
 from pathlib import Path
 
-from dagster import DagsterEventType, DagsterRun
+from dagster import DagsterEventType, DagsterInstance, DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from finjepa_pipeline.run_lock import LOCK, is_held
+
 # What a process says of itself when it takes a run: one of a code server, or one that runs every step itself.
 _STARTED = ("Started process for run", "Executing steps in process")
+_CAN_SEE_PROCESSES = Path("/proc/self/stat").is_file()
 _CLOCK_SLACK_S = 2.0  # /proc counts in ticks since a boot whose moment is known to the second
 
 
@@ -25,22 +28,31 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        return Path("/proc/self/stat").is_file()  # elsewhere Dagster's time limits are all there is
+        return _CAN_SEE_PROCESSES  # elsewhere Dagster's time limits are all there is
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        if not _is_here(run):
-            return CheckRunHealthResult(WorkerStatus.RUNNING, "its code server is not on this machine")
-        entries = self._instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
-        for entry in reversed(entries):
-            event = entry.dagster_event
-            if event is None or not (event.message or "").startswith(_STARTED):
-                continue
-            pid = int(event.engine_event_data.metadata["pid"].value)  # type: ignore[arg-type]
-            began = _began(pid)
-            if began is None or began > entry.timestamp + _CLOCK_SLACK_S:  # or its number is another's by now
-                return CheckRunHealthResult(WorkerStatus.FAILED, f"its process {pid} is gone")
-            return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.UNKNOWN, "no process has taken it")
+        lost = lost_process(self._instance, run)
+        if lost is not None:
+            return CheckRunHealthResult(WorkerStatus.FAILED, lost)
+        return CheckRunHealthResult(WorkerStatus.RUNNING)
+
+
+def lost_process(instance: DagsterInstance, run: DagsterRun) -> str | None:
+    """Why a run that has not ended has no process any more; None if its process lives, or that cannot be seen from here."""
+    if LOCK in run.tags:
+        return None if is_held(Path(run.tags[LOCK])) is not False else "the command that ran it is gone"
+    if not _is_here(run) or not _CAN_SEE_PROCESSES:
+        return None
+    for entry in reversed(instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)):
+        event = entry.dagster_event
+        if event is None or not (event.message or "").startswith(_STARTED):
+            continue
+        pid = int(event.engine_event_data.metadata["pid"].value)  # type: ignore[arg-type]
+        began = _began(pid)
+        if began is None or began > entry.timestamp + _CLOCK_SLACK_S:  # or its number is another's by now
+            return f"its process {pid} is gone"
+        return None
+    return None
 
 
 def _is_here(run: DagsterRun) -> bool:

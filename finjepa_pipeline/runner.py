@@ -1,9 +1,7 @@
 """Runs the jobs of the code location in this process, against the same instance as the UI, and tells a terminal about it."""
 
-import glob
 import logging
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Mapping
@@ -17,10 +15,20 @@ from dagster._core.instance.ref import InstanceRef
 from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import write_text
+from finjepa_pipeline.causes import explained
+from finjepa_pipeline.interrupts import asked
+from finjepa_pipeline.pools import end_lost_runs, wait_for_pool
+from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.watch import BY_HAND
 
 _INSTANCE_FILES = (Path(__file__).parent.parent / "dagster.yaml", Path(__file__).parent / "dagster.yaml")
+
+# The output of a step goes to the terminal. Dagster would copy it there by processes that outlive an interrupted command.
+_NO_COMPUTE_LOGS = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
 
 
 @dataclass
@@ -39,17 +47,26 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
 
     An operator's own DAGSTER_HOME wins.
     """
-    if "DAGSTER_HOME" not in os.environ:
+    if not os.environ.get("DAGSTER_HOME"):
         config = settings.dagster / "dagster.yaml"
         if not config.is_file():
-            shutil.copyfile(next(file for file in _INSTANCE_FILES if file.is_file()), config)
+            write_text(config, next(file for file in _INSTANCE_FILES if file.is_file()).read_text(encoding="utf-8"))
         os.environ["DAGSTER_HOME"] = str(settings.dagster)
     home = Path(os.environ["DAGSTER_HOME"])
-    if glob.has_magic(str(home)) and (home / "dagster.yaml").is_file():
-        # Dagster takes the path of its file for a pattern, and would go on without it, with telemetry
-        found = yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8"))
-        return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=found))
-    return dg.DagsterInstance.get()
+    if not home.is_absolute():
+        raise FinJEPAError(
+            f"DAGSTER_HOME={home} is a relative path, and Dagster needs an absolute one: "
+            f"set it to {home.absolute()}, or unset it to use {settings.dagster}"
+        )
+    if not home.is_dir():
+        raise FinJEPAError(f"DAGSTER_HOME={home} is no folder: make it, or unset it to use {settings.dagster}")
+    try:
+        # Read here: Dagster takes the path of its file for a pattern, and would go on without it, with telemetry.
+        file = home / "dagster.yaml"
+        config = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+        return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides={**config, **_NO_COMPUTE_LOGS}))
+    except (yaml.YAMLError, TypeError, dg.DagsterError) as error:
+        raise FinJEPAError(f"{home / 'dagster.yaml'} cannot be used: {' '.join(str(error).split())[:300]}") from error
 
 
 def run_job(
@@ -80,26 +97,30 @@ def run_job(
         "loggers": {"console": {"config": {"log_level": "DEBUG" if debug else "CRITICAL"}}},
     }
     report = JobReport(run_id=str(uuid.uuid4()))
-    listener = _Listener(console, report)
     started = time.monotonic()
-    with open_instance(settings) as instance:
+    with open_instance(settings) as instance, locked(settings.dagster / "commands", report.run_id) as mark:
+        listener = _Listener(console, report, instance, 60.0 * settings.wait_minutes)
+        for line in end_lost_runs(instance):
+            listener.say(line)
         instance.add_event_listener(report.run_id, listener)
         try:
             job.execute_in_process(
                 run_config=config,
                 instance=instance,
                 run_id=report.run_id,
-                tags={"finjepa/why": f"finjepa {name}", BY_HAND: "command line"},
+                tags={"finjepa/why": f"finjepa {name}", BY_HAND: "command line", **mark},
                 partition_key=partition,
             )
         except dg.Failure as error:
-            if isinstance(error.__cause__, KeyboardInterrupt):
-                raise error.__cause__ from None
+            if asked.is_set() or isinstance(error.__cause__, KeyboardInterrupt | dg.DagsterExecutionInterruptedError):
+                raise KeyboardInterrupt(*getattr(error.__cause__, "__notes__", ())) from error
             raise _cause(error) from error
         except dg.DagsterInvalidConfigError as error:
             raise FinJEPAError(f"wrong config: {error.errors[0].message}") from error
         except dg.DagsterError as error:
-            raise FinJEPAError(listener.failed_check or _first_line(error)) from error
+            raise FinJEPAError(listener.failed_check or explained(error) or _first_line(error)) from error
+        if asked.is_set():  # Dagster notes a signal between two steps, and forgets it after the last
+            raise KeyboardInterrupt
     report.seconds = time.monotonic() - started
     return report
 
@@ -110,23 +131,28 @@ def _cause(error: dg.Failure) -> Exception:
 
 
 class _Listener:
-    """Prints one line when a step begins and one when it ends, and keeps what was materialised."""
+    """Prints one line when a step begins and one when it ends, keeps what was materialised, and waits for pools."""
 
-    def __init__(self, console: Console, report: JobReport):
+    def __init__(self, console: Console, report: JobReport, instance: dg.DagsterInstance, patience_s: float):
         self.console, self.report = console, report
+        self._instance, self._patience_s = instance, patience_s
         self.failed_check: str | None = None
         self._begun: dict[str, float] = {}
+
+    def say(self, line: str) -> None:
+        self.console.print(f"    {line}", style="dim", highlight=False, markup=False, soft_wrap=True)
 
     def __call__(self, entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
         if event is None:
             if int(entry.level) >= logging.INFO and not _is_told_elsewhere(entry.user_message):
-                self.console.print(
-                    f"    {entry.user_message}", style="dim", highlight=False, markup=False, soft_wrap=True
-                )
+                self.say(entry.user_message)
             return
         step = event.step_key or ""
-        if event.is_step_start:
+        if event.is_engine_event and "pool" in event.engine_event_data.metadata:  # Dagster waits for a slot of a pool
+            pool = str(event.engine_event_data.metadata["pool"].value)
+            wait_for_pool(self._instance, pool, self.report.run_id, step, self._patience_s, self.say)
+        elif event.is_step_start:
             self._begun[step] = time.monotonic()
             self.console.print(f"  {step} ...", highlight=False)
         elif event.is_step_success:

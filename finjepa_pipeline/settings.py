@@ -15,6 +15,7 @@ from finjepa_model.errors import FinJEPAError
 DEFAULT_NIGHTLY_CRON = "0 18 * * 1-5"
 DEFAULT_MEMORY_LIMIT = "3GB"  # a whole market fits, and what does not goes to disk
 DEFAULT_CHAMPION_MAX_AGE_DAYS = 45
+DEFAULT_WAIT_MINUTES = 30  # a step of another command rarely takes longer; a training does
 DEFAULT_UI_URL = "http://localhost:3000"  # where `make ui` serves
 LOCAL = "local"
 _RAY_ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+")
@@ -27,6 +28,7 @@ class Settings(BaseModel):
     FINJEPA_DUCKDB_MEMORY_LIMIT (what a process may take for SQL, such as "2GB"), FINJEPA_ALERT_WEBHOOK (a URL that JSON is
     posted to), FINJEPA_ALERT_COMMAND (a command that reads the same JSON), FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a
     champion that nothing has replaced is called stale), FINJEPA_UI_URL (where the Dagster UI is, for links of pages),
+    FINJEPA_WAIT_MINUTES (how long a command waits for another one that uses the same home),
     FINJEPA_COMPUTE (where heavy work runs: `local`, or the address of a Ray cluster) and FINJEPA_ARTIFACTS (where every machine
     finds what was made: a folder, or s3://bucket/prefix).
     """
@@ -40,6 +42,7 @@ class Settings(BaseModel):
     alert_webhook: str | None = None
     alert_command: str | None = None
     champion_max_age_days: int = DEFAULT_CHAMPION_MAX_AGE_DAYS
+    wait_minutes: int = DEFAULT_WAIT_MINUTES
     ui_url: str = DEFAULT_UI_URL
     compute: str = LOCAL
     artifacts: str | None = None
@@ -53,7 +56,8 @@ class Settings(BaseModel):
             duckdb_memory_limit=os.environ.get("FINJEPA_DUCKDB_MEMORY_LIMIT") or DEFAULT_MEMORY_LIMIT,
             alert_webhook=os.environ.get("FINJEPA_ALERT_WEBHOOK") or None,
             alert_command=os.environ.get("FINJEPA_ALERT_COMMAND") or None,
-            champion_max_age_days=_days("FINJEPA_CHAMPION_MAX_AGE_DAYS", DEFAULT_CHAMPION_MAX_AGE_DAYS),
+            champion_max_age_days=_number("FINJEPA_CHAMPION_MAX_AGE_DAYS", DEFAULT_CHAMPION_MAX_AGE_DAYS, "days"),
+            wait_minutes=_number("FINJEPA_WAIT_MINUTES", DEFAULT_WAIT_MINUTES, "minutes"),
             ui_url=(os.environ.get("FINJEPA_UI_URL") or DEFAULT_UI_URL).rstrip("/"),
             compute=_compute(),
             artifacts=_artifacts(),
@@ -135,10 +139,10 @@ def sweep(settings: Settings, older_than_s: float = 86_400.0) -> list[Path]:
     return old
 
 
-def _days(name: str, default: int) -> int:
+def _number(name: str, default: int, unit: str) -> int:
     text = os.environ.get(name) or str(default)
-    if not text.isdigit() or int(text) == 0:
-        raise FinJEPAError(f"{name}={text!r} is not a number of days; write it as {default}")
+    if not text.isdecimal() or int(text) == 0:
+        raise FinJEPAError(f"{name}={text!r} is not a number of {unit}; write it as {default}")
     return int(text)
 
 

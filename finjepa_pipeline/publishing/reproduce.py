@@ -8,6 +8,7 @@ by bit; where they are not, the report says what else is not as it was: code, li
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,8 +19,10 @@ from typing import Any
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
+from finjepa_pipeline import interrupts
 from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.exchange import LAUNCHER_PID
 from finjepa_pipeline.training.named import named_checkpoint
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse, sql
@@ -190,6 +193,7 @@ def _train(scratch: Settings, lineage: Mapping[str, Any]) -> Path:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINJEPA_", "DAGSTER_"))}
     threads = str(lineage["build"].get("threads") or "")
     surroundings = kept | {"FINJEPA_HOME": str(scratch.home)} | ({"OMP_NUM_THREADS": threads} if threads else {})
+    surroundings[LAUNCHER_PID] = str(os.getpid())
     command = [sys.executable, "-m", __name__, str(scratch.home / RUN_FILE)]
     done = subprocess.run(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
@@ -223,7 +227,10 @@ def main() -> None:
     """Run the job `train` with the config of a file, in the home of the environment."""
     from finjepa_pipeline.console import err
     from finjepa_pipeline.runner import run_job
+    from finjepa_pipeline.training.guards import end_with
 
+    interrupts.install()
+    end_with(int(os.environ[LAUNCHER_PID]), lambda: os.kill(os.getpid(), signal.SIGTERM))
     ops = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["ops"]
     try:
         run_job(

@@ -221,7 +221,7 @@ def command_of(pid: int) -> str:
 _MARKS = {
     "dagster_webserver": "webserver",
     "dagster._daemon": "daemon",
-    "torch.distributed.run": "training launcher",
+    "finjepa_pipeline.training.torchrun": "training launcher",
     "training.launch": "training rank",
     "code-server start": "keeper of the code server",
     "api grpc": "code server",

@@ -1,0 +1,197 @@
+"""A command that is stopped or killed, at any moment, leaves a home in which the same command works."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from tests.system.product import COMMANDS, ROOT, environment, finjepa, quick_training, write_prices
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+
+SEED = int(os.environ.get("FINJEPA_TEST_SEEDS", "0"))
+ROUNDS = int(os.environ.get("FINJEPA_TEST_ROUNDS", "5"))
+LONG = ["--set", "training.epochs=200", "--set", "training.steps_per_epoch=50"]
+# Starts a run that holds the pool `duckdb`, and lives until its standard input is closed.
+HOLD = """
+import os, sys
+import dagster as dg
+from finjepa_pipeline.run_lock import locked
+from finjepa_pipeline.runner import open_instance
+from finjepa_pipeline.settings import Settings
+settings = Settings.from_env().ensure()
+with open_instance(settings) as instance, locked(settings.dagster / "commands", "00000000-0000-0000-0000-000000000001") as tags:
+    storage = instance.event_log_storage
+    storage.initialize_concurrency_limit_to_default("duckdb")
+    run = instance.create_run_for_job(
+        dg.job(name="ingest")(lambda: None), run_id="00000000-0000-0000-0000-000000000001", tags=tags,
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    assert storage.claim_concurrency_slot("duckdb", run.run_id, "ingest_prices").is_claimed
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [COMMANDS / "finjepa", *arguments],
+        env=environment(home), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def read_until(process: subprocess.Popen[str], text: str, seconds: float = 240) -> str:
+    """What a command prints up to a text."""
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    seen, deadline = "", time.monotonic() + seconds
+    while text not in seen:
+        assert process.poll() is None, seen
+        assert time.monotonic() < deadline, seen
+        with contextlib.suppress(BlockingIOError):
+            seen += os.read(process.stdout.fileno(), 1 << 16).decode(errors="replace")
+        time.sleep(0.05)
+    os.set_blocking(process.stdout.fileno(), True)
+    return seen
+
+
+def left_of(session: int) -> list[str]:
+    """Command lines of the processes of a session that live."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] not in "ZX":
+                found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def nothing_is_left(session: int, seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while left_of(session) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not left_of(session)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD], env=environment(tmp_path / "home"), cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "holds\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_living_holder_is_named_a_signal_ends_the_wait_and_a_dead_one_is_no_obstacle(tmp_path, holder):
+    home, source = tmp_path / "home", ["--data-source", "synthetic"]
+    waiting = start(home, "ingest", *source)
+    read_until(waiting, "ingest_prices waits for")
+    time.sleep(1)
+    waiting.send_signal(signal.SIGTERM)
+    told = waiting.communicate(timeout=20)[0]
+    assert waiting.returncode == 1
+    assert "finjepa: interrupted" in told
+    assert "Traceback" not in told
+    assert nothing_is_left(waiting.pid)
+    holder.kill()
+    done = finjepa(home, "ingest", *source)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "has no process any more" in done.stderr
+
+
+def test_after_an_interruption_the_command_that_is_named_goes_on_with_the_training(tmp_path):
+    home, prices = tmp_path / "home", write_prices(tmp_path / "prices")
+    arguments = ["train", "--data-source", "files", "--path", str(prices), *quick_training()]
+    training = start(home, *arguments, *LONG)
+    read_until(training, "step/s]")
+    time.sleep(3)
+    os.killpg(training.pid, signal.SIGINT)  # as a terminal does
+    told = training.communicate(timeout=60)[0]
+    assert training.returncode == 1
+    last = [line for line in told.splitlines() if line.startswith("finjepa: ")]
+    assert len(last) == 1, told
+    assert "its state is saved; `finjepa train --data-source files" in last[0]
+    assert "Traceback" not in told
+    assert "unexpected" not in told
+    assert nothing_is_left(training.pid)
+    step = int(last[0].partition("stopped at step ")[2].split()[0])
+    assert step > 0
+    again = start(home, *arguments, *LONG)
+    read_until(again, f"| {step}/10000 ")  # where the progress bar begins
+    again.send_signal(signal.SIGTERM)
+    assert "its state is saved" in again.communicate(timeout=60)[0]
+    assert nothing_is_left(again.pid)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_reproduce_leaves_no_training_behind(tmp_path, number):
+    home, prices = tmp_path / "home", write_prices(tmp_path / "prices")
+    done = finjepa(home, "train", "--data-source", "files", "--path", str(prices), *quick_training())
+    assert done.returncode == 0, done.stderr[-3000:]
+    (checkpoint,) = (path.parent.name for path in home.glob("checkpoints/*/model.safetensors"))
+    rebuilding = start(home, "reproduce", checkpoint)
+    deadline = time.monotonic() + 200
+    while not any("training.launch" in line for line in left_of(rebuilding.pid)):
+        assert rebuilding.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    rebuilding.send_signal(number)  # the parent alone
+    rebuilding.wait(timeout=60)
+    assert nothing_is_left(rebuilding.pid, 0.5 if number == signal.SIGTERM else 45)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_command_killed_at_a_random_moment_works_when_it_is_run_again(tmp_path):
+    """FINJEPA_TEST_SEEDS: which draw of moments; FINJEPA_TEST_ROUNDS: how many rounds of four commands."""
+    home, random_ = tmp_path / "home", random.Random(SEED)
+    whole = write_prices(tmp_path / "whole", sessions=900 + 10 * ROUNDS)
+    market, prices = pl.read_parquet(whole / "*.parquet"), tmp_path / "prices"
+    days = market["date"].unique().sort()
+    prices.mkdir()
+    lengths: dict[str, float] = {}
+    killed = []
+    for number in range(ROUNDS):
+        rows = market.filter(pl.col("date") < days[900 + 10 * number])
+        rows.write_parquet(prices / "prices.parquet")
+        source = ["--data-source", "files", "--path", str(prices)]
+        for command in (
+            ["ingest", *source],
+            ["train", *source, *quick_training(), "--set", f"training.seed={number}"],
+            ["backtest", "--planner", "mppi", "--controls", "none"],
+            ["publish"],
+        ):
+            process = start(home, *command)
+            moment = random_.uniform(0.5, lengths.get(command[0], 20.0))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=moment)
+            if process.poll() is None:
+                alone = random_.random() < 0.5
+                killed.append((command[0], round(moment, 1), "parent" if alone else "group"))
+                (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
+                process.wait()
+            began = time.monotonic()
+            done = finjepa(home, *command, timeout=400)
+            lengths[command[0]] = time.monotonic() - began
+            assert done.returncode == 0, (killed, done.stderr[-3000:])
+            assert nothing_is_left(process.pid), killed
+        with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
+            stored = con.execute("SELECT symbol, date::VARCHAR, close FROM prices ORDER BY ALL").fetchall()
+        assert stored == rows.select("symbol", "date", "close").sort("symbol", "date").rows(), killed
+
+    shutil.rmtree(home)
