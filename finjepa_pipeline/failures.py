@@ -13,6 +13,8 @@ from dagster import DagsterError, DagsterExecutionInterruptedError
 from dagster._core.errors import DagsterPipesExecutionError
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.causes import explained
+from finjepa_pipeline.interrupts import asked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,9 +72,11 @@ _FINAL = (Exception, KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 
 def _failure(error: BaseException) -> BaseException:
+    if asked.is_set() or isinstance(error, KeyboardInterrupt | DagsterExecutionInterruptedError):
+        return dg.Failure(description="interrupted", allow_retries=False)
     if isinstance(error, DagsterPipesExecutionError):  # a process that the step had started died, and the step with it
         return dg.RetryRequested(max_retries=CRASH_RETRIES.max_retries, seconds_to_wait=CRASH_RETRIES.delay)
     if isinstance(error, dg.Failure | dg.RetryRequested | DagsterError):
         return error
     text = str(error) if isinstance(error, FinJEPAError) else f"{type(error).__name__}: {error}"
-    return dg.Failure(description=text, allow_retries=False)
+    return dg.Failure(description=explained(error) or text, allow_retries=False)

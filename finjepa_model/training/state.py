@@ -57,5 +57,12 @@ def load_best(folder: Path, device: torch.device, model: nn.Module) -> dict[str,
 
 def _save(content: dict[str, Any], file: Path) -> None:
     beside = file.with_name(f".{file.name}.tmp")
-    torch.save(content, beside)
-    os.replace(beside, file)
+    try:
+        with beside.open("wb") as stream:
+            torch.save(content, stream)
+        os.replace(beside, file)
+    except (RuntimeError, OSError) as error:
+        beside.unlink(missing_ok=True)
+        if isinstance(error.__context__, OSError):  # PyTorch's writer does not say that the disk is full
+            raise error.__context__ from None
+        raise

@@ -5,10 +5,13 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
@@ -24,11 +27,27 @@ class UserStrategy:
 
     def __init__(self, spec: str, function: Callable[..., Any]):
         self.name = f"{spec}@{_source_hash(function)}"
-        self._function = function
+        self._function, self._file = function, _source_file(function)
         self._wants_state = len(inspect.signature(function).parameters) > 1
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
-        return self._function(view, state) if self._wants_state else self._function(view)
+        """
+        Raises:
+            FinJEPAError: if the callable fails, with the user's file and line, or returns something else than an action.
+        """
+        try:
+            action = self._function(view, state) if self._wants_state else self._function(view)
+        except FinJEPAError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise FinJEPAError(f"{self.name} fails on {view.date} at {_blamed(error, self._file)}") from error
+        parts = (action.weights_XN, action.signals_XN, action.hedge_X) if isinstance(action, PortfolioAction) else ()
+        if action is not None and (not parts or not all(isinstance(part, Tensor) for part in parts)):
+            raise FinJEPAError(
+                f"{self.name} returned {type(action).__name__} on {view.date}: return a PortfolioAction of three tensors "
+                "(weights, signals, hedge), or None to keep what is held"
+            )
+        return action
 
 
 def load_strategy(spec: str) -> UserStrategy:
@@ -43,7 +62,10 @@ def load_strategy(spec: str) -> UserStrategy:
         raise FinJEPAError(f"strategy {spec!r} is not of the form module:callable or file.py:callable")
     function: Any = getattr(_module(place, spec), attribute, None)
     if inspect.isclass(function):
-        function = function()
+        try:
+            function = function()
+        except (Exception, SystemExit) as error:
+            raise FinJEPAError(f"strategy {spec!r} cannot be made: {_blamed(error, _source_file(function))}") from error
     decide: Any = getattr(function, "decide", function)
     if not callable(decide):
         raise FinJEPAError(f"strategy {spec!r}: {place} has no callable {attribute!r}")
@@ -62,14 +84,34 @@ def _module(place: str, spec: str) -> ModuleType:
         if "" not in sys.path:
             sys.path.insert(0, "")  # the folder that the command was given in
         return importlib.import_module(place)
-    except Exception as error:
-        raise FinJEPAError(f"strategy {spec!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise FinJEPAError(f"strategy {spec!r} cannot be loaded: {_blamed(error, Path(place).expanduser())}") from error
+
+
+def _source_file(function: Any) -> Path | None:
+    try:
+        return Path(inspect.getfile(inspect.unwrap(function)))
+    except TypeError:
+        return None
 
 
 def _source_hash(function: Callable) -> str:
     """Of the whole file: what a callable does may depend on anything beside it."""
+    file = _source_file(function)
     try:
-        source = Path(inspect.getfile(inspect.unwrap(function))).read_bytes()
-    except (OSError, TypeError):
+        source = repr(function).encode() if file is None else file.read_bytes()
+    except OSError:
         source = repr(function).encode()
     return hashlib.sha256(source).hexdigest()[:6]
+
+
+def _blamed(error: BaseException, file: Path | None) -> str:
+    """An error of a user's code with its place: the innermost line of the user's file, or of the code that it called."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    own = [frame for frame in frames if file is not None and Path(frame.filename).resolve() == file.resolve()]
+    outside = [frame for frame in frames if Path(frame.filename) != Path(__file__)]
+    blamed = (own or outside)[-1:]
+    return f"{blamed[0].filename}:{blamed[0].lineno}: {text}" if blamed else text

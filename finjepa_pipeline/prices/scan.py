@@ -161,6 +161,14 @@ def _reader(kind: str, paths: Sequence[Path], filename: bool = False) -> str:
 
 
 def plain(error: Exception) -> str:
-    """The first sentence of a DuckDB error, for a message of one line."""
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line.removeprefix("Invalid Input Error: ").removeprefix("IO Error: ").removeprefix("Invalid Error: ").strip()
+    """A DuckDB error in one line: of a CSV file with the file, the line and what is wrong there; otherwise its first line."""
+    text = str(error).strip() or type(error).__name__
+    line = re.search(r"CSV Error on Line: (\d+)", text)
+    if line is not None:
+        about = text.partition("\n\n")[0].splitlines()  # then follow the options of the reader
+        file = re.search(r"^\s*file = (.+)$", text, re.MULTILINE)
+        return f"line {line[1]}{f' of {file[1]}' if file else ''}: {about[-1].strip()}"
+    first = text.splitlines()[0]
+    return (
+        first.removeprefix("Invalid Input Error: ").removeprefix("IO Error: ").removeprefix("Invalid Error: ").strip()
+    )

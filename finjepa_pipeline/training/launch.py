@@ -19,6 +19,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json, write_text
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError, pick_device
+from finjepa_pipeline.causes import explained
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 from finjepa_pipeline.training.guards import end_with, only_training_on
 
@@ -35,8 +36,12 @@ def main() -> None:
         device = pick_device(int(os.environ.get("LOCAL_RANK", "0")))
         with pipes() as report, only_training_on(device, run_folder.parent):
             _train(arguments.panel, run_folder, report)
-    except (FinJEPAError, TrainingInterruptedError) as error:
-        (run_folder / FAILURE_FILE).write_text(f"{error}\n", encoding="utf-8")
+    except Exception as error:
+        reason = str(error) if isinstance(error, FinJEPAError | TrainingInterruptedError) else explained(error)
+        if reason is None:
+            raise
+        with contextlib.suppress(OSError):  # of a disk that is full
+            (run_folder / FAILURE_FILE).write_text(f"{reason}\n", encoding="utf-8")
 
 
 def _train(panel_folder: Path, run_folder: Path, report: Any) -> None:

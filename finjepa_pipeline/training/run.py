@@ -22,6 +22,7 @@ from finjepa_model.files import to_json, write_text
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.records import STATE_FILE
 from finjepa_pipeline.artifacts import bring, keep, store_of
+from finjepa_pipeline.causes import disk_full
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
@@ -91,13 +92,20 @@ def train_checkpoint(
         begin(config, run_folder)
         if settings.ray_address is not None:
             keep(settings, panel.folder)  # for nodes that do not see this home
-        with mirrored(store, run_folder):
-            launch(training_command(settings, panel.folder, run_folder, processes), {LAUNCHER_PID: str(os.getpid())})
+        command = training_command(settings, panel.folder, run_folder, processes)
+        try:
+            with mirrored(store, run_folder):
+                launch(command, {LAUNCHER_PID: str(os.getpid())})
+        except Exception:
+            if not (run_folder / FAILURE_FILE).is_file():
+                raise
+        except BaseException as interruption:
+            if (run_folder / STATE_FILE).is_file():
+                interruption.add_note(f"{_reason(run_folder)}, its state is saved")
+            raise
 
     if not (result / "metrics.json").is_file():
-        failure = run_folder / FAILURE_FILE
-        reason = failure.read_text(encoding="utf-8").strip() if failure.is_file() else "training ended without a result"
-        raise FinJEPAError(reason)
+        raise FinJEPAError(_reason(run_folder))
     _write_json(result / "normalization.json", {"channels": panel.manifest["channels"]})
     _write_json(result / "lineage.json", {**lineage, "checkpoint": name, "content": content_hash(result)})
     (result / "README.md").write_text(
@@ -113,6 +121,14 @@ def train_checkpoint(
     if make_current:
         _make_current(settings, name)
     return checkpoint, False
+
+
+def _reason(run_folder: Path) -> str:
+    """Why a training ended without a result."""
+    failure = run_folder / FAILURE_FILE
+    if failure.is_file() and (reason := failure.read_text(encoding="utf-8").strip()):
+        return reason
+    return disk_full(run_folder) or "training ended without a result"
 
 
 def begin(config: FinJEPAConfig, run_folder: Path) -> None:
@@ -149,7 +165,7 @@ def training_command(settings: Settings, panel: Path, run_folder: Path, processe
         program = [sys.executable, "-m", "finjepa_pipeline.scale.ranks", "--address", settings.ray_address]
         program += ["--artifacts", settings.artifacts] if settings.artifacts else []
         return [*program, "--ranks", str(processes), "--threads", str(threads), *what]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun = [sys.executable, "-m", "finjepa_pipeline.training.torchrun", "--standalone"]
     program = [f"--nproc-per-node={processes}", "-m", "finjepa_pipeline.training.launch"]
     return [*torchrun, *program, *what]
 

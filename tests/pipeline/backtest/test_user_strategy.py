@@ -1,5 +1,7 @@
 """A strategy of the user's own stands before the same court, and a new version of it is a new trial."""
 
+from types import SimpleNamespace
+
 import pytest
 from handmade_panel import noise, write_panel
 
@@ -44,3 +46,30 @@ def test_a_callable_and_a_class_are_walked_like_anybody(tmp_path):
 def test_what_cannot_be_loaded_is_one_clear_line(spec):
     with pytest.raises(FinJEPAError, match="strategy"):
         load_strategy(spec)
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "named"),
+    [
+        ("def decide(view):\n    return 1 / 0\n", 2, "ZeroDivisionError"),
+        ("def decide(view):\n    import numpy\n    return numpy.linalg.inv(numpy.zeros((2, 2)))\n", 3, "LinAlgError"),
+        ("def decide(view):\n    raise SystemExit(3)\n", 2, "SystemExit"),
+        ("import no_such_package_xyz\n", 1, "no_such_package_xyz"),
+        ("def decide(view):\n    return (\n", 2, "SyntaxError"),
+        ("class decide:\n    def __init__(self):\n        self.x = self.y\n", 3, "AttributeError"),
+    ],
+)
+def test_an_error_in_a_strategy_names_the_file_and_the_line_of_the_user(tmp_path, body, line, named):
+    file = tmp_path / "mine.py"
+    file.write_text(body)
+    view = SimpleNamespace(date="2020-01-02")
+    with pytest.raises(FinJEPAError, match=named) as failed:
+        load_strategy(f"{file}:decide").decide(view, None)  # type: ignore[arg-type]
+    assert f"{file}:{line}:" in str(failed.value)
+
+
+def test_a_strategy_that_returns_no_action_is_one_clear_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def decide(view):\n    return [0.5, 0.5]\n")
+    with pytest.raises(FinJEPAError, match=r"returned list.*PortfolioAction"):
+        load_strategy(f"{file}:decide").decide(SimpleNamespace(date="2020-01-02"), None)  # type: ignore[arg-type]
