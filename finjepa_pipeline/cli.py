@@ -18,6 +18,7 @@ from rich.table import Table
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
+from finjepa_pipeline import interrupts
 from finjepa_pipeline.cli_errors import OneLineErrors
 from finjepa_pipeline.cli_options import (
     Ops,
@@ -33,6 +34,7 @@ from finjepa_pipeline.console import (
     err,
     out,
     read_decision,
+    say_cleaned,
     say_decision,
     say_leaderboard,
     say_model,
@@ -268,6 +270,29 @@ def reproduce(checkpoint: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.option(
+    "--keep", type=int, help="How many of each kind stay beside those that are needed, the newest; 14 if left out."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+def clean(keep: int | None, dry_run: bool) -> None:
+    """Free disk: remove what nobody needs any more. Releases, champions, decisions and the warehouse are never removed."""
+    from finjepa_pipeline.retention import KEEP
+    from finjepa_pipeline.retention import clean as remove
+    from finjepa_pipeline.run_lock import locked
+    from finjepa_pipeline.runner import open_instance
+    from finjepa_pipeline.warehouse import Warehouse
+
+    settings, own = Settings.from_env().ensure(), f"clean-{os.getpid()}"
+    with (
+        open_instance(settings) as instance,
+        locked(settings.dagster / "commands", own),
+        Warehouse.from_settings(settings).connect(read_only=True) as con,
+    ):
+        plan = remove(settings, con, instance, KEEP if keep is None else keep, dry_run, own)
+    say_cleaned(plan, dry_run)
+
+
+@main.command()
 def doctor() -> None:
     """What is installed, which device, which data, which token; what is missing and how to get it."""
     from finjepa_pipeline.doctor import examine
@@ -298,10 +323,13 @@ def run() -> None:
     """The console script. It leaves without taking the interpreter apart: PyTorch outlives DuckDB's module there, and
     nanobind would list every object of it on the user's terminal."""
     status: Any = 0
+    interrupts.install()
     try:
         main()
     except SystemExit as leaving:
         status = leaving.code
+    if interrupts.asked.is_set():
+        interrupts.end_children()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

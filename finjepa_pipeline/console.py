@@ -39,6 +39,17 @@ def say_sweep(made: dict[str, Any]) -> None:
     out.print(table)
 
 
+def say_cleaned(plan: Any, dry_run: bool) -> None:
+    table = Table("", "removed" if not dry_run else "would go", "MB", "kept", title_justify="left", box=None)
+    for kind in sorted({*plan.kept, *(one.kind for one in plan.removals)}):
+        gone = [one for one in plan.removals if one.kind == kind]
+        kept = ", ".join(f"{count} ({why})" for why, count in plan.kept.get(kind, {}).items() if count)
+        table.add_row(kind, str(len(gone)), f"{sum(one.bytes for one in gone) / 1e6:,.1f}", kept)
+    out.print(table)
+    total = sum(one.bytes for one in plan.removals) / 1e6
+    out.print(f"{total:,.1f} MB {'would be freed; nothing was removed' if dry_run else 'freed'}")
+
+
 def say_quality() -> None:
     from finjepa_pipeline.prices.quality import quality_summary
     from finjepa_pipeline.warehouse import Warehouse

@@ -1,5 +1,6 @@
-"""The door of the publishing stage: `challenger_audit`, `champion`, `hub_release`, `daily_decision` and `past_decisions`."""
+"""The door of the publishing stage: challenger_audit, champion, hub_release, daily_decision, past_decisions, retention."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import dagster as dg
@@ -11,6 +12,7 @@ from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
 from finjepa_pipeline.publishing.pictures import audit_table, findings_table, holdings_picture
+from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
@@ -234,6 +236,44 @@ def past_decisions(
     )
 
 
+class RetentionConfig(dg.Config):
+    """What stays on the disk."""
+
+    keep: int = Field(
+        default=KEEP, description="How many checkpoints, reports and states stay beside those that are needed."
+    )
+
+
+@dg.asset(
+    name="retention",
+    group_name="publishing",
+    deps=["hub_release", "daily_decision"],
+    owners=["team:finjepa"],
+    kinds={"duckdb"},
+    pool="duckdb",
+)
+@final
+def retention(
+    context: dg.AssetExecutionContext, config: RetentionConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """Removes what no night needs any more, so that the disk does not fill; docs/operate.md says what is kept and why. Removes
+    nothing while another run or command uses the home: the next night does."""
+    home = settings.get()
+    alive = living(home, context.instance, context.run.run_id)
+    if alive is not None:
+        return dg.MaterializeResult(metadata={"removed": 0, "note": f"{alive} uses this home; the next night removes"})
+    with warehouse.connect(read_only=True) as con:
+        plan = clean(home, con, context.instance, config.keep, own_run=context.run.run_id)
+    return dg.MaterializeResult(
+        metadata={
+            "removed": len(plan.removals),
+            "bytes": sum(one.bytes for one in plan.removals),
+            "kinds": dg.MetadataValue.json(dict(Counter(one.kind for one in plan.removals))),
+            "kept": dg.MetadataValue.json(plan.kept),
+        }
+    )
+
+
 def _judge(settings: SettingsResource, warehouse: Warehouse, write: bool) -> Verdict:
     home = settings.get()
     data_version = str(Panel.open(current_panel(home)).manifest["data_version"])
@@ -241,5 +281,5 @@ def _judge(settings: SettingsResource, warehouse: Warehouse, write: bool) -> Ver
         return judge(connection, current_checkpoint(home), data_version, write)
 
 
-ASSETS = [challenger_audit, champion, hub_release, daily_decision, past_decisions]
+ASSETS = [challenger_audit, champion, hub_release, daily_decision, past_decisions, retention]
 CHECKS: list[dg.AssetChecksDefinition] = []

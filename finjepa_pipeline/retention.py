@@ -1,0 +1,251 @@
+"""What a home may lose when its disk fills: what nobody needs any more, counted by kind, with the reason for what is kept.
+
+Never removed: the warehouse (prices in every revision, results of every configuration tried), releases, decisions, the champion
+of now and of every earlier day, and the lineage and curves of every training, from which a removed checkpoint can be made again.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.pools import end_lost_runs
+from finjepa_pipeline.run_launcher import lost_process
+from finjepa_pipeline.run_lock import LOCK, holder, is_held
+from finjepa_pipeline.settings import Settings, sweep
+
+KEEP = 14
+_RUNS_A_NIGHT = 4  # a night is one run; commands and the UI add some
+_ID = re.compile(r"\b[0-9a-f]{16}\b")
+_USING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_IN_TABLES = {  # checkpoints that tables of the warehouse name, and why they are kept
+    "champions": ("SELECT checkpoint, strategy FROM main.champions WHERE verdict = 'promoted'", "champion, now or earlier"),
+    "decision_portfolios": (
+        "SELECT checkpoint, planner FROM main.decision_portfolios WHERE book <> 'trial'", "made a live decision",
+    ),
+    "walk_forward_folds": ("SELECT checkpoint, '' FROM main.walk_forward_folds", "model of a walk-forward"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something that may go.
+
+    Attributes:
+        kind: what it is, in the plural.
+        place: a file or folder; for a run of Dagster, its id.
+        bytes: that the disk gains.
+    """
+
+    kind: str
+    place: Path | str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes, and what is kept: number and reason, by kind."""
+
+    removals: tuple[Removal, ...]
+    kept: dict[str, dict[str, int]]
+
+
+def clean(
+    settings: Settings,
+    con: duckdb.DuckDBPyConnection,
+    instance: dg.DagsterInstance,
+    keep: int = KEEP,
+    dry_run: bool = False,
+    own_run: str | None = None,
+) -> Plan:
+    """Remove what is not needed any more.
+
+    Args:
+        keep: how many of each kind stay beside those that are needed, the newest.
+        dry_run: only say what would go.
+        own_run: the run that calls this; it is not in its own way.
+
+    Raises:
+        FinJEPAError: if a run of this home is alive: it may use anything.
+    """
+    if keep < 1:
+        raise FinJEPAError(f"--keep {keep}: keep at least 1")
+    found = plan(settings, con, instance, keep)
+    if dry_run:
+        return found
+    alive = living(settings, instance, own_run)
+    if alive is not None:
+        raise FinJEPAError(f"{alive} uses this home: nothing was removed; run `finjepa clean` again when it has ended")
+    sweep(settings)
+    for one in found.removals:  # runs come last: their removal writes to tables, and the disk may be full
+        if isinstance(one.place, str):
+            _remove_run(instance, settings, one.place)
+        else:
+            _remove(settings, one.place)
+    end_lost_runs(instance)
+    return found
+
+
+def living(settings: Settings, instance: dg.DagsterInstance, own_run: str | None = None) -> str | None:
+    """A command or run, other than the own one, that may use what is in this home."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=_USING)):
+        if run.run_id != own_run and lost_process(instance, run) is None:
+            command = holder(Path(run.tags[LOCK])) if LOCK in run.tags else ""
+            return command or f"the run {run.run_id[:8]} of {run.job_name}"
+    for lock in (settings.dagster / "commands").glob("*.lock"):
+        if lock.stem != own_run and is_held(lock):
+            return holder(lock) or f"the process that holds {lock}"
+    return None
+
+
+def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance, keep: int) -> Plan:
+    """What can go and what stays; nothing is changed."""
+    kept: dict[str, dict[str, int]] = {}
+    removals: list[Removal] = []
+
+    def decide(kind: str, places: Iterable[Path], needed: dict[str, str], newest: int = keep) -> set[str]:
+        """Names of what stays: what is needed, and the newest of the rest."""
+        reasons, stays = kept.setdefault(kind, {}), set()
+        rest = newest
+        for place in sorted(places, key=lambda path: path.lstat().st_mtime, reverse=True):
+            why = needed.get(place.name)
+            if why is None and rest > 0:
+                why, rest = f"among the newest {newest}", rest - 1
+            if why is None:
+                removals.append(Removal(kind, place, _bytes(place)))
+            else:
+                reasons[why] = reasons.get(why, 0) + 1
+                stays.add(place.name)
+        return stays
+
+    checkpoints = decide(
+        "checkpoints", _folders(settings.checkpoints, ("*.run", ".*")), _needed(settings, con, instance)
+    )
+    finished = {path.name for path in _folders(settings.checkpoints, ("*.run", ".*"))}
+    runs = list(settings.checkpoints.glob("*.run"))
+    for run in runs:  # the folder stays: every configuration that was tried counts
+        if run.name.removesuffix(".run") in finished:
+            removals += [Removal("states of finished trainings", file, _bytes(file)) for file in _states(run)]
+    unfinished = [run for run in runs if run.name.removesuffix(".run") not in finished and _states(run)]
+    for run in sorted(unfinished, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
+        removals += [Removal("states of interrupted trainings", file, _bytes(file)) for file in _states(run)]
+    kept["states of interrupted trainings"] = {"among the newest": len(unfinished[:keep])}
+    # the one before may still be open in a reader
+    decide("panels", _folders(settings.panels), {_pointed(settings.panels / "current.json", "panel"): "current"}, 1)
+    pages = {
+        p.name: "report of a kept checkpoint"
+        for p in _folders(settings.reports)
+        if p.name.partition("-")[0] in checkpoints
+    }
+    decide(
+        "reports", _folders(settings.reports), pages | dict.fromkeys(("decisions", "reproductions"), "never removed")
+    )
+    decide("reproductions", _folders(settings.home / "reproductions"), {}, 1)
+    decide("converted data sets", (settings.home / "sources" / "hub" / "converted").glob("*.parquet"), {}, 1)
+    removals += _old_downloads(settings.home / "sources" / "hub")
+    removals += _old_runs(instance, settings, keep * _RUNS_A_NIGHT, kept)
+    kept["releases"] = {"never removed": len(list(_folders(settings.releases)))}
+    return Plan(tuple(removals), kept)
+
+
+def _needed(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance) -> dict[str, str]:
+    """Checkpoints that somebody needs, and why."""
+    needed = {}
+    for name in _ID.findall(
+        settings.nightly_config.read_text(encoding="utf-8") if settings.nightly_config.is_file() else ""
+    ):
+        needed[name] = "named in nightly.yaml"
+    swept = instance.get_latest_materialization_event(dg.AssetKey("model_sweep"))
+    if swept is not None and swept.asset_materialization is not None:
+        found = swept.asset_materialization.metadata.get("checkpoints")
+        names: Any = found.value if found is not None else {}
+        needed |= dict.fromkeys(names.values(), "of the newest sweep")
+    tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    for table, (query, why) in _IN_TABLES.items():
+        for row in con.execute(query).fetchall() if table in tables else ():
+            needed |= {name: why for text in row for name in _ID.findall(text or "")}  # a planner may name others
+    return needed | {_pointed(settings.checkpoints / "current.json", "checkpoint"): "current"}
+
+
+def _pointed(pointer: Path, name: str) -> str:
+    return json.loads(pointer.read_text(encoding="utf-8"))[name] if pointer.is_file() else ""
+
+
+def _folders(parent: Path, but: tuple[str, ...] = (".*",)) -> Iterator[Path]:
+    for path in parent.iterdir() if parent.is_dir() else ():
+        if path.is_dir() and not path.is_symlink() and not any(path.match(pattern) for pattern in but):
+            yield path
+
+
+def _states(run: Path) -> list[Path]:
+    return sorted(run.rglob("*.pt"))
+
+
+def _old_downloads(cache: Path) -> list[Removal]:
+    """Revisions of data sets that were downloaded and are not the newest: their rows are in the warehouse."""
+    if not any(cache.glob("datasets--*")):
+        return []
+    from huggingface_hub import scan_cache_dir
+
+    return [
+        Removal("downloaded revisions", old.snapshot_path, old.size_on_disk)
+        for repo in scan_cache_dir(cache).repos
+        for old in sorted(repo.revisions, key=lambda revision: revision.last_modified)[:-1]
+    ]
+
+
+def _old_runs(
+    instance: dg.DagsterInstance, settings: Settings, newest: int, kept: dict[str, dict[str, int]]
+) -> list[Removal]:
+    """Finished runs but the newest, and but those that made what an asset shows now: lineages refer to them."""
+    shown = set()
+    for key in instance.all_asset_keys():
+        event = instance.get_latest_materialization_event(key)
+        shown |= {event.run_id} if event is not None else set()
+    finished = list(instance.get_runs(dg.RunsFilter(statuses=FINISHED_STATUSES)))  # the newest first
+    old = [run for run in finished[newest:] if run.run_id not in shown]
+    kept["runs of Dagster"] = {f"among the newest {newest}, or shown by an asset": len(finished) - len(old)}
+    return [Removal("runs of Dagster", run.run_id, sum(map(_bytes, _of_run(settings, run.run_id)))) for run in old]
+
+
+def _of_run(settings: Settings, run_id: str) -> list[Path]:
+    """Files that Dagster keeps of a run beside its tables: the database of its events, and what it printed."""
+    return [*(settings.dagster / "history" / "runs").glob(f"{run_id}.db*"), *settings.dagster.glob(f"storage/{run_id}")]
+
+
+def _remove_run(instance: dg.DagsterInstance, settings: Settings, run_id: str) -> None:
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    instance.delete_run(run_id)
+    for left in _of_run(settings, run_id):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _remove(settings: Settings, place: Path) -> None:
+    """A folder goes at once, so that nobody finds half of it; a killed process leaves a `.tmp-` that is swept later."""
+    if place.parent == settings.checkpoints:
+        run = place.with_name(f"{place.name}.run")
+        if run.is_dir() and (place / "lineage.json").is_file():  # the recipe, to make it again
+            shutil.copyfile(place / "lineage.json", run / "lineage.json")
+    if place.parent.name == "snapshots":  # of the Hub client, which shares files between revisions
+        from huggingface_hub import scan_cache_dir
+
+        scan_cache_dir(place.parent.parent.parent).delete_revisions(place.name).execute()
+        return
+    gone = place.with_name(f".tmp-clean-{place.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    place.rename(gone)
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+
+def _bytes(place: Path) -> int:
+    """That the disk gains: a file with a second name elsewhere stays there."""
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sum(found.st_blocks * 512 for file in files if (found := file.lstat()).st_nlink == 1)

@@ -1,0 +1,170 @@
+"""What is removed when a disk fills, and what never is."""
+
+import datetime
+import json
+import os
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.retention import clean, living
+from finjepa_pipeline.run_lock import locked
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.warehouse import Warehouse, sql
+
+KB = 1000
+FIRST = datetime.date(2026, 11, 2)
+
+
+@pytest.fixture
+def home(tmp_path) -> Settings:
+    settings = Settings(home=tmp_path / "home").ensure()
+    with Warehouse.from_settings(settings).connect() as con:
+        con.execute(sql("champions"))
+        con.execute(sql("decisions"))
+    return settings
+
+
+@pytest.fixture
+def instance(home):
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        yield instance
+
+
+def write(path: Path, kilobytes: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(os.urandom(int(KB * kilobytes)))
+
+
+def name_of(number: int) -> str:
+    return f"{number:016x}"
+
+
+def night(home: Settings, instance: dg.DagsterInstance, number: int, promoted: bool, keep: int = 3) -> None:
+    """What a night leaves, small: a panel, a training, a checkpoint, a report, a decision, a run."""
+    name, day = name_of(number), FIRST + datetime.timedelta(days=number)
+    checkpoint, run = home.checkpoints / name, home.checkpoints / f"{name}.run"
+    write(checkpoint / "model.safetensors", 100)
+    (checkpoint / "lineage.json").write_text(json.dumps({"night": number}))
+    for state in ("trainer_state.pt", "best.pt"):
+        write(run / state, 200)
+    write(run / "metrics.jsonl", 5)
+    (home.checkpoints / "current.json").write_text(json.dumps({"checkpoint": name}))
+    write(home.panels / f"p{number}" / "features.npy", 300)
+    (home.panels / "current.json").write_text(json.dumps({"panel": f"p{number}"}))
+    write(home.reports / f"{name}-v{number}" / "index.html", 50)
+    write(home.reports / "decisions" / f"{day}.html", 2)
+    with Warehouse.from_settings(home).connect() as con:
+        champion = con.execute(sql("current_champion"), {"until": None}).fetchone()
+        if promoted:
+            write(home.releases / f"v{number}" / "model.safetensors", 100)
+            champion = name, "mppi"
+        con.execute(
+            "INSERT INTO main.champions (checkpoint, data_version, verdict, reasons, strategy, created_at) "
+            "VALUES (?, 'v', ?, 'because', 'mppi', ?)",
+            [name, "promoted" if promoted else "kept", day],
+        )
+        assert champion is not None
+        con.execute(
+            "INSERT INTO main.decision_portfolios VALUES (?, ?, 'mppi', 'v', 'feed', 'champion', NULL, 1, 1, 1, 0, ?)",
+            [day, champion[0], day],
+        )
+    run = instance.create_run_for_job(dg.job(name="nightly")(lambda: None), status=dg.DagsterRunStatus.SUCCESS)
+    instance.report_engine_event("a night", run)
+    for place in home.home.rglob("*"):  # the nights before are older
+        if place.exists() and name not in str(place):
+            os.utime(place, (place.lstat().st_mtime - 86_400,) * 2, follow_symlinks=False)
+    with Warehouse.from_settings(home).connect(read_only=True) as con:
+        clean(home, con, instance, keep)
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_a_month_of_nights_stays_small_and_loses_nothing_that_is_needed(home, instance):
+    promoted = {0, 9, 17}
+    sizes = []
+    for number in range(30):
+        night(home, instance, number, number in promoted)
+        sizes.append(size(home.home) - size(home.releases) - size(home.reports / "decisions"))
+    names = {path.name for path in home.checkpoints.iterdir() if path.is_dir() and not path.name.endswith(".run")}
+    assert names == {name_of(number) for number in (*promoted, 26, 27, 28, 29)}
+    assert len(list(home.releases.iterdir())) == 3
+    assert len(list((home.reports / "decisions").iterdir())) == 30
+    # every configuration that was tried still counts, and can be made again from its lineage
+    assert len(list(home.checkpoints.glob("*.run/metrics.jsonl"))) == 30
+    for number in range(30):
+        kept = home.checkpoints / name_of(number)
+        folder = kept if kept.is_dir() else kept.with_name(f"{kept.name}.run")
+        assert json.loads((folder / "lineage.json").read_text()) == {"night": number}
+    assert {path.name for path in home.panels.iterdir() if path.is_dir()} == {"p28", "p29"}
+    assert len(instance.get_runs()) == 12
+    assert len(list((home.dagster / "history" / "runs").glob("*-*.db"))) == 12
+    # what grows: the curves of a training, and the rows of the tables
+    assert sizes[29] - sizes[20] < 10 * 150 * KB
+    with Warehouse.from_settings(home).connect(read_only=True) as con:
+        again = clean(home, con, instance, 3)
+    assert again.removals == ()
+
+
+def test_a_dry_run_removes_nothing_and_says_the_same(home, instance):
+    for number in range(5):
+        night(home, instance, number, number == 0, keep=14)
+    before = {path for path in home.home.rglob("*") if "dagster" not in path.parts}
+    with Warehouse.from_settings(home).connect(read_only=True) as con:
+        would = clean(home, con, instance, 1, dry_run=True)
+        assert {path for path in home.home.rglob("*") if "dagster" not in path.parts} == before
+        done = clean(home, con, instance, 1)
+    assert would.removals == done.removals != ()
+    assert all(not Path(one.place).exists() for one in done.removals if isinstance(one.place, Path))
+    assert sum(one.bytes for one in done.removals) > 0
+
+
+def test_nothing_is_removed_while_a_command_uses_the_home(home, instance):
+    for number in range(5):
+        night(home, instance, number, number == 0, keep=14)
+    before = sorted(home.checkpoints.rglob("*"))
+    with Warehouse.from_settings(home).connect(read_only=True) as con:
+        with locked(home.dagster / "commands", "other"):
+            assert living(home, instance) is not None
+            assert living(home, instance, "other") is None
+            with pytest.raises(FinJEPAError, match="nothing was removed"):
+                clean(home, con, instance, 1)
+            assert sorted(home.checkpoints.rglob("*")) == before
+        assert clean(home, con, instance, 1).removals
+
+
+def test_what_is_named_or_swept_or_the_one_champion_stays(home, instance):
+    for number in range(6):
+        night(home, instance, number, number == 0, keep=14)
+    home.nightly_config.write_text(f"ops: {{planner_backtests: {{config: {{utility: 'x({name_of(1)})'}}}}}}")
+
+    @dg.asset(name="model_sweep")
+    def model_sweep() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"checkpoints": dg.MetadataValue.json({"seed 0": name_of(2)})})
+
+    assert dg.materialize([model_sweep], instance=instance).success
+    with Warehouse.from_settings(home).connect(read_only=True) as con:
+        clean(home, con, instance, 1)
+    left = {path.name for path in home.checkpoints.iterdir() if path.is_dir() and not path.name.endswith(".run")}
+    assert left == {name_of(number) for number in (0, 1, 2, 4, 5)}
+
+
+def test_the_state_of_the_newest_interrupted_training_stays(home, instance):
+    for number in range(3):
+        write(home.checkpoints / f"{name_of(number)}.run" / "trainer_state.pt", 10)
+        os.utime(home.checkpoints / f"{name_of(number)}.run", (number, number))
+    with Warehouse.from_settings(home).connect(read_only=True) as con:
+        clean(home, con, instance, 1)
+    assert [path.parent.name for path in home.checkpoints.rglob("*.pt")] == [f"{name_of(2)}.run"]
+    assert len(list(home.checkpoints.glob("*.run"))) == 3
+
+
+def test_keep_is_at_least_one(home, instance):
+    with Warehouse.from_settings(home).connect(read_only=True) as con, pytest.raises(FinJEPAError, match="at least 1"):
+        clean(home, con, instance, 0)
+    shutil.rmtree(home.home)
