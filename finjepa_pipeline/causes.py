@@ -8,8 +8,6 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
-
 from finjepa_model.errors import FinJEPAError
 
 _AGAIN = "then run the same command again: it goes on from what is finished"
@@ -76,7 +74,7 @@ def _memory(error: BaseException) -> str | None:
 
 def _denied(error: BaseException) -> str | None:
     number = getattr(error, "errno", None)
-    of_a_database = isinstance(error, duckdb.Error | sqlite3.Error) and _DENIED.search(str(error))
+    of_a_database = (_is_of_duckdb(error) or isinstance(error, sqlite3.Error)) and _DENIED.search(str(error))
     if number not in (errno.EACCES, errno.EPERM, errno.EROFS) and not of_a_database:
         return None
     place = getattr(error, "filename", None)
@@ -95,12 +93,16 @@ def _database(error: BaseException) -> str | None:
                 f"a database of runs in {place} cannot be read ({_sentence(error)}): move that folder away, then run the same "
                 "command again; it holds the history of runs only, and no prices or models"
             )
-    if isinstance(error, duckdb.Error) and ("checksum" in text or "Corrupt" in text or "corrupt" in text):
+    if _is_of_duckdb(error) and ("checksum" in text or "Corrupt" in text or "corrupt" in text):
         return (
             f"{_home() / 'warehouse.duckdb'} is damaged ({_sentence(error)}): put a backup in its place (docs/deploy.md), "
             "or move it away and ingest again"
         )
     return None
+
+
+def _is_of_duckdb(error: BaseException) -> bool:
+    return type(error).__module__ in ("duckdb", "_duckdb")  # by name: the training process does not import it
 
 
 def _is_of_a_library(error: BaseException) -> bool:
