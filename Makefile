@@ -30,6 +30,7 @@ docs: $(INSTALLED) ## docs/channels.md from the table of channels
 	$(BIN)/python -m finjepa_pipeline.features.reference
 
 ui: $(INSTALLED) ## the Dagster UI on the data of .finjepa
+	@case "$${FINJEPA_HOME:-$(CURDIR)}" in *[][*]*) echo "make ui: Dagster does not find its dagster.yaml in a folder with [, ] or * in its path; move FINJEPA_HOME" >&2; exit 1;; esac
 	@$(BIN)/finjepa doctor >/dev/null
 	DAGSTER_HOME=$${FINJEPA_HOME:-$(CURDIR)/.finjepa}/dagster PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dagster dev
 
