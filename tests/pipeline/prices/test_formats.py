@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.rules import load_rules
+from finjepa_pipeline.prices.rules import Rule, load_rules
 from finjepa_pipeline.prices.scan import scan_sql
 from finjepa_pipeline.prices.sources import PriceFilter
 from finjepa_pipeline.prices.sources.files import FilesSource
@@ -47,11 +48,16 @@ def write_parquet(path: Path, rows: pl.DataFrame, number: pa.DataType, text: pa.
     pq.write_table(pa.table(columns), path, **options)
 
 
+@cache
+def reader() -> tuple[duckdb.DuckDBPyConnection, list[Rule]]:
+    con = duckdb.connect()
+    return con, load_rules(con)
+
+
 def scanned(path: Path) -> list[tuple[Any, ...]]:
     """The rows of a file with the rules that they break."""
-    with duckdb.connect() as con:
-        rules = load_rules(con)
-        return con.execute(scan_sql(con, [path], rules, PriceFilter())).fetchall()
+    con, rules = reader()
+    return con.execute(scan_sql(con, [path], rules, PriceFilter())).fetchall()
 
 
 @st.composite
