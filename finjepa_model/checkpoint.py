@@ -128,7 +128,7 @@ def resolve_checkpoint(dir_or_repo: str | Path, revision: str | None = None) -> 
         raise FinJEPAError(
             f"there is no checkpoint folder {name} (and it is not a Hub repository id such as owner/name)"
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from huggingface_hub.utils import httpx
 
@@ -144,8 +144,15 @@ def resolve_checkpoint(dir_or_repo: str | Path, revision: str | None = None) -> 
             f"there is no folder and no Hub repository {name} that you may read; check the name, or `hf auth login`"
         ) from error
     except (httpx.HTTPError, OSError, ValueError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if constants.is_offline_mode():
+            way_out = "it is not in the cache and HF_HUB_OFFLINE is set; unset it once"
+        elif status == 401:
+            way_out = "the Hub does not accept your token; run `hf auth login` or renew HF_TOKEN"
+        else:
+            way_out = "check the network, then try again"
         raise FinJEPAError(
-            f"the Hub repository {name} cannot be fetched ({type(error).__name__}); try again later"
+            f"the Hub repository {name} cannot be fetched ({status or type(error).__name__}): {way_out}"
         ) from error
 
 

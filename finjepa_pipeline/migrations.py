@@ -34,6 +34,12 @@ def schema_version(con: duckdb.DuckDBPyConnection) -> int:
     return int(version or 1)
 
 
+def _is_foreign(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether there are tables, and not those that the first version of FinJEPA began with."""
+    tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    return bool(tables) and not tables & {"revisions", "schema_version"}
+
+
 def migrate(con: duckdb.DuckDBPyConnection) -> int:
     """Run every migration that is newer than the tables, all in one transaction.
 
@@ -44,6 +50,10 @@ def migrate(con: duckdb.DuckDBPyConnection) -> int:
         FinJEPAError: if the tables are of a newer FinJEPA, or hold something that a migration cannot move.
     """
     before = schema_version(con)
+    if before == 1 and _is_foreign(con):
+        raise FinJEPAError(
+            "warehouse.duckdb is a database of another program; set FINJEPA_HOME to a folder of its own, or move it away"
+        )
     if before == newest_version():
         return before
     if before > newest_version():

@@ -17,6 +17,7 @@ from finjepa_pipeline.sql_files import file_literal, literal, sql
 __all__ = ["Warehouse", "file_literal", "literal", "sql"]
 
 LOCK_PATIENCE_S = 30.0
+_OTHER_HOME = "put a backup in its place, move it away and ingest again, or set FINJEPA_HOME to another folder"
 # Of the memory limit, which is meant for the process: DuckDB keeps to what it is told with its own buffers, and Python and
 # what is allocated outside of them come on top (0.4 GB in an ingestion, most of it imports).
 DUCKDB_SHARE = 0.85
@@ -65,13 +66,13 @@ class Warehouse(dg.ConfigurableResource):
                 return connection
             except duckdb.IOException as error:
                 if "lock" not in str(error):
-                    raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}") from error
+                    raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}; {_OTHER_HOME}") from error
                 if time.monotonic() > deadline:
                     raise FinJEPAError(
                         f"{self.path} is in use by {_holder(str(error))}; stop that process or wait, then try again"
                     ) from error
             except duckdb.Error as error:
-                raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}") from error
+                raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}; {_OTHER_HOME}") from error
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 1.0)
 

@@ -1,0 +1,79 @@
+"""On a full disk a command ends with one line, nothing is lost, and the same command works when there is room again."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.system.product import finjepa, quick_training, write_prices
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 64 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path, free_kb: int) -> Path:
+    filler = disk / "filler"
+    filler.unlink(missing_ok=True)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - (free_kb << 10))
+    return filler
+
+
+def fails_in_one_line(home: Path, *command: str) -> None:
+    done = finjepa(home, *command)
+    assert done.returncode == 1, done.stdout
+    told = [line for line in done.stderr.splitlines() if line.startswith("finjepa: ")]
+    assert len(told) == 1, done.stderr
+    assert "the disk of" in told[0], done.stderr
+    assert "is full" in told[0]
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def works(home: Path, *command: str) -> str:
+    done = finjepa(home, *command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_ingestion_on_a_full_disk(disk):
+    home = disk / "home"
+    fill(disk, 300)
+    fails_in_one_line(home, "ingest", "--data-source", "sample")
+    (disk / "filler").unlink()
+    works(home, "ingest", "--data-source", "sample")
+
+
+@pytest.mark.slow
+def test_every_command_on_a_full_disk(disk, tmp_path):
+    home, prices = disk / "home", write_prices(tmp_path / "prices")
+    source = ["--data-source", "files", "--path", str(prices)]
+    for command in (
+        ["ingest", *source],
+        ["train", *source, *quick_training()],
+        ["backtest", "--planner", "mppi", "--controls", "none"],
+        ["publish"],
+        ["decide"],
+    ):
+        for free_kb in (0, 100, 1000):
+            filler = fill(disk, free_kb)
+            if free_kb < 1000:
+                fails_in_one_line(home, *command)
+            else:  # enough for some of them
+                finjepa(home, *command)
+            filler.unlink()
+        works(home, *command)
+    fill(disk, 0)
+    assert "freed" in works(home, "clean", "--keep", "1")
