@@ -186,17 +186,22 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
 @click.pass_obj
 def audit(debug: bool, **options: Any) -> None:
     """The null, planted, leak, delay and permutation tests."""
-    from finjepa_pipeline.backtest.charges import TESTS
+    from finjepa_pipeline.backtest.charges import NOT_RUN, TESTS, verdict_of
 
     report = _run("audit", {"audit_trial": given(**options)}, debug)
     table = Table("", "test", "finding", title="Audit", title_justify="left", box=None)
     held = {name: (passed, text) for name, passed, text in report.checks}
-    for name in TESTS:
-        passed, text = held.get(name, (None, "not asked for"))
-        table.add_row({True: "ok", False: "FAILED", None: "not run"}[passed], name, text)
+    verdicts = {name: verdict_of(*held.get(name, (None, NOT_RUN))) for name in TESTS}
+    for name, verdict in verdicts.items():
+        table.add_row(
+            {"passed": "ok", "failed": "FAILED"}.get(verdict, verdict), name, held.get(name, (None, "not asked for"))[1]
+        )
     out.print(table)
-    if not all(passed for _, passed, _ in report.checks):
-        raise FinJEPAError("the audit failed; see the findings above")
+    bad = [f"{name} ({verdicts[name]})" for name in held if verdicts[name] in ("failed", NOT_RUN)]
+    if bad:
+        raise FinJEPAError(f"the audit failed: {', '.join(bad)}; see the findings above")
+    without = [f"{name} ({verdict})" for name, verdict in verdicts.items() if verdict != "passed"]
+    out.print(f"No verdict: {', '.join(without)}" if without else "All tests passed.")
 
 
 @main.command()

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import write_text
+from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.interrupts import asked
 from finjepa_pipeline.pools import end_lost_runs, wait_for_pool
@@ -39,7 +40,7 @@ class JobReport:
     run_id: str
     seconds: float = 0.0
     assets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    checks: list[tuple[str, bool, str]] = field(default_factory=list)
+    checks: list[tuple[str, bool | None, str]] = field(default_factory=list)
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
@@ -163,10 +164,11 @@ class _Listener:
             self.report.assets[made.asset_key.to_user_string()] = {k: v.value for k, v in made.metadata.items()}
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
-            self.report.checks.append((check.check_name, check.passed, check.description or ""))
+            found = check.description or "see the UI"
+            undecided = found.startswith((NOT_ENOUGH_DATA, NOT_RUN))
+            self.report.checks.append((check.check_name, None if undecided else check.passed, found))
             if not check.passed:
                 name = f"{check.asset_key.to_user_string()}: {check.check_name}"
-                found = check.description or "see the UI"
                 line = f"warning of the check {name}: {found}"
                 if check.severity == dg.AssetCheckSeverity.ERROR:
                     line = self.failed_check = f"the check {name} failed: {found}"

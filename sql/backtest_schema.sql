@@ -141,17 +141,26 @@ CREATE TABLE IF NOT EXISTS court_inference (
     court VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL
 );
--- Verdicts of `finjepa audit`.
+-- Verdicts of `finjepa audit`. Nothing is replaced: a failure stands beside a later pass.
 CREATE TABLE IF NOT EXISTS audit_results (
     checkpoint VARCHAR NOT NULL,
     strategy VARCHAR NOT NULL,
     data_version VARCHAR NOT NULL,
     test VARCHAR NOT NULL,
-    passed BOOLEAN NOT NULL,
+    passed BOOLEAN,  -- NULL: not enough data, or it could not be run
     value DOUBLE,
     finding VARCHAR NOT NULL,
     run_id VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL
+);
+-- What was found on each market of known truth that an audit has traded; it is not traded again.
+CREATE TABLE IF NOT EXISTS audit_markets (
+    checkpoint VARCHAR NOT NULL,
+    strategy VARCHAR NOT NULL,
+    test VARCHAR NOT NULL,
+    seed BIGINT NOT NULL,
+    protocol BIGINT NOT NULL,  -- of the backtest: what another one found does not count
+    found_json VARCHAR NOT NULL
 );
 -- Each time that the held-back block was looked at.
 CREATE TABLE IF NOT EXISTS held_back_openings (

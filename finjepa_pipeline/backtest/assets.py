@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from finjepa_pipeline.artifacts import keep
-from finjepa_pipeline.backtest.charges import TESTS
+from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, TESTS, verdict_of
 from finjepa_pipeline.backtest.walk_forward_assets import ASSETS as WALK_FORWARD
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
@@ -162,6 +162,19 @@ def _is_current(page: Path, since: datetime | None) -> bool:
     return page.is_file() and (since is None or page.stat().st_mtime >= since.replace(tzinfo=UTC).timestamp())
 
 
+def check_result(asset: str, test: str, passed: bool | None, text: str) -> dg.AssetCheckResult:
+    """An asset check of an audit. Dagster knows no third state: not enough data is a warning, and says so."""
+    verdict = verdict_of(passed, text)
+    return dg.AssetCheckResult(
+        passed=passed is True,
+        check_name=test,
+        asset_key=asset,
+        severity=dg.AssetCheckSeverity.WARN if verdict == NOT_ENOUGH_DATA else dg.AssetCheckSeverity.ERROR,
+        description=text,
+        metadata={"verdict": verdict},
+    )
+
+
 class AuditConfig(dg.Config):
     """Who is put on trial, and how long the trial may take."""
 
@@ -204,12 +217,8 @@ def audit(
         only=only,
         **scale,
     ):
-        yield dg.AssetCheckResult(
-            passed=finding.passed,
-            check_name=finding.test,
-            asset_key="planner_backtests",
-            description=finding.text,
-            metadata={"value": finding.value, "strategy": config.strategy or config.planner},
+        yield check_result("planner_backtests", finding.test, finding.passed, finding.text).with_metadata(
+            {"value": finding.value, "strategy": config.strategy or config.planner}
         )
 
 

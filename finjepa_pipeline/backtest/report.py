@@ -11,6 +11,7 @@ import polars as pl
 
 from finjepa_pipeline.backtest import figures as draw
 from finjepa_pipeline.backtest.baselines import kind
+from finjepa_pipeline.backtest.charges import verdict_of
 from finjepa_pipeline.backtest.claim import has_skill, headline, same_return_for_all
 from finjepa_pipeline.backtest.evidence import Expectations, calibration
 from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, stored_returns, traded_assets
@@ -287,15 +288,7 @@ def _proofs(exhibits: Exhibits) -> Section:
     if exhibits.audit.is_empty():
         parts.append('<p class="dim">Not held yet: run finjepa audit.</p>')
     else:
-        rows = [
-            [
-                row["test"],
-                row["strategy"],
-                ("passed", "good") if row["passed"] else ("FAILED", "bad"),
-                (row["finding"], "text"),
-            ]
-            for row in exhibits.audit.to_dicts()
-        ]
+        rows = [_proof(row, failed_before) for row, failed_before in _with_failures(exhibits.audit.to_dicts())]
         parts.append(table(["test", "strategy", "verdict", "finding"], rows))
     parts.append(heading("Data quality"))
     if exhibits.quality:
@@ -303,3 +296,23 @@ def _proofs(exhibits: Exhibits) -> Section:
     else:
         parts.append('<p class="dim">No rule was broken.</p>')
     return parts
+
+
+def _with_failures(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], bool]]:
+    """Each finding, and whether the same test failed before: a failure stands."""
+    failed: set[tuple[str, str]] = set()
+    found = []
+    for row in rows:
+        test = row["test"], row["strategy"]
+        found.append((row, test in failed))
+        if row["passed"] is False:
+            failed.add(test)
+    return found
+
+
+def _proof(row: dict[str, Any], failed_before: bool) -> list[Any]:
+    verdict = verdict_of(row["passed"], row["finding"])
+    shown = {"passed": ("passed", "good"), "failed": ("FAILED", "bad")}.get(verdict, (verdict, "dim"))
+    if failed_before and verdict != "failed":
+        shown = (f"{verdict}, after a failure that stands", "bad")
+    return [row["test"], row["strategy"], shown, (row["finding"], "text")]

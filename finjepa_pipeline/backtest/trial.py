@@ -1,19 +1,36 @@
-"""One trial: every test of the audit on one strategy, findings into `audit_results` as they are known."""
+"""One trial: every test of the audit on one strategy, findings into `audit_results` as they are known.
 
+A failure stands: a later run of the test that passes is stored beside it and does not lift it, until the checkpoint or the
+data change.
+"""
+
+import json
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.backtest.audit import Finding, Product, delay, fill_lag, label_alignment, permutation
-from finjepa_pipeline.backtest.audit_markets import null_market, planted_market
-from finjepa_pipeline.backtest.charges import TESTS
-from finjepa_pipeline.backtest.evaluate import read_config
+from finjepa_pipeline.backtest.audit import (
+    Finding,
+    NotEnoughDataError,
+    Product,
+    delay,
+    fill_lag,
+    label_alignment,
+    permutation,
+)
+from finjepa_pipeline.backtest.audit_markets import MARKETS, seeds_of, try_market
+from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN, TESTS, verdict_of
+from finjepa_pipeline.backtest.evaluate import PROTOCOL, read_config
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transaction
@@ -22,7 +39,7 @@ from finjepa_pipeline.backtest.truncation import raw_rows, truncation
 from finjepa_pipeline.backtest.user_strategy import load_strategy
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.warehouse import Warehouse
+from finjepa_pipeline.warehouse import Warehouse, sql
 
 ALL_PLANNERS = "all planners"  # in place of a strategy of the user's that an audit is asked about, where the data fail
 
@@ -33,24 +50,16 @@ class Charge:
 
     Attributes:
         who: a planner, or a strategy of the user's (its name has a colon).
-        work: folder for what is made again; markets: folder of the markets of known truth.
+        seeds: by test, of the markets of known truth that are still to be traded.
+        work: folder for what is made again.
     """
 
     checkpoint: Path
     panel: Path
     who: str
     dates: int
-    seeds: int
+    seeds: Mapping[str, Sequence[int]]
     work: Path
-    markets: Path
-
-    @property
-    def null_seeds(self) -> range:
-        return range(1000, 1000 + self.seeds)
-
-    @property
-    def planted_seeds(self) -> range:
-        return range(2000, 2000 + max(1, self.seeds // 4))
 
     def product(self) -> Product:
         """What is tried.
@@ -64,6 +73,18 @@ class Charge:
             return load_strategy(self.who) if imagination is None else FinJEPAStrategy(self.who, imagination)
 
         return Product(strategy, read_config(self.checkpoint))
+
+
+@dataclass(frozen=True)
+class Traded:
+    """What was found on one market of a test."""
+
+    seed: int
+    found: Any
+
+
+# Of a test: a finding, what was found on one of its markets, or None when all its markets are traded.
+Result = tuple[str, Finding | Traded | None]
 
 
 def hold_trial(
@@ -80,10 +101,12 @@ def hold_trial(
     sessions: int,
     only: Collection[str] = TESTS,
 ) -> Iterator[Finding]:
-    """Try a planner, or a strategy of the user's (its name has a colon). A test that was not held has no finding.
+    """Try a planner, or a strategy of the user's (its name has a colon). A test that was not held has no finding; one that
+    failed before on these prices, or on markets of known truth, is yielded as failed, with what it finds now.
 
     Args:
-        dates: random dates of the truncation test; seeds: null markets, and a quarter as many planted ones; none at 0.
+        dates: random dates of the truncation test; seeds: null markets, and a quarter as many planted ones; none at 0. Markets
+            that were traded before are not traded again, and count.
         symbols, sessions: the part of the home's prices that is made again.
         only: the tests that are held.
 
@@ -91,64 +114,126 @@ def hold_trial(
         FinJEPAError: if there are no prices, or the strategy cannot be loaded.
     """
     panel = current_panel(settings)
+    name = load_strategy(who).name if ":" in who else who  # of a user's own it changes with the source
+    version = str(Panel.open(panel).manifest["data_version"])
+    key = {"checkpoint": checkpoint.name, "strategy": name, "data_version": version}
+    names = [test for test in TESTS if test in only and not (seeds == 0 and test in MARKETS)]
     with warehouse.connect() as con:
         ensure_tables(con)
         rows = raw_rows(con, symbols, sessions)
+        traded = {test: _traded(con, key, test) for test in names if test in MARKETS}
+    wanted = {
+        test: seeds_of(checkpoint.name, test, seeds if test == "null_market" else max(1, seeds // 4)) for test in traded
+    }
+    left = {test: [seed for seed in wanted[test] if seed not in traded[test]] for test in traded}
     work = Path(tempfile.mkdtemp(prefix=".audit-", dir=settings.home))
-    charge = Charge(checkpoint, panel, who, dates, seeds, work, settings.home / "proving")
-    names = [name for name in TESTS if name in only and not (seeds == 0 and name.endswith("_market"))]
-    version = str(Panel.open(panel).manifest["data_version"])
-    key = {"checkpoint": checkpoint.name, "strategy": who, "data_version": version}
+    charge = Charge(checkpoint, panel, who, dates, left, work)
     if settings.ray_address is None:
-        findings = _hold_here(charge, rows, names, log)
+        results = _hold_here(charge, rows, names, log)
     else:
         from finjepa_pipeline.scale.audits import hold_on
 
-        findings = hold_on(settings, charge, rows, names, log)
+        results = hold_on(settings, charge, rows, names, log)
     try:
-        for name, finding in findings:
-            key["strategy"] = ALL_PLANNERS if finding.of_data and ":" in who else who
+        for test, result in results:
+            if isinstance(result, Traded):
+                traded[test][result.seed] = result.found
+                with warehouse.connect() as con:
+                    _keep_traded(con, key, test, result)
+                continue
+            finding = result or held(test, lambda test=test: MARKETS[test][2](list(traded[test].values())))
+            of = key | ({"strategy": ALL_PLANNERS} if finding.of_data and ":" in who else {})
             with warehouse.connect() as con, transaction(con):
-                con.execute(
-                    "DELETE FROM main.audit_results WHERE checkpoint = $checkpoint AND strategy = $strategy "
-                    "AND data_version = $data_version AND test = $test",
-                    key | {"test": name},
-                )
-                verdict = {"test": name, "passed": finding.passed, "finding": finding.text, "run_id": run_id}
-                value = None if finding.value != finding.value else finding.value
-                insert(con, "audit_results", key | verdict, {"value": [value], "created_at": [now()]})
-            yield finding
+                standing = _keep(con, of, finding, run_id)
+            yield standing
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _keep(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], finding: Finding, run_id: str) -> Finding:
+    """Store a finding unless the newest one is the same, and return what stands."""
+    asked = dict(key) | {"test": finding.test}
+    newest = con.execute(sql("newest_finding"), asked).fetchall()
+    failed = con.execute(sql("standing_failure"), asked | {"markets": list(MARKETS)}).fetchall()
+    if newest != [(finding.passed, finding.text)]:
+        verdict = {"test": finding.test, "finding": finding.text, "run_id": run_id}
+        value = None if finding.value != finding.value else finding.value
+        columns = {"passed": [finding.passed], "value": [value], "created_at": [now()]}
+        insert(con, "audit_results", dict(key) | verdict, columns)
+    if not failed or finding.passed is False:
+        return finding
+    since = f"since then {verdict_of(finding.passed, finding.text)}: {finding.text}"
+    return replace(finding, passed=False, text=f"it failed before, and a failure stands: {failed[0][0]}; {since}")
+
+
+def _traded(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], test: str) -> dict[int, Any]:
+    """What was found on markets of a test before, by seed, under the present protocol."""
+    query = (
+        "SELECT seed, found_json FROM main.audit_markets WHERE checkpoint = $checkpoint AND strategy = $strategy "
+        "AND test = $test AND protocol = $protocol ORDER BY seed"
+    )
+    asked = {name: key[name] for name in ("checkpoint", "strategy")} | {"test": test, "protocol": PROTOCOL}
+    made = MARKETS[test][1]
+    found = {seed: json.loads(text).items() for seed, text in con.execute(query, asked).fetchall()}
+    return {s: made(**{k: float("nan") if v is None else v for k, v in items}) for s, items in found.items()}
+
+
+def _keep_traded(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], test: str, traded: Traded) -> None:
+    row = {name: key[name] for name in ("checkpoint", "strategy")} | {"test": test, "protocol": PROTOCOL}
+    found = {"seed": [traded.seed], "found_json": [to_json(asdict(traded.found))]}
+    insert(con, "audit_markets", row, found)
+
+
 def hold_test(charge: Charge, product: Product, rows: pl.DataFrame, name: str) -> Finding:
-    """One test of the charge; a test that could not be held is no acquittal."""
-    panel, channels = Panel.open(charge.panel), product.config.model.channels
+    """One test of the charge that needs no markets; a test that could not be held is no acquittal."""
+    panel = Panel.open(charge.panel)
     tests: dict[str, Callable[[], Finding]] = {
         "fill_lag": lambda: fill_lag(product, panel),
         "label_alignment": lambda: label_alignment(product, panel),
         "truncation": lambda: truncation(product, rows, charge.work, dates=charge.dates),
         "permutation": lambda: permutation(product, panel),
         "delay": lambda: delay(product, panel),
-        "null_market": lambda: null_market(product, charge.markets, charge.null_seeds, channels),
-        "planted_market": lambda: planted_market(product, charge.markets, charge.planted_seeds, channels),
     }
     return held(name, tests[name])
 
 
 def held(name: str, test: Callable[[], Finding]) -> Finding:
-    """What a test finds, or that it could not be held."""
+    """What a test finds, that it had not enough data, or that it could not be run."""
     try:
         return test()
+    except NotEnoughDataError as error:
+        return Finding(name, None, float("nan"), f"{NOT_ENOUGH_DATA}: {error}")
     except FinJEPAError as error:
-        return Finding(name, False, float("nan"), f"could not be held: {error}")
+        return Finding(name, None, float("nan"), f"{NOT_RUN}: {error}")
 
 
 def _hold_here(
     charge: Charge, rows: pl.DataFrame, names: Sequence[str], log: Callable[[str], object]
-) -> Iterator[tuple[str, Finding]]:
+) -> Iterator[Result]:
     product = charge.product()
     for name in names:
         log(f"{name} of {charge.who}")
-        yield name, hold_test(charge, product, rows, name)
+        if name in MARKETS:
+            trade = partial(try_market, product, charge.work, name)
+            yield from trade_all(name, {seed: partial(trade, seed) for seed in charge.seeds[name]})
+        else:
+            yield name, hold_test(charge, product, rows, name)
+
+
+def trade_all(test: str, markets: Mapping[int, Callable[[], Any]]) -> Iterator[Result]:
+    """What is found on each market of a test; the first that cannot be traded ends it.
+
+    Args:
+        markets: by seed, what trades it.
+    """
+    for seed, trade in markets.items():
+        try:
+            yield test, Traded(seed, trade())
+        except FinJEPAError as error:
+            yield test, held(test, lambda error=error: _raise(error))
+            return
+    yield test, None
+
+
+def _raise(error: FinJEPAError) -> Finding:
+    raise error

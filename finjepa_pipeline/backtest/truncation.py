@@ -6,6 +6,7 @@ Shapes: R rows, F channels, D decisions, N assets of a view.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -14,7 +15,7 @@ import polars as pl
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import history_needed
-from finjepa_pipeline.backtest.audit import Finding, Product, fresh_state
+from finjepa_pipeline.backtest.audit import Finding, NotEnoughDataError, Product, fresh_state
 from finjepa_pipeline.backtest.market_view import MarketView, universes
 from finjepa_pipeline.backtest.proving import build
 from finjepa_pipeline.prices.sources import PriceSourceConfig
@@ -93,27 +94,37 @@ def truncation(
 ) -> Finding:
     """Recompute from raw rows with other futures, and compare features, universe and decisions up to the change.
 
+    Exact: whatever moves a feature by more than rounding, a member of the universe or a decision is found, if it acts at one
+    of the dates; a leak that acts at one date in ten is found at two dates in 19 % of runs, at twenty in 88 %.
+
     Args:
         folder: an empty folder to work in.
         dates: how many random dates; each costs a build a future.
+
+    Raises:
+        NotEnoughDataError: if the history is too short, or nothing was decided at any of the dates.
     """
     whole = build(folder / "whole", rows)
     needed = history_needed(product.config) + product.config.model.stride * DECISIONS
     # the future must hold something: no later than nine tenths of the history
     first, last = max(needed + 1, len(whole.dates) // 2), int(0.9 * len(whole.dates))
     if first >= last:
-        raise FinJEPAError(f"{len(whole.dates)} sessions are too few to audit; at least {2 * needed} are needed")
+        raise NotEnoughDataError(f"{len(whole.dates)} sessions are too few; at least {2 * needed} are needed")
     chosen = np.random.default_rng(seed).integers(first, last, dates)
     worst: list[_Difference] = []
+    decisions = 0
     for session in chosen.tolist():
         date = str(whole.dates[session])
         decided = _decisions(product, whole, session)
+        decisions += sum(map(bool, decided))
         for how in futures:
             other = build(folder / f"{how}-{date}", retold(rows, date, how, seed))
             found = _panel_differences(whole, other, session)
             found += _decision_differences(decided, _decisions(product, other, other.date_index(date)))
             worst += [replace(one, where=f"{one.where} ({how} after {date})") for one in found]
     bad = [one for one in worst if one.size > one.limit]
+    if not bad and not decisions:
+        raise NotEnoughDataError(f"nothing was decided at {len(chosen)} dates; features and universe stayed")
     largest = max(worst, key=lambda one: one.size)
     text = (
         f"features, universe and decisions of {product.strategy(whole).name} stay with {len(chosen) * len(futures)} other "
@@ -138,17 +149,23 @@ def _panel_differences(whole: Panel, other: Panel, session: int) -> list[_Differ
         if (both := (here_T >= 0) & (there_T >= 0)).sum() != (here_T >= 0).sum():
             found["the rows of an asset"] = 1.0
         here, there = here_T[both], there_T[both]
-        difference_F = np.abs(np.asarray(whole.features[here]) - np.asarray(other.features[there])).max(
-            axis=0, initial=0
-        )
+        difference_F = _gaps(whole.features[here], other.features[there]).max(axis=0, initial=0)
         for name, size in zip(whole.channels, difference_F.tolist(), strict=True):
             found[f"the channel {name}"] = max(found.get(f"the channel {name}", 0.0), size)
         for name in ("returns", "beta", "observed", "tradable", "eligible"):
             ours, theirs = (np.asarray(getattr(panel, name)[r], float) for panel, r in ((whole, here), (other, there)))
-            found[name] = max(found.get(name, 0.0), float(np.abs(ours - theirs).max(initial=0)))
-    market = np.abs(np.asarray(whole.market_features[: session + 1]) - np.asarray(other.market_features[: session + 1]))
+            found[name] = max(found.get(name, 0.0), float(_gaps(ours, theirs).max(initial=0)))
+    market = _gaps(whole.market_features[: session + 1], other.market_features[: session + 1])
     found["the market's context"] = float(market.max(initial=0))
     return [_Difference(where, size) for where, size in found.items()]
+
+
+def _gaps(ours: Any, theirs: Any) -> np.ndarray:
+    """How far apart; what is a number on one side only is infinitely far."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    with np.errstate(invalid="ignore"):
+        return np.where(same, 0.0, np.nan_to_num(np.abs(ours - theirs), nan=np.inf, posinf=np.inf))
 
 
 Decided = list[dict[str, float]]
@@ -179,6 +196,6 @@ def _decision_differences(ours: Decided, theirs: Decided) -> list[_Difference]:
         if set(a) != set(b):
             strangers = sorted(set(a) ^ set(b))
             found.append(_Difference(f"the universe ({', '.join(strangers[:3])})", 1.0))
-        common = [abs(a[name] - b[name]) for name in set(a) & set(b)]
+        common = [float(_gaps(a[name], b[name])) for name in set(a) & set(b)]
         found.append(_Difference("a decision", max(common, default=0.0), _DECISION_LIMIT, of_data=False))
     return found

@@ -7,7 +7,8 @@ import dagster as dg
 from pydantic import Field
 
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, TESTS
+from finjepa_pipeline.backtest.assets import check_result
+from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, TESTS
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
@@ -71,7 +72,7 @@ def challenger_audit(
     from finjepa_pipeline.publishing.challenger import try_challenger
 
     trial = try_challenger(settings.get(), warehouse, context.run.run_id, context.log.info)
-    missing = (False, "no planner of it was backtested on the validation block, so nothing could be tried")
+    missing = (None, f"{NOT_RUN}: no planner of it was backtested on the validation block")
     yield dg.MaterializeResult(
         metadata={
             "checkpoint": trial.checkpoint.name,
@@ -83,8 +84,7 @@ def challenger_audit(
         data_version=dg.DataVersion(f"{trial.checkpoint.name}-{trial.strategy}"),
     )
     for test in BEFORE_THE_GATE:
-        passed, found = trial.findings.get(test, missing)
-        yield dg.AssetCheckResult(passed=passed, check_name=test, asset_key="challenger_audit", description=found)
+        yield check_result("challenger_audit", test, *trial.findings.get(test, missing))
 
 
 @dg.asset(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
+from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, verdict_of
 from finjepa_pipeline.backtest.store import best_planner
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.checks import audit_of
@@ -13,7 +13,7 @@ from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
-SCALE = {"dates": 2, "seeds": 2, "symbols": 10, "sessions": 1000}  # of a night; `finjepa audit` holds longer ones
+SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}  # of a night; `finjepa audit` holds longer ones
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Trial:
 
     checkpoint: Path
     strategy: str | None
-    findings: dict[str, tuple[bool, str]]
+    findings: dict[str, tuple[bool | None, str]]
     held: tuple[str, ...]
 
 
@@ -41,11 +41,12 @@ def try_challenger(settings: Settings, warehouse: Warehouse, run_id: str, log: C
     with warehouse.connect() as con:
         strategy = best_planner(con, checkpoint.name, data_version)
         known = audit_of(con, checkpoint.name, strategy)
-    missing = tuple(test for test in BEFORE_THE_GATE if test not in known) if strategy else ()
+    unknown = (None, NOT_RUN)
+    missing = [test for test in BEFORE_THE_GATE if verdict_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []
     if strategy and missing:
         for found in hold_trial(warehouse, settings, checkpoint, strategy, run_id, log, only=missing, **SCALE):
             known[found.test] = (found.passed, found.text)
         with warehouse.connect() as con:
             exhibits = Exhibits.of(con, checkpoint, data_version)
         write_report(report_of(settings.reports, checkpoint.name, data_version), f"FinJEPA {checkpoint.name}", exhibits)
-    return Trial(checkpoint, strategy, known, missing)
+    return Trial(checkpoint, strategy, known, tuple(missing))

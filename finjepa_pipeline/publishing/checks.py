@@ -1,16 +1,19 @@
 """What the champion gate asks of a challenger before any comparison: is it whole, alive, fairly judged, and on sound data.
 
-A check that cannot be evaluated is not known to hold, and blocks like one that does not.
+A check that cannot be evaluated is not known to hold, and blocks like one that does not. One that compares returns with luck
+and had not enough data for a verdict does not block: a short history would otherwise never have a champion. It is not called
+passed either.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
-from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, TESTS
+from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, EXACT, NOT_ENOUGH_DATA, NOT_RUN, TESTS, verdict_of
 from finjepa_pipeline.backtest.claim import DSR_GOAL
 from finjepa_pipeline.sql_files import sql
 
@@ -35,6 +38,24 @@ class Finding:
     @property
     def forbids(self) -> bool:
         return self.blocking and self.passed is not True
+
+    @property
+    def verdict(self) -> str:
+        """`passed`, `failed`, `not enough data` or `not run`."""
+        return verdict_of(self.passed, self.detail)
+
+
+def summary(found: Sequence[Finding]) -> str:
+    """All checks in one line: that they are all green is only said where all were run and passed."""
+    passed = [one for one in found if one.passed]
+    if len(passed) == len(found):
+        return f"all {len(found)} checks passed"
+    others = [
+        f"{verdict}: {', '.join(one.name for one in found if one.verdict == verdict)}"
+        for verdict in ("failed", NOT_ENOUGH_DATA, NOT_RUN)
+        if any(one.verdict == verdict for one in found)
+    ]
+    return f"no check forbids it; {len(passed)} of {len(found)} passed ({'; '.join(others)})"
 
 
 def findings(
@@ -104,8 +125,9 @@ def _baseline(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: st
     if rows[strategy][0] != rows[BENCHMARK][0]:
         return Finding("baseline", None, f"{strategy} and {BENCHMARK} were judged under different conditions")
     _, excess, low, high, days = rows[strategy]
-    if excess is None:
-        return Finding("baseline", True, f"{strategy} never moved, so it is not worse than 1/N")
+    if excess is None or low is None:
+        why = f"{strategy} never moved" if excess is None else f"{days} sessions are too few for an interval"
+        return Finding("baseline", None, f"{NOT_ENOUGH_DATA}: {why}", blocking=False)
     interval = f"Sharpe ratio minus that of 1/N {excess:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}, {days} sessions"
     worse = high < 0
     return Finding(
@@ -113,8 +135,11 @@ def _baseline(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: st
     )
 
 
-def audit_of(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | None) -> dict[str, tuple[bool, str]]:
-    """The newest verdict of each test that was ever held of a checkpoint's planner: whether it passed, and what was found."""
+def audit_of(
+    con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | None
+) -> dict[str, tuple[bool | None, str]]:
+    """The standing verdict of each test that was ever run of a checkpoint's planner: whether it passed, None without a verdict,
+    and what was found."""
     try:
         rows = con.execute(sql("audit_of_checkpoint"), {"checkpoint": checkpoint, "strategy": strategy}).fetchall()
     except duckdb.CatalogException:
@@ -123,17 +148,16 @@ def audit_of(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | No
 
 
 def _audited(con: duckdb.DuckDBPyConnection, checkpoint: Path, strategy: str | None) -> tuple[Finding, ...]:
-    """The leak, null, planted, delay and permutation tests. Those of `BEFORE_THE_GATE` must have been held; one that failed
-    forbids a promotion, whoever asked for it."""
+    """The leak, null, planted, delay and permutation tests. Those of `BEFORE_THE_GATE` must have been run; one that failed
+    forbids a promotion, whoever asked for it, and so does one of the exact ones that had not enough data."""
     held = audit_of(con, checkpoint.name, strategy)
     found = []
     for test in TESTS:
-        if test in held:
-            found.append(Finding(f"audit: {test}", *held[test]))
-        elif test in BEFORE_THE_GATE:
-            found.append(Finding(f"audit: {test}", None, "it was not held; `finjepa publish` holds it"))
-        else:
-            found.append(Finding(f"audit: {test}", None, "not run; `finjepa audit` holds it", blocking=False))
+        command = "publish" if test in BEFORE_THE_GATE else "audit"
+        passed, text = held.get(test, (None, f"{NOT_RUN}; `finjepa {command}` runs it"))
+        undecided = verdict_of(passed, text) == NOT_ENOUGH_DATA and test not in EXACT
+        blocking = passed is False or (test in BEFORE_THE_GATE and not undecided)
+        found.append(Finding(f"audit: {test}", passed, text, blocking))
     return tuple(found)
 
 
@@ -153,7 +177,7 @@ def _corrected(
     dsr, pbo, trials, effective, spa = row
     of = f"of {trials} configurations ever tried ({effective} different bets)"
     deflated = (
-        Finding("deflated Sharpe ratio", None, f"{strategy} never moved, {of}", blocking=False)
+        Finding("deflated Sharpe ratio", None, f"{NOT_ENOUGH_DATA}: {strategy} never differed from 1/N", blocking=False)
         if dsr is None
         else Finding(
             "deflated Sharpe ratio",
@@ -165,7 +189,7 @@ def _corrected(
     )
     tested = "" if spa is None else f"; nobody beats 1/N: p = {spa:.2f} (SPA)"
     overfitting = (
-        Finding("overfitting", None, f"the table is too small for PBO{tested}", blocking=False)
+        Finding("overfitting", None, f"{NOT_ENOUGH_DATA}: the table is too small for PBO{tested}", blocking=False)
         if pbo is None
         else Finding(
             "overfitting",

@@ -14,7 +14,7 @@ import numpy as np
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.store import best_planner, now, transaction
-from finjepa_pipeline.publishing.checks import Finding, findings
+from finjepa_pipeline.publishing.checks import Finding, findings, summary
 from finjepa_pipeline.sql_files import sql
 
 REPLACE_ABOVE = 0.5  # probability
@@ -31,7 +31,7 @@ class Verdict:
         champion: checkpoint that is trusted after the verdict; None when there is none yet.
         verdict: `promoted`, `kept` (the champion stays) or `refused` (a check is red).
         probability_better: share of bootstrap samples in which the challenger's Sharpe ratio is the higher one.
-        findings: every check, green or red.
+        findings: every check, whatever came of it.
         new: False when the same verdict stands in the table already.
     """
 
@@ -125,10 +125,10 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
     if red or strategy is None:
         return say("refused", *(f"{finding.name}: {finding.detail}" for finding in red))
     if champion is None:
-        return say("promoted", "there was no champion", "all checks are green")
+        return say("promoted", "there was no champion", summary(found))
     unusable = _why_unusable(checkpoint.with_name(champion.checkpoint))
     if unusable is not None:
-        return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", "all checks are green")
+        return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", summary(found))
     champion_T, challenger_T = _paired_returns(con, champion, Champion(challenger, strategy), data_version)
     days = len(champion_T)
     if days < MIN_COMMON_DAYS:
@@ -141,7 +141,7 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
     )
     numbers = {"probability_better": probability, "common_days": days}
     if probability > REPLACE_ABOVE:
-        return say("promoted", reason, "all checks are green", **numbers)
+        return say("promoted", reason, summary(found), **numbers)
     return say("kept", reason, **numbers)
 
 

@@ -5,23 +5,22 @@ from typing import Any
 
 import dagster as dg
 
+from finjepa_pipeline.backtest.charges import verdict_of
 from finjepa_pipeline.pictures import as_markdown, new_figure
 from finjepa_pipeline.publishing.checks import Finding
-
-_WORDS = {True: "passed", False: "failed", None: "not run"}
 
 
 def findings_table(findings: Sequence[Finding]) -> dg.TableMetadataValue:
     """Every check of the gate with what it found."""
     return _table(
         ("check", "result", "blocking", "found"),
-        [(one.name, _WORDS[one.passed], "yes" if one.blocking else "no", one.detail) for one in findings],
+        [(one.name, one.verdict, "yes" if one.blocking else "no", one.detail) for one in findings],
     )
 
 
-def audit_table(findings: Mapping[str, tuple[bool, str]]) -> dg.TableMetadataValue:
+def audit_table(findings: Mapping[str, tuple[bool | None, str]]) -> dg.TableMetadataValue:
     """Every test that was held of a checkpoint, with what it found."""
-    rows = [(test, _WORDS[passed], found) for test, (passed, found) in findings.items()]
+    rows = [(test, verdict_of(passed, found), found) for test, (passed, found) in findings.items()]
     return _table(("test", "result", "found"), rows)
 
 

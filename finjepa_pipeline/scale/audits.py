@@ -1,6 +1,5 @@
 """The tests of an audit on a Ray cluster: each a task of its own, and of those on markets of known truth each market."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,15 +11,15 @@ import polars as pl
 
 from finjepa_pipeline.artifacts import Artifacts, keep
 from finjepa_pipeline.backtest.audit import Finding, Product
-from finjepa_pipeline.backtest.audit_markets import judge_null, judge_planted, try_null, try_planted
-from finjepa_pipeline.backtest.trial import Charge, held, hold_test
+from finjepa_pipeline.backtest.audit_markets import MARKETS, try_market
+from finjepa_pipeline.backtest.trial import Charge, Result, hold_test, trade_all
 from finjepa_pipeline.scale.cluster import as_task, connected
 from finjepa_pipeline.settings import Settings
 
 
 def hold_on(
     settings: Settings, charge: Charge, rows: pl.DataFrame, names: Sequence[str], log: Callable[[str], object]
-) -> Iterator[tuple[str, Finding]]:
+) -> Iterator[Result]:
     """Hold the named tests, as many tasks at once as the cluster has CPUs; findings come in the order of the names.
 
     Args:
@@ -35,19 +34,18 @@ def hold_on(
     with connected(settings.ray_address) as ray:
         here, prices = ray.put((charge, settings.artifacts)), ray.put(rows)
         whole, market = as_task(ray, test_one), as_task(ray, market_one)
-        seeds = {"null_market": charge.null_seeds, "planted_market": charge.planted_seeds}
         asked: dict[str, Any] = {
-            name: [market.remote(here, name, seed) for seed in seeds[name]]
-            if name in seeds
+            name: {seed: market.remote(here, name, seed) for seed in charge.seeds[name]}
+            if name in MARKETS
             else whole.remote(here, prices, name)
             for name in names
         }
         for name in names:
-            if name in seeds:
-                verdict = judge_null if name == "null_market" else judge_planted
-                yield name, held(name, lambda judge=verdict, tasks=asked[name]: judge(_got(ray, tasks)))
+            if name in MARKETS:
+                tasks = {seed: lambda task=task: _got(ray, task) for seed, task in asked[name].items()}
+                yield from trade_all(name, tasks)
             else:
-                yield name, _got(ray, [asked[name]])[0]
+                yield name, _got(ray, asked[name])
             log(f"{name} of {charge.who} was held")
 
 
@@ -62,9 +60,9 @@ def test_one(told: tuple[Charge, str | None], rows: pl.DataFrame, name: str) -> 
 
 def market_one(told: tuple[Charge, str | None], name: str, seed: int) -> Any:
     """One market of a test on markets of known truth."""
-    charge, product = _opened(told)
-    judge = try_null if name == "null_market" else try_planted
-    return judge(product, charge.markets, seed, product.config.model.channels)
+    _, product = _opened(told)
+    with tempfile.TemporaryDirectory(prefix="finjepa-audit-") as work:
+        return try_market(product, Path(work), name, seed)
 
 
 @lru_cache(maxsize=1)
@@ -74,14 +72,12 @@ def _opened(told: tuple[Charge, str | None]) -> tuple[Charge, Product]:
     if artifacts:
         store = Artifacts(artifacts)
         charge = replace(charge, checkpoint=store.in_place(charge.checkpoint), panel=store.in_place(charge.panel))
-    if not charge.work.is_dir():
-        charge = replace(charge, markets=Path(tempfile.gettempdir()) / f"finjepa-proving-{os.getuid()}")
     return charge, charge.product()
 
 
-def _got(ray: Any, tasks: Sequence[Any]) -> list[Any]:
-    """What tasks have found; what one raised is raised as it was."""
+def _got(ray: Any, task: Any) -> Any:
+    """What a task has found; what it raised is raised as it was."""
     try:
-        return ray.get(list(tasks))
+        return ray.get(task)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None

@@ -9,6 +9,7 @@ import pytest
 from handmade_panel import noise, write_panel
 
 from finjepa_model.config import PortfolioConfig
+from finjepa_pipeline.backtest import report
 from finjepa_pipeline.backtest.baselines import EveryDecision
 from finjepa_pipeline.backtest.claim import has_skill, headline
 from finjepa_pipeline.backtest.engine import Court, walk
@@ -17,7 +18,7 @@ from finjepa_pipeline.backtest.history_page import write_history
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
 from finjepa_pipeline.backtest.overfitting import deflated_sharpe
 from finjepa_pipeline.backtest.replay import attribution, cost_grid
-from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write_failure, write_walks
+from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, insert, now, write_failure, write_walks
 from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
 
 CASE = Case("c1", "d1", "test", "court1")
@@ -181,6 +182,38 @@ def test_the_headline_speaks_of_the_planner_that_acts_and_not_of_the_luckiest():
     assert "rules:mine@1" in said
     assert "cem" not in said
     assert not has_skill(row("mppi", 0.2, 0.6, 0.99, block="validation"))
+
+
+def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verdict(judged, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "quality_summary", lambda con: [])
+    judged.execute(
+        """INSERT INTO backtest_returns BY NAME SELECT * REPLACE ('validation' AS block, 'court0' AS court) FROM backtest_returns
+        WHERE strategy IN ('random', 'equal_weight')"""
+    )
+    for test, passed, text in (
+        ("delay", False, "collapses"), ("delay", True, "fades"), ("null_market", None, "not enough data: two markets"),
+    ):  # fmt: skip
+        key = {
+            "checkpoint": "c1",
+            "strategy": "random",
+            "data_version": "d1",
+            "test": test,
+            "finding": text,
+            "run_id": "r",
+        }
+        insert(judged, "audit_results", key, {"passed": [passed], "value": [0.0], "created_at": [now()]})
+    build_leaderboard(judged, "c1", "d1")
+    (tmp_path / "c1").mkdir()
+    (tmp_path / "c1" / "metrics.json").write_text('{"readout": {"weighted": 0.0, "t_value": 0.42}}')
+    exhibits = report.Exhibits.of(judged, tmp_path / "c1", "d1")
+    report.write_report(tmp_path / "index.html", "FinJEPA c1", exhibits)
+    page = (tmp_path / "index.html").read_text()
+    said = re.findall('<p class="verdict">(.*?)</p>', page)[0]
+    assert said.startswith("The model expects the same return of every asset")
+    assert "No evidence of skill: the Sharpe ratio of random minus that of 1/N" in said  # and not of `winner`
+    assert "which chose random" in said
+    for words in ("FAILED", "passed, after a failure that stands", "not enough data"):
+        assert words in page
 
 
 def test_a_calibrated_planner_has_slope_one_and_an_overconfident_one_less():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
+from finjepa_pipeline.publishing.checks import Finding, summary
 from finjepa_pipeline.publishing.gate import current_champion, judge, probability_better
 
 
@@ -139,7 +140,7 @@ def test_a_challenger_that_was_not_tried_or_failed_a_test_is_refused_and_the_cha
     verdict = _judge(champion_home, "bbbb")
     assert (verdict.verdict, verdict.champion) == ("refused", "aaaa")
     assert len(verdict.reasons) == len(BEFORE_THE_GATE)
-    assert all("not held" in reason for reason in verdict.reasons)
+    assert all("not run" in reason for reason in verdict.reasons)
     champion_home.add_audit("bbbb", truncation="it reads tomorrow")
     verdict = _judge(champion_home, "bbbb")
     assert (verdict.verdict, verdict.champion) == ("refused", "aaaa")
@@ -180,6 +181,67 @@ def test_an_audit_that_is_repeated_counts_and_one_of_another_planner_does_not_re
     champion_home.add_audit("bbbb", truncation="the future moves a channel")
     champion_home.add_audit("bbbb", "finjepa_mppi")
     assert _judge(champion_home, "bbbb").verdict == "refused"
+
+
+@pytest.mark.parametrize(
+    ("test", "outcome"), [("delay", "promoted"), ("null_market", "promoted"), ("truncation", "refused")]
+)
+def test_not_enough_data_is_neither_passed_nor_failed(champion_home, test, outcome):
+    """It blocks where the test is exact: a home that is too short for one decision has nothing to publish."""
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015)
+    few = "not enough data: 40 sessions are too few"
+    champion_home.rows(f"UPDATE audit_results SET passed = NULL, finding = '{few}' WHERE test = '{test}'")
+    verdict = _judge(champion_home, "bbbb")
+    [found] = [finding for finding in verdict.findings if finding.name == f"audit: {test}"]
+    assert (found.passed, found.verdict, verdict.verdict) == (None, "not enough data", outcome)
+    if outcome == "promoted":
+        assert f"not enough data: audit: {test}" in verdict.reasons[-1]
+
+
+def test_a_test_that_could_not_be_run_blocks_like_one_that_was_not(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015)
+    champion_home.rows(
+        "UPDATE audit_results SET passed = NULL, finding = 'not run: no cluster' WHERE test = 'null_market'"
+    )
+    assert _judge(champion_home, "bbbb").reasons == ("audit: null_market: not run: no cluster",)
+
+
+def test_that_all_checks_passed_is_only_said_where_they_were_run_and_did(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015)
+    said = _judge(champion_home, "bbbb", write=False).reasons[-1]
+    assert "audit: planted_market" in said
+    assert "not run: " in said
+    assert "all" not in said
+    passed = [Finding(name, True, "sound") for name in ("files", "data")]
+    assert summary(passed) == "all 2 checks passed"
+    failed = Finding("overfitting", False, "0.7", blocking=False)
+    assert summary([*passed, failed]) == "no check forbids it; 2 of 3 passed (failed: overfitting)"
+
+
+def test_a_failure_of_before_stands_for_the_gate_though_a_later_run_passed(champion_home):
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015, audited=False)
+    champion_home.add_audit("bbbb", null_market="it gains +40 % a year")
+    champion_home.add_audit("bbbb")
+    verdict = _judge(champion_home, "bbbb")
+    assert verdict.verdict == "refused"
+    assert verdict.reasons[0] == "audit: null_market: it gains +40 % a year (it passed later, and a failure stands)"
+
+
+def test_a_planner_that_never_moved_or_a_short_block_has_no_verdict_against_one_over_n(champion_home):
+    for change, words in (("excess_sharpe = NULL", "never moved"), ("excess_low = NULL", "too few for an interval")):
+        champion_home.add_checkpoint("bbbb", seed=1)
+        champion_home.rows("DELETE FROM leaderboard WHERE checkpoint = 'bbbb'")
+        champion_home.rows("DELETE FROM backtest_returns WHERE checkpoint = 'bbbb'")
+        champion_home.add_backtest("bbbb", 0.0015)
+        champion_home.rows(f"UPDATE leaderboard SET {change} WHERE checkpoint = 'bbbb' AND strategy = 'finjepa_cem'")
+        verdict = _judge(champion_home, "bbbb", write=False)
+        [found] = [finding for finding in verdict.findings if finding.name == "baseline"]
+        assert (found.verdict, verdict.verdict) == ("not enough data", "promoted")
+        assert words in found.detail
 
 
 def test_a_test_that_was_not_asked_for_is_not_called_passed(champion_home):
