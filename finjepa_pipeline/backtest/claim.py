@@ -80,14 +80,19 @@ def headline(rows: Sequence[Row], acting: str | None) -> str:
     if not named:
         return "No planner was backtested, so nothing can be said about skill."
     said = [str(claim_of(test.get(name), name)) for name in named]
-    chosen = next((row for row in rows if row["block"] == "validation" and row["strategy"] == acting), None)
-    if chosen is not None and chosen["excess_low"] is not None:
-        said.insert(
-            1,
-            f"On the validation block ({chosen['start_date']} to {chosen['end_date']}), which chose {acting}, the difference was "
-            f"{chosen['excess_sharpe']:+.2f} ({chosen['excess_low']:+.2f} to {chosen['excess_high']:+.2f}).",
-        )
-    return " ".join(said)
+    said.insert(1, on_validation(rows, acting))
+    return " ".join(filter(None, said))
+
+
+def on_validation(rows: Sequence[Row], acting: str | None) -> str:
+    """What the block that chose a planner said of it; empty where that is not known."""
+    row = next((row for row in rows if row["block"] == "validation" and row["strategy"] == acting), None)
+    if row is None or row["excess_low"] is None:
+        return ""
+    return (
+        f"On the validation block ({row['start_date']} to {row['end_date']}), which chose {acting}, the difference was "
+        f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f} to {row['excess_high']:+.2f})."
+    )
 
 
 def same_return_for_all(metrics: Mapping[str, Any]) -> str | None:

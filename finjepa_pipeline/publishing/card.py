@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from finjepa_pipeline.backtest.claim import DSR_GOAL, claim_of
+from finjepa_pipeline.backtest.claim import DSR_GOAL, claim_of, on_validation, same_return_for_all
 from finjepa_pipeline.backtest.metrics import BENCHMARK
 from finjepa_pipeline.publishing.checks import PBO_LIMIT, Finding
-
-HIGHEST_MODEL_INDEX_RESULTS = 8  # the Hub shows them beside the card
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ def model_card(
     checks: Sequence[Finding] = (),
     corrections: Corrections | None = None,
     traded: str = "",
+    ended: tuple[int, int] | None = None,
 ) -> str:
     """The card as Markdown with the Hub's YAML metadata on top.
 
@@ -70,15 +69,19 @@ def model_card(
         verdict: reasons of the champion gate; `checks`: what it looked at.
         corrections: for the number of trials, of the test block.
         traded: how many assets were traded there, of how many.
+        ended: how many of the assets of the prices ended before the last date, and how many there are; None where that is not
+            known.
     """
     test = [standing for standing in standings if standing.block == "test"]
+    acting = next((standing for standing in test if standing.strategy == planner), None)
     sections = [
         f"# FinJEPA {tag}",
+        f"**{remark}**" if (remark := same_return_for_all(metrics)) else "",
         "A joint-embedding predictive world model of daily stock prices and of the portfolio that is held in them. Planners "
         "roll it forward to choose portfolio weights (a simplex), a signal for each asset (long, short, flat) and a hedge "
         "(on, off).",
         "## What it earned",
-        _claim(test, planner),
+        f"{_claim(test, planner)} {on_validation([vars(one) for one in standings], planner)}".strip(),
         _table(test),
         _corrected(test, planner, corrections),
         f"{traded} {_reading_guide(test, config)}".strip(),
@@ -94,9 +97,9 @@ def model_card(
         "## How it was made",
         _lineage(lineage),
         "## Limits",
-        _limits(test, config),
+        "\n".join(f"- {limit}" for limit in _limits(test, config, lineage["data"], ended)),
     ]
-    return f"---\n{_metadata(tag, lineage, test)}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
+    return f"---\n{_metadata(tag, lineage, acting)}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _claim(test: Sequence[Standing], planner: str) -> str:
@@ -110,7 +113,8 @@ def _table(test: Sequence[Standing]) -> str:
         "| strategy | Sharpe | 95 % interval | minus 1/N | 95 % interval | return a year | volatility a year | deepest "
         "drawdown | turnover a year |"
     )
-    lines = [head, "|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    span = f"Test block, {test[0].start_date} to {test[0].end_date}:\n" if test else ""
+    lines = [span, head, "|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for row in test:
         sharpe_interval, excess_interval = _interval(row.sharpe_low, row.sharpe_high), "—"
         excess = "—"
@@ -150,8 +154,7 @@ def _corrected(test: Sequence[Standing], planner: str, corrections: Corrections 
 
 
 def _checks(checks: Sequence[Finding]) -> str:
-    words = {True: "passed", False: "failed", None: "unknown"}
-    lines = [f"| {c.name} | {words[c.passed]} | {'yes' if c.blocking else 'no'} | {c.detail} |" for c in checks]
+    lines = [f"| {c.name} | {c.verdict} | {'yes' if c.blocking else 'no'} | {c.detail} |" for c in checks]
     return "\n".join(["| check | result | blocking | found |", "|---|---|---|---|", *lines]) if lines else ""
 
 
@@ -232,41 +235,95 @@ def _lineage(lineage: Mapping[str, Any]) -> str:
     )
 
 
-def _limits(test: Sequence[Standing], config: Mapping[str, Any]) -> str:
-    years = test[0].n_days / 252 if test else 0.0
-    limits = [
-        "It is a research artefact and no investment advice.",
-        "Past prices are all it knows: no news, no fundamentals, no order book.",
-        "Backtests are not live trading. Fills at the close without market impact flatter large portfolios.",
-        "Prices of companies that exist today are a survivors' sample, and their returns flatter every strategy above.",
-    ]
-    if years:
-        error = math.sqrt(1 / years)
+def _limits(
+    test: Sequence[Standing], config: Mapping[str, Any], data: Mapping[str, Any], ended: tuple[int, int] | None
+) -> list[str]:
+    """What these prices, these rules of trading and this length of time cannot show."""
+    portfolio = config["portfolio"]
+    columns: set[str] = set(data.get("columns") or ())
+    limits = ["It is a research artefact and no investment advice.", *_limits_of_prices(data, columns, ended)]
+    costs = f"Costs are assumed and not measured: {portfolio['cost_bps']:g} basis points one-way"
+    if "volume" in columns:
+        costs += f", and more for assets that trade less than {_dollars(portfolio['tier_dollar_volume'])} a day"
+    impact = portfolio["impact"] > 0 and "volume" in columns
+    limits.append(
+        f"{costs}; market impact for a portfolio of {portfolio['capital']:,.0f} dollars."
+        if impact
+        else f"{costs}, without market impact, which flatters large portfolios."
+    )
+    if test:
+        years = test[0].n_days / 252
         limits.append(
-            f"{years:.1f} years of test data measure a Sharpe ratio to about ±{error:.1f} (one standard error); smaller "
-            "differences cannot be seen."
+            f"{years:.1f} years of test data ({test[0].n_days} sessions) measure a Sharpe ratio to about "
+            f"±{math.sqrt(1 / years):.1f} (one standard error); smaller differences cannot be seen."
         )
-    if not config["portfolio"]["allow_short"]:
+    if not portfolio["allow_short"]:
         limits.append("It was traded without short selling of single assets: a short signal means flat.")
-    return "\n".join(f"- {limit}" for limit in limits)
+    if not portfolio["allow_hedge"]:
+        limits.append("It was traded without a hedge: hedge on means nothing.")
+    return limits
 
 
-def _metadata(tag: str, lineage: Mapping[str, Any], test: Sequence[Standing]) -> str:
+def _limits_of_prices(data: Mapping[str, Any], columns: set[str], ended: tuple[int, int] | None) -> list[str]:
+    limits = []
+    if columns:
+        limits.append(
+            f"All that it knows is the past, daily, in {', '.join(sorted(columns))}: no news, no fundamentals, no order book."
+        )
+    if data.get("source") == "synthetic":
+        limits.append("Its prices are generated: nothing here says anything of a real market.")
+    elif ended is None:
+        limits.append(
+            "Whether the source holds companies that were delisted is not known; if not, every return is flattered."
+        )
+    elif ended[0] == 0:
+        limits.append(
+            f"None of the {ended[1]} assets ended before the last date: they are survivors, and their returns flatter every "
+            "strategy above."
+        )
+    else:
+        limits.append(
+            f"{ended[0]} of {ended[1]} assets ended before the last date; what the source lacks of delisted companies flatters "
+            "every strategy above."
+        )
+    if columns and "adj_close" not in columns:
+        limits.append("The source has one price: whether splits and dividends are in it is the source's word.")
+    if columns and not columns & {"open", "high", "low"}:
+        limits.append("The source has no open, high or low: nothing is known of what happens within a session.")
+    if columns and "volume" not in columns:
+        limits.append("The source has no volumes: all assets are taken to be equally liquid.")
+    if data.get("quarantined_rows"):
+        limits.append(f"{data['quarantined_rows']:,} rows of the source were not believed and not used.")
+    return limits
+
+
+def _dollars(bounds: Sequence[float]) -> str:
+    return f"{bounds[0]:,.0f} dollars" if bounds else "any"
+
+
+def _metadata(tag: str, lineage: Mapping[str, Any], acting: Standing | None) -> str:
+    """The Hub's YAML. Its model-index has one result, that of the planner that acts: the Hub shows it as the model's own."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    data = lineage["data"]
-    results = [
-        EvalResult(
-            task_type="portfolio-choice",
-            dataset_type=str(data.get("source") or "prices"),
-            dataset_name=f"{data.get('feed') or 'prices'}, test block {row.start_date} to {row.end_date}",
-            metric_type="sharpe",
-            metric_name=f"annualised net Sharpe ratio of {row.strategy}",
-            metric_value=round(row.sharpe, 4),
+    results = []
+    if acting is not None and acting.sharpe is not None and math.isfinite(acting.sharpe):
+        name = f"net Sharpe ratio a year of {acting.strategy}, 95 % interval {_interval(acting.sharpe_low, acting.sharpe_high)}"
+        if acting.excess_sharpe is not None:
+            difference = _interval(acting.excess_low, acting.excess_high)
+            name += f"; minus that of 1/N {acting.excess_sharpe:+.2f}, 95 % interval {difference}"
+        dataset = _dataset(lineage)
+        results.append(
+            EvalResult(
+                task_type="time-series-forecasting",
+                task_name="portfolio choice",
+                dataset_type=dataset,
+                dataset_name=f"{dataset}, test block {acting.start_date} to {acting.end_date}",
+                dataset_split="test",
+                metric_type="sharpe",
+                metric_name=name,
+                metric_value=round(acting.sharpe, 4),
+            )
         )
-        for row in test[:HIGHEST_MODEL_INDEX_RESULTS]
-        if row.sharpe is not None and math.isfinite(row.sharpe)
-    ]
     return ModelCardData(
         license="apache-2.0",
         library_name="finjepa",
@@ -275,6 +332,21 @@ def _metadata(tag: str, lineage: Mapping[str, Any], test: Sequence[Standing]) ->
         model_name=f"FinJEPA {tag}" if results else None,
         eval_results=results or None,
     ).to_yaml()
+
+
+def _dataset(lineage: Mapping[str, Any]) -> str:
+    """An id that is valid on the Hub: the data set's own where the prices are from there, otherwise the kind of source."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    source = lineage.get("build", {}).get("source", {})
+    for name in (source.get("dataset_name"), lineage["data"].get("source")):
+        try:
+            validate_repo_id(str(name or ""))
+        except HFValidationError:
+            continue
+        return str(name)
+    return "prices"
 
 
 def _number(value: float | None, spec: str = ".2f") -> str:

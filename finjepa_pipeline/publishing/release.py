@@ -11,6 +11,7 @@ import duckdb
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.backtest.leaderboard import traded_assets
+from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.gate import Champion, current_champion, known_findings
 from finjepa_pipeline.publishing.package import Package, package_of, write_package
@@ -134,7 +135,20 @@ def card_of(con: duckdb.DuckDBPyConnection, settings: Settings, package: Package
         checks=known_findings(con, champion.checkpoint),
         corrections=_corrections(con, champion.checkpoint),
         traded=traded_assets(con, champion.checkpoint),
+        ended=_ended(con, lineage["data"]["data_version"]),
     )
+
+
+def _ended(con: duckdb.DuckDBPyConnection, data_version: str) -> tuple[int, int] | None:
+    """How many companies ended, and how many there are, in the prices of a checkpoint; None where others have taken their
+    place in the tables."""
+    revision = current_revision(con)
+    if revision is None or revision.data_version != data_version:
+        return None
+    try:
+        return con.execute("SELECT count(ended_because), count(*) FROM main.entities").fetchone()
+    except duckdb.CatalogException:
+        return None
 
 
 def _corrections(con: duckdb.DuckDBPyConnection, checkpoint: str) -> Corrections | None:

@@ -1,11 +1,13 @@
 """A model card says what was found and no more, and its metadata is what the Hub wants."""
 
 import json
+from dataclasses import replace
 from datetime import date
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import validate_repo_id
 
 from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.checks import Finding
@@ -20,17 +22,45 @@ def standing(strategy: str, excess: tuple[float, float, float] | None, dsr: floa
 
 
 @pytest.fixture
-def card(home):
+def files(home) -> dict[str, dict]:
     folder = home.add_checkpoint("aaaa")
-    files = {
-        name: json.loads((folder / f"{name}.json").read_text())
-        for name in ("config", "metrics", "lineage", "normalization")
-    }
+    names = ("config", "metrics", "lineage", "normalization")
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
-    def make(excess: tuple[float, float, float] | None = (0.1, -0.2, 0.4), dsr: float | None = 0.6, **more) -> str:
-        rows = [standing("mppi", excess, dsr), standing("equal_weight", (0.0, 0.0, 0.0))]
+
+@pytest.fixture
+def lineage(files) -> dict:
+    return files["lineage"]
+
+
+@pytest.fixture
+def config(files) -> dict:
+    return files["config"]
+
+
+@pytest.fixture
+def metrics(files) -> dict:
+    return files["metrics"]
+
+
+@pytest.fixture
+def card(files):
+    def make(
+        excess: tuple[float, float, float] | None = (0.1, -0.2, 0.4),
+        dsr: float | None = 0.6,
+        *,
+        planner: str = "mppi",
+        validation: tuple[float, float, float] | None = None,
+        **more,
+    ) -> str:
+        best = replace(
+            standing("max_diversification", (0.9, 0.1, 1.5)), sharpe=1.7
+        )  # a baseline, and the highest ratio
+        rows = [best, standing("mppi", excess, dsr), standing("equal_weight", (0.0, 0.0, 0.0))]
+        if validation is not None:
+            rows.append(replace(standing("mppi", validation), block="validation"))
         return model_card(
-            tag="2022-12-28-c0ffee", standings=rows, planner="mppi", verdict=["first of all"], **files, **more
+            tag="2022-12-28-c0ffee", standings=rows, planner=planner, verdict=["first of all"], **files, **more
         )
 
     return make
@@ -42,8 +72,81 @@ def test_metadata_is_what_the_hub_wants(card):
     assert data.license == "apache-2.0"
     assert data.library_name == "finjepa"
     assert data.pipeline_tag == "time-series-forecasting"
-    assert {result.metric_type for result in data.eval_results} == {"sharpe"}
     assert yaml.safe_load(text.split("---")[1])["model-index"][0]["name"] == "FinJEPA 2022-12-28-c0ffee"
+
+
+def test_the_hub_is_told_the_ratio_of_the_planner_that_acts_and_of_nobody_else(card, tmp_path):
+    """The client reads the card as the Hub does: one result, on a data set with a valid id, with its interval."""
+    (tmp_path / "README.md").write_text(card(), encoding="utf-8")
+    [result] = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert (result.metric_type, result.metric_value) == ("sharpe", 0.8)
+    assert result.metric_name.startswith("net Sharpe ratio a year of mppi, 95 % interval -0.10 to 1.70")
+    assert "minus that of 1/N +0.10, 95 % interval -0.20 to 0.40" in result.metric_name
+    assert result.dataset_type == "sample"
+    assert result.dataset_name == "sample, test block 2020-01-02 to 2022-12-28"
+
+
+@pytest.mark.parametrize(
+    ("source", "build", "dataset"),
+    [
+        ("hf", {"dataset_name": "owner/prices"}, "owner/prices"),
+        ("files", {"path": "/home/me/my prices"}, "files"),
+        ("hf", {"dataset_name": "not an id/../x"}, "hf"),
+        (None, {}, "prices"),
+    ],
+)
+def test_the_data_set_of_a_result_has_an_id_that_the_hub_takes(card, lineage, source, build, dataset):
+    lineage["data"]["source"], lineage["build"] = source, {"source": build}
+    [result] = ModelCard(card()).data.eval_results
+    validate_repo_id(result.dataset_type)
+    assert result.dataset_type == dataset
+    assert "/home/me" not in card().split("---")[1]
+
+
+def test_a_model_without_a_ratio_has_no_result(card):
+    assert ModelCard(card(planner="cem")).data.eval_results is None
+
+
+def test_validation_and_test_are_told_apart(card):
+    text = card(validation=(0.3, 0.1, 0.5))
+    claim, chosen = (text.index(words) for words in ("on the test block from 2020", "On the validation block (2020"))
+    assert claim < chosen
+    assert "Test block, 2020-01-02 to 2022-12-28" in text
+
+
+def test_that_one_return_is_expected_of_every_asset_comes_first(card, metrics):
+    assert "same return of every asset" not in card()
+    metrics["readout"] = {"weighted": 0.0, "t_value": 0.42}
+    text = card()
+    assert text.index("same return of every asset") < text.index("A joint-embedding predictive world model")
+
+
+@pytest.mark.parametrize(
+    ("data", "rules", "ended", "says", "not_says"),
+    [
+        ({"columns": ["close"]}, {}, (0, 20), ("20 assets ended", "survivors", "one price", "no volumes"), ("impact for",)),
+        (
+            {"columns": ["adj_close", "close", "high", "low", "open", "volume"], "quarantined_rows": 1200},
+            {"allow_short": True},
+            (31, 505),
+            ("31 of 505 assets ended", "impact for a portfolio of 1,000,000", "1,200 rows"),
+            ("survivors", "one price", "no volumes", "short selling"),
+        ),
+        ({"source": "synthetic", "columns": ["close"]}, {}, (0, 20), ("generated",), ("survivors",)),
+        ({"columns": ["close"]}, {"allow_hedge": False}, None, ("is not known", "without a hedge"), ("survivors",)),
+        (
+            {"columns": ["close", "volume"]}, {"impact": 0.0, "cost_bps": 3.0}, None,
+            ("3 basis points", "without market impact"), ("no volumes",),
+        ),
+    ],
+)  # fmt: skip
+def test_limits_follow_from_the_prices_and_the_rules(card, lineage, config, data, rules, ended, says, not_says):
+    lineage["data"] |= data
+    config["portfolio"] |= rules
+    limits = card(ended=ended).split("## Limits")[1]
+    assert [words for words in says if words not in limits] == []
+    assert [words for words in not_says if words in limits] == []
+    assert "3.0 years of test data (750 sessions)" in limits
 
 
 @pytest.mark.parametrize(
@@ -86,5 +189,5 @@ def test_provenance_limits_and_use_are_there(card):
     ):
         assert f"## {section}" in text
     assert "data version: data1" in text
-    assert "survivors" in text
+    assert "Whether the source holds companies that were delisted is not known" in text
     assert 'act("owner/name", planner="mppi")' in text
