@@ -1,6 +1,7 @@
 """What every price source can do, and what makes a feed of it."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,12 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def with_folders(name: str, sha256: str) -> str:
+    """The hash of a file's bytes, and of what the names of its folders may say of its rows."""
+    said = re.findall(r"(?:^|/)((?:symbol|date)=[^/]*)(?=/)", name)
+    return hashlib.sha256(f"{sha256}{said}".encode()).hexdigest() if said else sha256
 
 
 def version_of(files: Sequence[SourceFile]) -> str:

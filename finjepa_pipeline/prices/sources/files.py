@@ -1,15 +1,13 @@
 """Parquet or CSV files in the Hub schema: a folder, a glob or one file."""
 
 import glob
-import hashlib
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile, version_of
+from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile, version_of, with_folders
 from finjepa_pipeline.prices.sources.hashes import HashCache
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
@@ -46,7 +44,7 @@ class FilesSource:
         except OSError as error:
             raise FinJEPAError(f"cannot read {error.filename}: {error.strerror}") from error
         files = tuple(
-            SourceFile(str(path), _with_folders(path, sha256)) for path, sha256 in zip(paths, hashes, strict=True)
+            SourceFile(str(path), with_folders(str(path), sha256)) for path, sha256 in zip(paths, hashes, strict=True)
         )
         return Snapshot(version_of(files), files, tuple(map(str, unread)))
 
@@ -105,9 +103,3 @@ def _below(place: Path) -> tuple[list[Path], list[Path]]:
 
 def _refuse(error: OSError) -> None:
     raise error
-
-
-def _with_folders(path: Path, sha256: str) -> str:
-    """The hash of a file's bytes, and of what the names of its folders may say of its rows."""
-    said = re.findall(r"/(?:symbol|date)=[^/]*(?=/)", str(path))
-    return hashlib.sha256(f"{sha256}{said}".encode()).hexdigest() if said else sha256

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile
+from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile, with_folders
 
 SUFFIXES = (".parquet", ".csv")  # read as they are, the first kind that there is
 TRIES = 4
@@ -50,7 +50,9 @@ class HubSource:
         for suffix in SUFFIXES:
             shards = [file for file in files if file.path.endswith(suffix)]
             if shards:
-                hashes = (shard.lfs.sha256 if shard.lfs else shard.blob_id for shard in shards)
+                hashes = (
+                    with_folders(shard.path, shard.lfs.sha256 if shard.lfs else shard.blob_id) for shard in shards
+                )
                 unread = tuple(file.path for file in files if file.path.endswith(SUFFIXES) and file not in shards)
                 return Snapshot(commit, tuple(map(SourceFile, (shard.path for shard in shards), hashes)), unread)
         return Snapshot(

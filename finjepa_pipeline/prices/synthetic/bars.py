@@ -55,7 +55,7 @@ def load_market(folder: Path) -> SyntheticMarket:
     truth = folder / "truth"
     try:
         market = generate(SyntheticConfig(**json.loads((truth / "config.json").read_text(encoding="utf-8"))))
-        written = pl.read_parquet(truth / "expected_returns.parquet").drop("date").to_numpy()
+        written = pl.read_parquet(truth / "expected_returns.parquet", glob=False).drop("date").to_numpy()
     except (OSError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise FinJEPAError(
             f"{folder} holds no synthetic market with its truth ({error}); write one with write_bars"

@@ -83,6 +83,17 @@ def test_a_revision_is_pinned_fetched_once_and_only_its_new_shards_are_read(
         assert client.ingest(symbols=["BBB"], start="2021-02-01")[1] == 21
 
 
+def test_a_data_set_in_folders_is_read_and_what_is_not_read_is_named(tmp_path: Path) -> None:
+    files = {f"symbol={name}/p.parquet": parquet(prices((name,)).drop("symbol")) for name in ("AAA", "BBB")}
+    with HubLookalike() as hub:
+        hub.add_repo(
+            "org/prices", kind="dataset", files=files | {"more/old.csv": prices(("CCC",)).write_csv().encode()}
+        )
+        new, rows, _, note = Client(hub, tmp_path).ingest()
+    assert new == rows == prices(("AAA", "BBB")).height
+    assert note == "not read: more/old.csv"
+
+
 @pytest.mark.parametrize("fault", ["cut_answer", "reset_answer"])
 def test_a_download_that_is_cut_goes_on_where_it_was(tmp_path: Path, fault: Fault) -> None:
     rows = prices(tuple(f"S{place:03d}" for place in range(500)), days=1_400).with_columns(
