@@ -12,6 +12,8 @@ def main() -> None:
         sys.exit(
             f"finjepa: the command line needs {error.name}, which is not installed: pip install 'finjepa[pipeline]'"
         )
+    except KeyboardInterrupt:  # the libraries take seconds to load
+        sys.exit("finjepa: interrupted: nothing was begun")
     run()
 
 

@@ -281,19 +281,22 @@ def reproduce(checkpoint: str, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def clean(keep: int | None, dry_run: bool) -> None:
     """Free disk: remove what nobody needs any more. Releases, champions, decisions and the warehouse are never removed."""
-    from finjepa_pipeline.retention import KEEP
+    from finjepa_pipeline.retention import KEEP, hold_reserve, release_reserve
     from finjepa_pipeline.retention import clean as remove
     from finjepa_pipeline.run_lock import locked
     from finjepa_pipeline.runner import open_instance
     from finjepa_pipeline.warehouse import Warehouse
 
-    settings, own = Settings.from_env().ensure(), f"clean-{os.getpid()}"
+    settings, own = Settings.from_env(), f"clean-{os.getpid()}"
+    release_reserve(settings)
+    settings.ensure()
     with (
         open_instance(settings) as instance,
         locked(settings.dagster / "commands", own),
         Warehouse.from_settings(settings).connect(read_only=True) as con,
     ):
         plan = remove(settings, con, instance, KEEP if keep is None else keep, dry_run, own)
+    hold_reserve(settings)
     say_cleaned(plan, dry_run)
 
 

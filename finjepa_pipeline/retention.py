@@ -23,6 +23,7 @@ from finjepa_pipeline.run_lock import LOCK, holder, is_held
 from finjepa_pipeline.settings import Settings, sweep
 
 KEEP = 14
+_RESERVE_BYTES = 2 << 20
 _RUNS_A_NIGHT = 4  # a night is one run; commands and the UI add some
 _ID = re.compile(r"\b[0-9a-f]{16}\b")
 _USING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -56,6 +57,23 @@ class Plan:
 
     removals: tuple[Removal, ...]
     kept: dict[str, dict[str, int]]
+
+
+def hold_reserve(settings: Settings) -> None:
+    """Keep room on the disk that `release_reserve` gives back: on a full one SQLite cannot even read, nor clean."""
+    if not _reserve(settings).exists():
+        try:
+            _reserve(settings).write_bytes(bytes(_RESERVE_BYTES))
+        except OSError:
+            release_reserve(settings)
+
+
+def release_reserve(settings: Settings) -> None:
+    _reserve(settings).unlink(missing_ok=True)
+
+
+def _reserve(settings: Settings) -> Path:
+    return settings.home / ".reserve"
 
 
 def clean(

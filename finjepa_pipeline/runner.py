@@ -20,6 +20,7 @@ from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.interrupts import asked
 from finjepa_pipeline.pools import end_lost_runs, wait_for_pool
+from finjepa_pipeline.retention import hold_reserve
 from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.watch import BY_HAND
@@ -101,6 +102,7 @@ def run_job(
     started = time.monotonic()
     with open_instance(settings) as instance, locked(settings.dagster / "commands", report.run_id) as mark:
         listener = _Listener(console, report, instance, 60.0 * settings.wait_minutes)
+        hold_reserve(settings)
         for line in end_lost_runs(instance):
             listener.say(line)
         instance.add_event_listener(report.run_id, listener)

@@ -14,7 +14,7 @@ import polars as pl
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features import MARKET_CHANNELS, AdjustedPrices, Channel, choose, fill_panel
-from finjepa_model.features.build import ARRAYS, PRICE_COLUMNS
+from finjepa_model.features.build import PRICE_COLUMNS
 from finjepa_model.files import to_json, write_text
 from finjepa_model.training.panel import FORMAT
 from finjepa_pipeline.prices.store import current_revision
@@ -81,19 +81,16 @@ def write_panel(prices: AdjustedPrices, channels: tuple[Channel, ...], identity:
     """Fill an empty folder with the panel's files; the manifest comes last.
 
     Raises:
-        FinJEPAError: if the disk has no room for them.
+        OSError: if the disk has no room for them, before anything is computed.
     """
-    rows = int((prices.last_A - prices.first_A + 1).sum())
-    needed = rows * (4 * len(channels) + sum(np.dtype(dtype).itemsize for dtype in ARRAYS.values()))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise FinJEPAError(
-            f"the panel needs {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB left: free some space "
-            "(older panels in that folder can be deleted)"
-        )
 
     def allocate(name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-        return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+        file = folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):  # writing a page that the disk has no room for would kill the process
+            with file.open("rb+") as stream:
+                os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+        return array
 
     manifest = fill_panel(prices, channels, allocate)
     versions = {module.__name__: module.__version__ for module in (np, pl, duckdb)}

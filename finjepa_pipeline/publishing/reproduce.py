@@ -21,6 +21,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.publishing.package import sha256
+from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.exchange import LAUNCHER_PID
 from finjepa_pipeline.training.named import named_checkpoint
@@ -59,6 +60,11 @@ def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
     Raises:
         FinJEPAError: if it has no lineage that can be followed, or its prices can no longer be had.
     """
+    with locked(settings.dagster / "commands", f"reproduce-{os.getpid()}"):  # so that nothing that it reads is removed
+        return _reproduce(settings, checkpoint)
+
+
+def _reproduce(settings: Settings, checkpoint: str) -> Reproduction:
     named = named_checkpoint(settings, checkpoint)
     original = named.folder
     lineage = _lineage(original)
