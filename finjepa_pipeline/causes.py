@@ -66,6 +66,11 @@ def _full() -> str:
 
 
 def _memory(error: BaseException) -> str | None:
+    if type(error).__name__ == "DagsterMaxRetriesExceededError":  # only crashes are tried again, see failures.py
+        return (
+            "a process of this run ended without a result, again and again: what it printed is above; if it printed nothing, it "
+            f"was killed, most often for lack of memory: lower training.batch_size or --n-assets, {_AGAIN}"
+        )
     is_known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     if not is_known and not (_is_of_a_library(error) and _MEMORY.search(str(error))):
         return None

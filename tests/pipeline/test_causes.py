@@ -7,15 +7,18 @@ import sqlite3
 import subprocess
 import sys
 
+import dagster as dg
 import duckdb
 import pytest
 import torch
+from dagster._core.errors import DagsterPipesExecutionError
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.state import STATE_FILE, Best, load_state, save_state
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.cli_errors import one_line
+from finjepa_pipeline.failures import CRASH_RETRIES, final
 from finjepa_pipeline.prices.scan import plain
 from finjepa_pipeline.runner import open_instance
 from finjepa_pipeline.settings import Settings
@@ -64,7 +67,18 @@ def too_little_memory(folder):
     return raised(lambda: con.execute(query).fetchall())
 
 
+@dg.asset
+@final
+def crashing() -> None:
+    raise DagsterPipesExecutionError("External execution process failed with code 1")
+
+
+def killed_training(_):
+    return raised(lambda: dg.materialize([crashing], instance=dg.DagsterInstance.ephemeral()))
+
+
 CAUSES = {
+    "a training that is killed": killed_training,
     "disk": lambda _: OSError(errno.ENOSPC, "No space left on device"),
     "quota": lambda _: OSError(errno.EDQUOT, "Disk quota exceeded"),
     "disk of SQLite": lambda _: sqlite3.OperationalError("database or disk is full"),
@@ -80,6 +94,7 @@ CAUSES = {
     "a damaged warehouse": damaged_warehouse,
 }
 WAYS_OUT = {
+    "a training that is killed": "lower training.batch_size",
     "disk": "finjepa clean", "quota": "finjepa clean", "disk of SQLite": "finjepa clean", "disk of DuckDB": "finjepa clean",
     "file size": "ulimit", "memory": "lower", "memory of torch": "lower", "memory of DuckDB": "FINJEPA_DUCKDB_MEMORY_LIMIT",
     "rights": "/home/x", "read-only": "FINJEPA_HOME", "runs that are no database": "move that folder away",
@@ -88,7 +103,8 @@ WAYS_OUT = {
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_a_known_cause_is_named_with_the_way_out(cause, tmp_path):
+def test_a_known_cause_is_named_with_the_way_out(cause, tmp_path, monkeypatch):
+    monkeypatch.setattr("finjepa_pipeline.failures.CRASH_RETRIES", CRASH_RETRIES._replace(delay=0.01))
     error = CAUSES[cause](tmp_path)
     for one in (error, wrapped(wrapped(error))):
         line = one_line(one)
