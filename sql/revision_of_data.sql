@@ -1,6 +1,5 @@
--- The newest revision of a feed that has this content.
+-- The newest revision that has this content, from wherever: a release does not say where its prices lie.
 SELECT max(revision)
 FROM main.revisions
-JOIN main.feeds USING (feed_id)
-WHERE feed = $feed AND data_version = $data_version
+WHERE data_version = $data_version
 HAVING max(revision) IS NOT NULL

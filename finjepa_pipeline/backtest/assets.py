@@ -12,6 +12,7 @@ from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, TESTS, verdict_of
 from finjepa_pipeline.backtest.walk_forward_assets import ASSETS as WALK_FORWARD
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.publishing.plain import cell
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
@@ -151,7 +152,7 @@ def _markdown(rows: list[dict]) -> str:
         numbers = [row[name] for name in ("sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr")]
         sharpe, excess, low, high, dsr = ("–" if value is None else f"{value:.2f}" for value in numbers)
         lines.append(
-            f"| {row['strategy']} | {sharpe} | {excess} | {low} to {high} | {dsr} | {row['annual_return']:.1%} "
+            f"| {cell(row['strategy'])} | {sharpe} | {excess} | {low} to {high} | {dsr} | {row['annual_return']:.1%} "
             f"| {row['max_drawdown']:.1%} |"
         )
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from finjepa_pipeline.backtest.ensemble import ensemble_of
 from finjepa_pipeline.backtest.market_imagination import HORIZON, Imagined
 from finjepa_pipeline.backtest.market_view import MarketView
 
-_WITH = " | "  # between the names of a planner and of its utility
+WITH_UTILITY = " | "  # between the names of a planner and of its utility
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def strategy_name(planner: str, utility: str | None) -> str:
     Raises:
         FinJEPAError: for a utility that cannot be read.
     """
-    return planner if utility is None else f"{planner}{_WITH}{parse_utility(utility).text}"
+    return planner if utility is None else f"{planner}{WITH_UTILITY}{parse_utility(utility).text}"
 
 
 def planner_of(name: str) -> str:
     """The planner of a strategy that is called so."""
-    return name.partition(_WITH)[0]
+    return name.partition(WITH_UTILITY)[0]
 
 
 class FinJEPAStrategy:
@@ -83,7 +83,7 @@ class FinJEPAStrategy:
         """
         self.name = name or planner
         self.expected: list[tuple[np.datetime64, Expectation]] = []  # of each decision so far
-        searcher, _, utility = planner.partition(_WITH)
+        searcher, _, utility = planner.partition(WITH_UTILITY)
         self._planner = make_planner(searcher)
         self._utility: Utility = parse_utility(utility) if utility else GOAL if searcher == "cem" else CUMULATIVE
         others = self._utility.checkpoints

@@ -1,14 +1,18 @@
 """The model card: README.md of a release, made from what the checkpoint's own files and the leaderboard say."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from finjepa_model.files import to_json
 from finjepa_pipeline.backtest.claim import DSR_GOAL, claim_of, on_validation, same_return_for_all
+from finjepa_pipeline.backtest.finjepa_strategy import WITH_UTILITY
 from finjepa_pipeline.backtest.metrics import BENCHMARK
 from finjepa_pipeline.publishing.checks import PBO_LIMIT, Finding
+from finjepa_pipeline.publishing.plain import cell, code
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def model_card(
         "## How to use it",
         _usage(config, planner),
         "## Why it was released",
-        "\n".join(f"- {reason}" for reason in verdict),
+        "\n".join(f"- {cell(reason)}" for reason in verdict),
         _checks(checks),
         "## What it learned from",
         _provenance(lineage, normalization),
@@ -104,7 +108,7 @@ def model_card(
 
 def _claim(test: Sequence[Standing], planner: str) -> str:
     acting = next((vars(standing) for standing in test if standing.strategy == planner), None)
-    claim = claim_of(acting, f"`{planner}`")
+    claim = claim_of(acting, code(planner))
     return f"**{claim.verdict}**: {claim.text}"
 
 
@@ -121,7 +125,7 @@ def _table(test: Sequence[Standing]) -> str:
         if row.strategy != BENCHMARK:
             excess, excess_interval = _number(row.excess_sharpe, "+.2f"), _interval(row.excess_low, row.excess_high)
         lines.append(
-            f"| {row.strategy} | {_number(row.sharpe)} | {sharpe_interval} | {excess} | {excess_interval} "
+            f"| {cell(row.strategy)} | {_number(row.sharpe)} | {sharpe_interval} | {excess} | {excess_interval} "
             f"| {row.annual_return:.1%} | {row.annual_volatility:.1%} | {row.max_drawdown:.1%} | {row.annual_turnover:.1f} |"
         )
     return "\n".join(lines) if test else "There is no backtest on the test block."
@@ -139,7 +143,7 @@ def _corrected(test: Sequence[Standing], planner: str, corrections: Corrections 
     if acting is not None and acting.dsr is not None:
         word = "convincing" if acting.dsr >= DSR_GOAL else "not convincing"
         lines.append(
-            f"The deflated Sharpe ratio of the return of `{planner}` over 1/N, the probability that it is better than the "
+            f"The deflated Sharpe ratio of the return of {code(planner)} over 1/N, the probability that it is better than the "
             f"luckiest of them would be without skill, is "
             f"{acting.dsr:.2f}: {word} ({DSR_GOAL:g} would be)."
         )
@@ -154,7 +158,7 @@ def _corrected(test: Sequence[Standing], planner: str, corrections: Corrections 
 
 
 def _checks(checks: Sequence[Finding]) -> str:
-    lines = [f"| {c.name} | {c.verdict} | {'yes' if c.blocking else 'no'} | {c.detail} |" for c in checks]
+    lines = [f"| {c.name} | {c.verdict} | {'yes' if c.blocking else 'no'} | {cell(c.detail)} |" for c in checks]
     return "\n".join(["| check | result | blocking | found |", "|---|---|---|---|", *lines]) if lines else ""
 
 
@@ -170,6 +174,8 @@ def _reading_guide(test: Sequence[Standing], config: Mapping[str, Any]) -> str:
 
 
 def _usage(config: Mapping[str, Any], planner: str) -> str:
+    searcher, _, utility = planner.partition(WITH_UTILITY)
+    options = f"--planner {shlex.quote(searcher)}" + (f" --utility {shlex.quote(utility)}" if utility else "")
     return (
         "Load it, and act on the newest close of the prices in your FINJEPA_HOME (`owner/name` is this repository, or a folder "
         "with these files):\n\n"
@@ -177,14 +183,14 @@ def _usage(config: Mapping[str, Any], planner: str) -> str:
         "from finjepa_model import FinJEPA\n"
         "from finjepa_pipeline.publishing.daily import act\n\n"
         'model = FinJEPA.from_pretrained("owner/name")  # encode, predict, rollout, imagine\n'
-        f'decision = act("owner/name", planner="{planner}")\n'
+        f'decision = act("owner/name", planner={to_json(planner)})\n'
         'print(decision["weights"], decision["signals"], decision["hedge"])\n'
         "```\n\n"
         "The same from a terminal, prices included, as JSON:\n\n"
         "```bash\n"
         "pip install finjepa\n"
         "finjepa ingest --data-source files --path your/prices\n"
-        f"finjepa decide --checkpoint owner/name --planner {planner} --json\n"
+        f"finjepa decide --checkpoint owner/name {options} --json\n"
         "```\n\n"
         f"An observation is {config['model']['context_steps']} steps of {config['model']['stride']} sessions; at each step an "
         f"asset is seen through the {config['model']['window']} sessions that end there, in the channels of "
@@ -206,7 +212,7 @@ def _provenance(lineage: Mapping[str, Any], normalization: Mapping[str, Any]) ->
         "assets": "assets",
         "columns": "columns that hold data",
     }
-    lines = [f"- {label}: {_plain(data[key])}" for key, label in names.items() if data.get(key) is not None]
+    lines = [f"- {label}: {cell(_plain(data[key]))}" for key, label in names.items() if data.get(key) is not None]
     channels = ", ".join(f"`{channel['name']}`" for channel in normalization.get("channels", []))
     return "\n".join([*lines, f"- channels: {channels or 'none given'}"])
 
@@ -215,17 +221,17 @@ def _diagnostics(metrics: Mapping[str, Any]) -> str:
     diagnostics, losses, readout = (metrics.get(name, {}) for name in ("diagnostics", "validation", "readout"))
     lines = ["| | value |", "|---|--:|"]
     for group, values in (("", diagnostics), ("validation loss: ", losses), ("read-out of returns: ", readout)):
-        lines += [f"| {group}{name} | {_plain(value)} |" for name, value in values.items()]
+        lines += [f"| {group}{cell(name)} | {cell(_plain(value))} |" for name, value in values.items()]
     return "\n".join(lines)
 
 
 def _lineage(lineage: Mapping[str, Any]) -> str:
-    code = lineage["code"]
-    revision = f", revision `{code['revision']}`" + (" with local changes" if code["modified"] else "")
+    made_by = lineage["code"]
+    revision = f", revision `{made_by['revision']}`" + (" with local changes" if made_by["modified"] else "")
     libraries = ", ".join(f"{name} {version}" for name, version in lineage["libraries"].items() if version)
     return "\n".join(
         [
-            f"- code: finjepa {code['finjepa']}{revision if code['revision'] else ''}",
+            f"- code: finjepa {made_by['finjepa']}{revision if made_by['revision'] else ''}",
             f"- seed {lineage['seed']}, on {lineage['device']}, Python {lineage['python']}",
             f"- feature panel `{lineage['panel_hash']}`",
             f"- Dagster run `{lineage['dagster']['run_id']}`",

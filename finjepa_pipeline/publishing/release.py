@@ -4,7 +4,7 @@ A content is released once. A checkpoint that was only trained or judged again i
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 
@@ -15,6 +15,7 @@ from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.gate import Champion, current_champion, known_findings
 from finjepa_pipeline.publishing.package import Package, package_of, write_package
+from finjepa_pipeline.publishing.plain import places_of, public, public_strategy
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.run import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse, sql
@@ -54,7 +55,10 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
         con.execute(sql("releases"))
         if new_locally:
             write_package(
-                package, settings.checkpoints / champion.checkpoint, card_of(con, settings, package, champion)
+                package,
+                settings.checkpoints / champion.checkpoint,
+                card_of(con, settings, package, champion),
+                settings.home,
             )
         _note(con, package, LOCAL, None)
     keep(settings, package.folder)
@@ -121,18 +125,19 @@ def card_of(con: duckdb.DuckDBPyConnection, settings: Settings, package: Package
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("config", "metrics", "lineage", "normalization")
     )
+    places = places_of(lineage, settings.home)
     rows = con.execute(sql("release_leaderboard"), {"checkpoint": champion.checkpoint}).fetchall()
     reasons = con.execute(sql("promotion_reasons"), {"checkpoint": champion.checkpoint}).fetchone()
     return model_card(
         tag=package.tag,
         config=config,
         metrics=metrics,
-        lineage=lineage,
+        lineage=public(lineage, places),
         normalization=normalization,
-        standings=[Standing(*row) for row in rows],
-        planner=champion.strategy,
-        verdict=reasons[0].split("\n") if reasons else [],
-        checks=known_findings(con, champion.checkpoint),
+        standings=[Standing(public_strategy(row[0]), *row[1:]) for row in rows],
+        planner=public_strategy(champion.strategy),
+        verdict=public(reasons[0].split("\n") if reasons else [], places),
+        checks=[replace(c, detail=public(c.detail, places)) for c in known_findings(con, champion.checkpoint)],
         corrections=_corrections(con, champion.checkpoint),
         traded=traded_assets(con, champion.checkpoint),
         ended=_ended(con, lineage["data"]["data_version"]),

@@ -175,8 +175,11 @@ def _prices(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -
     if settings.warehouse.is_file():
         with Warehouse.from_settings(settings).connect() as con:
             known = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'revisions'").fetchone()
-            key = {"feed": data["feed"], "data_version": data["data_version"]}
-            row = con.execute(sql("revision_of_data"), key).fetchone() if known else None
+            row = (
+                con.execute(sql("revision_of_data"), {"data_version": data["data_version"]}).fetchone()
+                if known
+                else None
+            )
             if row is not None:
                 con.execute("CHECKPOINT")
                 shutil.copyfile(settings.warehouse, scratch.warehouse)

@@ -7,6 +7,7 @@ from finjepa_model.config import preset
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.publishing.plain import cell
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import for_panel, ranks
 from finjepa_pipeline.training.step import train_in_step
@@ -75,7 +76,7 @@ def model_sweep(
     head = [["training", f"validation {config.metric}", "steps", "checkpoint"], ["---", "--:", "--:", "---"]]
     return dg.MaterializeResult(
         metadata={
-            "trainings": dg.MetadataValue.md("\n".join(f"| {' | '.join(row)} |" for row in head + rows)),
+            "trainings": dg.MetadataValue.md("\n".join(f"| {' | '.join(map(cell, row))} |" for row in head + rows)),
             "rows": dg.MetadataValue.json(rows),
             "checkpoints": dg.MetadataValue.json(checkpoints),
             "stopped_early": sum(not end.whole for end in ended.values()),
