@@ -85,7 +85,7 @@ def model_card(
         "roll it forward to choose portfolio weights (a simplex), a signal for each asset (long, short, flat) and a hedge "
         "(on, off).",
         "## What it earned",
-        f"{_claim(test, planner)} {on_validation([vars(one) for one in standings], planner)}".strip(),
+        f"{_claim(test, planner)} {cell(on_validation([vars(one) for one in standings], planner))}".strip(),
         _table(test),
         _corrected(test, planner, corrections),
         f"{traded} {_reading_guide(test, config)}".strip(),
