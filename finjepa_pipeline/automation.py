@@ -24,6 +24,7 @@ MODEL = dg.AssetSelection.groups("features", "model") - SWEEP
 AUDIT = dg.AssetSelection.checks(audit)
 BACKTEST = dg.AssetSelection.groups("backtest") - AUDIT  # a trial takes minutes, and is held when it is asked for
 PAST = dg.AssetSelection.assets("past_decisions")
+RELEASE = dg.AssetSelection.assets("challenger_audit", "champion", "hub_release")
 PUBLISHING = dg.AssetSelection.groups("publishing") - PAST
 
 _WHY, _NIGHT = "finjepa/why", {"finjepa/night": "one at a time"}  # dagster.yaml limits runs by the second tag
@@ -50,6 +51,7 @@ JOBS = [
     nightly,
     _job("ingest", PRICES, "Prices to validated tables.", hours=2, priority=5),
     _job("train", PRICES | MODEL, "Prices to a checkpoint.", hours=12),
+    _job("train_and_release", PRICES | MODEL | BACKTEST | RELEASE, "Prices to a release.", hours=12),
     _job("sweep", SWEEP, "An ablation grid or an ensemble on the panel that is there.", hours=48),
     _job("backtest", BACKTEST, "Planners and baselines through history.", hours=6),
     *(
@@ -59,7 +61,7 @@ JOBS = [
     _job("audit", AUDIT, "The null, planted, leak, delay and permutation tests.", hours=6),
     _job(
         "publish",
-        dg.AssetSelection.assets("challenger_audit", "champion", "hub_release"),
+        RELEASE,
         "The trial of the challenger, gate and release.",
         hours=2,
         priority=5,

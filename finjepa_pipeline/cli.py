@@ -89,7 +89,7 @@ def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -
         ops["ingest_prices"] = ops.get("ingest_prices", {}) | more
     report = _run("ingest", ops, debug)
     say_prices(report.assets)
-    say_quality()
+    say_quality(report.assets)
 
 
 @main.command()
@@ -103,14 +103,15 @@ def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -
 def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str, **options: Any) -> None:
     """Everything up to a checkpoint, and on to the Hub if asked."""
     ops = source_ops(options) | model_ops(options)
-    report = _run("train", ops, debug)
-    say_prices(report.assets)
-    say_model(report.assets)
     if push_to_hub:
         if not (hub_repo_id or Settings.from_env().hub_repo_id):
             raise FinJEPAError("--push-to-hub needs --hub-repo-id owner/name, or FINJEPA_HUB_REPO_ID")
-        _run("backtest", {"planner_backtests": {"planner": planner}}, debug)
-        say_release(_run("publish", release_ops(hub_repo_id, False), debug).assets)
+        ops |= {"planner_backtests": {"planner": planner}} | release_ops(hub_repo_id, False)
+    report = _run("train_and_release" if push_to_hub else "train", ops, debug)
+    say_prices(report.assets)
+    say_model(report.assets)
+    if push_to_hub:
+        say_release(report.assets)
 
 
 @main.command()
@@ -225,9 +226,10 @@ def decide(debug: bool, as_json: bool, **options: Any) -> None:
     """The decision for a date, and the expected outcome. A checkpoint of the Hub needs no home: prices are ingested first where
     there are none, or a source is named."""
     source = source_ops(options)
-    if source or (options["checkpoint"] and not Settings.from_env().warehouse.is_file()):
-        _run("ingest", source, debug)
     asked = {name: options[name] for name in ("as_of", "checkpoint", "planner", "utility")}
+    if source or (options["checkpoint"] and not Settings.from_env().warehouse.is_file()):
+        ingested = _run("ingest", source, debug).assets["prices"]
+        asked["prices"] = {name: ingested[name] for name in ("feed", "data_version")}
     report = _run("decide", {"daily_decision": given(**asked)}, debug)
     decision = read_decision(report.assets)
     click.echo(to_json(decision)) if as_json else say_decision(decision)

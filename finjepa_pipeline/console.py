@@ -50,11 +50,13 @@ def say_cleaned(plan: Any, dry_run: bool) -> None:
     out.print(f"{total:,.1f} MB {'would be freed; nothing was removed' if dry_run else 'freed'}")
 
 
-def say_quality() -> None:
+def say_quality(assets: Assets) -> None:
     from finjepa_pipeline.prices.quality import quality_summary
+    from finjepa_pipeline.prices.store import require_shown
     from finjepa_pipeline.warehouse import Warehouse
 
     with Warehouse.from_settings(Settings.from_env()).connect() as connection:
+        require_shown(connection, assets["prices"]["feed"], assets["prices"]["data_version"])
         findings = quality_summary(connection)
     if not findings:
         out.print("Quality: no rule was broken")

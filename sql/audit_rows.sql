@@ -1,6 +1,9 @@
--- Rows of the active feed as its source gave them, for an audit: some symbols, drawn by a hash, over the last sessions.
+-- Rows of a feed with this content as its source gave them, for an audit: some symbols, drawn by a hash, over the last sessions.
 WITH shown AS (
-    SELECT feed, revision FROM main.active_view JOIN main.feeds USING (feed_id)
+    SELECT feed, max(revision) AS revision
+    FROM main.revisions JOIN main.feeds USING (feed_id)
+    WHERE feed = $feed AND data_version = $data_version
+    GROUP BY feed
 ), rows AS (
     SELECT symbol, date, open, high, low, close, volume, adj_close
     FROM main.raw_prices

@@ -11,8 +11,8 @@ from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, TESTS, verdict_of
 from finjepa_pipeline.backtest.walk_forward_assets import ASSETS as WALK_FORWARD
 from finjepa_pipeline.failures import final
-from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.plain import cell
+from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
@@ -60,13 +60,16 @@ def planner_backtests(
         n_assets=config.n_assets,
         fill=config.fill,
     )
-    folder = checkpoint_folder(home, config.checkpoint)
-    run = run_backtests(warehouse, folder, current_panel(home), docket, context.log.info, settings=home)
+    folder = checkpoint_folder(home, config.checkpoint or checkpoint_of_run(context, home).name)
+    panel = panel_of_run(context, home)
+    run = run_backtests(warehouse, folder, panel, docket, context.log.info, settings=home)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": run.rows,
             "checkpoint": run.checkpoint,
             "data_version": run.data_version,
+            "feed": run.feed,
+            "panel": panel.name,
             "strategies": ", ".join(run.strategies),
             "planners": ", ".join(docket.planners),
             "blocks": dg.MetadataValue.json({name: list(dates) for name, dates in run.blocks.items()}),
@@ -96,17 +99,14 @@ def leaderboard(
     from finjepa_pipeline.backtest.pictures import calibration_picture, wealth_picture
     from finjepa_pipeline.backtest.report import Exhibits, report_of, write_report
     from finjepa_pipeline.backtest.trials import never_judged
-    from finjepa_pipeline.prices import current_revision
 
     home = settings.get()
-    event = context.instance.get_latest_materialization_event(dg.AssetKey("planner_backtests"))
-    judged = event.asset_materialization.metadata if event and event.asset_materialization else {}
-    checkpoint = str(judged["checkpoint"].value) if judged else current_checkpoint(home).name
-    data_version = str(judged["data_version"].value) if judged else ""
+    judged = made_in_run(context, "planner_backtests") or made_last(context, "planner_backtests")
+    checkpoint = str(judged["checkpoint"]) if judged else current_checkpoint(home).name
+    data_version = str(judged["data_version"]) if judged else ""
     history = home.reports / "leaderboard.html"
     with warehouse.connect() as connection:
-        revision = current_revision(connection)
-        labels = {"fold": "single", "run_id": context.run.run_id, "feed": revision.feed if revision else None}
+        labels = {"fold": "single", "run_id": context.run.run_id, "feed": judged.get("feed")}
         written = build_leaderboard(
             connection, checkpoint, data_version, untried=never_judged(connection, home.checkpoints), labels=labels
         )
@@ -205,13 +205,14 @@ def audit(
     from finjepa_pipeline.backtest.trial import hold_trial
 
     home = settings.get()
-    folder = checkpoint_folder(home, config.checkpoint)
+    folder = checkpoint_folder(home, config.checkpoint or checkpoint_of_run(context, home).name)
     only = {key.name for key in context.selected_asset_check_keys}
     scale = {name: getattr(config, name) for name in ("dates", "seeds", "symbols", "sessions")}
     for finding in hold_trial(
         warehouse,
         home,
         folder,
+        panel_of_run(context, home),
         config.strategy or config.planner,
         context.run.run_id,
         context.log.info,

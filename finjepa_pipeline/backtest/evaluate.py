@@ -66,6 +66,7 @@ class BacktestRun:
     """What a call of `run_backtests` did. A walk is one strategy on one block."""
 
     checkpoint: str
+    feed: str
     data_version: str
     strategies: tuple[str, ...]
     blocks: dict[str, tuple[str, str]]  # first and last session
@@ -107,6 +108,7 @@ def run_backtests(
     walked = sum(len(hearing.names) for hearing in pending)
     return BacktestRun(
         checkpoint=checkpoint.name,
+        feed=str(panel.manifest["feed"]),
         data_version=str(panel.manifest["data_version"]),
         strategies=tuple(docket.names("test")),
         blocks={b.name: (str(panel.dates[b.start]), str(panel.dates[b.stop - 1])) for b in blocks},

@@ -158,7 +158,11 @@ def stored_plan(con: duckdb.DuckDBPyConnection, panel: Panel, name: str) -> Plan
         [name],
     ).fetchall()
     if not rows or rows[0][4] != panel.manifest["data_version"]:
-        raise FinJEPAError(f"the plan {name} was not made for these prices; run finjepa backtest --folds again")
+        made_for = f"the prices {rows[0][4]}" if rows else "nothing"
+        raise FinJEPAError(
+            f"the plan {name} was made for {made_for}, and another command has made this home's panel one of "
+            f"{panel.manifest['feed']} ({panel.manifest['data_version']}); run finjepa backtest --folds again"
+        )
     folds = []
     for fold, text, start, end, _ in rows:
         config = FinJEPAConfig.from_json(text)
@@ -168,8 +172,8 @@ def stored_plan(con: duckdb.DuckDBPyConnection, panel: Panel, name: str) -> Plan
     return Plan(name, tuple(folds), (folds[-1].test[1], len(panel.dates)))
 
 
-def newest_plan(con: duckdb.DuckDBPyConnection) -> tuple[str, list[tuple[str, str]]]:
-    """The plan that was judged last, and the name and checkpoint of each of its folds.
+def judged_plan(con: duckdb.DuckDBPyConnection, plan: str | None = None) -> tuple[str, list[tuple[str, str]]]:
+    """A plan, the one that was judged last where None, and the name and checkpoint of each of its folds.
 
     Raises:
         FinJEPAError: if there is none.
@@ -178,7 +182,8 @@ def newest_plan(con: duckdb.DuckDBPyConnection) -> tuple[str, list[tuple[str, st
     ensure_tables(con)
     row = con.execute(
         "SELECT plan FROM main.walk_forward_folds JOIN main.backtest_trials USING (checkpoint) "
-        "ORDER BY created_at DESC, walk_forward_folds.rowid DESC LIMIT 1"
+        "WHERE $plan IS NULL OR plan = $plan ORDER BY created_at DESC, walk_forward_folds.rowid DESC LIMIT 1",
+        {"plan": plan},
     ).fetchone()
     if row is None:
         raise FinJEPAError("no walk-forward was judged yet; run finjepa backtest --folds 5")

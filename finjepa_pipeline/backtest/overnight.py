@@ -5,6 +5,7 @@ import numpy as np
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
+from finjepa_pipeline.prices.store import require_shown
 from finjepa_pipeline.warehouse import sql
 
 
@@ -14,8 +15,9 @@ def overnight_returns(con: duckdb.DuckDBPyConnection, panel: Panel) -> np.ndarra
     Where a session has no open its whole return counts as the night's, so that an order is filled at the close.
 
     Raises:
-        FinJEPAError: if the source has no opens at all.
+        FinJEPAError: if the source has no opens at all, or the tables show other prices than those of the panel.
     """
+    require_shown(con, panel.manifest["feed"], panel.manifest["data_version"])
     overnight_R = np.asarray(panel.returns, np.float64).copy()
     found = con.sql(sql("overnight_returns")).pl().drop_nulls()
     if found.is_empty():

@@ -19,6 +19,7 @@ from finjepa_pipeline.backtest.page import figure, heading, table, write_page
 from finjepa_pipeline.backtest.replay import COST_GRID
 from finjepa_pipeline.backtest.store import best_planner
 from finjepa_pipeline.backtest.strategies import BENCHMARK
+from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.warehouse import sql
 
@@ -89,7 +90,9 @@ class Exhibits:
             query = f"FROM main.{name} WHERE checkpoint = $checkpoint AND data_version = $data_version ORDER BY {order}"
             return con.sql(query, params=key).pl()
 
-        quality = [(f.rule, f.severity, f"{f.rows:,}", ", ".join(f.examples[:3])) for f in quality_summary(con)]
+        shown = current_revision(con)  # another run may have changed it
+        found = quality_summary(con) if shown is not None and shown.data_version == data_version else []
+        quality = [(f.rule, f.severity, f"{f.rows:,}", ", ".join(f.examples[:3])) for f in found]
         return cls(
             rows=leaderboard_rows(con, checkpoint),
             returns=stored_returns(con, checkpoint, data_version),

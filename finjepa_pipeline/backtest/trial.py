@@ -37,7 +37,6 @@ from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transact
 from finjepa_pipeline.backtest.strategies import Strategy
 from finjepa_pipeline.backtest.truncation import raw_rows, truncation
 from finjepa_pipeline.backtest.user_strategy import load_strategy
-from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse, sql
 
@@ -91,6 +90,7 @@ def hold_trial(
     warehouse: Warehouse,
     settings: Settings,
     checkpoint: Path,
+    panel: Path,
     who: str,
     run_id: str,
     log: Callable[[str], object],
@@ -105,6 +105,7 @@ def hold_trial(
     failed before on these prices, or on markets of known truth, is yielded as failed, with what it finds now.
 
     Args:
+        panel: of the prices that are made again.
         dates: random dates of the truncation test; seeds: null markets, and a quarter as many planted ones; none at 0. Markets
             that were traded before are not traded again, and count.
         symbols, sessions: the part of the home's prices that is made again.
@@ -113,14 +114,13 @@ def hold_trial(
     Raises:
         FinJEPAError: if there are no prices, or the strategy cannot be loaded.
     """
-    panel = current_panel(settings)
+    manifest = Panel.open(panel).manifest
     name = load_strategy(who).name if ":" in who else who  # of a user's own it changes with the source
-    version = str(Panel.open(panel).manifest["data_version"])
-    key = {"checkpoint": checkpoint.name, "strategy": name, "data_version": version}
+    key = {"checkpoint": checkpoint.name, "strategy": name, "data_version": str(manifest["data_version"])}
     names = [test for test in TESTS if test in only and not (seeds == 0 and test in MARKETS)]
     with warehouse.connect() as con:
         ensure_tables(con)
-        rows = raw_rows(con, symbols, sessions)
+        rows = raw_rows(con, manifest["feed"], manifest["data_version"], symbols, sessions)
         traded = {test: _traded(con, key, test) for test in names if test in MARKETS}
     wanted = {
         test: seeds_of(checkpoint.name, test, seeds if test == "null_market" else max(1, seeds // 4)) for test in traded

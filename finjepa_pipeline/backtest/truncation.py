@@ -31,9 +31,12 @@ _DECISION_LIMIT = 1e-3  # of wealth: planners search in float32, and rounding ma
 Build = Callable[[Path, pl.DataFrame], Panel]
 
 
-def raw_rows(con: duckdb.DuckDBPyConnection, symbols: int, sessions: int, seed: int = 0) -> pl.DataFrame:
-    """Rows of the active feed as its source gave them: a sample of the symbols, the last `sessions` sessions."""
-    rows = con.sql(sql("audit_rows"), params={"symbols": symbols, "sessions": sessions, "seed": str(seed)}).pl()
+def raw_rows(
+    con: duckdb.DuckDBPyConnection, feed: str, data_version: str, symbols: int, sessions: int, seed: int = 0
+) -> pl.DataFrame:
+    """Rows of a feed as its source gave them: a sample of the symbols, the last `sessions` sessions."""
+    of = {"feed": feed, "data_version": data_version}
+    rows = con.sql(sql("audit_rows"), params=of | {"symbols": symbols, "sessions": sessions, "seed": str(seed)}).pl()
     if rows.is_empty():
         raise FinJEPAError("there are no prices to audit; run `finjepa ingest` first")
     return rows

@@ -33,4 +33,5 @@ def run_walk_forward(
     for partition in tried:
         together = tried if on_cluster and partition == tried[0] else []
         run("fold_backtests_job", {"fold_backtests": {**judging, "together": together}}, partition)
-    return run("walk_forward_leaderboard_job", {}, None).assets["walk_forward_leaderboard"]
+    pooled = {"walk_forward_leaderboard": {"plan": planned["plan"]}}
+    return run("walk_forward_leaderboard_job", pooled, None).assets["walk_forward_leaderboard"]

@@ -48,6 +48,12 @@ class FoldModelConfig(dg.Config):
     )
 
 
+class PoolConfig(dg.Config):
+    """Which walk-forward is pooled."""
+
+    plan: str | None = Field(default=None, description="Name of the plan; the one that was judged last when empty.")
+
+
 class FoldBacktestConfig(dg.Config):
     """What differs from the plan."""
 
@@ -119,8 +125,8 @@ def fold_models(
     context: dg.AssetExecutionContext, config: FoldModelConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """The world model of a fold: it has seen nothing after the fold's training block, its pretraining included."""
-    from finjepa_model.config import FinJEPAConfig
     from finjepa_model.training.panel import Panel
+    from finjepa_pipeline.backtest.folds import stored_plan
     from finjepa_pipeline.features import current_panel
     from finjepa_pipeline.training.run import ranks
     from finjepa_pipeline.training.step import train_in_step
@@ -128,9 +134,9 @@ def fold_models(
     home = settings.get()
     panel = Panel.open(current_panel(home))
     plan, _, fold = context.partition_key.partition(":")
-    with warehouse.connect() as con:
+    with warehouse.connect() as con:  # on the panel that the plan was made for
         wanted = {
-            key: FinJEPAConfig.from_json(_of_fold(con, plan, key.partition(":")[2], "config_json"))
+            key: stored_plan(con, panel, plan).fold(key.partition(":")[2]).config
             for key in dict.fromkeys((context.partition_key, *config.together))
         }
     model = wanted[context.partition_key]
@@ -207,22 +213,21 @@ def fold_backtests(
 @dg.asset(**_common("walk_forward_leaderboard"), deps=["fold_backtests"], kinds={"duckdb", "plotly"}, pool="duckdb")
 @final
 def walk_forward_leaderboard(
-    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
+    context: dg.AssetExecutionContext, config: PoolConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
-    """The newest plan: a leaderboard of every fold, and one of all test blocks chained, with its report."""
-    from finjepa_pipeline.backtest.folds import newest_plan, pool
+    """A plan: a leaderboard of every fold, and one of all test blocks chained, with its report."""
+    from finjepa_pipeline.backtest.folds import judged_plan, pool
     from finjepa_pipeline.backtest.history_page import write_history
     from finjepa_pipeline.backtest.leaderboard import build_leaderboard
     from finjepa_pipeline.backtest.report import Exhibits, write_report
     from finjepa_pipeline.backtest.trials import never_judged
-    from finjepa_pipeline.prices import current_revision
+    from finjepa_pipeline.prices.store import feed_of_content
 
     home = settings.get()
     with warehouse.connect() as con:
-        plan, folds = newest_plan(con)
+        plan, folds = judged_plan(con, config.plan)
         version = pool(con, plan)
-        revision = current_revision(con)
-        labels = {"run_id": context.run.run_id, "feed": revision.feed if revision else None}
+        labels = {"run_id": context.run.run_id, "feed": feed_of_content(con, version)}
         untried = never_judged(con, home.checkpoints)
         for fold, checkpoint in folds:
             build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": fold})

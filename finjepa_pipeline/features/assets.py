@@ -8,6 +8,7 @@ from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features.panel import CODE_VERSION, build_panel
 from finjepa_pipeline.features.pictures import channel_picture, channel_table, coverage_picture
+from finjepa_pipeline.run_inputs import prices_of_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -30,13 +31,15 @@ class PanelConfig(dg.Config):
     code_version=CODE_VERSION,
 )
 @final
-def feature_panel(config: PanelConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
+def feature_panel(
+    context: dg.AssetExecutionContext, config: PanelConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
     """Causal, normalised channels of every asset on every session, with returns and masks: a memory-mapped folder that
     training and backtest open without loading it."""
     home = settings.get()
     before = set(home.panels.glob("*"))
     with warehouse.connect() as connection:
-        folder = build_panel(connection, home, config.channels)
+        folder = build_panel(connection, home, config.channels, of=prices_of_run(context))
     panel = Panel.open(folder)
     return dg.MaterializeResult(
         metadata={
@@ -54,6 +57,7 @@ def feature_panel(config: PanelConfig, settings: SettingsResource, warehouse: Wa
             "channels_of_one_asset": dg.MetadataValue.md(channel_picture(panel)),
             "bytes": sum(file.stat().st_size for file in folder.iterdir()),
             "content_hash": panel.content_hash,
+            "panel": panel.content_hash,
             "data_version": panel.manifest["data_version"],
             "path": dg.MetadataValue.path(str(folder)),
             "reused": folder in before,

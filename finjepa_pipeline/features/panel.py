@@ -17,7 +17,7 @@ from finjepa_model.features import MARKET_CHANNELS, AdjustedPrices, Channel, cho
 from finjepa_model.features.build import PRICE_COLUMNS
 from finjepa_model.files import to_json, write_text
 from finjepa_model.training.panel import FORMAT
-from finjepa_pipeline.prices.store import current_revision
+from finjepa_pipeline.prices.store import current_revision, derived_options, require_shown
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.sql_files import sql
 
@@ -26,7 +26,11 @@ RUN_OBSERVATIONS = 1_000_000  # of a query: few queries, and some 100 MB of them
 
 
 def build_panel(
-    connection: duckdb.DuckDBPyConnection, settings: Settings, channels: Iterable[str] = (), make_current: bool = True
+    connection: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    channels: Iterable[str] = (),
+    make_current: bool = True,
+    of: tuple[str, str] | None = None,
 ) -> Path:
     """Make the panel of the active feed, or find it made, and point `panels/current.json` at it.
 
@@ -34,18 +38,24 @@ def build_panel(
         channels: names to keep; empty for all that the source allows.
         make_current: False leaves the home's panel what it was: this one is for a checkpoint that reads other channels.
 
+        of: feed and data version that the tables must show; whatever they show where None.
+
     Raises:
-        FinJEPAError: if there are no prices, or a channel is unknown or not possible with this source.
+        FinJEPAError: if there are no prices, or others, or a channel is unknown or not possible with this source.
     """
     revision = current_revision(connection)
     if revision is None:
         raise FinJEPAError("there are no prices to make features of; run `finjepa ingest` first")
+    if of is not None:
+        require_shown(connection, *of)
+    universe = derived_options(connection)
     if settings.duckdb_memory_limit is None:
         connection.execute("SET memory_limit = '512MB'")  # the prices are read once: nothing is gained by keeping them
     prices = adjusted_prices(connection)
     chosen = choose(prices.columns, channels)
     identity = {"feed": revision.feed, "data_version": revision.data_version, "universe": universe_version(connection)}
     identity["content_hash"] = panel_hash(identity, chosen)
+    identity["universe_options"] = universe  # of the lineage; who was in the universe is in the hash
     folder = settings.panels / identity["content_hash"]
     if not folder.exists():
         for left in settings.panels.glob(".tmp-*"):  # by a process that died; the warehouse lets one in at a time

@@ -13,6 +13,8 @@ from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, 
 from finjepa_pipeline.prices.quality import coverage_picture, quality_summary
 from finjepa_pipeline.prices.report import write_quality_report
 from finjepa_pipeline.prices.sources import PriceSourceConfig
+from finjepa_pipeline.prices.store import require_shown
+from finjepa_pipeline.run_inputs import prices_of_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -84,6 +86,7 @@ def ingest_prices(
         f"{report.revision.quarantined_rows:,} in quarantine"
     )
     with warehouse.connect() as con:
+        require_shown(con, report.revision.feed, report.revision.data_version)
         pictures = {"prices": {"coverage": dg.MarkdownMetadataValue(coverage_picture(con))}}
     for name, rows in (
         ("raw_prices", report.stored_rows),
@@ -123,8 +126,11 @@ def ingest_prices(
 def derive_prices(
     context: dg.AssetExecutionContext, config: UniverseConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult]:
-    report = derive(warehouse, config, settings.get().snapshots)
+    prices = prices_of_run(context)
+    report = derive(warehouse, config, settings.get().snapshots, prices)
     with warehouse.connect() as con:
+        if prices is not None:
+            require_shown(con, *prices)
         findings = quality_summary(con)
         page = settings.get().reports / "prices.html"
         write_quality_report(con, findings, page)

@@ -64,16 +64,26 @@ class DeriveReport:
     rebuilt: bool
 
 
-def derive(warehouse: Warehouse, config: UniverseConfig, snapshots: Path | None = None) -> DeriveReport:
+def derive(
+    warehouse: Warehouse,
+    config: UniverseConfig,
+    snapshots: Path | None = None,
+    prices: tuple[str, str] | None = None,
+) -> DeriveReport:
     """Make the derived tables those of the active view, in one transaction, and publish them for readers to `snapshots`.
 
+    Args:
+        prices: feed and data version that the tables must show; whatever they show where None.
+
     Raises:
-        FinJEPAError: if there are no prices.
+        FinJEPAError: if there are no prices, or others.
     """
     with warehouse.connect() as con:
         revision = store.current_revision(con)
         if revision is None:
             raise FinJEPAError("there are no prices to derive from; run `finjepa ingest` first")
+        if prices is not None:
+            store.require_shown(con, *prices)
         fragments = {**THRESHOLDS, **config.model_dump()}
         state = (*_active(con), to_json(fragments, sort_keys=True))
         held = con.execute("FROM derived_state").fetchone()

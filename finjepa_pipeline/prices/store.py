@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.rules import Rule, hard_bits
 from finjepa_pipeline.prices.sources import Feed, Snapshot
 from finjepa_pipeline.warehouse import sql
@@ -56,17 +57,69 @@ def database_name(con: duckdb.DuckDBPyConnection) -> str:
     return _value(con, "SELECT current_database()")
 
 
+_REVISION = """SELECT revision, feed, source, version, data_version, total_rows - quarantined_rows, quarantined_rows,
+                      first_date, last_date, columns
+               FROM revisions JOIN feeds USING (feed_id)"""
+
+
 def current_revision(con: duckdb.DuckDBPyConnection) -> Revision | None:
     """The revision that `prices` shows, or None in an empty warehouse."""
+    return _revision(con, f"{_REVISION} JOIN active_view USING (feed_id, revision)")
+
+
+def find_revision(con: duckdb.DuckDBPyConnection, feed: str, data_version: str) -> Revision | None:
+    """The newest revision of a feed that has this content, or None."""
+    query = f"{_REVISION} WHERE feed = $feed AND data_version = $data_version ORDER BY revision DESC LIMIT 1"
+    return _revision(con, query, feed=feed, data_version=data_version)
+
+
+def _revision(con: duckdb.DuckDBPyConnection, query: str, **parameters: str) -> Revision | None:
     if not has_store(con):
         return None
     # all rows are fetched: a result that is left unfinished blocks the connection for relations
-    rows = con.execute(
-        """SELECT revision, feed, source, version, data_version, total_rows - quarantined_rows, quarantined_rows,
-                  first_date, last_date, columns
-           FROM active_view JOIN revisions USING (feed_id, revision) JOIN feeds USING (feed_id)"""
-    ).fetchall()
+    rows = con.execute(query, parameters or None).fetchall()
     return Revision(*rows[0][:-1], columns=tuple(rows[0][-1])) if rows else None
+
+
+def feed_of_content(con: duckdb.DuckDBPyConnection, data_version: str) -> str | None:
+    """The feed that had this content last, or None."""
+    query = "SELECT feed FROM revisions JOIN feeds USING (feed_id) WHERE data_version = $data_version ORDER BY revision DESC"
+    return _value(con, query, data_version=data_version) if has_store(con) else None
+
+
+def require_shown(con: duckdb.DuckDBPyConnection, feed: str, data_version: str) -> None:
+    """Go on only while the tables show these prices.
+
+    Raises:
+        FinJEPAError: if another command has made them show others, with the names of both.
+    """
+    shown = current_revision(con)
+    if shown is None or (shown.feed, shown.data_version) != (feed, data_version):
+        other = f"{shown.feed} ({shown.data_version})" if shown else "no prices"
+        raise FinJEPAError(
+            f"this run is about {feed} ({data_version}), but another command has made this home show {other}; run it again "
+            "when that one is done, or give each its own FINJEPA_HOME"
+        )
+
+
+def options_of(con: duckdb.DuckDBPyConnection, feed: str) -> str | None:
+    """The options (JSON) that make the source of a feed again, or None where it was never ingested."""
+    return _value(con, "SELECT options_json FROM feeds WHERE feed = $feed", feed=feed) if has_store(con) else None
+
+
+def derived_options(con: duckdb.DuckDBPyConnection) -> str:
+    """The options (JSON) that the derived tables were made with.
+
+    Raises:
+        FinJEPAError: if they are of other prices than the active view shows.
+    """
+    if not has_store(con):
+        return "{}"
+    query = "SELECT options_json FROM derived_state JOIN active_view USING (feed_id, revision)"
+    found = con.execute(query).fetchall()  # all rows, as in `_revision`
+    if not found:
+        raise FinJEPAError("the derived tables are not of the prices that this home shows; run `finjepa ingest` again")
+    return found[0][0]
 
 
 def active_options(con: duckdb.DuckDBPyConnection) -> str | None:

@@ -10,12 +10,11 @@ from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, TESTS
 from finjepa_pipeline.failures import final
-from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
 from finjepa_pipeline.publishing.pictures import audit_table, findings_table, holdings_picture
 from finjepa_pipeline.retention import KEEP, clean, living
+from finjepa_pipeline.run_inputs import checkpoint_of_run, made_panel, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
-from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 DECISION_DAYS = dg.TimeWindowPartitionsDefinition(
@@ -47,6 +46,9 @@ class DecisionConfig(dg.Config):
     utility: str | None = Field(
         default=None, description="What the planner maximises, e.g. log_growth - 5*variance; its own when empty."
     )
+    prices: dict[str, str] = Field(
+        default_factory=dict, description="feed and data_version that the home must show; whatever it shows when empty."
+    )
 
 
 @dg.asset(
@@ -71,11 +73,14 @@ def challenger_audit(
     that failed one or was not tried. What was held of it before is not held again; `finjepa audit` holds longer ones."""
     from finjepa_pipeline.publishing.challenger import try_challenger
 
-    trial = try_challenger(settings.get(), warehouse, context.run.run_id, context.log.info)
+    home = settings.get()
+    checkpoint, panel = checkpoint_of_run(context, home), panel_of_run(context, home)
+    trial = try_challenger(home, warehouse, checkpoint, panel, context.run.run_id, context.log.info)
     missing = (None, f"{NOT_RUN}: no planner of it was backtested on the validation block")
     yield dg.MaterializeResult(
         metadata={
             "checkpoint": trial.checkpoint.name,
+            "panel": panel.name,
             "strategy": trial.strategy or "",
             "tests": audit_table(trial.findings),
             "held": ", ".join(trial.held) or "nothing: all stood in the table",
@@ -97,11 +102,13 @@ def challenger_audit(
     metadata={"dagster/table_name": "main.champions"},
 )
 @final
-def champion(config: GateConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
+def champion(
+    context: dg.AssetExecutionContext, config: GateConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
     """Whether the newest checkpoint replaces the trusted one: judged on the validation block, with every reason. Where nothing
     passes the champion stays, and the run is green. Every verdict is a row of `champions`, every reason one of
     `champion_checks`."""
-    verdict = _judge(settings, warehouse, write=not config.dry_run)
+    verdict = _judge(context, settings, warehouse, write=not config.dry_run)
     return dg.MaterializeResult(
         metadata={
             "challenger": verdict.challenger,
@@ -129,7 +136,9 @@ def champion(config: GateConfig, settings: SettingsResource, warehouse: Warehous
     metadata={"dagster/table_name": "main.releases"},
 )
 @final
-def hub_release(config: PublishConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
+def hub_release(
+    context: dg.AssetExecutionContext, config: PublishConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
     """The champion with its model card, under FINJEPA_HOME/releases/ and, where a repository is named, as one commit and
     one tag on the Hub. Nothing is released twice."""
     from finjepa_pipeline.publishing.release import plan_release, release
@@ -139,7 +148,7 @@ def hub_release(config: PublishConfig, settings: SettingsResource, warehouse: Wa
     with warehouse.connect() as connection:
         winner = current_champion(connection)
     if config.dry_run:
-        winner = _judge(settings, warehouse, write=False).winner or winner
+        winner = _judge(context, settings, warehouse, write=False).winner or winner
     if winner is None:
         return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is released", "reused": True})
     if config.dry_run:
@@ -170,13 +179,17 @@ def hub_release(config: PublishConfig, settings: SettingsResource, warehouse: Wa
     metadata={"dagster/table_name": "main.decisions"},
 )
 @final
-def daily_decision(config: DecisionConfig, settings: SettingsResource, warehouse: Warehouse) -> dg.MaterializeResult:
+def daily_decision(
+    context: dg.AssetExecutionContext, config: DecisionConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
     """Weights, signals and hedge for the next session, from the portfolio that the decision before left; with what the
     model expects of them, why, and what changed. Shares are of wealth, rates are a year."""
     from finjepa_pipeline.publishing.daily import make_decision
     from finjepa_pipeline.publishing.search import search_picture
 
-    made = make_decision(settings.get(), warehouse, config.as_of, config.checkpoint, config.planner, config.utility)
+    home, asked = settings.get(), (config.as_of, config.checkpoint, config.planner, config.utility)
+    prices = (config.prices["feed"], config.prices["data_version"]) if config.prices else None
+    made = make_decision(home, warehouse, *asked, of_run=made_panel(context, home), prices=prices)
     if made is None:
         return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is decided", "reused": True})
     decision = made.decision
@@ -274,11 +287,11 @@ def retention(
     )
 
 
-def _judge(settings: SettingsResource, warehouse: Warehouse, write: bool) -> Verdict:
+def _judge(context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse, write: bool) -> Verdict:
     home = settings.get()
-    data_version = str(Panel.open(current_panel(home)).manifest["data_version"])
+    data_version = str(Panel.open(panel_of_run(context, home)).manifest["data_version"])
     with warehouse.connect() as connection:
-        return judge(connection, current_checkpoint(home), data_version, write)
+        return judge(connection, checkpoint_of_run(context, home), data_version, write)
 
 
 ASSETS = [challenger_audit, champion, hub_release, daily_decision, past_decisions, retention]

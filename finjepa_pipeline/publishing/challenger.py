@@ -7,10 +7,8 @@ from pathlib import Path
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, verdict_of
 from finjepa_pipeline.backtest.store import best_planner
-from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.checks import audit_of
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}  # of a night; `finjepa audit` holds longer ones
@@ -27,24 +25,25 @@ class Trial:
     held: tuple[str, ...]
 
 
-def try_challenger(settings: Settings, warehouse: Warehouse, run_id: str, log: Callable[[str], object]) -> Trial:
+def try_challenger(
+    settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Path, run_id: str, log: Callable[[str], object]
+) -> Trial:
     """Hold those tests that the gate asks for and that were not held of this challenger before, and show them in its report.
 
     Raises:
-        FinJEPAError: if there is no checkpoint, no panel or no backtest.
+        FinJEPAError: if there is no backtest.
     """
     from finjepa_pipeline.backtest.report import Exhibits, report_of, write_report
     from finjepa_pipeline.backtest.trial import hold_trial
 
-    checkpoint = current_checkpoint(settings)
-    data_version = str(Panel.open(current_panel(settings)).manifest["data_version"])
+    data_version = str(Panel.open(panel).manifest["data_version"])
     with warehouse.connect() as con:
         strategy = best_planner(con, checkpoint.name, data_version)
         known = audit_of(con, checkpoint.name, strategy)
     unknown = (None, NOT_RUN)
     missing = [test for test in BEFORE_THE_GATE if verdict_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []
     if strategy and missing:
-        for found in hold_trial(warehouse, settings, checkpoint, strategy, run_id, log, only=missing, **SCALE):
+        for found in hold_trial(warehouse, settings, checkpoint, panel, strategy, run_id, log, only=missing, **SCALE):
             known[found.test] = (found.passed, found.text)
         with warehouse.connect() as con:
             exhibits = Exhibits.of(con, checkpoint, data_version)

@@ -15,7 +15,7 @@ from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.finjepa_strategy import planner_of, strategy_name
 from finjepa_pipeline.features import build_panel, current_panel
-from finjepa_pipeline.prices import current_revision
+from finjepa_pipeline.prices.store import current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, holdings_at
 from finjepa_pipeline.publishing.decision import decide, decision_session, file_of, store_decision, stored
 from finjepa_pipeline.publishing.gate import current_champion
@@ -51,17 +51,24 @@ def make_decision(
     checkpoint: str | None = None,
     planner: str | None = None,
     utility: str | None = None,
+    of_run: Path | None = None,
+    prices: tuple[str, str] | None = None,
 ) -> MadeDecision | None:
     """Decide at a close, or find that it has been done.
 
     The champion decides: for an earlier date the one that was champion in the night after that close, or the present one where
     there was none yet. Another checkpoint, planner or utility makes a trial, from what the champion's book holds.
 
+    Args:
+        of_run: the panel of the run that asks; the home's where None.
+        prices: feed and data version that the home must show, and that are decided on; where None those of the panel, or, for a
+            checkpoint that is named, those that the home shows.
+
     Returns:
         None where there is no champion and no checkpoint is named.
     """
     named = None if checkpoint is None else named_checkpoint(settings, checkpoint)
-    panel = _panel_for(settings, warehouse, named)
+    panel = _panel_for(settings, warehouse, named, of_run, prices)
     session = decision_session(panel, as_of)
     decider = _decider(settings, warehouse, panel, session, named, planner, utility)
     return None if decider is None else _made(settings, warehouse, panel, session, decider)
@@ -108,22 +115,35 @@ def backfill_decisions(
     return made
 
 
-def _panel_for(settings: Settings, warehouse: Warehouse, checkpoint: NamedCheckpoint | None) -> Panel:
-    """The home's panel; for a checkpoint that is named, one of today's prices in the channels that it reads, beside the home's
-    own where that is another."""
-    if checkpoint is None:
-        return Panel.open(current_panel(settings))
-    model = read_config(checkpoint.folder).model
+def _panel_for(
+    settings: Settings,
+    warehouse: Warehouse,
+    checkpoint: NamedCheckpoint | None,
+    of_run: Path | None,
+    prices: tuple[str, str] | None,
+) -> Panel:
+    """The panel of the run or of the home. Where a checkpoint or prices are named: one of the prices that the home shows, in the
+    channels that the checkpoint reads, beside the home's own where that is another."""
     with warehouse.connect() as con:
-        revision = current_revision(con)
+        if prices is not None:
+            require_shown(con, *prices)
+            champion = current_champion(con)
+            folder = checkpoint_here(settings, champion.checkpoint) if champion is not None else None
+            checkpoint = checkpoint or (NamedCheckpoint(folder, folder.name) if folder is not None else None)
+        if checkpoint is None:
+            return Panel.open(of_run or current_panel(settings))
+        model, revision = read_config(checkpoint.folder).model, current_revision(con)
         try:
-            panel = Panel.open(current_panel(settings))
+            panel = Panel.open(of_run or current_panel(settings))
             fits = panel.channels == model.channels and panel.market_channels == model.market_channels
-            if revision is None or (fits and panel.manifest["data_version"] == revision.data_version):
+            newest = revision is not None and panel.manifest["data_version"] == revision.data_version
+            if revision is None or (fits and (newest or of_run is not None)):
                 return panel
+            if of_run is not None:
+                prices = panel.manifest["feed"], panel.manifest["data_version"]
         except FinJEPAError:  # a home that has prices only
             pass
-        return Panel.open(build_panel(con, settings, model.channels, make_current=False))
+        return Panel.open(build_panel(con, settings, model.channels, make_current=False, of=prices))
 
 
 def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:

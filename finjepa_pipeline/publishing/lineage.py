@@ -9,10 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finjepa_pipeline.prices.store import active_options
+import dagster as dg
+
+from finjepa_pipeline.prices.store import derived_options, options_of
+from finjepa_pipeline.run_inputs import event_of_run
 
 if TYPE_CHECKING:
-    import dagster as dg
     import duckdb
 
 FORMAT = 1
@@ -62,11 +64,11 @@ def lineage(
     }
 
 
-def build_inputs(con: "duckdb.DuckDBPyConnection") -> dict[str, Any]:
-    """How the prices and the universe of the active view are made again: the options of the source, and of the universe."""
-    source = active_options(con)
-    row = con.execute("SELECT options_json FROM main.derived_state").fetchone() if source else None
-    return {"source": json.loads(source or "{}"), "universe": json.loads(row[0]) if row else {}}
+def build_inputs(con: "duckdb.DuckDBPyConnection", manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """How the prices and the universe of a panel are made again: the options of the source, and of the universe."""
+    source = options_of(con, manifest["feed"]) or "{}"
+    universe = manifest.get("universe_options") or derived_options(con)  # of panels that were made before they had it
+    return {"source": json.loads(source), "universe": json.loads(universe)}
 
 
 def code_version() -> dict[str, Any]:
@@ -100,15 +102,14 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def upstream_materializations(instance: "dg.DagsterInstance", asset_keys: Iterable[str]) -> dict[str, Any]:
-    """The last materialisation of each asset, for `lineage(upstream=...)`; None for an asset that has none."""
-    return {key: _materialization(instance, key) for key in asset_keys}
+def upstream_materializations(context: dg.AssetExecutionContext, asset_keys: Iterable[str]) -> dict[str, Any]:
+    """The materialisation of each asset in this run, or else its last one, for `lineage(upstream=...)`; None for an asset that
+    has none."""
+    return {key: _materialization(context, key) for key in asset_keys}
 
 
-def _materialization(instance: "dg.DagsterInstance", key: str) -> dict[str, Any] | None:
-    import dagster as dg
-
-    event = instance.get_latest_materialization_event(dg.AssetKey(key))
+def _materialization(context: dg.AssetExecutionContext, key: str) -> dict[str, Any] | None:
+    event = event_of_run(context, key) or context.instance.get_latest_materialization_event(dg.AssetKey(key))
     if event is None or event.asset_materialization is None:
         return None
     tags = event.asset_materialization.tags or {}

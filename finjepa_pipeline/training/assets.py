@@ -11,11 +11,11 @@ from pydantic import Field
 from finjepa_model.config import preset
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
-from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.run_inputs import checkpoint_of_run, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.pictures import curves_picture, folder_bytes, numbers_table
-from finjepa_pipeline.training.run import current_checkpoint, for_panel, ranks
+from finjepa_pipeline.training.run import for_panel, ranks
 from finjepa_pipeline.training.step import train_in_step
 from finjepa_pipeline.training.sweep_assets import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
@@ -52,7 +52,7 @@ def world_model(
     """The trained world model: a checkpoint folder, named by the hash of its config, panel and code. It is trained by
     torchrun in processes of its own; the same config on the same panel is not trained twice."""
     home = settings.get()
-    panel = Panel.open(current_panel(home))
+    panel = Panel.open(panel_of_run(context, home))
     wanted = for_panel(preset(config.preset).override(config.overrides), panel)
     where = ranks(home, config.processes)
     folder, reused = train_in_step(context, home, warehouse, panel, wanted, where, resume=config.resume)
@@ -92,16 +92,18 @@ def world_model(
     ],
 )
 @final
-def world_model_evaluation(settings: SettingsResource) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+def world_model_evaluation(
+    context: dg.AssetExecutionContext, settings: SettingsResource
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Losses and collapse monitors on the validation block, probes on the test block, and the curves of the training."""
     from finjepa_model.training.probing import probe
     from finjepa_model.world_model import FinJEPA
 
     home = settings.get()
-    folder = current_checkpoint(home)
+    folder = checkpoint_of_run(context, home)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     diagnostics = metrics["diagnostics"]
-    probes = probe(FinJEPA.from_pretrained(folder), Panel.open(current_panel(home)))
+    probes = probe(FinJEPA.from_pretrained(folder), Panel.open(panel_of_run(context, home)))
     yield dg.MaterializeResult(
         metadata={
             "checkpoint": folder.name,

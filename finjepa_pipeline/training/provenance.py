@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.prices import current_revision
+from finjepa_pipeline.prices.store import find_revision
 from finjepa_pipeline.publishing.lineage import build_inputs, lineage, upstream_materializations
 from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.warehouse import Warehouse
@@ -33,11 +33,11 @@ def provenance(
         where: processes, threads and device, as `ranks` finds them.
         fold: partition of the walk-forward that the checkpoint is for.
     """
-    with warehouse.connect() as connection:
-        revision = current_revision(connection)
-        inputs = build_inputs(connection)
     data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
-    if revision is not None and revision.data_version == data["data_version"]:
+    with warehouse.connect() as connection:
+        revision = find_revision(connection, panel.manifest["feed"], data["data_version"])
+        inputs = build_inputs(connection, panel.manifest)
+    if revision is not None:
         data |= {name: str(value) if name.endswith("date") else value for name, value in vars(revision).items()}
     if fold is not None:
         data["fold"] = fold
@@ -51,5 +51,5 @@ def provenance(
         | {"processes": where["processes"], "threads": where["threads"]},
         device=where["device"],
         run_id=context.run.run_id,
-        upstream=upstream_materializations(context.instance, _UPSTREAM),
+        upstream=upstream_materializations(context, _UPSTREAM),
     )

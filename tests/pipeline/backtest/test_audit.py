@@ -141,11 +141,10 @@ def test_a_failure_of_the_data_in_an_audit_of_an_own_strategy_is_stored_for_all_
     monkeypatch.setattr(trial, "_hold_here", lambda *_: iter(found.items()))
     settings = Settings(home=tmp_path).ensure()
     warehouse, panel = Warehouse.from_settings(settings), write_panel(tmp_path / "panel", noise(60, 2)).folder
-    monkeypatch.setattr(trial, "current_panel", lambda _: panel)
     scale = {"dates": 1, "seeds": 1, "symbols": 1, "sessions": 1}
     (tmp_path / "mine.py").write_text("def decide(view):\n    return None\n")
     spec = f"{tmp_path / 'mine.py'}:decide"
-    list(trial.hold_trial(warehouse, settings, tmp_path / "abcd", spec, "run1", print, **scale))
+    list(trial.hold_trial(warehouse, settings, tmp_path / "abcd", panel, spec, "run1", print, **scale))
     with warehouse.connect() as con:
         rows = con.execute("SELECT test, strategy FROM audit_results ORDER BY test").fetchall()
     assert rows == [("delay", load_strategy(spec).name), ("truncation", trial.ALL_PLANNERS)]

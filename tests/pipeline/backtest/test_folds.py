@@ -12,8 +12,8 @@ from finjepa_model.training.splits import EMBARGO, split_dates, unseen
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.folds import (
     fold_blocks,
+    judged_plan,
     make_plan,
-    newest_plan,
     pool,
     record_opening,
     store_plan,
@@ -101,7 +101,7 @@ def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
         write_walks(con, Case(f"c{k}", version, "test", f"k{k}"), Evidence(walks))
         con.execute("UPDATE walk_forward_folds SET checkpoint = ? WHERE fold = ?", [f"c{k}", fold.name])
     assert pool(con, plan.name) == version
-    assert newest_plan(con)[0] == plan.name
+    assert judged_plan(con)[0] == plan.name
     assert [fold.test for fold in stored_plan(con, panel, plan.name).folds] == [fold.test for fold in plan.folds]
     build_leaderboard(con, plan.name, version, labels={"fold": "all folds"})
     row = next(row for row in leaderboard_rows(con, plan.name) if row["strategy"] == "equal_weight")
