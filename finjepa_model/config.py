@@ -13,7 +13,7 @@ import typing
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from finjepa_model.errors import FinJEPAError
+from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_model.files import from_json, to_json
 
 Recipe = Literal["ema", "sigreg", "both", "vicreg"]
@@ -310,7 +310,7 @@ class FinJEPAConfig:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:
                 known = sorted(f"{section}.{name}" for section, values in self.to_dict().items() for name in values)
-                raise FinJEPAError(f"unknown config key {key!r}; known keys: {', '.join(known)}")
+                raise FinJEPAError(f"unknown config key {key!r}; {did_you_mean(key, known)}")
             try:
                 node[leaf] = from_json(text)
             except ValueError:

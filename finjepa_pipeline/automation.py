@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
-import yaml
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.alerts import Alert, send
@@ -15,6 +14,7 @@ from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.prices.ingest import source_moved
 from finjepa_pipeline.prices.sources import DEFAULT_CALENDAR
+from finjepa_pipeline.run_config import read_run_config
 from finjepa_pipeline.settings import Settings, SettingsResource, sweep
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -134,24 +134,15 @@ def night_config(settings: Settings) -> dict[str, Any]:
     """Run config of a night: `nightly.yaml` in the home, or the defaults.
 
     Raises:
-        FinJEPAError: if that file is not YAML, or does not fit the job.
+        FinJEPAError: if that file cannot be used.
     """
     from finjepa_pipeline.definitions import defs
 
     path = settings.nightly_config
-    if not path.is_file():
-        return {}
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise FinJEPAError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise FinJEPAError(f"{path} must hold a mapping such as `ops: {{world_model: {{config: {{preset: base}}}}}}`")
-    try:
-        dg.validate_run_config(defs.resolve_job_def(nightly.name), config)
-    except dg.DagsterInvalidConfigError as error:
-        raise FinJEPAError(f"{path} does not fit: {' '.join(error.errors[0].message.split())}") from error
-    return config
+    other = path.with_suffix(".yml")
+    if other.exists():
+        raise FinJEPAError(f"{other} is not read; name it {path.name}")
+    return read_run_config(path, defs.resolve_job_def(nightly.name)) if path.exists() else {}
 
 
 def _last_night_went_well(instance: dg.DagsterInstance) -> bool:

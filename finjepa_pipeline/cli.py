@@ -23,8 +23,10 @@ from finjepa_pipeline.cli_errors import OneLineErrors
 from finjepa_pipeline.cli_options import (
     Ops,
     given,
+    grid_of,
     model_ops,
     model_options,
+    refuse_given,
     release_ops,
     source_ops,
     source_options,
@@ -83,7 +85,7 @@ def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -
         start=source["start"],
         end=source["end"],
         as_of=as_of,
-        symbols=[name.strip() for name in symbols.split(",")] if symbols else None,
+        symbols=None if symbols is None else [name.strip() for name in symbols.split(",")],
     )
     if more:
         ops["ingest_prices"] = ops.get("ingest_prices", {}) | more
@@ -103,7 +105,9 @@ def ingest(debug: bool, symbols: str | None, as_of: str | None, **source: Any) -
 def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str, **options: Any) -> None:
     """Everything up to a checkpoint, and on to the Hub if asked."""
     ops = source_ops(options) | model_ops(options)
-    if push_to_hub:
+    if not push_to_hub:
+        refuse_given("without --push-to-hub", "hub_repo_id", "planner")
+    else:
         if not (hub_repo_id or Settings.from_env().hub_repo_id):
             raise FinJEPAError("--push-to-hub needs --hub-repo-id owner/name, or FINJEPA_HUB_REPO_ID")
         ops |= {"planner_backtests": {"planner": planner}} | release_ops(hub_repo_id, False)
@@ -125,8 +129,13 @@ def train(debug: bool, push_to_hub: bool, hub_repo_id: str | None, planner: str,
 @click.pass_obj
 def sweep(debug: bool, grid: tuple[str, ...], seeds: str, metric: str | None, stop_early: bool, **options: Any) -> None:
     """Train an ablation grid, or an ensemble (--no-stop-early), on the panel that is there: on a Ray cluster side by side."""
+    refuse_given("in a sweep; name --seeds", "seed")
+    if not options["resume"]:
+        refuse_given("in a sweep, which always goes on", "resume")
+    if stop_early and Settings.from_env().ray_address is None:
+        refuse_given("without a cluster (FINJEPA_COMPUTE)", "stop_early")
     model = model_ops(options)["world_model"]
-    asked = {key: values.split(",") for key, _, values in (point.partition("=") for point in grid)}
+    asked = grid_of(grid, model["preset"], model["overrides"])
     if not seeds.replace(",", "").isdigit():
         raise FinJEPAError(f"--seeds {seeds} is no list of numbers; write --seeds 0,1,2")
     shared = {name: model[name] for name in ("preset", "overrides")} | given(metric=metric)
@@ -155,7 +164,10 @@ def backtest(debug: bool, strategies: tuple[str, ...], **options: Any) -> None:
     """Leaderboard and tear sheet."""
     plan = {name: options.pop(name) for name in ("folds", "scheme", "held_back", "preset")}
     assignments, open_held_back = options.pop("assignments"), options.pop("open_held_back")
-    if plan["folds"] is not None:
+    if plan["folds"] is None:
+        refuse_given("without --folds", "scheme", "held_back", "preset", "open_held_back", "assignments")
+    else:
+        refuse_given("with --folds, which trains its own models", "checkpoint")
         from finjepa_pipeline.backtest.controls import CONTROLS
         from finjepa_pipeline.backtest.docket import parse_names, parse_planners
         from finjepa_pipeline.backtest.walk_forward import run_walk_forward
@@ -189,6 +201,8 @@ def audit(debug: bool, **options: Any) -> None:
     """The null, planted, leak, delay and permutation tests."""
     from finjepa_pipeline.backtest.charges import NOT_RUN, TESTS, verdict_of
 
+    if options["strategy"] is not None:
+        refuse_given("with --strategy, which is audited in its place", "planner")
     report = _run("audit", {"audit_trial": given(**options)}, debug)
     table = Table("", "test", "finding", title="Audit", title_justify="left", box=None)
     held = {name: (passed, text) for name, passed, text in report.checks}

@@ -1,9 +1,12 @@
 """Options that several commands share, and the config of Dagster's ops that they amount to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+from finjepa_model.errors import FinJEPAError
 
 Ops = dict[str, dict[str, Any]]
 
@@ -72,6 +75,22 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def refuse_given(without: str, *names: str) -> None:
+    """Refuse options that the command line holds and that have no effect without another one.
+
+    Args:
+        without: the end of the message, such as "without --folds".
+
+    Raises:
+        click.UsageError: with the name of the first of them.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if option.name in names and typed:
+            raise click.UsageError(f"{option.opts[-1]} has no effect {without}")
+
+
 def source_ops(options: dict[str, Any]) -> Ops:
     """Config of the ingestion, from the options of `source_options`."""
     names = ("data_source", "path", "dataset_name", "revision")
@@ -91,26 +110,63 @@ def model_ops(options: dict[str, Any]) -> Ops:
     """
     overrides = {}
     for assignment in options.get("assignments", ()):
-        key, equals, value = assignment.partition("=")
+        key, equals, value = (part.strip() for part in assignment.partition("="))
         if not equals:
             raise click.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--set")
-        overrides[key.strip()] = value.strip()
+        if key in overrides:
+            raise click.BadParameter(f"{key} is set twice", param_hint="--set")
+        overrides[key] = value
     branches = {name.strip() for name in options.get("branch", "jepa").split(",")}
     if not {"jepa"} <= branches <= {"jepa", "td"}:
         raise click.BadParameter(f"{options['branch']!r} is neither jepa nor jepa,td", param_hint="--branch")
-    if "td" in branches:
-        overrides["td.enabled"] = "true"
+    more = {"td.enabled": "true"} if "td" in branches else {}
     for name in ("n_assets", "batch_size", "epochs", "seed"):
         if options.get(name) is not None:
-            overrides[f"training.{name}"] = str(options[name])
+            more[f"training.{name}"] = str(options[name])
+    for key in more.keys() & overrides.keys():
+        raise click.BadParameter(f"{key} has an option of its own, which is given too", param_hint="--set")
+    overrides |= more
     ops: Ops = {
         "world_model": {"preset": options["preset"], "overrides": overrides, "resume": options.get("resume", True)}
         | given(processes=options.get("processes"))
     }
+    checked_overrides(options["preset"], overrides)  # a wrong key is told now, not after the prices have been read
+    return ops
+
+
+def checked_overrides(name: str, overrides: Mapping[str, str]) -> None:
+    """
+    Raises:
+        FinJEPAError: for an unknown preset or config key, a value that does not fit, or a key that would have no effect.
+    """
     from finjepa_model.config import preset
 
-    preset(options["preset"]).override(overrides)  # a wrong key is told now, not after the prices have been read
-    return ops
+    config = preset(name).override(dict(overrides))
+    for key in overrides:
+        if key in ("model.channels", "model.market_channels"):
+            raise FinJEPAError(f"{key} follows from the prices, and cannot be set")
+        if key.startswith("td.") and key != "td.enabled" and not config.td.enabled:
+            raise FinJEPAError(f"{key} has no effect without --branch jepa,td (td.enabled=true)")
+
+
+def grid_of(points: Sequence[str], name: str, overrides: Mapping[str, str]) -> dict[str, list[str]]:
+    """The values to try by config key, from the options --grid KEY=VALUE,VALUE.
+
+    Raises:
+        click.BadParameter: if one cannot be read, or a key is there twice.
+        FinJEPAError: if a key is none of the config, or a value does not fit.
+    """
+    grid: dict[str, list[str]] = {}
+    for point in points:
+        key, equals, values = (part.strip() for part in point.partition("="))
+        if not equals or not values:
+            raise click.BadParameter(f"{point!r} is not KEY=VALUE,VALUE", param_hint="--grid")
+        if key in grid or key in overrides:
+            raise click.BadParameter(f"{key} is set twice", param_hint="--grid")
+        grid[key] = values.split(",")
+        for value in grid[key]:
+            checked_overrides(name, {**overrides, key: value})
+    return grid
 
 
 def release_ops(hub_repo_id: str | None, dry_run: bool) -> Ops:

@@ -14,13 +14,14 @@ import yaml
 from dagster._core.instance.ref import InstanceRef
 from rich.console import Console
 
-from finjepa_model.errors import FinJEPAError
+from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_model.files import write_text
 from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.interrupts import asked
 from finjepa_pipeline.pools import end_lost_runs, wait_for_pool
 from finjepa_pipeline.retention import hold_reserve
+from finjepa_pipeline.run_config import explain
 from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.watch import BY_HAND
@@ -82,7 +83,7 @@ def run_job(
     """Run a job in process.
 
     Args:
-        ops: config of each op that differs from its defaults; ops that the job does not have are left out.
+        ops: config of each op that differs from its defaults.
         console: where progress goes.
         debug: show Dagster's own log.
         partition: key of the partition, for a job that has some.
@@ -94,8 +95,11 @@ def run_job(
 
     job = defs.resolve_job_def(name)
     known = {node.name for node in job.all_node_defs}
+    for op in ops:
+        if op not in known:
+            raise FinJEPAError(f"the job {name} has no step {op!r}; {did_you_mean(op, known)}")
     config = {
-        "ops": {op: {"config": dict(values)} for op, values in ops.items() if op in known},
+        "ops": {op: {"config": dict(values)} for op, values in ops.items()},
         "loggers": {"console": {"config": {"log_level": "DEBUG" if debug else "CRITICAL"}}},
     }
     report = JobReport(run_id=str(uuid.uuid4()))
@@ -119,7 +123,7 @@ def run_job(
                 raise KeyboardInterrupt(*getattr(error.__cause__, "__notes__", ())) from error
             raise _cause(error) from error
         except dg.DagsterInvalidConfigError as error:
-            raise FinJEPAError(f"wrong config: {error.errors[0].message}") from error
+            raise FinJEPAError(f"wrong config: {explain(error)}") from error
         except dg.DagsterError as error:
             raise FinJEPAError(listener.failed_check or explained(error) or _first_line(error)) from error
         if asked.is_set():  # Dagster notes a signal between two steps, and forgets it after the last

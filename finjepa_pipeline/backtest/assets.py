@@ -82,6 +82,7 @@ def planner_backtests(
 
 @dg.asset(
     name="leaderboard",
+    config_schema={},  # without it any key is accepted, and dropped
     group_name="backtest",
     deps=["planner_backtests"],
     owners=["team:finjepa"],

@@ -35,6 +35,13 @@ class PublishConfig(dg.Config):
     dry_run: bool = Field(default=False, description="Say what would be released, and release nothing.")
 
 
+class PricesConfig(dg.Config):
+    """Prices that the home must show."""
+
+    feed: str
+    data_version: str
+
+
 class DecisionConfig(dg.Config):
     """Who decides, and when."""
 
@@ -46,13 +53,12 @@ class DecisionConfig(dg.Config):
     utility: str | None = Field(
         default=None, description="What the planner maximises, e.g. log_growth - 5*variance; its own when empty."
     )
-    prices: dict[str, str] = Field(
-        default_factory=dict, description="feed and data_version that the home must show; whatever it shows when empty."
-    )
+    prices: PricesConfig | None = Field(default=None, description="What is decided on; what the home shows when empty.")
 
 
 @dg.asset(
     name="challenger_audit",
+    config_schema={},  # without it any key is accepted, and dropped
     group_name="publishing",
     deps=["leaderboard"],
     owners=["team:finjepa"],
@@ -188,7 +194,7 @@ def daily_decision(
     from finjepa_pipeline.publishing.search import search_picture
 
     home, asked = settings.get(), (config.as_of, config.checkpoint, config.planner, config.utility)
-    prices = (config.prices["feed"], config.prices["data_version"]) if config.prices else None
+    prices = (config.prices.feed, config.prices.data_version) if config.prices else None
     made = make_decision(home, warehouse, *asked, of_run=made_panel(context, home), prices=prices)
     if made is None:
         return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is decided", "reused": True})
@@ -218,6 +224,7 @@ def daily_decision(
 
 @dg.asset(
     name="past_decisions",
+    config_schema={},  # without it any key is accepted, and dropped
     group_name="publishing",
     deps=["champion", "feature_panel"],
     owners=["team:finjepa"],

@@ -78,6 +78,7 @@ def world_model(
 
 @dg.asset(
     name="world_model_evaluation",
+    config_schema={},  # without it any key is accepted, and dropped
     group_name="model",
     deps=["world_model"],
     owners=["team:finjepa"],

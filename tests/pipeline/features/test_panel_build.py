@@ -28,6 +28,7 @@ def revision(monkeypatch: pytest.MonkeyPatch) -> Revision:
     day = datetime.date(2020, 1, 1)
     found = Revision(1, "test", "test", "1", "abc", 1, 0, day, day, ("close",))
     monkeypatch.setattr("finjepa_pipeline.features.panel.current_revision", lambda connection: found)
+    monkeypatch.setattr("finjepa_pipeline.features.panel.derived_options", lambda connection: "{}")
     return found
 
 

@@ -1,0 +1,192 @@
+"""Nothing that a person asks for is dropped: an option changes what is run, or is refused; an unknown name is told."""
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from finjepa_model.errors import FinJEPAError, did_you_mean
+from finjepa_pipeline import cli
+from finjepa_pipeline.automation import night_config
+from finjepa_pipeline.definitions import defs
+from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
+from finjepa_pipeline.runner import JobReport, run_job
+from finjepa_pipeline.settings import Settings
+
+
+class _RunError(Exception):
+    """Ends a command at its last run."""
+
+
+# What earlier runs of a command tell it; all others are its last.
+ANSWERS = {
+    "ingest": {"prices": {"feed": "a feed", "data_version": "1"}},
+    "walk_forward_plan_job": {"walk_forward_plan": {"plan": "a plan", "partitions": ["a plan:1"]}},
+    "fold_models_job": {},
+    "fold_backtests_job": {},
+}
+
+
+# A value for each option that a command may have; options that are not named here take "x" or 3.
+VALUES = {
+    "data_source": "hf", "start": "2020-01-02", "end": "2020-01-03", "preset": "base", "branch": "jepa,td",
+    "assignments": "model.dim=48", "grid": "model.dim=32,48", "seeds": "1,2", "planner": "qp", "controls": "ridge",
+    "scheme": "rolling", "utility": "log_growth", "fill": "open", "synthetic_variant": "null", "hub_repo_id": "owner/name",
+    "dataset_name": "owner/data",
+    "calendar": "XLON", "strategies": "a:b", "strategy": "a:b",
+}  # fmt: skip
+# What each command may be asked for otherwise.
+MODES = {
+    "ingest": [[], *(["--data-source", name] for name in ("sample", "files", "hf", "synthetic")), ["--as-of", "1"]],
+    "train": [[], ["--push-to-hub", "--hub-repo-id", "a/b"], ["--branch", "jepa,td"], ["--data-source", "synthetic"]],
+    "sweep": [[], ["--grid", "model.dim=32"]],
+    "backtest": [[], ["--folds", "3"], ["--strategy", "c:d"]],
+    "audit": [[], ["--strategy", "c:d"], ["--planner", "cem"]],
+    "publish": [[], ["--dry-run"]],
+    "decide": [[], ["--checkpoint", "c"], ["--data-source", "sample"]],
+    "demo": [[], ["--data-source", "synthetic"]],
+}
+ONLY_PRINTED = {"as_json"}
+CASES = [
+    (command, mode, option)
+    for command, modes in MODES.items()
+    for mode in modes
+    for option in cli.main.commands[command].params
+    if option.name not in ONLY_PRINTED and not set(option.opts) & set(mode)
+]
+
+
+def asked(monkeypatch, home, words: list[str]):
+    """The runs that a command asks for, or the message with which it refuses."""
+    runs = []
+
+    def run(job, ops, debug, partition=None):
+        for name, config in ops.items():
+            if name == "ingest_prices":
+                make_feed(PriceSourceConfig(**config), Settings(home=home))  # its own refusal is one as well
+        runs.append((job, {name: dict(values) for name, values in ops.items()}))
+        if job not in ANSWERS or words[0] == job:
+            raise _RunError
+        return JobReport("run", assets=ANSWERS[job])
+
+    monkeypatch.setenv("FINJEPA_HOME", str(home))
+    monkeypatch.setattr(cli, "_run", run)
+    done = CliRunner().invoke(cli.main, words)
+    return runs if "_RunError" in done.output else done.output
+
+
+def typed(option, different: bool = True) -> list[str]:
+    if option.is_flag:
+        names = option.secondary_opts if option.default and option.secondary_opts else option.opts
+        return [names[0]]
+    number = option.type.name in ("integer", "integer range")
+    return [option.opts[-1], "7" if number else VALUES.get(option.name, "x")]
+
+
+@pytest.mark.parametrize(("command", "mode", "option"), CASES, ids=lambda value: getattr(value, "name", str(value)))
+def test_an_option_changes_what_is_run_or_is_refused(monkeypatch, tmp_path, command, mode, option):
+    if command == "sweep" and option.name == "stop_early":
+        return  # on one machine every training goes to its end: that is what --no-stop-early asks for
+    before = asked(monkeypatch, tmp_path, [command, *mode])
+    after = asked(monkeypatch, tmp_path, [command, *mode, *typed(option)])
+    if isinstance(after, str):
+        assert "Error" in after or after.startswith("finjepa: ")
+    else:
+        assert after != before
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", "--set", "model.dimm=3"], "did you mean 'model.dim'"),
+        (["train", "--set", "model.dim=32", "--set", "model.dim=48"], "model.dim is set twice"),
+        (["train", "--set", "training.epochs=3", "--epochs", "4"], "training.epochs has an option of its own"),
+        (["train", "--set", 'model.channels=["log_return"]'], "model.channels"),
+        (["train", "--set", "td.steps=5"], "--branch jepa,td"),
+        (["train", "--hub-repo-id", "a/b"], "--hub-repo-id has no effect without --push-to-hub"),
+        (["train", "--planner", "qp"], "--planner has no effect"),
+        (["train", "--push-to-hub"], "--hub-repo-id"),
+        (["train", "--epoch", "3"], "--epochs"),
+        (["sweep", "--seed", "3"], "--seeds"),
+        (["sweep", "--no-resume"], "no effect"),
+        (["sweep", "--stop-early"], "FINJEPA_COMPUTE"),
+        (["sweep", "--grid", "model.dim"], "KEY=VALUE,VALUE"),
+        (["sweep", "--grid", "model.dimm=32"], "did you mean 'model.dim'"),
+        (["sweep", "--grid", "model.dim=32", "--grid", "model.dim=48"], "set twice"),
+        (["sweep", "--set", "model.dim=32", "--grid", "model.dim=48"], "set twice"),
+        (["backtest", "--scheme", "rolling"], "without --folds"),
+        (["backtest", "--set", "model.dim=32"], "without --folds"),
+        (["backtest", "--folds", "3", "--checkpoint", "c"], "--checkpoint has no effect with --folds"),
+        (["audit", "--strategy", "a:b", "--planner", "cem"], "--planner has no effect with --strategy"),
+        (["ingest", "--data-source", "sample", "--path", "x"], "`files`"),
+        (["ingest", "--data-source", "files", "--path", "x", "--revision", "main"], "`hf`"),
+        (["ingest", "--symbols", ""], "symbol"),
+    ],
+)
+def test_what_would_have_no_effect_is_named(monkeypatch, tmp_path, words, named):
+    said = asked(monkeypatch, tmp_path, words)
+    assert isinstance(said, str)
+    assert named in said
+
+
+def test_a_step_that_a_job_has_not_is_named(tmp_path):
+    with pytest.raises(FinJEPAError, match=r"'world_modle'; did you mean 'world_model'\?"):
+        run_job(Settings(home=tmp_path).ensure(), "train", {"world_modle": {}}, Console())
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("opps: {}", "'opps'.*did you mean 'ops'"),
+        ("ops: {world_modle: {}}", "'world_modle'.*did you mean 'world_model'"),
+        ("ops: {world_model: {conf: {}}}", "'conf'.*did you mean 'config'"),
+        ("ops: {world_model: {config: {presset: tiny}}}", "'presset'.*did you mean 'preset'"),
+        ("ops: {world_model: {config: {preset: tinyy}}}", "'tinyy'"),
+        ("ops: {world_model: {config: {overrides: {model.dimm: '3'}}}}", "did you mean 'model.dim'"),
+        ("ops: {world_model: {config: {overrides: {td.steps: '3'}}}}", "no effect"),
+        ("ops: {world_model: {config: {processes: many}}}", "processes"),
+        ("ops: {world_model: 5}", "world_model"),
+        ("ops: {planner_backtests: {config: {planner: cemm}}}", "cemm"),
+        ("ops: {planner_backtests: {config: {controls: ewm}}}", "ewm"),
+        ("ops: {daily_decision: {config: {utility: log_grwth}}}", "log_grwth"),
+        ("ops: {daily_decision: {config: {prices: {feeed: x}}}}", "'feeed'"),
+        ("ops: {leaderboard: {config: {planner: qp}}}", "'planner'"),
+        ("ops: {challenger_audit: {config: {dry_run: true}}}", "'dry_run'"),
+        ("ops: {audit_trial: {config: {seeds: 9}}}", "'audit_trial'"),  # of another job
+        ("execution: {config: {multiproces: {}}}", "'multiproces'"),
+        ("ops: {world_model: {config: {preset: tiny}}}\nops: {}", "twice"),
+        ("[]", "must hold a mapping"),
+        ("false", "must hold a mapping"),
+        ("ops: [", "not YAML"),
+    ],
+)
+def test_a_mistake_in_the_config_of_a_night_is_named(tmp_path, text, named):
+    settings = Settings(home=tmp_path).ensure()
+    settings.nightly_config.write_text(text)
+    with pytest.raises(FinJEPAError, match=rf"nightly\.yaml.*{named}"):
+        night_config(settings)
+
+
+def test_an_empty_file_has_the_defaults_and_another_ending_is_not_read(tmp_path):
+    settings = Settings(home=tmp_path).ensure()
+    settings.nightly_config.write_text("# nothing yet\n")
+    assert night_config(settings) == {}
+    settings.nightly_config.with_suffix(".yml").write_text("ops: {}")
+    with pytest.raises(FinJEPAError, match=r"nightly\.yml is not read"):
+        night_config(settings)
+
+
+def test_no_step_takes_any_key_whatever():
+    loose = [
+        (job.name, node.name)
+        for job in defs.resolve_all_job_defs()
+        for node in job.all_node_defs
+        if node.name != "price_source"  # it is observed, in no job of ours
+        if not node.has_config_field or node.config_field.config_type.kind == dg._config.ConfigTypeKind.ANY
+    ]
+    assert loose == []
+
+
+def test_the_name_that_was_meant_is_the_nearest():
+    assert did_you_mean("presset", ["preset", "resume"]) == "did you mean 'preset'?"
+    assert did_you_mean("zzz", ["b", "a"]) == "known are a, b"
