@@ -234,7 +234,8 @@ def trained(settings: Settings, panel: Panel, config: FinJEPAConfig, ranks: int)
     def launch(command: list[str], environment: dict[str, str]) -> None:
         subprocess.run(command, env={**os.environ, **environment}, check=True, stdout=sys.stderr)
 
-    return train_checkpoint(settings, config, panel, {}, launch, ranks, make_current=False)[0]
+    lineage = {"blocks": split_dates(len(panel.dates), config).dates(panel.dates)}
+    return train_checkpoint(settings, config, panel, lineage, launch, ranks, make_current=False)[0]
 
 
 def hearing_of(

@@ -1,9 +1,10 @@
--- Daily net returns of two checkpoints on the validation sessions that both were backtested on. The champion's are those of
--- the same data, or else the newest that are stored.
+-- Daily net returns of two checkpoints on the validation sessions from $first to $last that both were backtested on. The
+-- champion's are those of the same data, or else the newest that are stored; of $trained_on alone where that is given.
 WITH champion_data AS (
     SELECT data_version
     FROM main.backtest_trials
     WHERE checkpoint = $champion AND strategy = $champion_strategy AND block = 'validation'
+        AND ($trained_on IS NULL OR data_version = $trained_on)
     ORDER BY data_version = $data_version DESC, created_at DESC
     LIMIT 1
 )
@@ -14,4 +15,5 @@ WHERE champion.checkpoint = $champion AND champion.strategy = $champion_strategy
     AND champion.data_version = (FROM champion_data)
     AND challenger.checkpoint = $challenger AND challenger.strategy = $challenger_strategy
     AND challenger.block = 'validation' AND challenger.data_version = $data_version
+    AND date BETWEEN CAST($first AS DATE) AND CAST($last AS DATE)
 ORDER BY date

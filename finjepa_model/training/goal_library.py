@@ -12,22 +12,26 @@ from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.batches import BatchSource
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import split_dates
 from finjepa_model.world_model import FinJEPA
 
 
 @torch.no_grad()
-def build_library(model: FinJEPA, panel: Panel, dates: int = 128, portfolios: int = 64) -> GoalLibrary:
+def build_library(
+    model: FinJEPA, panel: Panel, block: tuple[int, int], dates: int = 128, portfolios: int = 64
+) -> GoalLibrary:
     """Hold random portfolios for one decision step from dates of the training block, by the exact mechanics.
 
     The realised utility is the log growth of wealth after costs less `RISK_AVERSION` / 2 times the sum of the squared
     returns of its sessions. A goal is the mean latent of the best tenth, in the market that they ended in.
 
+    Args:
+        block: half-open range of the sessions that the model was trained on.
+
     Raises:
         FinJEPAError: if the panel is too short for the model's windows.
     """
     config = replace(model.config, training=replace(model.config.training, batch_size=dates))
-    source = BatchSource(panel, config, split_dates(len(panel.dates), model.config).train)
+    source = BatchSource(panel, config, block)
     sessions_L, assets_LN = source.sampler.batch(0)
     batch = source.batch(sessions_L, assets_LN)
     steps, stride = config.loss.rollout_steps, config.model.stride

@@ -11,7 +11,7 @@ import torch
 from finjepa_model.probes import LinearProbe, r_squared, rank_ic
 from finjepa_model.training.batches import observe
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import Splits, split_dates
+from finjepa_model.training.splits import Splits
 from finjepa_model.world_model import FinJEPA
 
 AHEAD = 21  # sessions that a forecast looks ahead
@@ -63,21 +63,18 @@ def probe_rows(
     return ProbeRows(date_R, latents_RD, *_truth(panel, date_R, asset_R), dates_B, market_BD)
 
 
-def probe(
-    model: FinJEPA, panel: Panel, blocks: Splits | None = None, dates: int = 150, assets: int = 40
-) -> dict[str, float]:
+def probe(model: FinJEPA, panel: Panel, blocks: Splits, dates: int = 150, assets: int = 40) -> dict[str, float]:
     """Every probe, with HAR beside the one of next month's volatility: fitted on the first block, chosen on the second,
     reported on the third.
 
     Args:
-        blocks: those of the model's training if None.
+        blocks: those of the model's training, as sessions of the panel.
         dates, assets: at most so many of each in a block.
 
     Returns:
         r2_*: of the probe; r2_next_volatility_har: of HAR on the same rows; rank_ic_next_return; rows: of the third block.
         Empty where the panel is too short for it.
     """
-    blocks = blocks or split_dates(len(panel.dates), model.config)
     train, validation, test = (
         probe_rows(model, panel, block, dates, assets) for block in (blocks.train, blocks.validation, blocks.test)
     )

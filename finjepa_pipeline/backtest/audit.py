@@ -61,7 +61,7 @@ class Finding:
 
 def model_labels(panel: Panel, config: FinJEPAConfig, dates_B: np.ndarray, assets_BN: np.ndarray) -> np.ndarray:
     """What a world model is trained to foresee: step_return_BSN, of the last context step at `dates_B`."""
-    source = BatchSource(panel, config, split_dates(len(panel.dates), config).train)
+    source = BatchSource(panel, config, (0, len(panel.dates)))  # a batch is of the dates that are asked for
     return source.batch(dates_B, assets_BN).step_return_BSN.numpy()
 
 
@@ -73,6 +73,7 @@ class Product:
         strategy: a new strategy for a panel.
         walk: the engine; labels: what models are trained on.
         n_assets: largest universe.
+        test_block: sessions of a panel that nothing was trained on; where None, by the shares of the config.
     """
 
     strategy: Callable[[Panel], Strategy]
@@ -80,6 +81,7 @@ class Product:
     walk: Callable[[Strategy, Court, Sequence[MarketView] | None], Walk] = walk
     labels: Callable[[Panel, FinJEPAConfig, np.ndarray, np.ndarray], np.ndarray] = field(default=model_labels)
     n_assets: int = 20
+    test_block: Callable[[Panel], tuple[int, int]] | None = None
 
     def court(self, panel: Panel, *, free: bool = False) -> Court:
         """The test block under the config's costs, or under none.
@@ -91,7 +93,7 @@ class Product:
         if free:
             costs = FinJEPAConfig().override(_FREE).portfolio
         try:
-            block = split_dates(len(panel.dates), self.config).test
+            block = self.test_block(panel) if self.test_block else split_dates(len(panel.dates), self.config).test
             return Court.over(
                 panel,
                 block,
@@ -174,13 +176,13 @@ def label_alignment(product: Product, panel: Panel) -> Finding:
     """
     config = product.config
     stride, context = config.model.stride, config.model.context_steps
-    train = split_dates(len(panel.dates), config).train
+    sessions = int(config.training.train_share * len(panel.dates))  # of the many assets that end, more live here
     start = history_needed(config) + stride
-    alive_A = np.flatnonzero((panel.first <= start - history_needed(config)) & (panel.lengths >= train[1]))
+    alive_A = np.flatnonzero((panel.first <= start - history_needed(config)) & (panel.lengths >= sessions))
     assets_1N = (alive_A if len(alive_A) else np.argsort(panel.first, kind="stable"))[None, :3]
-    last = train[1] - stride * (config.loss.rollout_steps + 2) - 2
+    last = sessions - stride * (config.loss.rollout_steps + 2) - 2
     if last < start:
-        raise NotEnoughDataError(f"the training block of {train[1] - train[0]} sessions holds no whole sample")
+        raise NotEnoughDataError(f"{sessions} sessions hold no whole sample")
     date = np.array([(start + last) // 2])
     steps = context + config.loss.rollout_steps
     decided_S = date[0] + stride * (np.arange(steps) - context + 1)

@@ -24,13 +24,15 @@ from finjepa_model.observation import Observation
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.training.batches import BatchSource
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import split_dates
+from finjepa_model.training.splits import training_block
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import HORIZON, MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView
 
 CONTROLS = ("ewma", "ridge", "boosted_trees", "trained_probe", "untrained_probe", "shuffled_actions")
+FITTED = ("ridge", "boosted_trees", "trained_probe", "untrained_probe")  # on the training block
+TO_FIT = f"a control that is fitted ({', '.join(FITTED)}); add --controls ewma"
 PLANNER = "mppi"  # all controls are planned by the planner that needs no latents
 _MEAN_SPAN, _RISK_SPAN = 252, 63  # sessions
 _DRAWS = 12  # training batches that a forecaster is fitted to
@@ -172,7 +174,7 @@ class Controls:
     @cached_property
     def _training(self) -> Sequence[tuple[Observation, np.ndarray, np.ndarray]]:
         """Batches of the training block as the model saw them: observation, target_BSN in units of volatility, valid_BSN."""
-        block = split_dates(len(self._panel.dates), self._config).train
+        block = training_block(self._imagination.folder, self._panel, self._config, TO_FIT)
         source = BatchSource(self._panel, self._config, block)
         drawn = []
         for step in range(_DRAWS):

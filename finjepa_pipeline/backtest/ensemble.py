@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning import Ensemble
 from finjepa_model.planning.goals import goal_latent, target_latent
@@ -33,6 +34,12 @@ class EnsembleImagination:
         return target_latent(self.at(view)[0], self.simulator, self.config.model.stride, target)
 
 
+def checkpoint_beside(checkpoint: Path, name: str) -> Path:
+    """The folder of another checkpoint: an id beside this one in its home, a folder, or a Hub repository."""
+    beside = checkpoint.parent / name
+    return beside if beside.is_dir() else resolve_checkpoint(name)
+
+
 def ensemble_of(imagination: Imagined, others: Sequence[str]) -> EnsembleImagination:
     """A checkpoint and others: ids beside it in its home, folders, or Hub repositories.
 
@@ -43,8 +50,7 @@ def ensemble_of(imagination: Imagined, others: Sequence[str]) -> EnsembleImagina
         raise FinJEPAError("a control has no checkpoint, so there is nothing to disagree with")
     members = [imagination]
     for name in others:
-        beside = Path(imagination.checkpoint).parent / name
-        other = MarketImagination(beside if beside.is_dir() else name)
+        other = MarketImagination(checkpoint_beside(imagination.folder, name))
         mine, its = imagination.config.model, other.config.model
         for part in ("channels", "market_channels", "stride"):
             if getattr(mine, part) != getattr(its, part):

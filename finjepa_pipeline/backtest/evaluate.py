@@ -11,12 +11,20 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_model.training.panel import Panel
+from finjepa_model.training.splits import (
+    checkpoint_blocks,
+    checkpoint_splits,
+    history_needed,
+    shortest_block,
+    training_block,
+)
 from finjepa_pipeline.backtest.baselines import baselines
-from finjepa_pipeline.backtest.controls import CONTROLS, Controls
+from finjepa_pipeline.backtest.controls import CONTROLS, FITTED, TO_FIT, Controls
 from finjepa_pipeline.backtest.docket import Block, Docket
 from finjepa_pipeline.backtest.engine import Court, Walk, walk
+from finjepa_pipeline.backtest.ensemble import checkpoint_beside
 from finjepa_pipeline.backtest.evidence import forecast_quality, judge_expectations
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, checkpoints_of
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.overnight import overnight_returns
@@ -95,14 +103,14 @@ def run_backtests(
     """Walk every strategy over the blocks and put the results into the warehouse; what is there already is not done again.
 
     Args:
-        blocks: the validation and the test block of the checkpoint's config where None.
+        blocks: the validation and the test block of the checkpoint where None.
         settings: whose FINJEPA_COMPUTE says where strategies walk; here, one after the other, where None.
 
     Raises:
         FinJEPAError: for an unknown strategy, a checkpoint that does not fit the panel, or a history that is too short.
     """
     panel = Panel.open(panel_folder)
-    blocks = config_blocks(panel, read_config(checkpoint)) if blocks is None else blocks
+    blocks = judged_blocks(checkpoint, panel) if blocks is None else blocks
     pending = hearings(warehouse, checkpoint, panel, docket, blocks)
     rows = judge(warehouse, pending, log, settings)
     walked = sum(len(hearing.names) for hearing in pending)
@@ -122,9 +130,10 @@ def hearings(
     warehouse: Warehouse, checkpoint: Path, panel: Panel, docket: Docket, blocks: Sequence[Block]
 ) -> list[Hearing]:
     """The blocks on which strategies of the docket have no walk in the warehouse yet."""
-    from finjepa_model.training.splits import history_needed
-
     config, data_version = read_config(checkpoint), str(panel.manifest["data_version"])
+    _refuse_what_was_seen(checkpoint, panel, docket, blocks)
+    if set(docket.controls) & set(FITTED):  # known before anybody walks
+        training_block(checkpoint, panel, config, TO_FIT)
     with warehouse.connect() as con:
         ensure_tables(con)
         known = known_walks(con, checkpoint.name, data_version)
@@ -173,6 +182,23 @@ def judge(
             write_failure(con, broken.hearing.case, broken.name, broken.hearing.court.dates_T)
         raise (broken.__cause__ or broken) from None
     return rows
+
+
+def _refuse_what_was_seen(checkpoint: Path, panel: Panel, docket: Docket, blocks: Sequence[Block]) -> None:
+    """
+    Raises:
+        FinJEPAError: if a checkpoint of the docket, of an ensemble too, was trained or chosen on sessions of a block.
+    """
+    others = dict.fromkeys(other for name in docket.planners for other in checkpoints_of(name))
+    for folder in (checkpoint, *(checkpoint_beside(checkpoint, other) for other in others)):
+        own = checkpoint_blocks(folder, panel)
+        for block in blocks:
+            first, _ = own["validation" if block.name == "validation" else "test"]
+            if panel.dates[block.start] < np.datetime64(first):
+                raise FinJEPAError(
+                    f"the {block.name} block begins on {panel.dates[block.start]}, and {folder.name} may be judged from {first} "
+                    "on, after what it was trained and chosen on; leave it out, or train it on these prices"
+                )
 
 
 class Bench:
@@ -233,12 +259,29 @@ def _evidence(bench: Bench, hearing: Hearing, log: Callable[[str], object]) -> E
     )
 
 
-def config_blocks(panel: Panel, config: FinJEPAConfig) -> list[Block]:
-    """The validation and the test block that the config of a checkpoint leaves."""
-    from finjepa_model.training.splits import split_dates
+def judged_blocks(checkpoint: Path, panel: Panel) -> list[Block]:
+    """The sessions of a panel on which a checkpoint may be judged: its validation block, by date, where the panel has it, and
+    everything from its test block on.
 
-    splits = split_dates(len(panel.dates), config)
-    return [Block("validation", *splits.validation), Block("test", *splits.test)]
+    A block begins where the first asset is eligible with its whole window.
+
+    Raises:
+        FinJEPAError: if the panel has too few sessions after those that the checkpoint was trained and chosen on.
+    """
+    config, splits = read_config(checkpoint), checkpoint_splits(checkpoint, panel)
+    least, blocks = shortest_block(config), []
+    for name, (first, last) in (("validation", splits.validation), ("test", splits.test)):
+        ready = (s for s in range(first, last) if len(panel.eligible_assets(s, history_needed(config))))
+        first = next(ready, last)
+        if last - first >= least:
+            blocks.append(Block(name, first, last))
+        elif name == "test":
+            raise FinJEPAError(
+                f"{checkpoint.name} has {last - first} sessions to be judged on, and {least} are needed: its training and its "
+                f"validation end on {checkpoint_blocks(checkpoint, panel)['validation'][1]}, these prices on {panel.dates[-1]}; "
+                "ingest newer prices, or train again"
+            )
+    return blocks
 
 
 def checkpoint_folder(settings: Settings, checkpoint: str | None) -> Path:

@@ -66,6 +66,12 @@ def planner_of(name: str) -> str:
     return name.partition(WITH_UTILITY)[0]
 
 
+def checkpoints_of(name: str) -> tuple[str, ...]:
+    """The other checkpoints that the utility of a strategy names."""
+    utility = name.partition(_WITH)[2]
+    return tuple(parse_utility(utility).checkpoints) if utility else ()
+
+
 class FinJEPAStrategy:
     """One planner on one checkpoint, warm-started from decision to decision.
 

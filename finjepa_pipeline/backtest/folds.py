@@ -153,22 +153,21 @@ def stored_plan(con: duckdb.DuckDBPyConnection, panel: Panel, name: str) -> Plan
     """
     con.execute(sql("walk_forward_folds"))
     rows = con.execute(
-        "SELECT fold, config_json, test_start, test_end, data_version FROM main.walk_forward_folds WHERE plan = ? "
-        "ORDER BY test_start",
+        "SELECT data_version, fold, config_json, train_start, train_end, validation_start, validation_end, test_start, test_end "
+        "FROM main.walk_forward_folds WHERE plan = ? ORDER BY test_start",
         [name],
     ).fetchall()
-    if not rows or rows[0][4] != panel.manifest["data_version"]:
-        made_for = f"the prices {rows[0][4]}" if rows else "nothing"
+    if not rows or rows[0][0] != panel.manifest["data_version"]:
+        made_for = f"the prices {rows[0][0]}" if rows else "nothing"
         raise FinJEPAError(
             f"the plan {name} was made for {made_for}, and another command has made this home's panel one of "
             f"{panel.manifest['feed']} ({panel.manifest['data_version']}); run finjepa backtest --folds again"
         )
     folds = []
-    for fold, text, start, end, _ in rows:
-        config = FinJEPAConfig.from_json(text)
-        splits = split_dates(len(panel.dates), config)
-        test = (panel.date_index(np.datetime64(start)), panel.date_index(np.datetime64(end)) + 1)
-        folds.append(Fold(fold, config, splits.train, splits.validation, test))
+    for _, fold, text, *days in rows:
+        places = [panel.date_index(np.datetime64(day)) for day in days]
+        train, validation, test = ((first, last + 1) for first, last in zip(places[::2], places[1::2], strict=True))
+        folds.append(Fold(fold, FinJEPAConfig.from_json(text), train, validation, test))
     return Plan(name, tuple(folds), (folds[-1].test[1], len(panel.dates)))
 
 

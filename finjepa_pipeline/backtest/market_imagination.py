@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.observation import Observation
 from finjepa_model.planning import moments
@@ -46,7 +47,8 @@ class MarketImagination:
 
     def __init__(self, checkpoint: str | Path):
         self.checkpoint = checkpoint
-        self.model = FinJEPA.from_pretrained(checkpoint)
+        self.folder = resolve_checkpoint(checkpoint)
+        self.model = FinJEPA.from_pretrained(self.folder)
         self.config = self.model.config
         self.simulator = PortfolioSimulator(self.config.portfolio)
         self._imagined: dict[MarketView, tuple[Imagination, torch.Tensor]] = {}
@@ -72,7 +74,7 @@ class MarketImagination:
         target = parse_goal(name)
         if target is not None:
             return target_latent(imagination, self.simulator, self.config.model.stride, target)
-        return view.goal_library(self.model).nearest(imagination.seen_BMD[:, -1], view.session)
+        return view.goal_library(self.model, self.folder).nearest(imagination.seen_BMD[:, -1], view.session)
 
     def forecast(self, view: MarketView) -> np.ndarray:
         """Expected simple return of each asset over the next decision step, [N]."""

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,9 +94,9 @@ class MarketView:
         assets_1N = np.where(self.present_N, self._assets_N, -1)[None]
         return observe(self._panel, np.array([self._session]), assets_1N, config.model.context_steps, config)
 
-    def goal_library(self, model: "FinJEPA") -> "GoalLibrary":
+    def goal_library(self, model: "FinJEPA", checkpoint: Path) -> "GoalLibrary":
         """What went best on training dates; the library itself gives nothing that was not known by a session."""
-        return _library(model, self._panel)
+        return _library(model, checkpoint, self._panel)
 
     @property
     def session(self) -> int:
@@ -128,10 +129,12 @@ class MarketView:
 
 
 @lru_cache(maxsize=2)
-def _library(model: "FinJEPA", panel: Panel) -> "GoalLibrary":
+def _library(model: "FinJEPA", checkpoint: Path, panel: Panel) -> "GoalLibrary":
     from finjepa_model.training.goal_library import build_library
+    from finjepa_model.training.splits import training_block
 
-    return build_library(model, panel)
+    block = training_block(checkpoint, panel, model.config, "goal(realised); name another goal in the utility")
+    return build_library(model, panel, block)
 
 
 def panel_liquidity(panel: Panel, session: int, assets_N: np.ndarray) -> "Liquidity | None":

@@ -10,6 +10,9 @@ import numpy as np
 
 SESSIONS_PER_YEAR = 252
 BENCHMARK = "equal_weight"  # 1/N, which every difference is measured against
+# Sessions that an interval, a p-value or a deflated ratio needs: ten blocks of the bootstrap, of 21 sessions or more. With fewer
+# the interval covers the truth too seldom (docs/results/backtest.md).
+SHORTEST = 210
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import polars as pl
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_model.training.panel import Panel
+from finjepa_model.training.splits import split_dates
 from finjepa_pipeline.backtest.audit import (
     Finding,
     NotEnoughDataError,
@@ -30,7 +31,7 @@ from finjepa_pipeline.backtest.audit import (
 )
 from finjepa_pipeline.backtest.audit_markets import MARKETS, seeds_of, try_market
 from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN, TESTS, verdict_of
-from finjepa_pipeline.backtest.evaluate import PROTOCOL, read_config
+from finjepa_pipeline.backtest.evaluate import PROTOCOL, judged_blocks, read_config
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transaction
@@ -71,7 +72,14 @@ class Charge:
         def strategy(panel: Panel) -> Strategy:
             return load_strategy(self.who) if imagination is None else FinJEPAStrategy(self.who, imagination)
 
-        return Product(strategy, read_config(self.checkpoint))
+        def test_block(panel: Panel) -> tuple[int, int]:
+            if panel.folder != self.panel:  # a market that the checkpoint never saw
+                return split_dates(len(panel.dates), config).test
+            block = judged_blocks(self.checkpoint, panel)[-1]
+            return block.start, block.stop
+
+        config = read_config(self.checkpoint)
+        return Product(strategy, config, test_block=test_block)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import duckdb
 import numpy as np
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.splits import lineage_of, stored_blocks
+from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.store import best_planner, now, transaction
 from finjepa_pipeline.publishing.checks import Finding, findings, summary
 from finjepa_pipeline.sql_files import sql
 
 REPLACE_ABOVE = 0.5  # probability
 BOOTSTRAP_SAMPLES = 2000
-MIN_COMMON_DAYS = 60  # sessions; below it a Sharpe ratio is noise
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,13 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
     unusable = _why_unusable(checkpoint.with_name(champion.checkpoint))
     if unusable is not None:
         return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", summary(found))
-    champion_T, challenger_T = _paired_returns(con, champion, Champion(challenger, strategy), data_version)
+    champion_T, challenger_T = _paired_returns(con, champion, checkpoint, strategy, data_version)
     days = len(champion_T)
-    if days < MIN_COMMON_DAYS:
-        few = f"only {days} validation sessions in common with the champion {incumbent}; {MIN_COMMON_DAYS} are needed"
+    if days < SHORTEST:
+        few = (
+            f"only {days} validation sessions in common with the champion {incumbent}; {SHORTEST} are needed: train with "
+            "training.train_share and training.validation_share that put the validation block on the champion's"
+        )
         return say("kept", few, common_days=days)
     probability, sharpes = probability_better(champion_T, challenger_T)
     reason = (
@@ -159,16 +163,27 @@ def _why_unusable(checkpoint: Path) -> str | None:
 
 
 def _paired_returns(
-    con: duckdb.DuckDBPyConnection, champion: Champion, challenger: Champion, data_version: str
+    con: duckdb.DuckDBPyConnection, champion: Champion, checkpoint: Path, strategy: str, data_version: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Of champion and challenger, on the sessions that are in the validation blocks of both: neither was trained on them.
+
+    A champion of an older version, whose lineage has no dates, was judged on the right sessions with the prices of its own
+    training only.
+    """
+    folder = checkpoint.with_name(champion.checkpoint)
+    spans = [blocks["validation"] for blocks in map(stored_blocks, (folder, checkpoint)) if blocks]
+    trained_on = None if stored_blocks(folder) else lineage_of(folder)["data"]["data_version"]
     pairs = con.execute(
         sql("paired_validation_returns"),
         {
             "champion": champion.checkpoint,
             "champion_strategy": champion.strategy,
-            "challenger": challenger.checkpoint,
-            "challenger_strategy": challenger.strategy,
+            "trained_on": trained_on,
+            "challenger": checkpoint.name,
+            "challenger_strategy": strategy,
             "data_version": data_version,
+            "first": max((first for first, _ in spans), default="0001-01-01"),
+            "last": min((last for _, last in spans), default="9999-12-31"),
         },
     ).fetchnumpy()
     return np.asarray(pairs["champion"], float), np.asarray(pairs["challenger"], float)

@@ -31,6 +31,7 @@ def lineage(
     data: Mapping[str, Any],
     panel_hash: str,
     device: str,
+    blocks: Mapping[str, Any],
     run_id: str | None = None,
     upstream: Mapping[str, Any] | None = None,
     build: Mapping[str, Any] | None = None,
@@ -42,6 +43,8 @@ def lineage(
         data: where the prices came from: `data_version`, and as far as known `feed`, `source`, `version` (Hub commit or hash
             of the files), `rows`, `quarantined_rows`, `first_date`, `last_date` (ISO dates), `assets`, `columns`.
         panel_hash: content hash of the feature panel.
+        blocks: first and last session (ISO dates) of `train`, `validation` and `test`: a checkpoint is judged by these dates,
+            whatever panel it meets later.
         device: what it was trained on, as in "cpu" or "cuda: NVIDIA H200".
         run_id: of the Dagster run.
         upstream: for each upstream asset key its last materialisation: at least `run_id`, `timestamp`, `data_version`.
@@ -55,6 +58,7 @@ def lineage(
         "seed": seed,
         "data": dict(data),
         "panel_hash": panel_hash,
+        "blocks": dict(blocks),
         "build": dict(build or {}),
         "device": device,
         "python": platform.python_version(),

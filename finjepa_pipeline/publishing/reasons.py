@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.observation import Observation
 from finjepa_model.planning.moments import Moments
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import history_needed, split_dates
+from finjepa_model.training.splits import checkpoint_splits, history_needed
 from finjepa_pipeline.backtest.finjepa_strategy import Expectation
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView
@@ -81,7 +82,7 @@ def reasons_for(
     similarity = torch.cosine_similarity(latents - center_D, (now_D - center_D)[None], dim=1)
     nearest = similarity.argsort(descending=True)[:NEIGHBOURS].tolist()
     regimes = tuple(Regime(str(past[b][1].date), float(similarity[b]), followed[b]) for b in nearest)
-    unseen = split_dates(session + 1, config).validation[0]
+    unseen = _unseen_from(imagination, panel)
     return Reasons(
         expected.terms,
         expected.path,
@@ -89,6 +90,14 @@ def reasons_for(
         regimes,
         _calibration(panel, assets_N, past, means.double().numpy(), spreads.double().numpy(), stride, unseen),
     )
+
+
+def _unseen_from(imagination: MarketImagination, panel: Panel) -> int:
+    """The first session after those that the model was trained on; the panel's end where that is not known."""
+    try:
+        return checkpoint_splits(imagination.folder, panel).validation[0]
+    except FinJEPAError:
+        return len(panel.dates)
 
 
 def _look(imagination: MarketImagination, views: list[MarketView]) -> tuple[Tensor, Tensor, Tensor]:

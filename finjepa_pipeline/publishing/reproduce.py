@@ -105,13 +105,14 @@ def surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, 
     return tuple(
         f"{name}: {before.get(name)} then, {after.get(name)} now"
         for name in names
-        if before.get(name) != after.get(name)
-    )
+        if before.get(name) != after.get(name) and (name in before or not name.endswith(" block"))
+    )  # a lineage of an older version has no dates of blocks
 
 
 def _facts(lineage: Mapping[str, Any]) -> dict[str, Any]:
     build = lineage["build"]
     facts = {name: lineage[name] for name in ("device", "python", "platform", "panel_hash")}
+    facts |= {f"{name} block": " to ".join(days) for name, days in lineage.get("blocks", {}).items()}
     facts |= {name.replace("_", " "): build.get(name) for name in ("training_code", "threads", "processes")}
     return facts | {"prices": lineage["data"]["data_version"]} | lineage["libraries"]
 

@@ -98,13 +98,15 @@ def world_model_evaluation(
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Losses and collapse monitors on the validation block, probes on the test block, and the curves of the training."""
     from finjepa_model.training.probing import probe
+    from finjepa_model.training.splits import checkpoint_splits
     from finjepa_model.world_model import FinJEPA
 
     home = settings.get()
     folder = checkpoint_of_run(context, home)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     diagnostics = metrics["diagnostics"]
-    probes = probe(FinJEPA.from_pretrained(folder), Panel.open(panel_of_run(context, home)))
+    panel = Panel.open(panel_of_run(context, home))
+    probes = probe(FinJEPA.from_pretrained(folder), panel, checkpoint_splits(folder, panel))
     yield dg.MaterializeResult(
         metadata={
             "checkpoint": folder.name,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.training.panel import Panel
+from finjepa_model.training.splits import split_dates
 from finjepa_pipeline.prices.store import find_revision
 from finjepa_pipeline.publishing.lineage import build_inputs, lineage, upstream_materializations
 from finjepa_pipeline.training.code import training_code_version
@@ -46,6 +47,7 @@ def provenance(
         seed=config.training.seed,
         data=data,
         panel_hash=panel.content_hash,
+        blocks=split_dates(len(panel.dates), config).dates(panel.dates),
         build=inputs
         | {"channels": list(panel.channels), "training_code": training_code_version(config.td.enabled)}
         | {"processes": where["processes"], "threads": where["threads"]},

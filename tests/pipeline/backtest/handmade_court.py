@@ -1,6 +1,8 @@
-"""The smallest config that reads a hand-made panel, and a court over its test block."""
+"""The smallest config that reads a hand-made panel, the lineage of a checkpoint of it, and a court over its test block."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +20,16 @@ def config_for(n_assets: int) -> FinJEPAConfig:
         model=replace(config.model, channels=("channel_0",), market_channels=("market",)),
         training=replace(config.training, n_assets=n_assets, unseen_symbols=0.0),
     )
+
+
+def write_lineage(folder: Path, config: FinJEPAConfig, panel: Panel, *, dates: bool = True) -> None:
+    """As if a checkpoint with this config had been trained on the panel; without dates, by an older version."""
+    blocks = {"blocks": split_dates(len(panel.dates), config).dates(panel.dates)} if dates else {}
+    data = {"data_version": panel.manifest["data_version"]}
+    made = {"config": config.to_dict(), "panel_hash": panel.content_hash, "data": data} | blocks
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(config.to_json())
+    (folder / "lineage.json").write_text(json.dumps(made))
 
 
 def court_over_test_block(

@@ -19,6 +19,8 @@ def write_panel(
     market_returns_D: np.ndarray | None = None,
     liquidity_DA: np.ndarray | None = None,
     delisting_return_A: np.ndarray | None = None,
+    dates_D: np.ndarray | None = None,
+    data_version: str = "hand-made",
 ) -> Panel:
     """A panel of given daily returns; an asset has rows from its first to its last `alive` session, and is eligible and
     tradable while it has them unless told otherwise.
@@ -26,6 +28,7 @@ def write_panel(
     The default channel is the day's return itself.
     """
     n_days, n_assets = returns_DA.shape
+    dates_D = np.datetime64("2020-01-01") + np.arange(n_days) if dates_D is None else dates_D
     alive_DA = np.ones((n_days, n_assets), bool) if alive_DA is None else alive_DA
     tradable_DA = alive_DA if tradable_DA is None else tradable_DA & alive_DA
     eligible_DA = alive_DA if eligible_DA is None else eligible_DA & alive_DA
@@ -55,13 +58,13 @@ def write_panel(
         "channels": [{"name": f"channel_{f}"} for f in range(features_DAF.shape[-1])],
         "market_channels": [{"name": "market"}],
         "assets": [f"A{a:03d}" for a in range(n_assets)],
-        "dates": [str(day) for day in np.datetime64("2020-01-01") + np.arange(n_days)],
+        "dates": [str(day) for day in dates_D],
         "offsets": [0, *np.cumsum(lengths_A).tolist()],
         "first": first_A.tolist(),
         "lengths": lengths_A.tolist(),
         "columns": ["close"] if liquidity_DA is None else ["close", "dollar_volume"],
         "delisting_return": [0.0] * n_assets if delisting_return_A is None else delisting_return_A.tolist(),
-        "data_version": "hand-made",
+        "data_version": data_version,
         "feed": "test",
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from handmade_court import config_for, court_over_test_block
+from handmade_court import config_for, court_over_test_block, write_lineage
 from handmade_panel import noise, write_panel
 
 from finjepa_model.errors import FinJEPAError
@@ -26,6 +26,7 @@ def case(tmp_path_factory):
     panel = write_panel(folder / "panel", noise(DAYS, ASSETS))
     torch.manual_seed(0)
     FinJEPA(config).save_pretrained(folder / "model")
+    write_lineage(folder / "model", config, panel)
     return panel, folder / "model", court_over_test_block(panel, config, 16)
 
 
@@ -43,13 +44,13 @@ def test_what_went_best_is_of_training_dates_and_blind_to_what_comes_after(case)
     panel, checkpoint, court = case
     model = FinJEPA.from_pretrained(checkpoint)
     train = split_dates(DAYS, model.config).train
-    library = build_library(model, panel, dates=24)
+    library = build_library(model, panel, train, dates=24)
     assert library.known_L.max() < train[1] < court.decisions[0]
-    again = build_library(model, panel, dates=24)
+    again = build_library(model, panel, train, dates=24)
     assert torch.equal(library.goals_LD, again.goals_LD)
     returns_DA = noise(DAYS, ASSETS)
     returns_DA[train[1] :] *= -3  # a different future leaves it as it was
-    other = build_library(model, write_panel(checkpoint.parent / "other", returns_DA), dates=24)
+    other = build_library(model, write_panel(checkpoint.parent / "other", returns_DA), train, dates=24)
     assert torch.equal(library.goals_LD, other.goals_LD)
 
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from finjepa_model import FinJEPA
 
 DATA = {"data_version": "data1", "feed": "sample", "source": "sample", "rows": 1000, "last_date": "2022-12-28"}
+BLOCKS = {
+    "train": ["2000-01-03", "2014-11-28"],
+    "validation": ["2015-01-01", "2019-11-29"],
+    "test": ["2020-01-02", "2022-12-28"],
+}
 
 
 class Home:
@@ -57,7 +62,7 @@ class Home:
         model = model or FinJEPA(config)
         config, folder = model.config, self.settings.checkpoints / name
         model.save_pretrained(folder)
-        made = lineage(config=config.to_dict(), seed=seed, data=DATA, panel_hash="panel1", device="cpu")
+        made = lineage(config=config.to_dict(), seed=seed, data=DATA, panel_hash="panel1", device="cpu", blocks=BLOCKS)
         diagnostics = {"effective_rank_assets": 5.0, "effective_rank_market": 4.0, "collapsed": collapsed}
         for file, content in {
             "normalization.json": {"channels": [{"name": channel} for channel in config.model.channels]},

@@ -1,5 +1,7 @@
 """The champion gate: who replaces whom, and that its verdicts are kept."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -72,9 +74,40 @@ def test_without_a_sound_challenger_there_is_no_champion(home):
 
 def test_champion_of_older_data_is_compared_on_common_sessions(champion_home):
     champion_home.add_checkpoint("bbbb", seed=1)
-    champion_home.add_backtest("bbbb", 0.0015, days=200, data_version="data2")
+    champion_home.add_backtest("bbbb", 0.0015, days=250, data_version="data2")
     verdict = _judge(champion_home, "bbbb", "data2")
-    assert (verdict.verdict, verdict.common_days) == ("promoted", 200)
+    assert (verdict.verdict, verdict.common_days) == ("promoted", 250)
+
+
+def _block_of_validation(home, name: str, days: tuple[str, str] | None) -> None:
+    """Give a checkpoint another validation block, or the lineage of an older version, which has no dates."""
+    path = home.settings.checkpoints / name / "lineage.json"
+    lineage = json.loads(path.read_text())
+    lineage["blocks"] = lineage["blocks"] | {"validation": list(days)} if days else None
+    path.write_text(json.dumps({key: value for key, value in lineage.items() if value is not None}))
+
+
+def test_champion_and_challenger_meet_only_on_sessions_that_neither_was_trained_on(champion_home):
+    """The stored returns of an older version may be of any sessions: the dates in both lineages decide."""
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015)
+    _block_of_validation(champion_home, "aaaa", ("2015-01-31", "2016-12-30"))
+    _block_of_validation(champion_home, "bbbb", ("2014-01-02", "2015-09-27"))
+    assert _judge(champion_home, "bbbb", write=False).common_days == 240
+    _block_of_validation(champion_home, "bbbb", ("2014-01-02", "2015-03-31"))
+    verdict = _judge(champion_home, "bbbb", write=False)
+    assert (verdict.verdict, verdict.common_days) == ("kept", 60)
+    assert "training.validation_share" in verdict.reasons[0]
+
+
+def test_a_champion_without_dates_is_compared_on_the_prices_of_its_training(champion_home):
+    """With later prices its blocks were shares of another history: they may be sessions that it was trained on."""
+    champion_home.add_backtest("aaaa", 0.01, data_version="data2")  # as the older version judged it
+    champion_home.add_checkpoint("bbbb", seed=1)
+    champion_home.add_backtest("bbbb", 0.0015, data_version="data2")
+    assert _judge(champion_home, "bbbb", "data2", write=False).verdict == "kept"
+    _block_of_validation(champion_home, "aaaa", None)
+    assert _judge(champion_home, "bbbb", "data2", write=False).verdict == "promoted"
 
 
 def test_too_few_common_sessions_keep_the_champion(champion_home):

@@ -1,0 +1,173 @@
+"""A checkpoint's blocks are dates: whatever panel it meets later, no session that it was trained on judges it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from handmade_court import config_for, write_lineage
+from handmade_panel import noise, write_panel
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.panel import Panel
+from finjepa_model.training.splits import (
+    EMBARGO,
+    checkpoint_splits,
+    history_needed,
+    shortest_block,
+    split_dates,
+    training_block,
+)
+from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest.controls import Controls
+from finjepa_pipeline.backtest.docket import Block, Docket
+from finjepa_pipeline.backtest.evaluate import hearings, judged_blocks
+from finjepa_pipeline.backtest.market_imagination import MarketImagination
+from finjepa_pipeline.backtest.trial import Charge
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.warehouse import Warehouse
+
+DAYS, ASSETS, FIRST = 900, 4, np.datetime64("2010-01-01")
+CONFIG = config_for(ASSETS)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home, the panel that a checkpoint was trained on, and its folder."""
+    home = Settings(home=tmp_path_factory.mktemp("home")).ensure()
+    panel = panel_of(home.panels / f"hand-made-{DAYS}x{ASSETS}", FIRST + np.arange(DAYS))
+    write_lineage(home.checkpoints / "trained", CONFIG, panel)
+    return home, panel, home.checkpoints / "trained"
+
+
+def panel_of(folder, dates_D: np.ndarray, assets: int = ASSETS, data_version: str = "first") -> Panel:
+    return write_panel(folder, noise(len(dates_D), assets), dates_D=dates_D, data_version=data_version)
+
+
+def changed(first: int, last: int, every: int) -> np.ndarray:
+    """Another calendar: it begins and ends so many days after the old one, and leaves out every so many'th day."""
+    dates_D = FIRST + np.arange(first, DAYS + last)
+    return np.delete(dates_D, np.s_[every - 1 :: every])
+
+
+# prepend or drop at the front, append or drop at the end, sessions of another exchange, more or fewer symbols
+CALENDARS = st.tuples(st.integers(-1500, 850), st.integers(-850, 1500), st.integers(2, 40))
+
+
+@settings(max_examples=60, deadline=None)
+@given(CALENDARS, st.integers(3, 7))
+def test_no_session_that_was_trained_on_judges_whatever_is_added_or_dropped(tmp_path_factory, home, calendar, assets):
+    _, trained, checkpoint = home
+    own = split_dates(DAYS, CONFIG).dates(trained.dates)
+    dates_D = changed(*calendar)
+    assume(len(dates_D) > 30)
+    panel = panel_of(tmp_path_factory.mktemp("panel"), dates_D, assets, "later")
+    begins = max(np.searchsorted(dates_D, np.datetime64(own["test"][0])), history_needed(CONFIG) - 1)
+    if len(dates_D) - begins < shortest_block(CONFIG):
+        with pytest.raises(FinJEPAError, match=r"to be judged on.*; ingest newer prices, or train again"):
+            judged_blocks(checkpoint, panel)
+        return
+    blocks = {block.name: block for block in judged_blocks(checkpoint, panel)}
+    days = {name: panel.dates[block.start : block.stop] for name, block in blocks.items()}
+    assert days["test"][0] > np.datetime64(own["validation"][1]) + EMBARGO
+    assert days["test"][-1] == panel.dates[-1]  # everything after validation
+    if "validation" in days:
+        assert days["validation"][0] > np.datetime64(own["train"][1]) + EMBARGO
+        assert days["validation"][-1] <= np.datetime64(own["validation"][1])
+    train = checkpoint_splits(checkpoint, panel).train
+    assert set(panel.dates[slice(*train)]) <= set(trained.dates[slice(*split_dates(DAYS, CONFIG).train)])
+
+
+def test_the_blocks_on_the_panel_of_the_training_are_those_of_the_training(home):
+    _, panel, checkpoint = home
+    assert checkpoint_splits(checkpoint, panel) == split_dates(DAYS, CONFIG)
+
+
+def test_a_block_that_holds_sessions_of_the_training_is_refused_before_anybody_walks(home):
+    settings, panel, checkpoint = home
+    splits = split_dates(DAYS, CONFIG)
+    warehouse = Warehouse.from_settings(settings)
+    for block in (Block("validation", splits.train[1] - 5, DAYS), Block("test", *splits.validation)):
+        with pytest.raises(FinJEPAError, match=f"the {block.name} block begins on .* may be judged from"):
+            hearings(warehouse, checkpoint, panel, Docket(), [block])
+
+
+def test_an_ensemble_is_judged_after_what_each_of_its_members_saw(home, tmp_path):
+    """A member that was trained on later sessions forecasts what it has seen."""
+    settings, panel, checkpoint = home
+    later = panel_of(tmp_path / "later", FIRST + np.arange(2 * DAYS), data_version="later")
+    write_lineage(settings.checkpoints / "later", CONFIG, later)
+    docket = Docket(planners=("mppi | log_growth - disagreement('later')",))
+    with pytest.raises(FinJEPAError, match="later may be judged from"):
+        hearings(Warehouse.from_settings(settings), checkpoint, panel, docket, judged_blocks(checkpoint, panel))
+
+
+def test_an_older_lineage_gets_its_dates_from_its_own_panel_or_is_refused_in_one_line(home, tmp_path):
+    settings, panel, _ = home
+    older = settings.checkpoints / "older"
+    write_lineage(older, CONFIG, panel, dates=False)
+    assert checkpoint_splits(older, panel) == split_dates(DAYS, CONFIG)
+    longer = FIRST + np.arange(-500, DAYS)
+    beside = panel_of(settings.panels / "longer", longer, data_version="second")
+    assert checkpoint_splits(older, beside).train == (500, 500 + split_dates(DAYS, CONFIG).train[1])
+    elsewhere = panel_of(tmp_path / "elsewhere", longer, data_version="second")
+    with pytest.raises(FinJEPAError, match=r"it is not known on which sessions .*; train it again"):
+        judged_blocks(older, elsewhere)
+    (older / "lineage.json").unlink()
+    with pytest.raises(FinJEPAError, match=r"no lineage\.json; train it again"):
+        judged_blocks(older, panel)
+
+
+def test_what_is_fitted_for_a_checkpoint_is_fitted_on_its_training_dates_or_refused(home, tmp_path):
+    """Controls and goals of a checkpoint on other prices: the sessions that judge it teach nothing."""
+    _, trained, checkpoint = home
+    FinJEPA(CONFIG).save_pretrained(checkpoint)
+    write_lineage(checkpoint, CONFIG, trained)
+    longer = panel_of(tmp_path / "longer", FIRST + np.arange(-400, DAYS + 300), data_version="later")
+    assert training_block(checkpoint, longer, CONFIG, "") == (400, 400 + split_dates(DAYS, CONFIG).train[1])
+    controls = Controls(longer, MarketImagination(checkpoint))
+    drawn = []
+    source = "finjepa_pipeline.backtest.controls.BatchSource.batch"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(source, lambda self, dates_B, assets_BN: drawn.extend(dates_B) or _stop())
+        with pytest.raises(StopIteration):
+            controls.forecast("ridge")
+    assert min(drawn) >= 400
+    assert max(drawn) < 400 + split_dates(DAYS, CONFIG).train[1]
+    after = panel_of(tmp_path / "after", FIRST + np.arange(DAYS - 200, DAYS + 300), data_version="after")
+    with pytest.raises(FinJEPAError, match=r"too few for a control that is fitted .*--controls ewma"):
+        Controls(after, MarketImagination(checkpoint)).forecast("ridge")
+    assert [block.name for block in judged_blocks(checkpoint, after)] == ["test"]  # later sessions alone
+
+
+def _stop():
+    raise StopIteration
+
+
+def test_an_audit_is_held_on_the_same_test_block(home, tmp_path):
+    _, _, checkpoint = home
+    longer = panel_of(tmp_path / "longer", FIRST + np.arange(-400, DAYS), data_version="later")
+    charge = Charge(checkpoint, longer.folder, "mine.py:decide", 1, 0, tmp_path, tmp_path)
+    court = charge.product().court(longer)
+    assert court.decisions[0] == 400 + split_dates(DAYS, CONFIG).test[0]
+    synthetic = panel_of(tmp_path / "synthetic", FIRST + np.arange(DAYS))  # nothing was trained on it
+    assert charge.product().court(synthetic).decisions[0] == split_dates(DAYS, CONFIG).test[0]
+
+
+@pytest.mark.parametrize("blocks", [{}, {"train": ["x", "y"]}, None])
+def test_a_damaged_lineage_is_one_line(home, tmp_path, blocks):
+    _, panel, _ = home
+    write_lineage(tmp_path, CONFIG, panel)
+    lineage = json.loads((tmp_path / "lineage.json").read_text())
+    (tmp_path / "lineage.json").write_text(json.dumps(lineage | {"blocks": blocks}))
+    with pytest.raises(FinJEPAError, match="it is not known on which sessions"):
+        judged_blocks(tmp_path, panel)
+
+
+def test_folds_keep_their_dates(tmp_path):
+    config = replace(CONFIG, training=replace(CONFIG.training, train_share=0.6, validation_share=0.2))
+    panel = panel_of(tmp_path / "p", FIRST + np.arange(DAYS))
+    write_lineage(tmp_path / "c", config, panel)
+    assert checkpoint_splits(tmp_path / "c", panel) == split_dates(DAYS, config)
