@@ -1,13 +1,17 @@
 """Batches come from eligible pairs only, cover the sessions evenly, and go on where a run stopped."""
 
+import re
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from finjepa_model.config import preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.sampler import DateSampler, EligibleIndex, subsets
-from finjepa_model.training.splits import split_dates
+from finjepa_model.training.splits import shortage, split_dates, ways_out
 from tests.model.test_panel import SESSIONS, panel  # noqa: F401  (a fixture)
 
 
@@ -81,3 +85,47 @@ def test_a_sample_that_the_index_cannot_fill_is_refused(index: EligibleIndex):
 def test_a_block_that_is_too_short_is_named(sessions: int, block: str):
     with pytest.raises(FinJEPAError, match=f"{sessions} sessions are too few: the {block} block has"):
         split_dates(sessions, preset("tiny"))
+
+
+def remedies(text: str) -> list[tuple[int | None, dict[str, str]]]:
+    """(sessions, config overrides) of each way out that a message names."""
+    found = []
+    for one in text.split(" or "):
+        history = re.fullmatch(r"bring a history of (\d+) sessions", one)
+        found.append((int(history[1]) if history else None, dict(re.findall(r"--set (\S+)=(\S+)", one))))
+    assert all(sessions or changes for sessions, changes in found), text
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2500),
+    st.sampled_from([10, 5, 1]),
+    st.sampled_from([0.5, 0.7, 0.9]),
+    st.sampled_from([0.02, 0.15, 0.4]),
+    st.sampled_from([0, 211]),
+)
+def test_each_way_out_of_a_block_that_is_too_short_is_one(sessions, stride, train, validation, least):
+    """Applied alone, it makes all blocks long enough, and leaves sessions to learn from after an asset's first year."""
+    changes = {"model.stride": stride, "training.train_share": train, "training.validation_share": validation}
+    try:
+        config = preset("tiny").override({key: str(value) for key, value in changes.items()})
+    except FinJEPAError:  # no room for a test block
+        return
+    for more, overrides in remedies(ways_out(sessions, config, least)):
+        mended = config.override(overrides)
+        splits = split_dates(more or sessions, mended)
+        assert shortage(splits, mended, least) == ""
+        assert splits.train[1] > 252
+        assert min(splits.validation[1] - splits.validation[0], splits.test[1] - splits.test[0]) >= least
+
+
+def test_a_message_names_only_what_lengthens_the_block():
+    """A shorter window does nothing for a validation block, and other shares do nothing for a history of half a year."""
+    with pytest.raises(FinJEPAError) as error:
+        split_dates(513, preset("tiny"))
+    assert "model.window" not in str(error.value)
+    assert "--set training.train_share=0.6 --set training.validation_share=0.2" in str(error.value)
+    with pytest.raises(FinJEPAError) as error:
+        split_dates(130, preset("tiny"))
+    assert "--set" not in str(error.value)
