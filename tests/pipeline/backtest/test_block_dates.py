@@ -56,7 +56,7 @@ def changed(first: int, last: int, every: int) -> np.ndarray:
 CALENDARS = st.tuples(st.integers(-1500, 850), st.integers(-850, 1500), st.integers(2, 40))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(CALENDARS, st.integers(3, 7))
 def test_no_session_that_was_trained_on_judges_whatever_is_added_or_dropped(tmp_path_factory, home, calendar, assets):
     _, trained, checkpoint = home
