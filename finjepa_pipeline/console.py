@@ -93,11 +93,11 @@ def say_leaderboard(assets: Assets) -> None:
     for name in ("strategy", "Sharpe", "minus 1/N (95 %)", "DSR", "return", "volatility", "drawdown", "turnover"):
         table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
     for row in rows:
-        compared = row["excess_low"] is not None and row["strategy"] != BENCHMARK
+        compared = row["excess_sharpe"] is not None and row["strategy"] != BENCHMARK
         table.add_row(
             row["strategy"],
             "–" if row["sharpe"] is None else f"{row['sharpe']:.2f}",
-            f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})" if compared else "",
+            _difference(row) if compared else "",
             "" if row["dsr"] is None else f"{row['dsr']:.2f}",
             *(f"{100 * row[name]:.1f} %" for name in ("annual_return", "annual_volatility", "max_drawdown")),
             f"{row['annual_turnover']:.1f}",
@@ -108,6 +108,12 @@ def say_leaderboard(assets: Assets) -> None:
         out.print(made["traded"])
     out.print(made["verdict"])
     out.print(f"Report: {made['report']}")
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["excess_low"] is None:
+        return f"{row['excess_sharpe']:+.2f} (too short)"
+    return f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})"
 
 
 def say_release(assets: Assets) -> None:

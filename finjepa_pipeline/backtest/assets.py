@@ -152,8 +152,9 @@ def _markdown(rows: list[dict]) -> str:
     for row in rows:
         numbers = [row[name] for name in ("sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr")]
         sharpe, excess, low, high, dsr = ("–" if value is None else f"{value:.2f}" for value in numbers)
+        interval = "too short" if row["excess_low"] is None else f"{low} to {high}"
         lines.append(
-            f"| {cell(row['strategy'])} | {sharpe} | {excess} | {low} to {high} | {dsr} | {row['annual_return']:.1%} "
+            f"| {cell(row['strategy'])} | {sharpe} | {excess} | {interval} | {dsr} | {row['annual_return']:.1%} "
             f"| {row['max_drawdown']:.1%} |"
         )
     return "\n".join(lines)

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finjepa_pipeline.backtest.metrics import BENCHMARK
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
 
 DSR_GOAL = 0.95
+TOO_SHORT = f"the block is too short for an interval, {SHORTEST} sessions are needed"
 
 Row = Mapping[str, Any]  # of the leaderboard: strategy, block, its dates, excess_sharpe, excess_low, excess_high, dsr
 
@@ -46,7 +47,7 @@ def claim_of(row: Row | None, strategy: str) -> Claim:
     where = f"on the {row['block']} block from {row['start_date']} to {row['end_date']}, net of costs"
     difference = f"the Sharpe ratio of {strategy} minus that of 1/N is {row['excess_sharpe']:+.2f}"
     if row["excess_low"] is None:
-        return Claim("No evidence of skill", f"{difference} {where}; the block is too short for an interval.")
+        return Claim("No evidence of skill", f"{difference} {where}; {TOO_SHORT}.")
     found = f"{difference} (95 % interval {row['excess_low']:+.2f} to {row['excess_high']:+.2f}) {where}"
     deflated = "unknown" if row["dsr"] is None else f"{row['dsr']:.2f}"
     if has_skill(row):

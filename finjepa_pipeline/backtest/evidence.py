@@ -4,7 +4,7 @@ Shapes: D decisions, N assets of a view.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from finjepa_pipeline.backtest.engine import Court, Walk
 from finjepa_pipeline.backtest.finjepa_strategy import Expectation
 from finjepa_pipeline.backtest.information import Information, information
 from finjepa_pipeline.backtest.market_view import MarketView
+from finjepa_pipeline.backtest.metrics import SHORTEST
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ def forecast_quality(
     )
     # consecutive steps do not overlap; a lag of one covers the session between a decision and its fill
     return {
-        "ic": information(forecast_DN, outcome_DN, ranks=False, lags=1),
-        "rank_ic": information(forecast_DN, outcome_DN, ranks=True, lags=1),
+        name: _bounded(information(forecast_DN, outcome_DN, ranks=name == "rank_ic", lags=1), len(court.dates_T))
+        for name in ("ic", "rank_ic")
     }
+
+
+def _bounded(found: Information, sessions: int) -> Information:
+    """Without interval and t-value where the block is too short for them."""
+    nan = float("nan")
+    return found if sessions >= SHORTEST else replace(found, ratio=nan, t=nan, low=nan, high=nan)

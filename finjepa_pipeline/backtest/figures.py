@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_pipeline.backtest.inference import block_length
-from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, drawdowns
+from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, SHORTEST, drawdowns
 
 Figure = dict[str, Any]
 _BAND_SAMPLES = 300
@@ -39,9 +39,10 @@ def bands(returns_T: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 def wealth_and_drawdown(net: dict[str, np.ndarray], headline: str, shown: Sequence[str]) -> tuple[Figure, Figure]:
-    """Both with the band of the headline strategy; who is not in `shown` is a click away."""
-    wealth_band, drawdown_band = bands(net[headline])
-    wealth, drawdown = _band(wealth_band, headline), _band(drawdown_band, headline)
+    """Both with the band of the headline strategy, where the block is long enough; who is not in `shown` is a click away."""
+    wealth, drawdown = [], []
+    if len(net[headline]) >= SHORTEST:
+        wealth, drawdown = (_band(band_2T, headline) for band_2T in bands(net[headline]))
     for name in [*shown, *(other for other in net if other not in shown)]:
         net_T = net[name]
         more: dict[str, Any] = {} if name in shown else {"visible": "legendonly"}
@@ -156,16 +157,20 @@ def cost_curves(ratio: dict[tuple[str, str], float | None], names: Sequence[str]
     return {"data": data, "layout": {"xaxis": {"title": "one-way cost, bp"}, "yaxis": {"title": "Sharpe ratio, net"}}}
 
 
+def _gap(row: dict[str, Any], low: str, high: str) -> float:
+    return float("nan") if row[low] is None or row[high] is None else row[high] - row[low]
+
+
 def forest(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Sharpe ratio minus that of 1/N with its interval."""
-    ordered = sorted((row for row in rows if row["excess_low"] is not None), key=lambda row: row["excess_sharpe"])
+    """Sharpe ratio minus that of 1/N with its interval; the difference alone where the block is too short for one."""
+    ordered = sorted((row for row in rows if row["excess_sharpe"] is not None), key=lambda row: row["excess_sharpe"])
     x = [row["excess_sharpe"] for row in ordered]
     trace = {
         "type": "scatter", "mode": "markers", "x": numbers(x), "y": [row["strategy"] for row in ordered], "showlegend": False,
         "error_x": {
             "type": "data", "symmetric": False,
-            "array": numbers([row["excess_high"] - row["excess_sharpe"] for row in ordered]),
-            "arrayminus": numbers([row["excess_sharpe"] - row["excess_low"] for row in ordered]),
+            "array": numbers([_gap(row, "excess_sharpe", "excess_high") for row in ordered]),
+            "arrayminus": numbers([_gap(row, "excess_low", "excess_sharpe") for row in ordered]),
         },
     }  # fmt: skip
     line_at_0 = {
@@ -208,8 +213,8 @@ def calibration(expectations: pl.DataFrame) -> Figure:
 def forecast_bars(qualities: Sequence[dict[str, Any]]) -> Figure:
     """RankIC by forecaster, with Newey-West intervals."""
     rows = [row for row in qualities if row["measure"] == "rank_ic" and row["mean"] is not None]
-    error = {"type": "data", "symmetric": False, "array": numbers([row["high"] - row["mean"] for row in rows]),
-             "arrayminus": numbers([row["mean"] - row["low"] for row in rows])}  # fmt: skip
+    error = {"type": "data", "symmetric": False, "array": numbers([_gap(row, "mean", "high") for row in rows]),
+             "arrayminus": numbers([_gap(row, "low", "mean") for row in rows])}  # fmt: skip
     trace = {"type": "bar", "x": [row["forecaster"] for row in rows], "y": numbers([row["mean"] for row in rows]),
              "error_y": error, "showlegend": False}  # fmt: skip
     return {"data": [trace], "layout": {"yaxis": {"title": "RankIC, 95 % interval"}}}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, sharpe
+from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, SHORTEST, sharpe
 
 MIN_BLOCK = 21  # sessions: volatility clusters for about a month, whatever the mean's autocorrelation says
 
@@ -17,7 +17,7 @@ MIN_BLOCK = 21  # sessions: volatility clusters for about a month, whatever the 
 @dataclass(frozen=True)
 class SharpeIntervals:
     """Annualised Sharpe ratios of K strategies, and of each minus the benchmark's; percentile intervals of a paired
-    bootstrap.
+    bootstrap, NaN where there are fewer than `SHORTEST` sessions.
 
     Attributes:
         better_K: share of the samples in which the strategy's Sharpe ratio is above the benchmark's.
@@ -50,10 +50,13 @@ def sharpe_intervals(
     from arch.bootstrap import StationaryBootstrap
 
     block = block_length(excess_TK[:, benchmark])
-    bootstrap = StationaryBootstrap(block, excess_TK, seed=seed)
-    sharpe_SK = np.stack([sharpe(np.asarray(data[0])) for data, _ in bootstrap.bootstrap(samples)])
-    excess_SK = sharpe_SK - sharpe_SK[:, [benchmark]]
     sharpe_K = sharpe(excess_TK)
+    if len(excess_TK) < SHORTEST:
+        sharpe_SK = np.full((1, len(sharpe_K)), np.nan)
+    else:
+        bootstrap = StationaryBootstrap(block, excess_TK, seed=seed)
+        sharpe_SK = np.stack([sharpe(np.asarray(data[0])) for data, _ in bootstrap.bootstrap(samples)])
+    excess_SK = sharpe_SK - sharpe_SK[:, [benchmark]]
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]
     low_K, high_K = np.percentile(sharpe_SK, tails, axis=0)
     excess_low_K, excess_high_K = np.percentile(excess_SK, tails, axis=0)
@@ -71,11 +74,12 @@ def sharpe_intervals(
 
 
 def block_length(returns_T: np.ndarray) -> int:
-    """Mean block of the stationary bootstrap, in sessions."""
+    """Mean block of the stationary bootstrap, in sessions; a tenth of them at most, so that there are ten blocks."""
     from arch.bootstrap import optimal_block_length
 
     optimal = float(optimal_block_length(returns_T)["stationary"].iloc[0]) if returns_T.std() > 0 else MIN_BLOCK
-    return min(max(MIN_BLOCK, int(np.ceil(np.nan_to_num(optimal)))), len(returns_T))
+    longest = max(MIN_BLOCK, len(returns_T) // 10)
+    return min(max(MIN_BLOCK, int(np.ceil(np.nan_to_num(optimal)))), longest, len(returns_T))
 
 
 def superior_predictive_ability(
@@ -83,13 +87,13 @@ def superior_predictive_ability(
 ) -> float | None:
     """p-value of Hansen's test (2005, consistent version) that no strategy has a higher mean return than the benchmark.
 
-    None where there is nobody to compare, or nobody that differs from the benchmark.
+    None where there is nobody to compare, nobody that differs from the benchmark, or fewer than `SHORTEST` sessions.
     """
     from arch.bootstrap import SPA
 
     others_TK = np.delete(returns_TK, benchmark, axis=1)
     differs_K = (others_TK - returns_TK[:, [benchmark]]).std(axis=0) > 1e-12
-    if not differs_K.any():
+    if not differs_K.any() or len(returns_TK) < SHORTEST:
         return None
     block = block_length(returns_TK[:, benchmark])
     test = SPA(
@@ -106,7 +110,8 @@ class Power:
 
     Attributes:
         error: standard error of a Sharpe ratio; difference_error: of a difference; both annualised.
-        detectable: true gain in annualised Sharpe ratio that is found in 80 % of such blocks at 5 % one-sided.
+        detectable: true gain in annualised Sharpe ratio that is found in 80 % of such blocks at 5 % one-sided; NaN where there
+            are fewer than `SHORTEST` sessions.
     """
 
     years: float
@@ -129,7 +134,9 @@ def power(excess_TK: np.ndarray, strategy: int, benchmark: int) -> Power:
         years=years,
         error=float(np.sqrt((1 + daily**2 / 2) / years)),
         difference_error=difference,
-        detectable=float((norm.ppf(0.95) + norm.ppf(0.80)) * difference),
+        detectable=float((norm.ppf(0.95) + norm.ppf(0.80)) * difference)
+        if len(excess_TK) >= SHORTEST
+        else float("nan"),
     )
 
 

@@ -13,17 +13,19 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import kurtosis, norm, skew
 
+from finjepa_pipeline.backtest.metrics import SHORTEST
+
 _EULER = 0.5772156649015329
 CSCV_BLOCKS = 16  # 12,870 splits
 SAME_BET = 0.5  # trials that correlate more than this count as one
 
 
 def probabilistic_sharpe(excess_T: np.ndarray, target: float = 0.0) -> float:
-    """PSR: probability that the true Sharpe ratio is above `target` (per session). NaN where nothing moves."""
-    spread = excess_T.std(ddof=1)
-    if spread <= 1e-12:
+    """PSR: probability that the true Sharpe ratio is above `target` (per session). NaN where nothing moves, or there are fewer
+    than `SHORTEST` sessions."""
+    if len(excess_T) < SHORTEST or excess_T.std(ddof=1) <= 1e-12:
         return float("nan")
-    ratio = excess_T.mean() / spread
+    ratio = excess_T.mean() / excess_T.std(ddof=1)
     variance = 1 - skew(excess_T) * ratio + (kurtosis(excess_T, fisher=False) - 1) / 4 * ratio**2
     return float(norm.cdf((ratio - target) * np.sqrt(len(excess_T) - 1) / np.sqrt(max(variance, 1e-12))))
 
@@ -75,7 +77,7 @@ def overfitting_logits(returns_TK: np.ndarray, blocks: int = CSCV_BLOCKS) -> np.
     """
     length = len(returns_TK) // blocks
     strategies = returns_TK.shape[1]
-    if length < 2 or strategies < 2:
+    if len(returns_TK) < SHORTEST or strategies < 2:
         return np.zeros(0)
     blocks_SLK = returns_TK[len(returns_TK) - length * blocks :].reshape(blocks, length, strategies)
     sum_SK, square_SK = blocks_SLK.sum(axis=1), (blocks_SLK**2).sum(axis=1)

@@ -12,9 +12,10 @@ import polars as pl
 from finjepa_pipeline.backtest import figures as draw
 from finjepa_pipeline.backtest.baselines import kind
 from finjepa_pipeline.backtest.charges import verdict_of
-from finjepa_pipeline.backtest.claim import has_skill, headline, same_return_for_all
+from finjepa_pipeline.backtest.claim import TOO_SHORT, has_skill, headline, same_return_for_all
 from finjepa_pipeline.backtest.evidence import Expectations, calibration
 from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, stored_returns, traded_assets
+from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.page import figure, heading, table, write_page
 from finjepa_pipeline.backtest.replay import COST_GRID
 from finjepa_pipeline.backtest.store import best_planner
@@ -138,18 +139,24 @@ def write_report(path: Path, title: str, exhibits: Exhibits) -> None:
     write_page(path, title, parts, pictures, days)
 
 
+_INTERVALS = "Intervals are 95 % of a paired stationary bootstrap."
+
+
 def _circumstances(test: list[dict[str, Any]], exhibits: Exhibits) -> str:
     words = (
         f"Test block {test[0]['start_date']} to {test[0]['end_date']}, {test[0]['n_days']} sessions, net of costs. Decided at a "
-        "close, filled at the next one. Intervals are 95 % of a paired stationary bootstrap."
+        "close, filled at the next one. "
     )
+    short = test[0]["n_days"] < SHORTEST
+    words += f"No interval, p-value or claim: {TOO_SHORT}." if short else _INTERVALS
     words += f" {exhibits.traded}" if exhibits.traded else ""
     said = exhibits.inference.filter(pl.col("block") == "test").to_dicts()
     if said:
         one = said[0]
+        if not short:
+            words += f" {one['years']:.1f} years measure a Sharpe ratio to ±{one['sharpe_error']:.2f} (standard error)."
         words += (
-            f" {one['years']:.1f} years measure a Sharpe ratio to ±{one['sharpe_error']:.2f} (standard error). "
-            f"Configurations ever tried on some of these sessions in this home: {one['trials']}; different bets among those "
+            f" Configurations ever tried on some of these sessions in this home: {one['trials']}; different bets among those "
             f"still stored: {one['effective_trials']}."
         )
     detectable = next((row["detectable"] for row in test if row["strategy"] == exhibits.acting), None)
@@ -164,7 +171,8 @@ Section = list[str]
 def _standings(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
     pictures["forest"] = draw.forest([row for row in test if row["strategy"] != BENCHMARK])
     validation = [row for row in exhibits.rows if row["block"] == "validation"]
-    note = "Sharpe ratio minus that of 1/N, with its 95 % interval."
+    interval = TOO_SHORT if test[0]["n_days"] < SHORTEST else "with its 95 % interval"
+    note = f"Sharpe ratio minus that of 1/N; {interval}."
     parts = [heading("Leaderboard, test block", note), figure("forest"), standings_table(test)]
     if validation:
         parts += [heading("Validation block", "It chooses the champion."), standings_table(validation)]

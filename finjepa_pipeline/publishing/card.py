@@ -8,9 +8,9 @@ from datetime import date
 from typing import Any
 
 from finjepa_model.files import to_json
-from finjepa_pipeline.backtest.claim import DSR_GOAL, claim_of, on_validation, same_return_for_all
+from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT, claim_of, on_validation, same_return_for_all
 from finjepa_pipeline.backtest.finjepa_strategy import WITH_UTILITY
-from finjepa_pipeline.backtest.metrics import BENCHMARK
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
 from finjepa_pipeline.publishing.checks import PBO_LIMIT, Finding
 from finjepa_pipeline.publishing.plain import cell, code
 
@@ -257,7 +257,9 @@ def _limits(
         if impact
         else f"{costs}, without market impact, which flatters large portfolios."
     )
-    if test:
+    if test and test[0].n_days < SHORTEST:
+        limits.append(f"Nothing is said of skill: {TOO_SHORT}, and the test block has {test[0].n_days}.")
+    elif test:
         years = test[0].n_days / 252
         limits.append(
             f"{years:.1f} years of test data ({test[0].n_days} sessions) measure a Sharpe ratio to about "
@@ -313,10 +315,12 @@ def _metadata(tag: str, lineage: Mapping[str, Any], acting: Standing | None) -> 
 
     results = []
     if acting is not None and acting.sharpe is not None and math.isfinite(acting.sharpe):
-        name = f"net Sharpe ratio a year of {acting.strategy}, 95 % interval {_interval(acting.sharpe_low, acting.sharpe_high)}"
-        if acting.excess_sharpe is not None:
-            difference = _interval(acting.excess_low, acting.excess_high)
-            name += f"; minus that of 1/N {acting.excess_sharpe:+.2f}, 95 % interval {difference}"
+        name = f"net Sharpe ratio a year of {acting.strategy}, "
+        if acting.excess_low is None:
+            name += f"over {acting.n_days} sessions, too short for an interval"
+        else:
+            name += f"95 % interval {_interval(acting.sharpe_low, acting.sharpe_high)}; minus that of 1/N "
+            name += f"{acting.excess_sharpe:+.2f}, 95 % interval {_interval(acting.excess_low, acting.excess_high)}"
         dataset = _dataset(lineage)
         results.append(
             EvalResult(

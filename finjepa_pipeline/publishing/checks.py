@@ -14,7 +14,7 @@ import duckdb
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, EXACT, NOT_ENOUGH_DATA, NOT_RUN, TESTS, verdict_of
-from finjepa_pipeline.backtest.claim import DSR_GOAL
+from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT
 from finjepa_pipeline.sql_files import sql
 
 PBO_LIMIT = 0.2
@@ -126,7 +126,7 @@ def _baseline(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: st
         return Finding("baseline", None, f"{strategy} and {BENCHMARK} were judged under different conditions")
     _, excess, low, high, days = rows[strategy]
     if excess is None or low is None:
-        why = f"{strategy} never moved" if excess is None else f"{days} sessions are too few for an interval"
+        why = f"{strategy} never moved" if excess is None else f"{TOO_SHORT}, and it has {days}"
         return Finding("baseline", None, f"{NOT_ENOUGH_DATA}: {why}", blocking=False)
     interval = f"Sharpe ratio minus that of 1/N {excess:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}, {days} sessions"
     worse = high < 0

@@ -10,6 +10,8 @@ import dagster as dg
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.training.panel import Panel
+from finjepa_model.training.splits import shortage, split_dates, ways_out
+from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.live import watched
 from finjepa_pipeline.training.provenance import provenance
@@ -55,4 +57,17 @@ def train_in_step(
             dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
 
     made_by = provenance(context, warehouse, panel, config, where, fold)
+    if fold is None and (warning := without_intervals(len(panel.dates), config)):
+        context.log.warning(warning)
     return train_checkpoint(home, config, panel, made_by, launch, where["processes"], resume, make_current)
+
+
+def without_intervals(sessions: int, config: FinJEPAConfig) -> str:
+    """Whether a block will be too short for an interval, and what makes it longer: known before minutes are spent."""
+    least = SHORTEST + 1  # the first session of a block has no return
+    short = shortage(split_dates(sessions, config), config, least)
+    return (
+        f"no interval, no p-value and no claim of skill will be given: {short}; {ways_out(sessions, config, least)}"
+        if short
+        else ""
+    )

@@ -1,0 +1,124 @@
+"""A block that is too short gives no interval, no p-value and no claim, wherever it is told."""
+
+import json
+
+import duckdb
+import numpy as np
+import pytest
+
+from finjepa_model.config import PortfolioConfig
+from finjepa_pipeline.backtest.baselines import EveryDecision
+from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.evidence import forecast_quality
+from finjepa_pipeline.backtest.history_page import write_history
+from finjepa_pipeline.backtest.inference import (
+    block_length,
+    power,
+    sharpe_intervals,
+    superior_predictive_ability,
+)
+from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
+from finjepa_pipeline.backtest.metrics import SHORTEST
+from finjepa_pipeline.backtest.overfitting import overfitting_logits, probabilistic_sharpe
+from finjepa_pipeline.backtest.report import Exhibits, write_report
+from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write_walks
+from finjepa_pipeline.backtest.strategies import EqualWeight
+from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
+from finjepa_pipeline.publishing.checks import findings
+from finjepa_pipeline.warehouse import sql
+from tests.pipeline.backtest.handmade_panel import noise, write_panel
+
+BOUNDS = (
+    "sharpe_low", "sharpe_high", "excess_low", "excess_high", "probability_better", "best_excess_low", "best_excess_high", "psr",
+    "dsr", "detectable",
+)  # fmt: skip
+
+
+def judged_over(tmp_path, sessions: int, con: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyConnection:
+    """1/N and a planner with a huge, planted edge, on so many sessions of both blocks."""
+    returns_DA = noise(sessions + 40, 4, seed=1)
+    returns_DA[:, 2] += 0.02
+    block = (39, 39 + sessions + 1)
+    court = Court.over(
+        write_panel(tmp_path / "p", returns_DA), block, PortfolioConfig(), stride=5, n_assets=4, window=20
+    )
+    walks = [walk(EqualWeight(), court), walk(EveryDecision("mppi", lambda view: np.eye(4)[2]), court)]
+    found = {"winner": forecast_quality(lambda view: np.arange(4.0), court, court.views())}
+    con = con or duckdb.connect()
+    ensure_tables(con)
+    for name in ("validation", "test"):
+        evidence = Evidence(walks, forecasts={} if name == "validation" else found)
+        write_walks(con, Case("c1", "d1", name, f"{name}-court"), evidence)
+    build_leaderboard(con, "c1", "d1")
+    return con
+
+
+@pytest.mark.parametrize("sessions", [55, SHORTEST - 1])
+def test_a_short_block_has_no_interval_in_any_table(tmp_path, sessions):
+    con = judged_over(tmp_path, sessions)
+    rows = [row for row in leaderboard_rows(con, "c1") if row["strategy"] == "mppi"]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["n_days"] == sessions
+        assert row["sharpe"] > 5  # it is measured, and nothing is claimed
+        assert {name: row[name] for name in BOUNDS} == dict.fromkeys(BOUNDS)
+    whole = con.execute("SELECT pbo, len(pbo_logits), spa_p FROM court_inference").fetchall()
+    assert set(whole) == {(None, 0, None)}
+    assert con.execute("SELECT low, high, t, ratio FROM forecast_quality").fetchall() == [(None,) * 4] * 2
+
+
+def test_a_block_of_the_least_length_has_them_all(tmp_path):
+    con = judged_over(tmp_path, SHORTEST)
+    [row] = [row for row in leaderboard_rows(con, "c1") if row["strategy"] == "mppi" and row["block"] == "test"]
+    assert row["excess_low"] > 0
+    assert all(row[name] is not None for name in BOUNDS)
+
+
+def test_report_history_card_and_gate_say_too_short(tmp_path, home, monkeypatch):
+    monkeypatch.setattr("finjepa_pipeline.backtest.report.quality_summary", lambda con: [])
+    checkpoint = home.add_checkpoint("c1")
+    with home.warehouse.connect() as con:
+        judged_over(tmp_path, 55, con)
+        _tell(tmp_path, home, con, checkpoint)
+
+
+def _tell(tmp_path, home, con, checkpoint):
+    exhibits = Exhibits.of(con, checkpoint, "d1")
+    assert exhibits.headline.startswith("No evidence of skill")
+    assert "too short" in exhibits.headline
+    write_report(tmp_path / "report.html", "FinJEPA c1", exhibits)
+    report = (tmp_path / "report.html").read_text()
+    assert "too short" in report
+    assert "±" not in report
+    assert "95 % band" not in report
+    write_history(con, tmp_path / "history.html", home.settings.checkpoints, "http://ui")
+    rows = con.execute(sql("release_leaderboard"), {"checkpoint": "c1"}).fetchall()
+    standings = [Standing(*row) for row in rows]
+    corrections = Corrections(*con.execute(sql("release_corrections"), {"checkpoint": "c1"}).fetchone())
+
+    files = {
+        name: json.loads((checkpoint / f"{name}.json").read_text())
+        for name in ("config", "metrics", "lineage", "normalization")
+    }
+    card = model_card(tag="t", standings=standings, planner="mppi", verdict=["first"], corrections=corrections, **files)
+    assert "too short" in card
+    assert "±" not in card
+    baseline = next(f for f in findings(con, checkpoint, "d1", "mppi") if f.name == "baseline")
+    assert "too short" in baseline.detail
+
+
+def test_the_statistics_refuse_a_short_series_themselves():
+    returns_TK = 0.01 * np.random.default_rng(0).standard_normal((SHORTEST - 1, 4)) + 0.001 * np.arange(4)
+    found = sharpe_intervals(returns_TK, 0)
+    assert np.isfinite(found.excess_K).all()
+    assert np.isnan([found.low_K, found.high_K, found.excess_low_K, found.excess_high_K, found.better_K]).all()
+    assert superior_predictive_ability(returns_TK, 0) is None
+    assert np.isnan(power(returns_TK, 1, 0).detectable)
+    assert np.isnan(probabilistic_sharpe(returns_TK[:, 3]))
+    assert len(overfitting_logits(returns_TK)) == 0
+
+
+@pytest.mark.parametrize("sessions", [SHORTEST, 300, 1000])
+def test_an_interval_rests_on_ten_blocks_or_more(sessions):
+    wandering_T = np.cumsum(np.random.default_rng(0).standard_normal(sessions))  # asks for very long blocks
+    assert block_length(wandering_T) <= sessions / 10
