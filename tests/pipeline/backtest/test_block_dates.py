@@ -149,7 +149,7 @@ def _stop():
 def test_an_audit_is_held_on_the_same_test_block(home, tmp_path):
     _, _, checkpoint = home
     longer = panel_of(tmp_path / "longer", FIRST + np.arange(-400, DAYS), data_version="later")
-    charge = Charge(checkpoint, longer.folder, "mine.py:decide", 1, 0, tmp_path, tmp_path)
+    charge = Charge(checkpoint, longer.folder, "mine.py:decide", 1, {}, tmp_path)
     court = charge.product().court(longer)
     assert court.decisions[0] == 400 + split_dates(DAYS, CONFIG).test[0]
     synthetic = panel_of(tmp_path / "synthetic", FIRST + np.arange(DAYS))  # nothing was trained on it

@@ -134,12 +134,12 @@ def test_a_champion_that_stays_in_cash_can_be_beaten():
 
 def test_a_champion_that_can_no_longer_act_is_replaced_by_any_sound_challenger(champion_home):
     config = champion_home.settings.checkpoints / "aaaa" / "config.json"
-    config.write_text(config.read_text().replace('"dim"', '"width_of_another_version"'))
+    config.write_text(config.read_text().replace('"dim"', '"older_width"'))
     champion_home.add_checkpoint("bbbb", seed=1)
     champion_home.add_backtest("bbbb", 0.0)  # worse than the champion was
     verdict = _judge(champion_home, "bbbb")
     assert (verdict.verdict, verdict.champion) == ("promoted", "bbbb")
-    assert "width_of_another_version" in verdict.reasons[0]
+    assert "older_width" in verdict.reasons[0]
 
 
 def test_broken_prices_a_lost_baseline_and_a_worse_planner_forbid_a_promotion(champion_home):
