@@ -68,7 +68,7 @@ def planner_of(name: str) -> str:
 
 def checkpoints_of(name: str) -> tuple[str, ...]:
     """The other checkpoints that the utility of a strategy names."""
-    utility = name.partition(_WITH)[2]
+    utility = name.partition(WITH_UTILITY)[2]
     return tuple(parse_utility(utility).checkpoints) if utility else ()
 
 
