@@ -167,6 +167,8 @@ def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.Dagste
         "reports", _folders(settings.reports), pages | dict.fromkeys(("decisions", "reproductions"), "never removed")
     )
     decide("reproductions", _folders(settings.home / "reproductions"), {}, 1)
+    decide("sweeps of a cluster", _folders(settings.home / "sweeps"), {}, 1)  # what Ray keeps of them
+    decide("simulated markets", _folders(settings.home / "proving"), {}, 0)  # earlier versions kept them
     decide("converted data sets", (settings.home / "sources" / "hub" / "converted").glob("*.parquet"), {}, 1)
     removals += _old_downloads(settings.home / "sources" / "hub")
     removals += _old_runs(instance, settings, keep * _RUNS_A_NIGHT, kept)
