@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import dagster as dg
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
@@ -10,7 +9,7 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.interrupts import asked
 from finjepa_pipeline.run_launcher import lost_process
-from finjepa_pipeline.run_lock import LOCK, holder
+from finjepa_pipeline.run_lock import holder, lock_of
 
 _POLL_S = 0.5
 _LOOK_S = 5.0  # between two looks for holders that have died
@@ -27,8 +26,7 @@ def end_lost_runs(instance: dg.DagsterInstance) -> list[str]:
         lost = lost_process(instance, run)
         if lost is not None:
             instance.report_run_failed(run, f"{lost}; its last step is not finished")
-            if LOCK in run.tags:
-                Path(run.tags[LOCK]).unlink(missing_ok=True)
+            lock_of(instance, run.run_id).unlink(missing_ok=True)
             ended.append(f"the run {run.run_id[:8]} of {run.job_name} has no process any more ({lost}) and was ended")
     storage = instance.event_log_storage
     infos = storage.get_concurrency_infos(list(storage.get_concurrency_keys())).values()
@@ -85,5 +83,7 @@ def _named(instance: dg.DagsterInstance, run_id: str) -> str:
     run = instance.get_run_by_id(run_id)
     if run is None:
         return f"the run {run_id[:8]}"
-    command = holder(Path(run.tags[LOCK])) if LOCK in run.tags else ""
-    return command or f"the run {run_id[:8]} of {run.job_name}, started in the UI or by a schedule"
+    return (
+        holder(lock_of(instance, run_id))
+        or f"the run {run_id[:8]} of {run.job_name}, started in the UI or by a schedule"
+    )

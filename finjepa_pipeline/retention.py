@@ -19,7 +19,7 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.pools import end_lost_runs
 from finjepa_pipeline.run_launcher import lost_process
-from finjepa_pipeline.run_lock import LOCK, holder, is_held
+from finjepa_pipeline.run_lock import holder, is_held, lock_of
 from finjepa_pipeline.settings import Settings, sweep
 
 KEEP = 14
@@ -116,8 +116,7 @@ def living(settings: Settings, instance: dg.DagsterInstance, own_run: str | None
     """A command or run, other than the own one, that may use what is in this home."""
     for run in instance.get_runs(dg.RunsFilter(statuses=_USING)):
         if run.run_id != own_run and lost_process(instance, run) is None:
-            command = holder(Path(run.tags[LOCK])) if LOCK in run.tags else ""
-            return command or f"the run {run.run_id[:8]} of {run.job_name}"
+            return holder(lock_of(instance, run.run_id)) or f"the run {run.run_id[:8]} of {run.job_name}"
     for lock in (settings.dagster / "commands").glob("*.lock"):
         if lock.stem != own_run and is_held(lock):
             return holder(lock) or f"the process that holds {lock}"

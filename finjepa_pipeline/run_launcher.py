@@ -6,15 +6,17 @@ memory killer), nobody does: the run would stand as running until its time limit
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from finjepa_pipeline.run_lock import LOCK, is_held
+from finjepa_pipeline.run_lock import LOCK, is_held, lock_of
 
 # What a process says of itself when it takes a run: one of a code server, or one that runs every step itself.
 _STARTED = ("Started process for run", "Executing steps in process")
@@ -40,7 +42,10 @@ class WatchedRunLauncher(DefaultRunLauncher):
 def lost_process(instance: DagsterInstance, run: DagsterRun) -> str | None:
     """Why a run that has not ended has no process any more; None if its process lives, or that cannot be seen from here."""
     if LOCK in run.tags:
-        return None if is_held(Path(run.tags[LOCK])) is not False else "the command that ran it is gone"
+        held = is_held(lock_of(instance, run.run_id))
+        if held is None:  # removed by its process, which could not report the end of the run; or of another machine
+            held = run.tags[LOCK] != socket.gethostname() and not isinstance(instance.run_storage, SqliteRunStorage)
+        return None if held else "the command that ran it is gone"
     if not _is_here(run) or not _CAN_SEE_PROCESSES:
         return None
     for entry in reversed(instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)):

@@ -8,12 +8,20 @@ import contextlib
 import fcntl
 import os
 import shlex
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LOCK = "finjepa/lock"  # tag of a run: path of its lock
+from dagster import DagsterInstance
+
+LOCK = "finjepa/lock"  # tag of a run that holds a lock: the name of its machine
+
+
+def lock_of(instance: DagsterInstance, run_id: str) -> Path:
+    """Beside the database of runs, so that the lock of a run is found where that was moved, copied or restored."""
+    return Path(instance.root_directory) / "commands" / f"{run_id}.lock"
 
 
 @contextlib.contextmanager
@@ -37,23 +45,23 @@ def locked(folder: Path, run_id: str) -> Iterator[dict[str, str]]:
             file.write(f"`{command}` (process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')})")
             file.flush()
         try:
-            yield {LOCK: str(path)}
+            yield {LOCK: socket.gethostname()}
         finally:
             path.unlink(missing_ok=True)
 
 
 def is_held(path: Path) -> bool | None:
-    """Whether a living process holds a lock; None where that cannot be seen from this machine."""
+    """Whether a living process holds a lock; None where there is none."""
     try:
         with path.open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except BlockingIOError:
         return True
-    except FileNotFoundError:  # removed by its process, which had no time to report the end of the run
-        return False if path.parent.is_dir() else None
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError:  # of another user, or on a file system without locks: nothing is known, and nothing is ended
+        return True
 
 
 def holder(path: Path) -> str:

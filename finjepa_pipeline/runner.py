@@ -104,7 +104,10 @@ def run_job(
     }
     report = JobReport(run_id=str(uuid.uuid4()))
     started = time.monotonic()
-    with open_instance(settings) as instance, locked(settings.dagster / "commands", report.run_id) as mark:
+    with (
+        open_instance(settings) as instance,
+        locked(Path(os.environ["DAGSTER_HOME"]) / "commands", report.run_id) as mark,
+    ):
         listener = _Listener(console, report, instance, 60.0 * settings.wait_minutes)
         hold_reserve(settings)
         for line in end_lost_runs(instance):

@@ -1,11 +1,11 @@
 """A run whose process is gone is ended and gives back its pools; one that lives is waited for, and never ended."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -14,8 +14,9 @@ from dagster._core.events import EngineEventData
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.pools import end_lost_runs, wait_for_pool
-from finjepa_pipeline.run_lock import LOCK, holder, is_held, locked
+from finjepa_pipeline.run_lock import LOCK, holder, is_held, lock_of, locked
 
+HERE, ALIVE = socket.gethostname(), "00000000-0000-0000-0000-000000000001"
 POOLS = {"concurrency": {"pools": {"granularity": "op", "default_limit": 1}}}
 HOLD = """
 import sys
@@ -35,10 +36,12 @@ def instance():
 
 
 @pytest.fixture
-def command(tmp_path) -> Iterator[subprocess.Popen]:
+def command(instance) -> Iterator[subprocess.Popen]:
     """A living command that holds the lock of the run `alive`."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path, "alive"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLD, lock_of(instance, ALIVE).parent, ALIVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -47,10 +50,10 @@ def command(tmp_path) -> Iterator[subprocess.Popen]:
     process.wait()
 
 
-def started(instance: dg.DagsterInstance, lock: Path | None) -> dg.DagsterRun:
-    tags = {} if lock is None else {LOCK: str(lock)}
+def started(instance: dg.DagsterInstance, machine: str | None = None, run_id: str | None = None) -> dg.DagsterRun:
+    tags = {} if machine is None else {LOCK: machine}
     return instance.create_run_for_job(
-        dg.job(name="ingest")(lambda: None), status=dg.DagsterRunStatus.STARTED, tags=tags
+        dg.job(name="ingest")(lambda: None), status=dg.DagsterRunStatus.STARTED, tags=tags, run_id=run_id
     )
 
 
@@ -64,72 +67,83 @@ def status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunSta
     return found.status
 
 
-def test_a_lock_is_held_as_long_as_its_process_lives(tmp_path, command):
-    lock = tmp_path / "alive.lock"
+def test_a_lock_is_held_as_long_as_its_process_lives(instance, tmp_path, command):
+    lock = lock_of(instance, ALIVE)
     assert is_held(lock) is True
     assert f"process {command.pid}" in holder(lock)
     command.kill()
     command.wait()
     assert is_held(lock) is False
     lock.unlink()
-    assert is_held(lock) is False  # removed by its process, which could not report the end of the run
-    assert is_held(tmp_path / "another machine" / "x.lock") is None
+    assert is_held(lock) is None
     with locked(tmp_path, "mine") as tags:
-        assert is_held(Path(tags[LOCK])) is True
-    assert not Path(tags[LOCK]).exists()
+        assert is_held(tmp_path / "mine.lock") is True
+        assert tags == {LOCK: HERE}
+    assert not (tmp_path / "mine.lock").exists()
 
 
-def test_a_killed_command_gives_back_the_pool_and_one_that_waited_does_not_keep_its_place(instance, tmp_path):
-    dead, waited, mine = started(instance, tmp_path / "a.lock"), started(instance, tmp_path / "b.lock"), None
+def test_a_run_of_another_machine_counts_as_living_where_machines_share_a_database(instance, monkeypatch):
+    run = started(instance, "another machine")
+    monkeypatch.setattr("finjepa_pipeline.run_launcher.SqliteRunStorage", ())  # it is PostgreSQL then
+    assert end_lost_runs(instance) == []
+    mine = started(instance, HERE)
+    assert len(end_lost_runs(instance)) == 1
+    assert status(instance, mine) == dg.DagsterRunStatus.FAILURE
+    monkeypatch.undo()  # a home that was moved here, or restored
+    assert len(end_lost_runs(instance)) == 1
+    assert status(instance, run) == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_killed_command_gives_back_the_pool_and_one_that_waited_does_not_keep_its_place(instance):
+    dead, waited, mine = started(instance, HERE), started(instance, HERE), None
     assert claim(instance, dead)
     assert not claim(instance, waited)  # it is next in the queue, and dead as well
     assert len(end_lost_runs(instance)) == 2
     assert {status(instance, dead), status(instance, waited)} == {dg.DagsterRunStatus.FAILURE}
-    mine = started(instance, None)
+    mine = started(instance)
     assert claim(instance, mine)
     assert end_lost_runs(instance) == []
 
 
 def test_a_run_that_ended_without_giving_back_its_slot_does_not_keep_it(instance):
     for end in (instance.report_run_failed, lambda run: instance.delete_run(run.run_id)):
-        run = started(instance, None)
+        run = started(instance)
         assert claim(instance, run)
         end(run)
         end_lost_runs(instance)
-        other = started(instance, None)
+        other = started(instance)
         assert claim(instance, other)
         instance.event_log_storage.free_concurrency_slots_for_run(other.run_id)
 
 
-def test_a_living_run_is_never_ended(instance, tmp_path, command):
-    of_a_command = started(instance, tmp_path / "alive.lock")
-    of_another_machine = started(instance, tmp_path / "elsewhere" / "x.lock")
-    of_the_ui = started(instance, None)
+def test_a_living_run_is_never_ended(instance, command):
+    of_a_command = started(instance, HERE, ALIVE)
+    of_the_ui = started(instance)
     instance.report_engine_event(
         f"Started process for run (pid: {os.getpid()}).", of_the_ui, EngineEventData.in_process(os.getpid())
     )
     starting = instance.create_run_for_job(dg.job(name="nightly")(lambda: None), status=dg.DagsterRunStatus.STARTING)
     assert claim(instance, of_the_ui)
     assert end_lost_runs(instance) == []
-    for run in (of_a_command, of_another_machine, of_the_ui):
+    for run in (of_a_command, of_the_ui):
         assert status(instance, run) == dg.DagsterRunStatus.STARTED
     assert status(instance, starting) == dg.DagsterRunStatus.STARTING
-    assert not claim(instance, started(instance, None))
+    assert not claim(instance, started(instance))
 
 
 def test_a_run_of_the_ui_whose_process_died_is_ended(instance):
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        run = started(instance, None)
+        run = started(instance)
         instance.report_engine_event(
             f"Started process for run (pid: {process.pid}).", run, EngineEventData.in_process(process.pid)
         )
     assert claim(instance, run)
     assert len(end_lost_runs(instance)) == 1
-    assert claim(instance, started(instance, None))
+    assert claim(instance, started(instance))
 
 
-def test_a_living_holder_is_named_and_waited_for_until_a_deadline(instance, tmp_path, command):
-    holding, mine = started(instance, tmp_path / "alive.lock"), started(instance, None)
+def test_a_living_holder_is_named_and_waited_for_until_a_deadline(instance, command):
+    holding, mine = started(instance, HERE, ALIVE), started(instance)
     assert claim(instance, holding)
     assert not claim(instance, mine)
     said: list[str] = []
@@ -145,9 +159,9 @@ def test_a_living_holder_is_named_and_waited_for_until_a_deadline(instance, tmp_
     free.join()
 
 
-def test_a_holder_that_dies_while_it_is_waited_for_is_ended(instance, tmp_path, command, monkeypatch):
+def test_a_holder_that_dies_while_it_is_waited_for_is_ended(instance, command, monkeypatch):
     monkeypatch.setattr("finjepa_pipeline.pools._LOOK_S", 0.1)
-    holding, mine = started(instance, tmp_path / "alive.lock"), started(instance, None)
+    holding, mine = started(instance, HERE, ALIVE), started(instance)
     assert claim(instance, holding)
     assert not claim(instance, mine)
     threading.Timer(0.5, command.kill).start()
@@ -156,8 +170,8 @@ def test_a_holder_that_dies_while_it_is_waited_for_is_ended(instance, tmp_path, 
     assert status(instance, holding) == dg.DagsterRunStatus.FAILURE
 
 
-def test_a_signal_ends_the_wait(instance, tmp_path, command, monkeypatch):
-    holding, mine = started(instance, tmp_path / "alive.lock"), started(instance, None)
+def test_a_signal_ends_the_wait(instance, command, monkeypatch):
+    holding, mine = started(instance, HERE, ALIVE), started(instance)
     assert claim(instance, holding)
     assert not claim(instance, mine)
     asked = threading.Event()
