@@ -258,7 +258,6 @@ def backtest(decisions: int = 1000) -> list[str]:
             imagination = MarketImagination(Path(folder) / "model")
             begin = time.perf_counter()
             views = court.views()
-            imagination.prepare(views)
             walk(FinJEPAStrategy(name, imagination), court, views)
             lines.append(f"- {name}: {len(views)} decisions in {time.perf_counter() - begin:.0f} s")
     return lines

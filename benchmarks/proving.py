@@ -114,7 +114,6 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
         window=history_needed(config),
     )
     views = court.views()
-    imagination.prepare(views)
     rivals = {strategy.name: strategy for strategy in baselines()}
     strategies: list[Strategy] = [rivals[name] for name in arguments.baselines.split(",")]
     planners = arguments.planner.split(",")

@@ -3,10 +3,12 @@
 Shapes: X any batch dimensions, N assets, D latent width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+
+DUST = 1e-4  # of wealth: a position below is flat
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class PortfolioAction:
         signals_XN = self.signals_XN if allow_short else self.signals_XN.clamp(min=0)
         positions_XN = self.weights_XN * signals_XN
         return positions_XN if max_gross == 1.0 else max_gross * positions_XN
+
+    def without_idle_hedge(self) -> "PortfolioAction":
+        """The same action with the hedge off where nothing is held long: it would hedge nothing."""
+        long_X = (self.weights_XN * self.signals_XN).clamp(min=0).sum(-1)
+        return replace(self, hedge_X=torch.where(long_X > DUST, self.hedge_X, 0.0))
 
     def map(self, function) -> "PortfolioAction":
         """Apply a function of one tensor to each part; it must act on batch dimensions only."""

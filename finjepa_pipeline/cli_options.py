@@ -32,7 +32,7 @@ def utility_option(command: Callable) -> Callable:
     return click.option(
         "--utility",
         callback=_read_utility,
-        help='What the planner maximises, as in "log_growth - 5*variance - 0.1*turnover, gross <= 0.8"; '
+        help='What the planner maximises, as in "log_growth - 2.5*variance - 0.002*turnover, gross <= 0.8"; '
         "`--utility help` lists what it may speak of.",
     )(command)
 

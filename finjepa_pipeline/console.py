@@ -134,19 +134,49 @@ def read_decision(assets: Assets) -> dict[str, Any]:
 
 
 def say_decision(decision: dict[str, Any]) -> None:
-    hedge = "on" if decision["hedge"] else "off"
-    words = {1: "long", 0: "flat", -1: "short"}
-    table = Table(title=f"Decision at the close of {decision['date']}, hedge {hedge}", title_justify="left", box=None)
-    for name in ("asset", "weight", "signal"):
-        table.add_column(name, justify="right" if name == "weight" else "left")
-    for asset, weight in sorted(decision["weights"].items(), key=lambda item: -item[1]):
-        if weight >= 0.005:
-            table.add_row(asset, f"{100 * weight:.1f} %", words[decision["signals"][asset]])
+    """What is held first, cash included; between two decisions what is held at that close and the date of the next one."""
+    from finjepa_pipeline.publishing.decision_page import SAME_RETURN
+
     out.print()
-    out.print(table)
+    if decision.get("same_return"):
+        out.print(SAME_RETURN)
+    holding = decision.get("hold", False)
+    if holding:
+        out.print(
+            f"Hold: no decision is due at the close of {decision['date']}; next decision on {decision['next_decision']}."
+        )
+    out.print(_holdings_table(decision, holding))
     out.print(
         f"expected return {100 * decision['expected_return']:.2f} %, volatility {100 * decision['expected_volatility']:.2f} %"
         " a year; by the model's own account, which is no evidence of skill",
     )
-    since = f"since {decision['previous_date']}" if decision["previous_date"] else "to begin with"
-    out.print(f"What changed {since}: {'; '.join(decision['changes'])}", highlight=False, markup=False)
+    if decision.get("made_afterwards") and decision["book"] == "champion":
+        out.print("The decision was made after a later close was known, for a run that was missed.")
+    changes = "; ".join(decision["changes"])
+    since = decision["previous_date"]
+    out.print(changes if holding or since is None else f"What changed since {since}: {changes}", markup=False)
+    if decision.get("next_decision") and not holding:
+        out.print(f"Next decision on {decision['next_decision']}.")
+
+
+def _holdings_table(decision: dict[str, Any], holding: bool) -> Table:
+    """Positions after signals and hedge, and cash; shares of wealth."""
+    planner, hedge = decision["planner"], "on" if decision["hedge"] else "off"
+    when = f"held at the close of {decision['date']}" if holding else "to hold after the next close"
+    of = f", decision of {decision['decided']}" if holding else f", decision at the close of {decision['date']}"
+    table = Table(title=f"{planner}: {when}{of}, hedge {hedge}", title_justify="left", box=None)
+    columns = ("held now", "wanted") if holding else ("to hold", "held now")
+    for name in ("asset", *columns):
+        table.add_column(name, justify="left" if name == "asset" else "right")
+    held, wanted = decision["held"], decision["positions"]
+    first, second = (held, wanted) if holding else (wanted, held)
+    names = sorted({*held, *wanted}, key=lambda name: (-abs(first.get(name, 0.0)), name))
+    rows = [(name, first.get(name, 0.0), second.get(name, 0.0)) for name in names]
+    cash = (decision["held_cash"], decision["cash"])
+    shown = [row for row in rows if max(abs(row[1]), abs(row[2])) >= 0.0005]
+    for name, *shares in [*shown, ("cash", *(cash if holding else cash[::-1]))]:
+        table.add_row(name, *(f"{100 * share:.1f} %" for share in shares))
+    if abs(decision["held_hedge"]) >= 0.0005:
+        now = f"{100 * decision['held_hedge']:.1f} %"
+        table.add_row("hedge (market proxy)", *((now, hedge) if holding else (hedge, now)))
+    return table

@@ -1,4 +1,5 @@
--- The dates from $first to $last on which the champion's book has a decision already.
+-- The dates on which a book has a decision.
 SELECT DISTINCT date
 FROM main.decision_portfolios
-WHERE feed = $feed AND book = 'champion' AND date BETWEEN $first::DATE AND $last::DATE
+WHERE feed = $feed AND book = $book
+ORDER BY date

@@ -81,8 +81,8 @@ class Plan:
 
     @property
     def action(self) -> PortfolioAction:
-        """The first step, which is what is traded: weights_BN, signals_BN, hedge_B."""
-        return self.path.map(lambda x: x[:, 0])
+        """The first step, which is what is traded, whatever planner found it: weights_BN, signals_BN, hedge_B."""
+        return self.path.map(lambda x: x[:, 0]).without_idle_hedge()
 
     def shifted(self) -> PortfolioAction:
         """The path as seen one decision later: its first step dropped, its last one repeated."""

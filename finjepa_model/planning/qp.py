@@ -9,14 +9,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from finjepa_model.actions import PortfolioAction
+from finjepa_model.actions import DUST, PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.plan import Cost, Plan
 from finjepa_model.planning.quadratic import Quadratic, project_to_exposure, solve
 from finjepa_model.planning.record import Record
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
 
-_DUST = 1e-4  # of wealth: a position below is flat
 _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)  # of a solution
 
 
@@ -74,7 +73,7 @@ def encode(x_BHN: Tensor, space: ActionSpace, hedge: float) -> PortfolioAction:
     The budget of the cash lies on flat assets. Where they cannot take it all, because nothing or too little is flat, no
     action has these positions, and the nearest fully invested ones stand in.
     """
-    size_BHN = torch.where(x_BHN.abs() < _DUST, 0.0, x_BHN.abs())
+    size_BHN = torch.where(x_BHN.abs() < DUST, 0.0, x_BHN.abs())
     present_B1N = space.present_BN.unsqueeze(1)
     flat_BHN = present_B1N & (size_BHN == 0)
     rest_BH1 = (1 - size_BHN.sum(-1, keepdim=True)).clamp(min=0)

@@ -1,4 +1,4 @@
-"""What a portfolio is wanted for, written as one line: "log_growth - 5*variance - 0.1*turnover, gross <= 0.8".
+"""What a portfolio is wanted for, written as one line: "log_growth - 2.5*variance - 0.002*turnover, gross <= 0.8".
 
 A utility is arithmetic over quantities of a decision step (`QUANTITIES`: name, unit, formula), and after commas limits on
 them. Planners maximise its sum over the steps of a plan; the TD branch takes it as the reward of a step. It is parsed, never
@@ -64,7 +64,7 @@ _FUNCTIONS: dict[str, Callable] = {
     "below": lambda x, limit: (limit - x).clamp(min=0),
     "abs": lambda x: x.abs(),
 }
-EXAMPLE = "log_growth - 2.5*variance - 0.1*turnover - above(drawdown, 0.1), gross <= 0.8"
+EXAMPLE = "log_growth - 2.5*variance - 0.002*turnover - above(drawdown, 0.1), gross <= 0.8"
 _ENSEMBLE = "disagreement('ID', 'ID')"
 _GOALS = (
     f"{target.EXAMPLE}: mean squared distance of the portfolio latent to that of a state that you name (volatility and\n"

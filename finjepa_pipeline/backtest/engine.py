@@ -93,7 +93,10 @@ class Court:
     def steps(self) -> tuple["MarketStep", ...]:
         """What happens between each decision and the next."""
         ends = (*self.decisions[1:], self.end)
-        return tuple(MarketStep.of(self, session, end) for session, end in zip(self.decisions, ends, strict=True))
+        return tuple(
+            MarketStep.of(self.panel, self.roster_R, session, end, self.overnight)
+            for session, end in zip(self.decisions, ends, strict=True)
+        )
 
     @property
     def dates_T(self) -> np.ndarray:
@@ -122,16 +125,23 @@ class MarketStep:
     fills_at_open: bool
 
     @classmethod
-    def of(cls, court: Court, session: int, end: int) -> "MarketStep":
-        panel, roster_R = court.panel, court.roster_R
+    def of(
+        cls, panel: Panel, roster_R: np.ndarray, session: int, end: int, overnight: np.ndarray | None = None
+    ) -> "MarketStep":
+        """From the close of one session to that of another.
+
+        Args:
+            roster_R: int64, the panel's numbers of the assets.
+            overnight: see `Court`; orders are filled at the next open where it is given.
+        """
         returns_1RT, tradable_1RT = panel.returns_after(np.array([session]), roster_R[None], end - session)
         returns_1TR = torch.from_numpy(returns_1RT).transpose(1, 2).double()
         market_1T = torch.from_numpy(panel.market_returns[session + 1 : end + 1].astype(np.float64))[None]
         tradable_1TR = torch.from_numpy(tradable_1RT).transpose(1, 2)
         delisted_1TR = _delisted(panel, session, end, roster_R)
-        if court.overnight is not None:  # the night and the day of the fill become two sessions
+        if overnight is not None:  # the night and the day of the fill become two sessions
             rows_R = panel.rows(session + 1, roster_R)
-            night_1R = torch.from_numpy(np.where(rows_R >= 0, court.overnight[rows_R], 0.0))[None]
+            night_1R = torch.from_numpy(np.where(rows_R >= 0, overnight[rows_R], 0.0))[None]
             returns_1TR = _split(returns_1TR, night_1R)
             market_1T = _split(market_1T, night_1R[:, torch.from_numpy(rows_R >= 0)].mean(-1))
             tradable_1TR, delisted_1TR = (torch.cat([x[:, :1], x], 1) for x in (tradable_1TR, delisted_1TR))
@@ -143,7 +153,7 @@ class MarketStep:
             delisted_1TR,
             torch.from_numpy(panel.delisting_return[roster_R]),
             panel_liquidity(panel, session, roster_R),
-            court.overnight is not None,
+            overnight is not None,
         )
 
     def advance(
@@ -229,9 +239,7 @@ def walk(strategy: Strategy, court: Court, views: Sequence[MarketView] | None = 
     held: list[np.ndarray] = []
     for session, step, view in zip(court.decisions, court.steps, views or court.views(), strict=True):
         places_N = court.places(session)
-        action = strategy.decide(view, _seen(state, places_N))
-        if action is not None:
-            action = _on_roster(_checked(action, view, strategy.name), places_N, len(roster_R))
+        action = decide_at(strategy, view, state, places_N)
         kept = PortfolioAction(state.holdings_XN.abs(), state.signals_XN, state.hedged_X)
         hedged_before = bool(state.hedge_X < 0)
         state, made = step.advance(simulator, state, action)
@@ -241,6 +249,24 @@ def walk(strategy: Strategy, court: Court, views: Sequence[MarketView] | None = 
         ordered.append(action is not None)
         held.append(state.holdings_XN[0].numpy())
     return _as_walk(strategy.name, court, ledgers, hedged, actions, np.array(ordered), np.stack(held))
+
+
+def decide_at(
+    strategy: Strategy, view: MarketView, state: PortfolioState, places_N: np.ndarray
+) -> PortfolioAction | None:
+    """What a strategy decides at a close, over the roster; None for no orders.
+
+    Args:
+        state: of the roster.
+        places_N: int64, where the assets of the view stand on the roster.
+
+    Raises:
+        FinJEPAError: if the strategy decides something that is not a `PortfolioAction` over the view's assets.
+    """
+    action = strategy.decide(view, _seen(state, places_N))
+    if action is None:
+        return None
+    return _on_roster(_checked(action, view, strategy.name), places_N, state.positions_XN.shape[-1])
 
 
 def _seen(state: PortfolioState, places_N: np.ndarray) -> PortfolioState:

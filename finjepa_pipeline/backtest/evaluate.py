@@ -44,7 +44,7 @@ from finjepa_pipeline.training.named import named_checkpoint
 from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
-PROTOCOL = 5  # raise it when a change of the code changes what a walk earns: everything is then judged again
+PROTOCOL = 6  # raise it when a change of the code changes what a walk earns: everything is then judged again
 
 
 @dataclass(frozen=True)
@@ -236,9 +236,7 @@ def _evidence(bench: Bench, hearing: Hearing, log: Callable[[str], object]) -> E
     """Walk, replay, and compare what was forecast with what came."""
     court, block = hearing.court, hearing.case.block
     views = court.views()
-    if hearing.imagines:
-        log(f"{block}: imagining the market at {len(views)} decisions")
-        bench.imagination.prepare(views)
+    bench.imagination.forget()
     walks: list[Walk] = []
     expectations = {}
     for strategy in bench.make(hearing.names):

@@ -94,8 +94,13 @@ class FinJEPAStrategy:
         self._utility: Utility = parse_utility(utility) if utility else GOAL if searcher == "cem" else CUMULATIVE
         others = self._utility.checkpoints
         self._imagination = ensemble_of(imagination, others) if others else imagination
-        self._last: tuple[tuple[str, ...], Plan] | None = None
-        self._generator = torch.Generator().manual_seed(imagination.config.training.seed)
+        self.last: tuple[tuple[str, ...], Plan] | None = None  # assets and plan of the newest decision
+
+    def resume(self, assets: tuple[str, ...], path: PortfolioAction) -> None:
+        """Go on after a decision on these assets that another process made: its path warm-starts the next one."""
+        empty_01N = path.weights_XN.new_zeros(0, 1, len(assets))
+        cost_01 = empty_01N[..., 0]
+        self.last = assets, Plan(path, torch.zeros(1), cost_01, empty_01N, cost_01)
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
         """Plan, and take the first step; no orders while no asset is present."""
@@ -125,13 +130,15 @@ class FinJEPAStrategy:
             {name: self._imagination.goal(name, view) for name in self._utility.goals},
         )
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
-        warm_start = self._last[1] if self._last is not None and self._last[0] == view.assets else None
-        plan = self._planner.plan(Objective(world, self._utility), space, warm_start, self._generator)
-        if self._last is None and not isinstance(
+        warm_start = self.last[1] if self.last is not None and self.last[0] == view.assets else None
+        # the noise of a date is its own, so that a decision needs nothing of those before it but their plan
+        generator = torch.Generator().manual_seed(_seed(config.training.seed, view.date))
+        plan = self._planner.plan(Objective(world, self._utility), space, warm_start, generator)
+        if self.last is None and not isinstance(
             self._planner, TDPlanner
         ):  # which charges limits and keeps none for sure
             self._refuse_broken_limits(plan)
-        self._last = (view.assets, plan)
+        self.last = (view.assets, plan)
         return plan
 
     def _refuse_broken_limits(self, plan: Plan) -> None:
@@ -150,6 +157,11 @@ def _refuse_odd_forecasts(imagination: moments.Imagination, view: MarketView) ->
     if odd_N.any() or not imagination.market_volatility_BH.isfinite().all():
         of = view.assets[int(odd_N.nonzero()[0])] if odd_N.any() else "the market"
         raise FinJEPAError(f"the model's forecast of {of} on {view.date} is not finite; train the checkpoint again")
+
+
+def _seed(seed: int, date: np.datetime64) -> int:
+    days = int(date.astype("datetime64[D]").astype(np.int64))  # since 1970
+    return int(np.random.SeedSequence([seed % 2**64, days % 2**64]).generate_state(1, np.uint64)[0])
 
 
 def action_of(plan: Plan) -> PortfolioAction:

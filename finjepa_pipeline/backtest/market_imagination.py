@@ -1,10 +1,8 @@
 """The market of a decision, as a checkpoint imagines it.
 
-Shapes: B decision dates, N assets of a view, H decision steps.
+Shapes: N assets of a view, H decision steps, B is 1.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +11,6 @@ import torch
 
 from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.observation import Observation
 from finjepa_model.planning import moments
 from finjepa_model.planning.goals import goal_latent, target_latent
 from finjepa_model.planning.target import parse_goal
@@ -22,7 +19,6 @@ from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_pipeline.backtest.market_view import MarketView
 
 HORIZON = 2  # decision steps
-_DATES_AT_ONCE = 16  # imagined in one batch: more does not fit the cache of a CPU
 
 
 class Imagined(Protocol):
@@ -42,8 +38,12 @@ class Imagined(Protocol):
 
 
 class MarketImagination:
-    """The market as a checkpoint imagines it. It does not depend on what is held, so many dates are imagined at once, and
-    every planner of the checkpoint shares them."""
+    """The market as a checkpoint imagines it. It does not depend on what is held, so every planner of the checkpoint shares
+    it.
+
+    Each date is imagined by itself: in a batch the last digits depend on the other dates, and a search turns last digits into
+    another plan. So a backtest and a single decision of the same close agree.
+    """
 
     def __init__(self, checkpoint: str | Path):
         self.checkpoint = checkpoint
@@ -53,18 +53,16 @@ class MarketImagination:
         self.simulator = PortfolioSimulator(self.config.portfolio)
         self._imagined: dict[MarketView, tuple[Imagination, torch.Tensor]] = {}
 
-    def prepare(self, views: Sequence[MarketView]) -> None:
-        """Imagine these decisions, and forget those before."""
+    def forget(self) -> None:
+        """Free what was imagined; nothing else is forgotten by itself."""
         self._imagined.clear()
-        for _, group in groupby(views, key=lambda view: len(view.assets)):
-            same_size = list(group)
-            for start in range(0, len(same_size), _DATES_AT_ONCE):
-                self._imagine(same_size[start : start + _DATES_AT_ONCE])
 
     def at(self, view: MarketView) -> tuple[Imagination, torch.Tensor]:
         """The imagined market of a decision, and the latent of its goal, goal_1D."""
         if view not in self._imagined:
-            self._imagine([view])
+            imagination = self.model.imagine(view.observation(self.config), HORIZON)
+            goal_1D = goal_latent(imagination, self.simulator, self.config.model.stride)
+            self._imagined[view] = imagination, goal_1D
         return self._imagined[view]
 
     def goal(self, name: str, view: MarketView) -> torch.Tensor:
@@ -79,12 +77,3 @@ class MarketImagination:
     def forecast(self, view: MarketView) -> np.ndarray:
         """Expected simple return of each asset over the next decision step, [N]."""
         return self.at(view)[0].mean_BHN[0, 0].numpy()
-
-    def _imagine(self, views: Iterable[MarketView]) -> None:
-        views = list(views)
-        config = self.model.config
-        observation = Observation.concatenate([view.observation(config) for view in views])
-        imagination = self.model.imagine(observation, HORIZON)
-        goal_BD = goal_latent(imagination, self.simulator, config.model.stride)
-        for b, view in enumerate(views):
-            self._imagined[view] = imagination.date(b), goal_BD[b : b + 1]

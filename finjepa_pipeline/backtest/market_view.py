@@ -207,16 +207,37 @@ def universes(
     """
     chosen: list[Universe] = []
     for session in decisions:
-        if chosen and session < chosen[-1].start + every:
-            continue
-        eligible_N = panel.eligible_assets(session, window)
-        if allowed is not None:
-            eligible_N = eligible_N[allowed[eligible_N]]
-        if len(eligible_N):
-            chosen.append(Universe(session, np.sort(most_traded(panel, session, eligible_N)[:n_assets])))
-        elif not chosen:
-            raise FinJEPAError(
-                f"no asset is eligible on {panel.dates[session]} with {window} sessions of history; "
-                "ingest a longer history or train with a shorter model.window"
-            )
+        newest = next_universe(chosen[-1] if chosen else None, panel, session, n_assets, window, every, allowed)
+        if not chosen or newest is not chosen[-1]:
+            chosen.append(newest)
     return chosen
+
+
+def next_universe(
+    before: Universe | None,
+    panel: Panel,
+    session: int,
+    n_assets: int,
+    window: int,
+    every: int,
+    allowed: np.ndarray | None = None,
+) -> Universe:
+    """The universe of a decision: the one of the decision before until it is `every` sessions old, or while nothing is
+    eligible. The arguments are those of `universes`.
+
+    Raises:
+        FinJEPAError: if there was none before and no asset is eligible.
+    """
+    if before is not None and session < before.start + every:
+        return before
+    eligible_N = panel.eligible_assets(session, window)
+    if allowed is not None:
+        eligible_N = eligible_N[allowed[eligible_N]]
+    if len(eligible_N):
+        return Universe(session, np.sort(most_traded(panel, session, eligible_N)[:n_assets]))
+    if before is not None:
+        return before
+    raise FinJEPAError(
+        f"no asset is eligible on {panel.dates[session]} with {window} sessions of history; "
+        "ingest a longer history or train with a shorter model.window"
+    )

@@ -34,3 +34,17 @@ def sessions_behind(calendar: str, last: datetime.date, now: datetime.datetime) 
     first = last - datetime.timedelta(days=14)  # a calendar must not be empty
     found = exchange_calendars.get_calendar(calendar, start=first.isoformat())
     return sum(day.date() > last and found.session_close(day) <= now for day in found.sessions)
+
+
+def session_after(calendar: str, last: datetime.date, count: int) -> datetime.date:
+    """The `count`-th session of an exchange after a day; the `count`-th weekday where no calendar says."""
+    import exchange_calendars
+    import numpy as np
+    from exchange_calendars.errors import CalendarError
+
+    first, end = last - datetime.timedelta(days=14), last + datetime.timedelta(days=2 * count + 30)
+    try:
+        found = exchange_calendars.get_calendar(calendar, start=first.isoformat(), end=end.isoformat())
+        return [day for day in found.sessions.date if day > last][count - 1]
+    except (CalendarError, ValueError, IndexError):
+        return np.busday_offset(last, count, roll="backward").item()

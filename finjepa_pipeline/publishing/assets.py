@@ -189,7 +189,8 @@ def daily_decision(
     context: dg.AssetExecutionContext, config: DecisionConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """Weights, signals and hedge for the next session, from the portfolio that the decision before left; with what the
-    model expects of them, why, and what changed. Shares are of wealth, rates are a year."""
+    model expects of them, why, and what changed. A decision is due when `model.stride` sessions have passed since the last one;
+    in between the book holds. Shares are of wealth, rates are a year."""
     from finjepa_pipeline.publishing.daily import make_decision
     from finjepa_pipeline.publishing.search import search_picture
 
@@ -202,6 +203,8 @@ def daily_decision(
     return dg.MaterializeResult(
         metadata={
             "date": decision["date"],
+            "hold": decision["hold"],
+            **({"next_decision": decision["next_decision"]} if decision["next_decision"] else {}),
             "holdings": dg.MetadataValue.md(holdings_picture(decision)),
             "changes": dg.MetadataValue.md("\n".join(f"- {line}" for line in decision["changes"])),
             **({"search": dg.MetadataValue.md(search_picture(decision["search"]))} if decision.get("search") else {}),
@@ -238,9 +241,9 @@ def daily_decision(
 def past_decisions(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
-    """Decisions of earlier dates, by the checkpoint that was champion in the night of each; a night that was missed is made
-    good here. Where none was champion yet the present one decides in a book of its own, `hindsight`. Launch it for a date or
-    a range of dates."""
+    """Decisions that are due on earlier dates, by the checkpoint that was champion in the night of each. Where none was champion
+    yet, and before the first decision of the champion's book, the decision goes to a book of its own, `hindsight`. Launch it
+    for a date or a range of dates."""
     from finjepa_pipeline.publishing.daily import backfill_decisions
 
     days = context.partition_key_range

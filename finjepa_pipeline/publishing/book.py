@@ -1,23 +1,29 @@
-"""The portfolio that goes from one decision to the next: what the decision before left, drifted to today's close.
+"""The portfolio that goes from one decision to the next, by the steps of the backtest engine.
 
-A book is a chain of decisions on one feed. `champion` is the real one, a decision a night; `hindsight` has the decisions for
-dates on which no champion existed yet; a `trial` (another checkpoint or planner, asked for by a person) starts from the
+A book is a chain of decisions on one feed. `champion` is the real one; `hindsight` has the decisions for dates before the
+first decision of `champion`; a `trial` (another checkpoint, planner or utility, asked for by a person) starts from the
 champion's book and is nobody's past.
 
-Shapes: R assets that are held or may be, T sessions since the decision before; a leading 1 is the batch of one portfolio.
+Shapes: R assets of the roster, which is what is held, ordered or traded; N assets of the universe, H decision steps of a plan;
+a leading 1 is the batch of one portfolio.
 """
 
+import json
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import duckdb
 import numpy as np
 import torch
+from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
+from finjepa_model.files import to_json
+from finjepa_model.portfolio import Ledger, PortfolioSimulator, PortfolioState
 from finjepa_model.training.panel import Panel
-from finjepa_pipeline.backtest.market_view import panel_liquidity
+from finjepa_pipeline.backtest.engine import MarketStep
+from finjepa_pipeline.backtest.market_view import Universe
 from finjepa_pipeline.sql_files import sql
 
 BookName = Literal["champion", "hindsight", "trial"]
@@ -25,8 +31,14 @@ BookName = Literal["champion", "hindsight", "trial"]
 
 @dataclass(frozen=True)
 class Previous:
-    """The decision before, as it was stored: budgets, signals and targets by asset."""
+    """The decision before, as it was stored: budgets, signals and targets by asset.
 
+    Attributes:
+        session: of its close.
+        made_afterwards: whether a later close was known when it was made.
+    """
+
+    session: int
     date: str
     checkpoint: str
     planner: str
@@ -34,130 +46,216 @@ class Previous:
     signals: dict[str, int]
     positions: dict[str, float]
     hedge: bool
+    expected_return: float
+    expected_volatility: float
+    made_afterwards: bool
+    same_return: bool
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """What is held at a close, over `assets`; `note` says why the book begins anew, if it does."""
+    """What is held at a close.
 
+    Attributes:
+        roster_R: int64, the panel's numbers of the assets, ascending; assets: their names.
+        state: over the roster.
+        universe: of the decision before; None where the next decision chooses one.
+        plan: path_1H over that universe, which the decision before left for the next one to start from.
+        session: the ledger of the session that ended at this close; None where the book begins.
+        note: why the book begins anew, if it does.
+    """
+
+    roster_R: np.ndarray
     assets: tuple[str, ...]
     state: PortfolioState
-    previous: Previous | None
+    universe: Universe | None = None
+    plan: PortfolioAction | None = None
+    previous: Previous | None = None
+    session: Ledger | None = None
     note: str | None = None
 
-    def over(self, names: tuple[str, ...], simulator: PortfolioSimulator) -> PortfolioState:
-        """The portfolio as a strategy on these assets sees it; what is held of others is about to be sold, and counts as
-        cash."""
-        empty = simulator.start((1, len(names)))
-        if not self.assets:
-            return replace(self.state, **{key: value for key, value in vars(empty).items() if key.endswith("_XN")})
-        place = {name: i for i, name in enumerate(self.assets)}
-        known_N = torch.tensor([name in place for name in names])
-        at_N = torch.tensor([place.get(name, 0) for name in names])
+    def over(self, panel: Panel, assets_N: np.ndarray) -> "Holdings":
+        """The same on a roster of these assets and those that are held or wait to be traded."""
+        state = self.state
+        busy_R = ((state.positions_XN != 0) | ~state.waiting_XN.isnan())[0].numpy()
+        roster_R = np.union1d(self.roster_R[busy_R], assets_N)
+        kept_R = np.isin(self.roster_R, roster_R)
+        places = torch.from_numpy(np.searchsorted(roster_R, self.roster_R[kept_R]))
 
-        def seen(value_1A: torch.Tensor, missing: float = 0.0) -> torch.Tensor:
-            return torch.where(known_N, value_1A[:, at_N], missing)
+        def moved(value_1R: Tensor, missing: float = 0.0) -> Tensor:
+            empty_1R = value_1R.new_full((1, len(roster_R)), missing)
+            return empty_1R.index_copy(1, places, value_1R[:, torch.from_numpy(kept_R)])
 
-        positions_1N = seen(self.state.positions_XN)
-        leaving_1 = self.state.positions_XN.sum(-1) - positions_1N.sum(-1)
-        return replace(
-            self.state,
-            positions_XN=positions_1N,
-            signals_XN=seen(self.state.signals_XN),
-            orders_XN=seen(self.state.waiting_XN, torch.nan),
-            cash_X=self.state.cash_X + leaving_1,
+        orders_1R = None if state.orders_XN is None else moved(state.orders_XN, torch.nan)
+        state = replace(
+            state,
+            positions_XN=moved(state.positions_XN),
+            signals_XN=moved(state.signals_XN),
+            orders_XN=orders_1R,
         )
+        names = tuple(panel.assets[asset] for asset in roster_R)
+        return replace(self, roster_R=roster_R, assets=names, state=state)
 
     @property
     def shares(self) -> dict[str, float]:
         """Signed shares of wealth, of what is held at all."""
-        shares = dict(zip(self.assets, self.state.holdings_XN[0].tolist(), strict=True))
-        return {name: share for name, share in shares.items() if abs(share) > 1e-12}
+        return self._where(self.state.holdings_XN, lambda share: abs(share) > 1e-12)
+
+    @property
+    def waiting(self) -> dict[str, float]:
+        """The orders that could not be filled yet: positions as shares of wealth."""
+        return self._where(self.state.waiting_XN, lambda share: not math.isnan(share))
+
+    def _where(self, values_1R: Tensor, wanted) -> dict[str, float]:
+        values = dict(zip(self.assets, values_1R[0].tolist(), strict=True))
+        return {name: value for name, value in values.items() if wanted(value)}
 
 
 def cash(simulator: PortfolioSimulator, note: str | None = None) -> Holdings:
     """Wealth 1 and nothing held."""
-    return Holdings((), simulator.start((1, 0)), None, note)
+    return Holdings(np.zeros(0, np.int64), (), simulator.start((1, 0)), note=note)
 
 
 def holdings_at(
-    con: duckdb.DuckDBPyConnection, panel: Panel, session: int, book: BookName, simulator: PortfolioSimulator
+    con: duckdb.DuckDBPyConnection,
+    panel: Panel,
+    session: int,
+    book: BookName,
+    simulator: PortfolioSimulator,
+    included: bool = False,
 ) -> Holdings:
-    """What the newest decision of a book before `session` has led to by that close.
+    """What the newest decision of a book before `session` has led to by that close, by the mechanics of the backtest.
 
-    The order of that decision was filled at the close after it, by the mechanics of the backtest.
+    Args:
+        included: whether that may be the decision of `session` itself, before its orders are filled.
     """
     con.execute(sql("decisions"))
-    date, feed = str(panel.dates[session]), str(panel.manifest["feed"])
     followed = "champion" if book == "trial" else book
-    found = con.execute(sql("previous_decision"), {"feed": feed, "book": followed, "date": date}).fetchone()
+    until = panel.dates[session] - (0 if included else 1)
+    key = {"feed": str(panel.manifest["feed"]), "book": followed, "date": str(until)}
+    found = con.execute(sql("previous_decision"), key).fetchone()
     if found is None:
-        return cash(simulator, "it is the first decision of its book, and begins in cash")
-    key = dict(zip(("date", "checkpoint", "planner", "data_version"), map(str, found[:4]), strict=True))
-    rows = con.execute(sql("decision_rows"), key).fetchall()
-    names, weights, signals, positions, held, hedges = (list(column) for column in zip(*rows, strict=True))
-    missing = [name for name, share in zip(names, held, strict=True) if share and name not in panel.assets]
+        return cash(simulator, "First decision: the portfolio starts in cash.")
+    columns = ("date", "checkpoint", "planner", "data_version")
+    decision = dict(zip(columns, map(str, found[:4]), strict=True))
+    wealth, peak, cash_share, hedge_share, stored, made_afterwards = found[4:]
+    rows = con.execute(sql("decision_rows"), decision | {"book": followed}).fetchall()
+    names, weights, signals, positions, held, hedges, growths, volatilities = map(list, zip(*rows, strict=True))
+    record = json.loads(stored) if stored else _older_record(names, held, wealth, peak, cash_share, hedge_share)
+    missing = [name for name, money in zip(record["assets"], record["positions"], strict=True) if money]
+    missing = [name for name in missing if name not in panel.assets]
     if missing:
         return cash(simulator, f"{', '.join(missing[:3])} is no longer among the prices: the book begins anew, in cash")
     previous = Previous(
-        date=key["date"],
-        checkpoint=key["checkpoint"],
-        planner=key["planner"],
+        session=panel.date_index(decision["date"]),
+        date=decision["date"],
+        checkpoint=decision["checkpoint"],
+        planner=decision["planner"],
         weights=dict(zip(names, weights, strict=True)),
         signals=dict(zip(names, signals, strict=True)),
         positions=dict(zip(names, positions, strict=True)),
         hedge=bool(hedges[0]),
+        expected_return=growths[0],
+        expected_volatility=volatilities[0],
+        made_afterwards=bool(made_afterwards),
+        same_return=bool(record.get("same_return")),
     )
-    known = [name in panel.assets for name in names]
-    roster = tuple(name for name, is_known in zip(names, known, strict=True) if is_known)
-
-    def row(values: list[Any]) -> torch.Tensor:
-        kept = [value for value, is_known in zip(values, known, strict=True) if is_known]
-        return torch.tensor([kept], dtype=torch.float64)
-
-    state = _stored_state(simulator, row(held), *found[4:])
-    action = PortfolioAction(row(weights), row(signals), torch.tensor([float(previous.hedge)], dtype=torch.float64))
-    return Holdings(roster, _advance(panel, simulator, state, action, roster, key["date"], session), previous)
+    return _advance(panel, simulator, record, previous, session)
 
 
-def _stored_state(
-    simulator: PortfolioSimulator, held_1R: torch.Tensor, wealth: float, peak: float, cash: float, hedge_held: float
-) -> PortfolioState:
-    """What was held at the close of a decision; its own order takes the place of all others at its fill."""
-    return replace(
-        simulator.start((1, held_1R.shape[1])),
-        positions_XN=held_1R * wealth,
-        cash_X=torch.tensor([cash * wealth], dtype=torch.float64),
-        hedge_X=torch.tensor([hedge_held * wealth], dtype=torch.float64),
-        peak_X=torch.tensor([peak], dtype=torch.float64),
+def record_of(
+    holdings: Holdings,
+    panel: Panel,
+    universe: Universe,
+    plan: PortfolioAction | None,
+    ordered: bool,
+    same_return: bool,
+) -> str:
+    """What later closes need of a decision, as JSON: the exact portfolio, the universe and the plan.
+
+    Args:
+        holdings: at the close of the decision, over its roster.
+        plan: path_1H over the universe.
+        ordered: False where the decision was not to trade.
+    """
+    state = holdings.state
+    return to_json(
+        {
+            "assets": holdings.assets,
+            "positions": state.positions_XN[0].tolist(),
+            "signals": state.signals_XN[0].tolist(),
+            "orders": state.waiting_XN[0].tolist(),  # NaN, where nothing waits, is null
+            "cash": float(state.cash_X),
+            "hedge": float(state.hedge_X),
+            "hedged": float(state.hedged_X),
+            "peak": float(state.peak_X),
+            "ordered": ordered,
+            "same_return": same_return,
+            "universe": [panel.assets[asset] for asset in universe.assets_N],
+            "universe_since": str(panel.dates[universe.start]),
+            "plan": plan and [part.tolist() for part in (plan.weights_XN, plan.signals_XN, plan.hedge_X)],
+        }
     )
+
+
+def _older_record(
+    names: list[str], held: list[float], wealth: float, peak: float, cash_share: float, hedge_share: float
+) -> dict[str, Any]:
+    """The record of a decision of a version that stored shares of wealth alone."""
+    nothing = [0.0] * len(names)
+    return {
+        "assets": names,
+        "positions": [share * wealth for share in held],
+        "signals": nothing,
+        "orders": [None] * len(names),
+        "cash": cash_share * wealth,
+        "hedge": hedge_share * wealth,
+        "hedged": 0.0,
+        "peak": peak,
+        "ordered": True,
+        "universe": None,
+        "plan": None,
+    }
 
 
 def _advance(
-    panel: Panel,
-    simulator: PortfolioSimulator,
-    state: PortfolioState,
-    action: PortfolioAction,
-    roster: tuple[str, ...],
-    decided: str,
-    session: int,
-) -> PortfolioState:
-    before = panel.date_index(decided)
-    roster_R = np.array([panel.assets.index(name) for name in roster])
-    returns_1RT, tradable_1RT = panel.returns_after(np.array([before]), roster_R[None], session - before)
-    rows_R = panel.rows(before, roster_R)
-    beta_R = np.where(rows_R >= 0, panel.beta[rows_R], 1.0).astype(np.float64)
-    last_R = panel.first[roster_R] + panel.lengths[roster_R] - 1
-    ended_TR = np.arange(before + 1, session + 1)[:, None] > last_R[None, :]
-    after, _ = simulator.step(
-        state,
-        action,
-        torch.from_numpy(returns_1RT).transpose(1, 2).double(),
-        torch.from_numpy(panel.market_returns[before + 1 : session + 1].astype(np.float64))[None],
-        torch.from_numpy(beta_R)[None],
-        torch.from_numpy(tradable_1RT).transpose(1, 2),
-        torch.from_numpy(ended_TR)[None],
-        torch.from_numpy(panel.delisting_return[roster_R]),
-        simulator.frictions(panel_liquidity(panel, before, roster_R)),
+    panel: Panel, simulator: PortfolioSimulator, record: dict[str, Any], previous: Previous, session: int
+) -> Holdings:
+    """From the close of a decision to a later one: its orders are filled at the close after it, and what is held drifts."""
+    known = sorted((panel.assets.index(name), i) for i, name in enumerate(record["assets"]) if name in panel.assets)
+    names = [panel.assets[asset] for asset, _ in known]
+
+    def row(values: list[float | None]) -> Tensor:
+        kept = [values[i] for _, i in known]
+        return torch.tensor([[math.nan if value is None else value for value in kept]], dtype=torch.float64)
+
+    def one(value: float) -> Tensor:
+        return torch.tensor([value], dtype=torch.float64)
+
+    orders_1R = row(record["orders"])
+    state = replace(
+        simulator.start((1, len(known))),
+        positions_XN=row(record["positions"]),
+        signals_XN=row(record["signals"]),
+        orders_XN=None if bool(orders_1R.isnan().all()) else orders_1R,
+        cash_X=one(record["cash"]),
+        hedge_X=one(record["hedge"]),
+        hedged_X=one(record["hedged"]),
+        peak_X=one(record["peak"]),
     )
-    return after
+    action = None
+    if record["ordered"]:
+        weights, signals = (
+            torch.tensor([[of.get(name, 0.0) for name in names]], dtype=torch.float64)
+            for of in (previous.weights, previous.signals)
+        )
+        action = PortfolioAction(weights, signals, one(float(previous.hedge)))
+    roster_R = np.array([asset for asset, _ in known], np.int64)
+    step = MarketStep.of(panel, roster_R, previous.session, session)
+    state, ledgers = step.advance(simulator, state, action)
+    universe, plan = None, None
+    if record["universe"] and all(name in panel.assets for name in record["universe"]):
+        assets_N = np.array([panel.assets.index(name) for name in record["universe"]], np.int64)
+        universe = Universe(panel.date_index(record["universe_since"]), assets_N)
+        plan = record["plan"] and PortfolioAction(*(torch.tensor(part) for part in record["plan"]))
+    return Holdings(roster_R, tuple(names), state, universe, plan, previous, ledgers[-1] if ledgers else None)

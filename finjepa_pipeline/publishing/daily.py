@@ -1,12 +1,17 @@
-"""Who decides on a date, from which book, and that a decision is made once."""
+"""Who decides on a date, from which book, and that a decision is made once.
+
+A book decides when `model.stride` sessions have passed since its last decision, as a backtest does, and holds in between. What
+it missed is decided first, in order, as of those closes: so the book is the backtest of the same sessions, whenever it ran.
+"""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 
 from finjepa_model.checkpoint import read_config
@@ -15,10 +20,18 @@ from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.finjepa_strategy import planner_of, strategy_name
 from finjepa_pipeline.features import build_panel, current_panel
-from finjepa_pipeline.prices.store import current_revision, require_shown
+from finjepa_pipeline.prices.store import active_options, current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, holdings_at
-from finjepa_pipeline.publishing.decision import decide, decision_session, file_of, store_decision, stored
-from finjepa_pipeline.publishing.gate import current_champion
+from finjepa_pipeline.publishing.decision import (
+    decide,
+    decision_session,
+    file_of,
+    hold,
+    store_decision,
+    stored,
+    write_files,
+)
+from finjepa_pipeline.publishing.gate import current_champion, why_unusable
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.sql_files import sql
 from finjepa_pipeline.training.named import NamedCheckpoint, named_checkpoint
@@ -54,10 +67,11 @@ def make_decision(
     of_run: Path | None = None,
     prices: tuple[str, str] | None = None,
 ) -> MadeDecision | None:
-    """Decide at a close, or find that it has been done.
+    """Decide at a close, find that it has been done, or hold.
 
     The champion decides: for an earlier date the one that was champion in the night after that close, or the present one where
-    there was none yet. Another checkpoint, planner or utility makes a trial, from what the champion's book holds.
+    there was none yet. For a date before the first decision of the champion's book, and for another checkpoint, planner or
+    utility, which makes a trial from what the champion's book holds, there is no schedule: it is decided on that date.
 
     Args:
         of_run: the panel of the run that asks; the home's where None.
@@ -70,8 +84,12 @@ def make_decision(
     named = None if checkpoint is None else named_checkpoint(settings, checkpoint)
     panel = _panel_for(settings, warehouse, named, of_run, prices)
     session = decision_session(panel, as_of)
-    decider = _decider(settings, warehouse, panel, session, named, planner, utility)
-    return None if decider is None else _made(settings, warehouse, panel, session, decider)
+    with warehouse.connect() as con:
+        decider = _decider(con, settings, panel, session, named, planner, utility)
+    if decider is None:
+        return None
+    follow = _follow if decider.book == "champion" else _made
+    return follow(settings, warehouse, panel, session, decider)
 
 
 def act(checkpoint: str, planner: str = "mppi") -> dict[str, Any]:
@@ -89,30 +107,86 @@ def act(checkpoint: str, planner: str = "mppi") -> dict[str, Any]:
 def backfill_decisions(
     settings: Settings, warehouse: Warehouse, first: str, last: str, log: Callable[[str], object] = lambda line: None
 ) -> list[MadeDecision]:
-    """Decide for each session from `first` to `last` (ISO dates, both included), in order; a date on which the champion's book
-    has a decision keeps it.
+    """Decide where a decision is due from `first` to `last` (ISO dates, both included), in order; a date on which a book has a
+    decision keeps it.
 
     Raises:
         FinJEPAError: if there is no champion.
     """
     panel = Panel.open(current_panel(settings))
-    key = {"feed": str(panel.manifest["feed"]), "first": first, "last": last}
-    with warehouse.connect() as con:
-        con.execute(sql("decisions"))
-        decided = {row[0].isoformat() for row in con.execute(sql("decided_dates"), key).fetchall()}
     wanted = (panel.dates >= np.datetime64(first)) & (panel.dates <= np.datetime64(last))
     made = []
     for session in np.nonzero(wanted)[0].tolist():
-        date = str(panel.dates[session])
-        if date in decided:
-            log(f"{date} was decided in its night")
-            continue
-        decider = _decider(settings, warehouse, panel, session)
-        if decider is None:
-            raise FinJEPAError("there is no champion yet; run `finjepa demo`, or train and publish one")
-        made.append(_made(settings, warehouse, panel, session, decider))
-        log(f"{date}: {decider.book} book, checkpoint {made[-1].decision['checkpoint']}")
+        with warehouse.connect() as con:
+            decider = _champion_of(con, settings, panel, session)
+            if decider is None:
+                raise FinJEPAError("there is no champion yet; run `finjepa demo`, or train and publish one")
+            decided = _decided(con, panel, decider.book)
+        if session in decided:
+            log(f"{panel.dates[session]} was decided before")
+        elif _is_due(decider, decided, session):
+            made.append(_made(settings, warehouse, panel, session, decider))
+            log(f"{panel.dates[session]}: {decider.book} book, checkpoint {made[-1].decision['checkpoint']}")
     return made
+
+
+def _follow(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:
+    """The champion's book at a close, after what it missed before."""
+    folder = settings.reports / "decisions"
+    with warehouse.connect() as con:
+        decided = _decided(con, panel, decider.book)
+        due = _due(con, settings, panel, session, decider, decided)
+        calendar = _calendar(con)
+    made = None
+    for day, by in due:
+        made = _made(settings, warehouse, panel, day, by)
+    if made is not None and due[-1][0] == session:
+        return made
+    path = folder / f"{panel.dates[session]}.json"
+    if session in decided and path.is_file():
+        return MadeDecision(json.loads(path.read_text(encoding="utf-8")), path, new=False)
+    config = read_config(decider.checkpoint.folder)
+    with warehouse.connect() as con:
+        simulator = PortfolioSimulator(config.portfolio)
+        holdings = holdings_at(con, panel, session, decider.book, simulator, included=True)
+    standing = hold(panel, session, holdings, decider.book, config.model.stride, calendar)
+    return MadeDecision(standing.to_json(), write_files(standing, folder), new=False)
+
+
+def _due(
+    con: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    panel: Panel,
+    session: int,
+    decider: _Decider,
+    decided: Sequence[int],
+) -> list[tuple[int, _Decider]]:
+    """The decisions that a book lacks up to a close, in order, and who makes each: the champion of its night."""
+    due: list[tuple[int, _Decider]] = []
+    start = max((one for one in decided if one <= session), default=session)
+    for day in range(start, session + 1):
+        by = decider if day == session else _champion_of(con, settings, panel, day) or decider
+        if day not in decided and _is_due(by, [*decided, *(one for one, _ in due)], day):
+            due.append((day, replace(by, book=decider.book)))
+    return due
+
+
+def _decided(con: duckdb.DuckDBPyConnection, panel: Panel, book: BookName) -> list[int]:
+    """The sessions at whose close a book has a decision, ascending."""
+    con.execute(sql("decisions"))
+    key = {"feed": str(panel.manifest["feed"]), "book": book}
+    dates = [row[0].isoformat() for row in con.execute(sql("decided_dates"), key).fetchall()]
+    return [panel.date_index(date) for date in dates if date >= str(panel.dates[0])]
+
+
+def _is_due(decider: _Decider, decided: Sequence[int], session: int) -> bool:
+    """Whether a book that has decided at these sessions decides at another one: never before its newest decision."""
+    return not decided or session >= max(decided) + read_config(decider.checkpoint.folder).model.stride
+
+
+def _calendar(con: duckdb.DuckDBPyConnection) -> str:
+    """The exchange of this home's prices."""
+    return json.loads(active_options(con) or "{}").get("calendar") or "XNYS"
 
 
 def _panel_for(
@@ -156,42 +230,49 @@ def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, 
     path = settings.reports / "decisions"
     simulator = PortfolioSimulator(read_config(decider.checkpoint.folder).portfolio)
     with warehouse.connect() as con:
-        known = stored(path, con, key, decider.book)
+        known = stored(path, con, key | {"feed": str(panel.manifest["feed"])}, decider.book)
         if known is not None:
             return MadeDecision(known, file_of(path, key, decider.book), new=False)
         holdings = holdings_at(con, panel, session, decider.book, simulator)
-    decision = decide(decider.checkpoint, panel, decider.planner, session, holdings, decider.book)
+        calendar = _calendar(con)
+    decision = decide(decider.checkpoint, panel, decider.planner, session, holdings, decider.book, calendar=calendar)
     with warehouse.connect() as con:
         file, new = store_decision(con, decision, path)
     return MadeDecision(json.loads(file.read_text(encoding="utf-8")), file, new)
 
 
 def _decider(
+    con: duckdb.DuckDBPyConnection,
     settings: Settings,
-    warehouse: Warehouse,
     panel: Panel,
     session: int,
-    checkpoint: NamedCheckpoint | None = None,
-    planner: str | None = None,
-    utility: str | None = None,
+    checkpoint: NamedCheckpoint | None,
+    planner: str | None,
+    utility: str | None,
 ) -> _Decider | None:
     if checkpoint is not None:
         return _Decider(checkpoint, strategy_name(planner or "mppi", utility), "trial")
+    chosen = _champion_of(con, settings, panel, session)
+    if chosen is None or (planner is None and utility is None):
+        return chosen
+    asked = strategy_name(planner or planner_of(chosen.planner), utility)
+    return chosen if asked == chosen.planner else _Decider(chosen.checkpoint, asked, "trial")
+
+
+def _champion_of(con: duckdb.DuckDBPyConnection, settings: Settings, panel: Panel, session: int) -> _Decider | None:
+    """Who was champion in the night after a close; the present one where there was none yet, or where that one can no longer
+    act. The book is `hindsight` before the first decision of the champion's, or where there was no champion."""
     night = datetime.combine(panel.dates[session].item() + timedelta(days=1), NIGHT_ENDS)
-    with warehouse.connect() as con:
-        present = current_champion(con)
-        then = present if session == len(panel.dates) - 1 else current_champion(con, until=night)
-    chosen = then or present
-    if chosen is None:
+    decided = _decided(con, panel, "champion")
+    present = current_champion(con)
+    then = present if session == len(panel.dates) - 1 else current_champion(con, until=night)
+    if present is None:
         return None
-    book: BookName = "champion" if then is not None else "hindsight"
+    own = bool(decided and session >= decided[0]) or (not decided and then is not None)
+    chosen = then or present
+    if chosen.checkpoint != present.checkpoint and why_unusable(settings.checkpoints / chosen.checkpoint):
+        chosen = present
     folder = checkpoint_here(settings, chosen.checkpoint)
     if folder is None:
         raise FinJEPAError(f"the champion {chosen.checkpoint} is gone from {settings.checkpoints}; train it again")
-    acting = named_checkpoint(settings, folder)
-    asked = chosen.strategy
-    if planner is not None or utility is not None:
-        asked = strategy_name(planner or planner_of(chosen.strategy), utility)
-    if asked != chosen.strategy:
-        return _Decider(acting, asked, "trial")
-    return _Decider(acting, chosen.strategy, book)
+    return _Decider(named_checkpoint(settings, folder), chosen.strategy, "champion" if own else "hindsight")

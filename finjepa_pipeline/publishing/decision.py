@@ -1,6 +1,7 @@
-"""The decision for a date: what the champion would do at that close, from what is held, and what it expects.
+"""The decision for a date: what the champion does at that close, from what is held, and what it expects.
 
-It is the strategy's own `decide`, as it is backtested. It starts from the portfolio that the decision before left.
+It is the strategy's own `decide`, as the backtest asks it. It starts from the portfolio, the universe and the plan that the
+decision before left. Between two decisions a book holds.
 """
 
 import json
@@ -13,16 +14,19 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json, write_text
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
 from finjepa_model.training.splits import history_needed
-from finjepa_pipeline.backtest.finjepa_strategy import Expectation, FinJEPAStrategy, action_of
+from finjepa_pipeline.backtest.engine import REBALANCE_UNIVERSE_EVERY, decide_at
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
-from finjepa_pipeline.backtest.market_view import MarketView, universes
+from finjepa_pipeline.backtest.market_view import MarketView, next_universe
 from finjepa_pipeline.backtest.store import insert, transaction
-from finjepa_pipeline.publishing.book import BookName, Holdings, cash
+from finjepa_pipeline.prices.calendar import session_after
+from finjepa_pipeline.publishing.book import BookName, Holdings, cash, record_of
 from finjepa_pipeline.publishing.reasons import Reasons, reasons_for
 from finjepa_pipeline.publishing.search import Search
 from finjepa_pipeline.sql_files import sql
@@ -36,10 +40,17 @@ class Decision:
     Attributes:
         held: signed shares of wealth at the close, before the decision; `held_cash` and `held_hedge` beside it.
         wealth, peak: of the book, which began at 1.
+        net_return, turnover: of the session that ended at this close, after costs; turnover is one-way.
+        waiting: orders of the decision before that could not be filled yet, as shares of wealth.
         previous_date: of the decision before; None where the book begins.
+        hold: no decision is due at this close: weights, signals, hedge and positions are those of the decision of `decided`.
+        next_decision: the close of the next decision of this book; None for a trial, which has none.
+        made_afterwards: a later close was known when the decision was made.
+        same_return: the read-out expects the same return of every asset, so that the decision rests on risk and costs.
         changes: what differs from the decision before, in words.
         expected_return, expected_volatility: of the portfolio over the next decision step, annualised, by the model's own
             account.
+        record: what the next decision needs, for the table; see `record_of`.
     """
 
     date: str
@@ -62,15 +73,24 @@ class Decision:
     wealth: float
     peak: float
     previous_date: str | None
+    net_return: float
+    turnover: float
+    waiting: dict[str, float]
+    hold: bool
+    decided: str
+    next_decision: str | None
+    made_afterwards: bool
+    same_return: bool
     changes: tuple[str, ...]
-    why: Reasons
-    search: Search | None = None  # None of a decision that was made before searches were kept
+    why: Reasons | None = None  # None on a hold, and where nothing was ordered
+    search: Search | None = None  # likewise
+    record: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return vars(self) | {
+        return {name: value for name, value in vars(self).items() if name != "record"} | {
             "assets": list(self.assets),
             "changes": list(self.changes),
-            "why": asdict(self.why),
+            "why": self.why and asdict(self.why),
             "search": self.search and asdict(self.search),
         }
 
@@ -100,12 +120,15 @@ def decide(
     holdings: Holdings | None = None,
     book: BookName = "trial",
     n_assets: int = 20,
+    calendar: str = "XNYS",
 ) -> Decision:
     """Decide at a close.
 
     Args:
         session: as `decision_session` gives it.
-        holdings: what is held at that close; cash where None.
+        holdings: what is held at that close; cash where None. Its universe and its plan are carried on as in a backtest,
+            the plan where the same planner of the same checkpoint decided before; a trial chooses its universe anew.
+        calendar: of the exchange, for the date of the next decision.
 
     Raises:
         FinJEPAError: if the checkpoint does not fit the panel, or no asset has enough history by then.
@@ -117,22 +140,42 @@ def decide(
             f"checkpoint {checkpoint.name} reads the channels {', '.join(config.model.channels)}, but these prices give "
             f"{', '.join(panel.channels)}; ingest the prices it was trained on, or train again"
         )
-    history = history_needed(config)
-    [universe] = universes(panel, [session], n_assets, history, every=1)
-    view = MarketView(panel, session, universe.assets_N, history)
+    history, name = history_needed(config), checkpoint.name
     simulator = PortfolioSimulator(config.portfolio)
     holdings = holdings or cash(simulator)
+    previous, carried = holdings.previous, None if book == "trial" else holdings.universe
+    universe = next_universe(carried, panel, session, n_assets, history, REBALANCE_UNIVERSE_EVERY)
+    view = MarketView(panel, session, universe.assets_N, history)
     strategy = FinJEPAStrategy(planner, imagination)
-    plan = strategy.plan(view, holdings.over(view.assets, simulator))
-    action, expected = action_of(plan), Expectation.of(plan)
+    if previous and holdings.universe and holdings.plan and (previous.checkpoint, previous.planner) == (name, planner):
+        strategy.resume(tuple(panel.assets[asset] for asset in holdings.universe.assets_N), holdings.plan)
+    holdings = holdings.over(panel, universe.assets_N)
+    places_N = np.searchsorted(holdings.roster_R, universe.assets_N)
+    action = decide_at(strategy, view, holdings.state, places_N)
+    path = strategy.last[1].path if strategy.last and strategy.last[0] == view.assets else None
+    same_return = not bool(imagination.model.readout.weights_Z.any())
+    common = _of_book(panel, session, holdings, book) | {
+        "planner": planner,
+        "checkpoint": name,
+        "decided": str(view.date),
+        "next_decision": None
+        if book == "trial"
+        else date_of_session(panel, session + config.model.stride, calendar).isoformat(),
+        "made_afterwards": session < len(panel.dates) - 1,
+        "same_return": same_return,
+        "record": record_of(holdings, panel, universe, path, action is not None, same_return),
+    }
+    if action is None or strategy.last is None:
+        return Decision(**common | _as_before(holdings, view.assets), changes=("No orders: no asset has a price.",))
+    _, expected = strategy.expected[-1]
     steps_a_year = config.portfolio.sessions_per_year / config.model.stride
+    action = PortfolioAction(action.weights_XN[:, places_N], action.signals_XN[:, places_N], action.hedge_X)
     positions_N = action.positions(config.portfolio.allow_short, config.portfolio.max_gross)[0].tolist()
     positions = dict(zip(view.assets, positions_N, strict=True))
     signals = {name: round(s) for name, s in zip(view.assets, action.signals_XN[0].tolist(), strict=True)}
     hedge = bool(action.hedge_X[0] > 0.5)
-    wealth = float(holdings.state.wealth_X[0])
     return Decision(
-        date=str(view.date),
+        **common,
         assets=view.assets,
         weights=dict(zip(view.assets, action.weights_XN[0].tolist(), strict=True)),
         signals=signals,
@@ -141,27 +184,87 @@ def decide(
         cash=1 - sum(positions.values()),
         expected_return=expected.growth * steps_a_year,
         expected_volatility=expected.volatility * steps_a_year**0.5,
-        planner=planner,
-        checkpoint=checkpoint.name,
-        data_version=str(panel.manifest["data_version"]),
-        feed=str(panel.manifest["feed"]),
-        book=book,
-        held=holdings.shares,
-        held_cash=float(holdings.state.cash_X[0]) / wealth,
-        held_hedge=float(holdings.state.hedge_X[0]) / wealth,
-        wealth=wealth,
-        peak=float(holdings.state.peak_X[0]),
-        previous_date=holdings.previous.date if holdings.previous else None,
         changes=_changes(holdings, positions, signals, hedge),
         why=reasons_for(panel, session, universe.assets_N, imagination, expected),
-        search=Search.of(plan, view.assets),
+        search=Search.of(strategy.last[1], view.assets),
     )
+
+
+def hold(panel: Panel, session: int, holdings: Holdings, book: BookName, stride: int, calendar: str) -> Decision:
+    """What stands at a close: the decision before, and what is held of it now. At the close of that decision itself it is what
+    the tables know of it."""
+    previous = holdings.previous
+    assert previous is not None
+    after = date_of_session(panel, previous.session + stride, calendar).isoformat()
+    lines = [f"The decision of {previous.date} stands; the next one is at the close of {after}."]
+    lines += [
+        f"{name}: the order for {share:.1%} waits until it can be traded" for name, share in holdings.waiting.items()
+    ]
+    return Decision(
+        **_of_book(panel, session, holdings, book) | {"hold": session > previous.session},
+        **_as_before(holdings, ()),
+        planner=previous.planner,
+        checkpoint=previous.checkpoint,
+        decided=previous.date,
+        next_decision=after,
+        made_afterwards=previous.made_afterwards,
+        same_return=previous.same_return,
+        changes=tuple(lines),
+    )
+
+
+def date_of_session(panel: Panel, session: int, calendar: str) -> day:
+    """The date of a session of the panel, or of one that lies ahead of it by the calendar of the exchange."""
+    ahead = session - len(panel.dates) + 1
+    return panel.dates[session].item() if ahead <= 0 else session_after(calendar, panel.dates[-1].item(), ahead)
+
+
+def _of_book(panel: Panel, session: int, holdings: Holdings, book: BookName) -> dict[str, Any]:
+    """What a book holds at a close."""
+    state, ledger = holdings.state, holdings.session
+    wealth = float(state.wealth_X)
+    earned = 0.0 if ledger is None else float(ledger.pnl_X - ledger.cost_X)
+    return {
+        "date": str(panel.dates[session]),
+        "data_version": str(panel.manifest["data_version"]),
+        "feed": str(panel.manifest["feed"]),
+        "book": book,
+        "held": holdings.shares,
+        "held_cash": float(state.cash_X) / wealth,
+        "held_hedge": float(state.hedge_X) / wealth,
+        "wealth": wealth,
+        "peak": float(state.peak_X),
+        "previous_date": holdings.previous.date if holdings.previous else None,
+        "net_return": earned / (wealth - earned),
+        "turnover": 0.0 if ledger is None else float(ledger.turnover_X),
+        "waiting": holdings.waiting,
+        "hold": False,
+    }
+
+
+def _as_before(holdings: Holdings, assets: tuple[str, ...]) -> dict[str, Any]:
+    """The decision before, which stands; nothing held where there was none."""
+    previous = holdings.previous
+    if previous is None:
+        flat = dict.fromkeys(assets, 0.0)
+        equal = dict.fromkeys(assets, 1 / len(assets))
+        kept = {
+            "assets": assets,
+            "weights": equal,
+            "signals": dict.fromkeys(assets, 0),
+            "positions": flat,
+            "hedge": False,
+        }
+        return kept | {"cash": 1.0, "expected_return": 0.0, "expected_volatility": 0.0}
+    names = ("weights", "signals", "positions", "hedge", "expected_return", "expected_volatility")
+    kept = {name: getattr(previous, name) for name in names}
+    return kept | {"assets": tuple(previous.weights), "cash": 1 - sum(previous.positions.values())}
 
 
 def stored(folder: Path, con: duckdb.DuckDBPyConnection, key: dict[str, str], book: BookName) -> dict[str, Any] | None:
     """The JSON of a decision that stands in the tables and in its file already; None where either is missing."""
     con.execute(sql("decisions"))
-    [(known,)] = con.execute(sql("known_decision"), key).fetchall()
+    [(known,)] = con.execute(sql("known_decision"), key | {"book": book}).fetchall()
     path = file_of(folder, key, book)
     if not known or not path.is_file():
         return None
@@ -182,13 +285,12 @@ def store_decision(con: duckdb.DuckDBPyConnection, decision: Decision, folder: P
     Returns:
         The JSON file, and whether the decision is new.
     """
-    from finjepa_pipeline.publishing.decision_page import decision_page
-
     con.execute(sql("decisions"))
     key = {name: getattr(decision, name) for name in ("date", "checkpoint", "planner", "data_version")}
-    [(known,)] = con.execute(sql("known_decision"), key).fetchall()
+    where = {"feed": decision.feed, "book": decision.book}
+    [(known,)] = con.execute(sql("known_decision"), key | where).fetchall()
     if not known:
-        names = list(dict.fromkeys((*decision.assets, *decision.held)))
+        names = list(dict.fromkeys((*decision.assets, *decision.weights, *decision.held)))
         rows = {
             "asset": names,
             "weight": [decision.weights.get(name, 0.0) for name in names],
@@ -196,18 +298,27 @@ def store_decision(con: duckdb.DuckDBPyConnection, decision: Decision, folder: P
             "position": [decision.positions.get(name, 0.0) for name in names],
             "held": [decision.held.get(name, 0.0) for name in names],
         }
-        more = {name: getattr(decision, name) for name in ("hedge", "expected_return", "expected_volatility")}
-        portfolio = {name: getattr(decision, name) for name in ("feed", "book", "previous_date", "wealth", "peak")}
+        more = {name: getattr(decision, name) for name in ("hedge", "expected_return", "expected_volatility", "book")}
+        columns = ("previous_date", "wealth", "peak", "made_afterwards")
+        portfolio = where | {name: getattr(decision, name) for name in columns} | {"state": decision.record}
         with transaction(con):
             insert(con, "decisions", key | more, rows)
             con.execute(
                 sql("add_decision_portfolio"),
                 key | portfolio | {"cash": decision.held_cash, "hedge_held": decision.held_hedge},
             )
+    return write_files(decision, folder), not known
+
+
+def write_files(decision: Decision, folder: Path) -> Path:
+    """Write the JSON file of a decision or of a hold, and the page beside it; returns the JSON file."""
+    from finjepa_pipeline.publishing.decision_page import decision_page
+
+    key = {"date": decision.date, "checkpoint": decision.checkpoint, "planner": decision.planner}
     path = file_of(folder, key, decision.book)
     write_text(path.with_suffix(".html"), decision_page(decision))
     write_text(path, to_json(decision.to_json(), indent=2) + "\n")
-    return path, not known
+    return path
 
 
 _SIGNALS = {1: "long", 0: "flat", -1: "short"}
@@ -216,7 +327,7 @@ _SIGNALS = {1: "long", 0: "flat", -1: "short"}
 def _changes(holdings: Holdings, positions: dict[str, float], signals: dict[str, int], hedge: bool) -> tuple[str, ...]:
     previous = holdings.previous
     if previous is None:
-        return (holdings.note or "it begins in cash",)
+        return (holdings.note or "The portfolio starts in cash.",)
     lines = []
     if hedge != previous.hedge:
         lines.append(f"the hedge goes {'on' if hedge else 'off'}")

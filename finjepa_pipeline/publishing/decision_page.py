@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from finjepa_pipeline.publishing.decision import Decision
+    from finjepa_pipeline.publishing.reasons import Reasons
+
+SAME_RETURN = "The model expects the same return of every asset: this decision rests on risk and costs alone."
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--dim:#667;--line:#ddd;--bar:#3b82f6;--short:#d97706}
@@ -27,30 +30,58 @@ _SIGNALS = {1: "long", 0: "flat", -1: "short"}
 
 def decision_page(decision: "Decision") -> str:
     """The page, in light and dark, for a wide and a narrow window."""
-    title = f"Decision at the close of {decision.date}"
-    seen_later = (
-        "<p class='dim'>No checkpoint was champion on this date: the present one decides, and it has seen later prices.</p>"
-        if decision.book == "hindsight"
-        else ""
+    title = f"{'Hold' if decision.hold else 'Decision'} at the close of {decision.date}"
+    later = [text for text, applies in _REMARKS if applies(decision)]
+    remarks = "".join(f"<p class='dim'>{text}</p>" for text in later)
+    same = f'<p class="head"><b>{SAME_RETURN}</b></p>' if decision.same_return else ""
+    due = (
+        f'Hold: the <a href="{decision.decided}.html">decision of {decision.decided}</a> stands, and the next one is at the '
+        f"close of {decision.next_decision}."
+        if decision.hold
+        else "To be filled at the next close."
+        + (f" The next decision is at the close of {decision.next_decision}." if decision.next_decision else "")
     )
-    body = f"""<h1>{title}</h1>
-<p class="head">Hold {_invested(decision):.0%} of wealth in {_count(decision)} assets, the hedge
-<b>{"on" if decision.hedge else "off"}</b>, the rest in cash. Expected return {decision.expected_return:+.1%} and volatility
-{decision.expected_volatility:.1%} a year, by the model's own account, which is no evidence of skill.</p>{seen_later}
-<p class="dim">To be filled at the next close. Planner {html.escape(decision.planner)}, checkpoint
-{html.escape(decision.checkpoint)}, prices {html.escape(decision.feed)} ({html.escape(decision.data_version)}).</p>
-<h2>What to hold</h2>{_weights(decision)}
-<div class="grid"><section><h2>What changed since {decision.previous_date or "the beginning"}</h2>
+    body = f"""<h1>{title}</h1>{same}
+<p class="head">{html.escape(decision.planner)} {"wants" if decision.hold else "holds"} {_invested(decision):.0%} of wealth in
+{_count(decision)} assets and {decision.cash:.0%} in cash, the hedge <b>{"on" if decision.hedge else "off"}</b>. {due}</p>
+<p>Expected return {decision.expected_return:+.1%} and volatility {decision.expected_volatility:.1%} a year, by the model's own
+account, which is no evidence of skill.</p>{remarks}
+<p class="dim">Checkpoint {html.escape(decision.checkpoint)}, prices {html.escape(decision.feed)}
+({html.escape(decision.data_version)}).</p>
+<h2>What is held</h2>{_weights(decision)}
+<div class="grid"><section><h2>{_since(decision)}</h2>
 {_list(decision.changes)}</section>
-<section><h2>Why: cost by term (lower is better)</h2>{_terms(decision)}</section>
-<section><h2>Predicted path of wealth</h2>{_path(decision)}{_calibration(decision)}</section>
-<section><h2>How the plan was found</h2>{_search(decision)}</section>
-<section><h2>Past closes most like this one</h2>{_regimes(decision)}</section></div>"""
+{"" if decision.why is None else _why(decision, decision.why)}</div>"""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body>{body}</body></html>"
     )
+
+
+_REMARKS = (
+    (
+        "No checkpoint was champion on this date: the present one decides, and it has seen later prices.",
+        lambda decision: decision.book == "hindsight",
+    ),
+    (
+        "The decision was made after a later close was known: a run was missed, and the next one made up for it.",
+        lambda decision: decision.made_afterwards and decision.book == "champion",
+    ),
+)
+
+
+def _since(decision: "Decision") -> str:
+    if decision.hold:
+        return "What stands"
+    return f"What changed since {decision.previous_date}" if decision.previous_date else "What changed"
+
+
+def _why(decision: "Decision", why: "Reasons") -> str:
+    return f"""<section><h2>Why: cost by term (lower is better)</h2>{_terms(why)}</section>
+<section><h2>Predicted path of wealth</h2>{_path(why)}{_calibration(why)}</section>
+<section><h2>How the plan was found</h2>{_search(decision)}</section>
+<section><h2>Past closes most like this one</h2>{_regimes(why)}</section>"""
 
 
 def _invested(decision: "Decision") -> float:
@@ -92,17 +123,15 @@ def _list(lines: tuple[str, ...]) -> str:
     return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
 
 
-def _terms(decision: "Decision") -> str:
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{value:+.5f}</td></tr>" for name, value in decision.why.terms.items()
-    )
-    return f"<table><tr><th>term</th><th>cost over {len(decision.why.path)} decision steps</th></tr>{rows}</table>"
+def _terms(why: "Reasons") -> str:
+    rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{value:+.5f}</td></tr>" for name, value in why.terms.items())
+    return f"<table><tr><th>term</th><th>cost over {len(why.path)} decision steps</th></tr>{rows}</table>"
 
 
-def _path(decision: "Decision") -> str:
+def _path(why: "Reasons") -> str:
     """Expected wealth with a band of one predicted standard deviation, as a drawing."""
     middle, variance, points = 0.0, 0.0, [(0, 1.0, 1.0, 1.0)]
-    for step, (growth, volatility) in enumerate(decision.why.path, start=1):
+    for step, (growth, volatility) in enumerate(why.path, start=1):
         middle, variance = middle + growth, variance + volatility**2
         spread = math.sqrt(variance)
         points.append((step, math.exp(middle - spread), math.exp(middle), math.exp(middle + spread)))
@@ -116,7 +145,7 @@ def _path(decision: "Decision") -> str:
     line = " ".join(at(p[0], p[2]) for p in points)
     steps = "".join(
         f'<text x="{50 + 300 * p[0] / (len(points) - 1):.0f}" y="158" font-size="10" text-anchor="middle" fill="currentColor">'
-        f"{p[0] * decision.why.step_sessions}</text>"
+        f"{p[0] * why.step_sessions}</text>"
         for p in points
     )
     return (
@@ -130,17 +159,14 @@ def _path(decision: "Decision") -> str:
     )
 
 
-def _calibration(decision: "Decision") -> str:
-    found = decision.why.calibration
+def _calibration(why: "Reasons") -> str:
+    found = why.calibration
     if found.within is None or found.ratio is None:
         return f'<p class="dim">Calibration: {found.predictions} predictions on unseen dates are too few to say anything.</p>'
-    related = (
-        "" if found.correlation is None else f" Predicted and realised returns correlate {found.correlation:+.2f}."
-    )
     return (
         f'<p class="dim">Calibration on {found.predictions} earlier dates that no training has seen, for an equally weighted '
         f"portfolio: {found.within:.0%} came out within one predicted standard deviation (68 % is right), and the typical miss "
-        f"was {found.ratio:.2f} of them (1 is right).{related}</p>"
+        f"was {found.ratio:.2f} of them (1 is right).</p>"
     )
 
 
@@ -150,14 +176,14 @@ def _search(decision: "Decision") -> str:
     return '<p class="dim">Not kept.</p>' if decision.search is None else search_section(decision.search)
 
 
-def _regimes(decision: "Decision") -> str:
-    if not decision.why.regimes:
+def _regimes(why: "Reasons") -> str:
+    if not why.regimes:
         return '<p class="dim">The history is too short to look back.</p>'
     rows = "".join(
         f"<tr><td>{regime.date}</td><td>{regime.similarity:.2f}</td><td>{regime.market_return:+.1%}</td></tr>"
-        for regime in decision.why.regimes
+        for regime in why.regimes
     )
     return (
         "<table><tr><th>close</th><th>similarity</th><th>market in the "
-        f"{decision.why.step_sessions} sessions after</th></tr>{rows}</table>"
+        f"{why.step_sessions} sessions after</th></tr>{rows}</table>"
     )

@@ -127,7 +127,7 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
         return say("refused", *(f"{finding.name}: {finding.detail}" for finding in red))
     if champion is None:
         return say("promoted", "there was no champion", summary(found))
-    unusable = _why_unusable(checkpoint.with_name(champion.checkpoint))
+    unusable = why_unusable(checkpoint.with_name(champion.checkpoint))
     if unusable is not None:
         return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", summary(found))
     champion_T, challenger_T = _paired_returns(con, champion, checkpoint, strategy, data_version)
@@ -149,7 +149,7 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
     return say("kept", reason, **numbers)
 
 
-def _why_unusable(checkpoint: Path) -> str | None:
+def why_unusable(checkpoint: Path) -> str | None:
     """Why a checkpoint cannot act any more, as after an upgrade or when it was deleted; None where it can."""
     from finjepa_model import FinJEPA
 

@@ -41,13 +41,11 @@ class Calibration:
     Attributes:
         within: share of outcomes within one predicted standard deviation of what was predicted; 0.68 is right.
         ratio: realised standard deviation of the standardised outcomes; 1 is right, above it risk was underestimated.
-        correlation: of predicted and realised log growth.
     """
 
     predictions: int
     within: float | None
     ratio: float | None
-    correlation: float | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def reasons_for(
     past = [(int(s), MarketView(panel, int(s), assets_N, history)) for s in sessions_B]
     past = [(s, view) for s, view in past if view.present_N.any()]
     if not past:
-        return Reasons(expected.terms, expected.path, stride, (), Calibration(0, None, None, None))
+        return Reasons(expected.terms, expected.path, stride, (), Calibration(0, None, None))
     now_D = _look(imagination, [MarketView(panel, session, assets_N, history)])[0][0]
     latents, means, spreads = _look(imagination, [view for _, view in past])
     followed = [_compound(panel.market_returns[s + 2 : s + 2 + stride]) for s, _ in past]
@@ -131,16 +129,14 @@ def _calibration(
 ) -> Calibration:
     chosen = [b for b, (s, _) in enumerate(past) if s >= unseen_from and spread_B[b] > 0]
     if len(chosen) < _MIN_CALIBRATION:
-        return Calibration(len(chosen), None, None, None)
+        return Calibration(len(chosen), None, None)
     outcomes = []
     for b in chosen:
         s, view = past[b]
         returns_1NT, _ = panel.returns_after(np.array([s + 1]), assets_N[None], stride)
         outcomes.append(np.mean([_compound(row) for row in returns_1NT[0][view.present_N]]))
     z = (np.array(outcomes) - mean_B[chosen]) / spread_B[chosen]
-    moved = np.std(outcomes) > 0 and np.std(mean_B[chosen]) > 0
-    correlation = float(np.corrcoef(mean_B[chosen], outcomes)[0, 1]) if moved else None
-    return Calibration(len(chosen), float((np.abs(z) <= 1).mean()), float(np.sqrt((z**2).mean())), correlation)
+    return Calibration(len(chosen), float((np.abs(z) <= 1).mean()), float(np.sqrt((z**2).mean())))
 
 
 def _compound(returns_T: np.ndarray) -> float:

@@ -118,8 +118,6 @@ class Tasks:
 def walk_one(sitting: Sitting, overnight: np.ndarray | None, name: str) -> Found:
     """One strategy's walk, on a node of the cluster."""
     seat = _seat(sitting)
-    if name in (*sitting.docket.planners, "shuffled_actions"):
-        seat.imagine()
     (strategy,) = seat.bench.make([name])
     walked = walk(strategy, seat.court(overnight), seat.views)
     return walked, judge_expectations(strategy.expected, walked) if isinstance(strategy, FinJEPAStrategy) else None
@@ -133,8 +131,6 @@ def replay_one(sitting: Sitting, overnight: np.ndarray | None, name: str, *found
 def forecast_one(sitting: Sitting, overnight: np.ndarray | None, name: str) -> dict[str, Information]:
     """Quality of one forecaster."""
     seat = _seat(sitting)
-    if name == "world_model":
-        seat.imagine()
     return forecast_quality(seat.bench.forecast(name), seat.court(overnight), seat.views)
 
 
@@ -149,18 +145,12 @@ class _Seat:
         self.bench = Bench(Panel.open(panel), MarketImagination(checkpoint), sitting.docket)
         self._told = sitting.court
         self._court: Court | None = None
-        self._imagined = False
         self.views = self.court(None).views()  # what is known at a close has no night in it
 
     def court(self, overnight: np.ndarray | None) -> Court:
         if self._court is None or (self._court.overnight is None) != (overnight is None):
             self._court = Court(panel=self.bench.panel, overnight=overnight, **self._told)  # type: ignore[arg-type]
         return self._court
-
-    def imagine(self) -> None:
-        if not self._imagined:
-            self.bench.imagination.prepare(self.views)
-            self._imagined = True
 
 
 _seat = lru_cache(maxsize=_SITTINGS)(_Seat)

@@ -199,10 +199,11 @@ def test_a_week_of_nights(tmp_path, hub, market):
         assert_released_once(home, hub)
         assert query(home, "SELECT count(*) FROM champions WHERE verdict = 'promoted'") == [(3,)]
 
-        # the decisions of three closes follow one another, and no token was written down
-        chain = query(home, "SELECT date, previous_date FROM decision_portfolios WHERE book = 'champion' ORDER BY date")
-        assert [previous for _, previous in chain] == [None, *(date for date, _ in chain[:-1])]
-        assert len(chain) == 3
+        # a decision every ten sessions, those between two nights made afterwards, and no token was written down
+        columns = "date, previous_date, made_afterwards"
+        chain = query(home, f"SELECT {columns} FROM decision_portfolios WHERE book = 'champion' ORDER BY date")
+        assert [previous for _, previous, _ in chain] == [None, *(date for date, _, _ in chain[:-1])]
+        assert [afterwards for _, _, afterwards in chain] == [False, True, False, True, False]
     assert server.left_behind == []
     assert files_with(home, WRITER) == []
     card = FinJEPA.from_pretrained(next((home / "releases").iterdir()))

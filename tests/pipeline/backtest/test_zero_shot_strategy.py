@@ -7,13 +7,17 @@ import pytest
 import torch
 from handmade_court import config_for, court_over_test_block
 from handmade_panel import noise, write_panel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning import PLANNERS
+from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.docket import parse_planners
 from finjepa_pipeline.backtest.engine import walk
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, strategy_name
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 
 DAYS, ASSETS = 900, 6
@@ -54,3 +58,18 @@ def test_a_checkpoint_without_the_branch_says_how_to_get_one(case, tmp_path):
     FinJEPA(replace(config, td=replace(config.td, enabled=False))).save_pretrained(tmp_path)
     with pytest.raises(FinJEPAError, match="--branch jepa,td"):
         walk(FinJEPAStrategy("td", MarketImagination(tmp_path)), court)
+
+
+@pytest.mark.parametrize("planner", sorted(PLANNERS))
+@given(aversion=st.floats(0.001, 10), reward=st.floats(0, 1))
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_planner_hedges_an_empty_portfolio(case, planner, aversion, reward):
+    """Even where a utility pays for the hedge."""
+    checkpoint, court = case
+    name = strategy_name(planner, f"{reward:.4f}*hedge - {aversion:.4f}*gross - variance")
+    view = court.views()[0]
+    state = PortfolioSimulator(court.costs).start((1, ASSETS))
+    action = FinJEPAStrategy(name, MarketImagination(checkpoint)).decide(view, state)
+    assert action is not None
+    long = float(action.positions(allow_short=False).sum())
+    assert long > 1e-4 or float(action.hedge_X) == 0

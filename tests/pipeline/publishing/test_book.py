@@ -1,132 +1,294 @@
-"""The portfolio that goes from decision to decision is the one that the backtest would hold."""
+"""The live book is the backtest of the same sessions: same schedule, same state, same decisions, whenever its runs came."""
 
 from dataclasses import replace
+from datetime import date
 
-import duckdb
 import numpy as np
 import pytest
 import torch
 
-from finjepa_model.actions import PortfolioAction
-from finjepa_model.config import PortfolioConfig
-from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.training.splits import history_needed
+from finjepa_model.training.td_trainer import TDTrainer
+from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest import engine
 from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.publishing.book import Holdings, holdings_at
-from finjepa_pipeline.publishing.decision import Decision, file_of, store_decision
-from finjepa_pipeline.publishing.reasons import Calibration, Reasons
+from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
+from finjepa_pipeline.backtest.market_imagination import MarketImagination
+from finjepa_pipeline.prices.calendar import session_after
+from finjepa_pipeline.publishing import daily, decision
+from finjepa_pipeline.publishing.daily import backfill_decisions, make_decision
+from finjepa_pipeline.sql_files import sql
+from tests.pipeline.backtest.handmade_court import config_for
 from tests.pipeline.backtest.handmade_panel import write_panel
+from tests.pipeline.publishing.conftest import Home
 
-DAYS, ASSETS, FIRST = 14, 4, 6
-COSTS = PortfolioConfig(cost_bps=20.0, hedge_cost_bps=3.0, borrow_rate=0.05, allow_short=True)
-WHY = Reasons({"growth": -0.01}, ((0.01, 0.02),), 5, (), Calibration(0, None, None, None))
-
-
-class Restless:
-    """Another portfolio at every close, hedged on odd sessions."""
-
-    name = "restless"
-
-    def decide(self, view, state) -> PortfolioAction:
-        day = int((view.date - np.datetime64("2020-01-01")).astype(int))
-        random = torch.Generator().manual_seed(day)
-        weights = torch.rand(1, len(view.assets), generator=random, dtype=torch.float64)
-        signals = torch.tensor([[1.0, -1.0, 1.0, 0.0][: len(view.assets)]], dtype=torch.float64)
-        return PortfolioAction(weights / weights.sum(), signals, torch.tensor([float(day % 2)], dtype=torch.float64))
+STRIDE, ASSETS, LENGTH, REBALANCED = 5, 7, 23, 10
+PLANNERS = ("cem", "mppi", "gradient", "qp", "random", "td")
 
 
-@pytest.fixture
-def market(tmp_path):
-    returns_DA = np.random.default_rng(3).normal(0.001, 0.02, (DAYS, ASSETS))
-    tradable_DA = np.ones((DAYS, ASSETS), bool)
-    tradable_DA[9, 1] = False  # an order that cannot be filled at its close
-    alive_DA = np.ones((DAYS, ASSETS), bool)
-    alive_DA[11:, 2] = False  # an asset that ends
-    return write_panel(tmp_path / "panel", returns_DA, tradable_DA=tradable_DA, alive_DA=alive_DA)
+class Market:
+    """A panel that grows by a session a night: an asset ends, another one joins, a third cannot be traded for a while."""
+
+    def __init__(self, folder, first: int):
+        self.folder, self.first, self.days = folder, first, first + LENGTH
+        random = np.random.default_rng(3)
+        self.returns_DA = random.normal(0.001, 0.02, (self.days, ASSETS))
+        self.tradable_DA = np.ones((self.days, ASSETS), bool)
+        self.tradable_DA[first + STRIDE + 1 : first + STRIDE + 4, 1] = False  # over a fill: its order waits
+        self.alive_DA = np.ones((self.days, ASSETS), bool)
+        self.alive_DA[first + 13 :, 2] = False  # in the middle of a step
+        self.eligible_DA = np.ones((self.days, ASSETS), bool)
+        self.eligible_DA[: first + 8, 6] = False  # joins when the universe is chosen again
+        self.volume_DA = random.uniform(1e5, 1e8, (self.days, ASSETS))
+
+    def until(self, session: int):
+        """The panel of the night after a session."""
+        days = session + 1
+        return write_panel(
+            self.folder / f"panel-{days}",
+            self.returns_DA[:days],
+            alive_DA=self.alive_DA[:days],
+            tradable_DA=self.tradable_DA[:days],
+            eligible_DA=self.eligible_DA[:days],
+            liquidity_DA=self.volume_DA[:days],
+            delisting_return_A=np.full(ASSETS, -0.3),
+        )
 
 
-def decision(panel, session: int, holdings: Holdings, action: PortfolioAction, assets) -> Decision:
-    def by_name(values_1N) -> dict:
-        return dict(zip(assets, values_1N[0].tolist(), strict=True))
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    return Market(tmp_path_factory.mktemp("market"), history_needed(_config()) + 420)
 
-    wealth = float(holdings.state.wealth_X[0])
-    return Decision(
-        date=str(panel.dates[session]),
-        assets=assets,
-        weights=by_name(action.weights_XN),
-        signals={name: round(signal) for name, signal in by_name(action.signals_XN).items()},
-        hedge=bool(action.hedge_X[0] > 0.5),
-        positions=by_name(action.positions(allow_short=True)),
-        cash=0.0,
-        expected_return=0.1,
-        expected_volatility=0.2,
-        planner="restless",
-        checkpoint="aaaa",
-        data_version="hand-made",
-        feed="test",
-        book="champion",
-        held=holdings.shares,
-        held_cash=float(holdings.state.cash_X[0]) / wealth,
-        held_hedge=float(holdings.state.hedge_X[0]) / wealth,
-        wealth=wealth,
-        peak=float(holdings.state.peak_X[0]),
-        previous_date=holdings.previous.date if holdings.previous else None,
-        changes=(),
-        why=WHY,
+
+@pytest.fixture(scope="module")
+def model(market):
+    """A world model whose forecasts are random functions of what it sees, with a td branch of a few steps."""
+    torch.manual_seed(0)
+    model = FinJEPA(_config())
+    model.readout.set(0.3 * torch.randn_like(model.readout.weights_Z), 0.1, 0.9)
+    whole = market.until(market.days - 1)
+    TDTrainer(model, whole, market.folder / "run").train()
+    return model
+
+
+@pytest.fixture(autouse=True)
+def universe_changes(monkeypatch):
+    monkeypatch.setattr(engine, "REBALANCE_UNIVERSE_EVERY", REBALANCED)
+    monkeypatch.setattr(decision, "REBALANCE_UNIVERSE_EVERY", REBALANCED)
+
+
+def _config():
+    config = config_for(ASSETS - 1)
+    return replace(
+        config,
+        model=replace(config.model, stride=STRIDE),
+        portfolio=replace(config.portfolio, allow_short=True, borrow_rate=0.05, cash_rate=0.02, max_gross=1.2),
+        td=replace(config.td, enabled=True, steps=2, dates=8, hidden=16, relabelled=256),
     )
 
 
-def test_nights_one_after_another_hold_what_the_backtest_holds(market, tmp_path):
-    simulator, strategy = PortfolioSimulator(COSTS), Restless()
-    court = Court.over(market, (FIRST, DAYS), COSTS, stride=1, n_assets=ASSETS, window=2)
-    judged = walk(strategy, court)
-    views = court.views()
-    with duckdb.connect() as con:
-        for night, (session, view) in enumerate(zip(court.decisions, views, strict=True)):
-            holdings = holdings_at(con, market, session, "champion", simulator)
-            if night > 0:
-                assert float(holdings.state.wealth_X[0]) == pytest.approx(judged.wealth_T[night - 1], abs=1e-12)
-                held = [holdings.shares.get(name, 0.0) for name in judged.assets_R]
-                np.testing.assert_allclose(held, judged.held_KR[night - 1], atol=1e-12)
-            action = strategy.decide(view, holdings.over(view.assets, simulator))
-            made = decision(market, session, holdings, action, view.assets)
-            path, new = store_decision(con, made, tmp_path)
-            assert new
-            assert not store_decision(con, made, tmp_path)[1]
-            assert f"close of {made.date}" in path.with_suffix(".html").read_text()
-        decided = len(court.decisions)
-        assert con.execute("SELECT count(*) FROM decision_portfolios").fetchall() == [(decided,)]
+def promote(home: Home, checkpoint: str, planner: str, when: str = "2020-01-01 00:00:00") -> None:
+    with home.warehouse.connect() as con:
+        con.execute(sql("champions"))
+        con.execute(
+            """INSERT INTO champions BY NAME SELECT ? AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
+            'it won' AS reasons, ? AS strategy, ?::TIMESTAMP AS created_at""",
+            [checkpoint, planner, when],
+        )
 
 
-def test_a_missed_night_loses_nothing(market, tmp_path):
-    """Without the decision of a night, what was held drifts on to the next."""
-    simulator, strategy = PortfolioSimulator(COSTS), Restless()
-    court = Court.over(market, (FIRST, DAYS), COSTS, stride=3, n_assets=ASSETS, window=2)
-    judged = walk(strategy, court)
-    with duckdb.connect() as con:
-        for session, view in zip(court.decisions, court.views(), strict=True):
-            holdings = holdings_at(con, market, session, "champion", simulator)
-            action = strategy.decide(view, holdings.over(view.assets, simulator))
-            store_decision(con, decision(market, session, holdings, action, view.assets), tmp_path)
-        last = holdings_at(con, market, court.end, "champion", simulator)
-    assert float(last.state.wealth_X[0]) == pytest.approx(judged.wealth_T[-1], abs=1e-12)
+def night(home: Home, market: Market, session: int, monkeypatch) -> dict:
+    """What a run after a session leaves in the file of its date; nothing but the home goes from one to the next."""
+    folder = market.until(session).folder
+    monkeypatch.setattr(daily, "current_panel", lambda settings: folder)
+    monkeypatch.setattr(decision, "reasons_for", lambda *arguments: None)  # they look back, and decide nothing
+    made = make_decision(home.settings, home.warehouse)
+    assert made is not None
+    assert made.decision["date"] == made.path.stem
+    assert made.path.with_suffix(".html").is_file()
+    return made.decision
 
 
-def test_books_do_not_mix(market, tmp_path):
-    simulator, strategy = PortfolioSimulator(COSTS), Restless()
-    court = Court.over(market, (FIRST, DAYS), COSTS, stride=1, n_assets=ASSETS, window=2)
-    view = court.views()[0]
-    with duckdb.connect() as con:
-        start = holdings_at(con, market, FIRST, "champion", simulator)
-        action = strategy.decide(view, start.over(view.assets, simulator))
-        real = decision(market, FIRST, start, action, view.assets)
-        other = replace(real, book="trial", planner="other")
-        store_decision(con, other, tmp_path)
-        assert holdings_at(con, market, FIRST + 1, "champion", simulator).previous is None
-        store_decision(con, real, tmp_path)
-        assert holdings_at(con, market, FIRST + 1, "hindsight", simulator).previous is None
-        assert holdings_at(con, market, FIRST + 1, "trial", simulator).previous.planner == "restless"
-        assert holdings_at(con, market, FIRST, "champion", simulator).previous is None  # never from its own date
-    files = {
-        file_of(tmp_path, {"date": d.date, "planner": d.planner, "checkpoint": "a"}, d.book) for d in (real, other)
-    }
-    assert len(files) == 2
+def judged_by(market: Market, checkpoint, planner: str, block: tuple[int, int]):
+    panel, config = market.until(market.days - 1), _config()
+    court = Court.over(panel, block, config.portfolio, stride=STRIDE, n_assets=20, window=history_needed(config))
+    return court, walk(FinJEPAStrategy(planner, MarketImagination(checkpoint)), court)
+
+
+def assert_same(found: dict, judged, session: int, first: int) -> None:
+    """Wealth, and the return and turnover of the session, to 1e-12; what is held where a step of the backtest ends."""
+    if session == first:
+        assert found["wealth"] == 1.0
+        return
+    t = session - first - 1
+    assert found["wealth"] == pytest.approx(judged.wealth_T[t], abs=1e-12)
+    assert found["net_return"] == pytest.approx(judged.net_T[t], abs=1e-12)
+    assert found["turnover"] == pytest.approx(judged.turnover_T[t], abs=1e-12)
+    assert (found["held_hedge"] < 0) == bool(judged.hedged_T[t]) or (t + 1) % STRIDE == 0 or t % STRIDE == 0
+    step, rest = divmod(session - first, STRIDE)
+    if rest == 0:
+        held = [found["held"].get(name, 0.0) for name in judged.assets_R]
+        np.testing.assert_allclose(held, judged.held_KR[step - 1], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("planner", "seed"),
+    [(planner, 0) for planner in PLANNERS]
+    + [pytest.param(planner, seed, marks=pytest.mark.slow) for planner in PLANNERS for seed in (1, 2, 3)],
+)
+def test_nightly_runs_hold_what_the_backtest_holds(planner, seed, market, model, tmp_path_factory, monkeypatch):
+    random = np.random.default_rng([seed, PLANNERS.index(planner)])
+    missed = set((1 + random.permutation(LENGTH - 2)[: random.integers(5, LENGTH - 8)]).tolist())
+    missed.add(STRIDE * int(random.integers(1, LENGTH // STRIDE)))  # a day of a decision among them
+    home = Home(tmp_path_factory.mktemp("home") / "home")
+    checkpoint = home.add_checkpoint("aaaa", model=model)
+    promote(home, "aaaa", planner)
+    first = market.first
+    court, judged = judged_by(market, checkpoint, planner, (first, market.days))
+    assert len({universe.start for universe in court.universes}) > 1  # or nothing is tried of it
+    for session in range(first, market.days):
+        if session - first in missed:
+            continue
+        found = night(home, market, session, monkeypatch)
+        assert_same(found, judged, session, first)
+        due = (session - first) % STRIDE == 0
+        assert found["hold"] is not due
+        after = first + STRIDE * ((session - first) // STRIDE + 1)
+        assert found["next_decision"] == str(_date(market, session, after))
+        if session % 4 == 0:
+            assert night(home, market, session, monkeypatch) == found  # once more, it says the same
+    dates = [str(day) for day in judged.decided_K]
+    rows = home.rows("SELECT date::VARCHAR, made_afterwards FROM decision_portfolios ORDER BY date")
+    assert [row[0] for row in rows] == dates[: len(rows)]
+    late = {str(np.datetime64("2020-01-01") + first + day) for day in missed}
+    assert {date for date, made_afterwards in rows if made_afterwards} == late & {date for date, _ in rows}
+
+
+def _date(market: Market, session: int, after: int):
+    """Panels made by hand have a session every day; what lies ahead of one is told by the calendar of New York."""
+    newest = date.fromisoformat(str(np.datetime64("2020-01-01") + session))
+    return session_after("XNYS", newest, after - session)
+
+
+def test_a_new_champion_takes_over_at_the_next_decision_of_the_book(market, model, home, monkeypatch):
+    """It starts from what the book holds, on the schedule of the book, and without the plan of another."""
+    first = market.first
+    checkpoint = home.add_checkpoint("aaaa", model=model)
+    home.add_checkpoint("bbbb", model=model)
+    promote(home, "aaaa", "cem")
+    _, judged = judged_by(market, checkpoint, "cem", (first, market.days))
+    changed = first + STRIDE + 2
+    for session in range(first, changed + 1):
+        night(home, market, session, monkeypatch)
+    promote(home, "bbbb", "qp", f"{np.datetime64('2020-01-01') + changed} 20:00:00")
+    for session in range(changed, first + 2 * STRIDE):
+        found = night(home, market, session, monkeypatch)
+        assert (found["hold"], found["checkpoint"], found["planner"]) == (True, "aaaa", "cem")
+        assert_same(found, judged, session, first)
+    found = night(home, market, first + 2 * STRIDE, monkeypatch)
+    assert (found["hold"], found["checkpoint"], found["planner"]) == (False, "bbbb", "qp")
+    assert found["wealth"] == pytest.approx(judged.wealth_T[2 * STRIDE - 1], abs=1e-12)
+
+
+def test_a_missed_decision_is_made_by_the_champion_of_its_night(market, model, home, monkeypatch):
+    first, start = market.first, np.datetime64("2020-01-01")
+    home.add_checkpoint("aaaa", model=model)
+    home.add_checkpoint("bbbb", model=model)
+    promote(home, "aaaa", "qp")
+    night(home, market, first, monkeypatch)
+    promote(home, "bbbb", "qp", f"{start + first + STRIDE + 2} 20:00:00")
+    night(home, market, first + 3 * STRIDE + 1, monkeypatch)
+    rows = home.rows("SELECT checkpoint, made_afterwards FROM decision_portfolios ORDER BY date")
+    assert rows == [("aaaa", False), ("aaaa", True), ("bbbb", True), ("bbbb", True)]
+
+
+def test_a_trial_decides_on_its_date_and_changes_no_book(market, model, home, monkeypatch):
+    first = market.first
+    home.add_checkpoint("aaaa", model=model)
+    promote(home, "aaaa", "qp")
+    for session in (first, first + 2):
+        night(home, market, session, monkeypatch)
+    tried = make_decision(home.settings, home.warehouse, planner="mppi")
+    same = make_decision(home.settings, home.warehouse, checkpoint="aaaa", planner="qp")
+    assert tried is not None
+    assert same is not None
+    for made in (tried, same):
+        assert (made.decision["hold"], made.decision["book"], made.decision["next_decision"]) == (False, "trial", None)
+        assert made.decision["date"] == str(np.datetime64("2020-01-01") + first + 2)
+        assert made.decision["held"]
+    assert night(home, market, first + STRIDE, monkeypatch)["hold"] is False  # as if nothing had been tried
+    assert home.rows("SELECT count(*) FROM decision_portfolios WHERE book = 'champion'") == [(2,)]
+
+
+def test_a_date_before_the_book_is_decided_in_hindsight(market, model, home, monkeypatch):
+    first, start = market.first, np.datetime64("2020-01-01")
+    home.add_checkpoint("aaaa", model=model)
+    promote(home, "aaaa", "qp")
+    night(home, market, first + 9, monkeypatch)
+    for session in (first + 1, first + 3):  # a person asks for these dates, schedule or not
+        made = make_decision(home.settings, home.warehouse, as_of=str(start + session))
+        assert made is not None
+        assert (made.decision["book"], made.decision["hold"]) == ("hindsight", False)
+        assert made.decision["date"] == str(start + session)
+    backfilled = backfill_decisions(home.settings, home.warehouse, str(start + first + 2), str(start + first + 9))
+    assert [made.decision["date"] for made in backfilled] == [str(start + first + 8)]  # every STRIDE sessions
+
+
+def test_a_decision_whose_file_is_lost_stands_in_the_tables(market, model, home, monkeypatch):
+    home.add_checkpoint("aaaa", model=model)
+    promote(home, "aaaa", "qp")
+    found = night(home, market, market.first, monkeypatch)
+    file = home.settings.reports / "decisions" / f"{found['date']}.json"
+    file.unlink()
+    again = night(home, market, market.first, monkeypatch)
+    for name in ("weights", "signals", "hedge", "positions", "held", "wealth", "checkpoint", "next_decision", "hold"):
+        assert again[name] == found[name]
+    assert home.rows("SELECT count(*) FROM decision_portfolios") == [(1,)]
+
+
+def test_a_book_of_shares_alone_goes_on(market, model, home, monkeypatch):
+    """As versions before migration 8 stored it."""
+    home.add_checkpoint("aaaa", model=model)
+    promote(home, "aaaa", "qp")
+    night(home, market, market.first, monkeypatch)
+    with home.warehouse.connect() as con:
+        con.execute("UPDATE decision_portfolios SET state = NULL, made_afterwards = NULL")
+    found = night(home, market, market.first + STRIDE, monkeypatch)
+    assert found["previous_date"] is not None
+    assert found["held"]
+
+
+def test_no_asset_with_a_price_on_the_day_of_a_decision_orders_nothing(market, model, home, monkeypatch):
+    """As in a backtest; the next decision is `STRIDE` sessions later."""
+    first = market.first
+    checkpoint = home.add_checkpoint("aaaa", model=model)
+    promote(home, "aaaa", "cem")
+    halted = Market(market.folder / "halted", first)
+    halted.returns_DA = market.returns_DA
+    observed = halted.until
+
+    def without(session: int):
+        panel = observed(session)
+        rows = np.load(panel.folder / "observed.npy")
+        known = panel.rows(first + STRIDE, np.arange(len(panel.assets)))
+        rows[known[known >= 0]] = False
+        np.save(panel.folder / "observed.npy", rows)
+        return type(panel).open(panel.folder)
+
+    monkeypatch.setattr(halted, "until", without)
+    _, judged = judged_by(halted, checkpoint, "cem", (first, market.days))
+    assert judged.ordered_K[1] == False  # noqa: E712
+    for session in range(first, first + 3 * STRIDE + 1):
+        found = night(home, halted, session, monkeypatch)
+        assert_same(found, judged, session, first)
+        if session == first + STRIDE:
+            assert found["hold"] is False
+            assert "No orders" in found["changes"][0]
+
+
+def test_the_first_decision_says_that_it_starts_in_cash(market, model, home, monkeypatch):
+    home.add_checkpoint("aaaa", model=model)
+    promote(home, "aaaa", "qp")
+    found = night(home, market, market.first, monkeypatch)
+    assert found["changes"] == ["First decision: the portfolio starts in cash."]
+    assert (found["previous_date"], found["held"], found["held_cash"]) == (None, {}, 1.0)
