@@ -104,8 +104,9 @@ def test_a_month_of_nights_stays_small_and_loses_nothing_that_is_needed(home, in
     assert {path.name for path in home.panels.iterdir() if path.is_dir()} == {"p28", "p29"}
     assert len(instance.get_runs()) == 12
     assert len(list((home.dagster / "history" / "runs").glob("*-*.db"))) == 12
-    # what grows: the curves of a training, and the rows of the tables
-    assert sizes[29] - sizes[20] < 10 * 150 * KB
+    # of 35 MB that 30 nights make here; what grows are the curves of trainings, and the rows of the tables
+    assert max(sizes) < 12_000 * KB, sizes
+    assert sizes[29] - sizes[20] < 10 * 150 * KB, sizes
     with Warehouse.from_settings(home).connect(read_only=True) as con:
         again = clean(home, con, instance, 3)
     assert again.removals == ()

@@ -14,13 +14,13 @@ import duckdb
 import polars as pl
 import pytest
 
-from tests.system.product import COMMANDS, ROOT, environment, finjepa, quick_training, write_prices
+from tests.system.product import COMMANDS, QUICK, ROOT, environment, finjepa, quick_training, write_prices
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 SEED = int(os.environ.get("FINJEPA_TEST_SEEDS", "0"))
 ROUNDS = int(os.environ.get("FINJEPA_TEST_ROUNDS", "5"))
-LONG = ["--set", "training.epochs=200", "--set", "training.steps_per_epoch=50"]
+LONG = QUICK | {"training.epochs": "200", "training.steps_per_epoch": "50"}
 # Starts a run that holds the pool `duckdb`, and lives until its standard input is closed.
 HOLD = """
 import os, sys
@@ -115,8 +115,9 @@ def test_a_living_holder_is_named_a_signal_ends_the_wait_and_a_dead_one_is_no_ob
 
 def test_after_an_interruption_the_command_that_is_named_goes_on_with_the_training(tmp_path):
     home, prices = tmp_path / "home", write_prices(tmp_path / "prices")
-    arguments = ["train", "--data-source", "files", "--path", str(prices), *quick_training()]
-    training = start(home, *arguments, *LONG)
+    sets = [part for key, value in LONG.items() for part in ("--set", f"{key}={value}")]
+    arguments = ["train", "--data-source", "files", "--path", str(prices), "--preset", "tiny", *sets]
+    training = start(home, *arguments)
     read_until(training, "step/s]")
     time.sleep(3)
     os.killpg(training.pid, signal.SIGINT)  # as a terminal does
@@ -130,7 +131,7 @@ def test_after_an_interruption_the_command_that_is_named_goes_on_with_the_traini
     assert nothing_is_left(training.pid)
     step = int(last[0].partition("stopped at step ")[2].split()[0])
     assert step > 0
-    again = start(home, *arguments, *LONG)
+    again = start(home, *arguments)
     read_until(again, f"| {step}/10000 ")  # where the progress bar begins
     again.send_signal(signal.SIGTERM)
     assert "its state is saved" in again.communicate(timeout=60)[0]
