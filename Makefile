@@ -32,7 +32,7 @@ docs: $(INSTALLED) ## docs/channels.md from the table of channels
 ui: $(INSTALLED) ## the Dagster UI on the data of .finjepa
 	@case "$${FINJEPA_HOME:-$(CURDIR)}" in *[][*]*) echo "make ui: Dagster does not find its dagster.yaml in a folder with [, ] or * in its path; move FINJEPA_HOME" >&2; exit 1;; esac
 	@$(BIN)/finjepa doctor >/dev/null
-	DAGSTER_HOME=$${FINJEPA_HOME:-$(CURDIR)/.finjepa}/dagster PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dagster dev
+	DAGSTER_HOME=$${FINJEPA_HOME:-$(CURDIR)/.finjepa}/dagster PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m finjepa_pipeline.ui
 
 pictures: $(INSTALLED) ## the pictures of the README, of the home that a demo has filled; needs chromium
 	$(BIN)/python docs/pictures/make.py

@@ -12,9 +12,10 @@ same, so the later manifest wins whole.
 
 import contextlib
 import hashlib
-import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json
+from finjepa_model.files import from_json, to_json
 from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.settings import Settings
 
 MANIFEST = "manifest.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _WRITTEN_ONCE = ("checkpoints", "panels", "releases")  # their names are hashes of what made them
 _TRIES = 3  # to read an artefact that is replaced meanwhile
 
@@ -94,7 +96,10 @@ class Artifacts:
                 with self._told(f"give {kind}/{name}"):
                     for inside, one in manifest.items():
                         (beside / inside).parent.mkdir(parents=True, exist_ok=True)
-                        self._fs.get_file(self._place(kind, name, inside, one), str(beside / inside))
+                        place = self._place(kind, name, inside, one)
+                        if self._size(place) != one["bytes"]:
+                            raise OSError(f"{inside} is damaged")
+                        self._fs.get_file(place, str(beside / inside))
                         if sha256(beside / inside) != one["sha256"]:
                             raise OSError(f"{inside} is damaged")
                 _into_place(beside, folder)
@@ -133,16 +138,33 @@ class Artifacts:
         return copy
 
     def cache(self) -> Path:
-        """The folder of this machine's copies, in TMPDIR."""
-        of_store = hashlib.sha256(self.url.encode()).hexdigest()[:8]
-        return Path(tempfile.gettempdir()) / f"finjepa-artifacts-{os.getuid()}" / of_store
+        """The folder of this machine's copies, in TMPDIR: of this user, and nobody else may write there.
+
+        Raises:
+            FinJEPAError: if another user was there first.
+        """
+        folder = Path(tempfile.gettempdir()) / f"finjepa-artifacts-{os.getuid()}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise FinJEPAError(
+                f"{folder} is not a folder of this user; remove it, or set TMPDIR to a folder that you own"
+            )
+        folder.chmod(0o700)  # an older version left it open
+        return folder / hashlib.sha256(self.url.encode()).hexdigest()[:8]
 
     def _manifest(self, kind: str, name: str) -> dict[str, dict[str, Any]] | None:
         with self._told("be read"):
             try:
-                return json.loads(self._fs.cat_file(f"{self._root}/{kind}/{name}/{MANIFEST}"))["files"]
+                text = self._fs.cat_file(f"{self._root}/{kind}/{name}/{MANIFEST}")
             except FileNotFoundError:
                 return None
+            files = from_json(bytes(text).decode())["files"]
+            for inside, one in files.items():
+                if not _is_inside(inside) or not _SHA256.fullmatch(one["sha256"]) or not isinstance(one["bytes"], int):
+                    raise ValueError(f"the manifest of {kind}/{name} names {inside[:100]!r}, which is no file of it")
+            return files
 
     def _write(self, place: str, files: Mapping[str, Any]) -> None:
         text = to_json({"files": files}, indent=2, sort_keys=True) + "\n"
@@ -219,6 +241,12 @@ def files_of(folder: Path) -> dict[str, Path]:
     """Every file of a folder by its path in it, but for what is hidden or half-written."""
     found = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     return {inside: file for inside, file in found.items() if not any(p.startswith(".") for p in inside.split("/"))}
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name of a manifest is a plain path below its artefact; hidden files are never sent."""
+    parts = name.split("/")
+    return not any(part.startswith(".") or part == "" or "\\" in part or ":" in part or "\0" in part for part in parts)
 
 
 def _into_place(beside: Path, folder: Path) -> None:

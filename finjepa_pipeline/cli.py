@@ -336,11 +336,10 @@ def _run(job: str, ops: Ops, debug: bool, partition: str | None = None):
 
 
 def _ui_command(settings: Settings) -> str:
-    dagster = Path(sys.executable).with_name("dagster")
     where = Path(importlib.util.find_spec("finjepa_pipeline").origin).parent.parent / "workspace.yaml"  # type: ignore[union-attr]
     workspace = f"-w {quote(str(where))}" if where.is_file() else "-m finjepa_pipeline.definitions"
     homes = f"FINJEPA_HOME={quote(str(settings.home))} DAGSTER_HOME={quote(str(settings.dagster))}"
-    return f"{homes} {quote(str(dagster))} dev {workspace}"
+    return f"{homes} {quote(sys.executable)} -m finjepa_pipeline.ui {workspace}"
 
 
 def run() -> None:

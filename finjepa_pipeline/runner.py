@@ -91,8 +91,10 @@ def run_job(
     Raises:
         FinJEPAError: if a step failed for a reason that a user can mend, or a blocking check failed.
     """
+    from finjepa_pipeline.backtest.user_strategy import trust_command_line
     from finjepa_pipeline.definitions import defs
 
+    trust_command_line()
     job = defs.resolve_job_def(name)
     known = {node.name for node in job.all_node_defs}
     for op in ops:

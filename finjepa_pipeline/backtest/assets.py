@@ -51,7 +51,9 @@ def planner_backtests(
     from finjepa_pipeline.backtest.controls import CONTROLS
     from finjepa_pipeline.backtest.docket import Docket, parse_names, parse_planners
     from finjepa_pipeline.backtest.evaluate import checkpoint_folder, run_backtests
+    from finjepa_pipeline.backtest.user_strategy import refuse_untrusted
 
+    refuse_untrusted(config.strategies)
     home = settings.get()
     docket = Docket(
         planners=parse_planners(config.planner, config.utility),
@@ -205,7 +207,9 @@ def audit(
     """The null, planted, leak, delay and permutation tests of a planner, or of a strategy of the user's."""
     from finjepa_pipeline.backtest.evaluate import checkpoint_folder
     from finjepa_pipeline.backtest.trial import hold_trial
+    from finjepa_pipeline.backtest.user_strategy import refuse_untrusted
 
+    refuse_untrusted([config.strategy])
     home = settings.get()
     folder = checkpoint_folder(home, config.checkpoint or checkpoint_of_run(context, home).name)
     only = {key.name for key in context.selected_asset_check_keys}

@@ -4,9 +4,10 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,8 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioState
 from finjepa_pipeline.backtest.market_view import MarketView
+
+_from_command_line = False
 
 
 class UserStrategy:
@@ -54,12 +57,16 @@ def load_strategy(spec: str) -> UserStrategy:
     """The strategy that `module:callable` or `path/to/file.py:callable` names; a class is made an instance of, and its
     `decide` is taken, so that it may keep memory from one decision to the next.
 
+    A strategy is code: it may do what the user may. The Hub token leaves the environment of its process.
+
     Raises:
         FinJEPAError: if there is no such module or callable.
     """
     place, colon, attribute = spec.rpartition(":")
     if not colon or not place or not attribute:
         raise FinJEPAError(f"strategy {spec!r} is not of the form module:callable or file.py:callable")
+    for secret in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        os.environ.pop(secret, None)
     function: Any = getattr(_module(place, spec), attribute, None)
     if inspect.isclass(function):
         try:
@@ -70,6 +77,32 @@ def load_strategy(spec: str) -> UserStrategy:
     if not callable(decide):
         raise FinJEPAError(f"strategy {spec!r}: {place} has no callable {attribute!r}")
     return UserStrategy(f"{Path(place).stem}:{attribute}", decide)
+
+
+def refuse_untrusted(specs: Iterable[str | None]) -> None:
+    """A command line names any strategy; a run of the UI or of a schedule only a file below FINJEPA_STRATEGIES.
+
+    Raises:
+        FinJEPAError: for the first that may not be named here.
+    """
+    for spec in specs:
+        if spec is not None and not _from_command_line and not _is_allowed(spec.rpartition(":")[0]):
+            raise FinJEPAError(
+                f"strategy {spec!r} is code, and only a file below FINJEPA_STRATEGIES may be named outside of the command line; "
+                "set it to a folder that you trust, or run `finjepa backtest --strategy ...`"
+            )
+
+
+def trust_command_line() -> None:
+    """Whoever started this process named its strategies."""
+    global _from_command_line
+    _from_command_line = True
+
+
+def _is_allowed(place: str) -> bool:
+    folder = os.environ.get("FINJEPA_STRATEGIES")
+    file = Path(place).expanduser().resolve()  # so that no link leads out
+    return bool(folder) and place.endswith(".py") and file.is_relative_to(Path(folder).expanduser().resolve())
 
 
 def _module(place: str, spec: str) -> ModuleType:

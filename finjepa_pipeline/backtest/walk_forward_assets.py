@@ -285,7 +285,9 @@ def docket_of(who: str, config: FoldBacktestConfig) -> "Docket":
     from finjepa_pipeline.backtest.baselines import baselines
     from finjepa_pipeline.backtest.controls import CONTROLS
     from finjepa_pipeline.backtest.docket import Docket, parse_planners
+    from finjepa_pipeline.backtest.user_strategy import refuse_untrusted
 
+    refuse_untrusted([who] if ":" in who else [])
     docket = Docket(
         planners=parse_planners(who, config.utility) if who in PLANNERS else (),
         controls=(who,) if who in CONTROLS else (),

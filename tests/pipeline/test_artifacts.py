@@ -4,9 +4,11 @@ Every property is tried in a shared folder and, where s3fs and nanio are install
 """
 
 import importlib.util
+import json
 import multiprocessing
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,47 @@ def _written(folder: Path, **contents: str) -> dict[str, Path]:
     for name, content in contents.items():
         (folder / name).write_text(content * 1000)
     return files_of(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "a/../../x", "/tmp/x", "", "a//x", ".hidden", "a/.ssh/x", "..\\x", "C:x", "a\x00", "./x"]
+)
+def test_a_manifest_names_no_file_outside_of_its_artefact(tmp_path, name):
+    store, made = Artifacts(str(tmp_path / "shared")), _written(tmp_path / "a", weights="1")
+    store.put("checkpoints", "x", made)
+    manifest = tmp_path / "shared" / "checkpoints" / "x" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({"files": {name: content["files"]["weights"]}}))
+    with pytest.raises(FinJEPAError, match="no file of it") as refused:
+        store.get("checkpoints", "x", tmp_path / "there")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "x").exists()
+    content["files"]["weights"]["sha256"] = "../../../etc/" + "0" * 51
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(FinJEPAError, match="no file of it"):
+        store.forget("checkpoints", "x")
+
+
+def test_the_cache_is_of_this_user_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = Artifacts(str(tmp_path / "shared"))
+    folder = store.cache().parent
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    store.cache()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FinJEPAError, match="not a folder of this user"):
+        store.cache()
+    folder.unlink()
+    folder.mkdir()
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner)
+    if owner == 0:  # only root can give a folder away
+        os.chown(folder, 12345, -1)
+        with pytest.raises(FinJEPAError, match="not a folder of this user"):
+            store.cache()
 
 
 def test_what_is_put_is_got_and_is_not_sent_twice(url, tmp_path):

@@ -1,5 +1,6 @@
 """A strategy of the user's own stands before the same court, and a new version of it is a new trial."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ from handmade_panel import noise, write_panel
 
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.backtest import user_strategy
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.user_strategy import load_strategy
 
@@ -73,3 +75,32 @@ def test_a_strategy_that_returns_no_action_is_one_clear_line(tmp_path):
     file.write_text("def decide(view):\n    return [0.5, 0.5]\n")
     with pytest.raises(FinJEPAError, match=r"returned list.*PortfolioAction"):
         load_strategy(f"{file}:decide").decide(SimpleNamespace(date="2020-01-02"), None)  # type: ignore[arg-type]
+
+
+def test_outside_of_the_command_line_only_the_operators_folder_has_strategies(tmp_path, monkeypatch):
+    monkeypatch.setattr(user_strategy, "_from_command_line", False)
+    allowed, other = tmp_path / "allowed", tmp_path / "other"
+    for folder in (allowed, other):
+        folder.mkdir()
+        (folder / "mine.py").write_text("def decide(view): ...")
+    (allowed / "link.py").symlink_to(other / "mine.py")
+    own = f"{allowed}/mine.py:decide"
+    foreign = [
+        f"{other}/mine.py:decide",
+        f"{allowed}/../other/mine.py:decide",
+        f"{allowed}/link.py:decide",
+        "os:system",
+    ]
+    for spec in (own, *foreign):
+        with pytest.raises(FinJEPAError, match="FINJEPA_STRATEGIES"):
+            user_strategy.refuse_untrusted([spec])
+    monkeypatch.setenv("FINJEPA_STRATEGIES", str(allowed))
+    user_strategy.refuse_untrusted([None, own])
+    for spec in foreign:
+        with pytest.raises(FinJEPAError, match="FINJEPA_STRATEGIES"):
+            user_strategy.refuse_untrusted([spec])
+    user_strategy.trust_command_line()
+    user_strategy.refuse_untrusted(foreign)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    user_strategy.load_strategy(own)
+    assert "HF_TOKEN" not in os.environ
