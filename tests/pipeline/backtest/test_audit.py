@@ -361,7 +361,6 @@ def trials(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "Charge", lambda *a: replace_product(*a))
     settings = Settings(home=tmp_path / "home").ensure()
     warehouse, panel = Warehouse.from_settings(settings), write_panel(tmp_path / "panel", noise(60, 2)).folder
-    monkeypatch.setattr(trial, "current_panel", lambda _: panel)
     traded = []
 
     def trade(product, work, test, seed):
@@ -376,7 +375,9 @@ def trials(tmp_path, monkeypatch):
 
         monkeypatch.setattr(trial, "hold_test", finds)
         scale = {"dates": 1, "seeds": seeds, "symbols": 1, "sessions": 1}
-        [one] = trial.hold_trial(warehouse, settings, tmp_path / "abcd", "mppi", "run1", print, only=(test,), **scale)
+        [one] = trial.hold_trial(
+            warehouse, settings, tmp_path / "abcd", panel, "mppi", "run1", print, only=(test,), **scale
+        )
         return one
 
     hold.traded, hold.warehouse = traded, warehouse  # type: ignore[attr-defined]
