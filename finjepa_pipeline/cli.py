@@ -152,7 +152,7 @@ def sweep(debug: bool, grid: tuple[str, ...], seeds: str, metric: str | None, st
     "--strategy", "strategies", multiple=True, help="A strategy of your own, module:callable or file.py:callable."
 )
 @click.option("--fill", help="close or open: when orders are filled.")
-@click.option("--n-assets", type=int, help="Largest universe that is traded.")
+@click.option("--n-assets", type=click.IntRange(2), help="Most assets that are traded; 20 if left out.")
 @click.option("--folds", type=int, help="Walk forward over so many folds, one model each, in place of the one split.")
 @click.option("--scheme", help="expanding or rolling, with --folds.")
 @click.option("--held-back", type=int, help="Sessions at the end that no fold sees, with --folds; 504 if left out.")
@@ -233,6 +233,7 @@ def publish(debug: bool, hub_repo_id: str | None, dry_run: bool) -> None:
 @click.option("--as-of", help="Decide at the last close up to this date, YYYY-MM-DD; the newest one if left out.")
 @click.option("--checkpoint", help="Checkpoint folder or Hub repository; the champion if left out.")
 @click.option("--planner", help="Planner; the one that won the champion its place if left out.")
+@click.option("--n-assets", type=click.IntRange(2), help="Most assets that are traded; left out: as in the backtest.")
 @utility_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else there.")
 @click.pass_obj
@@ -240,7 +241,7 @@ def decide(debug: bool, as_json: bool, **options: Any) -> None:
     """The decision for a date, and the expected outcome. A checkpoint of the Hub needs no home: prices are ingested first where
     there are none, or a source is named."""
     source = source_ops(options)
-    asked = {name: options[name] for name in ("as_of", "checkpoint", "planner", "utility")}
+    asked = {name: options[name] for name in ("as_of", "checkpoint", "planner", "utility", "n_assets")}
     if source or (options["checkpoint"] and not Settings.from_env().warehouse.is_file()):
         ingested = _run("ingest", source, debug).assets["prices"]
         asked["prices"] = {name: ingested[name] for name in ("feed", "data_version")}
@@ -252,12 +253,14 @@ def decide(debug: bool, as_json: bool, **options: Any) -> None:
 @main.command()
 @source_options
 @click.option("--seed", type=int)
+@click.option("--n-assets", type=click.IntRange(2), help="Most assets that are traded; 20 if left out.")
 @click.pass_obj
-def demo(debug: bool, seed: int | None, **source: str | None) -> None:
+def demo(debug: bool, seed: int | None, n_assets: int | None, **source: str | None) -> None:
     """The whole pipeline on the embedded sample, small model: prices to a release and a decision."""
     settings = Settings.from_env()
     source["data_source"] = source.get("data_source") or "sample"
     ops = source_ops(source | {"seed": seed}) | model_ops({"preset": "tiny", "seed": seed})
+    ops["planner_backtests"] = given(n_assets=n_assets)
     report = _run("nightly", ops, debug)
     say_prices(report.assets)
     say_model(report.assets)

@@ -146,6 +146,8 @@ def say_decision(decision: dict[str, Any]) -> None:
             f"Hold: no decision is due at the close of {decision['date']}; next decision on {decision['next_decision']}."
         )
     out.print(_holdings_table(decision, holding))
+    if decision.get("traded"):
+        out.print(f"Traded: {decision['traded']}.")
     out.print(
         f"expected return {100 * decision['expected_return']:.2f} %, volatility {100 * decision['expected_volatility']:.2f} %"
         " a year; by the model's own account, which is no evidence of skill",

@@ -141,7 +141,7 @@ def hearings(
     pending = []
     for block in blocks:
         conditions = (docket.n_assets, docket.fill, block.name, block.start, block.stop)
-        mark = _hash(PROTOCOL, checkpoint.name, panel.content_hash, *conditions)
+        mark = f"{_hash(PROTOCOL, checkpoint.name, panel.content_hash, *conditions)}-{docket.n_assets}"
         names = tuple(name for name in docket.names(block.name) if (mark, name) not in known)
         if not names:
             continue

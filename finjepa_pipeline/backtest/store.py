@@ -1,5 +1,6 @@
 """The court's tables. What is written replaces what it supersedes in one transaction, so that a rerun adds no row."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -122,6 +123,17 @@ def insert(con: duckdb.DuckDBPyConnection, table: str, constants: dict[str, Any]
     con.register("incoming_rows", pa.table({**repeated, **columns}))
     con.execute(f"INSERT INTO main.{table} BY NAME SELECT * FROM incoming_rows")
     con.unregister("incoming_rows")
+
+
+def most_assets(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str) -> int:
+    """How many assets the stored backtest of a strategy trades at most, by the end of its mark; 20 where none is known."""
+    ensure_tables(con)
+    query = (
+        "SELECT max_by(court, date) FROM main.backtest_returns WHERE checkpoint = $checkpoint AND strategy = $strategy"
+    )
+    [(mark,)] = con.execute(query, {"checkpoint": checkpoint, "strategy": strategy}).fetchall()
+    found = re.fullmatch(r"[0-9a-f]+-(\d+)", mark or "")
+    return int(found[1]) if found else 20
 
 
 def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:

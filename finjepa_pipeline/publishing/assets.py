@@ -54,6 +54,11 @@ class DecisionConfig(dg.Config):
         default=None, description="What the planner maximises, e.g. log_growth - 5*variance; its own when empty."
     )
     prices: PricesConfig | None = Field(default=None, description="What is decided on; what the home shows when empty.")
+    n_assets: int | None = Field(
+        default=None,
+        ge=2,
+        description="Most assets that are traded; as in the backtest of the champion when empty, or else 20.",
+    )
 
 
 @dg.asset(
@@ -196,7 +201,8 @@ def daily_decision(
 
     home, asked = settings.get(), (config.as_of, config.checkpoint, config.planner, config.utility)
     prices = (config.prices.feed, config.prices.data_version) if config.prices else None
-    made = make_decision(home, warehouse, *asked, of_run=made_panel(context, home), prices=prices)
+    more = {"of_run": made_panel(context, home), "prices": prices, "n_assets": config.n_assets}
+    made = make_decision(home, warehouse, *asked, **more)
     if made is None:
         return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is decided", "reused": True})
     decision = made.decision

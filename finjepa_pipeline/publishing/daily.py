@@ -19,6 +19,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.finjepa_strategy import planner_of, strategy_name
+from finjepa_pipeline.backtest.store import most_assets
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.store import active_options, current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, holdings_at
@@ -55,6 +56,8 @@ class _Decider:
     checkpoint: NamedCheckpoint
     planner: str
     book: BookName
+    n_assets: int
+    name: str  # in tables and files
 
 
 def make_decision(
@@ -66,12 +69,14 @@ def make_decision(
     utility: str | None = None,
     of_run: Path | None = None,
     prices: tuple[str, str] | None = None,
+    n_assets: int | None = None,
 ) -> MadeDecision | None:
     """Decide at a close, find that it has been done, or hold.
 
     The champion decides: for an earlier date the one that was champion in the night after that close, or the present one where
-    there was none yet. For a date before the first decision of the champion's book, and for another checkpoint, planner or
-    utility, which makes a trial from what the champion's book holds, there is no schedule: it is decided on that date.
+    there was none yet. For a date before the first decision of the champion's book, and for another checkpoint, planner,
+    utility or number of assets, which makes a trial from what the champion's book holds, there is no schedule: it is decided on
+    that date. Without `n_assets`, as many are traded as in the planner's backtest.
 
     Args:
         of_run: the panel of the run that asks; the home's where None.
@@ -86,6 +91,9 @@ def make_decision(
     session = decision_session(panel, as_of)
     with warehouse.connect() as con:
         decider = _decider(con, settings, panel, session, named, planner, utility)
+        if decider is not None and n_assets not in (None, decider.n_assets):
+            name = f"{decider.planner}, {n_assets} assets"
+            decider = replace(decider, book="trial", n_assets=n_assets, name=name)
     if decider is None:
         return None
     follow = _follow if decider.book == "champion" else _made
@@ -224,7 +232,7 @@ def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, 
     key = {
         "date": str(panel.dates[session]),
         "checkpoint": decider.checkpoint.name,
-        "planner": decider.planner,
+        "planner": decider.name,
         "data_version": str(panel.manifest["data_version"]),
     }
     path = settings.reports / "decisions"
@@ -235,7 +243,17 @@ def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, 
             return MadeDecision(known, file_of(path, key, decider.book), new=False)
         holdings = holdings_at(con, panel, session, decider.book, simulator)
         calendar = _calendar(con)
-    decision = decide(decider.checkpoint, panel, decider.planner, session, holdings, decider.book, calendar=calendar)
+    decision = decide(
+        decider.checkpoint,
+        panel,
+        decider.planner,
+        session,
+        holdings,
+        decider.book,
+        n_assets=decider.n_assets,
+        calendar=calendar,
+    )
+    decision = replace(decision, planner=decider.name)
     with warehouse.connect() as con:
         file, new = store_decision(con, decision, path)
     return MadeDecision(json.loads(file.read_text(encoding="utf-8")), file, new)
@@ -251,12 +269,16 @@ def _decider(
     utility: str | None,
 ) -> _Decider | None:
     if checkpoint is not None:
-        return _Decider(checkpoint, strategy_name(planner or "mppi", utility), "trial")
+        return _acting(con, checkpoint, strategy_name(planner or "mppi", utility), "trial")
     chosen = _champion_of(con, settings, panel, session)
     if chosen is None or (planner is None and utility is None):
         return chosen
     asked = strategy_name(planner or planner_of(chosen.planner), utility)
-    return chosen if asked == chosen.planner else _Decider(chosen.checkpoint, asked, "trial")
+    return chosen if asked == chosen.planner else replace(chosen, planner=asked, book="trial", name=asked)
+
+
+def _acting(con: duckdb.DuckDBPyConnection, checkpoint: NamedCheckpoint, planner: str, book: BookName) -> _Decider:
+    return _Decider(checkpoint, planner, book, most_assets(con, checkpoint.name, planner), planner)
 
 
 def _champion_of(con: duckdb.DuckDBPyConnection, settings: Settings, panel: Panel, session: int) -> _Decider | None:
@@ -275,4 +297,4 @@ def _champion_of(con: duckdb.DuckDBPyConnection, settings: Settings, panel: Pane
     folder = checkpoint_here(settings, chosen.checkpoint)
     if folder is None:
         raise FinJEPAError(f"the champion {chosen.checkpoint} is gone from {settings.checkpoints}; train it again")
-    return _Decider(named_checkpoint(settings, folder), chosen.strategy, "champion" if own else "hindsight")
+    return _acting(con, named_checkpoint(settings, folder), chosen.strategy, "champion" if own else "hindsight")

@@ -23,7 +23,7 @@ from finjepa_model.training.splits import history_needed
 from finjepa_pipeline.backtest.engine import REBALANCE_UNIVERSE_EVERY, decide_at
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
-from finjepa_pipeline.backtest.market_view import MarketView, next_universe
+from finjepa_pipeline.backtest.market_view import MarketView, next_universe, traded_text
 from finjepa_pipeline.backtest.store import insert, transaction
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing.book import BookName, Holdings, cash, record_of
@@ -51,6 +51,7 @@ class Decision:
         expected_return, expected_volatility: of the portfolio over the next decision step, annualised, by the model's own
             account.
         record: what the next decision needs, for the table; see `record_of`.
+        traded: how many assets are traded, of how many, and which; empty on a hold.
     """
 
     date: str
@@ -85,6 +86,7 @@ class Decision:
     why: Reasons | None = None  # None on a hold, and where nothing was ordered
     search: Search | None = None  # likewise
     record: str | None = None
+    traded: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "record"} | {
@@ -187,6 +189,9 @@ def decide(
         changes=_changes(holdings, positions, signals, hedge),
         why=reasons_for(panel, session, universe.assets_N, imagination, expected),
         search=Search.of(strategy.last[1], view.assets),
+        traded=traded_text(
+            len(view.assets), len(panel.eligible_assets(session, history)), has_volumes=panel.liquidity is not None
+        ),
     )
 
 

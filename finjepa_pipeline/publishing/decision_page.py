@@ -47,7 +47,7 @@ def decision_page(decision: "Decision") -> str:
 <p>Expected return {decision.expected_return:+.1%} and volatility {decision.expected_volatility:.1%} a year, by the model's own
 account, which is no evidence of skill.</p>{remarks}
 <p class="dim">Checkpoint {html.escape(decision.checkpoint)}, prices {html.escape(decision.feed)}
-({html.escape(decision.data_version)}).</p>
+({html.escape(decision.data_version)}).{f" Traded: {decision.traded}." if decision.traded else ""}</p>
 <h2>What is held</h2>{_weights(decision)}
 <div class="grid"><section><h2>{_since(decision)}</h2>
 {_list(decision.changes)}</section>

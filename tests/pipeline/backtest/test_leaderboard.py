@@ -15,11 +15,12 @@ from finjepa_pipeline.backtest.claim import has_skill, headline
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.evidence import Expectations, calibration
 from finjepa_pipeline.backtest.history_page import write_history
-from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
+from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows, traded_assets
 from finjepa_pipeline.backtest.overfitting import deflated_sharpe
 from finjepa_pipeline.backtest.replay import attribution, cost_grid
 from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, insert, now, write_failure, write_walks
 from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
+from finjepa_pipeline.sql_files import sql
 
 CASE = Case("c1", "d1", "test", "court1")
 DATES = np.datetime64("2021-03-01") + np.arange(3)
@@ -225,3 +226,32 @@ def test_a_calibrated_planner_has_slope_one_and_an_overconfident_one_less():
     assert honest.slope == pytest.approx(1, abs=0.1)
     assert honest.covered == pytest.approx(0.954, abs=0.02)
     assert calibration(Expectations(dates_D, 3 * imagined_D, volatility_D, realised_D)).slope < 0.5
+
+
+@pytest.mark.parametrize(
+    ("eligible", "columns", "says"),
+    [
+        (505, ["close", "volume"], "Traded: 2 of 505 eligible assets: the most traded."),
+        (505, ["close"], "Traded: 2 of 505 eligible assets: the longest histories."),
+        (2, ["close"], "Traded: all 2 eligible assets."),
+    ],
+)
+def test_it_says_how_many_assets_are_traded_and_which(eligible: int, columns: list[str], says: str):
+    with duckdb.connect() as con:
+        for schema in ("price_schema", "backtest_schema"):
+            con.execute(sql(schema))
+        con.execute(sql("derived_schema").format(temporary=""))
+        assert traded_assets(con, "model") == ""
+        for day in ("2020-01-02", "2020-01-09"):
+            con.execute(
+                "INSERT INTO backtest_decisions SELECT 'model', 'equal_weight', 'test', $day::DATE, 'S' || i, i / 3, 1, 0, 0, "
+                "'data1', 'c' FROM range(3) AS t(i)",
+                {"day": day},
+            )
+        con.execute("INSERT INTO universe SELECT DATE '2020-01-09', 'S' || i FROM range($n) AS t(i)", {"n": eligible})
+        con.execute(
+            "INSERT INTO revisions BY NAME SELECT 1 AS revision, 1 AS feed_id, 'data1' AS data_version, $columns AS columns",
+            {"columns": columns},
+        )
+        con.execute("INSERT INTO active_view VALUES (1, 1)")
+        assert traded_assets(con, "model") == says

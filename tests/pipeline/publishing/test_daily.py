@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finjepa_pipeline.publishing import daily
-from finjepa_pipeline.publishing.daily import MadeDecision, backfill_decisions
+from finjepa_pipeline.publishing.daily import MadeDecision, backfill_decisions, make_decision
 from finjepa_pipeline.warehouse import sql
 from tests.pipeline.backtest.handmade_panel import write_panel
 
@@ -46,3 +46,32 @@ def test_each_date_is_decided_by_the_champion_of_its_night(home, decided):
     assert {row[1:] for row in made[:2]} == {("bbbb", "hindsight")}
     assert {row[1:] for row in made[2:6]} == {("aaaa", "champion")}
     assert {row[1:] for row in made[6:]} == {("bbbb", "champion")}
+
+
+def test_a_book_trades_as_many_assets_as_its_backtest_and_another_number_is_a_trial(home, tmp_path, monkeypatch):
+    panel = write_panel(tmp_path / "panel", np.random.default_rng(0).normal(0, 0.01, (14, 8)))
+    made: list[tuple[str, str, int]] = []
+
+    def note(settings, warehouse, panel, session, decider):
+        made.append((decider.book, decider.name, decider.n_assets))
+        return MadeDecision({}, tmp_path, new=True)
+
+    monkeypatch.setattr(daily, "current_panel", lambda settings: panel.folder)
+    monkeypatch.setattr(daily, "_made", note)
+    monkeypatch.setattr(daily, "_follow", note)
+    promoted(home, "aaaa", "2020-01-02 23:30:00")
+    make_decision(home.settings, home.warehouse)
+    with home.warehouse.connect() as con:
+        con.execute(
+            """INSERT INTO backtest_returns BY NAME SELECT 'aaaa' AS checkpoint, 'mppi' AS strategy, 'test' AS block,
+            DATE '2020-01-05' AS date, 0 AS gross_return, 0 AS net_return, 0 AS cost, 0 AS turnover, 1 AS wealth, false AS hedge,
+            'data1' AS data_version, '0123456789ab-5' AS court"""
+        )
+    for n_assets in (None, 5, 3):
+        make_decision(home.settings, home.warehouse, n_assets=n_assets)
+    assert made == [
+        ("champion", "mppi", 20),  # its backtest is of an older version
+        ("champion", "mppi", 5),
+        ("champion", "mppi", 5),
+        ("trial", "mppi, 3 assets", 3),
+    ]
