@@ -58,7 +58,7 @@ class Home:
         self.wrap(prices, "derive")
         self.wrap(features, "build_panel")
         self.replace(training, "train_in_step", self.trained)
-        monkeypatch.setattr("finjepa_model.training.probing.probe", lambda _, panel: self.saw(panel) or {})
+        monkeypatch.setattr("finjepa_model.training.probing.probe", lambda _, panel, *rest: self.saw(panel) or {})
         monkeypatch.setattr(FinJEPA, "from_pretrained", lambda folder: None)
         self.replace(evaluate, "run_backtests", self.walked)
         self.replace(challenger, "try_challenger", self.audited)
@@ -105,7 +105,9 @@ class Home:
     def trained(self, context, home, warehouse, panel, config, where, **_):
         self.saw(panel)
         self.lineage = provenance(context, warehouse, panel, config, where)
-        return self.checkpoint("mine"), False
+        folder = self.checkpoint("mine")
+        (folder / "lineage.json").write_text(json.dumps(self.lineage))
+        return folder, False
 
     def walked(self, warehouse, checkpoint, panel, docket, log, settings):
         self.saw(Panel.open(panel), checkpoint.name)
