@@ -69,8 +69,9 @@ def night(home: Settings, instance: dg.DagsterInstance, number: int, promoted: b
         )
         assert champion is not None
         con.execute(
-            "INSERT INTO main.decision_portfolios VALUES (?, ?, 'mppi', 'v', 'feed', 'champion', NULL, 1, 1, 1, 0, ?)",
-            [day, champion[0], day],
+            "INSERT INTO main.decision_portfolios (date, checkpoint, planner, data_version, feed, book, wealth, peak, cash, "
+            "hedge_held) VALUES (?, ?, 'mppi', 'v', 'feed', 'champion', 1, 1, 1, 0)",
+            [day, champion[0]],
         )
     run = instance.create_run_for_job(dg.job(name="nightly")(lambda: None), status=dg.DagsterRunStatus.SUCCESS)
     instance.report_engine_event("a night", run)
