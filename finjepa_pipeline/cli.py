@@ -42,6 +42,7 @@ from finjepa_pipeline.console import (
     say_model,
     say_prices,
     say_quality,
+    say_refusal,
     say_release,
     say_sweep,
 )
@@ -331,11 +332,16 @@ def doctor() -> None:
 
 
 def _run(job: str, ops: Ops, debug: bool, partition: str | None = None):
+    from finjepa_pipeline.prices.ingest import ContractError
     from finjepa_pipeline.runner import run_job
 
     settings = Settings.from_env().ensure()
     err.print(f"finjepa {job} in {settings.home}", style="bold")
-    return run_job(settings, job, ops, err, debug, partition)
+    try:
+        return run_job(settings, job, ops, err, debug, partition)
+    except ContractError as refusal:
+        say_refusal(refusal, settings)
+        raise
 
 
 def _ui_command(settings: Settings) -> str:

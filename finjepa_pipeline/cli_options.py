@@ -13,6 +13,21 @@ Ops = dict[str, dict[str, Any]]
 
 def source_options(command: Callable) -> Callable:
     for option in (
+        click.option(
+            "--whole",
+            is_flag=True,
+            help="The source is all there is: rows that it does not cover end; left out: they are kept.",
+        ),
+        click.option(
+            "--accept",
+            metavar="RULE,...",
+            help="Rules that do not refuse these prices, as in ohlc_order,stray_session; bad rows stay in quarantine.",
+        ),
+        click.option(
+            "--calendar",
+            help="Exchange of the sessions, as XNYS or 24/7; auto: of each symbol its own, auto:XASX with decisions at the "
+            "closes of XASX; left out: New York, or what the days say.",
+        ),
         click.option("--revision", help="Revision of the data set on the Hub."),
         click.option("--dataset-name", help="Data set on the Hub, as owner/name."),
         click.option("--synthetic-sessions", type=int, help="Length of the source `synthetic`; left out: 2520."),
@@ -93,9 +108,13 @@ def refuse_given(without: str, *names: str) -> None:
 
 def source_ops(options: dict[str, Any]) -> Ops:
     """Config of the ingestion, from the options of `source_options`."""
-    names = ("data_source", "path", "dataset_name", "revision")
+    names = ("data_source", "path", "dataset_name", "revision", "calendar")
     names += tuple(f"synthetic_{name}" for name in ("variant", "seed", "assets", "sessions"))
     source = given(**{name: options.get(name) for name in names})
+    if options.get("accept"):
+        source["accept"] = [name.strip() for name in options["accept"].split(",") if name.strip()]
+    if options.get("whole"):
+        source["whole"] = True
     if source.get("data_source") == "synthetic":  # one seed for the market and for what is trained on it
         source = given(synthetic_seed=options.get("seed")) | source
     return {"ingest_prices": source} if source else {}

@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from finjepa_pipeline.prices.ingest import ContractError
 
 # lines are left to the terminal to wrap, so that a path can be copied and a pipe sees whole lines
 # what is printed is text, not markup: paths have brackets and colons
@@ -21,13 +25,41 @@ out.width = max(out.width, 100)
 Assets = dict[str, Any]
 
 
+_MOVED = {
+    "withdrawn": "rows ended: they were there before and are not in this delivery",
+    "kept": "rows of earlier deliveries are kept: this one does not cover them (--whole ends them)",
+    "held_back": "earlier rows went into quarantine: the rows after them say that they were bad ticks",
+    "released": "earlier rows left quarantine: they are judged again",
+}
+
+
 def say_prices(assets: Assets) -> None:
     raw, prices, bad = (assets.get(name, {}) for name in ("raw_prices", "prices", "quarantined_prices"))
     new = raw.get("new_rows", 0)
     out.print(
         f"\nPrices: {prices.get('dagster/row_count', 0):,} rows of {raw.get('feed')} ({raw.get('dates')}), "
         f"{bad.get('dagster/row_count', 0):,} in quarantine; " + (f"{new:,} new rows" if new else "no new row"),
+        markup=False,
     )
+    for name, what in _MOVED.items():
+        if raw.get(name):
+            out.print(f"  {raw[name]:,} {what}")
+    if raw.get("calendar") not in (None, "XNYS"):
+        out.print(f"  calendar: {raw['calendar']}")
+
+
+def say_refusal(refusal: "ContractError", settings: Settings) -> None:
+    """What was found in prices that were refused, and where it can be read again."""
+    table = Table(title="Refused prices", title_justify="left", box=None)
+    for name in ("rule", "rows", "examples", "reason"):
+        table.add_column(name, justify="right" if name == "rows" else "left")
+    for found in refusal.outcomes:
+        if not found.success:
+            style = "red" if found.severity == "critical" else None
+            cells = (found.column, f"{found.observed or 0:,.0f}", ", ".join(found.examples), found.reason)
+            table.add_row(*map(escape, cells), style=style)
+    err.print(table)
+    err.print(f"The same as a page: {settings.reports / 'refused-prices.html'}", markup=False)
 
 
 def say_sweep(made: dict[str, Any]) -> None:
@@ -67,7 +99,7 @@ def say_quality(assets: Assets) -> None:
     for finding in findings:
         over = "yellow" if finding.allowed is not None and finding.rows > finding.allowed else None
         counts = f"{finding.rows:,}", "any" if finding.allowed is None else f"{finding.allowed:,}"
-        table.add_row(finding.rule, finding.severity, *counts, ", ".join(finding.examples), style=over)
+        table.add_row(finding.rule, finding.severity, *counts, escape(", ".join(finding.examples)), style=over)
     out.print(table)
 
 

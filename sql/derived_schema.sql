@@ -12,7 +12,8 @@ CREATE OR REPLACE {temporary} TABLE price_events (
 CREATE OR REPLACE {temporary} TABLE stale_prices (symbol VARCHAR, date DATE);
 
 -- action: dividend (value: share of the close before), split (value: new shares for an old one), suspected_split (the
--- same, seen in the closes but not in the factor: nothing is repaired), unexplained_jump (value: return).
+-- same, seen in the closes but not in the factor: nothing is repaired), unexplained_jump, extreme_move (value: return),
+-- price_step (value: return that nobody is paid: the entity ends before it).
 CREATE OR REPLACE {temporary} TABLE corporate_actions (symbol VARCHAR, date DATE, action VARCHAR, value DOUBLE);
 
 -- A company behind a symbol, which after ticker reuse is symbol#2. ended_because is NULL while it trades.

@@ -1,16 +1,14 @@
--- The days of a revision that are no sessions, or of which only a part has come. The expectation is the median of the 20
--- sessions before; late sessions are asked for of whole markets only.
+-- The sessions of a revision of which only a part has come. The expectation is the median of the 20 sessions before; late
+-- sessions are asked for of whole markets only, and nothing is where symbols trade on different days ({several}).
 INSERT INTO dropped_sessions
 WITH counted AS (
-    SELECT date, n, date IN (FROM calendar_sessions) AS is_session FROM session_counts WHERE feed_id = {feed_id}
+    SELECT date, n FROM session_counts WHERE feed_id = {feed_id} AND NOT {several}
 ),
 compared AS (
     SELECT date, n, median(n) OVER (ORDER BY date ROWS BETWEEN 20 PRECEDING AND 1 PRECEDING) AS usual,
         date = max(date) OVER () AS newest
-    FROM counted WHERE is_session
+    FROM counted
 )
-SELECT {feed_id}, {revision}, date, 'stray_session' FROM counted WHERE NOT is_session
-UNION ALL
 SELECT {feed_id}, {revision}, date, 'thin_session' FROM compared WHERE n < 0.2 * usual
 UNION ALL
 SELECT {feed_id}, {revision}, date, 'late_session' FROM compared

@@ -1,20 +1,24 @@
--- A symbol that comes back after a long gap at another price, or changes its price beyond what a share can do in a day,
--- is another company from then on. A history that stops more than ten sessions before the last one has ended; its
--- holder gets the last close, less 30 % if it was falling apart (Shumway 1997), or the day's loss if that broke the entity.
+-- A symbol that comes back after a year, or after a long gap at another price, is another company from then on; and one whose
+-- price steps as by a split or a change of unit that nothing adjusts is treated so, with nothing lost. A history that stops more
+-- than ten sessions before the last one has ended; its holder gets the last close, less 30 % if it was falling apart (Shumway
+-- 1997). A failure or a real gain ends nothing: its holder bears it.
 -- Of the entity that a block has the tail of, the rows before it are counted in block_symbols.
 DELETE FROM entities WHERE symbol IN (SELECT symbol FROM block_symbols);
 
 INSERT INTO entities
 WITH starts AS (
-    SELECT symbol, date AS first_date, date_before, return_ratio,
+    SELECT symbol, date AS first_date, date_before,
         row_number() OVER history AS place,
         lead(date_before) OVER history AS date_before_next,
-        lead(gap) OVER history AS gap_next,
-        lead(return_ratio) OVER history AS ratio_next
-    FROM price_events SEMI JOIN block_symbols USING (symbol)
-    WHERE date_before IS NULL
+        lead(step) OVER history AS step_next
+    FROM (
+        SELECT events.*, steps.symbol IS NOT NULL AS step
+        FROM price_events AS events SEMI JOIN block_symbols USING (symbol)
+        LEFT JOIN corporate_actions AS steps
+            ON steps.symbol = events.symbol AND steps.date = events.date AND steps.action = 'price_step'
+    )
+    WHERE date_before IS NULL OR date - date_before >= {year} OR step
         OR (gap > {long_gap} AND return_ratio NOT BETWEEN 1 / 3.0 AND 3)
-        OR return_ratio NOT BETWEEN {collapse} AND {explosion}
     WINDOW history AS (PARTITION BY symbol ORDER BY date)
 ),
 spans AS (
@@ -24,7 +28,7 @@ spans AS (
 ),
 lives AS (
     SELECT CASE place WHEN 1 THEN symbol ELSE symbol || '#' || place END AS entity, symbol, first_date,
-        coalesce(date_before_next, symbol_end) AS last_date, adjusted, gap_next, ratio_next,
+        coalesce(date_before_next, symbol_end) AS last_date, adjusted, step_next,
         CASE WHEN first_date < block_start THEN rows_before ELSE 0 END AS rows_before
     FROM starts JOIN spans USING (symbol)
 ),
@@ -36,8 +40,8 @@ counted AS (
 ),
 ends AS (
     SELECT lives.*, session,
-        CASE WHEN gap_next > {long_gap} THEN 'ticker reused'
-            WHEN gap_next IS NOT NULL THEN 'price broke'
+        CASE WHEN step_next THEN 'price step'
+            WHEN step_next IS NOT NULL THEN 'ticker reused'
             WHEN session < (SELECT max(session) FROM price_sessions) - {patience} THEN 'delisted' END AS ended_because
     FROM lives JOIN price_sessions ON price_sessions.date = last_date
 ),
@@ -49,7 +53,7 @@ last_quarters AS (
     GROUP BY entity
 )
 SELECT entity, symbol, first_date, last_date, adjusted, ended_because,
-    CASE WHEN ended_because = 'price broke' THEN least(ratio_next - 1, 0)
+    CASE WHEN ended_because = 'price step' THEN 0
         WHEN last_close < 1 OR quarter_ratio < 0.5 THEN -0.3
         WHEN ended_because IS NOT NULL THEN 0 END,
     rows_before + coalesce(observations, 0)

@@ -7,6 +7,6 @@ FROM (SELECT date, ln(close / lag(close) OVER (PARTITION BY symbol ORDER BY date
 WHERE log_return IS NOT NULL AND date >= DATE '{since}'
 GROUP BY date, bin
 UNION ALL
-SELECT date, 'volume', floor(2 * log10(volume))::UTINYINT AS bin, count(*)
+SELECT date, 'volume', greatest(floor(2 * log10(volume)), 0)::UTINYINT AS bin, count(*)
 FROM block_prices WHERE volume > 0 AND date >= DATE '{since}'
 GROUP BY date, bin

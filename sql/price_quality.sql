@@ -17,7 +17,7 @@ found AS (
         FROM seen_prices JOIN dropped_sessions AS dropped USING (date)
         WHERE (feed_id, revision) IN (SELECT (feed_id, revision) FROM active_view)
         UNION ALL
-        SELECT action, symbol, date FROM corporate_actions WHERE action IN ('suspected_split', 'unexplained_jump')
+        SELECT action, symbol, date FROM corporate_actions WHERE action IN ('suspected_split', 'unexplained_jump', 'extreme_move', 'price_step')
         UNION ALL
         SELECT 'large_return', symbol, date FROM price_events
         WHERE return_ratio NOT BETWEEN 0.5 AND 1.5 AND gap <= {long_gap}
@@ -34,7 +34,7 @@ found AS (
         UNION ALL
         SELECT quantity || '_drift', 'PSI ' || round(psi, 2)::VARCHAR, month::DATE FROM drift WHERE psi > 0.25
         UNION ALL
-        SELECT replace(ended_because, ' ', '_'), entity, last_date FROM entities WHERE ended_because IS NOT NULL
+        SELECT replace(ended_because, ' ', '_'), entity, last_date FROM entities WHERE ended_because IN ('delisted', 'ticker reused')
     )
 ),
 counted AS (

@@ -1,8 +1,8 @@
 -- The rules of prices, declared once. scope `row`: `condition` is SQL over the columns of price_scan, evaluated for all
 -- rules in one pass into the bits of `broken`. scope `set`: found after loading, from more than one row. scope `history`:
--- found when whole histories are derived. A `hard` rule moves the row to quarantined_prices, and blocks the batch above its
--- threshold, a share of the rows; a `soft` one warns above it. The number of a rule is its bit in stored rows and is never
--- given to another rule.
+-- found when whole histories are derived. A `hard` rule moves the row to quarantined_prices. Above the threshold, a share of
+-- the rows, a rule warns; what refuses a batch is in contract.py. The number of a rule is its bit in stored rows and is never
+-- given to another rule. Raise rules.JUDGEMENT when a stored row would be judged otherwise: it is judged again.
 CREATE OR REPLACE {temporary} TABLE {name} AS
 SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
     (0, 'unreadable_date', 'row', 'hard', 0.0,
@@ -16,7 +16,7 @@ SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
         'text where a number belongs'),
     (3, 'bad_symbol', 'set', 'hard', 0.0,
         NULL,
-        'a ticker is 1 to 12 of A-Z 0-9 . ^ = -, without blanks'),
+        'a symbol has 1 to 64 characters, no control character, and does not end in #2 or another number'),
     (4, 'close_not_positive', 'row', 'hard', 0.0001,
         'NOT coalesce(close > 0 AND close < 1e12, false)',
         'a null, NaN, infinite, zero or negative close has no return; no share ever cost 1e12'),
@@ -27,8 +27,8 @@ SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
         'high_ok < 0.99 * greatest(open_ok, close, low_ok) OR low_ok > 1.01 * least(open_ok, close, high_ok)',
         'high is the highest and low the lowest price of a day; more than 1 % off is a bad tick'),
     (7, 'volume_not_a_count', 'row', 'hard', 0.0001,
-        'volume < 0 OR volume <> trunc(volume) OR volume > 1e15 OR isnan(volume)',
-        'volume counts shares'),
+        'volume < 0 OR volume > 1e18',
+        'a volume is not negative, and no market trades 1e18 units a day; fractions are fine'),
     (8, 'duplicate', 'set', 'hard', 0.0,
         NULL,
         'one row a symbol and day; the one with the fewest broken rules, then the smallest values, stays'),
@@ -43,17 +43,17 @@ SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
         'nobody traded: the close is a quotation, and the day is not tradable'),
     (12, 'impossible_move', 'set', 'hard', 0.0001,
         NULL,
-        'more than +300 % or -90 % against both the day before and the median of the five before that, with no event'),
+        'more than +300 % or -90 %, and back within five rows: a bad tick; until it comes back it is sound, and not tradable'),
     (13, 'missing_adj_close', 'row', 'soft', 0.0005,
         'coalesce(isnan(adj_close), has_adj_close)',
         'the factor of the day is unknown, and so is its return'),
     (14, 'factor_step', 'set', 'hard', 0.0001,
         NULL,
-        'adj_close/close moved by more than a hundredfold against the day before and the median of the five before that'),
-    -- Rules of whole sessions have no bit in the rows: a late row can bring a session back.
-    (29, 'stray_session', 'session', 'hard', 0.0001,
+        'adj_close/close moved by more than a hundredfold, and came back within five rows'),
+    (29, 'stray_session', 'set', 'hard', 0.0001,
         NULL,
-        'the exchange was closed that day'),
+        'the exchange of the symbol was closed that day'),
+    -- Rules of whole sessions have no bit in the rows: a late row can bring a session back.
     (30, 'thin_session', 'session', 'hard', 0.0001,
         NULL,
         'fewer than a fifth of the symbols of the sessions before: the vendor''s file is a fragment'),
@@ -65,7 +65,7 @@ SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
         'an adjusted close moved by more than 50 % in a day'),
     (41, 'suspected_split', 'history', 'soft', 0.0,
         NULL,
-        'the close jumps as a split would, and nothing adjusts it: not tradable that day, and not repaired'),
+        'the close jumps as a split would, and nothing adjusts it: not tradable that day, and not repaired; deliver an adj_close'),
     (42, 'unexplained_jump', 'history', 'soft', 0.001,
         NULL,
         'a jump that is no split: a spin-off that is not adjusted, a merger, or news'),
@@ -89,8 +89,13 @@ SELECT 1::UBIGINT << number AS bit, * FROM (VALUES
         'a history that ends more than ten sessions before the last one'),
     (49, 'ticker_reused', 'history', 'soft', 1.0,
         NULL,
-        'a symbol that came back after more than 60 sessions at another price: another company'),
-    (50, 'price_broke', 'history', 'soft', 1.0,
+        'a symbol that came back after a year, or after more than 60 sessions at another price: another company'),
+    (51, 'price_step', 'history', 'soft', 0.0,
         NULL,
-        'a close that no share reaches in a day: another entity from then on')
+        'the close jumps as after a split or a change of unit, or fourfold on ordinary volume: is it one? Deliver an adj_close '
+        'that says so, or prices in one unit; until then the history ends at the close before, at no loss, and another begins'),
+    (52, 'extreme_move', 'history', 'soft', 0.0,
+        NULL,
+        'a close beyond +300 % or -90 % in a day: it counts at its price and is not tradable that day; if it comes back '
+        'within five rows, a later revision puts it into quarantine')
 ) AS declared (number, rule, scope, severity, threshold, condition, reason);

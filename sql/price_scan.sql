@@ -1,9 +1,9 @@
 -- The rows of a group of files with the same columns, typed and judged: `broken` has the bits of the row rules, all in
 -- one pass. unreadable is the text of a date or a number that is neither empty nor readable.
-SELECT symbol, date, open, high, low, close, TRY_CAST(volume AS BIGINT) AS volume, adj_close,
+SELECT symbol, date, open, high, low, close, volume::DOUBLE AS volume, adj_close,
     ({broken})::UINTEGER AS broken, unreadable
 FROM (
-    SELECT symbol, day AS date, {open} AS open, {high} AS high, {low} AS low, {close} AS close,
+    SELECT trim(symbol, E' \t\r\n\u00a0') AS symbol, day AS date, {open} AS open, {high} AS high, {low} AS low, {close} AS close,
         {volume} AS volume, {adj_close} AS adj_close,
         CASE WHEN {open} > 0 AND {open} < 1e12 THEN {open} END AS open_ok,
         CASE WHEN {high} > 0 AND {high} < 1e12 THEN {high} END AS high_ok,

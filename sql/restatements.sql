@@ -1,4 +1,4 @@
--- How many symbols had closes of their last 30 rows restated by more than 1 bp, and by more than 1 %. A new dividend or split
+-- How many symbols had closes of their last 30 rows restated by more than 1 bp, and by more than 1 %, and three of each. A new dividend or split
 -- scales the adjusted closes of a whole run of sessions: what counts is the change relative to that. Rows changed here and
 -- there are not scaled.
 WITH numbered AS (
@@ -21,5 +21,6 @@ moves AS (
     FROM twice JOIN runs USING (symbol) GROUP BY symbol
 )
 SELECT count(*) FILTER (WHERE largest > 0.0001)::DOUBLE AS restated_symbols,
-    count(*) FILTER (WHERE largest > 0.01)::DOUBLE AS moved_symbols
+    count(*) FILTER (WHERE largest > 0.01)::DOUBLE AS moved_symbols,
+    coalesce(min(symbol, 3) FILTER (WHERE largest > 0.0001), []) AS restated, coalesce(min(symbol, 3) FILTER (WHERE largest > 0.01), []) AS moved
 FROM moves

@@ -11,7 +11,7 @@ from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
 from finjepa_pipeline.prices.quality import coverage_picture, quality_summary
-from finjepa_pipeline.prices.report import write_quality_report
+from finjepa_pipeline.prices.report import write_quality_report, write_refusal
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.prices.store import require_shown
 from finjepa_pipeline.run_inputs import prices_of_run
@@ -77,6 +77,9 @@ def ingest_prices(
     try:
         report = ingest(warehouse, settings.get(), config)
     except ContractError as refusal:
+        page = settings.get().reports / "refused-prices.html"
+        write_refusal(refusal, page)
+        context.log.error(f"why the prices are refused: {page}")
         yield _check_result(refusal.outcomes, settings.get())
         raise
     if report.note:
@@ -164,6 +167,9 @@ def _revision_metadata(report: IngestReport) -> dict[str, dg.MetadataValue | int
         "data_version": revision.data_version,
         "new_rows": report.new_rows,
         "ended_rows": report.ended_rows,
+        **{name: getattr(report.moved, name) for name in ("withdrawn", "kept", "held_back", "released")},
+        "calendar": report.calendar,
+        "accepted": ", ".join(revision.accepted),
         "reused": report.new_rows == report.ended_rows == 0,
         "dates": f"{revision.first_date} to {revision.last_date}",
         "columns": ", ".join(revision.columns),
@@ -188,7 +194,7 @@ def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.Asset
         metadata={
             "data_docs": dg.MetadataValue.path(docs_page(settings.home / "contract")),
             "expectations": _table(
-                ("expectation", "severity", "observed", "bounds", "result", "reason"),
+                ("expectation", "severity", "observed", "bounds", "result", "examples", "reason"),
                 [
                     (
                         outcome.column,
@@ -196,6 +202,7 @@ def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.Asset
                         outcome.observed,
                         outcome.bounds,
                         "errored" if outcome.error else "holds" if outcome.success else "fails",
+                        ", ".join(outcome.examples),
                         outcome.reason,
                     )
                     for outcome in outcomes

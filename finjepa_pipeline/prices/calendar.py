@@ -1,50 +1,195 @@
-"""The sessions of an exchange."""
+"""The sessions of exchanges: which calendar a symbol keeps, and when a close of one exchange is known on the clock of another."""
 
+import contextlib
 import datetime
+import math
+from collections import Counter
 from functools import lru_cache
+from typing import Any
+
+import duckdb
+import numpy as np
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.sql_files import sql
+
+DEFAULT_CALENDAR = "XNYS"
+AUTO = "auto"  # `auto:XASX`: the symbols have calendars of their own, and decisions are made at the close of XASX
+_FIRST = datetime.date(1962, 1, 2)
+_FITS = 0.01  # of the rows may lie outside a calendar
+_WITHOUT_EXCHANGE = {"24/7", "24/5"}
+_DAYS = "SELECT DISTINCT symbol, date FROM ({rows}) WHERE date IS NOT NULL"
+_RECENT_DAYS = 1_100  # of each symbol are compared with calendars: three years
+_SUFFIXES = {  # what data vendors append to a symbol of an exchange
+    ".AX": "XASX", ".NS": "XBOM", ".BO": "XBOM", ".L": "XLON", ".TO": "XTSE", ".V": "XTSE", ".DE": "XETR", ".F": "XFRA",
+    ".PA": "XPAR", ".AS": "XAMS", ".BR": "XBRU", ".LS": "XLIS", ".IR": "XDUB", ".MI": "XMIL", ".MC": "XMAD", ".SW": "XSWX",
+    ".ST": "XSTO", ".CO": "XCSE", ".HE": "XHEL", ".OL": "XOSL", ".VI": "XWBO", ".WA": "XWAR", ".IS": "XIST",
+    ".T": "XTKS", ".HK": "XHKG", ".SS": "XSHG", ".SZ": "XSHG", ".KS": "XKRX", ".KQ": "XKRX", ".TW": "XTAI", ".TWO": "XTAI",
+    ".SI": "XSES", ".SA": "BVMF", ".MX": "XMEX", ".JO": "XJSE", ".NZ": "XNZE", ".JK": "XIDX", ".KL": "XKLS", ".BK": "XBKK",
+    ".SN": "XSGO", "=F": "CMES", "=X": "24/5", "-USD": "24/7", "-USDT": "24/7", "-BTC": "24/7",
+}  # fmt: skip
 
 
 @lru_cache
 def sessions(calendar: str) -> tuple[datetime.date, ...]:
-    """The sessions of an exchange from 1962 to the end of next year.
+    """The sessions of an exchange (of `auto:X`, those of X) from 1962 to the end of next year. Before those that the library
+    knows, which for a few exchanges begin as late as 1997, every weekday counts.
 
     Raises:
         FinJEPAError: if there is no such calendar.
     """
-    import exchange_calendars
-    from exchange_calendars.errors import CalendarError
+    known = tuple(_calendar(clock_of(calendar), _FIRST).sessions.date)
+    days = np.arange(_FIRST, known[0], dtype="datetime64[D]")
+    return (*days[np.is_busday(days)].tolist(), *known)
 
-    end = datetime.date(datetime.date.today().year + 1, 12, 31)
-    try:
-        # The default range of the library is the last 20 years: ask for all of them.
-        found = exchange_calendars.get_calendar(calendar, start="1962-01-02", end=end.isoformat())
-    except CalendarError as error:
-        raise FinJEPAError(
-            f"there is no exchange calendar {calendar!r}; New York is XNYS, every day is 24/7"
-        ) from error
-    return tuple(found.sessions.date)
+
+def clock_of(calendar: str) -> str:
+    """The calendar at whose closes decisions are made."""
+    return calendar.partition(":")[2] if has_several(calendar) else calendar
+
+
+def has_several(calendar: str) -> bool:
+    """Whether each symbol has a calendar of its own."""
+    return calendar.startswith(f"{AUTO}:")
 
 
 def sessions_behind(calendar: str, last: datetime.date, now: datetime.datetime) -> int:
     """How many closed sessions lie after `last` at `now` (with a time zone)."""
-    import exchange_calendars
-
-    first = last - datetime.timedelta(days=14)  # a calendar must not be empty
-    found = exchange_calendars.get_calendar(calendar, start=first.isoformat())
+    found = _calendar(clock_of(calendar), last - datetime.timedelta(days=14))  # a calendar must not be empty
     return sum(day.date() > last and found.session_close(day) <= now for day in found.sessions)
 
 
 def session_after(calendar: str, last: datetime.date, count: int) -> datetime.date:
     """The `count`-th session of an exchange after a day; the `count`-th weekday where no calendar says."""
+    try:
+        found = _calendar(clock_of(calendar), last - datetime.timedelta(days=14)).sessions.date
+        return [day for day in found if day > last][count - 1]
+    except (FinJEPAError, IndexError):
+        days: datetime.date = np.busday_offset(np.datetime64(last), count, roll="backward").item()
+        return days
+
+
+def known_at(calendar: str, clock: str) -> list[tuple[datetime.date, datetime.date]]:
+    """When the row of a session is known to a decision: (session, the first session of `clock` that does not close before it).
+
+    A row of Sydney is known at New York's close of the same date; a row of New York only at Sydney's next close. Before the
+    first session that a calendar knows a row counts as late as it can be.
+    """
+    theirs, ours = sessions(calendar), sessions(clock)
+    if calendar == clock:
+        return list(zip(theirs, ours, strict=True))
+    places = np.searchsorted(_closes(clock, early=0), _closes(calendar, early=24), side="left")
+    return [(day, ours[place]) for day, place in zip(theirs, places, strict=True) if place < len(ours)]
+
+
+def _closes(calendar: str, early: int) -> np.ndarray:
+    """The closes of `sessions(calendar)` in UTC; `early` hours after midnight where the library knows none."""
+    known = _calendar(calendar, _FIRST)
+    unknown = len(sessions(calendar)) - len(known.sessions)
+    guessed = np.array(sessions(calendar)[:unknown], "datetime64[ns]") + np.timedelta64(early, "h")
+    return np.concatenate([guessed, known.closes.dt.tz_localize(None).to_numpy().astype("datetime64[ns]")])
+
+
+def detect_calendar(con: duckdb.DuckDBPyConnection, rows: str, *, each: bool) -> str:
+    """The calendar of the rows of a query with the columns symbol and date: one name, or `auto:CLOCK` where symbols differ; the
+    clock is then the exchange of most symbols.
+
+    Args:
+        each: look at every symbol, also where most rows are on sessions of New York.
+    """
+    con.execute(f"CREATE OR REPLACE TEMPORARY TABLE symbol_days AS {_DAYS.format(rows=rows)}")
+    listed = "SELECT unnest($days::DATE[])"
+    days = {"days": sessions(DEFAULT_CALENDAR)}
+    query = f"SELECT count(*), count(*) FILTER (WHERE date NOT IN ({listed})) FROM symbol_days"
+    ((total, outside),) = con.execute(query, days).fetchall()
+    if outside <= _FITS * total and not each:
+        return DEFAULT_CALENDAR
+    counts = Counter(_fitting(con, DEFAULT_CALENDAR).values())
+    if not counts:
+        return DEFAULT_CALENDAR
+    # An exchange decides, where there is one: at its close the others are known.
+    most = min(counts, key=lambda name: (name in _WITHOUT_EXCHANGE, -counts[name], name != DEFAULT_CALENDAR, name))
+    return most if len(counts) == 1 else f"{AUTO}:{most}"
+
+
+def assign_calendars(con: duckdb.DuckDBPyConnection, feed_id: int, rows: str, clock: str) -> None:
+    """Store the calendar of each symbol of a feed that has none yet, and when the rows of each calendar are known. What was
+    once stored of a symbol stays: a later delivery does not move its past."""
+    known = f"SELECT symbol FROM symbol_calendars WHERE feed_id = {feed_id}"
+    con.execute(
+        f"CREATE OR REPLACE TEMPORARY TABLE symbol_days AS {_DAYS.format(rows=rows)} AND symbol NOT IN ({known})"
+    )
+    found = _fitting(con, clock)
+    con.execute(
+        "INSERT INTO symbol_calendars SELECT $feed_id, unnest($symbols::VARCHAR[]), unnest($calendars::VARCHAR[])",
+        {"feed_id": feed_id, "symbols": list(found), "calendars": list(found.values())},
+    )
+    names = con.execute(f"SELECT DISTINCT calendar FROM symbol_calendars WHERE feed_id = {feed_id}").fetchall()
+    con.execute(f"DELETE FROM clock_sessions WHERE feed_id = {feed_id}")
+    for name in {clock, *(name for (name,) in names)}:
+        pairs = known_at(name, clock)
+        con.execute(
+            "INSERT INTO clock_sessions SELECT $feed_id, $name, unnest($days::DATE[]), unnest($known::DATE[])",
+            {"feed_id": feed_id, "name": name, "days": [day for day, _ in pairs], "known": [day for _, day in pairs]},
+        )
+
+
+def _fitting(con: duckdb.DuckDBPyConnection, clock: str) -> dict[str, str]:
+    """The calendar of each symbol of the temporary table symbol_days: that of its name, else `clock`, where its days fit; the
+    best of all otherwise."""
+    names = con.execute("SELECT DISTINCT symbol FROM symbol_days WHERE symbol IS NOT NULL").fetchall()
+    usual = DEFAULT_CALENDAR if clock in _WITHOUT_EXCHANGE else clock  # on which the days of any exchange would lie
+    hints = {symbol: _hint(symbol) or usual for (symbol,) in names}
+    found: dict[str, str] = {}
+    everywhere = {usual, DEFAULT_CALENDAR, *_SUFFIXES.values()}
+    # Most symbols keep the calendar of their name; making all calendars takes a while.
+    for candidates, worst in ((set(hints.values()), 0.0), (_WITHOUT_EXCHANGE, 2 * _FITS), (everywhere, math.inf)):
+        if len(found) < len(hints):
+            found |= _best(con, candidates, hints, worst)
+            con.execute("DELETE FROM symbol_days WHERE symbol IN (SELECT unnest($s::VARCHAR[]))", {"s": list(found)})
+    return found
+
+
+def _best(con: duckdb.DuckDBPyConnection, candidates: set[str], hints: dict[str, str], worst: float) -> dict[str, str]:
+    """The hint of each symbol if its days are sessions of it; else the candidate with the smallest share of days outside it
+    and of sessions without a row, unless that is above `worst`."""
+    ((last,),) = con.execute("SELECT max(date) FROM symbol_days").fetchall()
+    first = max(_FIRST, last - datetime.timedelta(days=2 * _RECENT_DAYS))
+    con.execute("CREATE OR REPLACE TEMPORARY TABLE candidate_sessions (calendar VARCHAR, date DATE)")
+    for name in candidates:
+        con.execute(
+            "INSERT INTO candidate_sessions SELECT $name, unnest($days::DATE[])",
+            {"name": name, "days": list(_calendar(name, first).sessions.date)},
+        )
+    best: dict[str, tuple[float, bool, str]] = {}
+    for symbol, name, outside, missing in con.execute(sql("calendar_fit").format(recent=_RECENT_DAYS)).fetchall():
+        hinted = name == hints[symbol]
+        fit = (-1.0 if hinted and outside <= _FITS else round(outside + missing, 2), not hinted, name)
+        best[symbol] = min(best.get(symbol, fit), fit)
+    return {symbol: name for symbol, (misfit, _, name) in best.items() if misfit <= worst}
+
+
+def _hint(symbol: str) -> str | None:
+    """The calendar that a symbol's ending speaks of."""
+    return next((name for ending, name in _SUFFIXES.items() if symbol.upper().endswith(ending)), None)
+
+
+@lru_cache
+def _calendar(name: str, first: datetime.date) -> Any:
+    """The calendar from a day (or the first that the library knows) to the end of next year."""
     import exchange_calendars
-    import numpy as np
     from exchange_calendars.errors import CalendarError
 
-    first, end = last - datetime.timedelta(days=14), last + datetime.timedelta(days=2 * count + 30)
+    year = datetime.date.today().year
     try:
-        found = exchange_calendars.get_calendar(calendar, start=first.isoformat(), end=end.isoformat())
-        return [day for day in found.sessions.date if day > last][count - 1]
-    except (CalendarError, ValueError, IndexError):
-        return np.busday_offset(last, count, roll="backward").item()
+        # The holidays of a few exchanges are recorded neither so far back nor for the next year.
+        for start, end in ((first.isoformat(), year + 1), (first.isoformat(), year), ("1998-01-02", year + 1)):
+            with contextlib.suppress(ValueError):
+                return exchange_calendars.get_calendar(name, start=start, end=f"{end}-12-31")
+        return exchange_calendars.get_calendar(name, start="1998-01-02", end=f"{year}-12-31")
+    except ValueError as error:
+        raise FinJEPAError(f"the library exchange_calendars cannot make the calendar {name!r} up to {year}") from error
+    except CalendarError as error:
+        raise FinJEPAError(
+            f"there is no exchange calendar {name!r}; New York is XNYS, every day is 24/7, and auto finds one for each symbol"
+        ) from error

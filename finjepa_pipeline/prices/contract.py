@@ -2,20 +2,25 @@
 
 import ast
 import contextlib
+import difflib
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.rules import Rule
 
-QUARANTINED_SHARE = 0.01  # of the rows of a batch
-SHRINKAGE = 0.005  # of the rows of the revision before
+BAD_SHARE = 0.5  # of the rows of a batch
+STRAY_SHARE = 0.05  # of the rows of a batch, on days on which their exchange was closed: the calendar is wrong
+WITHDRAWN_SHARE = 0.005  # of the rows of the revision before
 MOVED_SHARE = 0.01  # of the symbols of a batch
+FEW = 10  # rows that never refuse a batch, unless there are no others
+ACCEPTABLE = ("withdrawn_rows", "moved_symbols")  # besides the rules
 
 Severity = Literal["critical", "warning"]
 
@@ -42,6 +47,7 @@ class Outcome:
     bounds: str
     reason: str
     error: str | None = None
+    examples: tuple[str, ...] = ()
 
     @property
     def expectation(self) -> Expectation:
@@ -52,49 +58,72 @@ class Outcome:
     def __str__(self) -> str:
         if self.error is not None:
             return f"{self.column} could not be evaluated ({self.error})"
-        return f"{self.column} is {self.observed:g}, outside {self.bounds} ({self.reason})"
+        such_as = f", such as {', '.join(self.examples)}" if self.examples else ""
+        return f"{self.column} is {self.observed:g}, outside {self.bounds} ({self.reason}){such_as}"
 
 
-def expectations(aggregates: dict[str, float], rules: list[Rule]) -> list[Expectation]:
-    """What is expected of a batch with these aggregates (`store.revision_aggregates`)."""
+def expectations(aggregates: dict[str, float], rules: list[Rule], accepted: frozenset[str]) -> list[Expectation]:
+    """What is expected of a batch with these aggregates (`store.revision_aggregates`). Critical is what makes the whole of it
+    untrustworthy; bad rows among good ones go to quarantine, and a warning says how many.
+
+    Args:
+        accepted: rules and names of ACCEPTABLE that a person lets pass.
+    """
     rows = aggregates["new_rows"]
-    moved = max(5.0, MOVED_SHARE * aggregates["symbols"])
     return [
         Expectation(
-            "quarantined_rows",
-            0,
-            _bad_rows_allowed(QUARANTINED_SHARE, rows),
-            "critical",
-            "so many bad rows are the file's fault",
+            "refused_rows", 0, max(BAD_SHARE * rows, FEW), "critical", "most rows are bad: is it the right file?"
         ),
         Expectation("sound_rows", 1, None, "critical", "a feed without a sound row is not one of prices"),
-        Expectation("rows_to_rows_before", 1 - SHRINKAGE, None, "critical", "a history of prices does not shrink"),
-        Expectation("moved_symbols", 0, moved, "critical", "closes of the last 30 rows changed by more than 1 %"),
+        Expectation(
+            "withdrawn_rows",
+            0,
+            WITHDRAWN_SHARE * aggregates["rows_before"],
+            "warning" if "withdrawn_rows" in accepted else "critical",
+            "rows that were there before are in the delivery no longer: a history of prices does not shrink",
+        ),
+        Expectation(
+            "moved_symbols",
+            0,
+            max(5.0, MOVED_SHARE * aggregates["symbols"]),
+            "warning" if "moved_symbols" in accepted else "critical",
+            "closes of the last 30 rows changed by more than 1 %",
+        ),
         Expectation("restated_symbols", 0, 0, "warning", "closes of the last 30 rows changed by more than 1 bp"),
+        Expectation(
+            "rejudged_rows", 0, 0, "warning", "the rows after them put them into quarantine, or let them out of it"
+        ),
+        Expectation("kept_rows", 0, 0, "warning", "rows of earlier deliveries that this one does not cover are kept"),
         Expectation("missing_sessions", 0, 0, "warning", "every session of the exchange has prices"),
         Expectation("uneven_sessions", 0, 0, "warning", "a session has as many symbols as those before, within 10 %"),
-        *(
-            Expectation(
-                rule.rule,
-                0,
-                most_allowed(rule, rows),
-                "critical" if rule.severity == "hard" else "warning",
-                rule.reason,
-            )
-            for rule in rules
-            if rule.scope != "history"
-        ),
+        *(_of_rule(rule, rows, accepted) for rule in rules if rule.scope != "history"),
     ]
 
 
+def _of_rule(rule: Rule, rows: float, accepted: frozenset[str]) -> Expectation:
+    if rule.rule == "stray_session" and rule.rule not in accepted:
+        return Expectation(rule.rule, 0, max(STRAY_SHARE * rows, FEW), "critical", rule.reason)
+    return Expectation(rule.rule, 0, most_allowed(rule, rows), "warning", rule.reason)
+
+
 def most_allowed(rule: Rule, rows: float) -> float:
-    """How many of so many rows may break a rule before a hard one blocks and a soft one warns."""
-    return _bad_rows_allowed(rule.threshold, rows) if rule.severity == "hard" else rule.threshold * rows
+    """How many of so many rows may break a rule before it warns."""
+    return rule.threshold * rows
 
 
-def _bad_rows_allowed(share: float, rows: float) -> float:
-    """Shares say nothing of a small file: up to a hundred bad rows pass, unless they are half of it."""
-    return max(share * rows, min(100, rows // 2))
+def accepted_names(names: Sequence[str], rules: list[Rule]) -> frozenset[str]:
+    """The names of `--accept`.
+
+    Raises:
+        FinJEPAError: if one of them can refuse nothing.
+    """
+    known = [rule.rule for rule in rules if rule.severity == "hard"] + list(ACCEPTABLE)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise FinJEPAError(f"nothing is refused for {name!r}: {hint}")
+    return frozenset(names)
 
 
 def judge(aggregates: dict[str, float], expected: list[Expectation]) -> tuple[Outcome, ...]:

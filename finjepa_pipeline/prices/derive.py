@@ -37,7 +37,9 @@ THRESHOLDS = {
     "factor_step": 0.0005,  # 5 bp: less is rounding of adj_close
     "jump": 0.405,  # log(1.5): +50 % or -33 % in a day is listed
     "collapse": 0.1,  # a day's ratio of adjusted closes below, or
-    "explosion": 4.0,  # above: not the same share
+    "explosion": 4.0,  # above: a step of the price, or an extreme move
+    "heavy": 5,  # times the usual volume, which a gain beyond `explosion` needs to be believed
+    "year": 365,  # days without a row after which a ticker has been given to somebody else
 }
 
 
@@ -89,7 +91,8 @@ def derive(
         held = con.execute("FROM derived_state").fetchone()
         reused, rebuilt = held == state, False
         if not reused:
-            tail = _tail(con, held, state)
+            several = _put_on_clock(con, state[0])
+            tail = None if several else _tail(con, held, state)
             con.execute("BEGIN")
             rebuilt = tail is None or not bring_tail_up(con, tail, fragments)
             if rebuilt:
@@ -110,6 +113,18 @@ def derive(
         return report
 
 
+def _put_on_clock(con: duckdb.DuckDBPyConnection, feed_id: int) -> bool:
+    """Make the view clocked_prices that of the active feed; whether its symbols have calendars of their own."""
+    several = _has_several(con, feed_id)
+    rows = sql("on_the_clock").format(feed_id=feed_id) if several else "FROM prices"
+    con.execute(sql("clocked_prices").format(rows=rows))
+    return several
+
+
+def _has_several(con: duckdb.DuckDBPyConnection, feed_id: int) -> bool:
+    return bool(con.execute("FROM symbol_calendars WHERE feed_id = ? LIMIT 1", [feed_id]).fetchall())
+
+
 def _tail(
     con: duckdb.DuckDBPyConnection, held: tuple[int, int, str] | None, state: tuple[int, int, str]
 ) -> Tail | None:
@@ -121,7 +136,9 @@ def _tail(
 
 def _rebuild(con: duckdb.DuckDBPyConnection, fragments: dict[str, object], state: tuple[int, int, str]) -> None:
     """Every derived table from nothing, a run of symbols at a time."""
-    if store.is_newest(con, *state[:2]):
+    if _has_several(con, state[0]):
+        days = "SELECT date, count(*) AS n FROM clocked_prices GROUP BY date"
+    elif store.is_newest(con, *state[:2]):
         days = sql("session_ledger").format(feed_id=state[0], revision=state[1])
     else:
         days = "SELECT date, count(*) AS n FROM prices GROUP BY date"
@@ -144,7 +161,7 @@ def _rebuild(con: duckdb.DuckDBPyConnection, fragments: dict[str, object], state
     for table in STORED:
         con.execute(f'INSERT INTO "{database}".main.{table} FROM temp.{table}')
         con.execute(f"DROP TABLE temp.{table}")
-    con.execute(sql("adjusted_prices").format(adjusted=sql("adjusted_rows").format(prices="prices")))
+    con.execute(sql("adjusted_prices").format(adjusted=sql("adjusted_rows").format(prices="clocked_prices")))
 
 
 def _blocks(con: duckdb.DuckDBPyConnection, feed_id: int) -> Iterator[str]:

@@ -18,7 +18,7 @@ from finjepa_pipeline.warehouse import sql
 class Finding:
     """A rule that rows of the active view broke, or an expectation that its batch did not keep.
 
-    rows: how many; allowed: how many may be before a hard rule blocks and a soft one warns (None: it is only told).
+    rows: how many; allowed: how many may be before it warns (None: any).
     examples: up to three of "symbol date".
     """
 

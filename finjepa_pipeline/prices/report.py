@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.quality import Finding
 from finjepa_pipeline.warehouse import sql
 
@@ -42,6 +43,27 @@ def write_quality_report(con: duckdb.DuckDBPyConnection, findings: list[Finding]
         "revisions": {"data": grown, "layout": {"xaxis": {"type": "category"}, "yaxis": {"type": "log"}}},
     }
     write_page(path, "Quality of the prices", parts, figures, {"sessions": [day for day, _ in coverage]})
+
+
+def write_refusal(error: ContractError, path: Path) -> None:
+    """Write the page that shows why the newest batch was refused: every expectation that failed, with rows as examples."""
+    from finjepa_pipeline.backtest.page import heading, table, write_page
+
+    rows = [
+        (
+            found.column,
+            "refuses" if found.severity == "critical" else "warns",
+            f"{found.observed or 0:,.0f}",
+            found.bounds,
+            (", ".join(found.examples), "text"),
+            (found.reason, "text"),
+        )
+        for found in error.outcomes
+        if not found.success
+    ]
+    head = ("rule", "what it does", "rows", "allowed", "examples", "reason")
+    parts = ["<h1>Refused prices</h1>", heading(error.feed, str(error)), table(head, rows, "findings")]
+    write_page(path, "Refused prices", parts, {}, {})
 
 
 def _trace(rows: Sequence[Sequence[Any]], place: int, name: str, **kind: str) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import duckdb
 
 from finjepa_pipeline.warehouse import sql
 
+JUDGEMENT = 2  # raise it when a stored row would be judged otherwise: the next ingestion judges all rows again
+
 
 @dataclass(frozen=True)
 class Rule:
-    """A row of `price_rules`. `bit` is its place in `broken`; `threshold` the share of rows above which a hard rule blocks
-    the batch and a soft one warns."""
+    """A row of `price_rules`. `bit` is its place in `broken`; `threshold` the share of rows above which it warns."""
 
     bit: int
     rule: str

@@ -1,13 +1,16 @@
 """The append-only store of prices: feeds, their revisions, and which of them the tables show."""
 
 import datetime
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.rules import Rule, hard_bits
+from finjepa_pipeline.prices.calendar import DEFAULT_CALENDAR, clock_of, has_several
+from finjepa_pipeline.prices.rules import JUDGEMENT, Rule, hard_bits
 from finjepa_pipeline.prices.sources import Feed, Snapshot
 from finjepa_pipeline.warehouse import sql
 
@@ -24,6 +27,7 @@ class Revision:
         data_version: short hash of the content; the same data have the same one in every home.
         rows: rows in `prices`; quarantined_rows: rows in `quarantined_prices`.
         columns: which of open, high, low, close, volume, adj_close hold data.
+        accepted: rules and expectations that a person let pass, now or in an earlier revision of the feed.
     """
 
     number: int
@@ -36,6 +40,7 @@ class Revision:
     first_date: datetime.date | None
     last_date: datetime.date | None
     columns: tuple[str, ...]
+    accepted: tuple[str, ...] = ()
 
 
 def create_store(con: duckdb.DuckDBPyConnection) -> None:
@@ -58,7 +63,7 @@ def database_name(con: duckdb.DuckDBPyConnection) -> str:
 
 
 _REVISION = """SELECT revision, feed, source, version, data_version, total_rows - quarantined_rows, quarantined_rows,
-                      first_date, last_date, columns
+                      first_date, last_date, columns, accepted
                FROM revisions JOIN feeds USING (feed_id)"""
 
 
@@ -78,7 +83,10 @@ def _revision(con: duckdb.DuckDBPyConnection, query: str, **parameters: str) -> 
         return None
     # all rows are fetched: a result that is left unfinished blocks the connection for relations
     rows = con.execute(query, parameters or None).fetchall()
-    return Revision(*rows[0][:-1], columns=tuple(rows[0][-1])) if rows else None
+    if not rows:
+        return None
+    *facts, columns, accepted = rows[0]
+    return Revision(*facts, columns=tuple(columns), accepted=tuple(accepted or ()))
 
 
 def feed_of_content(con: duckdb.DuckDBPyConnection, data_version: str) -> str | None:
@@ -105,6 +113,17 @@ def require_shown(con: duckdb.DuckDBPyConnection, feed: str, data_version: str) 
 def options_of(con: duckdb.DuckDBPyConnection, feed: str) -> str | None:
     """The options (JSON) that make the source of a feed again, or None where it was never ingested."""
     return _value(con, "SELECT options_json FROM feeds WHERE feed = $feed", feed=feed) if has_store(con) else None
+
+
+def accepted_of(con: duckdb.DuckDBPyConnection, feed: str, data_version: str) -> list[str]:
+    """What a person let pass up to the revision of a feed with this content."""
+    if not has_store(con):
+        return []
+    query = (
+        "SELECT arg_max(accepted, revision) FROM revisions JOIN feeds USING (feed_id) "
+        "WHERE feed = $feed AND data_version = $data_version"
+    )
+    return _value(con, query, feed=feed, data_version=data_version) or []
 
 
 def derived_options(con: duckdb.DuckDBPyConnection) -> str:
@@ -166,12 +185,52 @@ def known_files(con: duckdb.DuckDBPyConnection, revision: int) -> list[str]:
     return [file["sha256"] for file in files]
 
 
-def size_of(con: duckdb.DuckDBPyConnection, revision: int) -> tuple[int, list[str]]:
-    """The rows of a revision, good and bad, and the columns that hold anything."""
-    found = _value(
-        con, "SELECT {r: total_rows, c: columns} FROM revisions WHERE revision = $revision", revision=revision
+@dataclass(frozen=True)
+class Before:
+    """What a revision follows on: its rows, good and bad, the columns that hold anything, what was accepted, and how many rows
+    of it the files do not cover."""
+
+    rows: int = 0
+    columns: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
+    kept_rows: int = 0
+
+
+def facts_of(con: duckdb.DuckDBPyConnection, revision: int | None) -> Before:
+    """Those of a revision; of none, nothing."""
+    if revision is None:
+        return Before()
+    query = (
+        "SELECT total_rows, columns, coalesce(accepted, []), coalesce(kept_rows, 0) FROM revisions WHERE revision = ?"
     )
-    return found["r"], found["c"]
+    rows, columns, accepted, kept = con.execute(query, [revision]).fetchall()[0]
+    return Before(rows, tuple(columns), tuple(accepted), kept)
+
+
+def judged_by(con: duckdb.DuckDBPyConnection, revision: int) -> int:
+    """The version of the rules that a revision was judged by."""
+    return _value(con, "SELECT coalesce(judgement, 1) FROM revisions WHERE revision = $revision", revision=revision)
+
+
+def calendar_of_place(con: duckdb.DuckDBPyConnection, feed: Feed) -> str | None:
+    """The calendar that an earlier ingestion of the same rows was given, or found."""
+    if not has_store(con):
+        return None
+    asked = {**json.loads(feed.options_json), "calendar": None}
+    rows = con.execute(
+        "SELECT options_json FROM feeds JOIN revisions USING (feed_id) ORDER BY revision DESC"
+    ).fetchall()
+    known = (json.loads(options) for (options,) in rows)
+    return next((options["calendar"] for options in known if {**options, "calendar": None} == asked), None)
+
+
+def content_digest(con: duckdb.DuckDBPyConnection, feed_id: int) -> str:
+    """What the rows of a feed's newest revision hash to, in any order."""
+    return _value(
+        con,
+        "SELECT to_hex(bit_xor(hash(symbol, year, n, folded, total))) FROM price_digests WHERE feed_id = $feed_id",
+        feed_id=feed_id,
+    )
 
 
 @dataclass(frozen=True)
@@ -206,10 +265,22 @@ def outcomes_json(con: duckdb.DuckDBPyConnection, revision: int) -> str:
 
 
 def revision_aggregates(
-    con: duckdb.DuckDBPyConnection, feed_id: int, revision: int, rules: list[Rule]
+    con: duckdb.DuckDBPyConnection,
+    feed_id: int,
+    revision: int,
+    rules: list[Rule],
+    calendar: str = DEFAULT_CALENDAR,
+    accepted: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """A revision that was appended, in numbers: new rows by rule, sessions, and which columns hold anything."""
-    fragments = {"feed_id": feed_id, "revision": revision, "hard": hard_bits(rules)}
+    fragments = {
+        "feed_id": feed_id,
+        "revision": revision,
+        "refusing": hard_bits([rule for rule in rules if rule.rule not in accepted]),
+        "accepted": ", ".join(f"'{name}'" for name in ("", *sorted(accepted))),
+        "calendar": clock_of(calendar),
+        "several": has_several(calendar),
+    }
     counts = ", ".join(
         f"count(*) FILTER (WHERE dropped.rule = '{rule.rule}')::DOUBLE AS {rule.rule}"
         if rule.scope == "session"
@@ -233,7 +304,8 @@ def add_revision(
     data_version: str,
     total_rows: int,
     columns: list[str],
-    moved: tuple[int, int],
+    moved: tuple[int, int, int],
+    accepted: Sequence[str],
     aggregates: dict[str, Any],
     outcomes_json: str,
 ) -> None:
@@ -243,7 +315,8 @@ def add_revision(
            $data_version AS data_version, now()::TIMESTAMP AS created_at, $total_rows AS total_rows,
            $new_rows AS new_rows, $ended_rows AS ended_rows, $quarantined_rows AS quarantined_rows,
            $first_date::DATE AS first_date, $last_date::DATE AS last_date, $columns AS columns, $files AS files,
-           $outcomes_json AS outcomes_json""",
+           $outcomes_json AS outcomes_json, $accepted::VARCHAR[] AS accepted, $judgement AS judgement,
+           $kept_rows AS kept_rows""",
         {
             "revision": revision,
             "feed_id": feed_id,
@@ -252,6 +325,9 @@ def add_revision(
             "total_rows": total_rows,
             "new_rows": moved[0],
             "ended_rows": moved[1],
+            "kept_rows": moved[2],
+            "accepted": sorted(accepted),
+            "judgement": JUDGEMENT,
             "quarantined_rows": total_rows - int(aggregates["sound_rows"]),
             "first_date": aggregates["first_date"],
             "last_date": aggregates["last_date"],
@@ -260,6 +336,25 @@ def add_revision(
             "outcomes_json": outcomes_json,
         },
     )
+
+
+def put_refusal(con: duckdb.DuckDBPyConnection, feed: str, outcomes: list[dict[str, Any]]) -> None:
+    """Store why a batch of a feed was refused, in place of the refusal before."""
+    con.execute("BEGIN")
+    con.execute("DELETE FROM price_refusals WHERE feed = $feed", {"feed": feed})
+    con.executemany(
+        "INSERT INTO price_refusals VALUES (?, now()::TIMESTAMP, ?, ?, ?, ?, ?, ?)",
+        [
+            [
+                feed,
+                *(outcome[name] for name in ("column", "severity", "observed", "bounds")),
+                list(outcome["examples"]),
+                outcome["reason"],
+            ]
+            for outcome in outcomes
+        ],
+    )
+    con.execute("COMMIT")
 
 
 def show(con: duckdb.DuckDBPyConnection, feed_id: int, revision: int, rules: list[Rule]) -> bool:

@@ -211,8 +211,10 @@ def _provenance(lineage: Mapping[str, Any], normalization: Mapping[str, Any]) ->
         "last_date": "last date",
         "assets": "assets",
         "columns": "columns that hold data",
+        "accepted": "findings that a person accepted",
     }
-    lines = [f"- {label}: {cell(_plain(data[key]))}" for key, label in names.items() if data.get(key) is not None]
+    facts = {label: data.get(key) for key, label in names.items()}
+    lines = [f"- {label}: {cell(_plain(fact))}" for label, fact in facts.items() if fact not in (None, (), [])]
     channels = ", ".join(f"`{channel['name']}`" for channel in normalization.get("channels", []))
     return "\n".join([*lines, f"- channels: {channels or 'none given'}"])
 

@@ -7,8 +7,8 @@ import dagster as dg
 from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices.calendar import AUTO, DEFAULT_CALENDAR, sessions
 from finjepa_pipeline.prices.sources.base import (
-    DEFAULT_CALENDAR,
     Feed,
     PriceFilter,
     PriceSource,
@@ -44,7 +44,18 @@ class PriceSourceConfig(dg.Config):
     symbols: list[str] | None = Field(default=None, description="only these symbols")
     start: str | None = Field(default=None, description="only from this day on, YYYY-MM-DD")
     end: str | None = Field(default=None, description="only up to this day, YYYY-MM-DD")
-    calendar: str = Field(default=DEFAULT_CALENDAR, description="the exchange whose sessions the days must be")
+    calendar: str | None = Field(
+        default=None,
+        description="the exchange whose sessions the days must be, as XNYS or 24/7; auto: of each symbol its own, and auto:XASX "
+        "with decisions at the closes of XASX; by default New York, or what the days say where they are not its sessions",
+    )
+    accept: list[str] | None = Field(
+        default=None, description="rules and expectations that do not refuse this batch; bad rows stay in quarantine"
+    )
+    whole: bool = Field(
+        default=False,
+        description="the delivery is all there is: rows that it does not cover end, instead of being kept",
+    )
     as_of: str | None = Field(
         default=None,
         description="show the prices as they were at this revision, a number or the start of a commit or hash; fetch nothing",
@@ -65,13 +76,15 @@ def make_feed(config: PriceSourceConfig, settings: Settings) -> Feed | None:
         symbols=tuple(sorted(set(config.symbols or ()))), start=_day(config.start), end=_day(config.end)
     )
     if source is None:
-        if wanted != PriceFilter():
-            raise FinJEPAError("symbols, start and end need a data source; add --data-source")
+        if wanted != PriceFilter() or config.calendar:
+            raise FinJEPAError("symbols, start, end and calendar need a data source; add --data-source")
         return None
+    if config.calendar not in (None, AUTO):
+        sessions(config.calendar)  # a name that does not exist ends here
     for symbol in wanted.symbols:
-        if not symbol or "'" in symbol:
+        if not symbol.strip():
             raise FinJEPAError(f"{symbol!r} is no symbol")
-    return Feed(source, wanted, config.calendar)
+    return Feed(source, wanted, config.calendar or DEFAULT_CALENDAR)
 
 
 def remembered_feed(options_json: str, settings: Settings) -> Feed:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from finjepa_model.files import to_json
+from finjepa_pipeline.prices.calendar import DEFAULT_CALENDAR
 from finjepa_pipeline.sql_files import literal
-
-DEFAULT_CALENDAR = "XNYS"
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,9 @@ def test_a_file_that_may_not_be_read_is_one_line(home: Home) -> None:
         ({"data_source": "sample", "dataset_name": "a/b"}, "add --data-source hf"),
         ({"data_source": "sample", "start": "01/02/2020"}, "is not a day"),
         ({"symbols": ["AAPL"]}, "need a data source"),
-        ({"data_source": "sample", "symbols": ["A'; DROP TABLE feeds"]}, "is no symbol"),
+        ({"data_source": "sample", "symbols": [" "]}, "is no symbol"),
+        ({"data_source": "sample", "calendar": "XNYC"}, "no exchange calendar 'XNYC'"),
+        ({"calendar": "XNYS"}, "need a data source"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_it(home: Home, config: dict[str, object], says: str) -> None:

@@ -21,7 +21,7 @@ DAMAGE = {
     "open": [1e9, 0.0, None],
     "volume": [-1, None, 0, 2**62],
     "date": ["2021-02-30", "03/01/2021", "", "yesterday", None, "1931-01-05", "2999-01-04", "20210105", "2021-01-16"],
-    "symbol": [None, "", " AAA", "aaa", "TOOLONGTOBEASYMBOL", "A/B"],
+    "symbol": [None, "", " AAA", "aaa", "X" * 65, "A/B", "A#2", "O'B", "  "],
 }
 
 
@@ -44,7 +44,7 @@ def test_the_sample_fills_an_empty_home_and_nothing_is_ingested_twice(home: Home
         ("date", "2021-13-01", "unreadable_date"),
         ("low", 60.0, "ohlc_order"),
         ("volume", -5, "volume_not_a_count"),
-        ("symbol", "a b", "bad_symbol"),
+        ("symbol", "A\x07B", "bad_symbol"),
         ("adj_close", 0.0, "adj_close_not_positive"),
     ],
 )
