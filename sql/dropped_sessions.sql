@@ -1,8 +1,8 @@
--- The sessions of a revision of which only a part has come. The expectation is the median of the 20 sessions before; late
+-- The sessions of a revision of which only a part has come, good or bad. The expectation is the median of the 20 sessions before; late
 -- sessions are asked for of whole markets only, and nothing is where symbols trade on different days ({several}).
 INSERT INTO dropped_sessions
 WITH counted AS (
-    SELECT date, n FROM session_counts WHERE feed_id = {feed_id} AND NOT {several}
+    SELECT date, came AS n FROM session_counts WHERE feed_id = {feed_id} AND NOT {several}
 ),
 compared AS (
     SELECT date, n, median(n) OVER (ORDER BY date ROWS BETWEEN 20 PRECEDING AND 1 PRECEDING) AS usual,

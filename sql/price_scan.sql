@@ -3,7 +3,8 @@
 SELECT symbol, date, open, high, low, close, volume::DOUBLE AS volume, adj_close,
     ({broken})::UINTEGER AS broken, unreadable
 FROM (
-    SELECT trim(symbol, E' \t\r\n\u00a0') AS symbol, day AS date, {open} AS open, {high} AS high, {low} AS low, {close} AS close,
+    SELECT trim(symbol, ' ' || chr(9) || chr(10) || chr(13) || chr(160)) AS symbol, day AS date,
+        {open} AS open, {high} AS high, {low} AS low, {close} AS close,
         {volume} AS volume, {adj_close} AS adj_close,
         CASE WHEN {open} > 0 AND {open} < 1e12 THEN {open} END AS open_ok,
         CASE WHEN {high} > 0 AND {high} < 1e12 THEN {high} END AS high_ok,

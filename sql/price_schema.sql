@@ -50,8 +50,9 @@ CREATE TABLE IF NOT EXISTS price_digests (
     feed_id USMALLINT, symbol VARCHAR, year SMALLINT, n BIGINT, folded UBIGINT, total HUGEINT
 );
 
--- Rows that broke no hard rule of their own, by day, of a feed's newest revision.
-CREATE TABLE IF NOT EXISTS session_counts (feed_id USMALLINT, date DATE, n BIGINT);
+-- Rows by day of a feed's newest revision: n that broke no hard rule of their own, came with those that did (but duplicates, and
+-- rows without a symbol or on a day without a session).
+CREATE TABLE IF NOT EXISTS session_counts (feed_id USMALLINT, date DATE, n BIGINT, came BIGINT);
 
 -- The sessions that were dropped whole, by revision.
 CREATE TABLE IF NOT EXISTS dropped_sessions (

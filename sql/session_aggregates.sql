@@ -1,12 +1,12 @@
 -- The sessions of a revision in numbers. missing_sessions: of the clock. uneven_sessions: more than a tenth off the median of
 -- the 20 before; not asked where symbols trade on different days.
 WITH kept AS (
-    SELECT date, n FROM session_counts
-    WHERE feed_id = {feed_id}
+    SELECT date, n, came FROM session_counts
+    WHERE feed_id = {feed_id} AND n > 0
         AND date NOT IN (SELECT date FROM dropped_sessions WHERE feed_id = {feed_id} AND revision = {revision})
 ),
 compared AS (
-    SELECT n, median(n) OVER (ORDER BY date ROWS BETWEEN 20 PRECEDING AND 1 PRECEDING) AS usual FROM kept
+    SELECT came AS n, median(came) OVER (ORDER BY date ROWS BETWEEN 20 PRECEDING AND 1 PRECEDING) AS usual FROM kept
 )
 SELECT sum(n) AS sound_rows, min(date) AS first_date, max(date) AS last_date,
     (

@@ -39,7 +39,7 @@ def sessions(calendar: str) -> tuple[datetime.date, ...]:
         FinJEPAError: if there is no such calendar.
     """
     known = tuple(_calendar(clock_of(calendar), _FIRST).sessions.date)
-    days = np.arange(_FIRST, known[0], dtype="datetime64[D]")
+    days = np.arange(np.datetime64(_FIRST), np.datetime64(known[0]))
     return (*days[np.is_busday(days)].tolist(), *known)
 
 

@@ -106,7 +106,7 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
             accepted = contract.accepted_names(config.accept or (), load_rules(con))
             found = store.calendar_of_place(con, feed) if config.calendar is None and named else None
             feed = feed if found is None else replace(feed, calendar=found)
-            needed = _needed(snapshot, _known(con, feed))
+            needed = _needed(snapshot, _known(con, feed, config.whole))
         paths = feed.source.fetch(snapshot, needed)  # may take minutes: not while the warehouse is locked
     except FinJEPAError as error:
         if named is not None:
@@ -201,10 +201,13 @@ def _held_feed(warehouse: Warehouse, settings: Settings) -> tuple[Feed, str | No
         return feed, None
 
 
-def _known(con: duckdb.DuckDBPyConnection, feed: Feed) -> Counter[str] | None:
-    """The hashes of the files of a feed's newest revision; None if it has none, or older rules have judged it."""
+def _known(con: duckdb.DuckDBPyConnection, feed: Feed, whole: bool) -> Counter[str] | None:
+    """The hashes of the files of a feed's newest revision; None if all files are to be read: it has none, older rules have
+    judged it, or it keeps rows that a `whole` delivery ends."""
     newest = store.newest_revision(con, feed.name)
     if newest is None or store.judged_by(con, newest) < JUDGEMENT:
+        return None
+    if whole and store.facts_of(con, newest).kept_rows:
         return None
     return Counter(store.known_files(con, newest))
 
@@ -239,7 +242,7 @@ def _put_calendars(con: duckdb.DuckDBPyConnection, feed: Feed, feed_id: int, row
 def _bring_up(
     con: duckdb.DuckDBPyConnection, feed: Feed, snapshot: Snapshot, rules: list[Rule], terms: Terms
 ) -> IngestReport:
-    needed = _needed(snapshot, _known(con, feed))
+    needed = _needed(snapshot, _known(con, feed, terms.whole))
     feed_id = store.feed_id(con, feed)
     before = store.newest_revision(con, feed.name)
     moved, note = Moved(), None

@@ -15,6 +15,13 @@ from finjepa_pipeline.warehouse import sql
 _BY_YEAR = "symbol, year(date)::SMALLINT AS year"
 _BY_KEY = "symbol, date"
 _NOTHING = "FROM raw_price_versions WHERE false"
+_UNPLACED = (
+    "unreadable_date",
+    "date_out_of_range",
+    "bad_symbol",
+    "duplicate",
+    "stray_session",
+)  # rows of no symbol or session
 # Rules of one quantity that leaps and comes back: the quantity, its least and largest ratio in a day, and by how much the
 # volume may exceed the usual one before a rise is believed.
 _TICKS = (
@@ -261,6 +268,7 @@ class VersionWriter:
             "revision": self._revision,
             "hard": self._hard,
             "several": self._several,
+            "unplaced": sum(bit_of(self._rules, rule) for rule in _UNPLACED),
         }
         self._con.execute(sql("move_session_counts").format(**fragments, outgoing=outgoing))
         self._con.execute(sql("dropped_sessions").format(**fragments))

@@ -26,6 +26,20 @@ FROM (
 )
 GROUP BY feed_id, symbol, year;
 
+-- The rows that came, good or bad: all but those without a day (1), out of range (2), without a symbol (8) and duplicates (256).
+CREATE TABLE IF NOT EXISTS main.session_counts (feed_id USMALLINT, date DATE, n BIGINT);
+ALTER TABLE main.session_counts ADD COLUMN IF NOT EXISTS came BIGINT;
+DELETE FROM main.session_counts;
+INSERT INTO main.session_counts
+SELECT feed_id, date, count(*) FILTER (WHERE broken & 20991 = 0), count(*)
+FROM main.raw_price_versions AS version
+WHERE broken & 267 = 0 AND NOT EXISTS (
+    FROM main.raw_price_ends AS ended
+    WHERE ended.feed_id = version.feed_id AND ended.first_revision = version.first_revision
+        AND ended.symbol IS NOT DISTINCT FROM version.symbol AND ended.date IS NOT DISTINCT FROM version.date
+)
+GROUP BY feed_id, date;
+
 -- A revision of before has no judgement: the next ingestion of its feed judges its rows by the rules of now.
 ALTER TABLE IF EXISTS main.revisions ADD COLUMN IF NOT EXISTS accepted VARCHAR[];
 ALTER TABLE IF EXISTS main.revisions ADD COLUMN IF NOT EXISTS judgement INTEGER;

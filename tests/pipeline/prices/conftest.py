@@ -20,7 +20,7 @@ class Home:
         self.settings = Settings(home=folder / "home").ensure()
         self.warehouse = Warehouse.from_settings(self.settings)
         self.files = folder / "files"
-        self.files.mkdir()
+        self.files.mkdir(parents=True)
 
     def ingest(self, path: Path | None = None, **config: Any) -> IngestReport:
         return ingest(

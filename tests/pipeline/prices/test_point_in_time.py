@@ -101,17 +101,54 @@ def test_a_shrinking_or_restated_history_is_refused_and_stays_as_it_was(home: Ho
     rows = prices(tuple(f"S{place:03d}" for place in range(20)))
     home.write("part.parquet", rows)
     before = home.ingest().revision
-    for damaged in (
-        rows[: int(rows.height * 0.9)],
-        rows.with_columns(
-            pl.when(pl.int_range(pl.len()) % 9 == 0)
-            .then(pl.col("adj_close") * 1.05)
-            .otherwise("adj_close")
-            .alias("adj_close")
-        ),
-    ):
+    restated = rows.with_columns(
+        pl.when(pl.int_range(pl.len()) % 9 == 0)
+        .then(pl.col("adj_close") * 1.05)
+        .otherwise("adj_close")
+        .alias("adj_close")
+    )
+    holed = rows.filter(pl.int_range(pl.len()) % 20 != 7)
+    for damaged, name in ((holed, "withdrawn_rows"), (restated, "moved_symbols")):
         home.write("part.parquet", damaged)
-        with pytest.raises(FinJEPAError, match="is refused"):
+        with pytest.raises(FinJEPAError, match=f"is refused: {name}.* such as S000.*--accept {name}"):
             home.ingest()
         assert home.query("SELECT revision, total_rows FROM revisions") == [(1, rows.height)]
         assert home.query("SELECT count(*) FROM prices") == [(before.rows,)]
+        assert home.query("SELECT count(*), count(examples[3]) FROM price_refusals WHERE severity = 'critical'") == [
+            (1, 1)
+        ]
+    home.write("part.parquet", holed)
+    accepted = home.ingest(accept=["withdrawn_rows"])
+    assert (accepted.revision.rows, accepted.moved.withdrawn) == (holed.height, rows.height - holed.height)
+    assert accepted.revision.accepted == ("withdrawn_rows",)
+
+
+def test_a_delivery_with_a_later_window_extends_the_history(home: Home) -> None:
+    rows = prices(tuple(f"S{place:03d}" for place in range(20)), days=60)
+    days = rows["date"].unique().sort()
+    early, late = (rows.filter(chosen) for chosen in (pl.col("date") < days[40], pl.col("date") >= days[20]))
+    home.write("part.parquet", early)
+    home.ingest()
+    home.write("part.parquet", late.filter(pl.col("symbol") != "S007"))
+    report = home.ingest()
+    assert (report.moved.withdrawn, report.moved.kept) == (0, 19 * 20 + 40)  # S007 was not delivered at all
+    assert home.query("SELECT count(*) FROM prices WHERE symbol <> 'S007'") == [(19 * 60,)]
+    assert report.revision.data_version != Home(home.files.parent / "other").ingest(home.files).revision.data_version
+    with pytest.raises(FinJEPAError, match="withdrawn_rows is 420"):
+        home.ingest(whole=True)
+    home.ingest(whole=True, accept=["withdrawn_rows"])
+    assert home.query("SELECT count(*) FROM prices") == [(19 * 40,)]
+
+
+def test_rows_whose_adjustment_is_out_of_date_are_not_joined_to_newer_ones(home: Home) -> None:
+    rows = prices(tuple(f"S{place:03d}" for place in range(20)), days=60)
+    days = rows["date"].unique().sort()
+    home.write("part.parquet", rows.filter(pl.col("date") < days[40]))
+    home.ingest()
+    # S003 has split since: what is held of it is worth twice as much as the delivery says
+    halved = pl.when(pl.col("symbol") == "S003").then(pl.col("adj_close") / 2).otherwise("adj_close")
+    home.write("part.parquet", rows.filter(pl.col("date") >= days[20]).with_columns(adj_close=halved))
+    with pytest.raises(FinJEPAError, match=r"withdrawn_rows is 20.*S003"):
+        home.ingest()
+    assert home.ingest(accept=["withdrawn_rows"]).moved.kept == 19 * 20
+    assert home.query("SELECT symbol, count(*) FROM prices GROUP BY symbol HAVING count(*) <> 60") == [("S003", 40)]
