@@ -1,8 +1,8 @@
 -- Splits snap to the simplest n:m within 2 %, large ones to round numbers. A dividend takes less than a fifth of the price:
 -- adj_close/close steps up by 1/(1 - yield).
 -- Where the factor stays and the close jumps as a split would, with the volume going the other way by about as much, a split is
--- suspected; where it jumps by a power of ten on an ordinary volume, a change of unit. Without volumes the round sizes are.
--- Beyond -90 % and +300 % such a jump is a price_step, and so is a gain on less than {heavy} times the usual volume, which no
+-- suspected; where it jumps by a power of ten on an ordinary volume, a change of unit.
+-- Beyond -90 % and +300 % such a jump, of a round size, is a price_step (without volumes the size alone makes it one), and so is a gain on less than {heavy} times the usual volume, which no
 -- news makes: the entity ends there (entities.sql), nothing is repaired, nobody loses 99 % or gains tenfold by it. Any other
 -- loss or gain of that size is an extreme_move, which counts. All of it is judged from what was known at that close.
 DELETE FROM corporate_actions WHERE {fresh} AND symbol IN (SELECT symbol FROM block_symbols);
@@ -40,8 +40,9 @@ jumps AS (
             AND (volume_ratio > 1) = (shares > 1)) AS shares,
         (abs(log10(return_ratio) - round(log10(return_ratio))) < log10(1.02) AND volume_ratio BETWEEN 0.2 AND 5)
             OR (return_ratio > 1 AND volume_ratio < {heavy}) AS unbelieved,
-        volume_ratio IS NULL AND EXISTS (
+        EXISTS (
             FROM round_sizes WHERE shares BETWEEN 1 / return_ratio / 1.02 AND 1 / return_ratio * 1.02
+            AND coalesce(volume_ratio BETWEEN shares / 3 AND shares * 3, true)
         ) AS round_size
     FROM fresh_events
     WHERE abs(ln(return_ratio)) > {jump} AND gap <= {long_gap} AND date - date_before < {year}
@@ -51,7 +52,7 @@ UNION ALL
 SELECT symbol, date, 'dividend', yield FROM steps WHERE yield BETWEEN 0 AND 0.2
 UNION ALL
 SELECT symbol, date, CASE
-    WHEN extreme AND (shares IS NOT NULL OR coalesce(unbelieved, false) OR round_size) THEN 'price_step'
+    WHEN extreme AND (coalesce(unbelieved, false) OR round_size) THEN 'price_step'
     WHEN extreme THEN 'extreme_move'
     WHEN shares IS NULL THEN 'unexplained_jump' ELSE 'suspected_split' END,
     CASE WHEN extreme THEN return_ratio - 1 ELSE coalesce(shares, return_ratio - 1) END
