@@ -73,7 +73,9 @@ def build_inputs(con: "duckdb.DuckDBPyConnection", manifest: Mapping[str, Any]) 
     source = options_of(con, manifest["feed"]) or "{}"
     universe = manifest.get("universe_options") or derived_options(con)  # of panels that were made before they had it
     accepted = accepted_of(con, manifest["feed"], manifest["data_version"])
-    accept = {"accept": accepted} if accepted else {}  # what a person let pass, the next ingestion of the same would refuse
+    accept = (
+        {"accept": accepted} if accepted else {}
+    )  # what a person let pass, the next ingestion of the same would refuse
     return {"source": json.loads(source) | accept, "universe": json.loads(universe)}
 
 

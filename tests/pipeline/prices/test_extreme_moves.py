@@ -93,7 +93,9 @@ def test_a_real_gain_that_stays_is_earned(home: Home, quiet: pl.DataFrame) -> No
 
 
 @pytest.mark.usefixtures("no_contract")
-def test_a_move_counts_until_the_next_sessions_tell(home: Home, new_home: Callable[[], Home], quiet: pl.DataFrame) -> None:
+def test_a_move_counts_until_the_next_sessions_tell(
+    home: Home, new_home: Callable[[], Home], quiet: pl.DataFrame
+) -> None:
     rows = market(0.05, DAY == HIT)
     known = rows.filter(DAY <= HIT)
     derived(home, known)
@@ -116,14 +118,18 @@ def test_a_move_counts_until_the_next_sessions_tell(home: Home, new_home: Callab
         assert home.query(f"FROM {table} ORDER BY ALL") == whole.query(f"FROM {table} ORDER BY ALL")
 
 
-def test_a_move_that_is_no_tick_stays_as_it_was_judged_on_its_day(new_home: Callable[[], Home], quiet: pl.DataFrame) -> None:
+def test_a_move_that_is_no_tick_stays_as_it_was_judged_on_its_day(
+    new_home: Callable[[], Home], quiet: pl.DataFrame
+) -> None:
     rows = market(0.09, DAY >= HIT, heavy=40)
     known = [
         [
-            home.query(f"SELECT date, close, tradable FROM adjusted_prices WHERE date <= '{day(quiet, HIT)}' ORDER BY ALL"),
+            home.query(
+                f"SELECT date, close, tradable FROM adjusted_prices WHERE date <= '{day(quiet, HIT)}' ORDER BY ALL"
+            ),
             home.query(f"FROM corporate_actions WHERE date <= '{day(quiet, HIT)}' ORDER BY ALL"),
         ]
-        for home in (derived(new_home(), rows.filter(DAY <= last)) for last in (HIT, HIT + 1, 129))
+        for home in (derived(new_home(), rows.filter(last >= DAY)) for last in (HIT, HIT + 1, 129))
     ]
     assert known[0] == known[1] == known[2]
 
@@ -169,7 +175,10 @@ def test_a_name_that_comes_back_after_a_year_is_another_company(home: Home, paus
     first = pl.col("date").str.to_date().min() + pl.duration(days=300)
     away = (pl.col("date").str.to_date() > first) & (pl.col("date").str.to_date() < first + pl.duration(days=pause))
     rows = rows.with_columns(
-        *(pl.when(pl.col("symbol") == "AAA").then(50 + DAY % 3).otherwise(name).cast(pl.Float64).alias(name) for name in PRICES)
+        *(
+            pl.when(pl.col("symbol") == "AAA").then(50 + DAY % 3).otherwise(name).cast(pl.Float64).alias(name)
+            for name in PRICES
+        )
     )
     derived(home, rows.filter(~(away & (pl.col("symbol") == "AAA"))))
     found = home.query("SELECT entity FROM entities WHERE symbol = 'AAA' ORDER BY entity")
