@@ -65,8 +65,7 @@ def session_after(calendar: str, last: datetime.date, count: int) -> datetime.da
         found = _calendar(clock_of(calendar), last - datetime.timedelta(days=14)).sessions.date
         return [day for day in found if day > last][count - 1]
     except (FinJEPAError, IndexError):
-        days: datetime.date = np.busday_offset(np.datetime64(last), count, roll="backward").item()
-        return days
+        return np.busday_offset(np.datetime64(last), count, roll="backward").astype(object)
 
 
 def known_at(calendar: str, clock: str) -> list[tuple[datetime.date, datetime.date]]:

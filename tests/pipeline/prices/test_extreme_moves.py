@@ -34,7 +34,9 @@ def derived(home: Home, rows: pl.DataFrame) -> Home:
 
 def growth(home: Home) -> list[tuple[str, float]]:
     """What a holder of AAA has at the end of each of its entities, of 1 at its start; the policy at its end included."""
-    query = """SELECT entity, arg_max(prices.close, date) / arg_min(prices.close, date) * (1 + coalesce(any_value(delisting_return), 0))
+    query = """
+        SELECT entity, arg_max(prices.close, date) / arg_min(prices.close, date)
+            * (1 + coalesce(any_value(delisting_return), 0))
         FROM adjusted_prices AS prices JOIN entities USING (entity) WHERE symbol = 'AAA' GROUP BY entity ORDER BY entity"""
     return [(str(entity), float(value)) for entity, value in home.query(query)]
 
