@@ -1,10 +1,11 @@
 -- Splits snap to the simplest n:m within 2 %, large ones to round numbers. A dividend takes less than a fifth of the price:
 -- adj_close/close steps up by 1/(1 - yield).
 -- Where the factor stays and the close jumps as a split would, with the volume going the other way by about as much, a split is
--- suspected; where it jumps by a power of ten on an ordinary volume, a change of unit.
--- Beyond -90 % and +300 % such a jump, of a round size, is a price_step (without volumes the size alone makes it one), and so is a gain on less than {heavy} times the usual volume, which no
--- news makes: the entity ends there (entities.sql), nothing is repaired, nobody loses 99 % or gains tenfold by it. Any other
--- loss or gain of that size is an extreme_move, which counts. All of it is judged from what was known at that close.
+-- suspected. Beyond -90 % and +300 % a jump is a price_step if it has the size and the volume of a split (without volumes the
+-- size alone counts), if it is a power of ten on an ordinary volume (another unit), or if it is a gain on less than {heavy}
+-- times the usual volume, which no news makes: the entity ends there (entities.sql), nothing is repaired, and nobody loses 99 %
+-- or gains tenfold by it. Any other loss or gain of that size is an extreme_move, which counts. All of it is judged from what
+-- was known at that close.
 DELETE FROM corporate_actions WHERE {fresh} AND symbol IN (SELECT symbol FROM block_symbols);
 
 INSERT INTO corporate_actions
