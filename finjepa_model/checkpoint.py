@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import LARGEST_JSON, read_json, write_text
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from finjepa_model.world_model import FinJEPA
 
 CHECKPOINT_FILES = (
@@ -22,7 +22,7 @@ CHECKPOINT_FILES = (
     "README.md",
 )
 LARGEST_WEIGHTS = 16 * 2**30  # bytes; `large` has a 60th of it
-_TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
+_TYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.bool": "BOOL"}
 
 
 def save_model(model: "FinJEPA", folder: Path) -> None:
@@ -40,6 +40,7 @@ def save_model(model: "FinJEPA", folder: Path) -> None:
 def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | None) -> "FinJEPA":
     """Load a checkpoint that may come from anybody: sizes are compared before memory is taken, and what is not finite is
     refused."""
+    import torch  # here, as everywhere in this module: others read its constants
     from safetensors import SafetensorError, safe_open
 
     folder = resolve_checkpoint(dir_or_repo, revision)
@@ -104,9 +105,9 @@ def _json(file: Path) -> Any:
         raise FinJEPAError(f"{file} cannot be read ({error}); fetch or train the checkpoint again") from error
 
 
-def _header(tensor: torch.Tensor) -> tuple[tuple[int, ...], str]:
+def _header(tensor: "Tensor") -> tuple[tuple[int, ...], str]:
     """As the header of a safetensors file gives a tensor."""
-    return tuple(tensor.shape), _TYPES.get(tensor.dtype, str(tensor.dtype))
+    return tuple(tensor.shape), _TYPES.get(str(tensor.dtype), str(tensor.dtype))
 
 
 def resolve_checkpoint(dir_or_repo: str | Path, revision: str | None = None) -> Path:

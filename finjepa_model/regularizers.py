@@ -3,6 +3,7 @@
 Shapes: X any leading dimensions, N samples, D width, A directions, K knots.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -30,12 +31,12 @@ class SIGReg(nn.Module):
     def __init__(self, slices: int = 256, knots: int = 17, t_max: float = 3.0):
         super().__init__()
         self.slices, self.knots, self.spacing = slices, knots, t_max / (knots - 1)
-        t_K = torch.linspace(0, t_max, knots, dtype=torch.float64)
-        trapezoid_K = torch.full_like(t_K, 2 * self.spacing)
+        t_K = np.linspace(0, t_max, knots)
+        trapezoid_K = np.full_like(t_K, 2 * self.spacing)
         trapezoid_K[[0, -1]] /= 2
-        gaussian_K = (-t_K.square() / 2).exp()
-        self.register_buffer("gaussian_K", gaussian_K, persistent=False)
-        self.register_buffer("weight_K", trapezoid_K * gaussian_K, persistent=False)
+        gaussian_K = np.exp(-(t_K**2) / 2)
+        self.register_buffer("gaussian_K", torch.from_numpy(gaussian_K), persistent=False)
+        self.register_buffer("weight_K", torch.from_numpy(trapezoid_K * gaussian_K), persistent=False)
 
     def statistic(self, projected_XNA: Tensor) -> Tensor:
         """Epps-Pulley statistic over samples, [X, A]; over the samples of all ranks when distributed."""

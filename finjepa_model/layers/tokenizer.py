@@ -3,8 +3,7 @@
 Shapes: X any batch dimensions, T sessions of a window, F channels, P patches, D width.
 """
 
-import math
-
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -49,6 +48,6 @@ class TimeSeriesTokenizer(nn.Module):
 
 def sine_cosine(length: int, dim: int) -> Tensor:
     """Fixed position encoding, [length, dim]: sines, then cosines (Attention Is All You Need, section 3.5)."""
-    frequency = torch.exp(-math.log(10_000.0) * torch.arange(dim // 2) / (dim // 2))
-    angle = torch.arange(length).unsqueeze(-1) * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+    frequency = np.exp(-np.log(10_000.0) * np.arange(dim // 2) / (dim // 2))
+    angle = np.arange(length)[:, None] * frequency
+    return torch.from_numpy(np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)).float()

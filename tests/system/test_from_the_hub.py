@@ -21,13 +21,13 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 REPO = "tester/finjepa"
 
-# Hides what is not one of the model's five packages, or needed by one of them.
+# Hides what is not one of the model's six packages, or needed by one of them.
 _ONLY_THE_MODELS_PACKAGES = """
 import sys
 from importlib.metadata import distribution, packages_distributions
 from packaging.requirements import Requirement
 
-known, wanted = set(), ["torch", "numpy", "safetensors", "huggingface_hub", "tqdm"]
+known, wanted = set(), ["torch", "numpy", "polars", "safetensors", "huggingface_hub", "tqdm"]
 while wanted:
     name = wanted.pop().lower().replace("_", "-")
     if name in known:

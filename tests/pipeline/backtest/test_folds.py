@@ -116,10 +116,11 @@ def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
     assert record_opening(con, panel, plan, "c1", "run") == 2
 
 
-def test_every_partition_of_a_walk_forward_walks_its_own_strategy(tmp_path):
+def test_every_partition_of_a_walk_forward_walks_its_own_strategy(tmp_path, monkeypatch):
     """With the utility and the fill that were asked for; whoever is not known is told so, not passed over."""
     mine = tmp_path / "mine.py"
     mine.write_text("def decide(view):\n    return None\n")
+    monkeypatch.setenv("FINJEPA_STRATEGIES", str(tmp_path))
     asked = FoldBacktestConfig(utility="log_growth - 5*variance", fill="open", n_assets=7)
 
     def walked(who: str) -> list[str]:

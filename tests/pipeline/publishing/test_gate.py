@@ -265,7 +265,7 @@ def test_a_failure_of_before_stands_for_the_gate_though_a_later_run_passed(champ
 
 
 def test_a_planner_that_never_moved_or_a_short_block_has_no_verdict_against_one_over_n(champion_home):
-    for change, words in (("excess_sharpe = NULL", "never moved"), ("excess_low = NULL", "too few for an interval")):
+    for change, words in (("excess_sharpe = NULL", "never moved"), ("excess_low = NULL", "too short for an interval")):
         champion_home.add_checkpoint("bbbb", seed=1)
         champion_home.rows("DELETE FROM leaderboard WHERE checkpoint = 'bbbb'")
         champion_home.rows("DELETE FROM backtest_returns WHERE checkpoint = 'bbbb'")

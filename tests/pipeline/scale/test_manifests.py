@@ -9,8 +9,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = ROOT / "deploy" / "kubernetes"
-RAY, VALUES = (yaml.safe_load((FILES / f"{name}.yaml").read_text()) for name in ("raycluster", "dagster-values"))
-VOLUME, SECRET = yaml.safe_load_all((FILES / "home.yaml").read_text())
+RAY, *POLICIES = yaml.safe_load_all((FILES / "raycluster.yaml").read_text())
+VALUES = yaml.safe_load((FILES / "dagster-values.yaml").read_text())
+VOLUME, SECRET, HUB_SECRET = yaml.safe_load_all((FILES / "home.yaml").read_text())
 (CODE,) = VALUES["dagster-user-deployments"]["deployments"]
 GROUPS = [RAY["spec"]["headGroupSpec"], *RAY["spec"]["workerGroupSpecs"]]
 
@@ -21,7 +22,9 @@ def test_all_pods_have_one_image_and_the_secret_of_the_store():
         (container,) = group["template"]["spec"]["containers"]
         assert container["image"] == image
         assert container["envFrom"] == [{"secretRef": {"name": SECRET["metadata"]["name"]}}]
-    assert CODE["envSecrets"] == [{"name": SECRET["metadata"]["name"]}]
+    assert CODE["envSecrets"] == [{"name": secret["metadata"]["name"]} for secret in (SECRET, HUB_SECRET)]
+    assert "HF_TOKEN" in HUB_SECRET["stringData"]
+    assert "HF_TOKEN" not in SECRET["stringData"]  # which the pods of Ray read too
     assert CODE["volumes"][0]["persistentVolumeClaim"]["claimName"] == VOLUME["metadata"]["name"]
     assert "FINJEPA_ARTIFACTS" in SECRET["stringData"]
 
@@ -78,3 +81,11 @@ def _snake(name: str) -> str:
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
+
+
+def test_only_pods_of_finjepa_reach_ray_which_has_no_login():
+    assert POLICIES
+    for policy in POLICIES:
+        assert policy["kind"] == "NetworkPolicy"
+        assert "Ingress" in policy["spec"]["policyTypes"]
+        assert all(rule["from"] for rule in policy["spec"]["ingress"])
