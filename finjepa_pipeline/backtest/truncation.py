@@ -112,7 +112,10 @@ def truncation(
     # the future must hold something: no later than nine tenths of the history
     first, last = max(needed + 1, len(whole.dates) // 2), int(0.9 * len(whole.dates))
     if first >= last:
-        raise NotEnoughDataError(f"{len(whole.dates)} sessions are too few; at least {2 * needed} are needed")
+        least = int((needed + 2) / 0.9) + 1
+        raise NotEnoughDataError(
+            f"{len(whole.dates)} sessions are too few; {least} are needed: a larger --sessions, or a longer history"
+        )
     chosen = np.random.default_rng(seed).integers(first, last, dates)
     worst: list[_Difference] = []
     decisions = 0
