@@ -124,14 +124,15 @@ def split_dates(sessions: int, config: FinJEPAConfig) -> Splits:
     Raises:
         FinJEPAError: if the calendar is too short for the model's windows; it names what would make it long enough.
     """
-    splits = _cut(sessions, config)
+    splits = cut_by_shares(sessions, config)
     short = shortage(splits, config)
     if short:
         raise FinJEPAError(f"{sessions} sessions are too few: {short}; {ways_out(sessions, config)}")
     return splits
 
 
-def _cut(sessions: int, config: FinJEPAConfig) -> Splits:
+def cut_by_shares(sessions: int, config: FinJEPAConfig) -> Splits:
+    """The blocks, however short they are."""
     training, gap = config.training, max(_purge(config), EMBARGO)
     train_start = int(sessions * training.train_from)
     train_end = int(sessions * training.train_share)
@@ -171,7 +172,7 @@ def ways_out(sessions: int, config: FinJEPAConfig, least: int = 0) -> str:
             changed = replace(config, **{section: replace(getattr(config, section), **changes)})
         except FinJEPAError:  # no config, such as one whose patches do not divide the window
             return False
-        splits = _cut(sessions, changed)
+        splits = cut_by_shares(sessions, changed)
         learns = splits.train[1] - _purge(changed) > max(splits.train[0], ELIGIBLE_AFTER)
         return learns and not shortage(splits, changed, least)
 

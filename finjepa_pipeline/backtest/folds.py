@@ -18,7 +18,7 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import split_dates, unseen
+from finjepa_model.training.splits import cut_by_shares, shortage, shortest_block, split_dates, unseen
 from finjepa_pipeline.backtest.docket import Block
 from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transaction
 from finjepa_pipeline.warehouse import sql
@@ -78,23 +78,37 @@ def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, h
     if count < 1 or held_back < 0:
         raise FinJEPAError("a walk-forward needs one fold or more, and a held-back block of zero sessions or more")
     sessions = len(panel.dates)
-    length = min(YEAR, (sessions - held_back) // (2 * count + 2))
-    folds = []
-    for k in range(count):
-        test_end = sessions - held_back - (count - 1 - k) * length
-        folds.append(_fold(panel, config, f"{scheme}-{k + 1}-of-{count}", test_end, length, scheme == "rolling"))
+    folds = _folds(sessions, config, count, scheme, held_back)
+    if not folds:
+        fewer = next((n for n in range(count - 1, 0, -1) if _folds(sessions, config, n, scheme, held_back)), None)
+        less = next((n for n in range(held_back - 1, -1, -1) if _folds(sessions, config, count, scheme, n)), None)
+        ways = [f"--{name} {n}" for name, n in (("folds", fewer), ("held-back", less)) if n is not None]
+        found = f"ask for {' or '.join(ways)}" if ways else "bring a longer history"
+        raise FinJEPAError(f"{sessions} sessions are too few for {count} folds with {held_back} held back; {found}")
     name = _plan_name(panel, folds, held_back)
     return Plan(name, tuple(folds), (sessions - held_back, sessions))
 
 
-def _fold(panel: Panel, config: FinJEPAConfig, name: str, test_end: int, length: int, rolling: bool) -> Fold:
-    sessions = len(panel.dates)
+def _folds(sessions: int, config: FinJEPAConfig, count: int, scheme: str, held_back: int) -> list[Fold]:
+    """Nothing where one of them has a block that is too short."""
+    length = min(YEAR, (sessions - held_back) // (2 * count + 2))
+    folds = []
+    for k in range(count):
+        test_end = sessions - held_back - (count - 1 - k) * length
+        fold = _fold(sessions, config, f"{scheme}-{k + 1}-of-{count}", test_end, length, scheme == "rolling")
+        if fold is None:
+            return []
+        folds.append(fold)
+    return folds
+
+
+def _fold(sessions: int, config: FinJEPAConfig, name: str, test_end: int, length: int, rolling: bool) -> Fold | None:
     gap = _gap(config)
     validation_end = test_end - length - gap
     train_end = validation_end - length - gap
     train_from = max(0, train_end - ROLLING_YEARS * YEAR) if rolling else 0
     if train_end <= train_from:
-        raise FinJEPAError(f"{sessions} sessions are too few for these folds; ask for fewer, or bring a longer history")
+        return None
     half = 0.5 / sessions  # so that the share of a session falls into the session
     shares = {
         "train_from": train_from / sessions + half if train_from else 0.0,
@@ -102,7 +116,9 @@ def _fold(panel: Panel, config: FinJEPAConfig, name: str, test_end: int, length:
         "validation_share": (validation_end - train_end) / sessions,
     }
     own = dataclasses.replace(config, training=dataclasses.replace(config.training, **shares))
-    splits = split_dates(sessions, own)
+    splits = cut_by_shares(sessions, own)
+    if shortage(splits, own) or test_end - splits.test[0] < shortest_block(own):
+        return None
     return Fold(name, own, splits.train, splits.validation, (splits.test[0], test_end))
 
 

@@ -1,5 +1,7 @@
 """Folds in time: no session is judged that a model learned from or near, and the held-back block is nobody's."""
 
+import re
+
 import duckdb
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from handmade_panel import noise, write_panel
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.batches import BatchSource
-from finjepa_model.training.splits import EMBARGO, split_dates, unseen
+from finjepa_model.training.splits import EMBARGO, shortest_block, split_dates, unseen
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.folds import (
     fold_blocks,
@@ -68,6 +70,20 @@ def test_an_impossible_plan_is_one_clear_line(tmp_path, arguments, words):
     panel = write_panel(tmp_path, noise(600, 3))
     with pytest.raises(FinJEPAError, match=words):
         make_plan(panel, CONFIG, **{"count": 3, "scheme": "expanding", "held_back": 60} | arguments)
+
+
+@pytest.mark.parametrize(("sessions", "count", "held_back"), [(600, 40, 60), (900, 3, 800), (1250, 30, 100)])
+def test_each_way_out_of_folds_that_are_too_many_is_one(tmp_path, sessions, count, held_back):
+    panel = write_panel(tmp_path, noise(sessions, 3))
+    asked = {"count": count, "scheme": "expanding", "held_back": held_back}
+    with pytest.raises(FinJEPAError, match="too few for") as error:
+        make_plan(panel, CONFIG, **asked)
+    ways = re.findall(r"--(folds|held-back) (\d+)", str(error.value))
+    assert ways
+    for option, value in ways:
+        key = "count" if option == "folds" else "held_back"
+        plan = make_plan(panel, CONFIG, **asked | {key: int(value)})
+        assert all(fold.test[1] - fold.test[0] >= shortest_block(CONFIG) for fold in plan.folds)
 
 
 def test_symbols_that_training_never_sees_are_in_no_batch(tmp_path):
