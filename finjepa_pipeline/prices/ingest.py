@@ -347,6 +347,8 @@ def _refusal(
     if any(outcome.column == "refused_rows" for outcome in failed) and bad:
         says += "; " + ", ".join(f"{one.column} {one.observed:,.0f} rows" for one in bad[:3])
     ways = [f"--accept {','.join(options)} takes it nevertheless (bad rows stay in quarantine)"] if options else []
+    if any(outcome.column == "unreadable_date" and outcome.observed for outcome in outcomes):
+        ways.insert(0, "write days as YYYY-MM-DD")
     if any(outcome.column == "stray_session" for outcome in failed):
         ways.insert(0, f"--calendar auto finds another calendar than {feed.calendar}")
     if any(outcome.column == "withdrawn_rows" for outcome in failed):

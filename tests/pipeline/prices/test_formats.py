@@ -215,8 +215,8 @@ def test_a_file_that_moves_to_another_folder_is_read_again(home: Home) -> None:
     prices(("AAA",)).drop("symbol").write_parquet(home.files / "symbol=AAA" / "p.parquet")
     home.ingest()
     (home.files / "symbol=AAA").rename(home.files / "symbol=BBB")
-    home.ingest()
-    assert home.query("SELECT DISTINCT symbol FROM prices") == [("BBB",)]
+    home.ingest()  # what was delivered of AAA before stays
+    assert home.query("SELECT DISTINCT symbol FROM prices ORDER BY symbol") == [("AAA",), ("BBB",)]
 
 
 STRANGE = ("set[1]", "a*b", "what?", "{a,b}", "O'Brien", 'say "so"', "100% #1 & co", "spät", "[!x]", "**")
