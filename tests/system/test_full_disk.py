@@ -14,10 +14,10 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of 64 MB."""
+    """A file system of 256 MB: the markets that an audit simulates need some."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256m", "none", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("mounting a small file system needs root")
     yield folder
