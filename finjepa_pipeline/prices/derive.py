@@ -115,14 +115,10 @@ def derive(
 
 def _put_on_clock(con: duckdb.DuckDBPyConnection, feed_id: int) -> bool:
     """Make the view clocked_prices that of the active feed; whether its symbols have calendars of their own."""
-    several = _has_several(con, feed_id)
+    several = store.has_own_calendars(con, feed_id)
     rows = sql("on_the_clock").format(feed_id=feed_id) if several else "FROM prices"
     con.execute(sql("clocked_prices").format(rows=rows))
     return several
-
-
-def _has_several(con: duckdb.DuckDBPyConnection, feed_id: int) -> bool:
-    return bool(con.execute("FROM symbol_calendars WHERE feed_id = ? LIMIT 1", [feed_id]).fetchall())
 
 
 def _tail(
@@ -136,7 +132,7 @@ def _tail(
 
 def _rebuild(con: duckdb.DuckDBPyConnection, fragments: dict[str, object], state: tuple[int, int, str]) -> None:
     """Every derived table from nothing, a run of symbols at a time."""
-    if _has_several(con, state[0]):
+    if store.has_own_calendars(con, state[0]):
         days = "SELECT date, count(*) AS n FROM clocked_prices GROUP BY date"
     elif store.is_newest(con, *state[:2]):
         days = sql("session_ledger").format(feed_id=state[0], revision=state[1])

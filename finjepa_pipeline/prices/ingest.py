@@ -112,9 +112,14 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
         if named is not None:
             raise
         with warehouse.connect() as con:
-            if store.current_revision(con) is None:
+            shown = store.current_revision(con)
+            if shown is None:
                 raise
-            return _report(con, note=f"carried on with what is here: {error}")
+            older = store.judged_by(con, shown.number) < JUDGEMENT
+            judged = (
+                "; its rows are judged by the rules of an older version until the source can be read" if older else ""
+            )
+            return _report(con, note=f"carried on with what is here: {error}{judged}")
     with warehouse.connect() as con:
         rules = load_rules(con)
         store.create_store(con)

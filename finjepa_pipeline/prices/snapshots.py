@@ -21,6 +21,7 @@ from finjepa_pipeline.warehouse import file_literal, literal, sql
 TABLES = ("quarantined_prices", "corporate_actions", "entities", "stale_prices", "universe")
 _YEARS = "years.json"  # what each year of prices hashes to
 _POINTER = "current"
+_CLOCKED = "clocked_prices.parquet"  # only where symbols have calendars of their own; it is `prices` otherwise
 _KEPT = 2  # the present one, and the one that a reader may still have open
 
 
@@ -34,7 +35,8 @@ def publish_snapshot(con: duckdb.DuckDBPyConnection, folder: Path, name: str) ->
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write_prices(con, temporary, pointer)
-        for table in TABLES:
+        ((feed_id,),) = con.execute("SELECT feed_id FROM active_view").fetchall()
+        for table in (*TABLES, *(["clocked_prices"] if store.has_own_calendars(con, feed_id) else [])):
             file = literal(temporary / f"{table}.parquet")
             con.execute(f"COPY (FROM main.{table}) TO {file} (FORMAT parquet, COMPRESSION zstd)")
         os.replace(temporary, place)
@@ -65,7 +67,9 @@ def read_snapshot(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         for table, paths in {**files, "prices": sorted(place.glob("prices/*/*.parquet"))}.items():
             listed = ", ".join(map(file_literal, paths))
             con.execute(f"CREATE VIEW {table} AS FROM read_parquet([{listed}], hive_partitioning = false)")
-        con.execute(sql("adjusted_prices").format(adjusted=sql("adjusted_rows").format(prices="prices")))
+        clocked = place / _CLOCKED
+        rows = f"read_parquet([{file_literal(clocked)}])" if clocked.is_file() else "prices"
+        con.execute(sql("adjusted_prices").format(adjusted=sql("adjusted_rows").format(prices=rows)))
         yield con
 
 

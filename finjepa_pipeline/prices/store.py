@@ -224,6 +224,11 @@ def calendar_of_place(con: duckdb.DuckDBPyConnection, feed: Feed) -> str | None:
     return next((options["calendar"] for options in known if {**options, "calendar": None} == asked), None)
 
 
+def has_own_calendars(con: duckdb.DuckDBPyConnection, feed_id: int) -> bool:
+    """Whether the symbols of a feed have calendars of their own."""
+    return bool(con.execute("FROM symbol_calendars WHERE feed_id = ? LIMIT 1", [feed_id]).fetchall())
+
+
 def content_digest(con: duckdb.DuckDBPyConnection, feed_id: int) -> str:
     """What the rows of a feed's newest revision hash to, in any order."""
     return _value(

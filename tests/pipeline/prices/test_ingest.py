@@ -1,5 +1,6 @@
 """Ingestion: what is kept, what is quarantined, and that nothing happens twice."""
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices import current_revision
+from finjepa_pipeline.prices.derive import UniverseConfig, derive
+from finjepa_pipeline.prices.quality import quality_summary
+from finjepa_pipeline.prices.report import write_quality_report
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
 
@@ -149,3 +153,69 @@ def test_a_new_file_adds_only_its_rows(home: Home) -> None:
     (home.files / "b.parquet").unlink()
     home.write("a.parquet", rows)
     assert home.ingest().revision == report.revision
+
+
+TICKERS = (
+    "M&M.NS",
+    "BRK/B",
+    "aapl",
+    "AAPL",
+    "AAPL US Equity",
+    "RELIANCEPOWER.NS",
+    "O'B; DROP",
+    "<b>X</b>",
+    "[red]",
+    "\u03a9",
+    "ES=F",
+    "2330.TW",
+)
+
+
+@pytest.mark.parametrize("name", ["part.parquet", "part.csv"])
+def test_names_of_vendors_are_symbols_and_stay_as_they_are(home: Home, name: str) -> None:
+    rows = prices(TICKERS)
+    padded = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.format("  {} ", "symbol")).otherwise("symbol")
+    home.write(name, rows.with_columns(padded.alias("symbol")))
+    assert home.ingest().revision.quarantined_rows == 0
+    derive(home.warehouse, UniverseConfig(min_history=10, window=5, min_dollar_volume=1))
+    found = home.query("SELECT entity, count(*) FROM adjusted_prices GROUP BY entity")
+    assert sorted(found) == sorted((ticker, 40) for ticker in TICKERS)
+    with home.warehouse.connect() as con:
+        write_quality_report(con, quality_summary(con), home.settings.reports / "prices.html")
+    assert "<b>X" not in (home.settings.reports / "prices.html").read_text(encoding="utf-8")
+    some = home.ingest(symbols=["O'B; DROP", "aapl"])
+    assert some.revision.rows == 80
+
+
+@pytest.mark.parametrize("symbol", ["", "  ", None, "A\x07B", "X" * 65, "AAA#2"])
+def test_what_is_no_symbol_is_quarantined(home: Home, symbol: str | None) -> None:
+    rows = prices()
+    home.write("part.parquet", pl.concat([rows, rows[:1].with_columns(symbol=pl.lit(symbol, pl.String))]))
+    home.ingest()
+    assert home.query("SELECT rules FROM quarantined_prices") == [(["bad_symbol"],)]
+
+
+def test_a_home_of_older_rules_is_judged_again(home: Home) -> None:
+    rows = prices()
+    home.write("part.parquet", rows)
+    first = home.ingest().revision
+    with home.warehouse.connect() as con:  # as an older version has left it: a ticker was no symbol, volumes were whole
+        con.execute("UPDATE raw_price_versions SET broken = 8 WHERE symbol = 'AAA'")
+        con.execute("UPDATE revisions SET judgement = NULL, accepted = NULL, kept_rows = NULL, quarantined_rows = 40")
+        con.execute("ALTER TABLE raw_price_versions ALTER COLUMN volume TYPE BIGINT")
+        con.execute("ALTER TABLE session_counts DROP COLUMN came")
+        con.execute("DELETE FROM price_digests")
+        con.execute("DELETE FROM schema_version WHERE version >= 9")
+    assert home.query("SELECT count(*) FROM prices") == [(80,)]
+    report = home.ingest()
+    assert "judged again" in (report.note or "")
+    assert (report.revision.rows, report.revision.quarantined_rows) == (rows.height, 0)
+    assert home.query("SELECT symbol, date, close, volume FROM prices ORDER BY ALL") == [
+        (s, datetime.date.fromisoformat(d), c, v)
+        for s, d, c, v in rows.select("symbol", "date", "close", "volume").sort("symbol", "date").iter_rows()
+    ]
+    again = home.ingest()
+    assert (again.new_rows, again.ended_rows, again.revision, again.note) == (0, 0, report.revision, None)
+    assert report.revision.data_version == first.data_version
+    as_it_was = home.ingest(as_of="1")
+    assert as_it_was.revision.rows == 80
