@@ -140,9 +140,10 @@ def _fitting(con: duckdb.DuckDBPyConnection, clock: str) -> dict[str, str]:
     usual = DEFAULT_CALENDAR if clock in _WITHOUT_EXCHANGE else clock  # on which the days of any exchange would lie
     hints = {symbol: _hint(symbol) or usual for (symbol,) in names}
     found: dict[str, str] = {}
-    everywhere = {usual, DEFAULT_CALENDAR, *_SUFFIXES.values()}
-    # Most symbols keep the calendar of their name; making all calendars takes a while.
-    for candidates, worst in ((set(hints.values()), 0.0), (_WITHOUT_EXCHANGE, 2 * _FITS), (everywhere, math.inf)):
+    exchanges = {usual, DEFAULT_CALENDAR, *_SUFFIXES.values()} - _WITHOUT_EXCHANGE
+    # Most symbols keep the calendar of their name; making all calendars takes a while. Every day lies on 24/7: what trades on
+    # five days a week lacks more than a quarter of it.
+    for candidates, worst in ((set(hints.values()), 0.0), ({"24/5"}, 0.02), ({"24/7"}, 0.15), (exchanges, math.inf)):
         if len(found) < len(hints):
             found |= _best(con, candidates, hints, worst)
             con.execute("DELETE FROM symbol_days WHERE symbol IN (SELECT unnest($s::VARCHAR[]))", {"s": list(found)})

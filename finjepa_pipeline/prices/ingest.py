@@ -350,12 +350,14 @@ def _refusal(
     options = [name for name in dict.fromkeys(options) if name in names or name in contract.ACCEPTABLE]
     says = "; ".join(map(str, failed))
     if any(outcome.column == "refused_rows" for outcome in failed) and bad:
-        says += "; " + ", ".join(f"{one.column} {one.observed:,.0f} rows" for one in bad[:3])
+        says += "; " + ", ".join(f"{one.column} {one.observed:,.0f} rows" for one in bad[:3]) + f" ({bad[0].reason})"
     ways = [f"--accept {','.join(options)} takes it nevertheless (bad rows stay in quarantine)"] if options else []
     if any(outcome.column == "unreadable_date" and outcome.observed for outcome in outcomes):
         ways.insert(0, "write days as YYYY-MM-DD")
     if any(outcome.column == "stray_session" for outcome in failed):
-        ways.insert(0, f"--calendar auto finds another calendar than {feed.calendar}")
+        ways.insert(
+            0, f"name the calendar that is not {feed.calendar}, as --calendar 24/7 (--calendar auto looks for it)"
+        )
     if any(outcome.column == "withdrawn_rows" for outcome in failed):
         ways.insert(0, "deliver the whole history again")
     return f"{feed.name} is refused: {says}" + (f". Way out: {'; or '.join(ways)}" if ways else "")

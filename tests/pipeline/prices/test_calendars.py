@@ -70,6 +70,15 @@ def test_a_wrong_calendar_is_refused_with_the_way_out(home: Home) -> None:
         home.ingest(accept=["stray_sesion"])
 
 
+def test_days_that_no_exchange_has_are_refused(home: Home) -> None:
+    """Midnights of Tokyo in UTC: Sundays to Thursdays, which every day of the week would hide."""
+    rows = market({"AAPL": "XNYS", "GE": "XNYS"})
+    early = pl.col("date").str.to_date().dt.offset_by("-1d").dt.to_string()
+    home.write("part.parquet", rows.with_columns(date=early))
+    with pytest.raises(FinJEPAError, match="stray_session"):
+        home.ingest()
+
+
 def test_each_symbol_keeps_its_own_calendar(home: Home) -> None:
     rows = market(MARKET | {"SAP": "XETR"})
     home.write("part.parquet", rows)
