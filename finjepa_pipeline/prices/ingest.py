@@ -350,7 +350,7 @@ def _refusal(
     options = [name for name in dict.fromkeys(options) if name in names or name in contract.ACCEPTABLE]
     says = "; ".join(map(str, failed))
     if any(outcome.column == "refused_rows" for outcome in failed) and bad:
-        says += "; " + ", ".join(f"{one.column} {one.observed:,.0f} rows" for one in bad[:3]) + f" ({bad[0].reason})"
+        says += "; " + ", ".join(f"{one.column} {one.observed:,.0f} rows" for one in bad[:3])
     ways = [f"--accept {','.join(options)} takes it nevertheless (bad rows stay in quarantine)"] if options else []
     if any(outcome.column == "unreadable_date" and outcome.observed for outcome in outcomes):
         ways.insert(0, "write days as YYYY-MM-DD")
