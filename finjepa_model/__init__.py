@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finjepa_model.portfolio import PortfolioSimulator
     from finjepa_model.predictor import Predictor
     from finjepa_model.regularizers import InverseDynamics, SIGReg
-    from finjepa_model.td_jepa import TDJEPA
+    from finjepa_model.td.algorithm import TDJEPA
     from finjepa_model.world_model import FinJEPA
 
 _HOMES = {
@@ -33,7 +33,7 @@ _HOMES = {
     "PortfolioSimulator": "portfolio",
     "Predictor": "predictor",
     "SIGReg": "regularizers",
-    "TDJEPA": "td_jepa",
+    "TDJEPA": "td.algorithm",
     "TimeSeriesTokenizer": "layers",
 }
 

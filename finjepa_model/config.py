@@ -227,49 +227,32 @@ class TrainingConfig(Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class TDConfig(Bounded):
-    """The zero-shot branch (TD-JEPA, 2510.00739), trained after the world model and on its latents."""
+    """The td branch (TD-JEPA, 2510.00739), trained after the world model and on its latents."""
 
     section = "td"
 
     enabled: bool = False
     symmetric: bool = False  # one encoder for state and task, one predictor
-    fine_tune: bool = False  # the branch has a copy of the encoders and trains it; the world model stays as it is
     task_dim: int = bounded(24, 1, 4096)  # D, width of the task features
     state_dim: int = bounded(32, 1, 4096)
     hidden: int = bounded(128, 1, 8192)
     members: int = bounded(2, 1, 64)  # predictors in an ensemble
     discount: float = bounded(0.97, 0, 0.9999)  # of a session
-    goal_ratio: float = bounded(0.2, 0, 1)  # share of tasks that are features of reached states
-    # share that are sums of a few outcomes, of random weights; the others come from the sphere
-    prior_ratio: float = bounded(0.6, 0, 1)
+    goal_ratio: float = bounded(0.5, 0, 1)  # share of tasks that are features of reached states; the others are random
     task_orthonormality: float = bounded(1.0, 0, 1e6)
     state_orthonormality: float = bounded(0.1, 0, 1e6)
     behaviour_cloning: float = bounded(0.0, 0, 1e6)
     target_rate: float = bounded(0.01, 0, 1)  # Polyak
-    covariance_decay: float = bounded(0.995, 0, 1)
-    temperature: float = bounded(0.7, 1e-6, 1e3)  # of the relaxed hedge
-    steps: int = bounded(
-        600, 0, 1e9
-    )  # 0 leaves the policy as it begins, which is hardly worse (docs/results/zero-shot.md)
+    steps: int = bounded(600, 0, 1e9)
     dates: int = bounded(64, 2, 1e5)  # in a batch
-    portfolios: int = bounded(
-        4, 1, 10000
-    )  # held on each of these dates: the market does not listen, so its latents serve all of them
+    portfolios: int = bounded(4, 1, 10000)  # on each of these dates, whose latents serve all of them
     reuse: int = bounded(8, 1, 10000)  # batches of portfolios on the same encoded market
     learning_rate: float = bounded(1e-3, 1e-12, 10)
-    task_learning_rate: float = bounded(1e-4, 1e-12, 10)  # slower: predictors must keep up with what they predict
-    actor_learning_rate: float = bounded(2e-4, 1e-12, 10)  # slower: it follows what predictors have learned
     evaluate_every: int = bounded(
         20, 1, 1e9
-    )  # steps between two scores of the policy on the validation block; the best one is kept
+    )  # steps between two scores on the validation block; the best policy is kept
     patience: int = bounded(5, 0, 1e6)  # stop after this many scores without a better one; 0 for never
-    relabelled: int = bounded(2048, 1, 1e6)  # next states that are kept with the checkpoint to infer rewards on
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(
-            self.goal_ratio + self.prior_ratio <= 1, "td.prior_ratio", "and td.goal_ratio must not exceed 1 together"
-        )
+    kept_states: int = bounded(2048, 1, 1e6)  # next states that the checkpoint keeps to infer rewards on
 
 
 @dataclass(frozen=True, kw_only=True)

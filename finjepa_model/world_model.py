@@ -63,11 +63,11 @@ class FinJEPA(nn.Module):
             self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_portfolio_encoder = copy.deepcopy(self.portfolio_encoder).requires_grad_(False)
         # last, so that the world model begins the same with and without it
-        self.zero_shot = None
-        if config.td.enabled:  # a training without the branch does not depend on its code, and so neither does its id
-            from finjepa_model.zero_shot.branch import ZeroShot
+        self.td = None
+        if config.td.enabled:  # imported here: the id of a training without the branch does not depend on its code
+            from finjepa_model.td.branch import TDBranch
 
-            self.zero_shot = ZeroShot(config, self.encoder, self.portfolio_encoder)
+            self.td = TDBranch(config)
 
     # -- acting ---------------------------------------------------------------------------------------------------------
 
@@ -125,9 +125,7 @@ class FinJEPA(nn.Module):
             beta_BN=observation.beta_BSN[:, now],
             present_BN=observation.present_BN,
             assets_BHND=assets_BHND,
-            seen_BMD=tokens_BSMD[:, now]
-            if self.zero_shot is None
-            else self.zero_shot.see(tokens_BSMD[:, now], observation),
+            tokens_BMD=tokens_BSMD[:, now],
             first_step=now,
             memory=memory,
             model=self,
@@ -201,7 +199,7 @@ class Imagination:
     beta_BN: Tensor
     present_BN: Tensor  # bool
     assets_BHND: Tensor
-    seen_BMD: Tensor  # latents of the assets and, last, of the market, now, as the zero-shot branch sees them
+    tokens_BMD: Tensor  # latents of the assets and, last, of the market, now
     first_step: int
     memory: MarketMemory
     model: FinJEPA
@@ -227,7 +225,7 @@ class Imagination:
             beta_BN=self.beta_BN[one],
             present_BN=self.present_BN[one],
             assets_BHND=self.assets_BHND[one],
-            seen_BMD=self.seen_BMD[one],
+            tokens_BMD=self.tokens_BMD[one],
             memory=memory,
         )
 

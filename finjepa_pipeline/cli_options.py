@@ -77,9 +77,7 @@ def model_options(command: Callable) -> Callable:
         click.option("--batch-size", type=int, help="Decision dates in a batch."),
         click.option("--n-assets", type=int, help="Assets in a sample."),
         click.option("--preset", default="small", show_default=True, help="tiny, small, base or large."),
-        click.option(
-            "--branch", default="jepa", show_default=True, help="jepa, or jepa,td: with the zero-shot branch TD-JEPA."
-        ),
+        click.option("--branch", default="jepa", show_default=True, help="jepa, or jepa,td: with the branch TD-JEPA."),
     ):
         command = option(command)
     return command

@@ -13,7 +13,6 @@ from finjepa_model.planning.plan import Account, Cost, Plan, Planner
 from finjepa_model.planning.qp import QPConfig, QPPlanner
 from finjepa_model.planning.random_shooting import RandomConfig, RandomPlanner
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
-from finjepa_model.planning.td import TDPlanner, TDPlannerConfig
 from finjepa_model.planning.utility import QUANTITIES, Quantity, Utility, parse_utility, utility_help
 
 __all__ = [
@@ -36,8 +35,6 @@ __all__ = [
     "Quantity",
     "RandomConfig",
     "RandomPlanner",
-    "TDPlanner",
-    "TDPlannerConfig",
     "Utility",
     "make_planner",
     "parse_utility",
@@ -45,13 +42,20 @@ __all__ = [
     "utility_help",
 ]
 
+
+def _td_planner(config: Any) -> Planner:
+    from finjepa_model.td.planner import TDPlanner  # here: td is built on planning
+
+    return TDPlanner(config)
+
+
 PLANNERS: dict[str, tuple[Callable[[Any], Planner], type]] = {
     "cem": (CEMPlanner, CEMConfig),
     "mppi": (MPPIPlanner, MPPIConfig),
     "gradient": (GradientPlanner, GradientConfig),
     "qp": (QPPlanner, QPConfig),
     "random": (RandomPlanner, RandomConfig),
-    "td": (TDPlanner, TDPlannerConfig),
+    "td": (_td_planner, QPConfig),
 }
 
 

@@ -58,4 +58,4 @@ def build_library(
         state.scalars(after.beta_BN[rows_Y]).view(by_date),
     )
     goals_LD = best_realised(latents_LCD, utility_Y.view(dates, portfolios))
-    return GoalLibrary(now.seen_BMD[:, -1], goals_LD, torch.from_numpy(sessions_L) + stride)
+    return GoalLibrary(now.tokens_BMD[:, -1], goals_LD, torch.from_numpy(sessions_L) + stride)

@@ -10,10 +10,11 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import ActionSpace, Plan, TDPlanner, Utility, make_planner, moments, parse_utility
+from finjepa_model.planning import ActionSpace, Plan, Utility, make_planner, moments, parse_utility
 from finjepa_model.planning.objectives import CUMULATIVE, GOAL, Objective
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioState
+from finjepa_model.td.planner import TDPlanner
 from finjepa_pipeline.backtest.ensemble import ensemble_of
 from finjepa_pipeline.backtest.market_imagination import HORIZON, Imagined
 from finjepa_pipeline.backtest.market_view import MarketView

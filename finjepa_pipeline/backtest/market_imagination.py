@@ -72,7 +72,7 @@ class MarketImagination:
         target = parse_goal(name)
         if target is not None:
             return target_latent(imagination, self.simulator, self.config.model.stride, target)
-        return view.goal_library(self.model, self.folder).nearest(imagination.seen_BMD[:, -1], view.session)
+        return view.goal_library(self.model, self.folder).nearest(imagination.tokens_BMD[:, -1], view.session)
 
     def forecast(self, view: MarketView) -> np.ndarray:
         """Expected simple return of each asset over the next decision step, [N]."""

@@ -11,10 +11,7 @@ import finjepa_model
 _ROOT = Path(finjepa_model.__file__).parent.parent  # of both packages
 _PACKAGES = ("finjepa_model", "finjepa_pipeline")
 _TRAINING = "finjepa_pipeline.training.launch"
-_TD = (
-    "finjepa_model.training.td_trainer",
-    "finjepa_model.zero_shot",
-)  # imported where the config has the td branch only
+_TD = "finjepa_model.td"  # imported where the config has the td branch only
 
 
 @functools.cache

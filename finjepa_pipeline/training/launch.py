@@ -64,7 +64,7 @@ def _train(panel_folder: Path, run_folder: Path, report: Any) -> None:
         dist.destroy_process_group()
     if trainer.rank == 0:
         if config.td.enabled:  # small beside the world model: one process trains it
-            from finjepa_model.training.td_trainer import TDTrainer  # the id of other trainings leaves its code out
+            from finjepa_model.td.training import TDTrainer  # the id of other trainings leaves its code out
 
             running = TDTrainer(trainer.model, panel, run_folder, report)
             running.stop_requested = trainer.stop_requested

@@ -1,4 +1,4 @@
-"""The zero-shot branch from the command line: a utility is named, a decision follows, and the leaderboard has it."""
+"""The td branch from the command line: a utility is named, a decision follows, and the leaderboard has it."""
 
 import json
 
@@ -17,7 +17,7 @@ def home(tmp_path_factory):
     """A home with a checkpoint that has the branch."""
     folder = tmp_path_factory.mktemp("td")
     source = ["--data_source", "files", "--path", str(write_prices(folder / "prices"))]
-    td = ["--branch", "jepa,td", "--set", "td.steps=6", "--set", "td.dates=16", "--set", "td.evaluate_every=3"]
+    td = ["--branch", "jepa,td", "--set", "td.steps=60", "--set", "td.dates=16", "--set", "td.evaluate_every=30"]
     done = finjepa(folder / "home", "train", *source, *quick_training(), *td)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "home"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.splits import history_needed
-from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest import engine
 from finjepa_pipeline.backtest.engine import Court, walk
@@ -83,7 +83,7 @@ def _config():
         config,
         model=replace(config.model, stride=STRIDE),
         portfolio=replace(config.portfolio, allow_short=True, borrow_rate=0.05, cash_rate=0.02, max_gross=1.2),
-        td=replace(config.td, enabled=True, steps=2, dates=8, hidden=16, relabelled=256),
+        td=replace(config.td, enabled=True, steps=2, dates=8, hidden=16, kept_states=256),
     )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
-from finjepa_model.training.td_trainer import TDTrainer
+from finjepa_model.td.training import TDTrainer
 from finjepa_pipeline.publishing.gate import judge
 from tests.hub_lookalike import READER, WRITER, HubLookalike
 from tests.pipeline.backtest.handmade_court import config_for
@@ -203,7 +203,7 @@ def test_a_bad_repository_name_is_named(champion_home, hub):
 
 def test_the_td_branch_is_released_with_its_checkpoint_and_decides_the_same(home, hub, tmp_path):
     config = config_for(6)
-    td = replace(config.td, enabled=True, steps=4, dates=8, hidden=16, relabelled=256, evaluate_every=2)
+    td = replace(config.td, enabled=True, steps=4, dates=8, hidden=16, kept_states=256, evaluate_every=2)
     config = replace(config, model=replace(config.model, dim=8, predictor_layers=1), td=td)
     torch.manual_seed(0)
     model = FinJEPA(config)

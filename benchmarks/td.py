@@ -1,7 +1,7 @@
-"""The zero-shot branch beside planners with the same utility, on synthetic markets whose truth is known.
+"""The td branch beside planners with the same utility, on synthetic markets whose truth is known.
 
-    python benchmarks/zero_shot.py FOLDER --variants drift,risk --seeds 0-2
-    python benchmarks/zero_shot.py FOLDER --variants drift --seeds 0 --sac 5000     # needs stable-baselines3
+    python benchmarks/td.py FOLDER --variants drift,risk --seeds 0-2
+    python benchmarks/td.py FOLDER --variants drift --seeds 0 --sac 5000     # needs stable-baselines3
 
 For each market: a panel, a world model, its td branch, and then for each utility one walk a policy over the first year of the
 test block. A decision is scored by the utility's value under the true moments at its close (`of oracle`) and under the world
@@ -21,13 +21,14 @@ from student import half_width
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.planning import ActionSpace, TDPlanner, Utility, make_planner, parse_utility, project_to_simplex
+from finjepa_model.planning import ActionSpace, Utility, make_planner, parse_utility, project_to_simplex
 from finjepa_model.planning.objectives import Objective
 from finjepa_model.planning.quantities import quantities
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
+from finjepa_model.td.planner import TDPlanner
+from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.splits import history_needed, split_dates
-from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.training.trainer import Trainer
 from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_pipeline.backtest.engine import Court
@@ -193,7 +194,7 @@ def untrained(model: FinJEPA, ground: ProvingGround, folder: Path) -> FinJEPA:
     config = model.config.override({"td.steps": "0"})
     torch.manual_seed(config.training.seed)
     other = FinJEPA(config)
-    known = {name: value for name, value in model.state_dict().items() if not name.startswith("zero_shot.")}
+    known = {name: value for name, value in model.state_dict().items() if not name.startswith("td.")}
     other.load_state_dict(known, strict=False)
     TDTrainer(other, ground.panel, folder / "untrained").train()
     return other.eval()
@@ -220,7 +221,7 @@ def run_market(arguments: argparse.Namespace, variant: str, seed: int) -> dict:
                 Arena(ground, model, (splits.train[1] - SESSIONS, splits.train[1])), utility, arguments.sac
             )
             walks["sac"] = arena.walk(learned, utility)
-        rows.append({"utility": text, "fit": model.zero_shot.infer(utility).fit, "walks": walks})
+        rows.append({"utility": text, "fit": model.td.infer(utility).fit, "walks": walks})
     return {
         "variant": variant,
         "seed": seed,

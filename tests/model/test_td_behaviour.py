@@ -14,9 +14,10 @@ from finjepa_model.config import FinJEPAConfig, TDConfig, TrainingConfig
 from finjepa_model.planning import parse_utility
 from finjepa_model.planning.rollout import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.td.state import PolicyState
+from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.td_trainer import TDTrainer
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config
 from tests.pipeline.backtest.handmade_panel import write_panel
@@ -32,7 +33,7 @@ def _config(seed: int) -> FinJEPAConfig:
         small,
         model=replace(small.model, market_channels=("market",), stride=5),
         training=TrainingConfig(seed=seed, batch_size=8, n_assets=ASSETS),
-        td=TDConfig(enabled=True, steps=200, dates=32, hidden=32, relabelled=512),
+        td=TDConfig(enabled=True, steps=200, dates=32, hidden=32, kept_states=512),
     )
 
 
@@ -60,10 +61,8 @@ def _fresh_world(model: FinJEPA, seed: int) -> PlanningWorld:
 
 
 def _measured(model: FinJEPA, world: PlanningWorld, utility: str, quantity: str) -> float:
-    action: PortfolioAction = model.zero_shot.decide(
-        world.imagination, world, model.zero_shot.infer(parse_utility(utility))
-    )
-    return float(model.zero_shot.situation(world.imagination, world).quantities(action, (quantity,)).mean())
+    action: PortfolioAction = model.td.decide(world.imagination, world, model.td.infer(parse_utility(utility)))
+    return float(PolicyState.of(world.imagination, world).quantities(action, (quantity,)).mean())
 
 
 @pytest.mark.slow

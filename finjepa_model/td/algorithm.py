@@ -7,15 +7,15 @@ successor features, T(phi(s), a, z) = E sum_t gamma^t psi(s_t+1), learned by tem
 reward r(s') = psi(s')'w then has the value T'w under every pi_z, and pi_z, which maximises T'z, is the answer to z = w. A second
 predictor from psi to phi teaches the task features what matters in the long run.
 
-This file is the algorithm. What states, actions and networks are, the parts decide: `finjepa_model.zero_shot` has those of
-portfolios, the tests those of a table.
+This file is the algorithm. What states, actions and networks are, the parts decide: `networks` has those of portfolios, the tests
+those of a table.
 
 Shapes: Y samples, D task features, P state features, K members of an ensemble.
 """
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -23,8 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from finjepa_model.config import TDConfig
-
-_GO_ON = 0.5  # share of samples that go on with the task that led to them
 
 
 class Actor(Protocol):
@@ -48,7 +46,6 @@ class Parts:
         back_predictor: (state, features_YD, action, task_YD) -> successor features of phi, [K, Y, P]; None in the symmetric
             variant, where the task encoder is the state encoder as well.
         actor: see `Actor`.
-        prior: (how many) -> tasks_YD worth learning for, such as those that users tend to name; None where there are none.
     """
 
     state_encoder: nn.Module | None
@@ -56,7 +53,6 @@ class Parts:
     predictor: nn.Module
     back_predictor: nn.Module | None
     actor: nn.Module
-    prior: Callable[[int], Tensor] | None = None
 
 
 class TDJEPA(nn.Module):
@@ -66,11 +62,9 @@ class TDJEPA(nn.Module):
         discount: gamma of one decision step.
     """
 
-    covariance_DD: Tensor
-
     def __init__(self, parts: Parts, config: TDConfig, discount: float):
         super().__init__()
-        self.config, self.discount, self._prior = config, discount, parts.prior
+        self.config, self.discount = config, discount
         self.symmetric = parts.state_encoder is None
         self.task_encoder, self.predictor, self.actor = parts.task_encoder, parts.predictor, parts.actor
         self.targets = nn.ModuleDict(
@@ -80,8 +74,6 @@ class TDJEPA(nn.Module):
             self.state_encoder, self.back_predictor = parts.state_encoder, parts.back_predictor
             self.targets["state_encoder"] = _frozen(parts.state_encoder)
             self.targets["back_predictor"] = _frozen(parts.back_predictor)
-        # second moment of the task features of next states; its eigenvalues tell a collapse
-        self.register_buffer("covariance_DD", torch.eye(config.task_dim))
 
     def encode(self, state: Any) -> Tensor:
         """state_YP."""
@@ -92,12 +84,8 @@ class TDJEPA(nn.Module):
         """The decision of pi_z: no search, no sampling."""
         return self.actor(state, self.encode(state), task_YD, sample=False)
 
-    def losses(self, before: Any, action: Any, after: Any, led_by_YD: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(self, before: Any, action: Any, after: Any) -> dict[str, Tensor]:
         """Every term of one update on transitions without rewards, and their weighted sum under "loss".
-
-        Args:
-            led_by_YD: tasks whose policies led to these transitions, where they did; half of the samples learn for them, since a
-                policy mostly stands where it has led itself.
 
         The gradient of each term reaches what it should: both encoders and predictors learn from the two prediction terms and
         the orthonormality, the actor alone from its own.
@@ -108,12 +96,9 @@ class TDJEPA(nn.Module):
             next_features_YD = self.targets["task_encoder"](after)
             next_state_YP = next_features_YD if self.symmetric else self.targets["state_encoder"](after)
             task_YD = self.draw_tasks(next_features_YD)
-            if led_by_YD is not None:
-                task_YD = torch.where(torch.rand_like(task_YD[:, :1]) < _GO_ON, led_by_YD, task_YD)
             next_action = self.actor(after, next_state_YP, task_YD)
             ahead_YD = self.targets["predictor"](after, next_state_YP, next_action, task_YD).mean(0)
             target_YD = next_features_YD + self.discount * ahead_YD
-            self.covariance_DD.lerp_(second_moment(next_features_YD), 1 - config.covariance_decay)
         terms = {
             "prediction": _error(self.predictor(before, state_YP, action, task_YD), target_YD),
             "task_orthonormality": orthonormality(features_YD),
@@ -135,15 +120,11 @@ class TDJEPA(nn.Module):
         return terms
 
     def draw_tasks(self, features_YD: Tensor) -> Tensor:
-        """Tasks to learn for: directions of the sphere of radius sqrt(D), features of states that were reached, in another
-        order, and tasks of the prior: task_YD."""
-        task_YD = torch.randn_like(features_YD)
+        """Tasks to learn for: directions of the sphere of radius sqrt(D), and features of states that were reached, in another
+        order: task_YD."""
         goals_YD = features_YD[torch.randperm(len(features_YD), device=features_YD.device)]
-        kind_Y1 = torch.rand(len(features_YD), 1, device=features_YD.device)
-        task_YD = torch.where(kind_Y1 < self.config.goal_ratio, goals_YD, task_YD)
-        if self._prior is not None:
-            task_YD = torch.where(kind_Y1 > 1 - self.config.prior_ratio, self._prior(len(features_YD)), task_YD)
-        return to_sphere(task_YD)
+        is_goal_Y1 = torch.rand(len(features_YD), 1, device=features_YD.device) < self.config.goal_ratio
+        return to_sphere(torch.where(is_goal_Y1, goals_YD, torch.randn_like(features_YD)))
 
     @torch.no_grad()
     def update_targets(self) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning import PLANNERS
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.training.td_trainer import TDTrainer
+from finjepa_model.td.training import TDTrainer
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.docket import parse_planners
 from finjepa_pipeline.backtest.engine import walk
@@ -26,9 +26,9 @@ DAYS, ASSETS = 900, 6
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
     """A world model whose forecasts are random functions of what it sees, its briefly trained branch, and a court."""
-    folder = tmp_path_factory.mktemp("zero_shot")
+    folder = tmp_path_factory.mktemp("td")
     config = config_for(ASSETS)
-    config = replace(config, td=replace(config.td, enabled=True, steps=3, dates=8, hidden=16, relabelled=256))
+    config = replace(config, td=replace(config.td, enabled=True, steps=60, dates=8, hidden=16, kept_states=256))
     panel = write_panel(folder / "panel", noise(DAYS, ASSETS))
     torch.manual_seed(0)
     model = FinJEPA(config)
@@ -49,7 +49,7 @@ def test_a_strategy_acts_on_the_utility_that_it_is_named_with(case):
         assert len(strategy.expected) == len(court.decisions)
         assert all(sum(expected.terms.values()) < np.inf for _, expected in strategy.expected)
         held.append(np.mean([expected.volatility for _, expected in strategy.expected]))
-    assert held[1] < held[0] / 2
+    assert held[1] < held[0]
 
 
 def test_a_checkpoint_without_the_branch_says_how_to_get_one(case, tmp_path):

@@ -1,10 +1,9 @@
-"""Where a portfolio stands at a decision, and the record of the step that led there.
+"""The state of TD-JEPA: where a portfolio stands at a decision, and what the step before brought.
 
 Shapes: Y portfolios, each in a market of its own, N assets, D width of the world model, G portfolio scalars, O outcomes,
 V numbers that an asset has of its own.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,8 +44,8 @@ _USUAL_VOLATILITY = 0.03  # of a share over a decision step
 
 
 @dataclass(frozen=True)
-class Situation:
-    """The state s of TD-JEPA.
+class PolicyState:
+    """The state s.
 
     Attributes:
         assets_YND, market_YD, portfolio_YD: latents.
@@ -67,20 +66,20 @@ class Situation:
     world: PlanningWorld
 
     @classmethod
+    @torch.no_grad()
     def of(
         cls,
         imagination: "Imagination",
         world: PlanningWorld,
-        portfolio_encoder: Callable[..., Tensor],
         outcome_YO: Tensor | None = None,
-    ) -> "Situation":
+    ) -> "PolicyState":
         """
         Args:
             imagination: of Y markets; the world is made of it and of the Y portfolios.
-            portfolio_encoder: see `encoder.PortfolioEncoder`.
+            outcome_YO: 0 where None.
         """
         state, moments, present_YN = world.state, world.moments, imagination.present_BN
-        assets_YND, market_YD = imagination.seen_BMD[:, :-1], imagination.seen_BMD[:, -1]
+        assets_YND, market_YD = imagination.tokens_BMD[:, :-1], imagination.tokens_BMD[:, -1]
         scalars_YG = state.scalars(moments.beta_BN)
         mean_YN, volatility_YN = imagination.mean_BHN[:, 0], imagination.volatility_BHN[:, 0]
         own_YNV = torch.stack(
@@ -96,7 +95,7 @@ class Situation:
         return cls(
             assets_YND=assets_YND,
             market_YD=market_YD,
-            portfolio_YD=portfolio_encoder(
+            portfolio_YD=imagination.model.portfolio_encoder(
                 state.holdings_XN, state.signals_XN, scalars_YG, assets_YND.detach(), present_YN
             ),
             own_YNV=own_YNV * present_YN.unsqueeze(-1),

@@ -1,13 +1,14 @@
-"""Trains the zero-shot branch of a world model: market paths from the panel, portfolios and actions drawn on the device.
+"""Trains the td branch of a world model: market paths from the panel, portfolios and actions drawn on the device.
 
 A step is a function of the seed and its number, so training resumes to the bit. Every so often the policy is scored on the
 validation block, the first time before the first step, and the best one is what is left of training.
 
-Shapes: B decision dates, C portfolios on each, Y = B x C, R relabelled next states, O outcomes, Z task features.
+Shapes: B decision dates, C portfolios or tasks on each, Y = B x C, R next states that are kept, O outcomes, Z task features.
 """
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,27 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from finjepa_model.config import FinJEPAConfig
+from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.experience import Experience, Transition
+from finjepa_model.td.algorithm import to_sphere
+from finjepa_model.td.branch import infer_task
+from finjepa_model.td.networks import TaskEncoder
+from finjepa_model.td.state import OUTCOMES, PolicyState
+from finjepa_model.td.transitions import DECISIONS, MarketPaths, Transition, draw_transition
+from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.panel import Panel
-from finjepa_model.training.policy_score import PolicyScore
 from finjepa_model.training.records import append_record, forget_after
 from finjepa_model.training.schedule import falling
+from finjepa_model.training.splits import split_dates
 from finjepa_model.training.state import Best, load_best, load_state, save_best, save_state
 from finjepa_model.training.trainer import Report, TrainingInterruptedError
 from finjepa_model.world_model import FinJEPA
-from finjepa_model.zero_shot import OUTCOMES, infer_task
 
 TD_FOLDER = "td"  # in the run folder of the world model
 
 
 class TDTrainer:
-    """Trains `model.zero_shot` and nothing else of the model.
+    """Trains `model.td` and nothing else of the model.
 
     Args:
         model: a trained world model whose config has `td.enabled`.
@@ -40,13 +45,14 @@ class TDTrainer:
     """
 
     def __init__(self, model: FinJEPA, panel: Panel, run_folder: Path, report: Report | None = None):
-        assert model.zero_shot is not None
-        self.model, self.branch, self.config = model, model.zero_shot, model.config
+        assert model.td is not None
+        self.model, self.branch, self.config = model, model.td, model.config
         self.run_folder, self.report = run_folder / TD_FOLDER, report
         model.eval()
         self.device, self.panel = next(model.parameters()).device, panel
-        self.experience = Experience(model, panel)
-        self.optimizer = torch.optim.Adam(_groups(self.branch, self.config))
+        td, block = self.config.td, split_dates(len(panel.dates), self.config).train
+        self.paths = MarketPaths(model, panel, block, td.dates, td.portfolios)
+        self.optimizer = torch.optim.Adam(self.branch.parameters(), lr=td.learning_rate)
         self.step, self.best = 0, Best()
         self.stop_requested = False
         self.score: PolicyScore | None = None  # its tasks are in units that are known when training begins
@@ -81,7 +87,7 @@ class TDTrainer:
                 if self.step % training.checkpoint_every == 0 or last:
                     self._save()
         policy = load_best(self.run_folder, self.device, self.branch)
-        self._relabel()
+        self._keep_states()
         return self.evaluate() | {
             "policy": policy,
             "training": {name: float(value) for name, value in terms.items()},
@@ -92,9 +98,9 @@ class TDTrainer:
     def train_step(self) -> dict[str, Tensor]:
         torch.manual_seed(_mix(self.config.training.seed, self.step))
         for group in self.optimizer.param_groups:
-            group["lr"] = falling(group["initial_lr"], self.step, self.config.td.steps)
-        transition = self.experience.draw(self.step)
-        terms = self.branch.algorithm.losses(transition.before, transition.action, transition.after, transition.task_YZ)
+            group["lr"] = falling(self.config.td.learning_rate, self.step, self.config.td.steps)
+        transition = draw_transition(self.paths.draw(self.step // self.config.td.reuse), self.branch)
+        terms = self.branch.algorithm.losses(transition.before, transition.action, transition.after)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.branch.parameters(), 10 * self.config.training.gradient_clip)
@@ -111,13 +117,13 @@ class TDTrainer:
     def evaluate(self) -> dict[str, Any]:
         """Eigenvalues of the covariance of the task features, which tell a collapse, and how well each outcome is linear in
         them."""
-        centred_RZ = self.branch.relabelled_RZ - self.branch.relabelled_RZ.mean(0)
+        centred_RZ = self.branch.kept_RZ - self.branch.kept_RZ.mean(0)
         eigenvalues_Z = torch.linalg.eigvalsh(centred_RZ.T.double() @ centred_RZ.double() / len(centred_RZ))
         share_Z = eigenvalues_Z.clamp(min=1e-12) / eigenvalues_Z.sum().clamp(min=1e-12)
         quantities = self.branch.quantities
         varying = [name for name in OUTCOMES if float(quantities[name].std()) > 0]
         fits = {
-            name: infer_task(lambda values, name=name: values[name], self.branch.relabelled_RZ, quantities).fit
+            name: infer_task(lambda values, name=name: values[name], self.branch.kept_RZ, quantities).fit
             for name in varying
         }
         return {
@@ -127,30 +133,26 @@ class TDTrainer:
         }
 
     @torch.no_grad()
-    def _relabel(self) -> None:
+    def _keep_states(self) -> None:
         """Next states of fresh portfolios, half of them led there by the actor."""
         drawn = self._draw(self.config.td.steps)
         features_RZ = torch.cat([self.branch.algorithm.task_encoder(transition.after) for transition in drawn])
         quantities_RQ = torch.cat([transition.quantities_YQ for transition in drawn])
-        kept = slice(self.config.td.relabelled)
-        self.branch.remember(features_RZ[kept], quantities_RQ[kept])
+        kept = slice(self.config.td.kept_states)
+        self.branch.kept_RZ.copy_(features_RZ[kept])
+        self.branch.kept_RQ.copy_(quantities_RQ[kept])
 
     def _draw(self, first_step: int) -> list[Transition]:
-        """As many transitions as are relabelled, or a few more, each batch on a market of its own."""
+        """As many transitions as states are kept, or a few more, each batch on a market of its own."""
         td = self.config.td
         drawn = []
-        for step in range(
-            first_step, first_step + td.reuse * math.ceil(td.relabelled / (td.dates * td.portfolios)), td.reuse
-        ):
-            torch.manual_seed(_mix(self.config.training.seed, step))
-            drawn.append(self.experience.draw(step))
+        for number in range(math.ceil(td.kept_states / (td.dates * td.portfolios))):
+            torch.manual_seed(_mix(self.config.training.seed, first_step + number))
+            drawn.append(draw_transition(self.paths.draw(first_step + number), self.branch))
         return drawn
 
     def _log(self, terms: dict[str, Tensor]) -> None:
-        eigenvalues_Z = torch.linalg.eigvalsh(self.branch.algorithm.covariance_DD)
-        record = {"kind": "td", "step": self.step, **{name: float(value) for name, value in terms.items()}}
-        record |= {"lowest_eigenvalue": float(eigenvalues_Z[0]), "highest_eigenvalue": float(eigenvalues_Z[-1])}
-        self._record(record)
+        self._record({"kind": "td", "step": self.step, **{name: float(value) for name, value in terms.items()}})
 
     def _score_and_keep(self) -> None:
         """Keep the policy if it is the best so far."""
@@ -176,7 +178,7 @@ class TDTrainer:
         save_state(self.run_folder, self.step, self.best, self.branch, self.optimizer)
 
     def _begin(self) -> None:
-        """Go on where an interrupted run was, or begin: with the world model's encoders and the units of the outcomes."""
+        """Go on where an interrupted run was, or begin with the units of the outcomes."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
         self.step, self.best = load_state(self.run_folder, self.device, self.branch, self.optimizer)
         if self.step > 0:
@@ -184,23 +186,75 @@ class TDTrainer:
             self.score = PolicyScore(self.model, self.panel)
             return
         forget_after(self.run_folder, -1)
-        self.branch.adopt(self.model.encoder, self.model.portfolio_encoder)
         self.branch.calibrate(torch.cat([transition.after.outcome_YO for transition in self._draw(0)]))
         self.score = PolicyScore(self.model, self.panel)
         self._score_and_keep()
 
 
-def _groups(branch: nn.Module, config: FinJEPAConfig) -> list[dict[str, Any]]:
-    """Task features learn more slowly than what predicts them, and so does the actor than what it follows."""
-    td = config.td
-    rates = {"algorithm.task_encoder.": td.task_learning_rate, "algorithm.actor.": td.actor_learning_rate}
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in branch.named_parameters():
-        if parameter.requires_grad:
-            rate = next((rate for start, rate in rates.items() if name.startswith(start)), td.learning_rate)
-            groups.setdefault(rate, []).append(parameter)
-    return [{"params": parameters, "lr": rate, "initial_lr": rate} for rate, parameters in groups.items()]
-
-
 def _mix(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step * 8_191 + 77) % (2**63)
+
+
+_DATES, _TASKS = 32, 64
+_SEED = 2011  # of the tasks and of the random portfolios
+_RANDOM = 16  # portfolios a date and task
+
+
+class PolicyScore:
+    """How well the policy serves tasks of the step that comes, by the world model's own account and after exact costs; more is
+    better.
+
+    Random tasks that are linear in outcomes are followed from cash over the decisions of the same paths of the validation
+    block. A task's score is what its policy gains over 1/N a decision, in standard deviations over random portfolios; the
+    policy's is the mean over tasks. There is no chance in it.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: FinJEPA, panel: Panel):
+        """After the branch has been calibrated: the tasks are in its units."""
+        assert model.td is not None
+        self.algorithm, self.rules = model.td.algorithm, model.config.portfolio
+        encoder = self.algorithm.task_encoder
+        assert isinstance(encoder, TaskEncoder)
+        self._outcomes = encoder.outcomes
+        block = split_dates(len(panel.dates), model.config).validation
+        self._path = MarketPaths(model, panel, block, _DATES, _TASKS).draw(0)
+        generator = torch.Generator().manual_seed(_SEED)
+        task_TZ = torch.randn(_TASKS, model.config.td.task_dim, generator=generator)
+        task_TZ[:, len(OUTCOMES) :] = 0.0
+        self._task_YZ = to_sphere(task_TZ).repeat(_DATES, 1).to(next(model.parameters()))
+        torch.manual_seed(_SEED)
+        start = self._path.state(0, self._path.start())
+        drawn = [self._value(start, random_action(start.present_YN, None, self.rules)) for _ in range(_RANDOM)]
+        self._spread_T = torch.stack(drawn).std(0).view(_DATES, _TASKS).mean(0).clamp(min=1e-9)
+        self._equal_T = self._follow(_equal_weights)
+
+    @torch.no_grad()
+    def __call__(self) -> float:
+        def policy(s: PolicyState) -> PortfolioAction:
+            return self.algorithm.act(s, self._task_YZ)
+
+        return float(((self._follow(policy) - self._equal_T) / self._spread_T).mean())
+
+    def _follow(self, policy: Callable[[PolicyState], PortfolioAction]) -> Tensor:
+        """Mean value_T of a decision."""
+        portfolio, values = self._path.start(), []
+        for decision in range(DECISIONS):
+            s = self._path.state(decision, portfolio)
+            action = policy(s)
+            values.append(self._value(s, action))
+            if decision + 1 < DECISIONS:
+                portfolio = self._path.hold(decision, s, action)
+        return torch.stack(values).view(DECISIONS, _DATES, _TASKS).mean((0, 1))
+
+    def _value(self, s: PolicyState, action: PortfolioAction) -> Tensor:
+        """What the step that comes is worth to the tasks: value_Y."""
+        expected_YO = self._outcomes.expected(s.quantities(action))
+        return (expected_YO * self._task_YZ[:, : expected_YO.shape[-1]]).sum(-1)
+
+
+def _equal_weights(s: PolicyState) -> PortfolioAction:
+    signals_YN = s.present_YN.to(s.own_YNV.dtype)
+    return PortfolioAction(
+        signals_YN / signals_YN.sum(-1, keepdim=True), signals_YN, torch.zeros_like(signals_YN[:, 0])
+    )

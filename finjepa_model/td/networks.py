@@ -1,24 +1,25 @@
-"""Encoders and predictors of TD-JEPA for portfolios. All are equivariant to the order of the assets and take any number of them.
+"""Encoders, predictors and the actor of TD-JEPA for portfolios: equivariant to the order of the assets, for any number of them.
 
 Shapes: Y portfolios, N assets, D width of the world model, E width of the state latent, Z task features, O outcomes,
 Q consequences, K members of an ensemble, U hidden width.
 """
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from finjepa_model.actions import ActionEmbedder, PortfolioAction
-from finjepa_model.config import TDConfig
+from finjepa_model.config import PortfolioConfig, TDConfig
+from finjepa_model.planning.qp import encode
+from finjepa_model.planning.quadratic import project_to_exposure
+from finjepa_model.planning.space import ActionSpace
 from finjepa_model.portfolio import SCALARS
-from finjepa_model.td_jepa import to_sphere
-from finjepa_model.zero_shot.situation import OUTCOMES, Situation
+from finjepa_model.td.algorithm import to_sphere
+from finjepa_model.td.state import ASSET_NUMBERS, OUTCOMES, PolicyState
 
-# what people want more of, less of, or either; utilities are sums of such
-_WISHES = dict.fromkeys(OUTCOMES, -1.0) | {
-    "log_growth": 1.0, "realised_growth": 1.0, "net": 0.0, "beta": 0.0, "hedge": 0.0,
-}  # fmt: skip
-_GROWTH_ASKED = 0.7  # share of those sums that ask for growth
+_EXPLORE = 0.1  # standard deviation of what is added to positions, as shares of the largest gross exposure
 
 
 def branch(inputs: int, hidden: int) -> nn.Sequential:
@@ -64,33 +65,6 @@ class OutcomeFeatures(nn.Module):
         growth_Y1, variance_Y1 = consequences_YQ[:, :1], consequences_YQ[:, 1:2]
         return self(torch.cat([consequences_YQ, growth_Y1 - variance_Y1 / 2, variance_Y1], dim=-1))
 
-    def prices(self, task_YZ: Tensor) -> Tensor:
-        """What a unit of each consequence is worth to a task, in its first step: price_YQ."""
-        outcomes = len(OUTCOMES)
-        price_YO = task_YZ[:, :outcomes] @ self.weight_OO / self.scale_O
-        growth_Y1, square_Y1 = price_YO[:, -2:-1], price_YO[:, -1:]
-        realised_Y2 = torch.cat([growth_Y1, square_Y1 - growth_Y1 / 2], dim=-1)
-        return torch.cat([price_YO[:, :2] + realised_Y2, price_YO[:, 2:-2]], dim=-1)
-
-    @torch.no_grad()
-    def draw_sums(self, count: int) -> Tensor:
-        """Tasks of utilities that are sums of one to four outcomes, wanted or not as people do, with random weights in units
-        of their spread: [Y, O].
-
-        No utility is named: every outcome but growth is as likely as any other.
-        """
-        like = self.weight_OO
-        rank_YO = torch.rand(count, len(OUTCOMES), device=like.device)
-        rank_YO[:, 0] -= (torch.rand(count, device=like.device) < _GROWTH_ASKED).to(like.dtype)
-        terms_Y1 = torch.randint(1, 5, (count, 1), device=like.device)
-        wish_O = like.new_tensor([_WISHES[name] for name in OUTCOMES])
-        size_YO = torch.randn(count, len(OUTCOMES), device=like.device)
-        weight_YO = torch.where(wish_O == 0, size_YO, wish_O * size_YO.exp()) * (
-            rank_YO.argsort(-1).argsort(-1) < terms_Y1
-        )
-        # psi = W x, so the reward u'x is the task that solves W'z = u
-        return torch.linalg.solve(like.T, weight_YO.T).T
-
 
 class StateEncoder(nn.Module):
     """phi: from the world model's market and portfolio latents to the sphere of radius sqrt(E)."""
@@ -99,13 +73,13 @@ class StateEncoder(nn.Module):
         super().__init__()
         self.net = nn.Sequential(branch(2 * width + len(SCALARS), hidden), nn.Linear(hidden, dim))
 
-    def forward(self, s: Situation) -> Tensor:
+    def forward(self, s: PolicyState) -> Tensor:
         """state_YE."""
         return to_sphere(self.net(torch.cat([s.market_YD, s.portfolio_YD, s.scalars_YG], dim=-1)))
 
 
 class TaskEncoder(nn.Module):
-    """psi: features of a situation in which utilities are to be linear.
+    """psi: features of a state in which utilities are to be linear.
 
     The first O features are `OutcomeFeatures`, so that every utility that is linear in outcomes is expressed exactly; the others
     are free. TD-JEPA puts its features on a sphere, which would bend that map; here the orthonormality term alone sets the
@@ -114,14 +88,10 @@ class TaskEncoder(nn.Module):
 
     def __init__(self, outcomes: OutcomeFeatures, width: int, dim: int, hidden: int):
         super().__init__()
-        self.outcomes, self.free_dim = outcomes, dim - len(OUTCOMES)
-        self.free = nn.Sequential(branch(len(OUTCOMES) + 2 * width, hidden), nn.Linear(hidden, self.free_dim))
+        self.outcomes = outcomes
+        self.free = nn.Sequential(branch(len(OUTCOMES) + 2 * width, hidden), nn.Linear(hidden, dim - len(OUTCOMES)))
 
-    def draw_sums(self, count: int) -> Tensor:
-        """Tasks of sums of a few outcomes: [Y, Z]."""
-        return F.pad(self.outcomes.draw_sums(count), (0, self.free_dim))
-
-    def forward(self, s: Situation) -> Tensor:
+    def forward(self, s: PolicyState) -> Tensor:
         """features_YZ."""
         values_YO = self.outcomes.standardised(s.outcome_YO)
         free = self.free(torch.cat([values_YO, s.market_YD, s.portfolio_YD], dim=-1))
@@ -149,21 +119,21 @@ class SuccessorPredictor(nn.Module):
         super().__init__()
         self.outcomes, self.of_task_features = outcomes, of_task_features
         self.action = ActionEmbedder(width)
-        self.aim = branch(state_dim + task_dim, config.hidden)
-        self.deed = branch(state_dim + width + len(OUTCOMES), config.hidden)
+        self.intent = branch(state_dim + task_dim, config.hidden)
+        self.step = branch(state_dim + width + len(OUTCOMES), config.hidden)
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * config.hidden, config.hidden), nn.GELU(), nn.Linear(config.hidden, out))
             for _ in range(config.members)
         )
 
-    def forward(self, s: Situation, state_YE: Tensor, action: PortfolioAction, task_YZ: Tensor) -> Tensor:
+    def forward(self, s: PolicyState, state_YE: Tensor, action: PortfolioAction, task_YZ: Tensor) -> Tensor:
         """successor_KYO of as many features as the predictor has."""
         expected_YO = self.outcomes.expected(s.quantities(action))
         embedded_YD = self.action(action, s.held_YN, s.assets_YND, s.present_YN)
         hidden_YU = torch.cat(
             [
-                self.aim(torch.cat([state_YE, task_YZ], dim=-1)),
-                self.deed(torch.cat([state_YE, embedded_YD, expected_YO], dim=-1)),
+                self.intent(torch.cat([state_YE, task_YZ], dim=-1)),
+                self.step(torch.cat([state_YE, embedded_YD, expected_YO], dim=-1)),
             ],
             dim=-1,
         )
@@ -171,3 +141,41 @@ class SuccessorPredictor(nn.Module):
         if not self.of_task_features:
             return rest_KYO
         return rest_KYO + F.pad(expected_YO, (0, rest_KYO.shape[-1] - expected_YO.shape[-1]))
+
+
+class PortfolioActor(nn.Module):
+    """pi: one network for every asset, modulated by state and task (FiLM), gives its position; another the hedge.
+
+    Positions are the Euclidean projection of what the network asks for onto what is allowed, so that zeros are reached exactly.
+    The hedge is a relaxed Bernoulli variable (Maddison, Mnih and Teh 2017).
+    """
+
+    def __init__(self, width: int, state_dim: int, task_dim: int, config: TDConfig, rules: PortfolioConfig):
+        super().__init__()
+        self.rules, hidden = rules, config.hidden
+        self.context = branch(state_dim + task_dim, hidden)
+        self.asset = nn.Linear(width + ASSET_NUMBERS, hidden)
+        self.modulate = nn.Linear(hidden, 2 * hidden)
+        self.position = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 1))
+        self.hedge = nn.Linear(hidden, 1)
+
+    def forward(self, s: PolicyState, state_YE: Tensor, task_YZ: Tensor, sample: bool = True) -> PortfolioAction:
+        """The action; where it is not a sample, without noise."""
+        context_YU = self.context(torch.cat([state_YE, task_YZ], dim=-1))
+        scale_Y1U, shift_Y1U = self.modulate(context_YU).unsqueeze(1).chunk(2, dim=-1)
+        asset_YNU = self.asset(torch.cat([s.assets_YND, s.own_YNV], dim=-1))
+        raw_YN = self.position(asset_YNU * (1 + scale_Y1U) + shift_Y1U).squeeze(-1)
+        logit_Y = self.hedge(context_YU).squeeze(-1)
+        if sample:
+            raw_YN = raw_YN + _EXPLORE * torch.randn_like(raw_YN)
+            logit_Y = logit_Y + torch.empty_like(logit_Y).uniform_(1e-6, 1 - 1e-6).logit()
+        soft_Y = torch.sigmoid(logit_Y)
+        hedge_Y = ((logit_Y > 0).to(soft_Y.dtype) - soft_Y).detach() + soft_Y
+        space = ActionSpace.from_config(self.rules, s.present_YN, horizon=1)
+        action = encode(project_to_exposure(raw_YN.unsqueeze(1), space), space, 0.0).map(lambda x: x[:, 0, 0])
+        return replace(action, hedge_X=hedge_Y * float(self.rules.allow_hedge))
+
+    def imitation(self, action: PortfolioAction, shown: PortfolioAction) -> Tensor:
+        """Mean squared distance of positions and hedge."""
+        pairs = [(one.weights_XN * one.signals_XN, one.hedge_X) for one in (action, shown)]
+        return torch.stack([F.mse_loss(one, other) for one, other in zip(*pairs, strict=True)]).sum()

@@ -1,0 +1,148 @@
+"""Transitions without rewards: portfolios on market paths of a block, by the exact mechanics, with sampled actions.
+
+The market of a batch is encoded once and serves many portfolios, for it does not listen to them.
+
+Shapes: B decision dates, C portfolios on each, Y = B x C, O outcomes, Q quantities.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.observation import MarketBatch
+from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
+from finjepa_model.td.branch import TDBranch
+from finjepa_model.td.state import CONSEQUENCES, QUANTITY_NAMES, REALISED, PolicyState, realised
+from finjepa_model.training.batches import BatchSource
+from finjepa_model.training.behaviour import random_action, random_drawdown
+from finjepa_model.training.panel import Panel
+from finjepa_model.world_model import FinJEPA, Imagination
+
+DECISIONS = 3  # of a path: one that leads to the first state, one that is learned from, and the state after it
+_ACTED = 0.5  # share of actions that are the actor's own, so that its values are learned where they are used
+_WAITS = 0.15  # share of portfolios that have bought nothing before the first state
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What is learned from; `quantities_YQ` are `QUANTITY_NAMES` of the step between the two states."""
+
+    before: PolicyState
+    action: PortfolioAction
+    after: PolicyState
+    quantities_YQ: Tensor
+
+
+@dataclass(frozen=True)
+class MarketPath:
+    """`DECISIONS` decisions of Y portfolios, each in a market of its own."""
+
+    model: FinJEPA
+    simulator: PortfolioSimulator
+    imaginations: tuple[Imagination, ...]
+    returns_YKTN: Tensor
+    market_returns_YKT: Tensor
+    tradable_YKTN: Tensor
+
+    def start(self) -> PortfolioState:
+        """All in cash."""
+        present_YN = self.imaginations[0].present_BN
+        return self.simulator.start(tuple(present_YN.shape), dtype=torch.float32, device=present_YN.device)
+
+    def state(self, decision: int, portfolio: PortfolioState, outcome_YO: Tensor | None = None) -> PolicyState:
+        """Where portfolios stand at a decision."""
+        imagination = self.imaginations[decision]
+        world = PlanningWorld.of(imagination, self.simulator, portfolio, self.model.config.model.stride)
+        return PolicyState.of(imagination, world, outcome_YO)
+
+    @torch.no_grad()
+    def hold(self, decision: int, s: PolicyState, action: PortfolioAction) -> PortfolioState:
+        """What an action has led to at the next decision."""
+        k = decision - (DECISIONS - 1)
+        moved, _ = self.simulator.step(
+            s.world.state,
+            action,
+            self.returns_YKTN[:, k],
+            self.market_returns_YKT[:, k],
+            s.world.moments.beta_BN,
+            self.tradable_YKTN[:, k],
+        )
+        return moved
+
+
+class MarketPaths:
+    """Those of a block of sessions; which are drawn is a function of the seed and a number alone.
+
+    Args:
+        block: half-open range of sessions.
+        dates, portfolios: of a batch.
+    """
+
+    def __init__(self, model: FinJEPA, panel: Panel, block: tuple[int, int], dates: int, portfolios: int):
+        self.model = model
+        self.device = next(model.parameters()).device
+        training = replace(model.config.training, batch_size=dates)
+        self._source = BatchSource(panel, replace(model.config, training=training), block)
+        self._simulator = PortfolioSimulator(model.config.portfolio)
+        self._rows_Y = torch.arange(dates, device=self.device).repeat_interleave(portfolios)
+        self._encoded: tuple[int, MarketBatch, list[Imagination]] | None = None
+
+    def draw(self, number: int) -> MarketPath:
+        """The portfolios of a date stand side by side."""
+        if self._encoded is None or self._encoded[0] != number:
+            batch = self._source.draw(number).to(self.device)
+            imaginations = [self.model.imagine(batch.observation.step(k - DECISIONS), 1) for k in range(DECISIONS)]
+            self._encoded = (number, batch, imaginations)
+        _, batch, imaginations = self._encoded
+        return MarketPath(
+            self.model,
+            self._simulator,
+            tuple(imagination.take(self._rows_Y) for imagination in imaginations),
+            batch.returns_BKTN[self._rows_Y],
+            batch.market_returns_BKT[self._rows_Y],
+            batch.tradable_BKTN[self._rows_Y],
+        )
+
+
+def draw_transition(path: MarketPath, branch: TDBranch) -> Transition:
+    """A transition of every portfolio of a path; what is random in it comes from torch's global generator."""
+    leading = path.state(0, random_drawdown(path.start()))
+    led_by = _behaviour(branch, leading, None)
+    # the others stand in cash, where every portfolio begins
+    waits_Y1 = torch.rand_like(led_by.signals_XN[:, :1]) < _WAITS
+    led_by = replace(led_by, signals_XN=torch.where(waits_Y1, 0.0, led_by.signals_XN))
+    portfolio, quantities_YQ = _hold(path, 0, leading, led_by)
+    before = path.state(1, portfolio, _outcome(quantities_YQ))
+    action = _behaviour(branch, before, led_by)
+    portfolio, quantities_YQ = _hold(path, 1, before, action)
+    return Transition(before, action, path.state(2, portfolio, _outcome(quantities_YQ)), quantities_YQ)
+
+
+@torch.no_grad()
+def _behaviour(branch: TDBranch, s: PolicyState, last: PortfolioAction | None) -> PortfolioAction:
+    """Some actions are random, some the actor's on random tasks."""
+    algorithm = branch.algorithm
+    acted = algorithm.actor(s, algorithm.encode(s), algorithm.draw_tasks(algorithm.task_encoder(s)))
+    other = random_action(s.present_YN, last, s.world.simulator.config)
+    is_acted_Y = torch.rand(len(s.present_YN), device=s.present_YN.device) < _ACTED
+    return PortfolioAction(
+        torch.where(is_acted_Y.unsqueeze(-1), acted.weights_XN, other.weights_XN),
+        torch.where(is_acted_Y.unsqueeze(-1), acted.signals_XN, other.signals_XN),
+        torch.where(is_acted_Y, acted.hedge_X, other.hedge_X),
+    )
+
+
+@torch.no_grad()
+def _hold(path: MarketPath, decision: int, s: PolicyState, action: PortfolioAction) -> tuple[PortfolioState, Tensor]:
+    """Where an action has led, and the quantities_YQ of the step."""
+    expected_YQ = s.quantities(action, QUANTITY_NAMES[: -len(REALISED)])
+    moved = path.hold(decision, s, action)
+    return moved, torch.cat([expected_YQ, realised(s.world.state, moved)], dim=-1)
+
+
+def _outcome(quantities_YQ: Tensor) -> Tensor:
+    """The `OUTCOMES` among the quantities."""
+    return torch.cat([quantities_YQ[:, : len(CONSEQUENCES)], quantities_YQ[:, -len(REALISED) :]], dim=-1)
