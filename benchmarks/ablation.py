@@ -30,11 +30,9 @@ import numpy as np
 from student import half_width
 
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.probes import LinearProbe, area_under_curve
-from finjepa_model.training.batches import BatchSource
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.probing import AHEAD, probe, probe_rows
-from finjepa_model.training.splits import Splits, split_dates
+from finjepa_model.data.batches import BatchSource, Splits, split_dates
+from finjepa_model.data.panel import Panel
+from finjepa_model.training.evaluation import AHEAD, LinearProbe, area_under_curve, probe, probe_rows
 from finjepa_model.training.trainer import Trainer
 from finjepa_model.world_model import FinJEPA
 
@@ -139,7 +137,7 @@ def run(panel: Panel, market: str, config: FinJEPAConfig) -> dict[str, float]:
 def rollouts(model: FinJEPA, panel: Panel, config: FinJEPAConfig) -> dict[str, float]:
     """Skill over no change at each of four steps, on the validation block, whatever K was trained; in the space that a planner
     sees the market in, and (`teacher_`) in the space that was learned to be predicted."""
-    from finjepa_model.diagnostics import rollout_skill
+    from finjepa_model.training.evaluation import rollout_skill
 
     far = replace(config, loss=replace(config.loss, rollout_steps=STEPS_AHEAD))
     source = BatchSource(panel, far, split_dates(len(panel.dates), far).validation)

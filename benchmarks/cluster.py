@@ -27,9 +27,9 @@ import torch
 from ray_nodes import MARK, Neighbours, cluster, cores_of, loopback, on_this_machine
 
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.records import read_metrics
-from finjepa_model.training.splits import history_needed, split_dates
+from finjepa_model.data.batches import history_needed, split_dates
+from finjepa_model.data.panel import Panel
+from finjepa_model.training.state import read_metrics
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.docket import Docket
 from finjepa_pipeline.backtest.engine import Court

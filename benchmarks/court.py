@@ -17,8 +17,8 @@ import duckdb
 import numpy as np
 
 from finjepa_model.config import preset
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import history_needed
+from finjepa_model.data.batches import history_needed
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.engine import Court, Walk, walk
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from finjepa_model.config import LossConfig, ModelConfig, TrainingConfig
-from finjepa_model.diagnostics import effective_rank
-from finjepa_model.encoder import (
+from finjepa_model.nn.encoder import (
     ContextEncoder,
     MaskedPatchPredictor,
     draw_masks,
@@ -30,9 +29,9 @@ from finjepa_model.encoder import (
     masked_patch_error,
     normalize,
 )
-from finjepa_model.probes import LinearProbe
-from finjepa_model.regularizers import SIGReg
-from finjepa_model.training.schedule import learning_rate, parameter_groups, teacher_momentum
+from finjepa_model.nn.losses import SIGReg
+from finjepa_model.training.evaluation import LinearProbe, effective_rank
+from finjepa_model.training.trainer import learning_rate, parameter_groups, teacher_momentum
 
 WINDOW, PATCH = 320, 32
 MODEL = ModelConfig(channels=("OT",), window=WINDOW, patch=PATCH, dim=128, heads=2, time_layers=1)
@@ -74,7 +73,7 @@ class Autoencoder(nn.Module):
 
 
 class JointEmbedding(nn.Module):
-    """Masked-patch prediction of latents, as `finjepa_model.objective` has it, on one series alone."""
+    """Masked-patch prediction of latents, as `finjepa_model.nn.losses` has it, on one series alone."""
 
     def __init__(self, encoder: ContextEncoder, recipe: str):
         super().__init__()

@@ -19,8 +19,7 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.costs import Frictions, Liquidity
-from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
+from finjepa_model.portfolio import Frictions, Liquidity, PortfolioSimulator, PortfolioState
 
 CAPITAL = 100_000.0  # dollars
 SIMPLE = PortfolioConfig(cost_bps=10.0, allow_hedge=False)  # as much as vectorbt can charge

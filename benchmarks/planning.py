@@ -26,8 +26,8 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.planning import ActionSpace, make_planner
 from finjepa_model.planning.goals import goal_latent
-from finjepa_model.planning.objectives import GOAL, Objective
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.imagination import PlanningWorld
+from finjepa_model.planning.objective import GOAL, Objective
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.world_model import FinJEPA, Imagination
 from tests.model.markets import random_observation
@@ -219,7 +219,7 @@ def growth() -> list[str]:
 
 
 def planners() -> list[str]:
-    from finjepa_model.planning.objectives import CUMULATIVE
+    from finjepa_model.planning.objective import CUMULATIVE
 
     case, lines = Case(16), ["| planner, default settings | s a decision: goal | mean-variance |", "|---|--:|--:|"]
     for name in ("cem", "mppi", "gradient", "random", "qp"):

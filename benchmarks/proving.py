@@ -31,9 +31,9 @@ import torch
 from student import half_width
 
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.batches import history_needed, split_dates
+from finjepa_model.data.panel import Panel
 from finjepa_model.training.readout_fit import fit_readout
-from finjepa_model.training.splits import history_needed, split_dates
 from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.controls import Controls, ShuffledActions, untrained
 from finjepa_pipeline.backtest.engine import Court, walk

@@ -21,14 +21,13 @@ from student import half_width
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
+from finjepa_model.data.batches import history_needed, split_dates
 from finjepa_model.planning import ActionSpace, Utility, make_planner, parse_utility, project_to_simplex
-from finjepa_model.planning.objectives import Objective
-from finjepa_model.planning.quantities import quantities
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.imagination import PlanningWorld, quantities
+from finjepa_model.planning.objective import Objective
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.td.planner import TDPlanner
 from finjepa_model.td.training import TDTrainer
-from finjepa_model.training.splits import history_needed, split_dates
 from finjepa_model.training.trainer import Trainer
 from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_pipeline.backtest.engine import Court

@@ -19,14 +19,13 @@ from random_panel import random_panel
 from torch import Tensor, nn
 
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.encoder import ContextEncoder
-from finjepa_model.layers import Block
-from finjepa_model.observation import MarketBatch
-from finjepa_model.predictor import MarketBlock, PortfolioBlock
+from finjepa_model.data.batches import MarketBatch
+from finjepa_model.data.panel import Panel
+from finjepa_model.nn.encoder import ContextEncoder
+from finjepa_model.nn.layers import Block
+from finjepa_model.nn.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.behaviour import sample_path
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.throughput import count_flops, matmul_rate
-from finjepa_model.training.trainer import Trainer, pick_device
+from finjepa_model.training.trainer import Trainer, count_flops, matmul_rate, pick_device
 from finjepa_model.world_model import PortfolioPath
 
 CHANNELS, MARKET_CHANNELS = 23, 8

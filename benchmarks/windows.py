@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from random_panel import random_panel
 
-from finjepa_model.training.sampler import DateSampler, EligibleIndex
+from finjepa_model.data.batches import DateSampler, EligibleIndex
 
 SESSIONS, ASSETS, CHANNELS = 10_000, 1_500, 23
 BATCH, SAMPLE, DAYS = 128, 20, 64

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finjepa_model.actions import ActionEmbedder, PortfolioAction
     from finjepa_model.config import FinJEPAConfig
-    from finjepa_model.encoder import ContextEncoder
     from finjepa_model.errors import FinJEPAError
-    from finjepa_model.layers import TimeSeriesTokenizer
+    from finjepa_model.nn.encoder import ContextEncoder
+    from finjepa_model.nn.layers import TimeSeriesTokenizer
+    from finjepa_model.nn.losses import InverseDynamics, SIGReg
+    from finjepa_model.nn.predictor import Predictor
     from finjepa_model.planning import CEMPlanner, MPPIPlanner
     from finjepa_model.portfolio import PortfolioSimulator
-    from finjepa_model.predictor import Predictor
-    from finjepa_model.regularizers import InverseDynamics, SIGReg
     from finjepa_model.td.algorithm import TDJEPA
     from finjepa_model.world_model import FinJEPA
 

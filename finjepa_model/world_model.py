@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.encoder import (
+from finjepa_model.data.batches import MarketBatch, Observation
+from finjepa_model.nn.encoder import (
     ContextEncoder,
     MaskedPatchPredictor,
     PortfolioEncoder,
 )
-from finjepa_model.heads import Heads
-from finjepa_model.observation import MarketBatch, Observation
+from finjepa_model.nn.losses import InverseDynamics, SIGReg
+from finjepa_model.nn.predictor import MarketMemory, Predictor
+from finjepa_model.nn.readout import Heads, ReturnReadout
 from finjepa_model.portfolio import PortfolioState
-from finjepa_model.predictor import MarketMemory, Predictor
-from finjepa_model.readout import ReturnReadout
-from finjepa_model.regularizers import InverseDynamics, SIGReg
 
 _ROLLED_AT_ONCE = 2400  # portfolios: more do not fit the cache of a CPU core
 
@@ -41,7 +40,7 @@ class PortfolioPath:
 class FinJEPA(nn.Module):
     """The world model of design section 4.
 
-    It learns by `finjepa_model.objective` and acts through `imagine`.
+    It learns by `finjepa_model.nn.losses` and acts through `imagine`.
     """
 
     def __init__(self, config: FinJEPAConfig):
@@ -134,14 +133,14 @@ class FinJEPA(nn.Module):
     # -- learning -------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: MarketBatch, path: PortfolioPath, seed: int) -> dict[str, Tensor]:
-        """Every term of the objective, and their weighted sum under "loss"; see `finjepa_model.objective`.
+        """Every term of the objective, and their weighted sum under "loss"; see `finjepa_model.nn.losses`.
 
         Args:
             batch: W + K steps of the market.
             path: a portfolio that was held over the last K + 1 of them.
             seed: of SIGReg's directions; another one at every step, the same on every rank.
         """
-        from finjepa_model.objective import objective
+        from finjepa_model.nn.losses import objective
 
         return objective(self, batch, path, seed)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from finjepa_model.data.panel import FORMAT
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features.channels import Channel, available, channel_values
 from finjepa_model.features.market import (
@@ -26,7 +27,6 @@ from finjepa_model.features.market import (
     session_series,
     session_sums,
 )
-from finjepa_model.training.panel import FORMAT
 
 PRICE_COLUMNS = ("open", "high", "low", "volume", "dollar_volume")
 ARRAYS = {"returns": np.float32, "liquidity": np.float32, "beta": np.float32, "observed": np.bool_, "tradable": np.bool_,
@@ -75,7 +75,7 @@ def choose(columns: frozenset[str], names: Iterable[str] = ()) -> tuple[Channel,
 
 
 def fill_panel(prices: AdjustedPrices, channels: tuple[Channel, ...], allocate: Allocate) -> dict[str, Any]:
-    """Fill the arrays of a panel (finjepa_model/training/panel.py) and return its manifest.
+    """Fill the arrays of a panel (finjepa_model/data/panel.py) and return its manifest.
 
     Args:
         allocate: makes an array of zeros by name, type and shape.

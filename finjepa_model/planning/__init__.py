@@ -5,13 +5,11 @@ from dataclasses import fields
 from typing import Any
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.cem import CEMConfig, CEMPlanner
 from finjepa_model.planning.gradient import GradientConfig, GradientPlanner
-from finjepa_model.planning.moments import Ensemble
-from finjepa_model.planning.mppi import MPPIConfig, MPPIPlanner
+from finjepa_model.planning.imagination import Ensemble
 from finjepa_model.planning.plan import Account, Cost, Plan, Planner
 from finjepa_model.planning.qp import QPConfig, QPPlanner
-from finjepa_model.planning.random_shooting import RandomConfig, RandomPlanner
+from finjepa_model.planning.search import CEMConfig, CEMPlanner, MPPIConfig, MPPIPlanner, RandomConfig, RandomPlanner
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
 from finjepa_model.planning.utility import QUANTITIES, Quantity, Utility, parse_utility, utility_help
 

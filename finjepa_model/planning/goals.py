@@ -13,8 +13,8 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.moments import Imagination, Moments
-from finjepa_model.planning.target import Target
+from finjepa_model.planning.imagination import ImaginedMarket, Moments
+from finjepa_model.planning.utility import Target
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
 
 RISK_AVERSION = 5.0
@@ -23,7 +23,7 @@ _BISECTIONS = 30
 
 @torch.no_grad()
 def goal_latent(
-    imagination: Imagination, simulator: PortfolioSimulator, sessions: int, risk_aversion: float = RISK_AVERSION
+    imagination: ImaginedMarket, simulator: PortfolioSimulator, sessions: int, risk_aversion: float = RISK_AVERSION
 ) -> Tensor:
     """Latent of the mean-variance optimal holdings as they would stand with no costs paid and no drawdown.
 
@@ -39,7 +39,7 @@ def goal_latent(
 
 
 @torch.no_grad()
-def target_latent(imagination: Imagination, simulator: PortfolioSimulator, sessions: int, target: Target) -> Tensor:
+def target_latent(imagination: ImaginedMarket, simulator: PortfolioSimulator, sessions: int, target: Target) -> Tensor:
     """Latent of a state that the user names, in the market of now.
 
     The holdings behind it are efficient: those with the best expected return at the target's volatility.
@@ -87,7 +87,7 @@ def _aversion_of(moments: Moments, volatility: float, max_weight: float) -> Tens
 
 
 def _latent(
-    imagination: Imagination,
+    imagination: ImaginedMarket,
     moments: Moments,
     simulator: PortfolioSimulator,
     sessions: int,

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.planning.plan import Cost, Plan
-from finjepa_model.planning.proposal import Proposal, ProposalConfig
-from finjepa_model.planning.record import Record
+from finjepa_model.planning.search import Proposal, ProposalConfig, Record
 from finjepa_model.planning.space import ActionSpace
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8

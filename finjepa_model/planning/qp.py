@@ -1,4 +1,9 @@
-"""The receding-horizon mean-variance QP: what the forecast alone is worth, without a search.
+"""The receding-horizon mean-variance problem of a utility, and the planner that solves it.
+
+    max  sum_h mean_h'x_h - x_h'(diag(specific_h) + factor_h factor_h')x_h / 2 - price'|x_h - x_{h-1}|
+
+over positions x_h (shares of the largest gross exposure) with sum |x_h| <= 1, |x_h| <= cap, x >= 0 unless shorts are
+allowed; x_{-1} are the holdings now. Drift between steps is left out.
 
 Shapes: B decision dates, C candidates, H decision steps, N assets.
 """
@@ -11,10 +16,136 @@ from torch import Tensor
 
 from finjepa_model.actions import DUST, PortfolioAction
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.imagination import PlanningWorld
 from finjepa_model.planning.plan import Cost, Plan
-from finjepa_model.planning.quadratic import Quadratic, project_to_exposure, solve
-from finjepa_model.planning.record import Record
+from finjepa_model.planning.search import Record
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
+from finjepa_model.planning.utility import Utility
+
+_ITERATIONS = 300
+_LINEAR = ("log_growth", "variance", "turnover", "cost")
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """The problem above; absent assets have zeros throughout."""
+
+    mean_BHN: Tensor
+    specific_BHN: Tensor
+    factor_BHN: Tensor
+    price_BHN: Tensor
+    held_BN: Tensor
+
+    def value(self, x_BHN: Tensor) -> Tensor:
+        """What is maximised, value_B."""
+        before_BHN = torch.cat([self.held_BN.unsqueeze(1), x_BHN[:, :-1]], dim=1)
+        exposure_BH = (self.factor_BHN * x_BHN).sum(-1)
+        risk_BH = (self.specific_BHN * x_BHN.square()).sum(-1) + exposure_BH.square()
+        traded_BH = (self.price_BHN * (x_BHN - before_BHN).abs()).sum(-1)
+        return ((self.mean_BHN * x_BHN).sum(-1) - risk_BH / 2 - traded_BH).sum(-1)
+
+
+def quadratic_of(world: PlanningWorld, utility: Utility, hedged: bool) -> Quadratic:
+    """The part of a utility that is growth, variance and turnover; what else is in it is left out.
+
+    A hedge takes the market's part of the variance away, and of the return beta times the market's and the hedge's price.
+
+    Raises:
+        FinJEPAError: for a utility that is not linear in these quantities.
+    """
+    rules, moments = world.simulator.config, world.moments
+    slopes = utility.slopes(_LINEAR)
+    if slopes is None:
+        raise FinJEPAError(
+            f"the planner qp cannot solve the utility {utility.text!r}, which is not linear in {', '.join(_LINEAR)}; use mppi, "
+            "cem or gradient"
+        )
+    growth, risk = slopes["log_growth"], max(-2 * slopes["variance"], 0.0)
+    spread = world.frictions.spread if world.frictions is not None else rules.cost_bps * 1e-4
+    price = growth * torch.as_tensor(spread) - (slopes["turnover"] / 2 + slopes["cost"] * spread)
+    gross, mean_BHN = rules.max_gross, growth * moments.mean_BHN
+    factor_BHN = moments.beta_BN.unsqueeze(1) * (risk * moments.market_variance_BH.unsqueeze(-1)).sqrt()
+    if hedged:
+        fee = rules.hedge_cost_bps * 1e-4 + rules.borrow_rate / rules.sessions_per_year * world.sessions
+        relief_BH1 = growth * (moments.market_mean_BH + fee).unsqueeze(-1)
+        mean_BHN = mean_BHN - moments.beta_BN.unsqueeze(1) * relief_BH1
+        factor_BHN = torch.zeros_like(factor_BHN)
+    return Quadratic(
+        gross * mean_BHN,
+        gross**2 * risk * moments.specific_variance_BHN,
+        gross * factor_BHN,
+        gross * torch.as_tensor(price).to(mean_BHN).clamp(min=0).expand_as(mean_BHN),
+        torch.where(moments.present_BN, world.state.holdings_XN, 0.0) / gross,
+    )
+
+
+def project_to_exposure(x_BHN: Tensor, space: ActionSpace) -> Tensor:
+    """Nearest positions with sum |x| <= 1, |x| <= cap, and none short where that is not allowed."""
+    size_BHN = x_BHN.abs() if space.allow_short else x_BHN.clamp(min=0)
+    inside_BHN = size_BHN.clamp(max=space.max_weight)
+    full_BHN = project_to_simplex(size_BHN, space.present_BN.unsqueeze(1), space.max_weight)
+    size_BHN = torch.where(inside_BHN.sum(-1, keepdim=True) <= 1, inside_BHN, full_BHN)
+    return torch.where(space.present_BN.unsqueeze(1), size_BHN * x_BHN.sign(), 0.0)
+
+
+def solve(problem: Quadratic, space: ActionSpace, invested: bool = False) -> Tensor:
+    """The solution x_BHN, by ADMM (Boyd et al. 2011) on the splits x = u (constraints) and x_h - x_{h-1} = v (trades).
+
+    The quadratic step is exact, and with the geometric mean of the extreme curvatures as penalty the rate is that of the
+    root of the condition number; 300 iterations leave 1e-6 of the value, measured against an interior-point solver.
+
+    Args:
+        invested: hold sum x = 1, without cash and without shorts.
+
+    Raises:
+        FinJEPAError: if the curvature is not positive in single precision.
+    """
+    batch, horizon, assets = problem.mean_BHN.shape
+    unknowns = horizon * assets
+    curvature_BHN = problem.specific_BHN.clamp(min=1e-9)
+    steepest_B = curvature_BHN.amax((1, 2)) + problem.factor_BHN.square().sum(-1).amax(-1)
+    penalty_B11 = (curvature_BHN.masked_fill(problem.specific_BHN == 0, torch.inf).amin((1, 2)) * steepest_B).sqrt()
+    penalty_B11 = torch.where(penalty_B11.isfinite(), penalty_B11, steepest_B)[:, None, None].clamp(min=1e-6)
+
+    difference_HH = torch.eye(horizon).to(curvature_BHN) - torch.diag(torch.ones(horizon - 1), -1).to(curvature_BHN)
+    coupling_HH = torch.eye(horizon).to(curvature_BHN) + difference_HH.T @ difference_HH
+    hessian = torch.einsum("hg,nm->hngm", coupling_HH, torch.eye(assets).to(curvature_BHN)).expand(
+        batch, -1, -1, -1, -1
+    )
+    hessian = (penalty_B11[..., None, None] * hessian).clone()
+    steps = torch.arange(horizon)
+    hessian[:, steps, :, steps] += torch.diag_embed(curvature_BHN).transpose(0, 1) + torch.einsum(
+        "bhn,bhm->hbnm", problem.factor_BHN, problem.factor_BHN
+    )
+    factor_BQQ, failed_B = torch.linalg.cholesky_ex(hessian.reshape(batch, unknowns, unknowns))
+    if failed_B.any():
+        raise FinJEPAError(
+            "the planner qp cannot solve this utility: its numbers are too far apart; use mppi, cem or gradient"
+        )
+
+    def project(x_BHN: Tensor) -> Tensor:
+        if invested:
+            return project_to_simplex(x_BHN, space.present_BN.unsqueeze(1), space.max_weight)
+        return project_to_exposure(x_BHN, space)
+
+    def trades(x_BHN: Tensor) -> Tensor:
+        return torch.cat([x_BHN[:, :1] - problem.held_BN.unsqueeze(1), x_BHN[:, 1:] - x_BHN[:, :-1]], dim=1)
+
+    first_BHN = torch.zeros_like(curvature_BHN)
+    first_BHN[:, 0] = problem.held_BN
+    u_BHN = project(problem.held_BN.unsqueeze(1).expand_as(curvature_BHN))
+    v_BHN, y_BHN, z_BHN = trades(u_BHN), torch.zeros_like(u_BHN), torch.zeros_like(u_BHN)
+    for _ in range(_ITERATIONS):
+        pulled_BHN = torch.einsum("hg,bhn->bgn", difference_HH, v_BHN - z_BHN + first_BHN)
+        right_BQ = (problem.mean_BHN + penalty_B11 * (u_BHN - y_BHN + pulled_BHN)).reshape(batch, unknowns, 1)
+        x_BHN = torch.cholesky_solve(right_BQ, factor_BQQ).view(batch, horizon, assets)
+        traded_BHN = trades(x_BHN)
+        u_BHN = project(x_BHN + y_BHN)
+        wanted_BHN = traded_BHN + z_BHN
+        v_BHN = wanted_BHN.sign() * (wanted_BHN.abs() - problem.price_BHN / penalty_B11).clamp(min=0)
+        y_BHN, z_BHN = y_BHN + x_BHN - u_BHN, z_BHN + traded_BHN - v_BHN
+    return u_BHN
+
 
 _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)  # of a solution
 

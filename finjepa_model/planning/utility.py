@@ -1,8 +1,8 @@
-"""What a portfolio is wanted for, written as one line: "log_growth - 2.5*variance - 0.002*turnover, gross <= 0.8".
+"""The utility of a plan, written as one line: "log_growth - 2.5*variance - 0.002*turnover, gross <= 0.8".
 
 A utility is arithmetic over quantities of a decision step (`QUANTITIES`: name, unit, formula), and after commas limits on
-them. Planners maximise its sum over the steps of a plan; the TD branch takes it as the reward of a step. It is parsed, never
-evaluated as code.
+them. A goal such as goal(exposure=0.3, volatility=0.1) names a state of the portfolio. Planners maximise the sum over the
+steps of a plan; the TD branch takes it as the reward of a step. It is parsed, never evaluated as code.
 
 Shapes: X any batch dimensions (dates, candidates, steps).
 """
@@ -13,13 +13,76 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import target
+
+REALISED = "goal(realised)"
+GOAL_EXAMPLE = "goal(exposure=0.3, volatility=0.1)"
+_LARGEST_OF_GOAL = 1e3  # of a number of a goal
+
+
+@dataclass(frozen=True)
+class Target:
+    """A state of the portfolio after a decision step that the user wants; None is left to what is best.
+
+    Attributes:
+        volatility: a year; the best holdings that have it are wanted, and less where even the calmest have more.
+        exposure: gross, share of wealth. Beside a volatility it is what the holdings are scaled to.
+        growth: log growth of wealth a year.
+        drawdown: from the highest wealth, share of it, not negative.
+        hedge: 1 where the market proxy is sold, 0 where it is not.
+    """
+
+    volatility: float | None = None
+    exposure: float | None = None
+    growth: float | None = None
+    drawdown: float = 0.0
+    hedge: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drawdown < 1:
+            raise FinJEPAError(f"goal drawdown={self.drawdown:g} must lie in [0, 1)")
+        for name in ("volatility", "exposure"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise FinJEPAError(f"goal {name}={value:g} must be positive")
+        if self.hedge not in (None, 0, 1):
+            raise FinJEPAError(f"goal hedge={self.hedge:g} must be 0 or 1")
+
+
+def parse_goal(text: str) -> Target | None:
+    """Read a goal as a utility names it: the state that is wanted, or None for what went best on training dates.
+
+    Raises:
+        FinJEPAError: for what is no goal; it names what a goal may say.
+    """
+    known = [field.name for field in fields(Target)]
+    tree = ast.parse(text, mode="eval").body
+    assert isinstance(tree, ast.Call)
+    if len(tree.args) == 1 and not tree.keywords and ast.unparse(tree.args[0]) == "realised":
+        return None
+    wanted: dict[str, float] = {}
+    for keyword in tree.keywords:
+        try:
+            number = ast.literal_eval(keyword.value)
+        except (ValueError, TypeError, SyntaxError):
+            number = None
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST_OF_GOAL:
+            number = None
+        if keyword.arg not in known or number is None:
+            raise FinJEPAError(
+                f"{ast.unparse(keyword)[:100]!r} is no part of a goal, which has numbers for {', '.join(known)}"
+            )
+        wanted[keyword.arg] = float(number)
+    if tree.args or not wanted:
+        raise FinJEPAError(
+            f"{text[:100]!r} is no goal; write it like {GOAL_EXAMPLE}, of {', '.join(known)}, or as {REALISED}"
+        )
+    return Target(**wanted)
 
 
 @dataclass(frozen=True)
@@ -67,9 +130,9 @@ _FUNCTIONS: dict[str, Callable] = {
 EXAMPLE = "log_growth - 2.5*variance - 0.002*turnover - above(drawdown, 0.1), gross <= 0.8"
 _ENSEMBLE = "disagreement('ID', 'ID')"
 _GOALS = (
-    f"{target.EXAMPLE}: mean squared distance of the portfolio latent to that of a state that you name (volatility and\n"
+    f"{GOAL_EXAMPLE}: mean squared distance of the portfolio latent to that of a state that you name (volatility and\n"
     "growth a year, exposure, drawdown, hedge 0 or 1), and "
-    f"{target.REALISED} to what went best in similar markets on training dates.\n"
+    f"{REALISED} to what went best in similar markets on training dates.\n"
     f"{_ENSEMBLE}: the same as disagreement, between the checkpoint that plans and others (ids of this home, folders,\n"
     "Hub repositories); plans are then made in the mixture of them all"
 )
@@ -113,7 +176,7 @@ class Utility:
 
     @property
     def goals(self) -> list[str]:
-        """The goals among the names, as they are written; see `planning.target`."""
+        """The goals among the names, as they are written; see `Target`."""
         return sorted(name for name in self.names if name.startswith("goal("))
 
     @property
@@ -279,7 +342,7 @@ def _compiled(tree: ast.expr, names: set[str]) -> _Part:
         return lambda values: values[name]
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "goal":
         goal = ast.unparse(tree).replace(" ", "")
-        target.parse_goal(goal)
+        parse_goal(goal)
         names.add(goal)
         return lambda values: values[goal]
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "disagreement":

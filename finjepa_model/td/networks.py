@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.config import PortfolioConfig, TDConfig
-from finjepa_model.planning.qp import encode
-from finjepa_model.planning.quadratic import project_to_exposure
+from finjepa_model.planning.qp import encode, project_to_exposure
 from finjepa_model.planning.space import ActionSpace
 from finjepa_model.portfolio import SCALARS
 from finjepa_model.td.algorithm import to_sphere

@@ -8,7 +8,7 @@ import logging
 import torch
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.objectives import Objective
+from finjepa_model.planning.objective import Objective
 from finjepa_model.planning.plan import Cost, Plan
 from finjepa_model.planning.space import ActionSpace
 from finjepa_model.td.branch import Task, TDBranch

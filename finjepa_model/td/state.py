@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.planning.quantities import quantities
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.imagination import PlanningWorld, quantities
 from finjepa_model.portfolio import PortfolioState
 
 if TYPE_CHECKING:

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.observation import MarketBatch
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.data.batches import BatchSource, MarketBatch
+from finjepa_model.data.panel import Panel
+from finjepa_model.planning.imagination import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.td.branch import TDBranch
 from finjepa_model.td.state import CONSEQUENCES, QUANTITY_NAMES, REALISED, PolicyState, realised
-from finjepa_model.training.batches import BatchSource
 from finjepa_model.training.behaviour import random_action, random_drawdown
-from finjepa_model.training.panel import Panel
 from finjepa_model.world_model import FinJEPA, Imagination
 
 DECISIONS = 3  # of a path: one that leads to the first state, one that is learned from, and the state after it

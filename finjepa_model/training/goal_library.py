@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 
+from finjepa_model.data.batches import BatchSource
+from finjepa_model.data.panel import Panel
 from finjepa_model.planning.goals import RISK_AVERSION, GoalLibrary, best_realised
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.training.batches import BatchSource
 from finjepa_model.training.behaviour import random_action
-from finjepa_model.training.panel import Panel
 from finjepa_model.world_model import FinJEPA
 
 

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from finjepa_model.data.batches import EligibleIndex, history_needed, observe, split_dates, unseen
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.readout import ReturnReadout
-from finjepa_model.training.batches import observe
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.sampler import EligibleIndex
-from finjepa_model.training.splits import history_needed, split_dates, unseen
+from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.world_model import FinJEPA
 
 _THRESHOLD = 1.5  # standard errors of a covariance; chosen on validation blocks (docs/results/world-model.md)

@@ -1,34 +1,124 @@
 """The training loop: one function of a config and a panel, resumable to the bit, alone or under torchrun."""
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from finjepa_model.compilation import compiling
-from finjepa_model.config import FinJEPAConfig
-from finjepa_model.diagnostics import monitor
-from finjepa_model.distributed import part_of_batch, rank_and_ranks
+from finjepa_model.config import FinJEPAConfig, LossConfig, TrainingConfig
+from finjepa_model.data.batches import BatchSource, MarketBatch, split_dates
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.layers import Block
-from finjepa_model.observation import MarketBatch
-from finjepa_model.predictor import MarketBlock, PortfolioBlock
-from finjepa_model.training.batches import BatchSource
+from finjepa_model.nn.layers import Block
+from finjepa_model.nn.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.behaviour import sample_path
-from finjepa_model.training.panel import Panel
+from finjepa_model.training.distributed import part_of_batch, rank_and_ranks
+from finjepa_model.training.evaluation import monitor
 from finjepa_model.training.readout_fit import fit_readout
-from finjepa_model.training.records import append_record, forget_after
-from finjepa_model.training.schedule import learning_rate, parameter_groups, teacher_momentum
-from finjepa_model.training.splits import split_dates
-from finjepa_model.training.state import Best, load_best, load_state, save_best, save_state
-from finjepa_model.training.throughput import Stopwatch, count_flops, matmul_rate
+from finjepa_model.training.state import Best, append_record, forget_after, load_best, load_state, save_best, save_state
 from finjepa_model.world_model import FinJEPA
+
+
+def learning_rate(training: TrainingConfig, step: int, total_steps: int) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    return falling(training.learning_rate, step - training.warmup_steps, total_steps - training.warmup_steps)
+
+
+def falling(rate: float, step: int, total_steps: int) -> float:
+    """A cosine from a rate to zero."""
+    return rate * 0.5 * (1 + math.cos(math.pi * step / max(total_steps, 1)))
+
+
+def teacher_momentum(loss: LossConfig, step: int, total_steps: int) -> float:
+    """`ema_start` at the first step, `ema_end` at the last one, linear between them."""
+    return loss.ema_start + (loss.ema_end - loss.ema_start) * step / max(total_steps - 1, 1)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices; none for biases, norms and tokens."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products (attention included) that `run` makes; 2 a multiply-add.
+
+    Where a device's fused attention has no formula, attention is counted by the products of its definition.
+    """
+    flash_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    mapping = {flash_on_cpu: _attention, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    batch, length, width = query[:-2].numel(), query[-2], query[-1]
+    return 2 * batch * length * key[-2] * (width + value[-1])
+
+
+def _backward(gradient: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object):
+    # the logits once more, and two products for each of the two of the forward pass
+    return 2 * _attention(query, key, value) + 2 * query[:-1].numel() * key[-2] * query[-1]
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.1) -> float:
+    """Operations a second of a square matrix product of this size, the best of a few: what the device can do."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, deadline = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < deadline or best == float("inf"):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+class Stopwatch:
+    """Seconds spent in training steps, without evaluations and saves."""
+
+    def __init__(self, step: int = 0) -> None:
+        self._first, self._running, self._since = step, 0.0, time.perf_counter()
+
+    def seconds_a_step(self, step: int) -> float:
+        """Mean over the steps so far; `step` is how many are done."""
+        self._running += time.perf_counter() - self._since
+        self._since = time.perf_counter()
+        return self._running / max(step - self._first, 1)
+
+    def skip(self) -> None:
+        """Leave out the time since the last reading."""
+        self._since = time.perf_counter()
+
+
+@contextmanager
+def compiling(what: str, remedy: str) -> Iterator[None]:
+    """Around the first call of what is compiled, for it is compiled then.
+
+    Raises:
+        FinJEPAError: if it cannot be; the line says of `what` that it cannot, and names a C++ compiler and the `remedy`.
+    """
+    try:
+        yield
+    except Exception as error:  # of dynamo, of the backend, of the C++ compiler: there is no common base
+        reason = str(error).strip().partition("\n")[0]
+        raise FinJEPAError(f"{what} cannot be compiled here ({reason}): install a C++ compiler, or {remedy}") from error
+
 
 Report = Callable[[dict[str, Any]], None]
 Terms = dict[str, Tensor]

@@ -16,11 +16,10 @@ import numpy as np
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.batches import BatchSource, history_needed, split_dates
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.training.batches import BatchSource
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import history_needed, split_dates
 from finjepa_pipeline.backtest.engine import Court, Walk, walk
 from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, sharpe

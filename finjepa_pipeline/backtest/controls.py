@@ -19,12 +19,10 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.batches import BatchSource, Observation, training_block
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.observation import Observation
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.training.batches import BatchSource
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import training_block
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import HORIZON, MarketImagination
@@ -41,7 +39,7 @@ _LARGEST_FORECAST = 3.0  # in units of the asset's volatility over a step
 
 @dataclass(frozen=True)
 class ForecastMarket:
-    """A market of which only the moments are imagined (`finjepa_model.planning.moments.Imagination`)."""
+    """A market of which only the moments are imagined (`finjepa_model.planning.imagination.Imagination`)."""
 
     mean_BHN: Tensor
     volatility_BHN: Tensor

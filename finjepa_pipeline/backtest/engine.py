@@ -18,10 +18,9 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.costs import Liquidity
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.portfolio import Ledger, PortfolioSimulator, PortfolioState
-from finjepa_model.training.panel import Panel
+from finjepa_model.portfolio import Ledger, Liquidity, PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.market_view import MarketView, Universe, panel_liquidity, universes
 from finjepa_pipeline.backtest.strategies import Strategy
 

@@ -9,7 +9,7 @@ from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning import Ensemble
 from finjepa_model.planning.goals import goal_latent, target_latent
-from finjepa_model.planning.target import parse_goal
+from finjepa_model.planning.utility import parse_goal
 from finjepa_pipeline.backtest.market_imagination import Imagined, MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView
 

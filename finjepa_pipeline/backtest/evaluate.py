@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import (
+from finjepa_model.data.batches import (
     checkpoint_blocks,
     checkpoint_splits,
     history_needed,
     shortest_block,
     training_block,
 )
+from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
 from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.controls import CONTROLS, FITTED, TO_FIT, Controls
 from finjepa_pipeline.backtest.docket import Block, Docket

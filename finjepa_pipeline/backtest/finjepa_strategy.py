@@ -10,9 +10,9 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import ActionSpace, Plan, Utility, make_planner, moments, parse_utility
-from finjepa_model.planning.objectives import CUMULATIVE, GOAL, Objective
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning import ActionSpace, Plan, Utility, make_planner, parse_utility
+from finjepa_model.planning.imagination import ImaginedMarket, PlanningWorld
+from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective
 from finjepa_model.portfolio import PortfolioState
 from finjepa_model.td.planner import TDPlanner
 from finjepa_pipeline.backtest.ensemble import ensemble_of
@@ -152,7 +152,7 @@ class FinJEPAStrategy:
             )
 
 
-def _refuse_odd_forecasts(imagination: moments.Imagination, view: MarketView) -> None:
+def _refuse_odd_forecasts(imagination: ImaginedMarket, view: MarketView) -> None:
     parts = (imagination.mean_BHN, imagination.volatility_BHN, imagination.beta_BN.unsqueeze(1))
     odd_N = torch.stack([~part.isfinite().all(1)[0] for part in parts]).any(0) & imagination.present_BN[0]
     if odd_N.any() or not imagination.market_volatility_BH.isfinite().all():

@@ -15,10 +15,10 @@ import duckdb
 import numpy as np
 
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.batches import cut_by_shares, shortage, shortest_block, split_dates, unseen
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import cut_by_shares, shortage, shortest_block, split_dates, unseen
 from finjepa_pipeline.backtest.docket import Block
 from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transaction
 from finjepa_pipeline.warehouse import sql

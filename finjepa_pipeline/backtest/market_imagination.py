@@ -11,9 +11,9 @@ import torch
 
 from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.planning import moments
 from finjepa_model.planning.goals import goal_latent, target_latent
-from finjepa_model.planning.target import parse_goal
+from finjepa_model.planning.imagination import ImaginedMarket
+from finjepa_model.planning.utility import parse_goal
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_pipeline.backtest.market_view import MarketView
@@ -28,7 +28,7 @@ class Imagined(Protocol):
     def config(self) -> FinJEPAConfig: ...
     @property
     def simulator(self) -> PortfolioSimulator: ...
-    def at(self, view: MarketView) -> tuple[moments.Imagination, torch.Tensor | None]:
+    def at(self, view: MarketView) -> tuple[ImaginedMarket, torch.Tensor | None]:
         """The imagined market, and the latent of its goal, goal_1D, where there is one."""
         ...
 

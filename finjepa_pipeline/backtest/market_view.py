@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.panel import Panel
 
 if TYPE_CHECKING:
-    from finjepa_model.costs import Liquidity
-    from finjepa_model.observation import Observation
+    from finjepa_model.data.batches import Observation
     from finjepa_model.planning.goals import GoalLibrary
+    from finjepa_model.portfolio import Liquidity
     from finjepa_model.world_model import FinJEPA
 
 LIQUIDITY_WINDOW = 63  # sessions
@@ -89,7 +89,7 @@ class MarketView:
 
     def observation(self, config: FinJEPAConfig) -> "Observation":
         """What a world model sees at this close, made by the code that made its training batches; a batch of one date."""
-        from finjepa_model.training.batches import observe
+        from finjepa_model.data.batches import observe
 
         assets_1N = np.where(self.present_N, self._assets_N, -1)[None]
         return observe(self._panel, np.array([self._session]), assets_1N, config.model.context_steps, config)
@@ -130,8 +130,8 @@ class MarketView:
 
 @lru_cache(maxsize=2)
 def _library(model: "FinJEPA", checkpoint: Path, panel: Panel) -> "GoalLibrary":
+    from finjepa_model.data.batches import training_block
     from finjepa_model.training.goal_library import build_library
-    from finjepa_model.training.splits import training_block
 
     block = training_block(checkpoint, panel, model.config, "goal(realised); name another goal in the utility")
     return build_library(model, panel, block)
@@ -141,7 +141,7 @@ def panel_liquidity(panel: Panel, session: int, assets_N: np.ndarray) -> "Liquid
     """Liquidity [1, N], float64, from what was known at the close of a session; None where the source has no volumes."""
     import torch
 
-    from finjepa_model.costs import Liquidity
+    from finjepa_model.portfolio import Liquidity
 
     if panel.liquidity is None:
         return None

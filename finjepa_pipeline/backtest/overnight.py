@@ -3,8 +3,8 @@
 import duckdb
 import numpy as np
 
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.panel import Panel
 from finjepa_pipeline.prices.store import require_shown
 from finjepa_pipeline.warehouse import sql
 

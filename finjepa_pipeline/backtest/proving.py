@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.engine import Court, Walk
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.derive import UniverseConfig, derive

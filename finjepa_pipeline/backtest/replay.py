@@ -12,8 +12,7 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.costs import Frictions, Liquidity
-from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.portfolio import Frictions, Liquidity, PortfolioSimulator
 from finjepa_pipeline.backtest.engine import Court, Walk
 
 COST_GRID = (0.0, 5.0, 10.0, 25.0, 50.0)  # one-way basis points; spreads by tier and impact come on top

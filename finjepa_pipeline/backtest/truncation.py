@@ -12,9 +12,9 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from finjepa_model.data.batches import history_needed
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import history_needed
 from finjepa_pipeline.backtest.audit import Finding, NotEnoughDataError, Product, fresh_state
 from finjepa_pipeline.backtest.market_view import MarketView, universes
 from finjepa_pipeline.backtest.proving import build

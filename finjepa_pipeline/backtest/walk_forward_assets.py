@@ -16,7 +16,7 @@ from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from finjepa_model.training.panel import Panel
+    from finjepa_model.data.panel import Panel
     from finjepa_pipeline.backtest.docket import Docket
 
 RIVALS = "baselines"  # one partition: they are judged together
@@ -82,7 +82,7 @@ def walk_forward_plan(
 ) -> dg.MaterializeResult:
     """The folds with their dates: training, validation and test block, purged and embargoed, and the block held back."""
     from finjepa_model.config import preset
-    from finjepa_model.training.panel import Panel
+    from finjepa_model.data.panel import Panel
     from finjepa_pipeline.backtest.folds import make_plan, store_plan
     from finjepa_pipeline.features import current_panel
     from finjepa_pipeline.training.run import for_panel
@@ -125,7 +125,7 @@ def fold_models(
     context: dg.AssetExecutionContext, config: FoldModelConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """The world model of a fold: it has seen nothing after the fold's training block, its pretraining included."""
-    from finjepa_model.training.panel import Panel
+    from finjepa_model.data.panel import Panel
     from finjepa_pipeline.backtest.folds import stored_plan
     from finjepa_pipeline.features import current_panel
     from finjepa_pipeline.training.run import ranks
@@ -170,7 +170,7 @@ def fold_backtests(
 ) -> dg.MaterializeResult:
     """One strategy (or all baselines) on one fold: validation block, test block, and the symbols that training never saw."""
     from finjepa_model.config import FinJEPAConfig
-    from finjepa_model.training.panel import Panel
+    from finjepa_model.data.panel import Panel
     from finjepa_pipeline.backtest.docket import Block
     from finjepa_pipeline.backtest.evaluate import run_backtests
     from finjepa_pipeline.backtest.folds import fold_blocks, record_opening, stored_plan

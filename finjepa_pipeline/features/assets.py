@@ -3,8 +3,8 @@
 import dagster as dg
 from pydantic import Field
 
+from finjepa_model.data.panel import Panel
 from finjepa_model.features import CHANNELS
-from finjepa_model.training.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features.panel import CODE_VERSION, build_panel
 from finjepa_pipeline.features.pictures import channel_picture, channel_table, coverage_picture

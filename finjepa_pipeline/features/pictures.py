@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.pictures import as_markdown, new_figure
 
 SHOWN = ("log_return", "realised_volatility_21", "momentum_252_21", "volume_shock", "drawdown_252")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, TESTS
 from finjepa_pipeline.failures import final

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.data.panel import Panel
 from finjepa_model.files import to_json
 from finjepa_model.portfolio import Ledger, PortfolioSimulator, PortfolioState
-from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.engine import MarketStep
 from finjepa_pipeline.backtest.market_view import Universe
 from finjepa_pipeline.sql_files import sql

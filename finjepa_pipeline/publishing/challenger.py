@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, verdict_of
 from finjepa_pipeline.backtest.store import best_planner
 from finjepa_pipeline.publishing.checks import audit_of

@@ -15,9 +15,9 @@ import duckdb
 import numpy as np
 
 from finjepa_model.checkpoint import read_config
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.finjepa_strategy import planner_of, strategy_name
 from finjepa_pipeline.backtest.store import most_assets
 from finjepa_pipeline.features import build_panel, current_panel

@@ -15,11 +15,11 @@ import duckdb
 import numpy as np
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.data.batches import history_needed
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json, write_text
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import history_needed
 from finjepa_pipeline.backtest.engine import REBALANCE_UNIVERSE_EVERY, decide_at
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import MarketImagination

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import duckdb
 import numpy as np
 
+from finjepa_model.data.batches import lineage_of, stored_blocks
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.splits import lineage_of, stored_blocks
 from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.store import best_planner, now, transaction
 from finjepa_pipeline.publishing.checks import Finding, findings, summary

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finjepa_model.data.batches import Observation, checkpoint_splits, history_needed
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.observation import Observation
-from finjepa_model.planning.moments import Moments
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import checkpoint_splits, history_needed
+from finjepa_model.planning.imagination import Moments
 from finjepa_pipeline.backtest.finjepa_strategy import Expectation
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.records import read_metrics
+from finjepa_model.training.state import read_metrics
 from finjepa_pipeline.artifacts import keep, store_of
 from finjepa_pipeline.scale.cluster import connected
 from finjepa_pipeline.scale.rank_host import Outcome, RankHost

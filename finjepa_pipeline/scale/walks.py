@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.artifacts import Artifacts, keep
 from finjepa_pipeline.backtest.baselines import kind
 from finjepa_pipeline.backtest.docket import Docket

@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from finjepa_model.config import preset
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.run_inputs import checkpoint_of_run, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
@@ -97,8 +97,8 @@ def world_model_evaluation(
     context: dg.AssetExecutionContext, settings: SettingsResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Losses and collapse monitors on the validation block, probes on the test block, and the curves of the training."""
-    from finjepa_model.training.probing import probe
-    from finjepa_model.training.splits import checkpoint_splits
+    from finjepa_model.data.batches import checkpoint_splits
+    from finjepa_model.training.evaluation import probe
     from finjepa_model.world_model import FinJEPA
 
     home = settings.get()
@@ -130,7 +130,7 @@ def world_model_evaluation(
 
 
 def _curves(checkpoint: Path) -> dg.MetadataValue:
-    from finjepa_model.training.records import read_metrics
+    from finjepa_model.training.state import read_metrics
 
     records = list(read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")))
     return dg.MetadataValue.md(curves_picture(records) if records else "no training log in this home")

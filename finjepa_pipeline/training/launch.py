@@ -15,9 +15,9 @@ from typing import Any
 import torch.distributed as dist
 
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json, write_text
-from finjepa_model.training.panel import Panel
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError, pick_device
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from finjepa_model.training.records import read_metrics
+from finjepa_model.training.state import read_metrics
 from finjepa_pipeline.training.polling import repeatedly
 
 _POINTS = 200  # of a curve of training losses, at most; evaluations are told one and all

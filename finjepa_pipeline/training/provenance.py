@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import split_dates
+from finjepa_model.data.batches import split_dates
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.prices.store import find_revision
 from finjepa_pipeline.publishing.lineage import build_inputs, lineage, upstream_materializations
 from finjepa_pipeline.training.code import training_code_version

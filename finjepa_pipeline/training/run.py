@@ -17,10 +17,10 @@ from typing import Any
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json, write_text
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.records import STATE_FILE
+from finjepa_model.training.state import STATE_FILE
 from finjepa_pipeline.artifacts import bring, keep, store_of
 from finjepa_pipeline.causes import disk_full
 from finjepa_pipeline.settings import Settings

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import shortage, split_dates, ways_out
+from finjepa_model.data.batches import shortage, split_dates, ways_out
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.live import watched

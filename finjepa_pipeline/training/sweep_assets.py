@@ -4,7 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from finjepa_model.config import preset
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.plain import cell

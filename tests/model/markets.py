@@ -6,7 +6,7 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig, preset
-from finjepa_model.observation import MarketBatch, Observation
+from finjepa_model.data.batches import MarketBatch, Observation
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.world_model import PortfolioPath
 

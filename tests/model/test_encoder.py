@@ -2,7 +2,7 @@
 
 import torch
 
-from finjepa_model.encoder import ContextEncoder, PortfolioEncoder, draw_masks, gather_patches
+from finjepa_model.nn.encoder import ContextEncoder, PortfolioEncoder, draw_masks, gather_patches
 from finjepa_model.portfolio import SCALARS
 from tests.model.markets import small_config
 

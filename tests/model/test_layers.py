@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from finjepa_model.config import ModelConfig
-from finjepa_model.layers import TimeSeriesTokenizer, rotate
-from finjepa_model.layers.attention import AdaLN, SelfAttention
-from finjepa_model.predictor import PortfolioBlock
+from finjepa_model.nn.layers import AdaLN, SelfAttention, TimeSeriesTokenizer, rotate
+from finjepa_model.nn.predictor import PortfolioBlock
 
 
 def _product(query, key, i, j):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from finjepa_model.training.batches import volatility
+from finjepa_model.data.batches import volatility
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate
 
 WINDOW = 32

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finjepa_model.data.panel import FORMAT, Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.panel import FORMAT, Panel
 
 SESSIONS, CHANNELS = 40, 3
 FIRST = np.array([0, 25, 10, 39])

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.costs import Liquidity
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.portfolio import SCALARS, PortfolioSimulator
+from finjepa_model.portfolio import SCALARS, Liquidity, PortfolioSimulator
 
 F64 = torch.float64
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from finjepa_model.config import LossConfig, ModelConfig, preset
-from finjepa_model.probes import LinearProbe, area_under_curve, r_squared, rank_ic
-from finjepa_model.training.schedule import learning_rate, parameter_groups, teacher_momentum
+from finjepa_model.training.evaluation import LinearProbe, area_under_curve, r_squared, rank_ic
+from finjepa_model.training.trainer import learning_rate, parameter_groups, teacher_momentum
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch
 

@@ -14,7 +14,7 @@ _RANK = """
 import sys, torch.distributed as dist
 from pathlib import Path
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.panel import Panel
 from finjepa_model.training.trainer import Trainer
 dist.init_process_group("gloo")
 for file in sorted(Path(sys.argv[1]).glob("*.json")):

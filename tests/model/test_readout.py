@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from finjepa_model.readout import ReturnReadout
+from finjepa_model.data.batches import split_dates
+from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.training.readout_fit import ReadoutRows, fit_readout, fit_rows
-from finjepa_model.training.splits import split_dates
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config
 from tests.model.training_runs import run_config

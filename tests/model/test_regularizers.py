@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from finjepa_model.config import ModelConfig, PortfolioConfig
-from finjepa_model.encoder import PortfolioEncoder
+from finjepa_model.nn.encoder import PortfolioEncoder
+from finjepa_model.nn.losses import InverseDynamics, SIGReg, variance_covariance
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.probes import r_squared
-from finjepa_model.regularizers import InverseDynamics, SIGReg, variance_covariance
 from finjepa_model.training.behaviour import random_action
+from finjepa_model.training.evaluation import r_squared
 
 
 @pytest.mark.parametrize(("n", "d"), [(512, 64), (30, 3)])

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finjepa_model.config import preset
+from finjepa_model.data.batches import DateSampler, EligibleIndex, shortage, split_dates, subsets, ways_out
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.sampler import DateSampler, EligibleIndex, subsets
-from finjepa_model.training.splits import shortage, split_dates, ways_out
 from tests.model.test_panel import SESSIONS, panel  # noqa: F401  (a fixture)
 
 

@@ -11,13 +11,13 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, TDConfig, TrainingConfig
+from finjepa_model.data.panel import Panel
 from finjepa_model.planning import parse_utility
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.imagination import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.state import PolicyState
 from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.behaviour import random_action
-from finjepa_model.training.panel import Panel
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config
 from tests.pipeline.backtest.handmade_panel import write_panel

@@ -9,17 +9,17 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, TDConfig, TrainingConfig
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning import ActionSpace, make_planner, parse_utility
-from finjepa_model.planning.objectives import Objective
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.imagination import PlanningWorld
+from finjepa_model.planning.objective import Objective
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.state import CONSEQUENCES, OUTCOMES, PolicyState
 from finjepa_model.td.training import TD_FOLDER, PolicyScore, TDTrainer
 from finjepa_model.td.transitions import MarketPaths, Transition, draw_transition
 from finjepa_model.training.behaviour import random_action
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.records import read_metrics
+from finjepa_model.training.state import read_metrics
 from finjepa_model.training.trainer import TrainingInterruptedError
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config

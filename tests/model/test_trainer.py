@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from finjepa_model.data.batches import BatchSource, observe, split_dates
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.batches import BatchSource, observe
-from finjepa_model.training.splits import split_dates
 from finjepa_model.training.state import STATE_FILE
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError
 from tests.model.training_runs import records, run_config, run_panel

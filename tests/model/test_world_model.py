@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finjepa_model.config import LossConfig
-from finjepa_model.diagnostics import effective_rank, failures, monitor
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.schedule import teacher_momentum
+from finjepa_model.training.evaluation import effective_rank, failures, monitor
+from finjepa_model.training.trainer import teacher_momentum
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch, small_config
 

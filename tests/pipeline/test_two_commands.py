@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from finjepa_model import FinJEPA
-from finjepa_model.training.panel import Panel
+from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest import assets as backtest
 from finjepa_pipeline.backtest import evaluate
 from finjepa_pipeline.features import assets as features
@@ -58,7 +58,7 @@ class Home:
         self.wrap(prices, "derive")
         self.wrap(features, "build_panel")
         self.replace(training, "train_in_step", self.trained)
-        monkeypatch.setattr("finjepa_model.training.probing.probe", lambda _, panel, *rest: self.saw(panel) or {})
+        monkeypatch.setattr("finjepa_model.training.evaluation.probe", lambda _, panel, *rest: self.saw(panel) or {})
         monkeypatch.setattr(FinJEPA, "from_pretrained", lambda folder: None)
         self.replace(evaluate, "run_backtests", self.walked)
         self.replace(challenger, "try_challenger", self.audited)

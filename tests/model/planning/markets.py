@@ -8,7 +8,7 @@ from torch import Tensor
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.planning import ActionSpace
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.imagination import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 
 FREE = PortfolioConfig(cost_bps=0.0, hedge_cost_bps=0.0, borrow_rate=0.0, allow_hedge=False)

@@ -6,10 +6,9 @@ import torch
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning import make_planner, parse_utility
 from finjepa_model.planning.goals import GoalLibrary, best_realised, target_latent
-from finjepa_model.planning.objectives import Objective
-from finjepa_model.planning.quantities import quantities
-from finjepa_model.planning.rollout import PlanningWorld
-from finjepa_model.planning.target import parse_goal
+from finjepa_model.planning.imagination import PlanningWorld, quantities
+from finjepa_model.planning.objective import Objective
+from finjepa_model.planning.utility import parse_goal
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
 from tests.model.planning.markets import FREE, perfect_market, seeded, world_of
 

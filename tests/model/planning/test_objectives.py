@@ -10,10 +10,8 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.planning import ActionSpace, make_planner, parse_utility
 from finjepa_model.planning.goals import goal_latent
-from finjepa_model.planning.moments import Moments
-from finjepa_model.planning.objectives import GOAL, Objective
-from finjepa_model.planning.quantities import quantities
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.imagination import Moments, PlanningWorld, quantities
+from finjepa_model.planning.objective import GOAL, Objective
 from finjepa_model.portfolio import PortfolioSimulator
 from tests.model.planning.markets import FREE, perfect_market, seeded, world_of
 

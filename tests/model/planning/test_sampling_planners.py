@@ -6,9 +6,7 @@ import torch
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning import ActionSpace, make_planner, project_to_simplex
-from finjepa_model.planning.mppi import MPPIConfig, MPPIPlanner, mppi_weights
-from finjepa_model.planning.proposal import ProposalConfig
-from finjepa_model.planning.record import effective_samples
+from finjepa_model.planning.search import MPPIConfig, MPPIPlanner, ProposalConfig, effective_samples, mppi_weights
 from tests.model.planning.markets import seeded
 
 BOTH = pytest.mark.parametrize("name", ["cem", "mppi"])

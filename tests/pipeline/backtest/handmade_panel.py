@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finjepa_model.training.panel import FORMAT, Panel
+from finjepa_model.data.panel import FORMAT, Panel
 
 
 def write_panel(

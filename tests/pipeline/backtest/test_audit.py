@@ -10,8 +10,8 @@ from handmade_panel import noise, write_panel
 from scipy.stats import norm
 
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest import audit_markets, engine, trial
 from finjepa_pipeline.backtest.audit import (
     Finding,

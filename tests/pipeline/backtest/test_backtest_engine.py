@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioState
-from finjepa_model.training.panel import Panel
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.market_view import MarketView, universes
 from finjepa_pipeline.backtest.strategies import BuyAndHold, Cash, EqualWeight

@@ -10,9 +10,7 @@ from handmade_panel import noise, write_panel
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.splits import (
+from finjepa_model.data.batches import (
     EMBARGO,
     checkpoint_splits,
     history_needed,
@@ -20,6 +18,8 @@ from finjepa_model.training.splits import (
     split_dates,
     training_block,
 )
+from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.controls import Controls
 from finjepa_pipeline.backtest.docket import Block, Docket

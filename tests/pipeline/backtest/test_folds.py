@@ -8,9 +8,8 @@ import pytest
 from handmade_panel import noise, write_panel
 
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.batches import EMBARGO, BatchSource, shortest_block, split_dates, unseen
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.batches import BatchSource
-from finjepa_model.training.splits import EMBARGO, shortest_block, split_dates, unseen
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.folds import (
     fold_blocks,

@@ -6,10 +6,10 @@ import torch
 from handmade_court import config_for, court_over_test_block, write_lineage
 from handmade_panel import noise, write_panel
 
+from finjepa_model.data.batches import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.goal_library import build_library
-from finjepa_model.training.splits import split_dates
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, strategy_name

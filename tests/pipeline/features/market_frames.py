@@ -6,8 +6,8 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from finjepa_model.data.panel import Panel
 from finjepa_model.features import choose
-from finjepa_model.training.panel import Panel
 from finjepa_pipeline.features.panel import adjusted_prices, write_panel
 from finjepa_pipeline.prices.store import create_store
 

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from finjepa_model.data.panel import Panel
 from finjepa_model.features import CHANNELS
-from finjepa_model.training.panel import Panel
 from tests.pipeline.features.market_frames import OHLC, awkward_market, channel_frame, panel_of
 
 CUT = pl.date(2016, 6, 1)

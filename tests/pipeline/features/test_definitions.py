@@ -7,9 +7,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from finjepa_model.data.panel import Panel
 from finjepa_model.features import CHANNELS
 from finjepa_model.features.market import SUMS, session_series
-from finjepa_model.training.panel import Panel
 from tests.pipeline.features.market_frames import awkward_market, channel_frame, panel_of
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "us_wide_sample_2015_2017" / "data"

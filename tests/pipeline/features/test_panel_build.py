@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features import CHANNELS
-from finjepa_model.training.panel import Panel
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.store import Revision
 from finjepa_pipeline.settings import Settings

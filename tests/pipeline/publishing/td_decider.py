@@ -10,8 +10,8 @@ import torch
 
 from finjepa_model import FinJEPA
 from finjepa_model.planning import ActionSpace, make_planner, parse_utility
-from finjepa_model.planning.objectives import Objective
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.imagination import PlanningWorld
+from finjepa_model.planning.objective import Objective
 from finjepa_model.portfolio import PortfolioSimulator
 from tests.model.markets import random_observation
 

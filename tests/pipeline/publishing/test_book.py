@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from finjepa_model.data.batches import history_needed
 from finjepa_model.td.training import TDTrainer
-from finjepa_model.training.splits import history_needed
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest import engine
 from finjepa_pipeline.backtest.engine import Court, walk

@@ -49,8 +49,8 @@ def _with(file: Path, text: str, root: Path, td: bool = True) -> str:
 def test_a_change_in_any_module_that_training_imports_is_another_version(packages, td):
     sound = _version(packages, td)
     modules = training_modules(td, packages)
-    assert ("finjepa_model.planning.moments" in modules) == td
-    for name in [*sorted(modules)[::6], *(["finjepa_model.planning.moments"] if td else [])]:
+    assert ("finjepa_model.planning.imagination" in modules) == td
+    for name in [*sorted(modules)[::6], *(["finjepa_model.planning.imagination"] if td else [])]:
         changed = _with(modules[name], modules[name].read_text() + "\n_CHANGED = 1\n", packages, td)
         assert changed != sound, name
 

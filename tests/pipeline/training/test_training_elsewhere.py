@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from finjepa_model.config import FinJEPAConfig, TrainingConfig, preset
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.panel import Panel
-from finjepa_model.training.records import STATE_FILE
+from finjepa_model.training.state import STATE_FILE
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError
 from finjepa_pipeline.artifacts import Artifacts
 from finjepa_pipeline.settings import Settings

@@ -14,8 +14,7 @@ import torch
 
 from finjepa_model.config import TrainingConfig, preset
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.records import METRICS_FILE, append_record, read_metrics
-from finjepa_model.training.state import STATE_FILE
+from finjepa_model.training.state import METRICS_FILE, STATE_FILE, append_record, read_metrics
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 from finjepa_pipeline.training.guards import only_training_on
 from finjepa_pipeline.training.live import watched

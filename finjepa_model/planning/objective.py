@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.planning.imagination import PlanningWorld, quantities, variance
 from finjepa_model.planning.plan import Account
-from finjepa_model.planning.quadratic import Quadratic, quadratic_of
-from finjepa_model.planning.quantities import quantities, variance
-from finjepa_model.planning.rollout import PlanningWorld
+from finjepa_model.planning.qp import Quadratic, quadratic_of
 from finjepa_model.planning.utility import Utility, parse_utility
 
 # Mean-variance with a risk aversion of 5, costs exact. And the goal, L2 in latent space, summed over steps, which EB-JEPA

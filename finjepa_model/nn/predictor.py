@@ -17,8 +17,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from finjepa_model.config import ModelConfig
-from finjepa_model.encoder import normalize
-from finjepa_model.layers import MLP, AdaLN, SelfAttention, merge_heads, rotate, split_heads
+from finjepa_model.nn.encoder import normalize
+from finjepa_model.nn.layers import MLP, AdaLN, SelfAttention, merge_heads, rotate, split_heads
 
 
 @dataclass(frozen=True)

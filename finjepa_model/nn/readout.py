@@ -1,18 +1,66 @@
-"""The expected return of an asset: a linear read-out that is fitted in closed form, not by gradient descent.
+"""Read-outs of the latents.
 
-A daily cross-sectional information coefficient is a few hundredths, so a label is nearly all noise, and what decides is how
-few numbers are estimated and how far they are shrunk (`finjepa_model.training.readout_fit`). Beside the latents the read-out
-sees the channels of the window themselves, in a linear branch around the network as in TiDE (Das et al. 2023, section 4.3;
-Zeng et al. 2023 find such a branch hard to beat): latents that are learned by predicting latents prefer what is slow (Sobal
-et al. 2022), and what moves returns need not be.
+Linear heads make plans and probes readable; they learn on detached latents and send no gradient into the encoder. The
+expected return is a linear read-out fitted in closed form (`finjepa_model.training.readout_fit`): a daily cross-sectional
+information coefficient is a few hundredths, so few numbers are estimated and they are shrunk hard. It reads the channels of
+the window beside the latents, a linear branch around the network as in TiDE (Das et al. 2023, section 4.3).
 
-Shapes: X any batch dimensions, N assets, T sessions of a window, F channels, D width, Z = F + D inputs, H decision steps.
+Shapes: X any batch dimensions, N assets, T sessions of a window, F channels, D width, G portfolio scalars, Z = F + D inputs,
+H decision steps.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from finjepa_model.observation import recency
+from finjepa_model.data.batches import recency
+from finjepa_model.portfolio import SCALARS
+from finjepa_model.training.distributed import masked_mean
+
+# The predicted volatility lies within this factor of the trailing one.
+_MAX_VOLATILITY_RATIO = 4.0
+
+
+class VolatilityHead(nn.Module):
+    """Volatility of the next decision step's return, in units of trailing volatility. What is expected of it is another matter
+    (`finjepa_model.nn.readout`): beside a step's deviation its mean is nothing."""
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__()
+        out = nn.Linear(hidden, 1)
+        nn.init.zeros_(out.weight)  # starts from "trailing volatility"
+        nn.init.zeros_(out.bias)
+        self.mlp = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), out)
+
+    def forward(self, latents_XD: Tensor) -> Tensor:
+        """log_std_X of the return divided by the trailing volatility of a step."""
+        log_std_X = self.mlp(latents_XD.detach()).squeeze(-1)
+        bound = math.log(_MAX_VOLATILITY_RATIO)
+        return bound * torch.tanh(log_std_X / bound)
+
+    def loss(self, latents_XD: Tensor, target_X: Tensor, valid_X: Tensor) -> Tensor:
+        """Gaussian negative log likelihood (without its constant) about a mean of zero, mean over valid entries; targets are
+        clipped at 5."""
+        log_std_X = self(latents_XD)
+        nll_X = 0.5 * (target_X.clamp(-5, 5) * torch.exp(-log_std_X)).square() + log_std_X
+        return masked_mean(nll_X, valid_X)
+
+
+class Heads(nn.Module):
+    """Volatility of assets and of the market, and the scalars of a portfolio state."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.asset = VolatilityHead(2 * dim, dim)
+        self.market = VolatilityHead(dim, dim)
+        self.portfolio = nn.Linear(dim, len(SCALARS))
+
+    @staticmethod
+    def asset_inputs(assets_XND: Tensor, market_XD: Tensor) -> Tensor:
+        """An asset's volatility is read from its latent and the market's."""
+        return torch.cat([assets_XND, market_XD.unsqueeze(-2).expand_as(assets_XND)], dim=-1)
+
 
 # A step's expected return is at most this many of its standard deviations, whatever was fitted.
 _MAX_SHARPE = 1.0

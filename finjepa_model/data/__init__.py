@@ -1,0 +1,1 @@
+"""From a panel on disk to batches of observations."""

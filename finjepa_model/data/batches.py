@@ -1,0 +1,488 @@
+"""Observations, splits and batches of a panel.
+
+A batch is a function of the seed and the step alone, so training resumes without the state of a loader, and every rank takes
+its own slice of the global batch. The split dates of a training are kept in its checkpoint and hold on whatever panel it is
+used later.
+
+Shapes: B decision dates, S decision steps, N assets, T sessions of a window, F channels, Q market channels, K sessions from
+one decision to the next.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
+
+
+def recency(sessions: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """weights_T of an exponentially weighted mean over a window, newest last; its span is half the window (for 64 sessions
+    the decay of RiskMetrics 1996, .94)."""
+    age_T = torch.arange(sessions - 1, -1, -1).to(dtype)
+    decay_T = (1 - 4 / (sessions + 2)) ** age_T
+    return decay_T / decay_T.sum()
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The market at S decision steps in a row; everything of a step is known at its close."""
+
+    features_BSNTF: Tensor  # normalised channels, 0 where not observed
+    observed_BSNT: Tensor  # bool
+    market_BSTQ: Tensor  # normalised channels of the market as a whole
+    present_BN: Tensor  # bool: the asset can be decided on
+    volatility_BSN: Tensor  # daily, exponentially weighted over the window; see `recency`
+    market_volatility_BS: Tensor  # the same of the market proxy
+    beta_BSN: Tensor  # trailing, to the market proxy
+
+    @property
+    def steps(self) -> int:
+        return self.features_BSNTF.shape[1]
+
+    def step(self, step: int) -> "Observation":
+        """One of the steps; a negative number counts from the last one."""
+        step %= self.steps
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Observation(**{n: x if n == "present_BN" else x[:, step : step + 1] for n, x in parts.items()})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Observation"]) -> "Observation":
+        """Along the dates; all parts have the same number of assets."""
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    def to(self, device: torch.device | str) -> "Observation":
+        return Observation(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class MarketBatch:
+    """An observation of S = W + K steps and what happened after them.
+
+    The portfolio is held from step W - 2 on, one step before the first that is learned from, so that its first state is
+    one of a portfolio that has drifted.
+    """
+
+    observation: Observation
+    step_return_BSN: Tensor  # simple return from the fill of a decision at that step to the next fill
+    step_return_valid_BSN: Tensor  # bool
+    market_step_return_BS: Tensor
+    returns_BKTN: Tensor  # daily returns in each decision step that is held, K = rollout steps + 1
+    market_returns_BKT: Tensor
+    tradable_BKTN: Tensor  # bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors, the observation's included: what is gathered from the panel and moved to the device."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    def to(self, device: torch.device | str) -> "MarketBatch":
+        return MarketBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+BLOCKS = ("train", "validation", "test")
+EMBARGO = 21  # sessions between two blocks, at least
+ELIGIBLE_AFTER = 252  # sessions of an asset, as the universe asks for them by default
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Half-open ranges of session numbers, in time order, with purged sessions between them."""
+
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+
+    def dates(self, dates_D: np.ndarray) -> dict[str, list[str]]:
+        """The first and the last session of each block, ISO dates: what a lineage keeps as `blocks`."""
+        return {name: [str(dates_D[first]), str(dates_D[last - 1])] for name, (first, last) in asdict(self).items()}
+
+    @classmethod
+    def on(cls, dates_D: np.ndarray, blocks: Mapping[str, Sequence[str]]) -> "Splits":
+        """Blocks by their dates, as sessions of a calendar. The test block lasts until the calendar's end, so that a panel
+        that grew lengthens it; of a block that lies outside the calendar nothing is left."""
+        ranges = {
+            name: (
+                int(np.searchsorted(dates_D, np.datetime64(first))),
+                int(np.searchsorted(dates_D, np.datetime64(last), side="right")) if name != "test" else len(dates_D),
+            )
+            for name, (first, last) in blocks.items()
+        }
+        return cls(ranges["train"], ranges["validation"], ranges["test"])
+
+
+def lineage_of(folder: Path) -> dict[str, Any]:
+    """The lineage of a checkpoint folder.
+
+    Raises:
+        FinJEPAError: if there is none that can be read.
+    """
+    try:
+        return json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FinJEPAError(
+            f"it is not known on which sessions the checkpoint {folder.name} was trained: it has no lineage.json; train it again"
+        ) from error
+
+
+def stored_blocks(folder: Path) -> dict[str, list[str]] | None:
+    """The dates of a checkpoint's blocks as its lineage has them; None in a lineage of an older version."""
+    return lineage_of(folder).get("blocks")
+
+
+def checkpoint_blocks(folder: Path, panel: Panel) -> dict[str, list[str]]:
+    """The dates of a checkpoint's blocks: the first and the last session of each.
+
+    Those of a checkpoint of an older version follow from its config, where the panel that it was trained on is this one or
+    lies beside it.
+
+    Raises:
+        FinJEPAError: if it is not known on which sessions it was trained.
+    """
+    lineage = lineage_of(folder)
+    try:
+        if "blocks" in lineage:
+            return {name: [str(np.datetime64(day)) for day in lineage["blocks"][name]] for name in BLOCKS}
+        own = panel
+        if lineage["data"]["data_version"] != panel.manifest["data_version"]:
+            own = Panel.open(panel.folder.with_name(lineage["panel_hash"]))
+        return split_dates(len(own.dates), FinJEPAConfig.from_dict(lineage["config"])).dates(own.dates)
+    except (ValueError, KeyError, TypeError, FinJEPAError) as error:
+        raise FinJEPAError(
+            f"it is not known on which sessions the checkpoint {folder.name} was trained: its lineage has no dates of blocks, "
+            "and these are not the prices that it was trained on; train it again"
+        ) from error
+
+
+def checkpoint_splits(folder: Path, panel: Panel) -> Splits:
+    """A checkpoint's own blocks as sessions of any panel; see `Splits.on`, and `checkpoint_blocks` for the errors."""
+    return Splits.on(panel.dates, checkpoint_blocks(folder, panel))
+
+
+def training_block(folder: Path, panel: Panel, config: FinJEPAConfig, what: str) -> tuple[int, int]:
+    """The sessions of a panel that a checkpoint was trained on.
+
+    Args:
+        what: is to be learned from them, and how to do without.
+
+    Raises:
+        FinJEPAError: if the panel has too few of them.
+    """
+    block = checkpoint_splits(folder, panel).train
+    if block[1] - _purge(config) <= max(block[0], history_needed(config) + config.model.stride):
+        raise FinJEPAError(
+            f"these prices, from {panel.dates[0]} to {panel.dates[-1]}, have {max(block[1] - block[0], 0)} of the sessions that "
+            f"{folder.name} was trained on, too few for {what}"
+        )
+    return block
+
+
+def split_dates(sessions: int, config: FinJEPAConfig) -> Splits:
+    """Split a calendar by the shares of the config.
+
+    Between two blocks the sessions that a target of the earlier one could reach are left out: the K + 1 decision steps of
+    a training sample, and the session between a decision and its fill (finance.md, section 3.1: purge), and a month at
+    least (embargo). An observation may look back across a border.
+
+    Raises:
+        FinJEPAError: if the calendar is too short for the model's windows; it names what would make it long enough.
+    """
+    splits = cut_by_shares(sessions, config)
+    short = shortage(splits, config)
+    if short:
+        raise FinJEPAError(f"{sessions} sessions are too few: {short}; {ways_out(sessions, config)}")
+    return splits
+
+
+def cut_by_shares(sessions: int, config: FinJEPAConfig) -> Splits:
+    """The blocks, however short they are."""
+    training, gap = config.training, max(_purge(config), EMBARGO)
+    train_start = int(sessions * training.train_from)
+    train_end = int(sessions * training.train_share)
+    validation_end = int(sessions * (training.train_share + training.validation_share))
+    return Splits((train_start, train_end), (train_end + gap, validation_end), (validation_end + gap, sessions))
+
+
+def shortage(splits: Splits, config: FinJEPAConfig, least: int = 0) -> str:
+    """Which block is too short, in words; nothing where none is.
+
+    Args:
+        least: sessions that the validation and the test block must have, more than the model's windows ask for.
+    """
+    judged = max(shortest_block(config), least)
+    learned = history_needed(config) + _purge(config) + config.training.batch_size // 8
+    blocks = (
+        ("training", splits.train, learned),
+        ("validation", splits.validation, judged),
+        ("test", splits.test, judged),
+    )
+    for name, (first, last), needed in blocks:
+        if last - first < needed:
+            return f"the {name} block has {max(last - first, 0)} and must have {needed}"
+    return ""
+
+
+def ways_out(sessions: int, config: FinJEPAConfig, least: int = 0) -> str:
+    """What makes every block of a calendar long enough, in words: each of them alone is enough, and others are not named.
+
+    Args:
+        least: see `shortage`.
+    """
+    training = config.training
+
+    def fits(sessions: int, section: str = "training", **changes: Any) -> bool:
+        try:
+            changed = replace(config, **{section: replace(getattr(config, section), **changes)})
+        except FinJEPAError:  # no config, such as one whose patches do not divide the window
+            return False
+        splits = cut_by_shares(sessions, changed)
+        learns = splits.train[1] - _purge(changed) > max(splits.train[0], ELIGIBLE_AFTER)
+        return learns and not shortage(splits, changed, least)
+
+    most = 100 * sessions + 100_000
+    found = [f"bring a history of {next((n for n in range(sessions + 1, most) if fits(n)), most)} sessions"]
+    shares = [(a / 20, b / 20) for a in range(4, 19) for b in range(1, 19 - a)]
+    nearest = sorted(shares, key=lambda pair: abs(pair[0] - training.train_share))
+    for train, validation in nearest:
+        if train > training.train_from and fits(sessions, train_share=train, validation_share=validation):
+            found.append(f"--set training.train_share={train} --set training.validation_share={validation}")
+            break
+    for key in ("stride", "window"):
+        for value in range(getattr(config.model, key) - 1, 1, -1):
+            if fits(sessions, "model", **{key: value}):
+                found.append(f"--set model.{key}={value}")
+                break
+    return " or ".join(found)
+
+
+def shortest_block(config: FinJEPAConfig) -> int:
+    """Sessions that a validation or test block must have."""
+    return 2 * _purge(config)
+
+
+def _purge(config: FinJEPAConfig) -> int:
+    """Sessions that the targets of a training sample reach beyond its date: K + 1 decision steps, and the one until the fill."""
+    return config.model.stride * (config.loss.rollout_steps + 1) + 1
+
+
+def history_needed(config: FinJEPAConfig) -> int:
+    """Sessions before and including a decision that the context of W steps looks at."""
+    return config.model.window + config.model.stride * (config.model.context_steps - 1)
+
+
+def unseen(symbol: str, share: float) -> bool:
+    """Whether training never sees a symbol: a hash decides, so that a symbol stays on its side for good."""
+    return int(hashlib.sha256(symbol.encode()).hexdigest()[:8], 16) < share * 2**32
+
+
+@dataclass(frozen=True)
+class EligibleIndex:
+    """Eligible pairs, by session.
+
+    Attributes:
+        sessions: int64 [K], ascending.
+        starts: int64 [K + 1]; the assets of session k are `assets[starts[k] : starts[k + 1]]`, ascending.
+        assets: int32 [P].
+    """
+
+    sessions: np.ndarray
+    starts: np.ndarray
+    assets: np.ndarray
+
+    @classmethod
+    def of(cls, panel: Panel, window: int, start: int, stop: int, least: int, allowed: np.ndarray | None = None):
+        """Pairs of the sessions start .. stop - 1 that are in the universe and have `window` rows behind them.
+
+        Nothing is asked of what comes after: an asset that is about to be delisted is as eligible as any.
+
+        Args:
+            least: sessions with fewer eligible assets are left out.
+            allowed: bool [A], the assets to choose from; all by default.
+
+        Raises:
+            FinJEPAError: if no session is left.
+        """
+        sessions_P, assets_P = [], []
+        for asset in range(len(panel.assets)):
+            first, length = int(panel.first[asset]), int(panel.lengths[asset])
+            low, high = max(start, first + window - 1), min(stop, first + length)
+            if low < high and (allowed is None or allowed[asset]):
+                row = int(panel.offsets[asset]) - first
+                found = low + np.flatnonzero(panel.eligible[row + low : row + high])
+                sessions_P.append(found.astype(np.int32))
+                assets_P.append(np.full(len(found), asset, np.int32))
+        session_P = np.concatenate([np.zeros(0, np.int32), *sessions_P])
+        asset_P = np.concatenate([np.zeros(0, np.int32), *assets_P])
+        counts = np.bincount(session_P, minlength=len(panel.dates))
+        sessions = np.flatnonzero(counts >= max(least, 1))
+        if not len(sessions):
+            raise FinJEPAError(
+                f"no session from {panel.dates[start]} to {panel.dates[min(stop, len(panel.dates)) - 1]} has {least} "
+                f"eligible assets with {window} sessions of history (at most {counts.max(initial=0)}): "
+                "ask for fewer assets, a shorter window or more prices"
+            )
+        order = np.argsort(session_P, kind="stable")
+        kept = order[(counts >= max(least, 1))[session_P[order]]]
+        return cls(sessions, np.concatenate([[0], np.cumsum(counts[sessions])]), asset_P[kept])
+
+    def __len__(self) -> int:
+        return len(self.sessions)
+
+
+class DateSampler:
+    """Batches of (sessions [B], assets [B, N]): each epoch is a new order of the sessions.
+
+    Raises:
+        FinJEPAError: if a session of the index has fewer assets than a sample needs.
+    """
+
+    def __init__(self, index: EligibleIndex, batch_size: int, n_assets: int, seed: int):
+        if int(np.diff(index.starts).min()) < n_assets:
+            raise FinJEPAError(
+                f"the index has sessions with fewer than {n_assets} assets: build it with least={n_assets}"
+            )
+        self.index = index
+        self.batch_size = batch_size
+        self.n_assets = n_assets
+        self.seed = seed
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sessions int64 [B] and assets int64 [B, N] of a step."""
+        draw = step * self.batch_size + np.arange(self.batch_size)
+        epoch_B, place_B = np.divmod(draw, len(self.index))
+        chosen_B = np.empty(self.batch_size, np.int64)
+        for epoch in np.unique(epoch_B):  # one, or two where an epoch ends inside the batch
+            order = np.random.default_rng([self.seed, int(epoch)]).permutation(len(self.index))
+            chosen_B[epoch_B == epoch] = order[place_B[epoch_B == epoch]]
+        random = np.random.default_rng([self.seed, step, 1])
+        start_B = self.index.starts[chosen_B]
+        subset_BN = subsets(random, self.index.starts[chosen_B + 1] - start_B, self.n_assets)
+        return self.index.sessions[chosen_B], self.index.assets[start_B[:, None] + subset_BN].astype(np.int64)
+
+
+def subsets(random: np.random.Generator, size_B: np.ndarray, count: int) -> np.ndarray:
+    """int64 [B, N]: `count` different numbers below size_B, every subset equally likely (Floyd's algorithm).
+
+    Works draw by draw for all of the batch at once; touches N numbers a session, not the whole universe.
+    """
+    chosen_BN = np.full((len(size_B), count), -1, np.int64)
+    for draw in range(count):
+        top_B = size_B - count + draw
+        pick_B = random.integers(0, top_B + 1)
+        taken_B = (chosen_BN[:, :draw] == pick_B[:, None]).any(axis=1)
+        chosen_BN[:, draw] = np.where(taken_B, top_B, pick_B)
+    return chosen_BN
+
+
+# Below this daily volatility a price is stale, and returns in units of it would mean nothing.
+_MIN_VOLATILITY = 1e-3
+
+
+def observe(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, steps: int, config: FinJEPAConfig) -> Observation:
+    """The market at `steps` decision steps, the last of which is at `dates_B`.
+
+    Args:
+        dates_B: session numbers.
+        assets_BN: asset numbers, -1 for none.
+    """
+    model = config.model
+    offsets_S = model.stride * np.arange(1 - steps, 1)
+    dates_BS = np.asarray(dates_B)[:, None] + offsets_S
+    assets_BSN = np.broadcast_to(assets_BN[:, None, :], (*dates_BS.shape, assets_BN.shape[1]))
+    flat_dates, flat_assets = dates_BS.ravel(), assets_BSN.reshape(-1, assets_BN.shape[1])
+    features, observed = panel.windows(flat_dates, flat_assets, model.window)
+    daily, _ = panel.returns_after(flat_dates - model.window, flat_assets, model.window)
+    market_T = np.lib.stride_tricks.sliding_window_view(panel.market_returns, model.window)
+    market = market_T[np.clip(flat_dates - model.window + 1, 0, len(market_T) - 1)]
+    rows_BSN = panel.rows(dates_BS[..., None], assets_BSN)
+    beta_BSN = np.where(rows_BSN >= 0, panel.beta[rows_BSN], np.float32(1))
+    context = panel.market_windows(flat_dates, model.window)
+    shape = assets_BSN.shape
+    return Observation(
+        features_BSNTF=_tensor(features).view(*shape, model.window, -1),
+        observed_BSNT=_tensor(observed).view(*shape, model.window),
+        market_BSTQ=_tensor(context).view(*dates_BS.shape, model.window, -1),
+        present_BN=_tensor(assets_BN >= 0),
+        volatility_BSN=volatility(_tensor(daily)).view(shape),
+        market_volatility_BS=volatility(_tensor(market).float()).view(dates_BS.shape),
+        beta_BSN=_tensor(beta_BSN),
+    )
+
+
+def volatility(returns_XT: Tensor) -> Tensor:
+    """Daily volatility_X: exponentially weighted root mean square, for volatility comes in spells (Engle 1982)."""
+    return (returns_XT.square() @ recency(returns_XT.shape[-1], returns_XT.dtype)).sqrt().clamp(min=_MIN_VOLATILITY)
+
+
+class BatchSource:
+    """Draws training batches from a block of sessions: nothing outside it is a target, nothing after it is read.
+
+    Args:
+        block: half-open range of sessions.
+        rank, ranks: this process takes every `ranks`-th sample of the global batch.
+
+    Raises:
+        FinJEPAError: if no session of the block has enough eligible assets with enough history.
+    """
+
+    def __init__(self, panel: Panel, config: FinJEPAConfig, block: tuple[int, int], rank: int = 0, ranks: int = 1):
+        self.panel, self.config = panel, config
+        self.rank, self.ranks = rank, ranks
+        model, training = config.model, config.training
+        history = history_needed(config) + model.stride
+        # the labels of the last step are the returns of one more decision step, which begins at its fill
+        last = block[1] - model.stride * (config.loss.rollout_steps + 1) - 1
+        seen_A = np.array([not unseen(symbol, training.unseen_symbols) for symbol in panel.assets])
+        n_assets = min(training.n_assets, int(seen_A.sum()))
+        index = EligibleIndex.of(panel, history, max(block[0], history), last, least=n_assets, allowed=seen_A)
+        self.sampler = DateSampler(index, training.batch_size, n_assets, training.seed)
+
+    def draw(self, step: int, part: int = 0, parts: int = 1) -> MarketBatch:
+        """This process's share of the global batch of a step, or of one of the parts that the batch is divided into."""
+        dates_B, assets_BN = self.sampler.batch(step)
+        dates_B, assets_BN = dates_B[part::parts], assets_BN[part::parts]
+        mine = slice(self.rank, None, self.ranks)
+        return self.batch(dates_B[mine], assets_BN[mine])
+
+    def batch(self, dates_B: np.ndarray, assets_BN: np.ndarray) -> MarketBatch:
+        """The batch whose last context step is at `dates_B`."""
+        model, steps = self.config.model, self.config.loss.rollout_steps
+        stride, length = model.stride, model.context_steps + steps
+        last_B = dates_B + stride * steps
+        observation = observe(self.panel, last_B, assets_BN, length, self.config)
+
+        fills_BS = last_B[:, None] + stride * np.arange(1 - length, 1) + 1
+        assets_YN = np.repeat(assets_BN, length, axis=0)
+        ahead_YNT, _ = self.panel.returns_after(fills_BS.ravel(), assets_YN, stride)
+        valid_BSN = self.panel.rows(fills_BS[..., None] + stride, assets_BN[:, None, :]) >= 0
+        market_BST = self.panel.market_returns[fills_BS[..., None] + np.arange(1, stride + 1)]
+
+        held_BNR, tradable_BNR = self.panel.returns_after(dates_B - stride, assets_BN, stride * (steps + 1))
+        held_sessions = dates_B[:, None] - stride + np.arange(1, stride * (steps + 1) + 1)
+        shape = (len(dates_B), steps + 1, stride)
+        return MarketBatch(
+            observation=observation,
+            step_return_BSN=(_tensor(ahead_YNT).double().log1p().sum(-1).expm1().float()).view(valid_BSN.shape),
+            step_return_valid_BSN=_tensor(valid_BSN),
+            market_step_return_BS=_tensor(market_BST).double().log1p().sum(-1).expm1().float(),
+            returns_BKTN=_tensor(held_BNR).transpose(1, 2).reshape(*shape, -1),
+            market_returns_BKT=_tensor(self.panel.market_returns[held_sessions]).float().view(shape),
+            tradable_BKTN=_tensor(tradable_BNR).transpose(1, 2).reshape(*shape, -1),
+        )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,1 @@
+"""Networks of the world model: layers, encoder, predictor, losses, read-outs."""
