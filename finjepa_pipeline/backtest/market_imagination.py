@@ -46,6 +46,8 @@ class MarketImagination:
     """
 
     def __init__(self, checkpoint: str | Path):
+        # Tensors of a plan are small: a second thread gains little, and on a busy machine it costs ten times the time.
+        torch.set_num_threads(1)
         self.checkpoint = checkpoint
         self.folder = resolve_checkpoint(checkpoint)
         self.model = FinJEPA.from_pretrained(self.folder)
