@@ -1,0 +1,89 @@
+"""The frame of every page: Jinja templates, one palette, one style for phones, light and dark. A page needs nothing but itself.
+
+Interactive figures are Plotly's; its library is inlined once a page, compressed, because it is larger than everything else. Small
+static charts are SVG (`charts`): a decision's page has 20 kB instead of 1.9 MB.
+"""
+
+import base64
+import gzip
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from finjepa_model.files import to_json
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PALETTE = ("#3b82f6", "#d97706", "#16a34a", "#db2777", "#7c3aed", "#0891b2", "#a16207", "#64748b")
+SIGNALS = {1: "long", 0: "flat", -1: "short"}
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=lambda name: bool(name and name.endswith(".html")),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def link(text: str, target: str) -> dict[str, str]:
+    """A cell of a table that leads to a file beside the page, or to the Dagster UI."""
+    return {"text": text, "href": target}
+
+
+def styled(text: object, style: str) -> dict[str, object]:
+    """A cell of a table with a class of page.css: `text` (wraps), `good`, `bad`, `dim`."""
+    return {"text": text, "style": style}
+
+
+def number(value: float | None, form: str = "{:.2f}") -> str:
+    """A number as a table shows it; a dash where there is none."""
+    return "–" if value is None or value != value else form.format(value)
+
+
+def render(template: str, **values: Any) -> str:
+    """The text that a template of `templates/` gives."""
+    return _TEMPLATES.get_template(template).render(**values)
+
+
+def write_page(
+    path: Path,
+    template: str,
+    figures: Mapping[str, "go.Figure"] | None = None,
+    dates: Mapping[str, Sequence[str]] | None = None,
+    **values: Any,
+) -> None:
+    """Write a page beside its place and rename it into it.
+
+    Args:
+        template: name in `templates/`; it extends `page.html` and calls `figure(name)` where a figure is drawn.
+        figures: by name; a trace whose `meta` is the name of a list of dates gets it as its x.
+        dates: lists of ISO dates that traces share.
+        values: what the template reads.
+    """
+    drawing = {}
+    if figures:
+        content = ",".join(f"{to_json(name)}:{figure.to_json()}" for name, figure in figures.items())
+        drawing = {
+            "plotly": _plotly(),
+            "figures": f"{{{content}}}".replace("</", "<\\/"),
+            "dates": to_json(dates or {}),
+            "palette": to_json(PALETTE),
+        }
+    page = render(template, drawing=drawing, **values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(page, encoding="utf-8")
+    os.replace(beside, path)
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs  # read only when a page has figures
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6)).decode()
