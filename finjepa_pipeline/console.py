@@ -167,7 +167,7 @@ def read_decision(assets: Assets) -> dict[str, Any]:
 
 def say_decision(decision: dict[str, Any]) -> None:
     """What is held first, cash included; between two decisions what is held at that close and the date of the next one."""
-    from finjepa_pipeline.publishing.decision_page import SAME_RETURN
+    from finjepa_pipeline.report.decision import SAME_RETURN
 
     out.print()
     if decision.get("same_return"):

@@ -11,7 +11,10 @@ from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, TESTS, verdict_of
 from finjepa_pipeline.backtest.walk_forward_assets import ASSETS as WALK_FORWARD
 from finjepa_pipeline.failures import final
-from finjepa_pipeline.publishing.plain import cell
+from finjepa_pipeline.report import metadata
+from finjepa_pipeline.report.backtest import page_of, write_report
+from finjepa_pipeline.report.history import write_history
+from finjepa_pipeline.report.markdown import cell
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import current_checkpoint
@@ -97,10 +100,8 @@ def leaderboard(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """Every strategy with its metrics, and the bootstrap interval of its Sharpe ratio minus that of 1/N; and the report."""
-    from finjepa_pipeline.backtest.history_page import write_history
     from finjepa_pipeline.backtest.leaderboard import build_leaderboard
-    from finjepa_pipeline.backtest.pictures import calibration_picture, wealth_picture
-    from finjepa_pipeline.backtest.report import Exhibits, report_of, write_report
+    from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
     from finjepa_pipeline.backtest.trials import never_judged
 
     home = settings.get()
@@ -113,23 +114,22 @@ def leaderboard(
         written = build_leaderboard(
             connection, checkpoint, data_version, untried=never_judged(connection, home.checkpoints), labels=labels
         )
-        exhibits = Exhibits.of(connection, home.checkpoints / checkpoint, data_version)
+        found = report_of(connection, home.checkpoints / checkpoint, data_version)
         [(newest,)] = connection.execute("SELECT max(created_at) FROM main.leaderboard").fetchall()
         if not _is_current(history, newest):
-            write_history(connection, history, home.checkpoints, home.ui_url)
-    report = report_of(home.reports, checkpoint, data_version)
+            write_history(history, leaderboard_history(connection), home.checkpoints, home.ui_url)
+    report = page_of(home.reports, checkpoint, data_version)
     if written or not _is_current(report, newest):
-        write_report(report, f"FinJEPA {checkpoint}", exhibits)
+        write_report(report, f"FinJEPA {checkpoint}", found)
     keep(home, report.parent)
-    test = [row for row in exhibits.rows if row["block"] == "test"]
-    said = next((row for row in exhibits.inference.to_dicts() if row["block"] == "test"), {})
+    said = next(iter(found.of("inference").to_dicts()), {})
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": len(exhibits.rows),
+            "dagster/row_count": len(found.rows),
             "checkpoint": checkpoint,
             "data_version": data_version,
-            "verdict": exhibits.headline,
-            "traded": exhibits.traded,
+            "verdict": found.headline,
+            "traded": found.traded,
             "report": dg.MetadataValue.path(str(report)),
             "everything_ever_judged": dg.MetadataValue.path(str(history)),
             **{
@@ -137,9 +137,9 @@ def leaderboard(
                 for name in ("trials", "effective_trials", "pbo", "spa_p")
                 if said.get(name) is not None
             },
-            "test_block": dg.MetadataValue.md(_markdown(test)),
-            "wealth": dg.MetadataValue.md(wealth_picture(exhibits.returns)),
-            "calibration": dg.MetadataValue.md(calibration_picture(exhibits.expectations)),
+            "test_block": dg.MetadataValue.md(_markdown(found.test)),
+            "wealth": dg.MetadataValue.md(metadata.wealth(found.returns)),
+            "calibration": dg.MetadataValue.md(metadata.calibration(found.expectations)),
             "reused": not written,
         },
         data_version=dg.DataVersion(f"{checkpoint}-{data_version}"),

@@ -12,6 +12,8 @@ from pydantic import Field
 
 from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.failures import final
+from finjepa_pipeline.report.backtest import page_of, write_report
+from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -217,9 +219,8 @@ def walk_forward_leaderboard(
 ) -> dg.MaterializeResult:
     """A plan: a leaderboard of every fold, and one of all test blocks chained, with its report."""
     from finjepa_pipeline.backtest.folds import judged_plan, pool
-    from finjepa_pipeline.backtest.history_page import write_history
     from finjepa_pipeline.backtest.leaderboard import build_leaderboard
-    from finjepa_pipeline.backtest.report import Exhibits, write_report
+    from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
     from finjepa_pipeline.backtest.trials import never_judged
     from finjepa_pipeline.prices.store import feed_of_content
 
@@ -232,16 +233,17 @@ def walk_forward_leaderboard(
         for fold, checkpoint in folds:
             build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": fold})
         build_leaderboard(con, plan, version, untried=untried, labels=labels | {"fold": "all folds"})
-        exhibits = Exhibits.of(con, home.checkpoints / plan, version)
-        write_history(con, home.reports / "leaderboard.html", home.checkpoints, home.ui_url)
-    report = home.reports / f"{plan}-{version}" / "index.html"
-    write_report(report, f"FinJEPA {plan}", exhibits)
+        found = report_of(con, home.checkpoints / plan, version)
+        history = leaderboard_history(con)
+    write_history(home.reports / "leaderboard.html", history, home.checkpoints, home.ui_url)
+    report = page_of(home.reports, plan, version)
+    write_report(report, f"FinJEPA {plan}", found)
     keep(home, report.parent)
     return dg.MaterializeResult(
         metadata={
             "plan": plan,
             "checkpoint": plan,
-            "verdict": exhibits.headline,
+            "verdict": found.headline,
             "report": dg.MetadataValue.path(str(report)),
             "folds": len(folds),
         },

@@ -10,10 +10,11 @@ from finjepa_pipeline.prices.calendar import sessions_behind
 from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
-from finjepa_pipeline.prices.quality import coverage_picture, quality_summary
-from finjepa_pipeline.prices.report import write_quality_report, write_refusal
+from finjepa_pipeline.prices.quality import coverage, quality_summary, quarantine_by_month, revision_history
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.prices.store import require_shown
+from finjepa_pipeline.report.metadata import price_coverage
+from finjepa_pipeline.report.prices import write_quality_page, write_refusal
 from finjepa_pipeline.run_inputs import prices_of_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
@@ -78,7 +79,7 @@ def ingest_prices(
         report = ingest(warehouse, settings.get(), config)
     except ContractError as refusal:
         page = settings.get().reports / "refused-prices.html"
-        write_refusal(refusal, page)
+        write_refusal(page, refusal.feed, str(refusal), refusal.outcomes)
         context.log.error(f"why the prices are refused: {page}")
         yield _check_result(refusal.outcomes, settings.get())
         raise
@@ -90,7 +91,9 @@ def ingest_prices(
     )
     with warehouse.connect() as con:
         require_shown(con, report.revision.feed, report.revision.data_version)
-        pictures = {"prices": {"coverage": dg.MarkdownMetadataValue(coverage_picture(con))}}
+        pictures = {
+            "prices": {"coverage": dg.MarkdownMetadataValue(price_coverage(coverage(con), quarantine_by_month(con)))}
+        }
     for name, rows in (
         ("raw_prices", report.stored_rows),
         ("prices", report.revision.rows),
@@ -135,8 +138,9 @@ def derive_prices(
         if prices is not None:
             require_shown(con, *prices)
         findings = quality_summary(con)
-        page = settings.get().reports / "prices.html"
-        write_quality_report(con, findings, page)
+        frames = coverage(con), quarantine_by_month(con), revision_history(con)
+    page = settings.get().reports / "prices.html"
+    write_quality_page(page, findings, *frames)
     context.log.info(f"quality of the prices: {page}")
     quality = _table(
         ("rule", "severity", "rows", "allowed", "examples", "reason"),

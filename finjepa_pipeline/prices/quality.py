@@ -1,12 +1,12 @@
-"""The quality of the active prices, for a person: a table of findings, and pictures of coverage and quarantine."""
+"""The quality of the active prices: broken rules, coverage, quarantine and revisions, as the pages show them."""
 
 import json
 import math
 from dataclasses import dataclass
 
 import duckdb
+import polars as pl
 
-from finjepa_pipeline.pictures import as_markdown, new_figure
 from finjepa_pipeline.prices.contract import most_allowed
 from finjepa_pipeline.prices.derive import THRESHOLDS
 from finjepa_pipeline.prices.rules import Rule, load_rules
@@ -52,18 +52,22 @@ def _finding(rule: Rule, n: int, total: int, examples: tuple[str, ...]) -> Findi
     )
 
 
-def coverage_picture(con: duckdb.DuckDBPyConnection) -> str:
-    """Symbols a session, and rows quarantined a month, as a Markdown image."""
-    days = con.execute("SELECT date, count(*) FROM prices GROUP BY date ORDER BY date").fetchall()
-    months = con.execute(
-        "SELECT date_trunc('month', date), count(*) FROM quarantined_prices WHERE date IS NOT NULL GROUP BY 1 ORDER BY 1"
-    ).fetchall()
-    figure = new_figure(height=4)
-    coverage, quarantine = figure.subplots(2, sharex=True)
-    coverage.plot([day for day, _ in days], [n for _, n in days], linewidth=0.8)
-    coverage.set_ylabel("symbols a session")
-    quarantine.bar([month for month, _ in months], [n for _, n in months], width=25, color="tab:red")
-    quarantine.set_ylabel("quarantined a month")
-    for axes, counts in ((coverage, days), (quarantine, months)):
-        axes.set_ylim(0, 1.05 * max((n for _, n in counts), default=1))
-    return as_markdown(figure, "Coverage and quarantine")
+def coverage(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """Symbols with a sound row by session: `date`, `symbols`."""
+    return con.sql("SELECT date, count(*) AS symbols FROM prices GROUP BY date ORDER BY date").pl()
+
+
+def quarantine_by_month(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """Rows in quarantine by month and by the first rule that each broke: `month`, `rule`, `rows`."""
+    return con.sql(
+        "SELECT date_trunc('month', date)::DATE AS month, rule, count(*) AS rows FROM quarantined_prices "
+        "WHERE date IS NOT NULL GROUP BY ALL ORDER BY rule, month"
+    ).pl()
+
+
+def revision_history(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """The revisions of the active feed: `created_at`, and the rows of each: `sound`, `quarantined`, `new`, `restated`."""
+    return con.sql(
+        "SELECT created_at, total_rows - quarantined_rows AS sound, quarantined_rows AS quarantined, new_rows AS new, "
+        "ended_rows AS restated FROM revisions WHERE feed_id = (SELECT feed_id FROM active_view) ORDER BY revision"
+    ).pl()

@@ -11,7 +11,8 @@ from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, TESTS
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
-from finjepa_pipeline.publishing.pictures import audit_table, findings_table, holdings_picture
+from finjepa_pipeline.publishing.pictures import audit_table, findings_table
+from finjepa_pipeline.report import metadata
 from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_panel, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
@@ -197,7 +198,6 @@ def daily_decision(
     model expects of them, why, and what changed. A decision is due when `model.stride` sessions have passed since the last one;
     in between the book holds. Shares are of wealth, rates are a year."""
     from finjepa_pipeline.publishing.daily import make_decision
-    from finjepa_pipeline.publishing.search import search_picture
 
     home, asked = settings.get(), (config.as_of, config.checkpoint, config.planner, config.utility)
     prices = (config.prices.feed, config.prices.data_version) if config.prices else None
@@ -211,9 +211,9 @@ def daily_decision(
             "date": decision["date"],
             "hold": decision["hold"],
             **({"next_decision": decision["next_decision"]} if decision["next_decision"] else {}),
-            "holdings": dg.MetadataValue.md(holdings_picture(decision)),
+            "holdings": dg.MetadataValue.md(metadata.holdings(decision)),
             "changes": dg.MetadataValue.md("\n".join(f"- {line}" for line in decision["changes"])),
-            **({"search": dg.MetadataValue.md(search_picture(decision["search"]))} if decision.get("search") else {}),
+            **({"search": dg.MetadataValue.md(metadata.search(decision["search"]))} if decision.get("search") else {}),
             "hedge": decision["hedge"],
             "cash": decision["cash"],
             "expected_return": decision["expected_return"],

@@ -8,6 +8,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, verdict_of
 from finjepa_pipeline.backtest.store import best_planner
 from finjepa_pipeline.publishing.checks import audit_of
+from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -33,7 +34,7 @@ def try_challenger(
     Raises:
         FinJEPAError: if there is no backtest.
     """
-    from finjepa_pipeline.backtest.report import Exhibits, report_of, write_report
+    from finjepa_pipeline.backtest.report_data import report_of
     from finjepa_pipeline.backtest.trial import hold_trial
 
     data_version = str(Panel.open(panel).manifest["data_version"])
@@ -46,6 +47,6 @@ def try_challenger(
         for found in hold_trial(warehouse, settings, checkpoint, panel, strategy, run_id, log, only=missing, **SCALE):
             known[found.test] = (found.passed, found.text)
         with warehouse.connect() as con:
-            exhibits = Exhibits.of(con, checkpoint, data_version)
-        write_report(report_of(settings.reports, checkpoint.name, data_version), f"FinJEPA {checkpoint.name}", exhibits)
+            report = report_of(con, checkpoint, data_version)
+        write_report(page_of(settings.reports, checkpoint.name, data_version), f"FinJEPA {checkpoint.name}", report)
     return Trial(checkpoint, strategy, known, tuple(missing))

@@ -29,6 +29,7 @@ from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing.book import BookName, Holdings, cash, record_of
 from finjepa_pipeline.publishing.reasons import Reasons, reasons_for
 from finjepa_pipeline.publishing.search import Search
+from finjepa_pipeline.report.decision import decision_page
 from finjepa_pipeline.sql_files import sql
 from finjepa_pipeline.training.named import NamedCheckpoint
 
@@ -317,11 +318,9 @@ def store_decision(con: duckdb.DuckDBPyConnection, decision: Decision, folder: P
 
 def write_files(decision: Decision, folder: Path) -> Path:
     """Write the JSON file of a decision or of a hold, and the page beside it; returns the JSON file."""
-    from finjepa_pipeline.publishing.decision_page import decision_page
-
     key = {"date": decision.date, "checkpoint": decision.checkpoint, "planner": decision.planner}
     path = file_of(folder, key, decision.book)
-    write_text(path.with_suffix(".html"), decision_page(decision))
+    write_text(path.with_suffix(".html"), decision_page(decision.to_json()))
     write_text(path, to_json(decision.to_json(), indent=2) + "\n")
     return path
 

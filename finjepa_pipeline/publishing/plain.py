@@ -1,7 +1,6 @@
 """What leaves the machine: no path, user or host of it, and no name that a page would take for markup."""
 
 import hashlib
-import html
 import os
 import re
 import socket
@@ -12,19 +11,6 @@ from typing import Any
 _PATH = re.compile(r"(?<![\w./\\])(?:~|\b[A-Za-z]:)?[/\\](?![/\\\s]|$)[^\s'\"]*")
 _QUOTED = re.compile(r"(?<=['\"])(?:~|[A-Za-z]:)?[/\\][^'\"]*(?=['\"])")
 _GLOB = re.compile(r"[*?\[]")
-
-
-def cell(text: object) -> str:
-    """Text for a table or a sentence of Markdown: shown as it is written."""
-    escaped = html.escape(" ".join(str(text).split()), quote=False)
-    return re.sub(r"([\\|*_`\[\]~#])", r"\\\1", escaped)
-
-
-def code(text: object) -> str:
-    """Text as a code span."""
-    line = " ".join(str(text).split())
-    fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
-    return f"{fence} {line} {fence}" if len(fence) > 1 else f"`{line}`"
 
 
 def public(value: Any, places: Mapping[str, str]) -> Any:

@@ -1,29 +1,17 @@
-"""The tear sheet: one HTML page that needs nothing but itself, says in words what was found, and shows why."""
+"""The report of a backtest: what was found, in words first, then the leaderboard and the figures."""
 
-import html
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 
-from finjepa_pipeline.backtest import figures as draw
-from finjepa_pipeline.backtest.baselines import kind
-from finjepa_pipeline.backtest.charges import verdict_of
-from finjepa_pipeline.backtest.claim import TOO_SHORT, has_skill, headline, same_return_for_all
-from finjepa_pipeline.backtest.evidence import Expectations, calibration
-from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, stored_returns, traded_assets
-from finjepa_pipeline.backtest.metrics import SHORTEST
-from finjepa_pipeline.backtest.page import figure, heading, table, write_page
-from finjepa_pipeline.backtest.replay import COST_GRID
-from finjepa_pipeline.backtest.store import best_planner
-from finjepa_pipeline.backtest.strategies import BENCHMARK
-from finjepa_pipeline.prices import current_revision
-from finjepa_pipeline.prices.quality import quality_summary
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.report import figures as draw
+from finjepa_pipeline.report.page import number, styled, write_page
 
+Row = Mapping[str, Any]
+# column of the leaderboard, its label, its format
 COLUMNS = (
     ("strategy", "strategy", "{}"),
     ("kind", "kind", "{}"),
@@ -57,273 +45,203 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Exhibits:
+class BacktestReport:
     """All that the tables hold of a checkpoint on one version of the data; the blocks are kept apart by a column.
 
     Attributes:
-        acting: the planner that acts for the checkpoint.
-        remark: what has to be known of the model before anything else.
+        headline: what is said first, everywhere.
+        rows: of the leaderboard, with `skill`: "yes" or "no".
+        acting: the planner that acts for the checkpoint; benchmark: the strategy that stands for 1/N.
+        bands: 95 % bands of wealth and of drawdown, [2, T] each, of the first strategy that `shown` names; None where the
+            test block is too short.
+        too_short: why there are no intervals; None where there are.
+        calibration: by strategy, of its forecasts of its own growth: `correlation`, `slope`, `covered`.
+        audit: findings in the order of their making, with `verdict`: passed, failed, not enough data or not run.
+        quality: rule, severity, rows and examples of what was found in the prices.
+        traded: how many assets were traded, of how many.
+        cost_grid: one-way costs in basis points.
     """
 
+    headline: str
     rows: list[dict[str, Any]]
+    acting: str | None
+    benchmark: str
     returns: pl.DataFrame
+    bands: tuple[Any, Any] | None
+    too_short: str | None
     decisions: pl.DataFrame
     inference: pl.DataFrame
     replays: pl.DataFrame
     expectations: pl.DataFrame
+    calibration: Mapping[str, Row]
     forecasts: pl.DataFrame
-    audit: pl.DataFrame
+    audit: list[dict[str, Any]]
     quality: list[tuple[str, ...]]
     traded: str
-    acting: str | None
-    remark: str | None
+    cost_grid: Sequence[float]
 
-    @classmethod
-    def of(cls, con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -> "Exhibits":
-        """
-        Args:
-            folder: of the checkpoint; the plan of a walk-forward has a name and no folder.
-        """
-        checkpoint, metrics = folder.name, folder / "metrics.json"
-        key = {"checkpoint": checkpoint, "data_version": data_version}
-
-        def all_of(name: str, order: str) -> pl.DataFrame:
-            query = f"FROM main.{name} WHERE checkpoint = $checkpoint AND data_version = $data_version ORDER BY {order}"
-            return con.sql(query, params=key).pl()
-
-        shown = current_revision(con)  # another run may have changed it
-        found = quality_summary(con) if shown is not None and shown.data_version == data_version else []
-        quality = [(f.rule, f.severity, f"{f.rows:,}", ", ".join(f.examples[:3])) for f in found]
-        return cls(
-            rows=leaderboard_rows(con, checkpoint),
-            returns=stored_returns(con, checkpoint, data_version),
-            decisions=con.sql(sql("backtest_decisions"), params=key).pl(),
-            inference=all_of("court_inference", "block"),
-            replays=all_of("backtest_replays", "strategy, replay"),
-            expectations=all_of("backtest_expectations", "strategy, date"),
-            forecasts=all_of("forecast_quality", "forecaster, measure"),
-            audit=all_of("audit_results", "created_at"),
-            quality=quality,
-            traded=traded_assets(con, checkpoint),
-            acting=best_planner(con, checkpoint, data_version),
-            remark=same_return_for_all(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None,
-        )
+    def of(self, table: str, block: str = "test") -> pl.DataFrame:
+        return getattr(self, table).filter(pl.col("block") == block)
 
     @property
-    def headline(self) -> str:
-        """What is said first, everywhere."""
-        return " ".join(filter(None, (self.remark, headline(self.rows, self.acting))))
+    def test(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["block"] == "test"]
+
+    @property
+    def planners(self) -> list[str]:
+        return _planners(self.test, self.acting)
 
 
-def report_of(reports: Path, checkpoint: str, data_version: str) -> Path:
+def _planners(test: Sequence[Row], acting: str | None) -> list[str]:
+    found = [row["strategy"] for row in test if row["kind"] in ("planner", "user")]
+    return sorted(found, key=lambda name: name != acting)  # the one that acts comes first
+
+
+def shown(test: Sequence[Row], acting: str | None, benchmark: str) -> list[str]:
+    """The strategies that every picture shows: the planner that acts first, other planners, 1/N and the best baseline."""
+    by_sharpe = sorted(test, key=lambda row: -(row["sharpe"] if row["sharpe"] is not None else -1e9))
+    best = [row["strategy"] for row in by_sharpe if row["kind"] == "baseline"][:1]
+    return list(dict.fromkeys([*_planners(test, acting)[:4], benchmark, *best]))
+
+
+def page_of(reports: Path, checkpoint: str, data_version: str) -> Path:
     """Where the page of a checkpoint on one version of the data lies."""
     return reports / f"{checkpoint}-{data_version}" / "index.html"
 
 
-def write_report(path: Path, title: str, exhibits: Exhibits) -> None:
+def write_report(path: Path, title: str, report: BacktestReport) -> None:
     """The page of a checkpoint: its test block, and what was found besides."""
-    test = [row for row in exhibits.rows if row["block"] == "test"]
-    planners = [row["strategy"] for row in test if kind(row["strategy"]) in ("planner", "user")]
-    if exhibits.acting in planners:  # it comes first in every picture
-        planners = [exhibits.acting, *(name for name in planners if name != exhibits.acting)]
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f'<p class="verdict">{html.escape(exhibits.headline)}</p>',
-        f'<p class="dim">{html.escape(_circumstances(test, exhibits))}</p>',
-    ]
-    pictures: dict[str, draw.Figure] = {}
-    days: dict[str, list[str]] = {}
-    for section in (_standings, _paths, _decisions, _economics, _inference, _foresight):
-        parts += section(exhibits, test, planners, pictures, days)
-    parts += _proofs(exhibits)
-    write_page(path, title, parts, pictures, days)
-
-
-_INTERVALS = "Intervals are 95 % of a paired stationary bootstrap."
-
-
-def _circumstances(test: list[dict[str, Any]], exhibits: Exhibits) -> str:
-    words = (
-        f"Test block {test[0]['start_date']} to {test[0]['end_date']}, {test[0]['n_days']} sessions, net of costs. Decided at a "
-        "close, filled at the next one. "
-    )
-    short = test[0]["n_days"] < SHORTEST
-    words += f"No interval, p-value or claim: {TOO_SHORT}." if short else _INTERVALS
-    words += f" {exhibits.traded}" if exhibits.traded else ""
-    said = exhibits.inference.filter(pl.col("block") == "test").to_dicts()
-    if said:
-        one = said[0]
-        if not short:
-            words += f" {one['years']:.1f} years measure a Sharpe ratio to ±{one['sharpe_error']:.2f} (standard error)."
-        words += (
-            f" Configurations ever tried on some of these sessions in this home: {one['trials']}; different bets among those "
-            f"still stored: {one['effective_trials']}."
+    returns, decisions = report.of("returns"), report.of("decisions")
+    figures = {"forest": draw.forest([row for row in report.test if row["strategy"] != report.benchmark])}
+    figures |= _paths(report, returns) | _decisions(report, decisions) | _economics(report)
+    inference = next(iter(report.of("inference").to_dicts()), None)
+    if inference and inference["pbo_logits"]:
+        figures["logits"] = draw.histogram(
+            inference["pbo_logits"], "logit of the out-of-sample rank of the in-sample winner"
         )
-    detectable = next((row["detectable"] for row in test if row["strategy"] == exhibits.acting), None)
-    if detectable:
-        words += f" Power: only a true gain of {detectable:.1f} or more over 1/N is found in four of five cases."
-    return words
-
-
-Section = list[str]
-
-
-def _standings(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
-    pictures["forest"] = draw.forest([row for row in test if row["strategy"] != BENCHMARK])
-    validation = [row for row in exhibits.rows if row["block"] == "validation"]
-    interval = TOO_SHORT if test[0]["n_days"] < SHORTEST else "with its 95 % interval"
-    note = f"Sharpe ratio minus that of 1/N; {interval}."
-    parts = [heading("Leaderboard, test block", note), figure("forest"), standings_table(test)]
-    if validation:
-        parts += [heading("Validation block", "It chooses the champion."), standings_table(validation)]
-    return parts
-
-
-def standings_table(rows: list[dict[str, Any]]) -> str:
-    shown = [row | {"skill": "yes" if has_skill(row) else "no"} for row in rows]
-    return table(
-        [label for _, label, _ in COLUMNS], [[_cell(row, key, form) for key, _, form in COLUMNS] for row in shown]
+    forecasts = report.of("forecasts").to_dicts()
+    if forecasts:
+        figures["rank_ic"] = draw.forecast_bars(forecasts)
+    expectations = report.of("expectations")
+    if not expectations.is_empty():
+        figures["calibration"] = draw.calibration(expectations)
+    dates = {
+        name: [str(day) for day in frame["date"].unique().sort()]
+        for name, frame in (("test", returns), ("decisions", decisions))
+    }
+    write_page(
+        path,
+        "backtest.html",
+        figures,
+        dates,
+        title=title,
+        report=report,
+        labels=[label for _, label, _ in COLUMNS],
+        test=_cells(report.test, report.benchmark),
+        validation=_cells([row for row in report.rows if row["block"] == "validation"], report.benchmark),
+        circumstances=_circumstances(report, inference),
+        economics="costs" in figures,
+        forecasts=forecasts,
+        names=[name for name in _shown(report) if name in report.planners],
+        inference=inference,
+        calibration=[[name, *map(number, found.values())] for name, found in report.calibration.items()],
+        audit=_audit(report.audit),
     )
 
 
-def _cell(row: dict[str, Any], key: str, form: str) -> str:
-    against_itself = row["strategy"] == BENCHMARK and key.startswith("excess")
-    return "–" if row.get(key) is None or against_itself else form.format(row[key])
+def _shown(report: BacktestReport) -> list[str]:
+    return shown(report.test, report.acting, report.benchmark)
 
 
-def _paths(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
-    returns = exhibits.returns.filter(pl.col("block") == "test")
-    days["test"] = [str(day) for day in returns["date"].unique().sort().to_list()]
+def _cells(rows: Sequence[Row], benchmark: str) -> list[list[str]]:
+    """Rows of the leaderboard as text; 1/N is not compared with itself."""
+    return [
+        [
+            number(None if row["strategy"] == benchmark and key.startswith("excess") else row.get(key), form)
+            for key, _, form in COLUMNS
+        ]
+        for row in rows
+    ]
+
+
+def _circumstances(report: BacktestReport, inference: Row | None) -> str:
+    """What was tested, under which conditions, and what a block of this length can show."""
+    first = report.test[0]
+    lines = [
+        f"Test block {first['start_date']} to {first['end_date']}, {first['n_days']} sessions, net of costs. Decided at a "
+        "close, filled at the next one.",
+        f"No interval, p-value or claim: {report.too_short}."
+        if report.too_short
+        else "Intervals are 95 % of a paired stationary bootstrap.",
+        report.traded,
+    ]
+    if inference:
+        if not report.too_short:
+            lines.append(
+                f"{inference['years']:.1f} years measure a Sharpe ratio to ±{inference['sharpe_error']:.2f} (standard error)."
+            )
+        lines.append(
+            f"Configurations ever tried on some of these sessions in this home: {inference['trials']}; different bets among "
+            f"those still stored: {inference['effective_trials']}."
+        )
+    detectable = next((row["detectable"] for row in report.test if row["strategy"] == report.acting), None)
+    if detectable:
+        lines.append(f"Power: only a true gain of {detectable:.1f} or more over 1/N is found in four of five cases.")
+    return " ".join(filter(None, lines))
+
+
+def _paths(report: BacktestReport, returns: pl.DataFrame) -> dict[str, Any]:
     net = {
         str(name): one["net_return"].to_numpy() for (name,), one in returns.group_by("strategy", maintain_order=True)
     }
-    shown = _shown(test, planners)
-    pictures["wealth"], pictures["drawdown"] = draw.wealth_and_drawdown(net, shown[0], shown)
-    pictures["rolling_sharpe"] = draw.rolling(net, shown, "Sharpe ratio")
-    pictures["rolling_volatility"] = draw.rolling(net, shown, "volatility")
-    pictures["turnover"] = draw.turnover_and_costs(returns, [name for name in shown if name != "cash"][:4])
-    note = f"The band is where {shown[0]} could have ended up with the same returns in another order and number."
-    return [
-        heading("Wealth", note), figure("wealth"),
-        heading("Drawdown"), figure("drawdown"),
-        heading("A year at a time"), figure("rolling_sharpe"), figure("rolling_volatility"),
-        heading("Turnover and costs"), figure("turnover"),
-    ]  # fmt: skip
+    names = _shown(report)
+    wealth, drawdown = draw.wealth_and_drawdown(net, report.bands, names)
+    ratio, volatility = draw.rolling(net, names)
+    turnover = draw.turnover_and_costs(returns, [name for name in names if name != "cash"][:4])
+    return {
+        "wealth": wealth,
+        "drawdown": drawdown,
+        "rolling_sharpe": ratio,
+        "rolling_volatility": volatility,
+        "turnover": turnover,
+    }
 
 
-def _shown(test: list[dict[str, Any]], planners: list[str]) -> list[str]:
-    """The planner that acts first, the other planners, 1/N and the best baseline."""
-    by_sharpe = sorted(test, key=lambda row: -(row["sharpe"] if row["sharpe"] is not None else -1e9))
-    ordered = [row["strategy"] for row in by_sharpe]
-    best = [name for name in ordered if kind(name) == "baseline"][:1]
-    return list(dict.fromkeys([*planners[:4], BENCHMARK, *best])) or ordered[:1]
+def _decisions(report: BacktestReport, decisions: pl.DataFrame) -> dict[str, Any]:
+    made = {name: decisions.filter(pl.col("strategy") == name) for name in _shown(report) if name in report.planners}
+    figures = {}
+    for place, frame in enumerate(made.values()):
+        figures |= {f"held_{place}": draw.held(frame), f"signals_{place}": draw.signals(frame)}
+    return figures | ({"hedge": draw.hedge_share(made)} if made else {})
 
 
-def _decisions(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
-    made = exhibits.decisions.filter(pl.col("block") == "test")
-    days["decisions"] = [str(day) for day in made["date"].unique().sort().to_list()]
-    parts, hedges = [], {}
-    for k, name in enumerate(name for name in _shown(test, planners) if name in planners):
-        mine = made.filter(pl.col("strategy") == name)
-        hedges[name] = mine
-        pictures[f"held_{k}"] = draw.held(mine, "decisions")
-        pictures[f"signals_{k}"] = draw.signals(mine, "decisions")
-        parts += [
-            heading(f"What {name} held"), figure(f"held_{k}"),
-            heading(f"Signals of {name}", "Blue is long, orange short, grey flat."), figure(f"signals_{k}"),
-        ]  # fmt: skip
-    if hedges:
-        pictures["hedge"] = draw.hedge_share(hedges, "decisions")
-        parts += [heading("Hedge"), figure("hedge")]
-    return parts
-
-
-def _economics(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
-    replays = exhibits.replays.filter(pl.col("block") == "test").to_dicts()
+def _economics(report: BacktestReport) -> dict[str, Any]:
+    """The same decisions with one part after the other switched on, and at other costs."""
+    replays = report.of("replays").to_dicts()
     growth = {(row["strategy"], row["replay"]): row["annual_return"] for row in replays}
     ratio = {(row["strategy"], row["replay"]): row["sharpe"] for row in replays}
-    names = [row["strategy"] for row in test if (row["strategy"], "weights") in growth and row["strategy"] != "cash"]
-    if (BENCHMARK, "hedge") not in growth or not names:
-        return []
-    pictures["attribution"] = draw.attribution(growth, [name for name in names if name != BENCHMARK], BENCHMARK)
-    pictures["costs"] = draw.cost_curves(ratio, names, COST_GRID)
-    return [
-        heading("Where the return came from", "The same decisions with one part after the other switched on."),
-        figure("attribution"),
-        heading("What costs would do", "The same decisions at other commissions and spreads of the most liquid tier."),
-        figure("costs"),
-    ]
+    strategies = [row["strategy"] for row in report.test]
+    names = [name for name in strategies if (name, "weights") in growth and name != "cash"]
+    if (report.benchmark, "hedge") not in growth or not names:
+        return {}
+    others = [name for name in names if name != report.benchmark]
+    return {
+        "attribution": draw.attribution(growth, others, report.benchmark),
+        "costs": draw.cost_curves(ratio, names, report.cost_grid),
+    }
 
 
-def _inference(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
-    said = exhibits.inference.filter(pl.col("block") == "test").to_dicts()
-    if not said or not said[0]["pbo_logits"]:
-        return []
-    one = said[0]
-    pictures["logits"] = draw.histogram(one["pbo_logits"], "logit of the out-of-sample rank of the in-sample winner")
-    spa = "–" if one["spa_p"] is None else f"{one['spa_p']:.2f}"
-    note = (
-        f"Probability of backtest overfitting {one['pbo']:.2f} over {len(one['pbo_logits']):,} splits (below 0.2 is asked for; "
-        f"one number below 0.5 proves nothing). Hansen's test that nobody beats 1/N in mean return: p = {spa}."
-    )
-    return [heading("Would the winner have won again", note), figure("logits")]
-
-
-def _foresight(exhibits: Exhibits, test: list, planners: list[str], pictures: dict, days: dict) -> Section:
-    parts = []
-    forecasts = exhibits.forecasts.filter(pl.col("block") == "test").to_dicts()
-    if forecasts:
-        pictures["rank_ic"] = draw.forecast_bars(forecasts)
-        parts += [
-            heading("Do forecasts order the assets", "Rank correlation with the return of the next decision step."),
-            figure("rank_ic"),
-        ]
-    expected = exhibits.expectations.filter(pl.col("block") == "test")
-    if not expected.is_empty():
-        pictures["calibration"] = draw.calibration(expected)
-        rows = []
-        for (name,), one in expected.group_by("strategy", maintain_order=True):
-            arrays = [one[c].to_numpy() for c in ("date", "imagined_growth", "imagined_volatility", "realised_growth")]
-            found = calibration(Expectations(*arrays))
-            rows.append([str(name), *("–" if v != v else f"{v:.2f}" for v in vars(found).values())])
-        parts += [
-            heading("Imagined and realised", "Growth of a decision step as the planner imagined it, and as it came."),
-            figure("calibration"),
-            table(["strategy", "correlation", "slope (1 is calibrated)", "within two imagined deviations"], rows),
-        ]
-    return parts
-
-
-def _proofs(exhibits: Exhibits) -> Section:
-    parts = [heading("Audit", "Null, planted, leak, delay and permutation tests.")]
-    if exhibits.audit.is_empty():
-        parts.append('<p class="dim">Not held yet: run finjepa audit.</p>')
-    else:
-        rows = [_proof(row, failed_before) for row, failed_before in _with_failures(exhibits.audit.to_dicts())]
-        parts.append(table(["test", "strategy", "verdict", "finding"], rows))
-    parts.append(heading("Data quality"))
-    if exhibits.quality:
-        parts.append(table(["rule", "severity", "rows", "examples"], exhibits.quality))
-    else:
-        parts.append('<p class="dim">No rule was broken.</p>')
-    return parts
-
-
-def _with_failures(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], bool]]:
-    """Each finding, and whether the same test failed before: a failure stands."""
+def _audit(rows: Sequence[Row]) -> list[list[Any]]:
+    """Each finding with its verdict; where the same test failed before, the failure stands."""
     failed: set[tuple[str, str]] = set()
-    found = []
+    cells = []
     for row in rows:
-        test = row["test"], row["strategy"]
-        found.append((row, test in failed))
-        if row["passed"] is False:
+        test, verdict = (row["test"], row["strategy"]), row["verdict"]
+        style = {"passed": "good", "failed": "bad"}.get(verdict, "dim")
+        shown_as = styled("FAILED" if verdict == "failed" else verdict, style)
+        if test in failed and verdict != "failed":
+            shown_as = styled(f"{verdict}, after a failure that stands", "bad")
+        if verdict == "failed":
             failed.add(test)
-    return found
-
-
-def _proof(row: dict[str, Any], failed_before: bool) -> list[Any]:
-    verdict = verdict_of(row["passed"], row["finding"])
-    shown = {"passed": ("passed", "good"), "failed": ("FAILED", "bad")}.get(verdict, (verdict, "dim"))
-    if failed_before and verdict != "failed":
-        shown = (f"{verdict}, after a failure that stands", "bad")
-    return [row["test"], row["strategy"], shown, (row["finding"], "text")]
+        cells.append([*test, shown_as, styled(row["finding"], "text")])
+    return cells

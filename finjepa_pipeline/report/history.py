@@ -1,15 +1,11 @@
-"""The leaderboard of everything that was ever judged in a home, as one page with filters."""
+"""The leaderboard of everything that was ever backtested in a home, as one page with filters."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
-from finjepa_pipeline.backtest.claim import has_skill
-from finjepa_pipeline.backtest.page import Link, heading, table, write_page
-from finjepa_pipeline.backtest.store import ensure_tables
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.report.page import link, number, write_page
 
 _COLUMNS = (
     ("strategy", "strategy", "{}"),
@@ -30,7 +26,7 @@ _COLUMNS = (
     ("checkpoint", "checkpoint", "{}"),
     ("run_id", "run", "{}"),
     ("data_version", "data version", "{}"),
-    ("created_at", "judged", "{:%Y-%m-%d %H:%M}"),
+    ("created_at", "made", "{:%Y-%m-%d %H:%M}"),
     ("annual_return", "return", "{:.1%}"),
     ("max_drawdown", "drawdown", "{:.1%}"),
     ("annual_turnover", "turnover/yr", "{:.1f}"),
@@ -38,52 +34,30 @@ _COLUMNS = (
 _FILTERS = ("kind", "block", "fold", "checkpoint", "feed")
 
 
-def write_history(con: duckdb.DuckDBPyConnection, path: Path, checkpoints: Path, ui_url: str) -> int:
-    """Write the page, and say how many rows it has.
+def write_history(path: Path, rows: Sequence[Mapping[str, Any]], checkpoints: Path, ui_url: str) -> None:
+    """Write the page.
 
     Args:
+        rows: of every leaderboard, the newest first, with `skill`: "yes" or "no".
         checkpoints: folder of the home, where a checkpoint's lineage is.
         ui_url: of the Dagster UI, where runs are.
     """
-    ensure_tables(con)
-    found = con.sql(sql("leaderboard_history")).pl().to_dicts()
-    rows = [row | {"skill": "yes" if has_skill(row) else "no"} for row in found]
     labels = {key: label for key, label, _ in _COLUMNS}
-    filters = " ".join(
-        f'<select class="filter" data-column="{labels[key]}" aria-label="{labels[key]}"><option value="">{labels[key]}: all'
-        "</option></select>"
-        for key in _FILTERS
-    )
     cells = [
-        [_linked(row, key, _cell(row, key, form), path.parent, checkpoints, ui_url) for key, _, form in _COLUMNS]
+        [_linked(key, row[key], number(row[key], form), path.parent, checkpoints, ui_url) for key, _, form in _COLUMNS]
         for row in rows
     ]
-    parts = [
-        "<h1>Everything that was ever judged here</h1>",
-        '<p class="dim">Every strategy, fold, config and checkpoint, the newest first. A checkpoint leads to its lineage: '
-        "config, seed, source revision, data version. A run and a data version lead to the Dagster UI, while it is running.</p>",
-        f'<p><input id="text" placeholder="any text" aria-label="any text"> {filters} ',
-        '<span class="dim" id="count"></span></p>',
-        heading("Leaderboard"),
-        table(list(labels.values()), cells, "history"),
-    ]
-    script = Path(__file__).with_name("history.js").read_text(encoding="utf-8")
-    write_page(path, "FinJEPA: leaderboard", parts, {}, {}, script)
-    return len(rows)
+    filters = [labels[key] for key in _FILTERS]
+    title = "FinJEPA: leaderboard of every backtest"
+    write_page(path, "history.html", title=title, filters=filters, labels=list(labels.values()), cells=cells)
 
 
-def _cell(row: dict[str, Any], key: str, form: str) -> str:
-    return "–" if row[key] is None else form.format(row[key])
-
-
-def _linked(row: dict[str, Any], key: str, text: str, here: Path, checkpoints: Path, ui_url: str) -> str | Link:
-    if row[key] is None:
+def _linked(key: str, value: Any, text: str, here: Path, checkpoints: Path, ui_url: str) -> Any:
+    if value is None:
         return text
     lineage = checkpoints / text / "lineage.json"
     if key == "checkpoint" and lineage.is_file():  # a walk-forward plan has none of its own: its folds have
-        return Link(text, Path(os.path.relpath(lineage, here)).as_posix())
+        return link(text, Path(os.path.relpath(lineage, here)).as_posix())
     if key == "run_id":
-        return Link(text[:8], f"{ui_url}/runs/{text}")
-    if key == "data_version":
-        return Link(text, f"{ui_url}/assets/feature_panel")
-    return text
+        return link(text[:8], f"{ui_url}/runs/{text}")
+    return link(text, f"{ui_url}/assets/feature_panel") if key == "data_version" else text

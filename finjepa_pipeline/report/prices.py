@@ -1,76 +1,76 @@
-"""The quality report: one HTML page that shows what was found in the prices, and coverage and quarantine over time."""
+"""The pages about prices: what was found in them, with coverage and quarantine over time, and why a batch was refused."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import plotly.graph_objects as go
+import polars as pl
 
-from finjepa_pipeline.prices.ingest import ContractError
-from finjepa_pipeline.prices.quality import Finding
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.report import figures as draw
+from finjepa_pipeline.report.page import styled, write_page
 
 _HEAD = ("rule", "severity", "rows", "allowed", "examples", "reason")
 
 
-def write_quality_report(con: duckdb.DuckDBPyConnection, findings: list[Finding], path: Path) -> None:
-    """Write the page of the active prices beside its place and rename it into it."""
-    from finjepa_pipeline.backtest.page import figure, heading, table, write_page
+def write_quality_page(
+    path: Path, findings: Sequence[Any], coverage: pl.DataFrame, quarantine: pl.DataFrame, revisions: pl.DataFrame
+) -> None:
+    """Write the page of the prices that the home shows.
 
-    coverage = con.execute("SELECT date::VARCHAR, rows FROM price_sessions ORDER BY date").fetchall()
-    quarantine = con.execute(sql("quarantine_by_month")).fetchall()
-    revisions = con.execute(sql("revision_history")).fetchall()
-    lines = [{"dates": "sessions", "y": [rows for _, rows in coverage], "name": "symbols", "type": "scatter"}]
+    Args:
+        findings: broken rules with `rule`, `severity`, `rows`, `allowed` (rows before it warns; None: any), `examples`, `reason`.
+        coverage: `date` and `symbols` with a sound row.
+        quarantine: `month`, `rule` and `rows`.
+        revisions: `created_at`, and the rows of each revision of the feed: `sound`, `quarantined`, `new`, `restated`.
+    """
     bars = [
-        _trace([row for row in quarantine if row[1] == rule], 2, rule, type="bar")
-        for rule in sorted({rule for _, rule, _ in quarantine})
+        go.Bar(name=str(rule), x=one["month"].cast(pl.String).str.head(10).to_list(), y=one["rows"].to_list())
+        for (rule,), one in quarantine.group_by("rule", maintain_order=True)
     ]
-    names = ((2, "sound rows"), (3, "quarantined rows"), (4, "new rows"), (5, "restated rows"))
-    grown = [_trace(revisions, place, name, type="scatter", mode="lines+markers") for place, name in names]
-    parts = [
-        "<h1>Quality of the prices</h1>",
-        table(_HEAD, [_row(found) for found in findings], "findings"),
-        heading("Coverage", "Symbols with a sound row, by session."),
-        figure("coverage"),
-        heading("Quarantine", "Rows by month and rule." if bars else "No row is in quarantine."),
-        figure("quarantine") if bars else "",
-        heading("The feed by revision", "Rows that each revision brought, found sound and put into quarantine."),
-        figure("revisions"),
+    when = revisions["created_at"].cast(pl.String).str.head(16).to_list()
+    lines = [
+        go.Scatter(name=f"{name} rows", x=when, y=revisions[name].to_list(), mode="lines+markers")
+        for name in ("sound", "quarantined", "new", "restated")
     ]
     figures = {
-        "coverage": {"data": lines, "layout": {"yaxis": {"rangemode": "tozero"}}},
-        "quarantine": {"data": bars, "layout": {"barmode": "stack", "showlegend": True}},
-        "revisions": {"data": grown, "layout": {"xaxis": {"type": "category"}, "yaxis": {"type": "log"}}},
+        "coverage": draw.of(
+            [draw.line("symbols", coverage["symbols"], "sessions")], yaxis={"rangemode": "tozero"}, showlegend=False
+        ),
+        "revisions": draw.of(lines, xaxis={"type": "category"}, yaxis={"type": "log"}),
     }
-    write_page(path, "Quality of the prices", parts, figures, {"sessions": [day for day, _ in coverage]})
+    if bars:
+        figures["quarantine"] = draw.of(bars, barmode="stack", showlegend=True)
+    dates = {"sessions": coverage["date"].cast(pl.String).to_list()}
+    rows = [_row(found) for found in findings]
+    title = "Quality of the prices"
+    write_page(path, "prices.html", figures, dates, title=title, note="", columns=_HEAD, rows=rows, shown=list(figures))
 
 
-def write_refusal(error: ContractError, path: Path) -> None:
-    """Write the page that shows why the newest batch was refused: every expectation that failed, with rows as examples."""
-    from finjepa_pipeline.backtest.page import heading, table, write_page
+def write_refusal(path: Path, feed: str, message: str, outcomes: Sequence[Any]) -> None:
+    """Write the page that shows why the newest batch was refused.
 
+    Args:
+        outcomes: of the contract, with `column`, `severity`, `success`, `observed`, `bounds`, `examples`, `reason`.
+    """
     rows = [
         (
             found.column,
             "refuses" if found.severity == "critical" else "warns",
             f"{found.observed or 0:,.0f}",
             found.bounds,
-            (", ".join(found.examples), "text"),
-            (found.reason, "text"),
+            styled(", ".join(found.examples), "text"),
+            styled(found.reason, "text"),
         )
-        for found in error.outcomes
+        for found in outcomes
         if not found.success
     ]
     head = ("rule", "what it does", "rows", "allowed", "examples", "reason")
-    parts = ["<h1>Refused prices</h1>", heading(error.feed, str(error)), table(head, rows, "findings")]
-    write_page(path, "Refused prices", parts, {}, {})
+    note = f"{feed}: {message}"
+    write_page(path, "prices.html", title="Refused prices", note=note, columns=head, rows=rows, shown=[])
 
 
-def _trace(rows: Sequence[Sequence[Any]], place: int, name: str, **kind: str) -> dict[str, Any]:
-    return {"x": [str(row[0])[:16] for row in rows], "y": [row[place] for row in rows], "name": name, **kind}
-
-
-def _row(found: Finding) -> tuple[Any, ...]:
+def _row(found: Any) -> tuple[Any, ...]:
     allowed = "any" if found.allowed is None else f"{found.allowed:,}"
-    examples = ", ".join(found.examples)
-    return found.rule, found.severity, f"{found.rows:,}", allowed, (examples, "text"), (found.reason, "text")
+    examples = styled(", ".join(found.examples), "text")
+    return found.rule, found.severity, f"{found.rows:,}", allowed, examples, styled(found.reason, "text")

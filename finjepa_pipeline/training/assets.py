@@ -11,10 +11,11 @@ from pydantic import Field
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.failures import final
+from finjepa_pipeline.report.markdown import numbers_table
+from finjepa_pipeline.report.metadata import training_curves
 from finjepa_pipeline.run_inputs import checkpoint_of_run, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.code import training_code_version
-from finjepa_pipeline.training.pictures import curves_picture, folder_bytes, numbers_table
 from finjepa_pipeline.training.run import for_panel, ranks
 from finjepa_pipeline.training.step import train_in_step
 from finjepa_pipeline.training.sweep_assets import model_sweep
@@ -69,7 +70,7 @@ def world_model(
             "seconds": metrics["training"]["seconds"],
             "device": metrics["training"]["device"],
             **{name: metrics["training"][name] for name in _SPEED if name in metrics["training"]},
-            "bytes": folder_bytes(folder),
+            "bytes": sum(file.stat().st_size for file in folder.iterdir()),
             "panel": panel.content_hash,
         },
         data_version=dg.DataVersion(folder.name),
@@ -133,7 +134,7 @@ def _curves(checkpoint: Path) -> dg.MetadataValue:
     from finjepa_model.training.state import read_metrics
 
     records = list(read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")))
-    return dg.MetadataValue.md(curves_picture(records) if records else "no training log in this home")
+    return dg.MetadataValue.md(training_curves(records) if records else "no training log in this home")
 
 
 ASSETS = [world_model, world_model_evaluation, model_sweep]

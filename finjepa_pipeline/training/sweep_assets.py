@@ -7,7 +7,7 @@ from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
-from finjepa_pipeline.publishing.plain import cell
+from finjepa_pipeline.report.markdown import cell
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.run import for_panel, ranks
 from finjepa_pipeline.training.step import train_in_step

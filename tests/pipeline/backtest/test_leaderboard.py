@@ -9,17 +9,19 @@ import pytest
 from handmade_panel import noise, write_panel
 
 from finjepa_model.config import PortfolioConfig
-from finjepa_pipeline.backtest import report
+from finjepa_pipeline.backtest import report_data
 from finjepa_pipeline.backtest.baselines import EveryDecision
 from finjepa_pipeline.backtest.claim import has_skill, headline
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.evidence import Expectations, calibration
-from finjepa_pipeline.backtest.history_page import write_history
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows, traded_assets
 from finjepa_pipeline.backtest.overfitting import deflated_sharpe
 from finjepa_pipeline.backtest.replay import attribution, cost_grid
+from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
 from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, insert, now, write_failure, write_walks
 from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
+from finjepa_pipeline.report.backtest import write_report
+from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.sql_files import sql
 
 CASE = Case("c1", "d1", "test", "court1")
@@ -135,7 +137,7 @@ def test_the_history_keeps_every_checkpoint(judged, tmp_path):
     (tmp_path / "checkpoints" / "c1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "c1" / "lineage.json").write_text("{}")
     path = tmp_path / "reports" / "leaderboard.html"
-    assert write_history(judged, path, tmp_path / "checkpoints", "http://ui:3000") == 8
+    write_history(path, leaderboard_history(judged), tmp_path / "checkpoints", "http://ui:3000")
     page = path.read_text()
     assert page.count("<tr>") == 9
     links = re.findall(r'<a href="([^"]+)">', page)
@@ -186,7 +188,7 @@ def test_the_headline_speaks_of_the_planner_that_acts_and_not_of_the_luckiest():
 
 
 def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verdict(judged, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "quality_summary", lambda con: [])
+    monkeypatch.setattr(report_data, "quality_summary", lambda con: [])
     judged.execute(
         """INSERT INTO backtest_returns BY NAME SELECT * REPLACE ('validation' AS block, 'court0' AS court) FROM backtest_returns
         WHERE strategy IN ('random', 'equal_weight')"""
@@ -206,10 +208,9 @@ def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verd
     build_leaderboard(judged, "c1", "d1")
     (tmp_path / "c1").mkdir()
     (tmp_path / "c1" / "metrics.json").write_text('{"readout": {"weighted": 0.0, "t_value": 0.42}}')
-    exhibits = report.Exhibits.of(judged, tmp_path / "c1", "d1")
-    report.write_report(tmp_path / "index.html", "FinJEPA c1", exhibits)
+    write_report(tmp_path / "index.html", "FinJEPA c1", report_of(judged, tmp_path / "c1", "d1"))
     page = (tmp_path / "index.html").read_text()
-    said = re.findall('<p class="verdict">(.*?)</p>', page)[0]
+    said = re.findall('<p class="headline">(.*?)</p>', page)[0]
     assert said.startswith("The model expects the same return of every asset")
     assert "No evidence of skill: the Sharpe ratio of random minus that of 1/N" in said  # and not of `winner`
     assert "which chose random" in said

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
-from finjepa_pipeline.prices.quality import quality_summary
-from finjepa_pipeline.prices.report import write_quality_report
+from finjepa_pipeline.prices.quality import coverage, quality_summary, quarantine_by_month, revision_history
+from finjepa_pipeline.report.prices import write_quality_page
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
 
@@ -181,8 +181,10 @@ def test_names_of_vendors_are_symbols_and_stay_as_they_are(home: Home, name: str
     found = home.query("SELECT entity, count(*) FROM adjusted_prices GROUP BY entity")
     assert sorted(found) == sorted((ticker, 40) for ticker in TICKERS)
     with home.warehouse.connect() as con:
-        write_quality_report(con, quality_summary(con), home.settings.reports / "prices.html")
-    assert "<b>X" not in (home.settings.reports / "prices.html").read_text(encoding="utf-8")
+        found = quality_summary(con), coverage(con), quarantine_by_month(con), revision_history(con)
+    page = home.settings.reports / "prices.html"
+    write_quality_page(page, *found)
+    assert "<b>X" not in page.read_text(encoding="utf-8")
     some = home.ingest(symbols=["O'B; DROP", "aapl"])
     assert some.revision.rows == 80
 

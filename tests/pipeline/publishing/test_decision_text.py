@@ -7,8 +7,8 @@ from rich.console import Console
 
 from finjepa_pipeline import console
 from finjepa_pipeline.publishing.decision import Decision
-from finjepa_pipeline.publishing.decision_page import SAME_RETURN, decision_page
 from finjepa_pipeline.publishing.reasons import Calibration, Reasons
+from finjepa_pipeline.report.decision import SAME_RETURN, decision_page
 
 
 def made(**changed) -> Decision:
@@ -80,7 +80,7 @@ def test_a_hold_says_when_the_next_decision_is(said):
     lines = said(held)
     assert lines[0] == "Hold: no decision is due at the close of 2023-01-04; next decision on 2023-01-12."
     assert lines[1].startswith("mppi: held at the close of 2023-01-04")
-    page = decision_page(held)
+    page = decision_page(held.to_json())
     assert "Hold at the close of 2023-01-04" in page
     assert 'href="2022-12-28.html"' in page
     assert "2023-01-12" in page
@@ -88,9 +88,9 @@ def test_a_hold_says_when_the_next_decision_is(said):
 
 def test_one_return_for_all_assets_is_said_first(said):
     assert said(made(same_return=True))[0] == SAME_RETURN
-    page = decision_page(made(same_return=True))
+    page = decision_page(made(same_return=True).to_json())
     assert page.index(SAME_RETURN) < page.index("mppi holds")
-    assert SAME_RETURN not in decision_page(made())
+    assert SAME_RETURN not in decision_page(made().to_json())
 
 
 def test_a_first_decision_is_a_plain_sentence(said):
@@ -101,10 +101,10 @@ def test_a_first_decision_is_a_plain_sentence(said):
 def test_a_decision_that_was_made_afterwards_says_so(said):
     late = made(made_afterwards=True)
     assert any("later close was known" in line for line in said(late))
-    assert "later close was known" in decision_page(late)
+    assert "later close was known" in decision_page(late.to_json())
 
 
 def test_the_page_gives_no_correlation_without_an_interval():
-    page = decision_page(made())
+    page = decision_page(made().to_json())
     assert "correlat" not in page
     assert "mppi holds 50% of wealth in" in page

@@ -10,7 +10,6 @@ from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest.baselines import EveryDecision
 from finjepa_pipeline.backtest.engine import Court, walk
 from finjepa_pipeline.backtest.evidence import forecast_quality
-from finjepa_pipeline.backtest.history_page import write_history
 from finjepa_pipeline.backtest.inference import (
     block_length,
     power,
@@ -20,11 +19,13 @@ from finjepa_pipeline.backtest.inference import (
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
 from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.overfitting import overfitting_logits, probabilistic_sharpe
-from finjepa_pipeline.backtest.report import Exhibits, write_report
+from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
 from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write_walks
 from finjepa_pipeline.backtest.strategies import EqualWeight
 from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.checks import findings
+from finjepa_pipeline.report.backtest import write_report
+from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.warehouse import sql
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
@@ -75,7 +76,7 @@ def test_a_block_of_the_least_length_has_them_all(tmp_path):
 
 
 def test_report_history_card_and_gate_say_too_short(tmp_path, home, monkeypatch):
-    monkeypatch.setattr("finjepa_pipeline.backtest.report.quality_summary", lambda con: [])
+    monkeypatch.setattr("finjepa_pipeline.backtest.report_data.quality_summary", lambda con: [])
     checkpoint = home.add_checkpoint("c1")
     with home.warehouse.connect() as con:
         judged_over(tmp_path, 55, con)
@@ -83,7 +84,7 @@ def test_report_history_card_and_gate_say_too_short(tmp_path, home, monkeypatch)
 
 
 def _tell(tmp_path, home, con, checkpoint):
-    exhibits = Exhibits.of(con, checkpoint, "d1")
+    exhibits = report_of(con, checkpoint, "d1")
     assert exhibits.headline.startswith("No evidence of skill")
     assert "too short" in exhibits.headline
     write_report(tmp_path / "report.html", "FinJEPA c1", exhibits)
@@ -91,7 +92,7 @@ def _tell(tmp_path, home, con, checkpoint):
     assert "too short" in report
     assert "±" not in report
     assert "95 % band" not in report
-    write_history(con, tmp_path / "history.html", home.settings.checkpoints, "http://ui")
+    write_history(tmp_path / "history.html", leaderboard_history(con), home.settings.checkpoints, "http://ui")
     rows = con.execute(sql("release_leaderboard"), {"checkpoint": "c1"}).fetchall()
     standings = [Standing(*row) for row in rows]
     corrections = Corrections(*con.execute(sql("release_corrections"), {"checkpoint": "c1"}).fetchone())

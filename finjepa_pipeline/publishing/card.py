@@ -12,7 +12,7 @@ from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT, claim_of, on_va
 from finjepa_pipeline.backtest.finjepa_strategy import WITH_UTILITY
 from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
 from finjepa_pipeline.publishing.checks import PBO_LIMIT, Finding
-from finjepa_pipeline.publishing.plain import cell, code
+from finjepa_pipeline.report.markdown import cell, code
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,199 @@
+"""Small static charts as SVG, for a decision's page and for what the Dagster UI shows of an asset.
+
+They are a few kB each, need no JavaScript, and take the colours of the reader's light or dark theme.
+"""
+
+import base64
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from finjepa_pipeline.report.page import PALETTE
+
+MOST_POINTS = 600  # of a line; more cannot be seen
+_LEFT, _TOP, _BOTTOM, _RIGHT = 58, 8, 22, 8
+_STYLE = "<style>text{fill:#59636e}@media(prefers-color-scheme:dark){text{fill:#9aa4ae}}</style>"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Something to draw: `x` and `y` of equal length; `low` is the lower edge of a band whose upper edge is `y`."""
+
+    name: str
+    x: Any
+    y: Any
+    kind: Literal["line", "step", "points", "bars", "band"] = "line"
+    low: Any = None
+
+
+def lines(x: Any, values: Mapping[str, Any], kind: Literal["line", "step"] = "line") -> list[Series]:
+    """A line for each name over the same x."""
+    return [Series(name, x, y, kind) for name, y in values.items()]
+
+
+def chart(
+    series: Sequence[Series],
+    *,
+    y_label: str = "",
+    x_label: str = "",
+    log: bool = False,
+    from_zero: bool = False,
+    labels: Sequence[str] | None = None,
+    width: int = 560,
+    height: int = 200,
+) -> str:
+    """One chart with its axes and a legend where it has several names.
+
+    Args:
+        series: over numbers or over dates (datetime64).
+        labels: of x = 0, 1, 2, ...: names in place of numbers.
+    """
+    series = [_thinned(one) for one in series if len(one.y)]
+    if not series:
+        return _svg(width, 40, f'<text x="8" y="24" font-size="11">{html.escape(y_label)}: no data</text>')
+    dated = np.asarray(series[0].x).dtype.kind == "M"
+    values = np.concatenate([np.asarray(v, float) for one in series for v in (one.y, one.low) if v is not None])
+    xs = np.concatenate([_numbers(one.x) for one in series])
+    edge = 0.6 if any(one.kind == "bars" for one in series) and labels else 0.0
+    x_range = float(xs.min()) - edge, float(xs.max()) + edge
+    y_range = _range(values, log, from_zero or any(one.kind == "bars" for one in series))
+    names = list(dict.fromkeys(one.name for one in series if one.name))
+    top = _TOP + (16 if len(names) > 1 else 0)
+    bottom = height - _BOTTOM - (14 if x_label else 0) - (36 if labels else 0)
+
+    def at_x(x: Any) -> np.ndarray:
+        return _LEFT + (width - _LEFT - _RIGHT) * (_numbers(x) - x_range[0]) / max(x_range[1] - x_range[0], 1e-12)
+
+    def at_y(y: Any) -> np.ndarray:
+        level = np.log10(np.maximum(np.asarray(y, float), 1e-12)) if log else np.asarray(y, float)
+        return bottom - (bottom - top) * (level - y_range[0]) / (y_range[1] - y_range[0])
+
+    parts = [_y_axis(y_range, log, at_y, width), _label(y_label, x_label, top, bottom, width, height)]
+    parts.append(_x_axis(x_range, at_x, bottom, dated, labels))
+    if len(names) > 1:
+        parts.append(_legend(names, width))
+    bars = [one for one in series if one.kind == "bars"]
+    for one in series:
+        colour = PALETTE[(names.index(one.name) if one.name else 0) % len(PALETTE)]
+        x, y = at_x(one.x), at_y(one.y)
+        if one.kind == "bars":
+            parts.append(_bars(x, y, float(at_y(0.0)), colour, bars.index(one), len(bars)))
+        elif one.kind == "points":
+            parts += [
+                f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2" fill="{colour}" opacity=".6"/>'
+                for a, b in zip(x, y, strict=True)
+            ]
+        elif one.kind == "band":
+            outline = _path([*x, *x[::-1]], [*y, *at_y(one.low)[::-1]], "line")
+            parts.append(f'<path d="{outline}Z" fill="{colour}" opacity=".2"/>')
+        else:
+            parts.append(f'<path d="{_path(x, y, one.kind)}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+    return _svg(width, height, "".join(parts))
+
+
+def image(svg: str, title: str) -> str:
+    """The chart as a Markdown image that needs no file."""
+    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def _svg(width: int, height: int, content: str) -> str:
+    space = 'xmlns="http://www.w3.org/2000/svg" font-family="system-ui,sans-serif"'
+    return f'<svg {space} viewBox="0 0 {width} {height}" width="{width}" role="img">{_STYLE}{content}</svg>'
+
+
+def _thinned(one: Series) -> Series:
+    y = np.asarray(one.y, float)
+    kept = np.nonzero(np.isfinite(y))[0]
+    if one.kind in ("line", "step") and len(kept) > MOST_POINTS:
+        kept = kept[np.linspace(0, len(kept) - 1, MOST_POINTS).astype(int)]
+    low = None if one.low is None else np.asarray(one.low, float)[kept]
+    return Series(one.name, np.asarray(one.x)[kept], y[kept], one.kind, low)
+
+
+def _numbers(x: Any) -> np.ndarray:
+    array = np.asarray(x)
+    return array.astype("datetime64[D]").astype(float) if array.dtype.kind == "M" else array.astype(float)
+
+
+def _range(values: np.ndarray, log: bool, from_zero: bool) -> tuple[float, float]:
+    if log:
+        values = np.log10(np.maximum(values, 1e-12))
+    low, high = float(values.min()), float(values.max())
+    if from_zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+    room = 0.04 * (high - low) or 0.5 * abs(high) or 1.0
+    return low - (0 if from_zero and low == 0 else room), high + room
+
+
+def _ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers between two values."""
+    step = 10 ** math.floor(math.log10((high - low) / most))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= most)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _y_axis(y_range: tuple[float, float], log: bool, at_y: Any, width: int) -> str:
+    values = [10**tick for tick in _ticks(*y_range)] if log else _ticks(*y_range)
+    return "".join(
+        f'<path d="M{_LEFT} {y:.1f}H{width - _RIGHT}" stroke="#888" opacity=".25"/>'
+        f'<text x="{_LEFT - 4}" y="{y + 3:.1f}" font-size="10" text-anchor="end">{value + 0.0:.3g}</text>'
+        for value, y in ((value, float(at_y(value))) for value in values)
+    )
+
+
+def _x_axis(x_range: tuple[float, float], at_x: Any, bottom: float, dated: bool, labels: Sequence[str] | None) -> str:
+    if labels:
+        places = [(float(at_x(i)), name) for i, name in enumerate(labels)]
+        return "".join(
+            f'<text font-size="9" text-anchor="end" transform="translate({x + 3:.1f} {bottom + 10}) rotate(-50)">'
+            f"{html.escape(name)}</text>"
+            for x, name in places
+        )
+    if dated:
+        days = np.linspace(*x_range, 5).astype("datetime64[D]")
+        ticks = [(float(at_x(day)), str(day)) for day in days]
+    else:
+        ticks = [(float(at_x(value)), f"{value:g}") for value in _ticks(*x_range)] if x_range[1] > x_range[0] else []
+    anchors = ["start", *["middle"] * (len(ticks) - 2), "end"] if dated else ["middle"] * len(ticks)
+    return "".join(
+        f'<text x="{x:.1f}" y="{bottom + 14:.0f}" font-size="10" text-anchor="{anchor}">{text}</text>'
+        for (x, text), anchor in zip(ticks, anchors, strict=False)
+    )
+
+
+def _label(y_label: str, x_label: str, top: float, bottom: float, width: int, height: int) -> str:
+    middle = (top + bottom) / 2
+    return (
+        f'<text font-size="10" text-anchor="middle" transform="translate(11 {middle:.0f}) rotate(-90)">'
+        f"{html.escape(y_label)}</text>"
+        f'<text x="{(_LEFT + width) / 2:.0f}" y="{height - 4}" font-size="10" text-anchor="middle">{html.escape(x_label)}</text>'
+    )
+
+
+def _legend(names: Sequence[str], width: int) -> str:
+    step = (width - _LEFT - _RIGHT) / len(names)
+    return "".join(
+        f'<rect x="{_LEFT + i * step:.0f}" y="4" width="8" height="8" fill="{PALETTE[i % len(PALETTE)]}"/>'
+        f'<text x="{_LEFT + i * step + 11:.0f}" y="12" font-size="9">{html.escape(name)}</text>'
+        for i, name in enumerate(names)
+    )
+
+
+def _bars(x: np.ndarray, y: np.ndarray, zero: float, colour: str, place: int, of: int) -> str:
+    space = float(np.diff(x).min()) if len(x) > 1 else 40.0
+    wide = max(0.8 * space / of, 1.0)
+    return "".join(
+        f'<rect x="{a + (place - of / 2) * wide:.1f}" y="{min(b, zero):.1f}" width="{wide:.1f}" height="{abs(b - zero):.1f}" '
+        f'fill="{colour}"/>'
+        for a, b in zip(x, y, strict=True)
+    )
+
+
+def _path(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, kind: str) -> str:
+    (first_x, first_y), *others = zip(x, y, strict=True)
+    form = "H{:.1f}V{:.1f}" if kind == "step" else "L{:.1f} {:.1f}"
+    return f"M{first_x:.1f} {first_y:.1f}" + "".join(form.format(a, b) for a, b in others)

@@ -1,0 +1,118 @@
+"""What the Dagster UI shows of an asset: charts and tables as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from finjepa_model.data.panel import Panel
+from finjepa_pipeline.report.charts import Series, chart, image, lines
+from finjepa_pipeline.report.markdown import table
+
+_CHANNELS = ("log_return", "realised_volatility_21", "momentum_252_21", "volume_shock", "drawdown_252")
+_CURVES = (("loss", "loss"), ("prediction", "prediction"), ("effective_rank_assets", "effective rank"))
+_LEADING = 8  # assets with a line of their own
+
+
+def price_coverage(sessions: pl.DataFrame, quarantined: pl.DataFrame) -> str:
+    """Symbols a session (`date`, `symbols`) and rows in quarantine a month (`month`, `rows`)."""
+    months = quarantined.group_by("month").agg(pl.col("rows").sum()).sort("month")
+    symbols = Series("", sessions["date"].to_numpy(), sessions["symbols"].to_numpy())
+    broken = Series("", months["month"].to_numpy(), months["rows"].to_numpy(), "bars")
+    shown = {"symbols a session": symbols, "rows quarantined a month": broken}
+    return _stacked([(chart([one], y_label=label, from_zero=True, height=150), label) for label, one in shown.items()])
+
+
+def channel_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The channels of a panel, as its manifest has them."""
+    return table(
+        ("channel", "unit", "source", "needs", "lookback"),
+        [(c["name"], c["unit"], c["source"], ", ".join(c["needs"]), c["lookback"]) for c in rows],
+    )
+
+
+def panel_coverage(panel: Panel) -> str:
+    """Assets observed and eligible on each session."""
+    counts = {name: np.zeros(len(panel.dates), np.int64) for name in ("observed", "eligible")}
+    for start, first, length in zip(panel.offsets, panel.first, panel.lengths, strict=False):
+        for name, count_D in counts.items():
+            count_D[first : first + length] += getattr(panel, name)[start : start + length]
+    return image(chart(lines(panel.dates, counts), y_label="assets", from_zero=True), "coverage")
+
+
+def panel_channels(panel: Panel) -> str:
+    """A few channels of the asset with the longest history, last two years."""
+    asset = int(np.argmax(panel.lengths))
+    stop = int(panel.offsets[asset] + panel.lengths[asset])
+    start = max(int(panel.offsets[asset]), stop - 504)
+    last = int(panel.first[asset] + panel.lengths[asset])
+    dates = panel.dates[last - (stop - start) : last]
+    shown = [name for name in _CHANNELS if name in panel.channels] or list(panel.channels[:3])
+    columns = {name: panel.features[start:stop, panel.channels.index(name)] for name in shown}
+    charts = [
+        (chart([Series("", dates, values)], y_label=name, height=110), f"{name} of {panel.assets[asset]}")
+        for name, values in columns.items()
+    ]
+    return _stacked(charts)
+
+
+def training_curves(records: Sequence[Mapping[str, Any]]) -> str:
+    """Loss, prediction loss and effective rank over steps, of training and validation."""
+    charts = []
+    for key, label in _CURVES:
+        series = []
+        for kind in ("train", "validation"):
+            points = [(r["step"], r[key]) for r in records if r["kind"] == kind and r.get(key) is not None]
+            series.append(Series(kind, [step for step, _ in points], [value for _, value in points]))
+        charts.append((chart(series, y_label=label, x_label="step", height=170), label))
+    return _stacked(charts)
+
+
+def wealth(returns: pl.DataFrame) -> str:
+    """Wealth net of costs by strategy on the test block, on a logarithmic axis."""
+    walks = returns.filter(block="test").group_by("strategy", maintain_order=True)
+    series = [Series(str(name), one["date"].to_numpy(), one["wealth"].to_numpy()) for (name,), one in walks]
+    return image(chart(series, y_label="wealth, net of costs", log=True, height=260), "wealth on the test block")
+
+
+def calibration(expectations: pl.DataFrame) -> str:
+    """Log growth of a decision step as each planner forecast it, against what came, on the test block."""
+    series = [
+        Series(str(name), one["imagined_growth"].to_numpy(), one["realised_growth"].to_numpy(), "points")
+        for (name,), one in expectations.filter(block="test").group_by("strategy", maintain_order=True)
+    ]
+    labels = {"x_label": "forecast log growth of a step", "y_label": "realised"}
+    return image(chart(series, **labels, height=260), "calibration on the test block")
+
+
+def holdings(decision: Mapping[str, Any]) -> str:
+    """What is held and what is to be held, as shares of wealth."""
+    names = sorted({*decision["assets"], *decision["held"]})
+    sides = {"held": "held at the close", "positions": "to hold after the next"}
+    series = [
+        Series(label, range(len(names)), [decision[key].get(name, 0.0) for name in names], "bars")
+        for key, label in sides.items()
+    ]
+    return image(chart(series, y_label="share of wealth", labels=names, height=240), "holdings")
+
+
+def search_charts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(SVG, title) of the lowest cost and of the largest weights by iteration, of a decision's `search`."""
+    iterations = np.arange(1, len(search["cost"]) + 1)
+    largest = sorted(search["weights"], key=lambda name: (-search["weights"][name][-1], name))[:_LEADING]
+    weights = {name: search["weights"][name] for name in largest}
+    cost = chart(lines(iterations, {"": search["cost"]}, "step"), y_label="lowest cost seen", x_label="iteration")
+    return [
+        (cost, "lowest cost by iteration"),
+        (chart(lines(iterations, weights), y_label="share of budget", x_label="iteration"), "weights by iteration"),
+    ]
+
+
+def search(found: Mapping[str, Any]) -> str:
+    """How a plan was found, by iteration."""
+    return _stacked(search_charts(found))
+
+
+def _stacked(charts: Sequence[tuple[str, str]]) -> str:
+    return "\n\n".join(image(svg, title) for svg, title in charts)
