@@ -31,8 +31,8 @@ from finjepa_pipeline.warehouse import sql
 
 def traded_assets(con: duckdb.DuckDBPyConnection, checkpoint: str) -> str:
     """How many assets were traded in the test block, of how many; empty where that is not known."""
-    row = con.execute(sql("traded_assets"), {"checkpoint": checkpoint}).fetchone() if has_store(con) else None
-    return "" if row is None else f"Traded: {traded_text(*row)}."
+    rows = con.execute(sql("traded_assets"), {"checkpoint": checkpoint}).fetchall() if has_store(con) else []
+    return f"Traded: {traded_text(*rows[0])}." if rows else ""
 
 
 def build_leaderboard(

@@ -146,10 +146,10 @@ def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: 
 
     asked = {"checkpoint": checkpoint, "data_version": data_version, "rivals": rival_names()}
     try:
-        row = con.execute(sql("best_planner"), asked).fetchone()
+        rows = con.execute(sql("best_planner"), asked).fetchall()
     except duckdb.CatalogException as error:
         raise FinJEPAError("nothing was backtested yet; run `finjepa backtest` first") from error
-    return row[0] if row else None
+    return rows[0][0] if rows else None
 
 
 @contextmanager
