@@ -43,29 +43,36 @@ class Observation:
     volatility_BSN: Tensor  # daily, exponentially weighted over the window; see `recency`
     market_volatility_BS: Tensor  # the same of the market proxy
     beta_BSN: Tensor  # trailing, to the market proxy
+    # simple returns of the last PAST sessions up to the last step, NaN where not observed; None where nobody forecasts risk
+    past_BNR: Tensor | None = None
+    market_past_BR: Tensor | None = None
 
     @property
     def steps(self) -> int:
         return self.features_BSNTF.shape[1]
 
     def step(self, step: int) -> "Observation":
-        """One of the steps; a negative number counts from the last one."""
+        """One of the steps; a negative number counts from the last one, which alone keeps the past."""
         step %= self.steps
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Observation(**{n: x if n == "present_BN" else x[:, step : step + 1] for n, x in parts.items()})
+        whole = ("present_BN", *(("past_BNR", "market_past_BR") if step == self.steps - 1 else ()))
+        parts = {name: x if name in whole else x[:, step : step + 1] for name, x in self._parts().items()}
+        return Observation(**{name: x for name, x in parts.items() if name in whole or "past" not in name})
 
     @classmethod
     def concatenate(cls, parts: Sequence["Observation"]) -> "Observation":
         """Along the dates; all parts have the same number of assets."""
-        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._parts()})
 
     @property
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
-        return sum(getattr(self, f.name).nbytes for f in fields(self))
+        return sum(x.nbytes for x in self._parts().values())
 
     def to(self, device: torch.device | str) -> "Observation":
-        return Observation(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return Observation(**{name: x.to(device, non_blocking=True) for name, x in self._parts().items()})
+
+    def _parts(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ class MarketBatch:
 
 
 BLOCKS = ("train", "validation", "test")
+PAST = 504  # sessions of returns that forecasts of risk look back on
 EMBARGO = 21  # sessions between two blocks, at least
 ELIGIBLE_AFTER = 252  # sessions of an asset, as the universe asks for them by default
 
@@ -391,12 +399,15 @@ def subsets(random: np.random.Generator, size_B: np.ndarray, count: int) -> np.n
 _MIN_VOLATILITY = 1e-3
 
 
-def observe(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, steps: int, config: FinJEPAConfig) -> Observation:
+def observe(
+    panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, steps: int, config: FinJEPAConfig, past: int = PAST
+) -> Observation:
     """The market at `steps` decision steps, the last of which is at `dates_B`.
 
     Args:
         dates_B: session numbers.
         assets_BN: asset numbers, -1 for none.
+        past: sessions of returns that the observation carries, for forecasts of risk; 0 for none.
     """
     model = config.model
     offsets_S = model.stride * np.arange(1 - steps, 1)
@@ -419,7 +430,18 @@ def observe(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, steps: int
         volatility_BSN=volatility(_tensor(daily)).view(shape),
         market_volatility_BS=volatility(_tensor(market).float()).view(dates_BS.shape),
         beta_BSN=_tensor(beta_BSN),
+        **(past_returns(panel, np.asarray(dates_B), assets_BN, past) if past else {}),
     )
+
+
+def past_returns(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, sessions: int) -> dict[str, Tensor]:
+    """past_BNR and market_past_BR of an observation: what was known at the close of each date."""
+    days_BR = dates_B[:, None] + np.arange(1 - sessions, 1)
+    rows_BNR = panel.rows(days_BR[:, None, :], assets_BN[:, :, None])
+    known_BNR = (rows_BNR >= 0) & panel.observed[rows_BNR]
+    market_BR = np.where(days_BR >= 0, panel.market_returns[np.maximum(days_BR, 0)], np.float32("nan"))
+    past_BNR = np.where(known_BNR, panel.returns[rows_BNR], np.float32("nan"))
+    return {"past_BNR": _tensor(past_BNR), "market_past_BR": _tensor(market_BR)}
 
 
 def volatility(returns_XT: Tensor) -> Tensor:

@@ -1,0 +1,197 @@
+"""The risk model on a market whose volatilities are known."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finjepa_model.data.batches import Observation, observe
+from finjepa_model.data.panel import Panel
+from finjepa_model.nn.encoder import ContextEncoder
+from finjepa_model.nn.risk import HORIZONS, RiskForecast, RiskHead, RiskModel, factor_surprise
+from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, fit_risk, ground, latents_of
+from finjepa_model.training.risk_scorecard import (
+    five_lines,
+    history_volatility,
+    one_factor_covariance,
+    sample_shrinkage,
+    score_portfolios,
+    score_tails,
+    score_volatility,
+)
+from tests.model.training_runs import run_config
+from tests.pipeline.backtest.handmade_panel import write_panel
+
+CONFIG = run_config()
+SESSIONS, ASSETS, SPLIT = 1300, 16, 900
+
+
+def market(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Daily returns [D, A] with one factor and volatilities that move together and apart; and those volatilities."""
+    random = np.random.default_rng(seed)
+
+    def slow(shape: tuple[int, ...], pace: float, size: float) -> np.ndarray:
+        state, path = np.zeros(shape[1:]), np.empty(shape)
+        for day in range(shape[0]):
+            state = pace * state + size * np.sqrt(1 - pace**2) * random.standard_normal(shape[1:])
+            path[day] = state
+        return path
+
+    log_DA = np.log(0.01) + slow((SESSIONS, 1), 0.98, 0.3) + slow((SESSIONS, ASSETS), 0.98, 0.35)
+    log_DA = log_DA + np.linspace(-0.5, 0.5, ASSETS)
+    shocks_DA = np.sqrt(0.3) * random.standard_normal((SESSIONS, 1)) + np.sqrt(0.7) * random.standard_normal(
+        log_DA.shape
+    )
+    return np.exp(log_DA) * shocks_DA, np.exp(log_DA)
+
+
+def panel_of(folder: Path, returns_DA: np.ndarray, scale: float = 1.0, alive_DA: np.ndarray | None = None) -> Panel:
+    channels_DAF = np.stack([100 * returns_DA, np.abs(100 * returns_DA), np.ones_like(returns_DA)], -1)
+    return write_panel(folder, scale * returns_DA, features_DAF=channels_DAF, alive_DA=alive_DA)
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Panel:
+    return panel_of(tmp_path_factory.mktemp("market"), market()[0])
+
+
+@pytest.fixture(scope="module")
+def block(panel: Panel) -> RiskBlock:
+    return RiskBlock(panel, 0, SPLIT)
+
+
+@pytest.fixture(scope="module")
+def fitted(block: RiskBlock) -> tuple[RiskModel, Networks]:
+    """A risk model with a network that had sixty steps, and learned factors."""
+    torch.manual_seed(0)
+    encoder, head = ContextEncoder(CONFIG.model), RiskHead(CONFIG.model.dim, 2)
+    losses = ground(encoder, head, [RiskBlock(block.panel, 0, 700)], CONFIG, steps=60, assets=12)
+    assert np.mean(losses[-10:]) < np.mean(losses[:5])
+    networks = Networks([latents_of(encoder.eval())], [head.eval()])
+    risk = RiskModel(len(CONFIG.model.channels), factors=2)
+    report = fit_risk(risk, [block], CONFIG, networks, [RiskBlock(block.panel, 700, SPLIT)])
+    assert report["rows"] > 5000
+    return risk, networks
+
+
+def seen_at(panel: Panel, date: int, assets: np.ndarray) -> Observation:
+    return observe(panel, np.array([date]), assets[None], 1, CONFIG)
+
+
+def forecast_of(fitted: tuple[RiskModel, Networks], observation: Observation) -> RiskForecast:
+    risk, networks = fitted
+    with torch.no_grad():
+        return risk.forecast(observation, *networks.read(observation))
+
+
+EVERY = np.arange(ASSETS)
+
+
+def test_forecasts_beat_history_on_later_dates(panel: Panel, fitted: tuple[RiskModel, Networks]):
+    later = RiskBlock(panel, SPLIT, SESSIONS)
+
+    def model(chunk: Chunk) -> torch.Tensor:
+        return forecast_of(fitted, chunk.observation).volatility_BNV.log()
+
+    scores = score_volatility(later, CONFIG, {"model": model, "history": history_volatility})
+    for ours, theirs in zip(scores["model"], scores["history"], strict=True):
+        assert ours.qlike_D.mean() < 0.9 * theirs.qlike_D.mean()
+        assert ours.r2 > theirs.r2 + 0.02
+    covariances = {
+        "model": lambda chunk: forecast_of(fitted, chunk.observation).covariance(),
+        "product": one_factor_covariance, "five": five_lines, "linear": sample_shrinkage,
+    }  # fmt: skip
+    least = score_portfolios(later, CONFIG, covariances, assets=12, draws=2, every=10)
+    assert all(least["model"].volatility(False) < least[name].volatility(False) for name in ("product", "linear"))
+    for portfolios in (False, True):
+        tails = score_tails(later, CONFIG, lambda chunk: forecast_of(fitted, chunk.observation), 5, portfolios, every=3)
+        assert 0.84 < tails.coverage[0.9] < 0.95
+        assert sum(tails.pit) == pytest.approx(1)
+
+
+def test_a_forecast_reads_nothing_after_its_date(fitted: tuple[RiskModel, Networks], tmp_path: Path):
+    returns_DA = market()[0]
+    changed_DA = returns_DA.copy()
+    changed_DA[1001:] *= 3
+    one, two = (
+        forecast_of(fitted, seen_at(panel_of(tmp_path / name, x_DA), 1000, EVERY))
+        for name, x_DA in (("one", returns_DA), ("two", changed_DA))
+    )
+    assert torch.equal(one.volatility_BNV, two.volatility_BNV)
+    assert torch.equal(one.correlation_BNN, two.correlation_BNN)
+
+
+def test_twice_the_returns_are_twice_the_volatility(panel: Panel, fitted: tuple[RiskModel, Networks], tmp_path: Path):
+    twice = panel_of(tmp_path, market()[0], scale=2.0)
+    one, two = (forecast_of(fitted, seen_at(x, 1000, EVERY)) for x in (panel, twice))
+    torch.testing.assert_close(two.volatility_BNV, 2 * one.volatility_BNV, rtol=1e-4, atol=0)
+    torch.testing.assert_close(two.covariance(), 4 * one.covariance(), rtol=1e-3, atol=1e-7)
+
+
+def test_assets_are_treated_alike_and_absent_ones_change_nothing(panel: Panel, fitted: tuple[RiskModel, Networks]):
+    order = np.random.default_rng(0).permutation(ASSETS)
+    plain = forecast_of(fitted, seen_at(panel, 1000, EVERY))
+    mixed = forecast_of(fitted, seen_at(panel, 1000, order))
+    torch.testing.assert_close(mixed.volatility_BNV, plain.volatility_BNV[:, order])
+    torch.testing.assert_close(mixed.covariance(), plain.covariance()[:, order][:, :, order], rtol=1e-3, atol=1e-8)
+    padded = forecast_of(fitted, seen_at(panel, 1000, np.concatenate([EVERY, [-1, -1]])))
+    torch.testing.assert_close(padded.volatility_BNV[:, :ASSETS], plain.volatility_BNV)
+    torch.testing.assert_close(padded.covariance()[:, :ASSETS, :ASSETS], plain.covariance(), rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("assets", [1, 2, ASSETS])
+def test_covariances_are_positive_definite_and_quantiles_in_order(
+    panel: Panel, fitted: tuple[RiskModel, Networks], assets: int
+):
+    found = forecast_of(fitted, seen_at(panel, 1000, EVERY[:assets]))
+    for horizon in HORIZONS:
+        assert torch.linalg.cholesky_ex(found.covariance(horizon).double())[1].item() == 0
+    for horizon in (1, 5, 21):
+        quantiles_BNQ = found.quantiles((0.01, 0.05, 0.5, 0.95, 0.99), horizon)
+        assert (quantiles_BNQ.diff(dim=-1) > 0).all()
+        alone_BCQ = found.portfolio_quantiles(torch.eye(assets)[None], (0.05, 0.95), horizon)
+        assert (alone_BCQ[..., 0] < 0).all()
+
+
+def test_a_young_asset_and_one_without_a_past(fitted: tuple[RiskModel, Networks], tmp_path: Path):
+    alive_DA = np.ones((SESSIONS, ASSETS), bool)
+    alive_DA[:980, 0] = False
+    found = forecast_of(fitted, seen_at(panel_of(tmp_path, market()[0], alive_DA=alive_DA), 1000, EVERY))
+    assert found.volatility_BNV.isfinite().all()
+    assert torch.linalg.cholesky_ex(found.covariance().double())[1].item() == 0
+
+
+def test_before_it_is_fitted_the_model_is_fixed_har(panel: Panel):
+    observation = seen_at(panel, 1000, EVERY)
+    assert observation.past_BNR is not None
+    found = RiskModel(len(CONFIG.model.channels))(observation)
+    windows = [observation.past_BNR[..., -n:].square().mean(-1).sqrt().log() for n in (5, 21, 63, 252)]
+    torch.testing.assert_close(found.volatility_BNV[..., 1].log(), torch.stack(windows).mean(0))
+
+
+def test_targets_end_with_their_block(panel: Panel):
+    chunk = RiskBlock(panel, 0, 900).chunk(np.array([870, 890]), np.stack([EVERY, EVERY]), CONFIG)
+    known = chunk.target_BNV.isfinite().any(1)
+    assert known.tolist() == [[True, True, False], [True, False, False]]
+
+
+def test_the_likelihood_of_a_cross_section_is_that_of_the_whole_matrix():
+    generator = torch.Generator().manual_seed(0)
+    loading_BNL = 0.4 * torch.randn(2, 7, 3, generator=generator, dtype=torch.float64)
+    loading_BNL = loading_BNL / (1 + loading_BNL.square().sum(-1, keepdim=True)).sqrt()
+    unit_BNR = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    whole_BNN = loading_BNL @ loading_BNL.mT
+    whole_BNN = whole_BNN + torch.diag_embed(1 - whole_BNN.diagonal(dim1=-2, dim2=-1))
+    for b in range(2):
+        normal = torch.distributions.MultivariateNormal(torch.zeros(7, dtype=torch.float64), whole_BNN[b])
+        dense = -normal.log_prob(unit_BNR[b].T).mean() - 3.5 * np.log(2 * np.pi)
+        assert float(factor_surprise(loading_BNL, unit_BNR)[b]) == pytest.approx(float(dense))
+
+
+def test_observations_of_earlier_steps_do_not_carry_the_past(panel: Panel):
+    observation = observe(panel, np.array([1000]), EVERY[None], 3, CONFIG)
+    assert observation.step(-1).past_BNR is not None
+    assert observation.step(0).past_BNR is None
+    assert replace(observation, past_BNR=None, market_past_BR=None).to("cpu").past_BNR is None
