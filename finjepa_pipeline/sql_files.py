@@ -1,20 +1,17 @@
-"""Where the SQL of the product lies: `sql/` of a checkout, or inside an installed wheel; and texts and paths inside of SQL."""
+"""The SQL of the product, `sql/` of a checkout or of an installed wheel; and texts and paths inside of SQL."""
 
 import re
 from functools import cache
 from pathlib import Path
 
-SQL_FOLDERS = (Path(__file__).parent.parent / "sql", Path(__file__).parent / "sql")
+_HERE = Path(__file__).parent
+SQL_FOLDER = next(folder for folder in (_HERE.parent / "sql", _HERE / "sql") if (folder / "migrations").is_dir())
 
 
 @cache
 def sql(name: str) -> str:
     """The text of `sql/<name>.sql`. `{fragments}` in it are filled by `str.format`, `$values` by DuckDB."""
-    for folder in SQL_FOLDERS:
-        path = folder / f"{name}.sql"
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    raise FileNotFoundError(f"sql/{name}.sql")
+    return (SQL_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def literal(text: object) -> str:

@@ -1,25 +1,29 @@
-"""The DuckDB file that holds every table, opened by one process at a time."""
+"""The DuckDB file that holds every table: its schema, its migrations, and who may open it.
+
+`sql/<stage>/schema.sql` creates the tables of a stage as the newest version has them. `sql/migrations/NNNN_*.sql` changes tables
+that an older version created. Both run when the warehouse is opened for writing, and nowhere else.
+"""
 
 import contextlib
 import re
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.migrations import migrate
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.sql_files import file_literal, literal, sql
+from finjepa_pipeline.sql_files import SQL_FOLDER, file_literal, literal, sql
 
-__all__ = ["Warehouse", "file_literal", "literal", "sql"]
+__all__ = ["Warehouse", "file_literal", "literal", "migrate", "sql"]
 
 LOCK_PATIENCE_S = 30.0
 _OTHER_HOME = "put a backup in its place, move it away and ingest again, or set FINJEPA_HOME to another folder"
-# Of the memory limit, which is meant for the process: DuckDB keeps to what it is told with its own buffers, and Python and
-# what is allocated outside of them come on top (0.4 GB in an ingestion, most of it imports).
+# Of the memory limit, which is meant for the process: DuckDB's own buffers keep to its setting, and Python and what is
+# allocated outside of them come on top (0.4 GB in an ingestion, most of it imports).
 DUCKDB_SHARE = 0.85
 
 
@@ -35,10 +39,11 @@ class Warehouse(dg.ConfigurableResource):
 
     @contextlib.contextmanager
     def connect(self, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that is closed at the end, whatever happens. Tables of an older version are brought up to this one.
+        """A connection that is closed at the end, whatever happens. Unless `read_only`, every table is there in its newest form.
 
         Raises:
-            FinJEPAError: if another process keeps the file locked, it is not a DuckDB file, or `read_only` and there is none.
+            FinJEPAError: if another process keeps the file locked, it is not a DuckDB file, `read_only` and there is none, or
+                its tables cannot be upgraded.
         """
         connection = self._open(read_only)
         try:
@@ -64,17 +69,93 @@ class Warehouse(dg.ConfigurableResource):
                 if self.memory_limit:
                     _leave_room(connection)
                 return connection
-            except duckdb.IOException as error:
-                if "lock" not in str(error):
+            except duckdb.Error as error:
+                if not isinstance(error, duckdb.IOException) or "lock" not in str(error):
                     raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}; {_OTHER_HOME}") from error
                 if time.monotonic() > deadline:
                     raise FinJEPAError(
                         f"{self.path} is in use by {_holder(str(error))}; stop that process or wait, then try again"
                     ) from error
-            except duckdb.Error as error:
-                raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}; {_OTHER_HOME}") from error
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 1.0)
+
+
+@cache
+def _schemas() -> tuple[str, ...]:
+    """The SQL that creates the tables of each stage, where they are missing."""
+    return tuple(path.read_text(encoding="utf-8") for path in sorted(SQL_FOLDER.glob("*/schema.sql")))
+
+
+@cache
+def migrations() -> tuple[tuple[int, str], ...]:
+    """The number and the SQL of each migration, ascending; the name of a file begins with its number."""
+    files = sorted((SQL_FOLDER / "migrations").glob("*.sql"))
+    return tuple((int(path.name[:4]), path.read_text(encoding="utf-8")) for path in files)
+
+
+def newest_version() -> int:
+    return migrations()[-1][0]
+
+
+def schema_version(con: duckdb.DuckDBPyConnection) -> int | None:
+    """The version of the tables; 1 where no number is stored, None in an empty database.
+
+    Raises:
+        FinJEPAError: if the tables are those of another program.
+    """
+    tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    if "schema_version" in tables:
+        [(version,)] = con.execute("SELECT max(version) FROM main.schema_version").fetchall()
+        return int(version or 1)
+    if tables and "revisions" not in tables:  # the first version of FinJEPA had this table, and no number
+        raise FinJEPAError(
+            "warehouse.duckdb is a database of another program; set FINJEPA_HOME to a folder of its own, or move it away"
+        )
+    return 1 if tables else None
+
+
+def migrate(con: duckdb.DuckDBPyConnection) -> int | None:
+    """Run the migrations that are newer than the tables, each in one transaction, then create the tables that are missing.
+
+    Returns:
+        The version that the tables had; None of an empty database.
+
+    Raises:
+        FinJEPAError: if the tables are of a newer FinJEPA or another program, or hold something that a migration cannot move.
+    """
+    before = schema_version(con)
+    if before is not None and before > newest_version():
+        raise FinJEPAError(
+            f"the warehouse has version {before}, and this FinJEPA knows up to {newest_version()}; install the newer one again"
+        )
+    for version, statements in migrations() if before is not None else ():
+        if version > before:
+            try:
+                _run(con, version, statements)
+            except duckdb.Error as error:
+                first = " ".join(str(error).split())
+                raise FinJEPAError(
+                    f"the warehouse cannot be upgraded to version {version} ({first}); nothing was lost: "
+                    "install the FinJEPA that made it, or move it away and ingest again"
+                ) from error
+    _run(con, None if before is not None else newest_version(), "\n".join(_schemas()))
+    return before
+
+
+def _run(con: duckdb.DuckDBPyConnection, version: int | None, statements: str) -> None:
+    """Run statements in one transaction, and record the version that they lead to."""
+    con.begin()
+    try:
+        con.execute(statements)
+        if version is not None:
+            con.execute(
+                "CREATE TABLE IF NOT EXISTS main.schema_version (version INTEGER NOT NULL, migrated_at TIMESTAMP NOT NULL)"
+            )
+            con.execute("INSERT INTO main.schema_version VALUES (?, now() AT TIME ZONE 'UTC')", [version])
+    except BaseException:
+        con.rollback()
+        raise
+    con.commit()
 
 
 def _leave_room(connection: duckdb.DuckDBPyConnection) -> None:

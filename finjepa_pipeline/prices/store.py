@@ -44,17 +44,16 @@ class Revision:
 
 
 def create_store(con: duckdb.DuckDBPyConnection) -> None:
-    """Make the tables of an empty warehouse; leaves those that exist alone."""
+    """Make the derived tables of an empty warehouse; leaves those that exist alone."""
     if not has_store(con):
         con.execute("BEGIN")
-        con.execute(sql("price_schema"))
         con.execute(sql("derived_schema").format(temporary=""))
         con.execute("COMMIT")
 
 
 def has_store(con: duckdb.DuckDBPyConnection) -> bool:
     """Whether prices were ever ingested here."""
-    return bool(con.execute("FROM duckdb_tables() WHERE table_name = 'active_view'").fetchall())
+    return bool(con.execute("FROM duckdb_tables() WHERE table_name = 'universe'").fetchall())
 
 
 def database_name(con: duckdb.DuckDBPyConnection) -> str:

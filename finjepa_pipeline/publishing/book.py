@@ -129,7 +129,6 @@ def holdings_at(
     Args:
         included: whether that may be the decision of `session` itself, before its orders are filled.
     """
-    con.execute(sql("decisions"))
     followed = "champion" if book == "trial" else book
     until = panel.dates[session] - (0 if included else 1)
     key = {"feed": str(panel.manifest["feed"]), "book": followed, "date": str(until)}

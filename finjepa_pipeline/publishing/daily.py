@@ -181,7 +181,6 @@ def _due(
 
 def _decided(con: duckdb.DuckDBPyConnection, panel: Panel, book: BookName) -> list[int]:
     """The sessions at whose close a book has a decision, ascending."""
-    con.execute(sql("decisions"))
     key = {"feed": str(panel.manifest["feed"]), "book": book}
     dates = [row[0].isoformat() for row in con.execute(sql("decided_dates"), key).fetchall()]
     return [panel.date_index(date) for date in dates if date >= str(panel.dates[0])]

@@ -269,7 +269,6 @@ def _as_before(holdings: Holdings, assets: tuple[str, ...]) -> dict[str, Any]:
 
 def stored(folder: Path, con: duckdb.DuckDBPyConnection, key: dict[str, str], book: BookName) -> dict[str, Any] | None:
     """The JSON of a decision that stands in the tables and in its file already; None where either is missing."""
-    con.execute(sql("decisions"))
     [(known,)] = con.execute(sql("known_decision"), key | {"book": book}).fetchall()
     path = file_of(folder, key, book)
     if not known or not path.is_file():
@@ -291,7 +290,6 @@ def store_decision(con: duckdb.DuckDBPyConnection, decision: Decision, folder: P
     Returns:
         The JSON file, and whether the decision is new.
     """
-    con.execute(sql("decisions"))
     key = {name: getattr(decision, name) for name in ("date", "checkpoint", "planner", "data_version")}
     where = {"feed": decision.feed, "book": decision.book}
     [(known,)] = con.execute(sql("known_decision"), key | where).fetchall()

@@ -62,15 +62,12 @@ class Champion:
 
 def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = None) -> Champion | None:
     """The champion of now, or of a moment in UTC."""
-    con.execute(sql("champions"))
-    con.execute(sql("champion_checks"))
     row = con.execute(sql("current_champion"), {"until": until}).fetchone()
     return Champion(*row) if row else None
 
 
 def champion_since(con: duckdb.DuckDBPyConnection) -> tuple[str, datetime] | None:
     """The champion of now, and the moment of its promotion in UTC."""
-    con.execute(sql("champions"))
     row = con.execute(sql("champion_since")).fetchone()
     return (row[0], row[1]) if row else None
 

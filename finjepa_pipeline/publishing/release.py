@@ -52,7 +52,6 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
     package = _package(settings, champion)
     new_locally = not package.folder.is_dir()
     with warehouse.connect() as con:
-        con.execute(sql("releases"))
         if new_locally:
             write_package(
                 package,
@@ -90,7 +89,6 @@ def is_outstanding(con: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
     champion = current_champion(con)
     if champion is None or settings.hub_repo_id is None or hub.is_offline():
         return False
-    con.execute(sql("releases"))
     target = hub.repo_url(settings.hub_repo_id)
     return (
         con.execute(sql("release_of_checkpoint"), {"checkpoint": champion.checkpoint, "target": target}).fetchone()

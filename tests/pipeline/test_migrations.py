@@ -6,91 +6,100 @@ import duckdb
 import pytest
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline import migrations
-from finjepa_pipeline.migrations import migrate, newest_version, schema_version
-from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline import warehouse
+from finjepa_pipeline.warehouse import Warehouse, migrate, migrations, newest_version, schema_version
 
-VERSION_1 = Path(__file__).parent / "warehouse_version_1.sql"
-SCHEMAS = ("price_schema", "derived_schema", "backtest_schema", "champions", "champion_checks", "decisions", "releases")
+VERSION_1 = (Path(__file__).parent / "warehouse_version_1.sql").read_text()
+KEPT = ("champions", "decisions", "releases", "backtest_returns", "backtest_trials", "leaderboard")
 
 
 def columns(con: duckdb.DuckDBPyConnection) -> dict[str, set[tuple[str, str]]]:
-    found = con.execute("SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal").fetchall()
+    """Columns with types, and CHECK constraints, by table."""
     tables: dict[str, set[tuple[str, str]]] = {}
-    for table, column, kind in found:
+    for table, column, kind in con.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal UNION ALL "
+        "SELECT table_name, constraint_text, 'check' FROM duckdb_constraints() WHERE constraint_type = 'CHECK'"
+    ).fetchall():
         tables.setdefault(table, set()).add((column, kind))
-    checks = "SELECT table_name, constraint_text, 'check' FROM duckdb_constraints() WHERE constraint_type = 'CHECK'"
-    for table, text, kind in con.execute(checks).fetchall():
-        tables[table].add((text, kind))
     return tables
 
 
-def create_all(con: duckdb.DuckDBPyConnection) -> None:
-    for name in SCHEMAS:
-        con.execute(sql(name).format(temporary="") if name == "derived_schema" else sql(name))
+def counts(con: duckdb.DuckDBPyConnection) -> list[int]:
+    return [con.execute(f"SELECT count(*) FROM main.{table}").fetchall()[0][0] for table in KEPT]
 
 
-def test_the_first_version_becomes_the_newest_and_keeps_its_rows():
-    with duckdb.connect() as old, duckdb.connect() as new:
-        old.execute(VERSION_1.read_text())
-        rows = {
-            table: old.execute(f"SELECT count(*) FROM main.{table}").fetchall()
-            for table in ("champions", "decisions", "releases", "backtest_returns", "backtest_trials", "leaderboard")
-        }
-        assert all(count[0][0] > 0 for count in rows.values())
-        assert migrate(old) == 1
-        create_all(old)
-        migrate(new)
-        create_all(new)
-        assert columns(old) == columns(new)
-        assert {table: old.execute(f"SELECT count(*) FROM main.{table}").fetchall() for table in rows} == rows
-        query = "SELECT start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials"  # as the stored returns have them
-        walked = "SELECT min(date)::VARCHAR, max(date)::VARCHAR FROM backtest_returns"
-        assert old.execute(query).fetchall() == old.execute(walked).fetchall()
-        assert schema_version(old) == newest_version()
-        assert migrate(old) == newest_version()
+def write_home_of(version: int, file: Path) -> list[int]:
+    """A warehouse as a version left it; returns how many rows its tables have."""
+    with duckdb.connect(str(file)) as con:
+        con.execute(VERSION_1)
+        for number, statements in migrations():
+            if number <= version:
+                con.execute(statements)
+        if version > 1:  # the first one stored no number
+            con.execute("CREATE TABLE schema_version (version INTEGER NOT NULL, migrated_at TIMESTAMP NOT NULL)")
+            con.execute("INSERT INTO schema_version VALUES (?, now()::TIMESTAMP)", [version])
+        return counts(con)
 
 
-def test_trials_of_before_are_compared_with_one_over_n_and_their_leaderboard_is_measured_again():
+@pytest.mark.parametrize("version", range(1, newest_version()))
+def test_a_home_of_each_earlier_version_is_upgraded_when_it_is_opened_and_keeps_its_rows(version, tmp_path):
+    rows = write_home_of(version, tmp_path / "old.duckdb")
+    assert all(rows)
+    with Warehouse(path=str(tmp_path / "new.duckdb")).connect() as new:
+        expected = columns(new)
+        assert schema_version(new) == newest_version()
+    for _ in range(2):  # the second opening finds nothing to do
+        with Warehouse(path=str(tmp_path / "old.duckdb")).connect() as old:
+            found = columns(old)
+            assert {table: found[table] for table in expected} == expected
+            assert counts(old) == rows
+            recorded = [number for (number,) in old.execute("SELECT version FROM schema_version").fetchall()]
+            assert recorded == list(range(max(version, 2), newest_version() + 1))
+
+
+def test_configurations_of_before_are_compared_with_one_over_n_and_their_leaderboard_is_computed_again():
     with duckdb.connect() as con:
-        con.execute(VERSION_1.read_text())
-        for day, mine, benchmark in ((27, 0.02, 0.01), (28, 0.009, 0.005)):
-            row = "INSERT INTO backtest_returns BY NAME SELECT * REPLACE ({} AS strategy, {} AS net_return, {} AS date) FROM kept"
-            con.execute("CREATE OR REPLACE TEMP TABLE kept AS FROM backtest_returns WHERE strategy = 'mppi' LIMIT 1")
-            date = f"DATE '2022-12-{day}'"
-            con.execute(row.format("'equal_weight'", benchmark, date))
-            if day == 27:
-                con.execute(row.format("'mppi'", mine, date))
+        con.execute(VERSION_1)
+        con.execute("CREATE TEMP TABLE kept AS FROM backtest_returns WHERE strategy = 'mppi' LIMIT 1")
+        row = "INSERT INTO backtest_returns BY NAME SELECT * REPLACE ({} AS strategy, {} AS net_return, DATE '{}' AS date) FROM kept"
+        con.execute(row.format("'equal_weight'", 0.01, "2022-12-27"))
+        con.execute(row.format("'mppi'", 0.02, "2022-12-27"))
+        con.execute(row.format("'equal_weight'", 0.005, "2022-12-28"))
         con.execute("ALTER TABLE leaderboard ADD COLUMN dsr DOUBLE DEFAULT 0.99")
         migrate(con)
-        create_all(con)
-        [(ratio,)] = con.execute("SELECT excess_sharpe FROM backtest_trials").fetchall()
+        [(ratio, start, end)] = con.execute(
+            "SELECT excess_sharpe, start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials"
+        ).fetchall()
         assert ratio == pytest.approx(0.007 / (0.003 * 2**0.5), rel=1e-9)  # of .010 and .004
+        assert (start, end) == ("2022-12-27", "2022-12-28")
         assert con.execute("SELECT dsr FROM leaderboard").fetchall() == [(None,)]
 
 
+def test_a_migration_that_fails_changes_nothing_and_the_next_opening_goes_on_from_there(monkeypatch):
+    broken = (newest_version() + 1, "ALTER TABLE main.champions ADD COLUMN x INTEGER; SELECT 1/'a'")
+    with duckdb.connect() as con, duckdb.connect() as sound:
+        for one in (con, sound):
+            one.execute(VERSION_1)
+        migrate(sound)
+        with monkeypatch.context() as patch:
+            patch.setattr(warehouse, "migrations", lambda known=migrations(): (*known, broken))
+            with pytest.raises(FinJEPAError, match=f"upgraded to version {broken[0]} .*nothing was lost"):
+                migrate(con)
+        assert columns(con)["champions"] == columns(sound)["champions"]
+        assert migrate(con) == newest_version()
+        assert columns(con) == columns(sound)
+
+
 def test_numbers_of_migrations_are_without_a_gap():
-    numbers = [number for number, _ in migrations.migrations()]
-    assert numbers == list(range(2, newest_version() + 1))
+    assert [number for number, _ in migrations()] == list(range(2, newest_version() + 1))
 
 
-def test_a_migration_that_fails_changes_nothing(monkeypatch):
-    broken = (
-        *migrations.migrations(),
-        (newest_version() + 1, "ALTER TABLE main.champions ADD COLUMN x INTEGER; SELECT 1/'a'"),
-    )
-    with duckdb.connect() as con:
-        con.execute(VERSION_1.read_text())
-        before = columns(con)
-        monkeypatch.setattr(migrations, "migrations", lambda: broken)
-        with pytest.raises(FinJEPAError, match="nothing was changed"):
-            migrate(con)
-        assert columns(con) == before
-
-
-def test_a_warehouse_of_the_future_is_refused():
-    with duckdb.connect() as con:
-        migrate(con)
-        con.execute("INSERT INTO main.schema_version VALUES (999, now()::TIMESTAMP)")
+def test_a_warehouse_of_a_newer_version_and_one_of_another_program_are_refused():
+    with duckdb.connect() as newer, duckdb.connect() as foreign:
+        migrate(newer)
+        newer.execute("INSERT INTO main.schema_version VALUES (999, now()::TIMESTAMP)")
+        foreign.execute("CREATE TABLE customers (name VARCHAR)")
         with pytest.raises(FinJEPAError, match="install the newer one"):
-            migrate(con)
+            migrate(newer)
+        with pytest.raises(FinJEPAError, match="another program"):
+            migrate(foreign)

@@ -21,7 +21,7 @@ from finjepa_pipeline.automation import nightly_schedule
 from finjepa_pipeline.doctor import Finding, examine
 from finjepa_pipeline.failures import CRASH_RETRIES, final
 from finjepa_pipeline.settings import Settings, SettingsResource, sweep
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse
 from finjepa_pipeline.watch import BY_HAND, alert_of, red_checks, stale_champion_alert
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,7 +267,6 @@ def test_a_stale_champion_is_told_once_a_week(home, monkeypatch):
 
     assert look(None).cursor is None
     with warehouse.connect() as con:
-        con.execute(sql("champions"))
         con.execute(
             """INSERT INTO champions BY NAME SELECT 'aaaa' AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
             'first' AS reasons, 'mppi' AS strategy, (now() AT TIME ZONE 'UTC') - INTERVAL 46 DAY AS created_at"""

@@ -22,9 +22,8 @@ FIRST = datetime.date(2026, 11, 2)
 @pytest.fixture
 def home(tmp_path) -> Settings:
     settings = Settings(home=tmp_path / "home").ensure()
-    with Warehouse.from_settings(settings).connect() as con:
-        con.execute(sql("champions"))
-        con.execute(sql("decisions"))
+    with Warehouse.from_settings(settings).connect():
+        pass
     return settings
 
 

@@ -10,6 +10,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.features import choose
 from finjepa_pipeline.features.panel import adjusted_prices, write_panel
 from finjepa_pipeline.prices.store import create_store
+from finjepa_pipeline.warehouse import migrate
 
 IDENTITY = {"feed": "test", "data_version": "test", "content_hash": "test"}
 OHLC = ("open", "high", "low", "close")
@@ -69,6 +70,7 @@ def awkward_market(sessions: int = 420, assets: int = 8, seed: int = 0) -> pl.Da
 def warehouse_of(prices: pl.DataFrame, payer: str = "S00") -> duckdb.DuckDBPyConnection:
     """A connection with `adjusted_prices` and a universe of all with 100 observations behind them; `payer` pays a dividend."""
     connection = duckdb.connect()
+    migrate(connection)
     create_store(connection)
     columns = ("entity", "date", "open", "high", "low", "close", "volume", "dollar_volume")
     missing = [pl.lit(None, pl.Float64).alias(name) for name in columns if name not in prices.columns]

@@ -17,7 +17,6 @@ from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing import daily, decision
 from finjepa_pipeline.publishing.daily import backfill_decisions, make_decision
-from finjepa_pipeline.sql_files import sql
 from tests.pipeline.backtest.handmade_court import config_for
 from tests.pipeline.backtest.handmade_panel import write_panel
 from tests.pipeline.publishing.conftest import Home
@@ -89,7 +88,6 @@ def _config():
 
 def promote(home: Home, checkpoint: str, planner: str, when: str = "2020-01-01 00:00:00") -> None:
     with home.warehouse.connect() as con:
-        con.execute(sql("champions"))
         con.execute(
             """INSERT INTO champions BY NAME SELECT ? AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
             'it won' AS reasons, ? AS strategy, ?::TIMESTAMP AS created_at""",

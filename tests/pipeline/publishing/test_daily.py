@@ -5,7 +5,6 @@ import pytest
 
 from finjepa_pipeline.publishing import daily
 from finjepa_pipeline.publishing.daily import MadeDecision, backfill_decisions, make_decision
-from finjepa_pipeline.warehouse import sql
 from tests.pipeline.backtest.handmade_panel import write_panel
 
 
@@ -27,7 +26,6 @@ def decided(home, tmp_path, monkeypatch):
 def promoted(home, checkpoint: str, when: str) -> None:
     home.add_checkpoint(checkpoint)
     with home.warehouse.connect() as con:
-        con.execute(sql("champions"))
         con.execute(
             """INSERT INTO champions BY NAME SELECT ? AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
             'it won' AS reasons, 'mppi' AS strategy, ?::TIMESTAMP AS created_at""",
