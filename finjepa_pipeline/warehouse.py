@@ -135,8 +135,8 @@ def migrate(con: duckdb.DuckDBPyConnection) -> int | None:
             except duckdb.Error as error:
                 first = " ".join(str(error).split())
                 raise FinJEPAError(
-                    f"the warehouse cannot be upgraded to version {version} ({first}); nothing was lost: "
-                    "install the FinJEPA that made it, or move it away and ingest again"
+                    f"the warehouse cannot be upgraded to version {version} ({first}); its tables are as they were: "
+                    "install the FinJEPA that made it, with a backup if it was upgraded in part, or move it away and ingest again"
                 ) from error
     _run(con, None if before is not None else newest_version(), "\n".join(_schemas()))
     return before

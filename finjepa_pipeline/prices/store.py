@@ -380,14 +380,13 @@ def show(con: duckdb.DuckDBPyConnection, feed_id: int, revision: int, rules: lis
 
 
 def _value(con: duckdb.DuckDBPyConnection, query: str, **parameters: object) -> Any:
-    row = con.execute(query, parameters or None).fetchone()
-    return None if row is None else row[0]
+    rows = con.execute(query, parameters or None).fetchall()  # all: an unfinished result blocks the connection for relations
+    return rows[0][0] if rows else None
 
 
 def _record(con: duckdb.DuckDBPyConnection, query: str) -> dict[str, Any]:
     """The one row of a query by column name."""
     cursor = con.execute(query)
-    row = cursor.fetchone()
-    assert row is not None  # aggregates always answer
+    [row] = cursor.fetchall()  # aggregates always answer
     assert cursor.description is not None
     return dict(zip((column[0] for column in cursor.description), row, strict=True))

@@ -61,7 +61,8 @@ def test_configurations_of_before_are_compared_with_one_over_n_and_their_leaderb
     with duckdb.connect() as con:
         con.execute(VERSION_1)
         con.execute("CREATE TEMP TABLE kept AS FROM backtest_returns WHERE strategy = 'mppi' LIMIT 1")
-        row = "INSERT INTO backtest_returns BY NAME SELECT * REPLACE ({} AS strategy, {} AS net_return, DATE '{}' AS date) FROM kept"
+        new = "{} AS strategy, {} AS net_return, DATE '{}' AS date"
+        row = f"INSERT INTO backtest_returns BY NAME SELECT * REPLACE ({new}) FROM kept"
         con.execute(row.format("'equal_weight'", 0.01, "2022-12-27"))
         con.execute(row.format("'mppi'", 0.02, "2022-12-27"))
         con.execute(row.format("'equal_weight'", 0.005, "2022-12-28"))
@@ -77,13 +78,14 @@ def test_configurations_of_before_are_compared_with_one_over_n_and_their_leaderb
 
 def test_a_migration_that_fails_changes_nothing_and_the_next_opening_goes_on_from_there(monkeypatch):
     broken = (newest_version() + 1, "ALTER TABLE main.champions ADD COLUMN x INTEGER; SELECT 1/'a'")
+    listed = (*migrations(), broken)
     with duckdb.connect() as con, duckdb.connect() as sound:
         for one in (con, sound):
             one.execute(VERSION_1)
         migrate(sound)
         with monkeypatch.context() as patch:
-            patch.setattr(warehouse, "migrations", lambda known=migrations(): (*known, broken))
-            with pytest.raises(FinJEPAError, match=f"upgraded to version {broken[0]} .*nothing was lost"):
+            patch.setattr(warehouse, "migrations", lambda: listed)
+            with pytest.raises(FinJEPAError, match=f"upgraded to version {broken[0]} .*tables are as they were"):
                 migrate(con)
         assert columns(con)["champions"] == columns(sound)["champions"]
         assert migrate(con) == newest_version()
