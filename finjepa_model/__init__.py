@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 _HOMES = {
     "ActionEmbedder": "actions",
     "CEMPlanner": "planning",
-    "ContextEncoder": "encoder",
+    "ContextEncoder": "nn.encoder",
     "FinJEPA": "world_model",
     "FinJEPAConfig": "config",
     "FinJEPAError": "errors",
-    "InverseDynamics": "regularizers",
+    "InverseDynamics": "nn.losses",
     "MPPIPlanner": "planning",
     "PortfolioAction": "actions",
     "PortfolioSimulator": "portfolio",
-    "Predictor": "predictor",
-    "SIGReg": "regularizers",
+    "Predictor": "nn.predictor",
+    "SIGReg": "nn.losses",
     "TDJEPA": "td.algorithm",
-    "TimeSeriesTokenizer": "layers",
+    "TimeSeriesTokenizer": "nn.layers",
 }
 
 __all__ = [

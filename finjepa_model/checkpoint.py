@@ -22,6 +22,9 @@ CHECKPOINT_FILES = (
     "README.md",
 )
 LARGEST_WEIGHTS = 16 * 2**30  # bytes; `large` has a 60th of it
+_OLD_BRANCH = (
+    "zero_shot."  # tensors of the td branch before it was rewritten; `FinJEPAConfig.from_dict` leaves it out too
+)
 _TYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.bool": "BOOL"}
 
 
@@ -46,17 +49,16 @@ def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | No
     folder = resolve_checkpoint(dir_or_repo, revision)
     config = read_config(folder)
     _check_normalization(folder, config)
-    weights, file = {}, folder / "model.safetensors"
+    file = folder / "model.safetensors"
+    with torch.device("meta"):  # shapes without memory; buffers that no file has are made of numbers, on the CPU
+        model = cls(config)
+    expected = {name: _header(tensor) for name, tensor in model.state_dict().items()}
     try:
-        with torch.device("meta"):  # shapes without memory
-            expected = cls(config).state_dict()
         with safe_open(file, framework="pt") as opened:
-            headers = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
-            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in headers.items()}
-            wrong = [name for name, tensor in expected.items() if found.get(name) != _header(tensor)]
-            wrong += [name for name in found if name not in expected]
-            if not wrong:
-                weights = {name: opened.get_tensor(name) for name in found}
+            parts = {name: opened.get_slice(name) for name in opened.keys() if not name.startswith(_OLD_BRANCH)}  # noqa: SIM118
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+            wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
+            weights = {} if wrong else {name: opened.get_tensor(name).clone() for name in found}
     except (SafetensorError, OSError) as error:
         raise FinJEPAError(f"{file} cannot be read ({error}); fetch the checkpoint again") from error
     if wrong:
@@ -69,8 +71,7 @@ def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | No
             raise FinJEPAError(
                 f"{file} holds numbers that are not finite, in {name}; train or fetch the checkpoint again"
             )
-    model = cls(config)
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 

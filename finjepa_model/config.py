@@ -19,6 +19,17 @@ from finjepa_model.files import from_json, to_json
 Recipe = Literal["ema", "sigreg", "both", "vicreg"]
 ConfigT = TypeVar("ConfigT")
 DefaultT = TypeVar("DefaultT")
+_OLD_TD = frozenset(  # keys that only configs with the td branch before its rewrite have
+    (
+        "actor_learning_rate",
+        "covariance_decay",
+        "fine_tune",
+        "prior_ratio",
+        "relabelled",
+        "task_learning_rate",
+        "temperature",
+    )
+)
 _CHANNEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_CHANNELS, _MOST_TIERS = 1024, 16
 _MOST_PATCHES = 1024  # of one asset in an observation: attention over them takes the square of it
@@ -273,6 +284,10 @@ class FinJEPAConfig:
 
     @classmethod
     def from_dict(cls, data: Any) -> "FinJEPAConfig":
+        """Read a config, also one of a checkpoint that is older than the present td branch: it is read without its branch."""
+        td = data.get("td") if isinstance(data, dict) else None
+        if isinstance(td, dict) and not _OLD_TD.isdisjoint(td):
+            data = {section: values for section, values in data.items() if section != "td"}
         return _build(cls, data, "")
 
     @classmethod

@@ -41,7 +41,7 @@ class OutcomeFeatures(nn.Module):
         super().__init__()
         self.register_buffer("mean_O", torch.zeros(len(OUTCOMES)))
         self.register_buffer("scale_O", torch.ones(len(OUTCOMES)))
-        self.register_buffer("weight_OO", torch.eye(len(OUTCOMES)))
+        self.register_buffer("weight_OO", torch.zeros(len(OUTCOMES), len(OUTCOMES)).fill_diagonal_(1.0))
 
     @torch.no_grad()
     def calibrate(self, outcome_YO: Tensor) -> None:

@@ -40,7 +40,8 @@ class TDPlanner:
             branch = getattr(getattr(cost.world.imagination, "model", None), "td", None)
         if branch is None or not isinstance(cost, Objective):
             raise FinJEPAError(
-                "planner td needs a checkpoint with the td branch; train one with `finjepa train --branch jepa,td`"
+                "planner td needs a checkpoint with the td branch (one of an earlier version is not read); train one with "
+                "`finjepa train --branch jepa,td`"
             )
         action = branch.decide(cost.world.imagination, cost.world, self._task(branch, cost))
         path = action.map(lambda x: x.unsqueeze(1).repeat_interleave(space.horizon, dim=1))

@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import finjepa_model
 from finjepa_model import FinJEPA
-from finjepa_model.config import preset
+from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning import make_planner
 from tests.hub_lookalike import HubLookalike
 
 
@@ -78,6 +80,27 @@ def test_another_type_is_refused(folder):
     name = next(iter(weights))
     save_file(weights | {name: weights[name].to(torch.float16)}, file)
     assert name in refusal(folder)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_checkpoint_older_than_the_present_td_branch_is_read_without_its_branch(folder, enabled):
+    """Its config has keys that are gone, and where it had the branch there are weights of it."""
+    old = {"actor_learning_rate": 2e-4, "covariance_decay": 0.995, "fine_tune": False, "prior_ratio": 0.6}
+    old |= {"relabelled": 2048, "task_learning_rate": 1e-4, "temperature": 0.7, "enabled": enabled, "steps": 600}
+    config, file = json.loads((folder / "config.json").read_text()), folder / "model.safetensors"
+    (folder / "config.json").write_text(json.dumps(config | {"td": old}))
+    weights = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("td.")}
+    save_file(weights | ({"zero_shot.net.weight": torch.ones(2)} if enabled else {}), file)
+    model = FinJEPA.from_pretrained(folder)
+    assert model.td is None
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in weights.items())
+    assert model.config == FinJEPAConfig.from_dict({**config, "td": {}})
+    with pytest.raises(FinJEPAError, match="one of an earlier version is not read"):
+        make_planner("td").plan(lambda actions: actions.hedge_X.sum(-1), None)
+
+
+def test_every_name_that_the_package_exports_is_there():
+    assert all(getattr(finjepa_model, name).__name__ == name for name in finjepa_model.__all__)
 
 
 def test_large_files_of_the_hub_are_not_downloaded(folder, tmp_path, monkeypatch):
