@@ -16,11 +16,11 @@ from unittest.mock import patch
 
 import torch.distributed as dist
 from cluster import read
+from flops import count_flops
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.features import CHANNELS, MARKET_CHANNELS
-from finjepa_model.training.trainer import count_flops
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch
 

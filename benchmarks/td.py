@@ -22,7 +22,8 @@ from student import half_width
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.data.batches import history_needed, split_dates
-from finjepa_model.planning import ActionSpace, Utility, make_planner, parse_utility, project_to_simplex
+from finjepa_model.planners import make_planner
+from finjepa_model.planning import ActionSpace, Utility, parse_utility, project_to_simplex
 from finjepa_model.planning.imagination import PlanningWorld, quantities
 from finjepa_model.planning.objective import Objective
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from flops import count_flops, matmul_rate
 from random_panel import random_panel
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.layers import Block
 from finjepa_model.nn.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.behaviour import sample_path
-from finjepa_model.training.trainer import Trainer, count_flops, matmul_rate, pick_device
+from finjepa_model.training.trainer import Trainer, pick_device
 from finjepa_model.world_model import PortfolioPath
 
 CHANNELS, MARKET_CHANNELS = 23, 8

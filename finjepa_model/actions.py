@@ -47,6 +47,14 @@ class PortfolioAction:
         """Apply a function of one tensor to each part; it must act on batch dimensions only."""
         return PortfolioAction(function(self.weights_XN), function(self.signals_XN), function(self.hedge_X))
 
+    def where(self, condition_B: Tensor, other: "PortfolioAction") -> "PortfolioAction":
+        """This action in the rows of the first dimension where the condition holds, and the other one elsewhere."""
+
+        def pick(one: Tensor, two: Tensor) -> Tensor:
+            return torch.where(condition_B.view(-1, *[1] * (one.ndim - 1)), one, two)
+
+        return PortfolioAction(*map(pick, vars(self).values(), vars(other).values()))
+
 
 class AllocationEmbedder(nn.Module):
     """Embeds an amount and a signal for each asset.

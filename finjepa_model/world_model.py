@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finjepa_model.actions import ActionEmbedder, PortfolioAction
+from finjepa_model.checkpoint import load_model, save_model
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import MarketBatch, Observation
 from finjepa_model.nn.encoder import (
@@ -19,7 +20,7 @@ from finjepa_model.nn.encoder import (
     MaskedPatchPredictor,
     PortfolioEncoder,
 )
-from finjepa_model.nn.losses import InverseDynamics, SIGReg
+from finjepa_model.nn.losses import InverseDynamics, SIGReg, objective
 from finjepa_model.nn.predictor import MarketMemory, Predictor
 from finjepa_model.nn.readout import Heads, ReturnReadout
 from finjepa_model.portfolio import PortfolioState
@@ -63,7 +64,7 @@ class FinJEPA(nn.Module):
         self.target_portfolio_encoder = copy.deepcopy(self.portfolio_encoder).requires_grad_(False)
         # last, so that the world model begins the same with and without it
         self.td = None
-        if config.td.enabled:  # imported here: the id of a training without the branch does not depend on its code
+        if config.td.enabled:  # imported here for start-up time, and the id of other trainings leaves the branch's code out
             from finjepa_model.td.branch import TDBranch
 
             self.td = TDBranch(config)
@@ -140,8 +141,6 @@ class FinJEPA(nn.Module):
             path: a portfolio that was held over the last K + 1 of them.
             seed: of SIGReg's directions; another one at every step, the same on every rank.
         """
-        from finjepa_model.nn.losses import objective
-
         return objective(self, batch, path, seed)
 
     @torch.no_grad()
@@ -172,8 +171,6 @@ class FinJEPA(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder."""
-        from finjepa_model.checkpoint import save_model
-
         save_model(self, Path(folder))
 
     @classmethod
@@ -183,8 +180,6 @@ class FinJEPA(nn.Module):
         Raises:
             FinJEPAError: if there is no such folder or repository, or if the checkpoint is damaged.
         """
-        from finjepa_model.checkpoint import load_model
-
         return load_model(cls, dir_or_repo, revision)
 
 

@@ -63,11 +63,6 @@ class Observation:
         """Along the dates; all parts have the same number of assets."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._parts()})
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all its tensors."""
-        return sum(x.nbytes for x in self._parts().values())
-
     def to(self, device: torch.device | str) -> "Observation":
         return Observation(**{name: x.to(device, non_blocking=True) for name, x in self._parts().items()})
 
@@ -90,11 +85,6 @@ class MarketBatch:
     returns_BKTN: Tensor  # daily returns in each decision step that is held, K = rollout steps + 1
     market_returns_BKT: Tensor
     tradable_BKTN: Tensor  # bool
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all its tensors, the observation's included: what is gathered from the panel and moved to the device."""
-        return sum(getattr(self, f.name).nbytes for f in fields(self))
 
     def to(self, device: torch.device | str) -> "MarketBatch":
         return MarketBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from finjepa_model.actions import AllocationEmbedder
 from finjepa_model.config import ModelConfig
+from finjepa_model.nn.distributed import draw_rows
 from finjepa_model.nn.layers import MLP, Block, TimeSeriesTokenizer, sine_cosine
 from finjepa_model.portfolio import SCALARS
-from finjepa_model.training.distributed import draw_rows
 
 
 def normalize(x_XD: Tensor) -> Tensor:

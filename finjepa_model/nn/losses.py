@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.batches import MarketBatch, Observation
+from finjepa_model.nn.distributed import masked_mean, sum_over_ranks
 from finjepa_model.nn.encoder import masked_patch_error
 from finjepa_model.nn.predictor import MarketMemory
-from finjepa_model.training.distributed import masked_mean, sum_over_ranks
 
 if TYPE_CHECKING:
     from finjepa_model.world_model import FinJEPA, PortfolioPath

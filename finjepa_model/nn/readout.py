@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from finjepa_model.data.batches import recency
+from finjepa_model.nn.distributed import masked_mean
 from finjepa_model.portfolio import SCALARS
-from finjepa_model.training.distributed import masked_mean
 
 # The predicted volatility lies within this factor of the trailing one.
 _MAX_VOLATILITY_RATIO = 4.0

@@ -9,23 +9,14 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.planning.plan import Cost, Plan
-from finjepa_model.planning.search import Proposal, ProposalConfig, Record
+from finjepa_model.planning.plan import Cost, Plan, Record
+from finjepa_model.planning.search import Proposal, ProposalConfig
 from finjepa_model.planning.space import ActionSpace
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientConfig:
-    starts: int = 8
-    iterations: int = 40
-    relaxed_share: float = 0.6  # of the iterations; then signals and hedge are rounded, and weights are refined alone
-    weight_rate: float = 0.2  # Adam's step, a share of wealth; it falls to a tenth
-    signal_rate: float = 0.4
-    proposal: ProposalConfig = field(default_factory=ProposalConfig)
-
-
 class GradientPlanner:
     """Follows the slope of the cost from several starts at once: weights are projected onto the simplex after every step,
     signals and the hedge are relaxed to intervals and rounded in the end.
@@ -33,21 +24,25 @@ class GradientPlanner:
     Only actions that can be traded are ever a plan: what is relaxed is rounded before it is put on record.
     """
 
-    def __init__(self, config: GradientConfig | None = None):
-        self.config = config or GradientConfig()
+    starts: int = 8
+    iterations: int = 40
+    relaxed_share: float = 0.6  # of the iterations; then signals and hedge are rounded, and weights are refined alone
+    weight_rate: float = 0.2  # Adam's step, a share of wealth; it falls to a tenth
+    signal_rate: float = 0.4
+    proposal: ProposalConfig = field(default_factory=ProposalConfig)
 
     def plan(
         self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
     ) -> Plan:
         """See `Planner.plan`."""
-        config, record = self.config, Record(cost)
-        starts = Proposal.start(space, config.proposal, warm_start).sample(config.starts, generator).actions
+        record = Record(cost)
+        starts = Proposal.start(space, self.proposal, warm_start).sample(self.starts, generator).actions
         low = -1.0 if space.allow_short else 0.0
         parts = [starts.weights_XN, starts.signals_XN, starts.hedge_X]
         first = [torch.zeros_like(part) for part in parts]
         second = [torch.zeros_like(part) for part in parts]
-        relaxed = round(config.relaxed_share * config.iterations)
-        for iteration in range(config.iterations):
+        relaxed = round(self.relaxed_share * self.iterations)
+        for iteration in range(self.iterations):
             with torch.no_grad():
                 record.evaluate(_rounded(parts))
             if iteration == relaxed:
@@ -55,7 +50,7 @@ class GradientPlanner:
                 parts = [space.project(positions), parts[1].round(), parts[2].round()]
             moving = 3 if iteration < relaxed else 1
             slopes = _slopes(cost, parts, moving)
-            pace = 0.1 ** (iteration / config.iterations)
+            pace = 0.1 ** (iteration / self.iterations)
             # Weights move along the simplex, and at one pace: a pace for each would bend the direction, and what weights have
             # in common would set it and be projected away.
             slopes = (space.tangent(slopes[0]), *slopes[1:])
@@ -65,7 +60,7 @@ class GradientPlanner:
                 second[i] = second[i].lerp(square, 1 - _BETAS[1])
                 mean = first[i] / (1 - _BETAS[0] ** (iteration + 1))
                 root = (second[i] / (1 - _BETAS[1] ** (iteration + 1))).sqrt()
-                rate = pace * (config.weight_rate if i == 0 else config.signal_rate)
+                rate = pace * (self.weight_rate if i == 0 else self.signal_rate)
                 parts[i] = parts[i] - rate * mean / (root + _EPSILON)
             parts[0] = space.project(parts[0])
             parts[1] = parts[1].clamp(low, 1.0)

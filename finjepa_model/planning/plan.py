@@ -5,7 +5,7 @@ Shapes: B decision dates, C candidates, H decision steps, N assets, I iterations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,13 +35,6 @@ class Account:
     volatility_BH: Tensor
     cost_BH: Tensor
     turnover_BH: Tensor
-
-
-@runtime_checkable
-class Accountable(Protocol):
-    """A cost function that can say why."""
-
-    def account(self, path: PortfolioAction) -> Account: ...
 
 
 @dataclass(frozen=True)
@@ -103,3 +96,52 @@ class Planner(Protocol):
             FinJEPAError: if `warm_start` has other dates, steps or assets than `space`.
         """
         ...
+
+
+class Record:
+    """The best candidate of a search so far, and what a `Plan` keeps of every iteration."""
+
+    def __init__(self, cost: Cost):
+        self._cost = cost
+        self._path: PortfolioAction | None = None
+        self._costs: list[Tensor] = []  # lowest so far
+        self._weights: list[Tensor] = []
+        self._effective: list[Tensor] = []
+
+    def evaluate(self, actions: PortfolioAction) -> Tensor:
+        """Costs of candidates, where what is not a finite number is worst; candidate 0 stands for the mean.
+
+        Returns:
+            cost_BC, free of NaN.
+        """
+        cost_BC = self._cost(actions).detach()
+        cost_BC = torch.where(cost_BC.isfinite(), cost_BC, torch.inf)
+        cheapest_B, index_B = cost_BC.min(dim=1)
+        dates_B = torch.arange(len(index_B), device=index_B.device)
+        path = actions.map(lambda x: x.detach()[dates_B, index_B])
+        if self._path is not None:
+            better_B = cheapest_B < self._costs[-1]
+            path = path.where(better_B, self._path)
+            cheapest_B = torch.minimum(cheapest_B, self._costs[-1])
+        self._path = path
+        self._costs.append(cheapest_B)
+        self._weights.append(actions.weights_XN[:, 0, 0].detach())
+        return cost_BC
+
+    def follow(self, weights_BE: Tensor) -> None:
+        """Note the weights of the candidates that the next iteration is fitted to."""
+        self._effective.append(effective_samples(weights_BE))
+
+    def plan(self) -> Plan:
+        """The plan that was found, after at least one evaluation."""
+        assert self._path is not None
+        effective = torch.stack(self._effective) if self._effective else torch.zeros(0, len(self._costs[-1]))
+        account = getattr(self._cost, "account", None)  # a cost function that can say why, such as `Objective`
+        costs, weights = torch.stack(self._costs), torch.stack(self._weights)
+        return Plan(self._path, self._costs[-1], costs, weights, effective, account(self._path) if account else None)
+
+
+def effective_samples(weights_BE: Tensor) -> Tensor:
+    """Kish's effective sample size 1 / sum w^2 of weights that sum to 1, 0 where they are all 0: effective_B."""
+    total_B, squares_B = weights_BE.sum(-1), weights_BE.square().sum(-1)
+    return total_B.square() / squares_B.clamp(min=torch.finfo(squares_B.dtype).tiny)

@@ -9,7 +9,6 @@ Shapes: B decision dates, C candidates, H decision steps, N assets.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ from torch import Tensor
 from finjepa_model.actions import DUST, PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.imagination import PlanningWorld
-from finjepa_model.planning.plan import Cost, Plan
-from finjepa_model.planning.search import Record
+from finjepa_model.planning.plan import Cost, Plan, Record
 from finjepa_model.planning.space import ActionSpace, project_to_simplex
 from finjepa_model.planning.utility import Utility
 
@@ -150,26 +148,12 @@ def solve(problem: Quadratic, space: ActionSpace, invested: bool = False) -> Ten
 _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)  # of a solution
 
 
-@runtime_checkable
-class HasQuadratic(Protocol):
-    """A cost function that knows its mean-variance part."""
-
-    def quadratic(self, hedged: bool) -> Quadratic: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class QPConfig:
-    """There is nothing to tune."""
-
-
+@dataclass(frozen=True)
 class QPPlanner:
     """Solves the mean-variance part of the cost with and without a hedge, fully invested and free to hold cash, and keeps
     the solution, or the share of it, that the whole cost likes best: limits and other terms may want less than all of it.
-    Holding nothing and holding on stand beside them.
+    Holding nothing and holding on stand beside them. There is nothing to set.
     """
-
-    def __init__(self, config: QPConfig | None = None):
-        self.config = config or QPConfig()
 
     @torch.no_grad()
     def plan(
@@ -180,17 +164,17 @@ class QPPlanner:
         Raises:
             FinJEPAError: if the cost has no mean-variance part.
         """
-        record = Record(cost)
-        if not isinstance(cost, HasQuadratic):
+        record, quadratic = Record(cost), getattr(cost, "quadratic", None)  # `Objective.quadratic`
+        if quadratic is None:
             raise FinJEPAError("the planner qp needs a cost with a mean-variance part; use cem, mppi or gradient")
         if warm_start is not None:
             space.refuse_mismatch(warm_start.path)
-        free = cost.quadratic(hedged=False)
+        free: Quadratic = quadratic(hedged=False)
         held_BHN = project_to_exposure(free.held_BN.unsqueeze(1).expand_as(free.mean_BHN), space)
         for x_BHN in (torch.zeros_like(held_BHN), held_BHN):
             record.evaluate(encode(x_BHN, space, hedge=0.0))
         for hedged in (False, True) if space.allow_hedge else (False,):
-            problem = cost.quadratic(hedged)
+            problem = quadratic(hedged)
             for invested in (False, True):
                 x_BHN = solve(problem, space, invested)
                 for share in _SHARES:

@@ -8,71 +8,14 @@ serves every date, so a date's plan does not depend on the dates that are planne
 Shapes: B decision dates, C candidates, E elites, H decision steps, N assets.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.planning.plan import Accountable, Cost, Plan
+from finjepa_model.planning.plan import Cost, Plan, Record, effective_samples
 from finjepa_model.planning.space import ActionSpace
-
-
-class Record:
-    """The running account of one search."""
-
-    def __init__(self, cost: Cost):
-        self._cost = cost
-        self._path: PortfolioAction | None = None
-        self._best_B: Tensor | None = None
-        self._costs: list[Tensor] = []
-        self._weights: list[Tensor] = []
-        self._effective: list[Tensor] = []
-
-    def evaluate(self, actions: PortfolioAction) -> Tensor:
-        """Costs of candidates, where what is not a finite number is worst; candidate 0 stands for the mean.
-
-        Returns:
-            cost_BC, free of NaN.
-        """
-        cost_BC = self._cost(actions).detach()
-        cost_BC = torch.where(cost_BC.isfinite(), cost_BC, torch.inf)
-        cheapest_B, index_B = cost_BC.min(dim=1)
-        dates_B = torch.arange(len(index_B), device=index_B.device)
-        path = actions.map(lambda x: x.detach()[dates_B, index_B])
-        if self._best_B is None or self._path is None:
-            self._best_B, self._path = cheapest_B, path
-        else:
-            better_B, before = cheapest_B < self._best_B, self._path
-            better_B1, better_B11 = better_B[:, None], better_B[:, None, None]
-            self._path = PortfolioAction(
-                torch.where(better_B11, path.weights_XN, before.weights_XN),
-                torch.where(better_B11, path.signals_XN, before.signals_XN),
-                torch.where(better_B1, path.hedge_X, before.hedge_X),
-            )
-            self._best_B = torch.minimum(cheapest_B, self._best_B)
-        self._costs.append(self._best_B)
-        self._weights.append(actions.weights_XN[:, 0, 0].detach())
-        return cost_BC
-
-    def follow(self, weights_BE: Tensor) -> None:
-        """Note the weights of the candidates that the next iteration is fitted to."""
-        self._effective.append(effective_samples(weights_BE))
-
-    def plan(self) -> Plan:
-        if self._path is None or self._best_B is None:
-            raise ValueError("a plan needs at least one evaluation")
-        effective = torch.stack(self._effective) if self._effective else torch.zeros(0, len(self._best_B))
-        account = self._cost.account(self._path) if isinstance(self._cost, Accountable) else None
-        costs, weights = torch.stack(self._costs), torch.stack(self._weights)
-        return Plan(self._path, self._best_B, costs, weights, effective, account)
-
-
-def effective_samples(weights_BE: Tensor) -> Tensor:
-    """Kish's effective sample size 1 / sum w^2 of weights that sum to 1, 0 where they are all 0: effective_B."""
-    total_B, squares_B = weights_BE.sum(-1), weights_BE.square().sum(-1)
-    return total_B.square() / squares_B.clamp(min=torch.finfo(squares_B.dtype).tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,74 +139,88 @@ class Proposal:
         )
 
 
+# The candidates that a fit follows: their numbers index_BE, None for all, and their weights_BE.
+Choice = tuple[Tensor | None, Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
+class SamplingPlanner:
+    """Draw candidates, choose among them by cost, fit the distribution to the chosen ones, repeat."""
+
     samples: int = 128
     iterations: int = 10
     proposal: ProposalConfig = field(default_factory=ProposalConfig)
 
+    def choose(self, cost_BC: Tensor) -> Choice | None:
+        """What the next distribution is fitted to; None where it stays."""
+        raise NotImplementedError
 
-# From cost_BC to the candidates that a fit follows: their numbers index_BE, None for all, and their weights_BE. No fit at
-# all where the whole is None.
-Choice = Callable[[Tensor], tuple[Tensor | None, Tensor] | None]
+    @torch.no_grad()
+    def plan(
+        self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
+    ) -> Plan:
+        """See `Planner.plan`. The plan is the best candidate that was seen, not the mean that the distribution ends at."""
+        proposal, record = Proposal.start(space, self.proposal, warm_start), Record(cost)
+        for _ in range(self.iterations):
+            samples = proposal.sample(self.samples, generator)
+            chosen = self.choose(record.evaluate(samples.actions))
+            if chosen is None:
+                record.follow(torch.full_like(samples.actions.hedge_X[..., 0], 1 / self.samples))
+                continue
+            index_BE, weights_BE = chosen
+            record.follow(weights_BE)
+            proposal = proposal.fit(samples if index_BE is None else samples.take(index_BE), weights_BE)
+        return record.plan()
 
 
-@torch.no_grad()
-def search(
-    cost: Cost,
-    space: ActionSpace,
-    warm_start: Plan | None,
-    generator: torch.Generator | None,
-    config: SamplingConfig,
-    choose: Choice,
-) -> Plan:
-    """What is returned is the best candidate that was seen, not the mean that the distribution ends at."""
-    proposal = Proposal.start(space, config.proposal, warm_start)
-    record = Record(cost)
-    for _ in range(config.iterations):
-        samples = proposal.sample(config.samples, generator)
-        chosen = choose(record.evaluate(samples.actions))
-        if chosen is None:
-            record.follow(torch.full_like(samples.actions.hedge_X[..., 0], 1 / config.samples))
-            continue
-        index_BE, weights_BE = chosen
-        record.follow(weights_BE)
-        proposal = proposal.fit(samples if index_BE is None else samples.take(index_BE), weights_BE)
-    return record.plan()
+class RandomPlanner(SamplingPlanner):
+    """Candidates from the distribution that CEM and MPPI start from, and as many; the best one is kept."""
+
+    def choose(self, cost_BC: Tensor) -> None:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class CEMConfig(SamplingConfig):
-    elites: int = 16
-
-
-class CEMPlanner:
+class CEMPlanner(SamplingPlanner):
     """Draw candidates, keep the elites, fit the distribution to them, repeat (Rubinstein 1999; JEPA-WMs, section 4).
 
     Differs from the CEM of the JEPA code bases where they lose: sample 0 is the mean, the standard deviation is the
     population's (one elite gives 0, not NaN), plans are warm-started, and what is returned is the best candidate seen.
     """
 
-    def __init__(self, config: CEMConfig | None = None):
-        self.config = config or CEMConfig()
+    elites: int = 16
 
-    def plan(
-        self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
-    ) -> Plan:
-        """See `Planner.plan`."""
-        return search(cost, space, warm_start, generator, self.config, self.elites)
-
-    def elites(self, cost_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """The cheapest candidates, index_BE, and equal weights_BE for those of finite cost."""
-        elite = cost_BC.topk(min(self.config.elites, cost_BC.shape[1]), largest=False)
+    def choose(self, cost_BC: Tensor) -> Choice:
+        """The cheapest candidates, with equal weights for those of finite cost."""
+        elite = cost_BC.topk(min(self.elites, cost_BC.shape[1]), largest=False)
         finite_BE = elite.values.isfinite().to(cost_BC.dtype)
         return elite.indices, finite_BE / finite_BE.sum(-1, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MPPIConfig(SamplingConfig):
+class MPPIPlanner(SamplingPlanner):
+    """Weigh all candidates by exp(-cost / temperature) and fit the distribution to them, noise included.
+
+    With a fixed noise the search stays as coarse as it started; here the noise is refitted. The temperature starts from
+    the configured one and moves, on each date by itself, as far as the effective sample size needs to stay in its band.
+    """
+
     temperature: float = 0.2  # of costs in units of their median distance to the lowest; lower is greedier
     effective_band: tuple[float, float] = (0.05, 0.3)  # of effective over drawn samples; moves the temperature if left
+
+    def choose(self, cost_BC: Tensor) -> Choice:
+        """All, with weights at the temperature nearest to the configured one that keeps the effective sample size in its band.
+
+        The effective sample size grows with the temperature, so a grid of factors 1.25 apart finds it in one sweep.
+        """
+        cost_BC = normalise_costs(cost_BC)
+        steps_K = torch.arange(-24, 25, dtype=cost_BC.dtype, device=cost_BC.device)
+        temperatures_K = self.temperature * 1.25**steps_K
+        ratio_BK = effective_samples(mppi_weights(cost_BC.unsqueeze(1), temperatures_K[:, None])) / cost_BC.shape[1]
+        low, high = self.effective_band
+        outside_BK = (low - ratio_BK).clamp(min=0) + (ratio_BK - high).clamp(min=0)
+        chosen_B = (outside_BK + 1e-6 * steps_K.abs()).argmin(-1)
+        return None, mppi_weights(cost_BC, temperatures_K[chosen_B].unsqueeze(-1))
 
 
 def mppi_weights(cost_BC: Tensor, temperature_B1: Tensor | float) -> Tensor:
@@ -286,53 +243,3 @@ def normalise_costs(cost_BC: Tensor) -> Tensor:
     gap_BC = torch.where(cost_BC.isfinite(), cost_BC - cost_BC.amin(-1, keepdim=True), torch.nan)
     median_B1 = gap_BC.nanmedian(-1, keepdim=True).values.nan_to_num(1.0)
     return (gap_BC / median_B1.clamp(min=torch.finfo(gap_BC.dtype).tiny)).nan_to_num(torch.inf)
-
-
-class MPPIPlanner:
-    """Weigh all candidates by exp(-cost / temperature) and fit the distribution to them, noise included.
-
-    With a fixed noise the search stays as coarse as it started; here the noise is refitted. The temperature starts from
-    the configured one and moves, on each date by itself, as far as the effective sample size needs to stay in its band.
-    """
-
-    def __init__(self, config: MPPIConfig | None = None):
-        self.config = config or MPPIConfig()
-
-    def plan(
-        self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
-    ) -> Plan:
-        """See `Planner.plan`."""
-        return search(cost, space, warm_start, generator, self.config, lambda cost_BC: (None, self.weigh(cost_BC)))
-
-    def weigh(self, cost_BC: Tensor) -> Tensor:
-        """Weights at the temperature nearest to the configured one that keeps the effective sample size in its band.
-
-        The effective sample size grows with the temperature, so a grid of factors 1.25 apart finds it in one sweep.
-        """
-        config = self.config
-        cost_BC = normalise_costs(cost_BC)
-        steps_K = torch.arange(-24, 25, dtype=cost_BC.dtype, device=cost_BC.device)
-        temperatures_K = config.temperature * 1.25**steps_K
-        ratio_BK = effective_samples(mppi_weights(cost_BC.unsqueeze(1), temperatures_K[:, None])) / cost_BC.shape[1]
-        low, high = config.effective_band
-        outside_BK = (low - ratio_BK).clamp(min=0) + (ratio_BK - high).clamp(min=0)
-        chosen_B = (outside_BK + 1e-6 * steps_K.abs()).argmin(-1)
-        return mppi_weights(cost_BC, temperatures_K[chosen_B].unsqueeze(-1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomConfig(SamplingConfig):
-    """As many candidates as CEM and MPPI draw."""
-
-
-class RandomPlanner:
-    """Candidates from the distribution that CEM and MPPI start from, and the best one is kept."""
-
-    def __init__(self, config: RandomConfig | None = None):
-        self.config = config or RandomConfig()
-
-    def plan(
-        self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
-    ) -> Plan:
-        """See `Planner.plan`."""
-        return search(cost, space, warm_start, generator, self.config, lambda cost_BC: None)

@@ -4,6 +4,7 @@ Shapes: B decision dates.
 """
 
 import logging
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,6 +17,7 @@ from finjepa_model.td.branch import Task, TDBranch
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class TDPlanner:
     """TD-JEPA (2510.00739): infers the task of a utility once, then one forward pass a decision.
 
@@ -23,8 +25,7 @@ class TDPlanner:
     world model that has the branch.
     """
 
-    def __init__(self, config: object = None):
-        self._tasks: dict[str, Task] = {}  # by the text of the utility
+    _tasks: dict[str, Task] = field(default_factory=dict, init=False)  # by the text of the utility
 
     @torch.no_grad()
     def plan(

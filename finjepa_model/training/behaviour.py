@@ -11,8 +11,8 @@ from torch import Tensor
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.batches import MarketBatch
+from finjepa_model.nn.distributed import draw_rows
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.training.distributed import draw_rows
 from finjepa_model.world_model import PortfolioPath
 
 _KEEP = 0.3  # share of decisions that repeat the last weights or signals, as a real portfolio mostly does

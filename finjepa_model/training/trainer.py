@@ -3,25 +3,23 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from finjepa_model.config import FinJEPAConfig, LossConfig, TrainingConfig
 from finjepa_model.data.batches import BatchSource, MarketBatch, split_dates
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.nn.distributed import part_of_batch, rank_and_ranks
 from finjepa_model.nn.layers import Block
 from finjepa_model.nn.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.behaviour import sample_path
-from finjepa_model.training.distributed import part_of_batch, rank_and_ranks
 from finjepa_model.training.evaluation import monitor
 from finjepa_model.training.readout_fit import fit_readout
 from finjepa_model.training.state import Best, append_record, forget_after, load_best, load_state, save_best, save_state
@@ -52,72 +50,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in learned if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def count_flops(run: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products (attention included) that `run` makes; 2 a multiply-add.
-
-    Where a device's fused attention has no formula, attention is counted by the products of its definition.
-    """
-    flash_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    mapping = {flash_on_cpu: _attention, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        run()
-    return counter.get_total_flops()
-
-
-def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
-    batch, length, width = query[:-2].numel(), query[-2], query[-1]
-    return 2 * batch * length * key[-2] * (width + value[-1])
-
-
-def _backward(gradient: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object):
-    # the logits once more, and two products for each of the two of the forward pass
-    return 2 * _attention(query, key, value) + 2 * query[:-1].numel() * key[-2] * query[-1]
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.1) -> float:
-    """Operations a second of a square matrix product of this size, the best of a few: what the device can do."""
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best, deadline = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < deadline or best == float("inf"):
-        started = time.perf_counter()
-        torch.mm(a, b)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
-
-
-class Stopwatch:
-    """Seconds spent in training steps, without evaluations and saves."""
-
-    def __init__(self, step: int = 0) -> None:
-        self._first, self._running, self._since = step, 0.0, time.perf_counter()
-
-    def seconds_a_step(self, step: int) -> float:
-        """Mean over the steps so far; `step` is how many are done."""
-        self._running += time.perf_counter() - self._since
-        self._since = time.perf_counter()
-        return self._running / max(step - self._first, 1)
-
-    def skip(self) -> None:
-        """Leave out the time since the last reading."""
-        self._since = time.perf_counter()
-
-
-@contextmanager
-def compiling(what: str, remedy: str) -> Iterator[None]:
-    """Around the first call of what is compiled, for it is compiled then.
-
-    Raises:
-        FinJEPAError: if it cannot be; the line says of `what` that it cannot, and names a C++ compiler and the `remedy`.
-    """
-    try:
-        yield
-    except Exception as error:  # of dynamo, of the backend, of the C++ compiler: there is no common base
-        reason = str(error).strip().partition("\n")[0]
-        raise FinJEPAError(f"{what} cannot be compiled here ({reason}): install a C++ compiler, or {remedy}") from error
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -162,8 +94,7 @@ class Trainer:
         self.total_steps = training.epochs * training.steps_per_epoch
         self.step, self.best = 0, Best()
         self.stop_requested = False
-        self._watch = Stopwatch()
-        self._flops_a_step, self._bytes_a_step, self._rate_limit = 0, 0, 1.0
+        self._seconds, self._timed_steps = 0.0, 0  # of training steps, without evaluations and saves
 
     def train(self) -> dict[str, Any]:
         """Train to the end, or until `training.patience` evaluations have brought nothing better.
@@ -186,14 +117,15 @@ class Trainer:
         )  # fmt: skip
         last: dict[str, Any] = {}
         while self.step < self.total_steps and not self._is_done():
+            before = time.perf_counter()
             terms = self.train_step()
+            self._seconds, self._timed_steps = self._seconds + time.perf_counter() - before, self._timed_steps + 1
             self.step += 1
             bar.update()
             if self.step % training.log_every == 0 or self.step == self.total_steps:
                 last = self._log("train", _numbers(terms, self.ranks) | self._speed())
                 bar.set_postfix(loss=f"{last['loss']:.3f}")
             if self.step % training.steps_per_epoch == 0:
-                self._watch.seconds_a_step(self.step)
                 self._evaluate_and_keep()
             if self.stop_requested:
                 self._save()
@@ -284,7 +216,6 @@ class Trainer:
                 save_best(self.run_folder, self.model, {"validation": validation, "diagnostics": diagnostics})
         else:
             self.best.evaluations_since += 1
-        self._watch.skip()
 
     def _is_done(self) -> bool:
         patience = self.config.training.patience
@@ -304,17 +235,8 @@ class Trainer:
         self.stop_requested = bool(message[-1] > 0)
 
     def _speed(self) -> dict[str, float]:
-        """Samples and floating-point operations a second of all ranks; the share of the measured matmul rate; bytes that a
-        step takes from the panel; memory.
-        """
-        seconds = self._watch.seconds_a_step(self.step)
-        rate = self._flops_a_step / seconds
-        speed = {
-            "samples_per_second": self.config.training.batch_size / seconds,
-            "flops_per_second": rate * self.ranks,
-            "share_of_matmul_rate": rate / self._rate_limit,
-            "bytes_a_step": float(self._bytes_a_step * self.ranks),
-        }
+        """Samples a second of all ranks, and the most memory that was taken of a GPU."""
+        speed = {"samples_per_second": self.config.training.batch_size * self._timed_steps / self._seconds}
         if self.device.type == "cuda":
             speed["gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.device))
         return speed
@@ -332,25 +254,17 @@ class Trainer:
             save_state(self.run_folder, self.step, self.best, self.model, self.optimizer)
         if self.ranks > 1:
             dist.barrier()
-        self._watch.skip()
 
     def _begin(self) -> None:
-        """Resume; then measure what the speed is compared with, and compile."""
+        """Go on where an interrupted run was."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
         self.step, self.best = load_state(self.run_folder, self.device, self.model, self.optimizer)
         if self.rank == 0:
             forget_after(self.run_folder, self.step)
-        training = self.config.training
-        batch = self.source.draw(self.step, 0, training.accumulate).to(self.device)
-        self._bytes_a_step = batch.nbytes * training.accumulate
-        self._flops_a_step = count_flops(lambda: self._forward(batch, 0)["loss"].backward()) * training.accumulate
-        self.optimizer.zero_grad(set_to_none=True)
-        self._rate_limit = matmul_rate(self.device, getattr(torch, training.precision))
-        if training.compile:
-            self._compile(batch)
-        self._watch = Stopwatch(self.step)
+        if self.config.training.compile:
+            self._compile()
 
-    def _compile(self, batch: MarketBatch) -> None:
+    def _compile(self) -> None:
         """Compile the blocks, and make a step with them that changes nothing, so that it is known now whether they can be.
 
         Raises:
@@ -359,8 +273,15 @@ class Trainer:
         for module in self.model.modules():
             if isinstance(module, Block | MarketBlock | PortfolioBlock):
                 module.compile()
-        with compiling("training.compile=true, but the model", "set training.compile=false"):
+        batch = self.source.draw(self.step, 0, self.config.training.accumulate).to(self.device)
+        try:
             self._forward(batch, 0)["loss"].backward()
+        except Exception as error:  # of dynamo, of the backend, of the C++ compiler: there is no common base
+            reason = str(error).strip().partition("\n")[0]
+            raise FinJEPAError(
+                f"training.compile=true, but the model cannot be compiled here ({reason}): install a C++ compiler, or set "
+                "training.compile=false"
+            ) from error
         self.optimizer.zero_grad(set_to_none=True)
 
 

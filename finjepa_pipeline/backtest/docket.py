@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import make_planner
+from finjepa_model.planners import make_planner
 from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.finjepa_strategy import strategy_name
 from finjepa_pipeline.backtest.user_strategy import load_strategy

@@ -10,7 +10,8 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import ActionSpace, Plan, Utility, make_planner, parse_utility
+from finjepa_model.planners import make_planner
+from finjepa_model.planning import ActionSpace, Plan, Utility, parse_utility
 from finjepa_model.planning.imagination import ImaginedMarket, PlanningWorld
 from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective
 from finjepa_model.portfolio import PortfolioState

@@ -283,7 +283,7 @@ def _judge_together(
 def docket_of(who: str, config: FoldBacktestConfig) -> "Docket":
     """Who is walked for the partition of one strategy; 1/N always is, since everybody is compared with it."""
     from finjepa_model.errors import FinJEPAError
-    from finjepa_model.planning import PLANNERS
+    from finjepa_model.planners import PLANNERS
     from finjepa_pipeline.backtest.baselines import baselines
     from finjepa_pipeline.backtest.controls import CONTROLS
     from finjepa_pipeline.backtest.docket import Docket, parse_planners

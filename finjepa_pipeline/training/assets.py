@@ -21,9 +21,7 @@ from finjepa_pipeline.training.step import train_in_step
 from finjepa_pipeline.training.sweep_assets import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
 
-_SPEED = (
-    "best_step", "samples_per_second", "flops_per_second", "share_of_matmul_rate", "bytes_a_step", "gpu_memory_bytes",
-)  # fmt: skip
+_SPEED = ("best_step", "samples_per_second", "gpu_memory_bytes")
 
 
 class TrainConfig(dg.Config):

@@ -12,7 +12,7 @@ import finjepa_model
 from finjepa_model import FinJEPA
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import make_planner
+from finjepa_model.planners import make_planner
 from tests.hub_lookalike import HubLookalike
 
 

@@ -1,7 +1,5 @@
 """Training resumes to the bit, ranks share one batch, and a broken loss stops it with the last good state kept."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -117,19 +115,3 @@ def test_the_labels_are_the_returns_after_the_fill(panel):
     assert float(batch.step_return_BSN[0, -1, 0]) == pytest.approx(float(np.prod(1 + daily) - 1), rel=1e-5)
     held = panel.returns[panel.rows(np.arange(100 - config.model.stride + 1, 101), 2)]
     torch.testing.assert_close(batch.returns_BKTN[0, 0, :, 0], torch.from_numpy(held))
-
-
-def test_the_bytes_of_a_step_are_counted(panel, tmp_path):
-    """Exactly: the windows, and all that comes with them, of every part of the batch."""
-    config = run_config(accumulate=2)
-    told = []
-    trainer = Trainer(config, panel, tmp_path, report=told.append)
-    trainer.train()
-    whole = trainer.source.draw(0)
-    counted = {record["bytes_a_step"] for record in told if record["kind"] == "train"}
-    assert counted == {whole.nbytes}
-    features = whole.observation.features_BSNTF
-    steps = config.model.context_steps + config.loss.rollout_steps
-    shape = (config.training.batch_size, steps, config.training.n_assets, config.model.window, len(panel.channels))
-    assert features.shape == shape
-    assert whole.nbytes > whole.observation.nbytes > features.nbytes == 4 * math.prod(shape)

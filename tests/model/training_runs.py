@@ -12,7 +12,7 @@ from finjepa_model.training.state import read_metrics
 from tests.model.markets import small_config
 from tests.pipeline.backtest.handmade_panel import write_panel
 
-SPEED = ("samples_per_second", "flops_per_second", "share_of_matmul_rate")
+SPEED = ("samples_per_second",)
 
 
 def run_panel(folder: Path) -> Panel:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import make_planner, parse_utility
+from finjepa_model.planners import make_planner
+from finjepa_model.planning import parse_utility
 from finjepa_model.planning.goals import GoalLibrary, best_realised, target_latent
 from finjepa_model.planning.imagination import PlanningWorld, quantities
 from finjepa_model.planning.objective import Objective

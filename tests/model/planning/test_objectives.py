@@ -8,7 +8,8 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.planning import ActionSpace, make_planner, parse_utility
+from finjepa_model.planners import make_planner
+from finjepa_model.planning import ActionSpace, parse_utility
 from finjepa_model.planning.goals import goal_latent
 from finjepa_model.planning.imagination import Moments, PlanningWorld, quantities
 from finjepa_model.planning.objective import GOAL, Objective

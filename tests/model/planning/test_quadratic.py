@@ -8,7 +8,8 @@ import torch
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import ActionSpace, make_planner, parse_utility
+from finjepa_model.planners import make_planner
+from finjepa_model.planning import ActionSpace, parse_utility
 from finjepa_model.planning.objective import Objective
 from finjepa_model.planning.qp import Quadratic, encode, project_to_exposure, solve
 from tests.model.planning.markets import perfect_market, seeded, world_of

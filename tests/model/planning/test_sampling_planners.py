@@ -5,8 +5,9 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import ActionSpace, make_planner, project_to_simplex
-from finjepa_model.planning.search import MPPIConfig, MPPIPlanner, ProposalConfig, effective_samples, mppi_weights
+from finjepa_model.planners import make_planner
+from finjepa_model.planning import ActionSpace, project_to_simplex
+from finjepa_model.planning.search import MPPIPlanner, ProposalConfig, effective_samples, mppi_weights
 from tests.model.planning.markets import seeded
 
 BOTH = pytest.mark.parametrize("name", ["cem", "mppi"])
@@ -100,9 +101,9 @@ def test_mppi_weights_divide_by_the_temperature():
 def test_mppi_keeps_its_effective_sample_size_in_the_band():
     target_HN = torch.tensor([[0.2, 0.3, 0.5]])
     for temperature in (0.002, 0.2, 20.0):
-        planner = MPPIPlanner(MPPIConfig(temperature=temperature, effective_band=(0.1, 0.3)))
+        planner = MPPIPlanner(temperature=temperature, effective_band=(0.1, 0.3))
         plan = planner.plan(distance_to(target_HN), space_of(), None, seeded())
-        share_IB = plan.effective_samples_IB / planner.config.samples
+        share_IB = plan.effective_samples_IB / planner.samples
         assert (share_IB > 0.09).all()
         assert (share_IB < 0.31).all()
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import QUANTITIES, Ensemble, make_planner, parse_utility, utility_help
+from finjepa_model.planners import make_planner
+from finjepa_model.planning import QUANTITIES, Ensemble, parse_utility, utility_help
 from finjepa_model.planning.imagination import quantities
 from finjepa_model.planning.objective import Objective
 from tests.model.planning.markets import perfect_market, seeded, world_of

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from finjepa_model.planning import ActionSpace, make_planner
+from finjepa_model.planners import make_planner
+from finjepa_model.planning import ActionSpace
 from finjepa_pipeline.prices.synthetic import oracle
 from finjepa_pipeline.prices.synthetic.market import SyntheticConfig, generate
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import PLANNERS
+from finjepa_model.planners import PLANNERS
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.training import TDTrainer
 from finjepa_model.world_model import FinJEPA

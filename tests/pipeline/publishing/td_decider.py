@@ -9,7 +9,8 @@ import sys
 import torch
 
 from finjepa_model import FinJEPA
-from finjepa_model.planning import ActionSpace, make_planner, parse_utility
+from finjepa_model.planners import make_planner
+from finjepa_model.planning import ActionSpace, parse_utility
 from finjepa_model.planning.imagination import PlanningWorld
 from finjepa_model.planning.objective import Objective
 from finjepa_model.portfolio import PortfolioSimulator
