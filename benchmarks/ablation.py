@@ -27,12 +27,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 from student import half_width
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.data.batches import BatchSource, Splits, split_dates
 from finjepa_model.data.panel import Panel
-from finjepa_model.training.evaluation import AHEAD, LinearProbe, area_under_curve, probe, probe_rows
+from finjepa_model.training.evaluation import AHEAD, LinearProbe, probe, probe_rows
 from finjepa_model.training.trainer import Trainer
 from finjepa_model.world_model import FinJEPA
 
@@ -50,6 +51,15 @@ VARIANTS: dict[str, dict[str, str]] = {
 SYNTHETIC = ("drift", "risk")
 CHOICE = ("r2_next_volatility", "r2_volatility", "r2_beta", "r2_drawdown")
 STEPS_AHEAD = 4
+
+
+def area_under_curve(score_D: np.ndarray, positive_D: np.ndarray) -> float:
+    """Probability that a positive has a higher score than a negative (ROC AUC)."""
+    positive_D = positive_D.astype(bool)
+    positives, negatives = int(positive_D.sum()), int((~positive_D).sum())
+    if not positives or not negatives:
+        return float("nan")
+    return float(mannwhitneyu(score_D[positive_D], score_D[~positive_D]).statistic / (positives * negatives))
 
 
 def main() -> None:

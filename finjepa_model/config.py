@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import re
 import reprlib
-import types
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -115,17 +114,14 @@ class LossConfig(Bounded):
 
     section = "loss"
 
-    recipe: Recipe = (
-        "sigreg"  # its roll-outs beat no change, those of a slow teacher do not (docs/results/world-model.md)
-    )
+    recipe: Recipe = "sigreg"  # its roll-outs beat no change, an EMA teacher's do not (docs/results/world-model.md)
     rollout_steps: int = bounded(2, 1, 64)  # K, autoregressive steps
     truncate_rollout: bool = True  # no gradient from one rollout step into the one before (TBPTT-1, JEPA-WMs)
     mask_ratio: float = bounded(0.7, 0.001, 0.999)  # TS-JEPA
     masked_patch: float = bounded(1.0, 0, 1e6)
     prediction: float = bounded(1.0, 0, 1e6)
     rollout: float = bounded(1.0, 0, 1e6)
-    # SIGReg is divided by the number of samples, so this weight means the same at every batch size. Ten (EB-JEPA, LeWM at its
-    # batch of 128) fills the width with noise, 0.3 loses factors (docs/results/world-model.md)
+    # of SIGReg without its factor of the number of samples; 10 (EB-JEPA) fills the width with noise, 0.3 loses factors
     sigreg: float = bounded(1.0, 0, 1e6)
     sigreg_slices: int = bounded(256, 1, 65536)
     inverse_dynamics: float = bounded(1.0, 0, 1e6)
@@ -135,10 +131,9 @@ class LossConfig(Bounded):
     latent_covariance: float = bounded(8.0, 0, 1e6)
     temporal_similarity: float = bounded(12.0, 0, 1e6)
     heads: float = bounded(0.1, 0, 1e6)  # on detached latents: teaches the read-outs, never the encoder
-    ema_start: float = bounded(0.996, 0, 1)  # momentum of the teacher at the first step ...
-    ema_end: float = bounded(
-        1.0, 0, 1
-    )  # ... and at the last one; linear between them (I-JEPA; TS-JEPA ends near 0.9996)
+    # momentum of the teacher at the first and the last step, linear between them (I-JEPA; TS-JEPA ends near 0.9996)
+    ema_start: float = bounded(0.996, 0, 1)
+    ema_end: float = bounded(1.0, 0, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,13 +151,11 @@ class PortfolioConfig(Bounded):
 
     cost_bps: float = bounded(10.0, 0, 4999)  # commission and half-spread of an asset of tier 0
     hedge_cost_bps: float = bounded(2.0, 0, 4999)  # the same for the market proxy
-    tier_dollar_volume: tuple[float, ...] = bounded(
-        (5e7, 5e6), 0, 1e18
-    )  # dollars a day, descending: below each begins a tier
+    # dollars a day, descending: below each begins a tier
+    tier_dollar_volume: tuple[float, ...] = bounded((5e7, 5e6), 0, 1e18)
     tier_spread_bps: tuple[float, ...] = bounded((0.0, 5.0, 25.0), 0, 4999)  # half-spread beyond cost_bps, by tier
-    impact: float = bounded(
-        0.1, 0, 100
-    )  # of an order for a whole day's volume, in units of the day's volatility; goes with its root
+    # of an order for a whole day's volume, in units of the day's volatility; grows with the root of the order
+    impact: float = bounded(0.1, 0, 100)
     capital: float = bounded(1e6, 1e-6, 1e18)  # dollars that wealth 1 stands for, for impact
     borrow_rate: float = bounded(0.005, 0, 10)  # paid on the value that is held short in tier 0 and in the market proxy
     tier_borrow_rate: tuple[float, ...] = bounded((0.0, 0.025, 0.095), 0, 10)  # beyond borrow_rate, by tier
@@ -173,9 +166,7 @@ class PortfolioConfig(Bounded):
     allow_short: bool = False
     allow_hedge: bool = True
     max_weight: float = bounded(1.0, 1e-6, 1)
-    max_gross: float = bounded(
-        1.0, 1e-3, 10
-    )  # gross exposure in assets of an action with no flat signal, share of wealth
+    max_gross: float = bounded(1.0, 1e-3, 10)  # gross exposure of an action with no flat signal, share of wealth
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -211,8 +202,7 @@ class TrainingConfig(Bounded):
     gradient_clip: float = bounded(1.0, 1e-6, 1e9)
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_batches: int = bounded(8, 1, 1e5)
-    # parts that a batch is divided into, one after the other, to save memory: the gradient is that of the whole batch but for
-    # statistics over samples (SIGReg, variance, covariance), which see one part
+    # parts of a batch, computed in turn to save memory; statistics over samples (SIGReg, variance) are then those of one part
     accumulate: int = bounded(1, 1, 1e5)
     compile: bool = False  # torch.compile of the transformer blocks
     deterministic: bool = False  # refuse operations that are not (on a GPU some are not; the CPU always repeats itself)
@@ -221,9 +211,7 @@ class TrainingConfig(Bounded):
     log_every: int = bounded(20, 1, 1e9)
     train_share: float = bounded(0.7, 0.001, 0.999)  # of the sessions, in time order; then validation, then test
     validation_share: float = bounded(0.15, 0.001, 0.999)
-    train_from: float = bounded(
-        0.0, 0, 0.999
-    )  # share of the sessions before the training block begins, for rolling windows
+    train_from: float = bounded(0.0, 0, 0.999)  # share of the sessions before the training block, for rolling windows
     unseen_symbols: float = bounded(0.0, 0, 0.999)  # share of the symbols, by their hash, that training never sees
 
     def __post_init__(self) -> None:
@@ -259,9 +247,7 @@ class TDConfig(Bounded):
     portfolios: int = bounded(4, 1, 10000)  # on each of these dates, whose latents serve all of them
     reuse: int = bounded(8, 1, 10000)  # batches of portfolios on the same encoded market
     learning_rate: float = bounded(1e-3, 1e-12, 10)
-    evaluate_every: int = bounded(
-        20, 1, 1e9
-    )  # steps between two scores on the validation block; the best policy is kept
+    evaluate_every: int = bounded(20, 1, 1e9)  # steps between two scores on the validation block; the best is kept
     patience: int = bounded(5, 0, 1e6)  # stop after this many scores without a better one; 0 for never
     kept_states: int = bounded(2048, 1, 1e6)  # next states that the checkpoint keeps to infer rewards on
 
@@ -384,10 +370,6 @@ def _read(hint: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         if isinstance(value, list | tuple):
             return tuple(_read(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    elif origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return _read(next(arg for arg in args if arg is not type(None)), value, path)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):

@@ -39,10 +39,7 @@ class PortfolioPath:
 
 
 class FinJEPA(nn.Module):
-    """The world model of design section 4.
-
-    It learns by `finjepa_model.nn.losses` and acts through `imagine`.
-    """
+    """The world model: it learns by `finjepa_model.nn.losses.objective`, and planners act in what it imagines (`imagine`)."""
 
     def __init__(self, config: FinJEPAConfig):
         super().__init__()
@@ -64,7 +61,9 @@ class FinJEPA(nn.Module):
         self.target_portfolio_encoder = copy.deepcopy(self.portfolio_encoder).requires_grad_(False)
         # last, so that the world model begins the same with and without it
         self.td = None
-        if config.td.enabled:  # imported here for start-up time, and the id of other trainings leaves the branch's code out
+        if (
+            config.td.enabled
+        ):  # imported here for start-up time, and the id of other trainings leaves the branch's code out
             from finjepa_model.td.branch import TDBranch
 
             self.td = TDBranch(config)
@@ -134,13 +133,7 @@ class FinJEPA(nn.Module):
     # -- learning -------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: MarketBatch, path: PortfolioPath, seed: int) -> dict[str, Tensor]:
-        """Every term of the objective, and their weighted sum under "loss"; see `finjepa_model.nn.losses`.
-
-        Args:
-            batch: W + K steps of the market.
-            path: a portfolio that was held over the last K + 1 of them.
-            seed: of SIGReg's directions; another one at every step, the same on every rank.
-        """
+        """See `finjepa_model.nn.losses.objective`."""
         return objective(self, batch, path, seed)
 
     @torch.no_grad()
@@ -204,24 +197,8 @@ class Imagination:
 
     def take(self, one: slice | Tensor) -> "Imagination":
         """Some of the decisions, by their numbers; one may be taken more than once."""
-        memory = MarketMemory(
-            [keys[one] for keys in self.memory.keys_XHJE],
-            [values[one] for values in self.memory.values_XHJE],
-            self.memory.step_J,
-            self.memory.present_XJ[one],
-            self.memory.tokens,
-        )
-        return replace(
-            self,
-            mean_BHN=self.mean_BHN[one],
-            volatility_BHN=self.volatility_BHN[one],
-            market_volatility_BH=self.market_volatility_BH[one],
-            beta_BN=self.beta_BN[one],
-            present_BN=self.present_BN[one],
-            assets_BHND=self.assets_BHND[one],
-            tokens_BMD=self.tokens_BMD[one],
-            memory=memory,
-        )
+        taken = {name: value[one] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **taken, memory=self.memory.take(one))
 
     @torch.no_grad()
     def portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:
@@ -236,19 +213,17 @@ class Imagination:
             latents_BCHD.
         """
         dates = max(1, _ROLLED_AT_ONCE // held_BCHN.shape[1])
-        if held_BCHN.shape[0] <= dates:
-            return self._portfolio_path(state, held_BCHN, actions)
-        parts = [slice(b, b + dates) for b in range(0, held_BCHN.shape[0], dates)]
-        # fmt: off
-        return torch.cat([
-            self.take(part)._portfolio_path(
-                state.map(lambda x, part=part: x[part]), held_BCHN[part], actions.map(lambda x, part=part: x[part])
-            )
-            for part in parts
-        ])
-        # fmt: on
-
-    def _portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:
+        if held_BCHN.shape[0] > dates:
+            paths = []
+            for b in range(0, held_BCHN.shape[0], dates):
+                part = slice(b, b + dates)
+                some = (
+                    state.map(lambda x, part=part: x[part]),
+                    held_BCHN[part],
+                    actions.map(lambda x, part=part: x[part]),
+                )
+                paths.append(self.take(part).portfolio_path(*some))
+            return torch.cat(paths)
         dtype = self.assets_BHND.dtype
         actions, held_BCHN = actions.map(lambda x: x.to(dtype)), held_BCHN.to(dtype)
         candidates, horizon = held_BCHN.shape[1:3]

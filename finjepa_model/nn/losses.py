@@ -172,7 +172,13 @@ class InverseDynamics(nn.Module):
 
 
 def objective(model: "FinJEPA", batch: MarketBatch, path: "PortfolioPath", seed: int) -> dict[str, Tensor]:
-    """See `FinJEPA.loss`."""
+    """Every term of the objective, and their weighted sum under "loss".
+
+    Args:
+        batch: W + K steps of the market.
+        path: a portfolio that was held over the last K + 1 of them.
+        seed: of SIGReg's directions; another one at every step, the same on every rank.
+    """
     weights, observation = model.config.loss, batch.observation
     tokens_BSMD, patches_BSNPD = model.see(model.encoder, observation)
     # Targets carry no gradient in any recipe. Windows of one decision and the next share most of their sessions, so a target

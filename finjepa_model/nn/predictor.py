@@ -37,6 +37,11 @@ class MarketMemory:
         keys, values = ([x[..., kept, :] for x in layers] for layers in (self.keys_XHJE, self.values_XHJE))
         return MarketMemory(keys, values, self.step_J[kept], self.present_XJ[..., kept], self.tokens)
 
+    def take(self, one: slice | Tensor) -> "MarketMemory":
+        """That of some of the markets of a batch, by their numbers."""
+        keys, values = ([x[one] for x in layers] for layers in (self.keys_XHJE, self.values_XHJE))
+        return MarketMemory(keys, values, self.step_J, self.present_XJ[one], self.tokens)
+
 
 @dataclass(frozen=True)
 class PortfolioPast:

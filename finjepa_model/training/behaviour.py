@@ -75,14 +75,6 @@ def sample_path(batch: MarketBatch, config: PortfolioConfig) -> PortfolioPath:
         seen.append((state.holdings_XN, state.signals_XN, state.scalars(beta_BSN[:, first + k])))
         actions.append(action)
     holdings_BKN, signals_BKN, scalars_BKG = (torch.stack(part, dim=1) for part in zip(*seen, strict=True))
-    taken = actions[1:]  # the first one led to the first state that is seen
-    return PortfolioPath(
-        holdings_BKN,
-        signals_BKN,
-        scalars_BKG,
-        PortfolioAction(
-            torch.stack([a.weights_XN for a in taken], dim=1),
-            torch.stack([a.signals_XN for a in taken], dim=1),
-            torch.stack([a.hedge_X for a in taken], dim=1),
-        ),
-    )
+    taken = zip(*(vars(a).values() for a in actions[1:]), strict=True)  # the first led to the first state that is seen
+    action = PortfolioAction(*(torch.stack(part, dim=1) for part in taken))
+    return PortfolioPath(holdings_BKN, signals_BKN, scalars_BKG, action)

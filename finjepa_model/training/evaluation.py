@@ -180,15 +180,6 @@ def rank_ic(predicted_R: np.ndarray, target_R: np.ndarray, date_R: np.ndarray, l
     return float(np.mean(values)) if values else float("nan")
 
 
-def area_under_curve(score_D: np.ndarray, positive_D: np.ndarray) -> float:
-    """Probability that a positive has a higher score than a negative (ROC AUC)."""
-    positive_D = positive_D.astype(bool)
-    positives, negatives = int(positive_D.sum()), int((~positive_D).sum())
-    if not positives or not negatives:
-        return float("nan")
-    return float((_ranks(score_D)[positive_D].sum() - positives * (positives - 1) / 2) / (positives * negatives))
-
-
 def _ranks(x_R: np.ndarray) -> np.ndarray:
     """0-based ranks; equal values share their mean rank."""
     _, inverse_R, counts = np.unique(x_R, return_inverse=True, return_counts=True)
