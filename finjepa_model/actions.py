@@ -59,8 +59,8 @@ class PortfolioAction:
 class AllocationEmbedder(nn.Module):
     """Embeds an amount and a signal for each asset.
 
-    What is said of an asset is tied to that asset through its latent, so the embedding does not depend on the order of
-    the assets and takes any number of them.
+    Amounts and signals are bound to an asset by its latent, so the embedding does not depend on the order of the assets,
+    whose number is free.
     """
 
     def __init__(self, dim: int):
@@ -95,7 +95,7 @@ class AllocationEmbedder(nn.Module):
 class ActionEmbedder(nn.Module):
     """Embeds an action relative to what is held (reference: JEPA-WMs AdaLN conditioning, section 3).
 
-    The change of position that is asked for, the signals and the hedge have a linear map each, and the three are summed.
+    The change of position that is ordered, the signals and the hedge have a linear map each, and the three are summed.
     """
 
     def __init__(self, dim: int):

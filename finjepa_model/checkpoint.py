@@ -88,7 +88,7 @@ def read_config(folder: Path) -> FinJEPAConfig:
 
 
 def _check_normalization(folder: Path, config: FinJEPAConfig) -> None:
-    """Refuse the file, where there is one, if it is damaged or speaks of other channels than the config."""
+    """Refuse the file, where there is one, if it is damaged or has other channels than the config."""
     file = folder / "normalization.json"
     found = _json(file) if file.is_file() else {}
     channels = found.get("channels", []) if isinstance(found, dict) else None

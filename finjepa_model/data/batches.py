@@ -93,7 +93,7 @@ class MarketBatch:
 BLOCKS = ("train", "validation", "test")
 PAST = 504  # sessions of returns that forecasts of risk look back on
 EMBARGO = 21  # sessions between two blocks, at least
-ELIGIBLE_AFTER = 252  # sessions of an asset, as the universe asks for them by default
+ELIGIBLE_AFTER = 252  # sessions of an asset, the default of the universe
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def shortage(splits: Splits, config: FinJEPAConfig, least: int = 0) -> str:
     """Which block is too short, in words; nothing where none is.
 
     Args:
-        least: sessions that the validation and the test block must have, more than the model's windows ask for.
+        least: sessions that the validation and the test block must have, more than the model's windows need.
     """
     judged = max(shortest_block(config), least)
     learned = history_needed(config) + _purge(config) + config.training.batch_size // 8
@@ -304,7 +304,7 @@ class EligibleIndex:
     def of(cls, panel: Panel, window: int, start: int, stop: int, least: int, allowed: np.ndarray | None = None):
         """Pairs of the sessions start .. stop - 1 that are in the universe and have `window` rows behind them.
 
-        Nothing is asked of what comes after: an asset that is about to be delisted is as eligible as any.
+        What comes after does not matter: an asset that is about to be delisted is eligible.
 
         Args:
             least: sessions with fewer eligible assets are left out.

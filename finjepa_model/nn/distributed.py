@@ -33,7 +33,7 @@ def rank_and_ranks() -> tuple[int, int]:
 
 
 def sum_over_ranks(value_X: Tensor) -> Tensor:
-    """Sum over the processes, with its gradient: each process gets the sum of what all of them ask for."""
+    """Sum over the processes, with its gradient: each process gets the sum of all their gradients."""
     if rank_and_ranks()[1] == 1:
         return value_X
     from torch.distributed.nn.functional import all_reduce  # differentiable, unlike dist.all_reduce

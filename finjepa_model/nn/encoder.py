@@ -23,8 +23,8 @@ def normalize(x_XD: Tensor) -> Tensor:
 class ContextEncoder(nn.Module):
     """Attention over the patches of an asset, then over assets; factored, so the cost is linear in patches x assets.
 
-    The same weights serve every asset and nothing tells assets apart but their prices: the latents are equivariant to the
-    order of the assets, and any number of them will do.
+    The weights are shared by all assets, and only prices distinguish them: the latents are equivariant to the order of the
+    assets, whose number is free.
     """
 
     def __init__(self, config: ModelConfig):

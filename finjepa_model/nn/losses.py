@@ -133,7 +133,7 @@ def variance_covariance(samples_ND: Tensor) -> tuple[Tensor, Tensor]:
 class InverseDynamics(nn.Module):
     """Recovers the action between two portfolio latents (EB-JEPA, section 3; reference: jepa.md, trap 1).
 
-    It is asked of portfolio latents only: prices hold no trace of a small investor's action. Each part of the action has
+    Of portfolio latents only: a small investor's action does not change prices. Each part of the action has
     its own loss: cross-entropy of the weights over assets, cross-entropy of the three signals, binary for the hedge.
     """
 
@@ -156,7 +156,7 @@ class InverseDynamics(nn.Module):
     ) -> Tensor:
         """Sum of the three losses, each divided by that of an ignorant guess (log N, log 3, log 2).
 
-        The budget of a flat asset leaves no trace, so the weights are asked for over the assets that are held.
+        The budget of a flat asset changes nothing, so weights are predicted over the assets that are held.
         """
         held_XN = action.weights_XN * action.signals_XN.abs() + 1e-6 * present_XN
         held_XN = held_XN / held_XN.sum(-1, keepdim=True)

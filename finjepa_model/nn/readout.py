@@ -23,8 +23,8 @@ _MAX_VOLATILITY_RATIO = 4.0
 
 
 class VolatilityHead(nn.Module):
-    """Volatility of the next decision step's return, in units of trailing volatility. What is expected of it is another matter
-    (`finjepa_model.nn.readout`): beside a step's deviation its mean is nothing."""
+    """Volatility of the next decision step's return, in units of trailing volatility. Its mean is taken as zero; `ReturnReadout`
+    has the expected return."""
 
     def __init__(self, inputs: int, hidden: int):
         super().__init__()
@@ -72,8 +72,8 @@ class ReturnReadout(nn.Module):
     The score is relative to the assets of its date (Fama and MacBeth 1973; Gu, Kelly and Xiu 2020 rank within a date): what the
     market as a whole will do is left to the level, its mean over the training block, which is hard to beat (Welch and Goyal
     2008). The level is the same return for every asset of a date, not more for who moves more: across assets, volatility is
-    not paid for (Ang, Hodrick, Xing and Zhang 2006). Scores revert to zero at one pace (Garleanu and Pedersen 2013). Born as
-    "nothing is expected of anything".
+    not paid for (Ang, Hodrick, Xing and Zhang 2006). Scores revert to zero at one pace (Garleanu and Pedersen 2013). Before it
+    is fitted the mean is 0.
     """
 
     weights_Z: Tensor

@@ -56,7 +56,7 @@ def target_latent(imagination: ImaginedMarket, simulator: PortfolioSimulator, se
     scale_B1 = torch.ones_like(aversion_B1)
     if target.exposure is not None:
         scale_B1 = scale_B1 * min(target.exposure, rules.max_gross)
-    elif target.volatility is not None:  # the calmest holdings may still be too wild: the rest is cash
+    elif target.volatility is not None:  # even the least volatile holdings may have more: the rest is cash
         scale_B1 = (target.volatility / steps_a_year**0.5 / _volatility(moments, holdings_BN)).clamp(max=1)
     wants_hedge_B = moments.hedge_pays(holdings_BN, RISK_AVERSION)
     if target.hedge is not None:
@@ -81,8 +81,8 @@ def _aversion_of(moments: Moments, volatility: float, max_weight: float) -> Tens
     high_B1 = torch.full_like(low_B1, 4.0)
     for _ in range(_BISECTIONS):
         middle_B1 = (low_B1 + high_B1) / 2
-        wild_B1 = _volatility(moments, moments.best_holdings(10**middle_B1, max_weight)) > volatility
-        low_B1, high_B1 = torch.where(wild_B1, middle_B1, low_B1), torch.where(wild_B1, high_B1, middle_B1)
+        above_B1 = _volatility(moments, moments.best_holdings(10**middle_B1, max_weight)) > volatility
+        low_B1, high_B1 = torch.where(above_B1, middle_B1, low_B1), torch.where(above_B1, high_B1, middle_B1)
     return 10**high_B1
 
 
@@ -97,7 +97,7 @@ def _latent(
     scale_B1: Tensor | float = 1.0,
 ) -> Tensor:
     """Latent of holdings after a step at expected returns, free of costs, with some scalars fixed."""
-    # positions are asked for through a simulator that charges nothing and lets a budget be any share of wealth
+    # a simulator without costs, in which a budget may be any share of wealth
     free = PortfolioSimulator(
         replace(simulator.config, cost_bps=0.0, hedge_cost_bps=0.0, borrow_rate=0.0, max_gross=1.0)
     )

@@ -1,4 +1,4 @@
-"""Projected Adam on relaxed actions: the control that shows what smoothness is worth.
+"""Projected Adam on relaxed actions: a control for what gradients of the cost add to a search.
 
 Shapes: B decision dates, C starts, H decision steps, N assets.
 """

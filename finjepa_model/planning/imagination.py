@@ -23,7 +23,7 @@ _SPECIFIC_SHARE = 0.05  # of an asset's variance, at least, is its own
 
 
 class ImaginedMarket(Protocol):
-    """What planning asks of a world model: the market rolled out once, and a way to roll portfolios in it."""
+    """What planning needs of a world model: the market rolled out once, and a way to roll portfolios in it."""
 
     @property
     def mean_BHN(self) -> Tensor: ...  # expected simple return over each decision step
@@ -194,7 +194,7 @@ class PlanningWorld:
         sessions: length of a decision step, for interest and borrow fees.
         tradable_BN: bool, who can be traded now; None means all. It holds for the first step; later ones trade freely.
         frictions: what trading each asset costs, [B, 1, N].
-        goal_BD: portfolio latent that is aimed for; None where no cost asks for one.
+        goal_BD: portfolio latent of the goal; None where no cost needs one.
         goals: the latent goal_BD of each goal that a utility names, as it is written there.
     """
 
@@ -274,7 +274,7 @@ def quantities(world: PlanningWorld, rollout: Rollout, names: Iterable[str]) -> 
     """The named quantities of every candidate and step, each value_BCH.
 
     Raises:
-        FinJEPAError: for one that this world has no means to know: a disagreement without an ensemble, a distance
+        FinJEPAError: for one that cannot be computed here: a disagreement without an ensemble, a distance
             without a goal.
     """
     named = sorted(names)

@@ -19,7 +19,7 @@ from finjepa_model.planning.utility import Utility, parse_utility
 CUMULATIVE = parse_utility("log_growth - 2.5*variance")
 GOAL = parse_utility("-goal_distance")
 
-_BROKEN = 1e3  # cost of breaking a limit at all, and per unit of excess: more than any utility is worth
+_BROKEN = 1e3  # cost of breaking a limit at all, and per unit of excess: more than any utility
 _TOLERANCE = 1e-5  # of a limit, for rounding
 
 

@@ -150,16 +150,16 @@ _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)  # of a solution
 
 @dataclass(frozen=True)
 class QPPlanner:
-    """Solves the mean-variance part of the cost with and without a hedge, fully invested and free to hold cash, and keeps
-    the solution, or the share of it, that the whole cost likes best: limits and other terms may want less than all of it.
-    Holding nothing and holding on stand beside them. There is nothing to set.
+    """Solves the mean-variance part of the cost with and without a hedge, fully invested and with cash allowed. Candidates
+    are these solutions and shares of them (limits and other terms of the cost may prefer less), no holdings, and the present
+    holdings; the cheapest is the plan. It has no settings.
     """
 
     @torch.no_grad()
     def plan(
         self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
     ) -> Plan:
-        """See `Planner.plan`; a problem with one solution needs neither a start nor luck.
+        """See `Planner.plan`; the solution is unique, so neither start nor generator is used.
 
         Raises:
             FinJEPAError: if the cost has no mean-variance part.

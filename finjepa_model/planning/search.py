@@ -74,10 +74,10 @@ class Proposal:
             return cls(space, config, mean_BHN, std_BHN, ones_BHN * short, ones_BHN * long, hedge_BH)
         path = warm_start.shifted()
         space.refuse_mismatch(path)
-        doubt = 1 - config.warm_trust
+        rest = 1 - config.warm_trust
 
         def around(chosen_X: Tensor, others: int) -> Tensor:
-            return torch.where(chosen_X, config.warm_trust, doubt / others)
+            return torch.where(chosen_X, config.warm_trust, rest / others)
 
         others = 2 if space.allow_short else 1
         short_BHN = around(path.signals_XN < 0, others) * float(space.allow_short)
@@ -87,8 +87,7 @@ class Proposal:
 
     def sample(self, count: int, generator: torch.Generator | None) -> Samples:
         """Draw `count` candidates for each date; number 0 is the mean of the weights and the mode of the rest, number 1
-        holds nothing, so that a search always knows what doing nothing costs and has one candidate that keeps every limit
-        on exposure.
+        holds nothing, so that the cost of doing nothing is always known and one candidate keeps every limit on exposure.
 
         Signals are drawn by inverting their distribution: the same law as the Gumbel-max trick from one uniform number instead
         of three Gumbel ones, which is 15 times less random-number work.
@@ -112,7 +111,7 @@ class Proposal:
         return Samples(raw_BCHN, PortfolioAction(self.space.project(raw_BCHN), signals_BCHN, hedge_BCH))
 
     def fit(self, samples: Samples, weights_BE: Tensor) -> "Proposal":
-        """Move towards weighted samples; the weights sum to 1 on each date, or to 0 where nothing was worth following."""
+        """Move towards weighted samples; the weights sum to 1 on each date, or to 0 where no candidate has a finite cost."""
         config, space = self.config, self.space
         signals_BEHN = samples.actions.signals_XN
         weights_BE11 = weights_BE[..., None, None]

@@ -27,7 +27,7 @@ _LARGEST_OF_GOAL = 1e3  # of a number of a goal
 
 @dataclass(frozen=True)
 class Target:
-    """A state of the portfolio after a decision step that the user wants; None is left to what is best.
+    """A state of the portfolio after a decision step that the user wants; None means the best one.
 
     Attributes:
         volatility: a year; the best holdings that have it are wanted, and less where even the calmest have more.
@@ -87,7 +87,7 @@ def parse_goal(text: str) -> Target | None:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that a decision step of a portfolio has, and that a utility may speak of."""
+    """A quantity of a decision step that a utility may contain."""
 
     name: str
     unit: str
@@ -159,7 +159,7 @@ class Utility:
 
     Attributes:
         text: as written.
-        names: the quantities that it speaks of.
+        names: the quantities that it contains.
         addends: text and function of each addend; limits: the same of each limit, the excess over it.
     """
 
@@ -232,14 +232,14 @@ def parse_utility(text: str) -> Utility:
     names: set[str] = set()
     addends = [(source, _compiled(part, names)) for source, part in _addends(body, "")]
     if not names:
-        raise FinJEPAError(f"the utility {_short(ast.unparse(body))!r} speaks of no quantity; {_known()}")
+        raise FinJEPAError(f"the utility {_short(ast.unparse(body))!r} contains no quantity; {_known()}")
     kept = tuple(_limit(limit, names) for limit in limits)
     _refuse_impossible(limits)
     return Utility(text, frozenset(names), tuple(addends), kept)
 
 
 def utility_help() -> str:
-    """A table of what a utility may speak of."""
+    """A table of what a utility may contain."""
     width, units = (max(len(getattr(q, a)) for q in QUANTITIES.values()) for a in ("name", "unit"))
     lines = [f"{q.name:<{width}}  {q.unit:<{units}}  {q.formula}" for q in QUANTITIES.values()]
     return "\n".join(
@@ -337,7 +337,7 @@ def _compiled(tree: ast.expr, names: set[str]) -> _Part:
     if isinstance(tree, ast.Name):
         name = tree.id
         if name not in QUANTITIES:
-            raise FinJEPAError(f"a utility knows no {_short(name)!r}; {_known()}")
+            raise FinJEPAError(f"unknown quantity {_short(name)!r} in a utility; {_known()}")
         names.add(name)
         return lambda values: values[name]
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "goal":

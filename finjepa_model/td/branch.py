@@ -65,7 +65,7 @@ class TDBranch(nn.Module):
 
     @property
     def quantities(self) -> Mapping[str, Tensor]:
-        """What a reward may speak of, on the kept next states: value_R by name."""
+        """The quantities of a reward on the kept next states: value_R by name."""
         return dict(zip(QUANTITY_NAMES, self.kept_RQ.unbind(-1), strict=True))
 
     def infer(self, reward: Reward) -> "Task":
@@ -90,7 +90,7 @@ class TDBranch(nn.Module):
 
 @dataclass(frozen=True)
 class Task:
-    """A utility in the language of the branch.
+    """A utility as a direction of the task features.
 
     Attributes:
         direction_Z: the task vector z, of length sqrt(Z).
@@ -107,7 +107,7 @@ class Task:
             return None
         return (
             f"the task features explain only {max(self.fit, 0):.0%} of this utility (R2 {self.fit:.2f}), so the td branch "
-            "acts on a rough likeness of it: use sums of quantities rather than above(), abs() or products, widen "
+            "acts on a rough approximation of it: use sums of quantities rather than above(), abs() or products, widen "
             "td.task_dim and train again, or plan with --planner mppi"
         )
 
@@ -139,7 +139,7 @@ def _relabel(reward: Reward, quantities: Mapping[str, Tensor]) -> Tensor:
         return reward(quantities)
     unknown = sorted(reward.names - quantities.keys())
     if unknown:
-        raise FinJEPAError(f"the td branch knows no {', '.join(unknown)}; it knows {', '.join(sorted(quantities))}")
+        raise FinJEPAError(f"unknown to the td branch: {', '.join(unknown)}; it has {', '.join(sorted(quantities))}")
     total_R = reward(quantities)
     for excess_R in reward.excess(quantities).values():
         total_R = total_R - _LIMIT_PRICE * excess_R

@@ -145,7 +145,7 @@ class SuccessorPredictor(nn.Module):
 class PortfolioActor(nn.Module):
     """pi: one network for every asset, modulated by state and task (FiLM), gives its position; another the hedge.
 
-    Positions are the Euclidean projection of what the network asks for onto what is allowed, so that zeros are reached exactly.
+    Positions are the Euclidean projection of the network's output onto what is allowed, so that zeros are reached exactly.
     The hedge is a relaxed Bernoulli variable (Maddison, Mnih and Teh 2017).
     """
 

@@ -35,7 +35,7 @@ CONSEQUENCES = (
 # and what it brought: a reward must be linear in the task features, so the realised return is among them, and its square
 REALISED = ("realised_growth", "realised_square")
 OUTCOMES = (*CONSEQUENCES, *REALISED)
-# every quantity that a utility may speak of here
+# every quantity that a utility of the branch may contain
 QUANTITY_NAMES = (*CONSEQUENCES, "gross", "cash", "cvar", *REALISED)
 
 ASSET_NUMBERS = 5

@@ -8,9 +8,8 @@ Shapes: B decision dates, C portfolios or tasks on each, Y = B x C, R next state
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,8 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.td.algorithm import to_sphere
 from finjepa_model.td.branch import infer_task
 from finjepa_model.td.networks import TaskEncoder
-from finjepa_model.td.state import OUTCOMES, PolicyState
-from finjepa_model.td.transitions import DECISIONS, MarketPaths, Transition, draw_transition
+from finjepa_model.td.state import OUTCOMES
+from finjepa_model.td.transitions import MarketPaths, Transition, draw_transition
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.state import Best, append_record, forget_after, load_best, load_state, save_best, save_state
 from finjepa_model.training.trainer import Report, TrainingInterruptedError, falling
@@ -70,13 +69,13 @@ class TDTrainer:
         td, training, started = self.config.td, self.config.training, time.monotonic()
         terms: dict[str, Tensor] = {}
         with tqdm(total=td.steps, initial=self.step, desc="td", unit="step", mininterval=0.5) as bar:
-            while self.step < td.steps and not self._is_done():
+            while self.step < td.steps and not (0 < td.patience <= self.best.evaluations_since):
                 terms = self.train_step()
                 self.step += 1
                 bar.update()
                 last = self.step == td.steps
                 if self.step % training.log_every == 0 or last:
-                    self._log(terms)
+                    self._record("td", {name: float(value) for name, value in terms.items()})
                 if self.step % td.evaluate_every == 0 or last:
                     self._score_and_keep()
                 if self.stop_requested:
@@ -113,21 +112,15 @@ class TDTrainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
-        """Eigenvalues of the covariance of the task features, which tell a collapse, and how well each outcome is linear in
-        them."""
-        centred_RZ = self.branch.kept_RZ - self.branch.kept_RZ.mean(0)
-        eigenvalues_Z = torch.linalg.eigvalsh(centred_RZ.T.double() @ centred_RZ.double() / len(centred_RZ))
+        """Eigenvalues of the covariance of the task features, which show a collapse, and R2 of each outcome on them."""
+        features_RZ, quantities = self.branch.kept_RZ, self.branch.quantities
+        eigenvalues_Z = torch.linalg.eigvalsh(features_RZ.double().T.cov())
         share_Z = eigenvalues_Z.clamp(min=1e-12) / eigenvalues_Z.sum().clamp(min=1e-12)
-        quantities = self.branch.quantities
         varying = [name for name in OUTCOMES if float(quantities[name].std()) > 0]
-        fits = {
-            name: infer_task(lambda values, name=name: values[name], self.branch.kept_RZ, quantities).fit
-            for name in varying
-        }
         return {
-            "eigenvalues": [float(value) for value in eigenvalues_Z.flip(0)],
+            "eigenvalues": eigenvalues_Z.flip(0).tolist(),
             "effective_rank": float(torch.exp(-(share_Z * share_Z.log()).sum())),
-            "fit": fits,
+            "fit": {n: infer_task(lambda values, n=n: values[n], features_RZ, quantities).fit for n in varying},
         }
 
     @torch.no_grad()
@@ -149,25 +142,19 @@ class TDTrainer:
             drawn.append(draw_transition(self.paths.draw(first_step + number), self.branch))
         return drawn
 
-    def _log(self, terms: dict[str, Tensor]) -> None:
-        self._record({"kind": "td", "step": self.step, **{name: float(value) for name, value in terms.items()}})
-
     def _score_and_keep(self) -> None:
         """Keep the policy if it is the best so far."""
         assert self.score is not None
         score = self.score()
-        self._record({"kind": "td_validation", "step": self.step, "score": score})
+        self._record("td_validation", {"score": score})
         if -score < self.best.loss:
             self.best = Best(-score, self.step)
             save_best(self.run_folder, self.branch, {"score": score, "step": self.step})
         else:
             self.best.evaluations_since += 1
 
-    def _is_done(self) -> bool:
-        patience = self.config.td.patience
-        return patience > 0 and self.best.evaluations_since >= patience
-
-    def _record(self, record: dict[str, Any]) -> None:
+    def _record(self, kind: str, values: dict[str, float]) -> None:
+        record = {"kind": kind, "step": self.step, **values}
         append_record(self.run_folder, record)
         if self.report:
             self.report(record)
@@ -183,7 +170,7 @@ class TDTrainer:
             forget_after(self.run_folder, self.step)
             self.score = PolicyScore(self.model, self.panel)
             return
-        forget_after(self.run_folder, -1)
+        forget_after(self.run_folder, -1)  # an earlier run that saved nothing
         self.branch.calibrate(torch.cat([transition.after.outcome_YO for transition in self._draw(0)]))
         self.score = PolicyScore(self.model, self.panel)
         self._score_and_keep()
@@ -193,66 +180,48 @@ def _mix(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step * 8_191 + 77) % (2**63)
 
 
-_DATES, _TASKS = 32, 64
-_SEED = 2011  # of the tasks and of the random portfolios
-_RANDOM = 16  # portfolios a date and task
+_DATES, _TASKS = 32, 16  # of a score
+_RANDOM = 16  # random portfolios on each of these dates, for the unit of a score
+_SEED = 2011  # of the tasks and of random portfolios
 
 
 class PolicyScore:
-    """How well the policy serves tasks of the step that comes, by the world model's own account and after exact costs; more is
-    better.
+    """How well the policy serves tasks in the step that comes, by the world model's own account and after exact costs.
 
-    Random tasks that are linear in outcomes are followed from cash over the decisions of the same paths of the validation
-    block. A task's score is what its policy gains over 1/N a decision, in standard deviations over random portfolios; the
-    policy's is the mean over tasks. There is no chance in it.
+    The policy decides for portfolios that hold something random, on fixed dates of the validation block, for random tasks that
+    are linear in outcomes. A task's score is what the policy gains over 1/N, in standard deviations over random portfolios; the
+    policy's is the mean over tasks, more is better. It is the same for the same policy.
     """
 
     @torch.no_grad()
     def __init__(self, model: FinJEPA, panel: Panel):
         """After the branch has been calibrated: the tasks are in its units."""
         assert model.td is not None
-        self.algorithm, self.rules = model.td.algorithm, model.config.portfolio
-        encoder = self.algorithm.task_encoder
-        assert isinstance(encoder, TaskEncoder)
-        self._outcomes = encoder.outcomes
+        self._algorithm, rules = model.td.algorithm, model.config.portfolio
         block = split_dates(len(panel.dates), model.config).validation
-        self._path = MarketPaths(model, panel, block, _DATES, _TASKS).draw(0)
-        generator = torch.Generator().manual_seed(_SEED)
-        task_TZ = torch.randn(_TASKS, model.config.td.task_dim, generator=generator)
+        path = MarketPaths(model, panel, block, _DATES, _TASKS).draw(0)
+        torch.manual_seed(_SEED)
+        task_TZ = torch.randn(_TASKS, model.config.td.task_dim)
         task_TZ[:, len(OUTCOMES) :] = 0.0
         self._task_YZ = to_sphere(task_TZ).repeat(_DATES, 1).to(next(model.parameters()))
-        torch.manual_seed(_SEED)
-        start = self._path.state(0, self._path.start())
-        drawn = [self._value(start, random_action(start.present_YN, None, self.rules)) for _ in range(_RANDOM)]
+        start = path.state(0, path.start())
+        held = path.hold(0, start, random_action(start.present_YN, None, rules))
+        self._state = path.state(1, held)
+        present_YN = self._state.present_YN
+        drawn = [self._value(random_action(present_YN, None, rules)) for _ in range(_RANDOM)]
         self._spread_T = torch.stack(drawn).std(0).view(_DATES, _TASKS).mean(0).clamp(min=1e-9)
-        self._equal_T = self._follow(_equal_weights)
+        signals_YN = present_YN.to(held.positions_XN.dtype)
+        no_hedge_Y = torch.zeros_like(signals_YN[:, 0])
+        equal = PortfolioAction(signals_YN / signals_YN.sum(-1, keepdim=True), signals_YN, no_hedge_Y)
+        self._equal_Y = self._value(equal)
 
     @torch.no_grad()
     def __call__(self) -> float:
-        def policy(s: PolicyState) -> PortfolioAction:
-            return self.algorithm.act(s, self._task_YZ)
+        gain_Y = self._value(self._algorithm.act(self._state, self._task_YZ)) - self._equal_Y
+        return float((gain_Y.view(_DATES, _TASKS).mean(0) / self._spread_T).mean())
 
-        return float(((self._follow(policy) - self._equal_T) / self._spread_T).mean())
-
-    def _follow(self, policy: Callable[[PolicyState], PortfolioAction]) -> Tensor:
-        """Mean value_T of a decision."""
-        portfolio, values = self._path.start(), []
-        for decision in range(DECISIONS):
-            s = self._path.state(decision, portfolio)
-            action = policy(s)
-            values.append(self._value(s, action))
-            if decision + 1 < DECISIONS:
-                portfolio = self._path.hold(decision, s, action)
-        return torch.stack(values).view(DECISIONS, _DATES, _TASKS).mean((0, 1))
-
-    def _value(self, s: PolicyState, action: PortfolioAction) -> Tensor:
-        """What the step that comes is worth to the tasks: value_Y."""
-        expected_YO = self._outcomes.expected(s.quantities(action))
+    def _value(self, action: PortfolioAction) -> Tensor:
+        """Value of the next step for the tasks: value_Y."""
+        outcomes = cast(TaskEncoder, self._algorithm.task_encoder).outcomes
+        expected_YO = outcomes.expected(self._state.quantities(action))
         return (expected_YO * self._task_YZ[:, : expected_YO.shape[-1]]).sum(-1)
-
-
-def _equal_weights(s: PolicyState) -> PortfolioAction:
-    signals_YN = s.present_YN.to(s.own_YNV.dtype)
-    return PortfolioAction(
-        signals_YN / signals_YN.sum(-1, keepdim=True), signals_YN, torch.zeros_like(signals_YN[:, 0])
-    )

@@ -1,6 +1,6 @@
 """Transitions without rewards: portfolios on market paths of a block, by the exact mechanics, with sampled actions.
 
-The market of a batch is encoded once and serves many portfolios, for it does not listen to them.
+The market of a batch is encoded once for many portfolios, since it does not depend on them.
 
 Shapes: B decision dates, C portfolios on each, Y = B x C, O outcomes, Q quantities.
 """
@@ -110,7 +110,7 @@ def draw_transition(path: MarketPath, branch: TDBranch) -> Transition:
     """A transition of every portfolio of a path; what is random in it comes from torch's global generator."""
     leading = path.state(0, random_drawdown(path.start()))
     led_by = _behaviour(branch, leading, None)
-    # the others stand in cash, where every portfolio begins
+    # the others are in cash, as every portfolio at its start
     waits_Y1 = torch.rand_like(led_by.signals_XN[:, :1]) < _WAITS
     led_by = replace(led_by, signals_XN=torch.where(waits_Y1, 0.0, led_by.signals_XN))
     portfolio, quantities_YQ = _hold(path, 0, leading, led_by)
@@ -127,11 +127,7 @@ def _behaviour(branch: TDBranch, s: PolicyState, last: PortfolioAction | None) -
     acted = algorithm.actor(s, algorithm.encode(s), algorithm.draw_tasks(algorithm.task_encoder(s)))
     other = random_action(s.present_YN, last, s.world.simulator.config)
     is_acted_Y = torch.rand(len(s.present_YN), device=s.present_YN.device) < _ACTED
-    return PortfolioAction(
-        torch.where(is_acted_Y.unsqueeze(-1), acted.weights_XN, other.weights_XN),
-        torch.where(is_acted_Y.unsqueeze(-1), acted.signals_XN, other.signals_XN),
-        torch.where(is_acted_Y, acted.hedge_X, other.hedge_X),
-    )
+    return acted.where(is_acted_Y, other)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a trained model is worth before any plan: collapse monitors, and linear probes of its latents.
+"""Evaluation of a trained model without plans: collapse monitors, and linear probes of its latents.
 
 Probes are ridges fitted on training rows, chosen on validation rows and reported on test rows, for volatility, returns, beta
 and drawdown.
@@ -22,8 +22,8 @@ from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.predictor import MarketMemory
 from finjepa_model.world_model import FinJEPA, PortfolioPath
 
-# What each of the six ways to collapse is told by. The bounds are those of a model that has learnt nothing at all: a model
-# that was only trained too little passes, and its skill says so.
+# The sign of each of the six ways to collapse. The bounds are those of a model that has learnt nothing at all; a model that
+# was only trained too little passes, and has a low skill.
 _FAILURES: dict[str, Callable[[Mapping[str, float]], bool]] = {
     "constant latents": lambda v: min(v["latent_std"], v["latent_std_market"]) < 0.02,
     "few dimensions": lambda v: min(v["effective_rank_assets"], v["effective_rank_market"]) < 2.0,
@@ -85,7 +85,7 @@ def monitor(model: FinJEPA, batch: MarketBatch, path: PortfolioPath) -> dict[str
 
 
 def failures(values: Mapping[str, float]) -> list[str]:
-    """Which of the six monitors speak of a collapse; a value that is not a number does."""
+    """The monitors that report a collapse: all that fail, or every one where a value is not a number."""
     broken = any(value != value for value in values.values())
     return [name for name, failed in _FAILURES.items() if broken or failed(values)]
 

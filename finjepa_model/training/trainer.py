@@ -222,12 +222,12 @@ class Trainer:
         return patience > 0 and self.best.evaluations_since >= patience
 
     def _average_gradients(self) -> None:
-        """Over the ranks, in one message that also tells whether one of them was asked to stop."""
+        """Over the ranks, in one message that also says whether one of them has to stop."""
         if self.ranks == 1:
             return
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        asked = gradients[0].new_tensor([float(self.stop_requested)])
-        message = torch.cat([*(g.flatten() for g in gradients), asked]) / self.ranks
+        stop = gradients[0].new_tensor([float(self.stop_requested)])
+        message = torch.cat([*(g.flatten() for g in gradients), stop]) / self.ranks
         dist.all_reduce(message)
         parts = message[:-1].split([g.numel() for g in gradients])
         for gradient, part in zip(gradients, parts, strict=True):

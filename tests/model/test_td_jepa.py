@@ -257,7 +257,7 @@ def test_a_reward_that_the_features_do_not_hold_is_told_with_advice():
 
 def test_utilities_that_make_no_sense_are_refused_in_one_line():
     features_RZ, values = torch.randn(50, 4), {"log_growth": torch.randn(50), "variance": torch.ones(50)}
-    with pytest.raises(FinJEPAError, match="knows no goal_distance"):
+    with pytest.raises(FinJEPAError, match="unknown to the td branch: goal_distance"):
         infer_task(parse_utility("log_growth - goal_distance"), features_RZ, values)
     with pytest.raises(FinJEPAError, match="the same whatever"):
         infer_task(parse_utility("2*variance"), features_RZ, values)
