@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finjepa_model.actions import DUST, PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.imagination import PlanningWorld
 from finjepa_model.planning.plan import Cost, Plan, Record
-from finjepa_model.planning.space import ActionSpace, project_to_simplex
+from finjepa_model.planning.space import ActionSpace, action_of_positions, project_to_exposure, project_to_simplex
 from finjepa_model.planning.utility import Utility
 
 _ITERATIONS = 300
@@ -75,15 +74,6 @@ def quadratic_of(world: PlanningWorld, utility: Utility, hedged: bool) -> Quadra
         gross * torch.as_tensor(price).to(mean_BHN).clamp(min=0).expand_as(mean_BHN),
         torch.where(moments.present_BN, world.state.holdings_XN, 0.0) / gross,
     )
-
-
-def project_to_exposure(x_BHN: Tensor, space: ActionSpace) -> Tensor:
-    """Nearest positions with sum |x| <= 1, |x| <= cap, and none short where that is not allowed."""
-    size_BHN = x_BHN.abs() if space.allow_short else x_BHN.clamp(min=0)
-    inside_BHN = size_BHN.clamp(max=space.max_weight)
-    full_BHN = project_to_simplex(size_BHN, space.present_BN.unsqueeze(1), space.max_weight)
-    size_BHN = torch.where(inside_BHN.sum(-1, keepdim=True) <= 1, inside_BHN, full_BHN)
-    return torch.where(space.present_BN.unsqueeze(1), size_BHN * x_BHN.sign(), 0.0)
 
 
 def solve(problem: Quadratic, space: ActionSpace, invested: bool = False) -> Tensor:
@@ -172,32 +162,11 @@ class QPPlanner:
         free: Quadratic = quadratic(hedged=False)
         held_BHN = project_to_exposure(free.held_BN.unsqueeze(1).expand_as(free.mean_BHN), space)
         for x_BHN in (torch.zeros_like(held_BHN), held_BHN):
-            record.evaluate(encode(x_BHN, space, hedge=0.0))
+            record.evaluate(action_of_positions(x_BHN, space, hedge=0.0))
         for hedged in (False, True) if space.allow_hedge else (False,):
             problem = quadratic(hedged)
             for invested in (False, True):
                 x_BHN = solve(problem, space, invested)
                 for share in _SHARES:
-                    record.evaluate(encode(share * x_BHN, space, float(hedged)))
+                    record.evaluate(action_of_positions(share * x_BHN, space, float(hedged)))
         return record.plan()
-
-
-def encode(x_BHN: Tensor, space: ActionSpace, hedge: float) -> PortfolioAction:
-    """The action, a single candidate, whose positions are x_BHN.
-
-    The budget of the cash lies on flat assets. Where they cannot take it all, because nothing or too little is flat, no
-    action has these positions, and the nearest fully invested ones stand in.
-    """
-    size_BHN = torch.where(x_BHN.abs() < DUST, 0.0, x_BHN.abs())
-    present_B1N = space.present_BN.unsqueeze(1)
-    flat_BHN = present_B1N & (size_BHN == 0)
-    rest_BH1 = (1 - size_BHN.sum(-1, keepdim=True)).clamp(min=0)
-    share_BH1 = rest_BH1 / flat_BHN.sum(-1, keepdim=True).clamp(min=1)
-    fits_BH1 = (share_BH1 <= space.max_weight) & (flat_BHN.any(-1, keepdim=True) | (rest_BH1 < 1e-6))
-    invested_BHN = project_to_simplex(size_BHN, present_B1N, space.max_weight)
-    weights_BHN = torch.where(fits_BH1, torch.where(flat_BHN, share_BH1, size_BHN), invested_BHN)
-    weights_BHN = project_to_simplex(weights_BHN, present_B1N, space.max_weight)  # for the last digit
-    sign_BHN = torch.where(fits_BH1 & (size_BHN == 0), 0.0, torch.where(x_BHN < 0, -1.0, 1.0).to(x_BHN))
-    signals_BHN = sign_BHN if space.allow_short else sign_BHN.clamp(min=0)
-    hedge_BH = torch.full_like(weights_BHN[..., 0], hedge)
-    return PortfolioAction(weights_BHN, signals_BHN * present_B1N, hedge_BH).map(lambda x: x.unsqueeze(1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finjepa_model.actions import PortfolioAction
+from finjepa_model.actions import DUST, PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.errors import FinJEPAError
 
@@ -78,14 +78,6 @@ class ActionSpace:
     def from_config(cls, config: PortfolioConfig, present_BN: Tensor, horizon: int) -> "ActionSpace":
         return cls(present_BN, horizon, config.max_weight, config.allow_short, config.allow_hedge)
 
-    @property
-    def n_dates(self) -> int:
-        return self.present_BN.shape[0]
-
-    @property
-    def n_assets(self) -> int:
-        return self.present_BN.shape[1]
-
     def project(self, raw_BCHN: Tensor) -> Tensor:
         """Weights that are allowed and nearest to raw ones, which are any finite numbers."""
         return project_to_simplex(raw_BCHN, self.present_BN[:, None, None], self.max_weight)
@@ -107,9 +99,40 @@ class ActionSpace:
         Raises:
             FinJEPAError: if a path_BH does not have this space's dates, steps and assets.
         """
-        wanted = (self.n_dates, self.horizon, self.n_assets)
+        dates, assets = self.present_BN.shape
+        wanted = (dates, self.horizon, assets)
         if tuple(path.weights_XN.shape) != wanted:
             raise FinJEPAError(
                 f"the plan to start from has shape {tuple(path.weights_XN.shape)} (dates, steps, assets), but this "
                 f"decision needs {wanted}; start without it"
             )
+
+
+def project_to_exposure(x_BHN: Tensor, space: ActionSpace) -> Tensor:
+    """Nearest positions with sum |x| <= 1, |x| <= cap, and none short where that is not allowed."""
+    size_BHN = x_BHN.abs() if space.allow_short else x_BHN.clamp(min=0)
+    inside_BHN = size_BHN.clamp(max=space.max_weight)
+    full_BHN = project_to_simplex(size_BHN, space.present_BN.unsqueeze(1), space.max_weight)
+    size_BHN = torch.where(inside_BHN.sum(-1, keepdim=True) <= 1, inside_BHN, full_BHN)
+    return torch.where(space.present_BN.unsqueeze(1), size_BHN * x_BHN.sign(), 0.0)
+
+
+def action_of_positions(x_BHN: Tensor, space: ActionSpace, hedge: float) -> PortfolioAction:
+    """The action, a single candidate, whose positions are x_BHN.
+
+    The budget of the cash lies on flat assets. Where they cannot take it all, because nothing or too little is flat, no
+    action has these positions, and the nearest fully invested ones stand in.
+    """
+    size_BHN = torch.where(x_BHN.abs() < DUST, 0.0, x_BHN.abs())
+    present_B1N = space.present_BN.unsqueeze(1)
+    flat_BHN = present_B1N & (size_BHN == 0)
+    rest_BH1 = (1 - size_BHN.sum(-1, keepdim=True)).clamp(min=0)
+    share_BH1 = rest_BH1 / flat_BHN.sum(-1, keepdim=True).clamp(min=1)
+    fits_BH1 = (share_BH1 <= space.max_weight) & (flat_BHN.any(-1, keepdim=True) | (rest_BH1 < 1e-6))
+    invested_BHN = project_to_simplex(size_BHN, present_B1N, space.max_weight)
+    weights_BHN = torch.where(fits_BH1, torch.where(flat_BHN, share_BH1, size_BHN), invested_BHN)
+    weights_BHN = project_to_simplex(weights_BHN, present_B1N, space.max_weight)  # for the last digit
+    sign_BHN = torch.where(fits_BH1 & (size_BHN == 0), 0.0, torch.where(x_BHN < 0, -1.0, 1.0).to(x_BHN))
+    signals_BHN = sign_BHN if space.allow_short else sign_BHN.clamp(min=0)
+    hedge_BH = torch.full_like(weights_BHN[..., 0], hedge)
+    return PortfolioAction(weights_BHN, signals_BHN * present_B1N, hedge_BH).map(lambda x: x.unsqueeze(1))

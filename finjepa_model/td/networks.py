@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.config import PortfolioConfig, TDConfig
-from finjepa_model.planning.qp import encode, project_to_exposure
-from finjepa_model.planning.space import ActionSpace
+from finjepa_model.planning.space import ActionSpace, action_of_positions, project_to_exposure
 from finjepa_model.portfolio import SCALARS
 from finjepa_model.td.algorithm import to_sphere
 from finjepa_model.td.state import ASSET_NUMBERS, OUTCOMES, PolicyState
@@ -171,7 +170,9 @@ class PortfolioActor(nn.Module):
         soft_Y = torch.sigmoid(logit_Y)
         hedge_Y = ((logit_Y > 0).to(soft_Y.dtype) - soft_Y).detach() + soft_Y
         space = ActionSpace.from_config(self.rules, s.present_YN, horizon=1)
-        action = encode(project_to_exposure(raw_YN.unsqueeze(1), space), space, 0.0).map(lambda x: x[:, 0, 0])
+        action = action_of_positions(project_to_exposure(raw_YN.unsqueeze(1), space), space, 0.0).map(
+            lambda x: x[:, 0, 0]
+        )
         return replace(action, hedge_X=hedge_Y * float(self.rules.allow_hedge))
 
     def imitation(self, action: PortfolioAction, shown: PortfolioAction) -> Tensor:

@@ -3,9 +3,9 @@
 The weight of an input is its covariance with the label, soft-thresholded by its own standard error (the lasso of inputs that
 stand alone: Tibshirani 1996, Donoho and Johnstone 1994). Channels and latents each forecast blocks of training dates that
 they were not fitted to, with the dates that share a label with them left out (purged blocked cross-validation). The
-predictor with the higher t-value is kept and scaled twice: by the slope of the labels on its forecasts out of sample (Copas 1983), and
-by the positive part of 1 - (c / t)^2 (James and Stein 1961; Morris 1983), c what the better one reaches by chance. Where
-nothing is confirmed out of sample the read-out expects the same of every asset.
+predictor with the higher t-value is kept and scaled twice: by the slope of the labels on its forecasts out of sample (Copas
+1983), and by the positive part of 1 - (c / t)^2 (James and Stein 1961; Morris 1983), c what the better one reaches by chance.
+Where nothing is confirmed out of sample the read-out expects the same of every asset.
 
 Shapes: B dates, N assets, R rows (date, asset), Z inputs, K dates that occur.
 """

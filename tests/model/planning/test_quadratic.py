@@ -11,7 +11,8 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.planners import make_planner
 from finjepa_model.planning import ActionSpace, parse_utility
 from finjepa_model.planning.objective import Objective
-from finjepa_model.planning.qp import Quadratic, encode, project_to_exposure, solve
+from finjepa_model.planning.qp import Quadratic, solve
+from finjepa_model.planning.space import action_of_positions, project_to_exposure
 from tests.model.planning.markets import perfect_market, seeded, world_of
 
 
@@ -62,15 +63,15 @@ def test_positions_become_the_action_that_has_them(allow_short):
     space = ActionSpace(present_BN, 1, max_weight=0.5, allow_short=allow_short)
     for x in ([0.3, 0.0, 0.4, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]):
         x_BHN = torch.tensor([[x]])
-        action = encode(x_BHN, space, 0.0)
+        action = action_of_positions(x_BHN, space, 0.0)
         assert torch.allclose(action.positions(allow_short)[:, 0], x_BHN, atol=1e-6)
         assert action.weights_XN.sum().item() == pytest.approx(1)
         assert action.weights_XN.max() <= 0.5 + 1e-6
     if allow_short:
         x_BHN = torch.tensor([[[-0.3, 0.0, 0.4, 0.0, 0.0]]])
-        assert torch.allclose(encode(x_BHN, space, 0.0).positions(True)[:, 0], x_BHN, atol=1e-6)
+        assert torch.allclose(action_of_positions(x_BHN, space, 0.0).positions(True)[:, 0], x_BHN, atol=1e-6)
     nothing_flat = torch.tensor([[[0.1, 0.2, 0.1, 0.2, 0.0]]])
-    action = encode(nothing_flat, space, 0.0)
+    action = action_of_positions(nothing_flat, space, 0.0)
     assert action.positions(allow_short).sum().item() == pytest.approx(1)  # no action holds this and cash
 
 
