@@ -18,7 +18,8 @@ DEFAULT_CHAMPION_MAX_AGE_DAYS = 45
 DEFAULT_WAIT_MINUTES = 30  # a step of another command rarely takes longer; a training does
 DEFAULT_UI_URL = "http://localhost:3000"  # where `make ui` serves
 LOCAL = "local"
-_RAY_ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+")
+_RAY_ADDRESS = re.compile(r"auto|(?!local:)[^\s/:]+:\d+")
+_LOCAL = re.compile(r"local(?::([1-9]\d*))?")
 
 
 class Settings(BaseModel):
@@ -29,8 +30,8 @@ class Settings(BaseModel):
     posted to), FINJEPA_ALERT_COMMAND (a command that reads the same JSON), FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a
     champion that nothing has replaced is called stale), FINJEPA_UI_URL (where the Dagster UI is, for links of pages),
     FINJEPA_WAIT_MINUTES (how long a command waits for another one that uses the same home),
-    FINJEPA_COMPUTE (where heavy work runs: `local`, or the address of a Ray cluster) and FINJEPA_ARTIFACTS (where every machine
-    finds what was made: a folder, or s3://bucket/prefix).
+    FINJEPA_COMPUTE (where heavy work runs: `local`, `local:N` for N processes, or the address of a Ray cluster) and
+    FINJEPA_ARTIFACTS (where every machine finds what was made: a folder, or s3://bucket/prefix).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +67,14 @@ class Settings(BaseModel):
     @property
     def ray_address(self) -> str | None:
         """The cluster that heavy work runs on; None where it runs here."""
-        return None if self.compute == LOCAL else self.compute
+        return None if _LOCAL.fullmatch(self.compute) else self.compute
+
+    @property
+    def processes(self) -> int:
+        """How many processes work at once on this machine: those of `local:N`, or one a core."""
+        found = _LOCAL.fullmatch(self.compute)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return int(found[1]) if found and found[1] else cores
 
     @property
     def nightly_config(self) -> Path:
@@ -148,10 +156,15 @@ def _number(name: str, default: int, unit: str) -> int:
 
 def _compute() -> str:
     text = os.environ.get("FINJEPA_COMPUTE") or LOCAL
-    if text != LOCAL and not _RAY_ADDRESS.fullmatch(text):
+    if text.startswith("ray://"):
         raise FinJEPAError(
-            f"FINJEPA_COMPUTE={text!r} is neither `local` nor the address of a Ray cluster; "
-            "write HOST:6379, ray://HOST:10001 or auto"
+            f"FINJEPA_COMPUTE={text}: Ray's client is not supported; join this machine to the cluster "
+            "(`ray start --address=HOST:6379 --num-cpus=0`) and set FINJEPA_COMPUTE=HOST:6379"
+        )
+    if not _LOCAL.fullmatch(text) and not _RAY_ADDRESS.fullmatch(text):
+        raise FinJEPAError(
+            f"FINJEPA_COMPUTE={text!r} is neither `local`, `local:N` (N processes) nor the address of a Ray cluster; "
+            "write HOST:6379 or auto"
         )
     return text
 

@@ -1,9 +1,12 @@
 """Judges a checkpoint's planners beside baselines, controls and strategies of the user, under one court a block."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +21,15 @@ from finjepa_model.data.batches import (
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
-from finjepa_pipeline.backtest.baselines import baselines
+from finjepa_pipeline import compute
+from finjepa_pipeline.backtest.baselines import baselines, kind
 from finjepa_pipeline.backtest.controls import CONTROLS, FITTED, TO_FIT, Controls
 from finjepa_pipeline.backtest.docket import Block, Docket
 from finjepa_pipeline.backtest.engine import Court, Walk, walk
 from finjepa_pipeline.backtest.ensemble import checkpoint_beside
-from finjepa_pipeline.backtest.evidence import forecast_quality, judge_expectations
+from finjepa_pipeline.backtest.evidence import Expectations, forecast_quality, judge_expectations
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, checkpoints_of
+from finjepa_pipeline.backtest.information import Information
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.overnight import overnight_returns
@@ -54,8 +59,21 @@ class Hearing:
     case: Case
     checkpoint: Path
     docket: Docket
-    court: Court
+    court: Court = field(compare=False)  # the case has its hash
     names: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a worker process gets: names and numbers. It opens panel and checkpoint itself."""
+        court = {name: getattr(self.court, name) for name in Court.__dataclass_fields__ if name != "panel"}
+        folders = self.checkpoint.absolute(), self.court.panel.folder.absolute()
+        return _reopened, (self.case, *folders, self.docket, court, self.names)
+
+    @property
+    def tasks(self) -> list[tuple[str, str]]:
+        """What is computed by itself, as (kind, name). Who plans or learns takes longest and comes first: otherwise processes
+        stand idle at the end (Graham 1969)."""
+        walks = [("walk", name) for name in sorted(self.names, key=lambda name: kind(name) == "baseline")]
+        return walks + [("forecast", name) for name in self.forecasters if self.case.block != "validation"]
 
     @property
     def imagines(self) -> bool:
@@ -104,7 +122,7 @@ def run_backtests(
 
     Args:
         blocks: the validation and the test block of the checkpoint where None.
-        settings: whose FINJEPA_COMPUTE says where strategies walk; here, one after the other, where None.
+        settings: whose FINJEPA_COMPUTE says where strategies walk; in this process, one after the other, where None.
 
     Raises:
         FinJEPAError: for an unknown strategy, a checkpoint that does not fit the panel, or a history that is too short.
@@ -166,17 +184,13 @@ def judge(
 
     The warehouse is opened only to write, never while strategies walk.
     """
-    if settings is None or settings.ray_address is None or not pending:
-        judged = _judge_here(pending, log)
-    else:
-        from finjepa_pipeline.scale.walks import judge_on
-
-        judged = judge_on(settings, pending, log)
+    settings = settings or Settings(home=Path(), compute="local:1")
     rows = 0
     try:
-        for hearing, evidence in judged:
-            with warehouse.connect() as con:
-                rows += write_walks(con, hearing.case, evidence)
+        with contextlib.closing(_judged(settings, pending, log)) as judged:
+            for hearing, evidence in judged:
+                with warehouse.connect() as con:
+                    rows += write_walks(con, hearing.case, evidence)
     except StrategyError as broken:
         with warehouse.connect() as con:
             write_failure(con, broken.hearing.case, broken.name, broken.hearing.court.dates_T)
@@ -223,38 +237,68 @@ class Bench:
         return self.imagination.forecast if name == "world_model" else self.controls.forecast(name)
 
 
-def _judge_here(pending: Sequence[Hearing], log: Callable[[str], object]) -> Iterator[tuple[Hearing, Evidence]]:
-    """One after the other, in this process."""
-    bench: Bench | None = None
-    for hearing in pending:
-        if bench is None or (bench.imagination.checkpoint, bench.docket) != (hearing.checkpoint, hearing.docket):
-            bench = Bench(hearing.court.panel, MarketImagination(hearing.checkpoint), hearing.docket)
-        yield hearing, _evidence(bench, hearing, log)
+def _judged(
+    settings: Settings, pending: Sequence[Hearing], log: Callable[[str], object]
+) -> Generator[tuple[Hearing, Evidence]]:
+    """Every hearing with what was found, in their order; strategies and forecasters are tasks of their own."""
+    jobs = [(hearing, *task) for hearing in pending for task in hearing.tasks]
+    folders = {folder for hearing in pending for folder in (hearing.checkpoint, hearing.court.panel.folder)}
+    with compute.map(settings, judge_one, jobs, folders) as found:
+        for hearing in pending:
+            block, walked, forecasts = hearing.case.block, {}, {}
+            for task, name in hearing.tasks:
+                if task == "forecast":
+                    forecasts[name] = next(found)
+                    continue
+                try:
+                    walked[name] = next(found)
+                except Exception as error:
+                    raise StrategyError(hearing, name) from error
+                log(f"{block}: {name} has decided {len(hearing.court.decisions)} times")
+            walks = [walked[name][0] for name in hearing.names]
+            tested = block != "validation"
+            yield (
+                hearing,
+                Evidence(
+                    walks,
+                    expectations={name: walked[name][1] for name in hearing.names if walked[name][1] is not None},
+                    replays={**cost_grid(walks, hearing.court), **attribution(walks, hearing.court)} if tested else {},
+                    forecasts=forecasts,
+                ),
+            )
 
 
-def _evidence(bench: Bench, hearing: Hearing, log: Callable[[str], object]) -> Evidence:
-    """Walk, replay, and compare what was forecast with what came."""
-    court, block = hearing.court, hearing.case.block
-    views = court.views()
-    bench.imagination.forget()
-    walks: list[Walk] = []
-    expectations = {}
-    for strategy in bench.make(hearing.names):
-        log(f"{block}: {strategy.name} decides {len(views)} times")
-        try:
-            walks.append(walk(strategy, court, views))
-        except Exception as error:
-            raise StrategyError(hearing, strategy.name) from error
-        if isinstance(strategy, FinJEPAStrategy):
-            expectations[strategy.name] = judge_expectations(strategy.expected, walks[-1])
-    if block == "validation":
-        return Evidence(walks, expectations)
-    return Evidence(
-        walks,
-        expectations,
-        replays={**cost_grid(walks, court), **attribution(walks, court)},
-        forecasts={name: forecast_quality(bench.forecast(name), court, views) for name in hearing.forecasters},
-    )
+def judge_one(job: tuple[Hearing, str, str]) -> tuple[Walk, Expectations | None] | dict[str, Information]:
+    """The walk of one strategy and what it expected of it, or the quality of one forecaster."""
+    hearing, task, name = job
+    opened = _opened(hearing)
+    if task == "forecast":
+        return forecast_quality(opened.bench.forecast(name), opened.court, opened.views)
+    (strategy,) = opened.bench.make([name])
+    walked = walk(strategy, opened.court, opened.views)
+    return walked, judge_expectations(strategy.expected, walked) if isinstance(strategy, FinJEPAStrategy) else None
+
+
+class _Opened:
+    """A hearing in the process that works on it: all of its tasks there share what the checkpoint imagines."""
+
+    def __init__(self, hearing: Hearing):
+        self.court = hearing.court
+        self.bench = Bench(hearing.court.panel, MarketImagination(hearing.checkpoint), hearing.docket)
+        self.views = hearing.court.views()
+
+
+_opened = lru_cache(maxsize=2)(_Opened)
+
+
+def _reopened(
+    case: Case, checkpoint: Path, panel: Path, docket: Docket, court: dict[str, Any], names: tuple[str, ...]
+) -> Hearing:
+    opened = Court(panel=_panel(compute.local_folder(panel)), **court)
+    return Hearing(case, compute.local_folder(checkpoint), docket, opened, names)
+
+
+_panel = lru_cache(maxsize=2)(Panel.open)
 
 
 def judged_blocks(checkpoint: Path, panel: Panel) -> list[Block]:

@@ -5,11 +5,10 @@ data change.
 """
 
 import json
-import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from finjepa_model.data.batches import split_dates
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
+from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.audit import (
     Finding,
     NotEnoughDataError,
@@ -50,7 +50,7 @@ class Charge:
 
     Attributes:
         who: a planner, or a strategy of the user's (its name has a colon).
-        seeds: by test, of the markets of known truth that are still to be traded.
+        dates: random dates of the truncation test.
         work: folder for what is made again.
     """
 
@@ -58,7 +58,6 @@ class Charge:
     panel: Path
     who: str
     dates: int
-    seeds: Mapping[str, Sequence[int]]
     work: Path
 
     def product(self) -> Product:
@@ -80,18 +79,6 @@ class Charge:
 
         config = read_config(self.checkpoint)
         return Product(strategy, config, test_block=test_block)
-
-
-@dataclass(frozen=True)
-class Traded:
-    """What was found on one market of a test."""
-
-    seed: int
-    found: Any
-
-
-# Of a test: a finding, what was found on one of its markets, or None when all its markets are traded.
-Result = tuple[str, Finding | Traded | None]
 
 
 def hold_trial(
@@ -134,28 +121,27 @@ def hold_trial(
         test: seeds_of(checkpoint.name, test, seeds if test == "null_market" else max(1, seeds // 4)) for test in traded
     }
     left = {test: [seed for seed in wanted[test] if seed not in traded[test]] for test in traded}
-    work = Path(tempfile.mkdtemp(prefix=".audit-", dir=settings.home))
-    charge = Charge(checkpoint, panel, who, dates, left, work)
-    if settings.ray_address is None:
-        results = _hold_here(charge, rows, names, log)
-    else:
-        from finjepa_pipeline.scale.audits import hold_on
-
-        results = hold_on(settings, charge, rows, names, log)
-    try:
-        for test, result in results:
-            if isinstance(result, Traded):
-                traded[test][result.seed] = result.found
-                with warehouse.connect() as con:
-                    _keep_traded(con, key, test, result)
-                continue
-            finding = result or held(test, lambda test=test: MARKETS[test][2](list(traded[test].values())))
-            of = key | ({"strategy": ALL_PLANNERS} if finding.of_data and ":" in who else {})
-            with warehouse.connect() as con, transaction(con):
-                standing = _keep(con, of, finding, run_id)
-            yield standing
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".audit-", dir=settings.home) as work:
+        charge = Charge(checkpoint, panel, who, dates, Path(work))
+        jobs = [(charge, t, s, rows if t == "truncation" else None) for t in names for s in left.get(t, [None])]
+        with compute.map(settings, hold_one, jobs, (checkpoint, panel)) as results:
+            for test in names:
+                finding = next(results) if test not in MARKETS else None
+                for seed in left.get(test, []):
+                    found = next(results)
+                    if isinstance(found, Finding):  # a market that cannot be traded
+                        finding = finding or found
+                        continue
+                    traded[test][seed] = found
+                    with warehouse.connect() as con:
+                        _keep_traded(con, key, test, seed, found)
+                if finding is None:
+                    finding = held(test, lambda test=test: MARKETS[test][2](list(traded[test].values())))
+                log(f"{test} of {who}")
+                of = key | ({"strategy": ALL_PLANNERS} if finding.of_data and ":" in who else {})
+                with warehouse.connect() as con, transaction(con):
+                    standing = _keep(con, of, finding, run_id)
+                yield standing
 
 
 def _keep(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], finding: Finding, run_id: str) -> Finding:
@@ -186,19 +172,18 @@ def _traded(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], test: str) -
     return {s: made(**{k: float("nan") if v is None else v for k, v in items}) for s, items in found.items()}
 
 
-def _keep_traded(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], test: str, traded: Traded) -> None:
+def _keep_traded(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], test: str, seed: int, found: Any) -> None:
     row = {name: key[name] for name in ("checkpoint", "strategy")} | {"test": test, "protocol": PROTOCOL}
-    found = {"seed": [traded.seed], "found_json": [to_json(asdict(traded.found))]}
-    insert(con, "audit_markets", row, found)
+    insert(con, "audit_markets", row, {"seed": [seed], "found_json": [to_json(asdict(found))]})
 
 
-def hold_test(charge: Charge, product: Product, rows: pl.DataFrame, name: str) -> Finding:
+def hold_test(charge: Charge, product: Product, rows: pl.DataFrame | None, name: str) -> Finding:
     """One test of the charge that needs no markets; a test that could not be held is no acquittal."""
     panel = Panel.open(charge.panel)
     tests: dict[str, Callable[[], Finding]] = {
         "fill_lag": lambda: fill_lag(product, panel),
         "label_alignment": lambda: label_alignment(product, panel),
-        "truncation": lambda: truncation(product, rows, charge.work, dates=charge.dates),
+        "truncation": lambda: truncation(product, rows, charge.work, dates=charge.dates),  # type: ignore[arg-type]
         "permutation": lambda: permutation(product, panel),
         "delay": lambda: delay(product, panel),
     }
@@ -215,32 +200,24 @@ def held(name: str, test: Callable[[], Finding]) -> Finding:
         return Finding(name, None, float("nan"), f"{NOT_RUN}: {error}")
 
 
-def _hold_here(
-    charge: Charge, rows: pl.DataFrame, names: Sequence[str], log: Callable[[str], object]
-) -> Iterator[Result]:
-    product = charge.product()
-    for name in names:
-        log(f"{name} of {charge.who}")
-        if name in MARKETS:
-            trade = partial(try_market, product, charge.work, name)
-            yield from trade_all(name, {seed: partial(trade, seed) for seed in charge.seeds[name]})
-        else:
-            yield name, hold_test(charge, product, rows, name)
-
-
-def trade_all(test: str, markets: Mapping[int, Callable[[], Any]]) -> Iterator[Result]:
-    """What is found on each market of a test; the first that cannot be traded ends it.
-
-    Args:
-        markets: by seed, what trades it.
-    """
-    for seed, trade in markets.items():
+def hold_one(job: tuple[Charge, str, int | None, pl.DataFrame | None]) -> Any:
+    """A test that is one piece, or one market of a test on markets of known truth: there the seed says which."""
+    charge, test, seed, rows = job
+    place = charge.work if charge.work.is_dir() else None  # a node that does not see the home
+    charge = replace(
+        charge, checkpoint=compute.local_folder(charge.checkpoint), panel=compute.local_folder(charge.panel)
+    )
+    product = _product(charge)
+    with tempfile.TemporaryDirectory(dir=place) as work:
+        if seed is None:
+            return hold_test(replace(charge, work=Path(work)), product, rows, test)
         try:
-            yield test, Traded(seed, trade())
+            return try_market(product, Path(work), test, seed)
         except FinJEPAError as error:
-            yield test, held(test, lambda error=error: _raise(error))
-            return
-    yield test, None
+            return held(test, lambda error=error: _raise(error))
+
+
+_product = lru_cache(maxsize=1)(Charge.product)
 
 
 def _raise(error: FinJEPAError) -> Finding:

@@ -25,13 +25,13 @@ def run_walk_forward(
     planned = run("walk_forward_plan_job", {"walk_forward_plan": config}, None).assets["walk_forward_plan"]
     folds = planned["partitions"]
     tried = [f"{fold}|{strategy}" for fold in folds for strategy in (RIVALS, *strategies)]
-    # on a cluster the first run does the work of all, side by side, and the others find it done
+    # the first run does the work of all, side by side, and the others find it done; models only on a cluster
     on_cluster = Settings.from_env().ray_address is not None
     for fold in folds:
         together = folds if on_cluster and fold == folds[0] else []
         run("fold_models_job", {"fold_models": {"together": together}}, fold)
     for partition in tried:
-        together = tried if on_cluster and partition == tried[0] else []
+        together = tried if partition == tried[0] else []
         run("fold_backtests_job", {"fold_backtests": {**judging, "together": together}}, partition)
     pooled = {"walk_forward_leaderboard": {"plan": planned["plan"]}}
     return run("walk_forward_leaderboard_job", pooled, None).assets["walk_forward_leaderboard"]

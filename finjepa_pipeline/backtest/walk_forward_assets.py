@@ -60,7 +60,7 @@ class FoldBacktestConfig(dg.Config):
     """What differs from the plan."""
 
     together: list[str] = Field(
-        default_factory=list, description="Partitions that a Ray cluster judges beside this one, ahead of their runs."
+        default_factory=list, description="Partitions that are judged beside this one, ahead of their runs."
     )
 
     n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded.")
@@ -194,9 +194,8 @@ def fold_backtests(
         if config.open_held_back and plan.held_back[1] > plan.held_back[0] and fold_name == plan.folds[-1].name:
             opened = record_opening(con, panel, plan, checkpoint, context.run.run_id)
             blocks.append(Block("held_back", *plan.held_back))
-    ahead = 0
-    if home.ray_address is not None:
-        ahead = _judge_together(warehouse, home, panel, [str(context.partition_key), *config.together], config, context)
+    together = [str(context.partition_key), *config.together]
+    ahead = _judge_together(warehouse, home, panel, together, config, context) if config.together else 0
     docket = docket_of(who, config)
     run = run_backtests(warehouse, home.checkpoints / checkpoint, folder, docket, context.log.info, blocks, home)
     return dg.MaterializeResult(

@@ -20,7 +20,8 @@ QUICK = {
 
 def environment(home: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("FINJEPA_", "DAGSTER_", "HF_"))}
-    return kept | {"FINJEPA_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    one = {"FINJEPA_COMPUTE": "local:1", "OMP_NUM_THREADS": "1"}  # others work on this machine too
+    return kept | one | {"FINJEPA_HOME": str(home), "HF_HUB_OFFLINE": "1"}
 
 
 def finjepa(home: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:

@@ -138,13 +138,13 @@ def test_a_failure_of_the_data_in_an_audit_of_an_own_strategy_is_stored_for_all_
         "delay": Finding("delay", False, 1.0, "x"),
     }
     monkeypatch.setattr(trial, "raw_rows", lambda *_: None)
-    monkeypatch.setattr(trial, "_hold_here", lambda *_: iter(found.items()))
-    settings = Settings(home=tmp_path).ensure()
+    monkeypatch.setattr(trial, "hold_one", lambda job: found[job[1]])
+    settings = Settings(home=tmp_path, compute="local:1").ensure()
     warehouse, panel = Warehouse.from_settings(settings), write_panel(tmp_path / "panel", noise(60, 2)).folder
     scale = {"dates": 1, "seeds": 1, "symbols": 1, "sessions": 1}
     (tmp_path / "mine.py").write_text("def decide(view):\n    return None\n")
     spec = f"{tmp_path / 'mine.py'}:decide"
-    list(trial.hold_trial(warehouse, settings, tmp_path / "abcd", panel, spec, "run1", print, **scale))
+    list(trial.hold_trial(warehouse, settings, tmp_path / "abcd", panel, spec, "run1", print, only=found, **scale))
     with warehouse.connect() as con:
         rows = con.execute("SELECT test, strategy FROM audit_results ORDER BY test").fetchall()
     assert rows == [("delay", load_strategy(spec).name), ("truncation", trial.ALL_PLANNERS)]
@@ -358,8 +358,8 @@ def test_a_feature_that_is_no_number_with_another_future_is_caught(rows, tmp_pat
 def trials(tmp_path, monkeypatch):
     """Audits of `mppi` in a small home, whose findings are given."""
     monkeypatch.setattr(trial, "raw_rows", lambda *_: None)
-    monkeypatch.setattr(trial, "Charge", lambda *a: replace_product(*a))
-    settings = Settings(home=tmp_path / "home").ensure()
+    monkeypatch.setattr(trial, "_product", lambda charge: None)
+    settings = Settings(home=tmp_path / "home", compute="local:1").ensure()
     warehouse, panel = Warehouse.from_settings(settings), write_panel(tmp_path / "panel", noise(60, 2)).folder
     traded = []
 
@@ -382,12 +382,6 @@ def trials(tmp_path, monkeypatch):
 
     hold.traded, hold.warehouse = traded, warehouse  # type: ignore[attr-defined]
     return hold
-
-
-def replace_product(checkpoint, panel, who, dates, seeds, work):
-    return type(
-        "Charge", (), {"product": lambda self: None, "seeds": seeds, "work": work, "who": who, "panel": panel}
-    )()
 
 
 def _raise(error):
