@@ -1,14 +1,16 @@
 """What the Dagster UI shows of an asset: charts and tables as Markdown."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from finjepa_model.data.panel import Panel
 from finjepa_pipeline.report.charts import Series, chart, image, lines
 from finjepa_pipeline.report.markdown import table
+
+if TYPE_CHECKING:
+    from finjepa_model.data.panel import Panel
 
 _CHANNELS = ("log_return", "realised_volatility_21", "momentum_252_21", "volume_shock", "drawdown_252")
 _CURVES = (("loss", "loss"), ("prediction", "prediction"), ("effective_rank_assets", "effective rank"))
@@ -32,7 +34,7 @@ def channel_table(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def panel_coverage(panel: Panel) -> str:
+def panel_coverage(panel: "Panel") -> str:
     """Assets observed and eligible on each session."""
     counts = {name: np.zeros(len(panel.dates), np.int64) for name in ("observed", "eligible")}
     for start, first, length in zip(panel.offsets, panel.first, panel.lengths, strict=False):
@@ -41,7 +43,7 @@ def panel_coverage(panel: Panel) -> str:
     return image(chart(lines(panel.dates, counts), y_label="assets", from_zero=True), "coverage")
 
 
-def panel_channels(panel: Panel) -> str:
+def panel_channels(panel: "Panel") -> str:
     """A few channels of the asset with the longest history, last two years."""
     asset = int(np.argmax(panel.lengths))
     stop = int(panel.offsets[asset] + panel.lengths[asset])
