@@ -24,13 +24,17 @@ from typing import Any
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import from_json, to_json
-from finjepa_pipeline.publishing.package import sha256
 from finjepa_pipeline.settings import Settings
 
 MANIFEST = "manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WRITTEN_ONCE = ("checkpoints", "panels", "releases")  # their names are hashes of what made them
 _TRIES = 3  # to read an artefact that is replaced meanwhile
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Artifacts:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from dagster._core.instance.ref import InstanceRef
 from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
-from finjepa_model.files import write_text
+from finjepa_model.files import from_json, write_text
 from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.interrupts import asked
@@ -24,6 +26,7 @@ from finjepa_pipeline.retention import hold_reserve
 from finjepa_pipeline.run_config import explain
 from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.exchange import LAUNCHER_PID
 from finjepa_pipeline.watch import BY_HAND
 
 _INSTANCE_FILES = (Path(__file__).parent.parent / "dagster.yaml", Path(__file__).parent / "dagster.yaml")
@@ -199,3 +202,23 @@ def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+
+
+def main() -> None:
+    """Run a job in the home of the environment with the config of a file: python -m finjepa_pipeline.runner JOB FILE. It is what
+    `reproduce` starts, and ends with its launcher."""
+    from finjepa_pipeline import interrupts
+    from finjepa_pipeline.console import err
+    from finjepa_pipeline.training.guards import end_with  # with torch behind it
+
+    interrupts.install()
+    end_with(int(os.environ[LAUNCHER_PID]), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    ops = from_json(Path(sys.argv[2]).read_text(encoding="utf-8"))["ops"]
+    try:
+        run_job(Settings.from_env().ensure(), sys.argv[1], {name: op["config"] for name, op in ops.items()}, err)
+    except FinJEPAError as error:
+        sys.exit(f"finjepa: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()

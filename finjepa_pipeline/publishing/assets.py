@@ -1,17 +1,16 @@
-"""The door of the publishing stage: challenger_audit, champion, hub_release, daily_decision, past_decisions, retention."""
+"""Assets of the publishing stage: challenger_audit, champion, hub_release, daily_decision, past_decisions, retention."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 from pydantic import Field
 
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
-from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, TESTS
+from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, TESTS, verdict_of
 from finjepa_pipeline.failures import final
-from finjepa_pipeline.publishing.gate import Verdict, current_champion, judge
-from finjepa_pipeline.publishing.pictures import audit_table, findings_table
+from finjepa_pipeline.publishing.gate import Verdict, audit_challenger, current_champion, judge
 from finjepa_pipeline.report import metadata
 from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_panel, panel_of_run
@@ -82,26 +81,25 @@ def challenger_audit(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """The leak, null, delay and permutation tests of the newest checkpoint with its best planner. The gate refuses a challenger
-    that failed one or was not tried. What was held of it before is not held again; `finjepa audit` holds longer ones."""
-    from finjepa_pipeline.publishing.challenger import try_challenger
-
+    that failed one or was not tested. What was run before is not run again; `finjepa audit` runs longer ones."""
     home = settings.get()
     checkpoint, panel = checkpoint_of_run(context, home), panel_of_run(context, home)
-    trial = try_challenger(home, warehouse, checkpoint, panel, context.run.run_id, context.log.info)
+    audit = audit_challenger(home, warehouse, checkpoint, panel, context.run.run_id, context.log.info)
+    rows = [(test, verdict_of(passed, found), found) for test, (passed, found) in audit.findings.items()]
     missing = (None, f"{NOT_RUN}: no planner of it was backtested on the validation block")
     yield dg.MaterializeResult(
         metadata={
-            "checkpoint": trial.checkpoint.name,
+            "checkpoint": checkpoint.name,
             "panel": panel.name,
-            "strategy": trial.strategy or "",
-            "tests": audit_table(trial.findings),
-            "held": ", ".join(trial.held) or "nothing: all stood in the table",
-            "reused": not trial.held,
+            "strategy": audit.strategy or "",
+            "tests": _table(("test", "result", "found"), rows),
+            "run": ", ".join(audit.run) or "nothing: all results were known",
+            "reused": not audit.run,
         },
-        data_version=dg.DataVersion(f"{trial.checkpoint.name}-{trial.strategy}"),
+        data_version=dg.DataVersion(f"{checkpoint.name}-{audit.strategy}"),
     )
     for test in BEFORE_THE_GATE:
-        yield check_result("challenger_audit", test, *trial.findings.get(test, missing))
+        yield check_result("challenger_audit", test, *audit.findings.get(test, missing))
 
 
 @dg.asset(
@@ -121,13 +119,14 @@ def champion(
     passes the champion stays, and the run is green. Every verdict is a row of `champions`, every reason one of
     `champion_checks`."""
     verdict = _judge(context, settings, warehouse, write=not config.dry_run)
+    checks = [(one.name, one.verdict, "yes" if one.blocking else "no", one.detail) for one in verdict.findings]
     return dg.MaterializeResult(
         metadata={
             "challenger": verdict.challenger,
             "champion": verdict.champion or "",
             "verdict": verdict.verdict,
             "reasons": "; ".join(verdict.reasons),
-            "checks": findings_table(verdict.findings),
+            "checks": _table(("check", "result", "blocking", "found"), checks),
             "strategy": verdict.strategy or "",
             **({} if verdict.probability_better is None else {"probability_better": verdict.probability_better}),
             **({} if verdict.common_days is None else {"common_sessions": verdict.common_days}),
@@ -164,7 +163,7 @@ def hub_release(
     if winner is None:
         return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is released", "reused": True})
     if config.dry_run:
-        plan = plan_release(home, warehouse, winner, repo_id)
+        plan = plan_release(home, winner, repo_id)
         return dg.MaterializeResult(metadata={"outcome": f"dry run: {plan}", "reused": True})
     made = release(home, warehouse, winner, repo_id)
     return dg.MaterializeResult(
@@ -301,6 +300,11 @@ def retention(
             "kept": dg.MetadataValue.json(plan.kept),
         }
     )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dg.TableMetadataValue:
+    records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
+    return dg.TableMetadataValue(records, dg.TableSchema([dg.TableColumn(name) for name in columns]))
 
 
 def _judge(context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse, write: bool) -> Verdict:

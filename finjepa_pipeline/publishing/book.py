@@ -131,14 +131,23 @@ def holdings_at(
     """
     followed = "champion" if book == "trial" else book
     until = panel.dates[session] - (0 if included else 1)
-    key = {"feed": str(panel.manifest["feed"]), "book": followed, "date": str(until)}
-    found = con.execute(sql("previous_decision"), key).fetchone()
+    found = con.execute(
+        "SELECT date, checkpoint, planner, data_version, wealth, peak, cash, hedge_held, state, coalesce(made_afterwards, false) "
+        "FROM main.decision_portfolios WHERE feed = $feed AND book = $book AND date <= $date::DATE "
+        "ORDER BY date DESC, created_at DESC, rowid DESC LIMIT 1",
+        {"feed": str(panel.manifest["feed"]), "book": followed, "date": str(until)},
+    ).fetchone()
     if found is None:
         return cash(simulator, "First decision: the portfolio starts in cash.")
     columns = ("date", "checkpoint", "planner", "data_version")
     decision = dict(zip(columns, map(str, found[:4]), strict=True))
     wealth, peak, cash_share, hedge_share, stored, made_afterwards = found[4:]
-    rows = con.execute(sql("decision_rows"), decision | {"book": followed}).fetchall()
+    rows = con.execute(
+        "SELECT asset, weight, signal, position, coalesce(held, 0), hedge, expected_return, expected_volatility "
+        "FROM main.decisions WHERE date = $date::DATE AND checkpoint = $checkpoint AND planner = $planner "
+        "AND data_version = $data_version AND book = $book ORDER BY asset",
+        decision | {"book": followed},
+    ).fetchall()
     names, weights, signals, positions, held, hedges, growths, volatilities = map(list, zip(*rows, strict=True))
     record = json.loads(stored) if stored else _older_record(names, held, wealth, peak, cash_share, hedge_share)
     missing = [name for name, money in zip(record["assets"], record["positions"], strict=True) if money]

@@ -5,6 +5,7 @@ it missed is decided first, in order, as of those closes: so the book is the bac
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
@@ -17,22 +18,16 @@ import numpy as np
 from finjepa_model.checkpoint import read_config
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json, write_text
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.finjepa_strategy import planner_of, strategy_name
-from finjepa_pipeline.backtest.store import most_assets
+from finjepa_pipeline.backtest.store import insert, most_assets, transaction
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.store import active_options, current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, holdings_at
-from finjepa_pipeline.publishing.decision import (
-    decide,
-    decision_session,
-    file_of,
-    hold,
-    store_decision,
-    stored,
-    write_files,
-)
+from finjepa_pipeline.publishing.decision import Decision, decide, decision_session, hold
 from finjepa_pipeline.publishing.gate import current_champion, why_unusable
+from finjepa_pipeline.report.decision import decision_page
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.sql_files import sql
 from finjepa_pipeline.training.named import NamedCheckpoint, named_checkpoint
@@ -53,11 +48,21 @@ class MadeDecision:
 
 @dataclass(frozen=True)
 class _Decider:
+    """Who decides for a book; `name` stands for the planner in tables and files."""
+
     checkpoint: NamedCheckpoint
     planner: str
     book: BookName
     n_assets: int
-    name: str  # in tables and files
+    name: str
+
+    @property
+    def stride(self) -> int:
+        return read_config(self.checkpoint.folder).model.stride
+
+    @property
+    def simulator(self) -> PortfolioSimulator:
+        return PortfolioSimulator(read_config(self.checkpoint.folder).portfolio)
 
 
 def make_decision(
@@ -91,11 +96,10 @@ def make_decision(
     session = decision_session(panel, as_of)
     with warehouse.connect() as con:
         decider = _decider(con, settings, panel, session, named, planner, utility)
-        if decider is not None and n_assets not in (None, decider.n_assets):
-            name = f"{decider.planner}, {n_assets} assets"
-            decider = replace(decider, book="trial", n_assets=n_assets, name=name)
     if decider is None:
         return None
+    if n_assets not in (None, decider.n_assets):
+        decider = replace(decider, book="trial", n_assets=n_assets, name=f"{decider.planner}, {n_assets} assets")
     follow = _follow if decider.book == "champion" else _made
     return follow(settings, warehouse, panel, session, decider)
 
@@ -138,27 +142,25 @@ def backfill_decisions(
     return made
 
 
+# Schedule
+
+
 def _follow(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:
     """The champion's book at a close, after what it missed before."""
-    folder = settings.reports / "decisions"
     with warehouse.connect() as con:
         decided = _decided(con, panel, decider.book)
         due = _due(con, settings, panel, session, decider, decided)
-        calendar = _calendar(con)
-    made = None
-    for day, by in due:
-        made = _made(settings, warehouse, panel, day, by)
-    if made is not None and due[-1][0] == session:
-        return made
-    path = folder / f"{panel.dates[session]}.json"
+    made = [_made(settings, warehouse, panel, day, by) for day, by in due]
+    if due and due[-1][0] == session:
+        return made[-1]
+    path = _folder(settings) / f"{panel.dates[session]}.json"
     if session in decided and path.is_file():
         return MadeDecision(json.loads(path.read_text(encoding="utf-8")), path, new=False)
-    config = read_config(decider.checkpoint.folder)
     with warehouse.connect() as con:
-        simulator = PortfolioSimulator(config.portfolio)
-        holdings = holdings_at(con, panel, session, decider.book, simulator, included=True)
-    standing = hold(panel, session, holdings, decider.book, config.model.stride, calendar)
-    return MadeDecision(standing.to_json(), write_files(standing, folder), new=False)
+        holdings = holdings_at(con, panel, session, decider.book, decider.simulator, included=True)
+        standing = hold(panel, session, holdings, decider.book, decider.stride, _calendar(con))
+    _write(standing, path)
+    return MadeDecision(standing.to_json(), path, new=False)
 
 
 def _due(
@@ -179,21 +181,27 @@ def _due(
     return due
 
 
-def _decided(con: duckdb.DuckDBPyConnection, panel: Panel, book: BookName) -> list[int]:
-    """The sessions at whose close a book has a decision, ascending."""
-    key = {"feed": str(panel.manifest["feed"]), "book": book}
-    dates = [row[0].isoformat() for row in con.execute(sql("decided_dates"), key).fetchall()]
-    return [panel.date_index(date) for date in dates if date >= str(panel.dates[0])]
-
-
 def _is_due(decider: _Decider, decided: Sequence[int], session: int) -> bool:
     """Whether a book that has decided at these sessions decides at another one: never before its newest decision."""
-    return not decided or session >= max(decided) + read_config(decider.checkpoint.folder).model.stride
+    return not decided or session >= max(decided) + decider.stride
+
+
+def _decided(con: duckdb.DuckDBPyConnection, panel: Panel, book: BookName) -> list[int]:
+    """The sessions at whose close a book has a decision, ascending."""
+    rows = con.execute(
+        "SELECT DISTINCT date FROM main.decision_portfolios WHERE feed = $feed AND book = $book ORDER BY date",
+        {"feed": str(panel.manifest["feed"]), "book": book},
+    ).fetchall()
+    dates = [row[0].isoformat() for row in rows]
+    return [panel.date_index(date) for date in dates if date >= str(panel.dates[0])]
 
 
 def _calendar(con: duckdb.DuckDBPyConnection) -> str:
     """The exchange of this home's prices."""
     return json.loads(active_options(con) or "{}").get("calendar") or "XNYS"
+
+
+# Who decides, on which panel
 
 
 def _panel_for(
@@ -227,37 +235,6 @@ def _panel_for(
         return Panel.open(build_panel(con, settings, model.channels, make_current=False, of=prices))
 
 
-def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:
-    key = {
-        "date": str(panel.dates[session]),
-        "checkpoint": decider.checkpoint.name,
-        "planner": decider.name,
-        "data_version": str(panel.manifest["data_version"]),
-    }
-    path = settings.reports / "decisions"
-    simulator = PortfolioSimulator(read_config(decider.checkpoint.folder).portfolio)
-    with warehouse.connect() as con:
-        known = stored(path, con, key | {"feed": str(panel.manifest["feed"])}, decider.book)
-        if known is not None:
-            return MadeDecision(known, file_of(path, key, decider.book), new=False)
-        holdings = holdings_at(con, panel, session, decider.book, simulator)
-        calendar = _calendar(con)
-    decision = decide(
-        decider.checkpoint,
-        panel,
-        decider.planner,
-        session,
-        holdings,
-        decider.book,
-        n_assets=decider.n_assets,
-        calendar=calendar,
-    )
-    decision = replace(decision, planner=decider.name)
-    with warehouse.connect() as con:
-        file, new = store_decision(con, decision, path)
-    return MadeDecision(json.loads(file.read_text(encoding="utf-8")), file, new)
-
-
 def _decider(
     con: duckdb.DuckDBPyConnection,
     settings: Settings,
@@ -289,7 +266,7 @@ def _champion_of(con: duckdb.DuckDBPyConnection, settings: Settings, panel: Pane
     then = present if session == len(panel.dates) - 1 else current_champion(con, until=night)
     if present is None:
         return None
-    own = bool(decided and session >= decided[0]) or (not decided and then is not None)
+    own = session >= decided[0] if decided else then is not None
     chosen = then or present
     if chosen.checkpoint != present.checkpoint and why_unusable(settings.checkpoints / chosen.checkpoint):
         chosen = present
@@ -297,3 +274,83 @@ def _champion_of(con: duckdb.DuckDBPyConnection, settings: Settings, panel: Pane
     if folder is None:
         raise FinJEPAError(f"the champion {chosen.checkpoint} is gone from {settings.checkpoints}; train it again")
     return _acting(con, named_checkpoint(settings, folder), chosen.strategy, "champion" if own else "hindsight")
+
+
+# Tables and files
+
+
+def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:
+    """The decision of a session: found where it stands in the tables and in its file, otherwise made and stored."""
+    key = {
+        "date": str(panel.dates[session]),
+        "checkpoint": decider.checkpoint.name,
+        "planner": decider.name,
+        "data_version": str(panel.manifest["data_version"]),
+        "feed": str(panel.manifest["feed"]),
+        "book": decider.book,
+    }
+    path = _folder(settings) / _file_name(key)
+    with warehouse.connect() as con:
+        if _is_stored(con, key) and path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if all(found.get(name) == value for name, value in key.items()):
+                return MadeDecision(found, path, new=False)
+        holdings = holdings_at(con, panel, session, decider.book, decider.simulator)
+        calendar = _calendar(con)
+    decision = decide(
+        decider.checkpoint, panel, decider.planner, session, holdings, decider.book, decider.n_assets, calendar
+    )
+    decision = replace(decision, planner=decider.name)
+    with warehouse.connect() as con:
+        new = not _is_stored(con, key)
+        if new:
+            _store(con, decision, key)
+    _write(decision, path)
+    return MadeDecision(json.loads(path.read_text(encoding="utf-8")), path, new)
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.reports / "decisions"
+
+
+def _file_name(key: dict[str, str]) -> str:
+    """Decisions of the champion's book are named by their date; others never take their place."""
+    if key["book"] == "champion":
+        return f"{key['date']}.json"
+    planner = re.sub(r"[^A-Za-z0-9.]+", "-", key["planner"])  # a utility has signs that no file name may have
+    return f"{key['date']}-{key['book']}-{planner}-{key['checkpoint'].replace('/', '--')}.json"
+
+
+def _is_stored(con: duckdb.DuckDBPyConnection, key: dict[str, str]) -> bool:
+    """Whether this very decision is in the tables; the champion's book has one a date."""
+    [(known,)] = con.execute(
+        "SELECT count(*) > 0 FROM main.decision_portfolios WHERE date = $date::DATE AND feed = $feed AND book = $book "
+        "AND (book = 'champion' OR (checkpoint = $checkpoint AND planner = $planner AND data_version = $data_version))",
+        key,
+    ).fetchall()
+    return bool(known)
+
+
+def _store(con: duckdb.DuckDBPyConnection, decision: Decision, key: dict[str, str]) -> None:
+    """Add a decision to `decisions`, a row an asset, and what it started from to `decision_portfolios`."""
+    names = list(dict.fromkeys((*decision.assets, *decision.weights, *decision.held)))
+    rows = {
+        "asset": names,
+        "weight": [decision.weights.get(name, 0.0) for name in names],
+        "signal": [decision.signals.get(name, 0) for name in names],
+        "position": [decision.positions.get(name, 0.0) for name in names],
+        "held": [decision.held.get(name, 0.0) for name in names],
+    }
+    of_all = {name: getattr(decision, name) for name in ("hedge", "expected_return", "expected_volatility")}
+    portfolio = {name: getattr(decision, name) for name in ("previous_date", "wealth", "peak", "made_afterwards")}
+    portfolio |= {"cash": decision.held_cash, "hedge_held": decision.held_hedge, "state": decision.record}
+    with transaction(con):
+        insert(con, "decisions", {name: key[name] for name in key if name != "feed"} | of_all, rows)
+        insert(con, "decision_portfolios", key, {name: [value] for name, value in portfolio.items()})
+
+
+def _write(decision: Decision, path: Path) -> None:
+    """Write the JSON file of a decision or of a hold, and the page beside it."""
+    content = decision.to_json()
+    write_text(path.with_suffix(".html"), decision_page(content))
+    write_text(path, to_json(content, indent=2) + "\n")

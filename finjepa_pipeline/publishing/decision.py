@@ -4,33 +4,25 @@ It is the strategy's own `decide`, as the backtest asks it. It starts from the p
 decision before left. Between two decisions a book holds.
 """
 
-import json
-import re
 from dataclasses import asdict, dataclass
 from datetime import date as day
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.batches import history_needed
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json, write_text
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.engine import REBALANCE_UNIVERSE_EVERY, decide_at
 from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
 from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView, next_universe, traded_text
-from finjepa_pipeline.backtest.store import insert, transaction
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing.book import BookName, Holdings, cash, record_of
-from finjepa_pipeline.publishing.reasons import Reasons, reasons_for
-from finjepa_pipeline.publishing.search import Search
-from finjepa_pipeline.report.decision import decision_page
-from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.publishing.explanation import Reasons, Search, reasons_for
+from finjepa_pipeline.report.page import SIGNALS
 from finjepa_pipeline.training.named import NamedCheckpoint
 
 
@@ -267,65 +259,6 @@ def _as_before(holdings: Holdings, assets: tuple[str, ...]) -> dict[str, Any]:
     return kept | {"assets": tuple(previous.weights), "cash": 1 - sum(previous.positions.values())}
 
 
-def stored(folder: Path, con: duckdb.DuckDBPyConnection, key: dict[str, str], book: BookName) -> dict[str, Any] | None:
-    """The JSON of a decision that stands in the tables and in its file already; None where either is missing."""
-    [(known,)] = con.execute(sql("known_decision"), key | {"book": book}).fetchall()
-    path = file_of(folder, key, book)
-    if not known or not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found if all(found.get(name) == value for name, value in key.items()) else None
-
-
-def file_of(folder: Path, key: dict[str, str], book: BookName) -> Path:
-    """Decisions of the champion's book are named by their date; others never take their place."""
-    planner = re.sub(r"[^A-Za-z0-9.]+", "-", key["planner"])  # a utility has signs that no file name may have
-    more = "" if book == "champion" else f"-{book}-{planner}-{key['checkpoint'].replace('/', '--')}"
-    return folder / f"{key['date']}{more}.json"
-
-
-def store_decision(con: duckdb.DuckDBPyConnection, decision: Decision, folder: Path) -> tuple[Path, bool]:
-    """Write a decision to `decisions` and `decision_portfolios`, to a JSON file and to a page beside it.
-
-    Returns:
-        The JSON file, and whether the decision is new.
-    """
-    key = {name: getattr(decision, name) for name in ("date", "checkpoint", "planner", "data_version")}
-    where = {"feed": decision.feed, "book": decision.book}
-    [(known,)] = con.execute(sql("known_decision"), key | where).fetchall()
-    if not known:
-        names = list(dict.fromkeys((*decision.assets, *decision.weights, *decision.held)))
-        rows = {
-            "asset": names,
-            "weight": [decision.weights.get(name, 0.0) for name in names],
-            "signal": [decision.signals.get(name, 0) for name in names],
-            "position": [decision.positions.get(name, 0.0) for name in names],
-            "held": [decision.held.get(name, 0.0) for name in names],
-        }
-        more = {name: getattr(decision, name) for name in ("hedge", "expected_return", "expected_volatility", "book")}
-        columns = ("previous_date", "wealth", "peak", "made_afterwards")
-        portfolio = where | {name: getattr(decision, name) for name in columns} | {"state": decision.record}
-        with transaction(con):
-            insert(con, "decisions", key | more, rows)
-            con.execute(
-                sql("add_decision_portfolio"),
-                key | portfolio | {"cash": decision.held_cash, "hedge_held": decision.held_hedge},
-            )
-    return write_files(decision, folder), not known
-
-
-def write_files(decision: Decision, folder: Path) -> Path:
-    """Write the JSON file of a decision or of a hold, and the page beside it; returns the JSON file."""
-    key = {"date": decision.date, "checkpoint": decision.checkpoint, "planner": decision.planner}
-    path = file_of(folder, key, decision.book)
-    write_text(path.with_suffix(".html"), decision_page(decision.to_json()))
-    write_text(path, to_json(decision.to_json(), indent=2) + "\n")
-    return path
-
-
-_SIGNALS = {1: "long", 0: "flat", -1: "short"}
-
-
 def _changes(holdings: Holdings, positions: dict[str, float], signals: dict[str, int], hedge: bool) -> tuple[str, ...]:
     previous = holdings.previous
     if previous is None:
@@ -336,7 +269,7 @@ def _changes(holdings: Holdings, positions: dict[str, float], signals: dict[str,
     for name in sorted({*signals, *previous.signals}):
         before, after = previous.signals.get(name, 0), signals.get(name, 0)
         if before != after:
-            lines.append(f"{name}: signal {_SIGNALS[before]} to {_SIGNALS[after]}")
+            lines.append(f"{name}: signal {SIGNALS[before]} to {SIGNALS[after]}")
     shares = holdings.shares
     trades = {name: positions.get(name, 0.0) - shares.get(name, 0.0) for name in {*positions, *shares}}
     for name, trade in sorted(trades.items(), key=lambda item: (-abs(item[1]), item[0]))[:10]:

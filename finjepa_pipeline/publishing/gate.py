@@ -1,9 +1,15 @@
-"""The champion gate: whether the checkpoint of the day replaces the one that is trusted.
+"""The champion gate: whether the newest checkpoint replaces the trusted one, and everything that it looks at.
 
-Both are compared on the same validation sessions by a paired bootstrap of daily returns net of costs. A probability above
+A challenger must be whole, alive, fairly backtested and free of leakage, on sound data. A check that cannot be evaluated is not
+known to hold, and blocks like one that failed. One that compares returns with luck and had not enough data does not block: a
+short history would otherwise never have a champion. It is not called passed either.
+
+Then both are compared on the same validation sessions by a paired bootstrap of daily returns net of costs. A probability above
 one half is enough to replace; it is not enough to say "better", and the model card does not say so.
 """
 
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,44 +18,55 @@ from typing import Any, Literal
 import duckdb
 import numpy as np
 
+from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.data.batches import lineage_of, stored_blocks
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest.metrics import SHORTEST
-from finjepa_pipeline.backtest.store import best_planner, now, transaction
-from finjepa_pipeline.publishing.checks import Finding, findings, summary
+from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, EXACT, NOT_ENOUGH_DATA, NOT_RUN, TESTS, verdict_of
+from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
+from finjepa_pipeline.backtest.store import best_planner, insert, now, transaction
+from finjepa_pipeline.report.backtest import page_of, write_report
+from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.warehouse import Warehouse
 
 REPLACE_ABOVE = 0.5  # probability
 BOOTSTRAP_SAMPLES = 2000
+PBO_LIMIT = 0.2
+AUDIT_SCALE = {
+    "dates": 2,
+    "seeds": 4,
+    "symbols": 10,
+    "sessions": 1000,
+}  # of a nightly run; `finjepa audit` runs longer ones
+_RANKS = ("effective_rank_assets", "effective_rank_market")
+
+Outcome = Literal["promoted", "kept", "refused"]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the gate decided about a challenger.
+class Finding:
+    """One thing that the gate looked at.
 
     Attributes:
-        challenger: checkpoint that was judged.
-        champion: checkpoint that is trusted after the verdict; None when there is none yet.
-        verdict: `promoted`, `kept` (the champion stays) or `refused` (a check is red).
-        probability_better: share of bootstrap samples in which the challenger's Sharpe ratio is the higher one.
-        findings: every check, whatever came of it.
-        new: False when the same verdict stands in the table already.
+        passed: None where it could not be said.
+        blocking: whether it forbids a promotion unless it passed.
     """
 
-    challenger: str
-    champion: str | None
-    verdict: Literal["promoted", "kept", "refused"]
-    reasons: tuple[str, ...]
-    strategy: str | None = None
-    probability_better: float | None = None
-    common_days: int | None = None
-    findings: tuple[Finding, ...] = ()
-    new: bool = True
+    name: str
+    passed: bool | None
+    detail: str
+    blocking: bool = True
 
     @property
-    def winner(self) -> "Champion | None":
-        """The challenger, if it was promoted."""
-        return Champion(self.challenger, self.strategy) if self.verdict == "promoted" and self.strategy else None
+    def forbids(self) -> bool:
+        return self.blocking and self.passed is not True
+
+    @property
+    def verdict(self) -> str:
+        """`passed`, `failed`, `not enough data` or `not run`."""
+        return verdict_of(self.passed, self.detail)
 
 
 @dataclass(frozen=True)
@@ -60,16 +77,55 @@ class Champion:
     strategy: str
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate decided about a challenger.
+
+    Attributes:
+        challenger: checkpoint that was judged.
+        champion: checkpoint that is trusted after the verdict; None when there is none yet.
+        verdict: `promoted`, `kept` (the champion stays) or `refused` (a check forbids it).
+        probability_better: share of bootstrap samples in which the challenger's Sharpe ratio is the higher one.
+        common_days: validation sessions that both were compared on.
+        findings: every check, whatever came of it.
+        new: False when the same verdict stands in the table already.
+    """
+
+    challenger: str
+    champion: str | None
+    verdict: Outcome
+    reasons: tuple[str, ...]
+    strategy: str | None = None
+    probability_better: float | None = None
+    common_days: int | None = None
+    findings: tuple[Finding, ...] = ()
+    new: bool = True
+
+    @property
+    def winner(self) -> Champion | None:
+        """The challenger, if it was promoted."""
+        return Champion(self.challenger, self.strategy) if self.verdict == "promoted" and self.strategy else None
+
+
 def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = None) -> Champion | None:
     """The champion of now, or of a moment in UTC."""
-    row = con.execute(sql("current_champion"), {"until": until}).fetchone()
-    return Champion(*row) if row else None
+    row = _newest_promotion(con, until)
+    return Champion(row[0], row[1]) if row else None
 
 
 def champion_since(con: duckdb.DuckDBPyConnection) -> tuple[str, datetime] | None:
     """The champion of now, and the moment of its promotion in UTC."""
-    row = con.execute(sql("champion_since")).fetchone()
-    return (row[0], row[1]) if row else None
+    row = _newest_promotion(con, None)
+    return (row[0], row[2]) if row else None
+
+
+def _newest_promotion(con: duckdb.DuckDBPyConnection, until: datetime | None) -> tuple[Any, ...] | None:
+    return con.execute(
+        "SELECT checkpoint, strategy, created_at FROM main.champions "
+        "WHERE verdict = 'promoted' AND ($until::TIMESTAMP IS NULL OR created_at <= $until::TIMESTAMP) "
+        "ORDER BY created_at DESC, rowid DESC LIMIT 1",
+        {"until": until},
+    ).fetchone()
 
 
 def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, write: bool = True) -> Verdict:
@@ -77,51 +133,72 @@ def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, w
 
     Args:
         checkpoint: folder of the challenger.
-        write: False to hear the verdict only; nothing is stored then.
+        write: False for the verdict only; nothing is stored then.
 
     Raises:
         FinJEPAError: if no backtest has been stored yet.
     """
-    champion = current_champion(con)
-    challenger = checkpoint.name
+    champion, challenger = current_champion(con), checkpoint.name
     if champion is not None and champion.checkpoint == challenger:
         known = known_findings(con, challenger)
         reason = ("it is the champion already",)
         return Verdict(challenger, challenger, "kept", reason, champion.strategy, findings=known, new=False)
     verdict = _verdict(con, checkpoint, champion, data_version)
-    incumbent = champion.checkpoint if champion else None
-    key = {"checkpoint": challenger, "data_version": data_version, "incumbent": incumbent}
+    key = {"checkpoint": challenger, "data_version": data_version, "incumbent": champion and champion.checkpoint}
     outcome = {"verdict": verdict.verdict, "reasons": "\n".join(verdict.reasons)}
-    if con.execute(sql("champion_verdict"), key).fetchone() == tuple(outcome.values()):
+    stored = con.execute(
+        "SELECT verdict, reasons FROM main.champions WHERE checkpoint = $checkpoint AND data_version = $data_version "
+        "AND incumbent IS NOT DISTINCT FROM $incumbent ORDER BY created_at DESC, rowid DESC LIMIT 1",
+        key,
+    ).fetchone()
+    if stored == tuple(outcome.values()):
         return replace(verdict, new=False)
     if write:
-        when = {"created_at": now()}
-        numbers = {name: getattr(verdict, name) for name in ("strategy", "probability_better", "common_days")}
+        key["created_at"] = now()
+        numbers = {name: [getattr(verdict, name)] for name in ("strategy", "probability_better", "common_days")}
+        columns = ("name", "passed", "blocking", "detail")
         with transaction(con):
-            con.execute(sql("add_champion_verdict"), key | outcome | numbers | when)
-            for finding in verdict.findings:
-                con.execute(sql("add_champion_check"), key | vars(finding) | when)
+            insert(con, "champions", key | outcome, numbers)
+            rows = {name: [getattr(finding, name) for finding in verdict.findings] for name in columns}
+            insert(con, "champion_checks", key, rows)
     return verdict
 
 
 def known_findings(con: duckdb.DuckDBPyConnection, checkpoint: str) -> tuple[Finding, ...]:
     """What the gate found when it last judged a checkpoint."""
-    rows = con.execute(sql("champion_findings"), {"checkpoint": checkpoint}).fetchall()
-    return tuple(Finding(name, passed, detail, blocking) for name, passed, blocking, detail in rows)
+    rows = con.execute(
+        "SELECT name, passed, detail, blocking FROM main.champion_checks WHERE checkpoint = $checkpoint AND created_at = "
+        "(SELECT max(created_at) FROM main.champion_checks WHERE checkpoint = $checkpoint) ORDER BY rowid",
+        {"checkpoint": checkpoint},
+    ).fetchall()
+    return tuple(Finding(*row) for row in rows)
+
+
+def summary(found: Sequence[Finding]) -> str:
+    """All checks in one line: that all passed is only said where all were run and passed."""
+    passed = sum(one.passed is True for one in found)
+    if passed == len(found):
+        return f"all {len(found)} checks passed"
+    others = [
+        f"{verdict}: {', '.join(one.name for one in found if one.verdict == verdict)}"
+        for verdict in ("failed", NOT_ENOUGH_DATA, NOT_RUN)
+        if any(one.verdict == verdict for one in found)
+    ]
+    return f"no check forbids it; {passed} of {len(found)} passed ({'; '.join(others)})"
 
 
 def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champion | None, data_version: str) -> Verdict:
-    incumbent, challenger = champion.checkpoint if champion else None, checkpoint.name
+    incumbent, challenger = champion and champion.checkpoint, checkpoint.name
     strategy = best_planner(con, challenger, data_version)
     found = findings(con, checkpoint, data_version, strategy)
 
-    def say(word: Literal["promoted", "kept", "refused"], *reasons: str, **numbers: Any) -> Verdict:
+    def say(word: Outcome, *reasons: str, **numbers: Any) -> Verdict:
         holder = challenger if word == "promoted" else incumbent
         return Verdict(challenger, holder, word, reasons, strategy, findings=found, **numbers)
 
-    red = [finding for finding in found if finding.forbids]
-    if red or strategy is None:
-        return say("refused", *(f"{finding.name}: {finding.detail}" for finding in red))
+    forbidding = [finding for finding in found if finding.forbids]
+    if forbidding or strategy is None:
+        return say("refused", *(f"{finding.name}: {finding.detail}" for finding in forbidding))
     if champion is None:
         return say("promoted", "there was no champion", summary(found))
     unusable = why_unusable(checkpoint.with_name(champion.checkpoint))
@@ -148,7 +225,7 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
 
 def why_unusable(checkpoint: Path) -> str | None:
     """Why a checkpoint cannot act any more, as after an upgrade or when it was deleted; None where it can."""
-    from finjepa_model import FinJEPA
+    from finjepa_model import FinJEPA  # with torch behind it
 
     if not checkpoint.is_dir():
         return "its folder is gone"
@@ -169,13 +246,12 @@ def _paired_returns(
     """
     folder = checkpoint.with_name(champion.checkpoint)
     spans = [blocks["validation"] for blocks in map(stored_blocks, (folder, checkpoint)) if blocks]
-    trained_on = None if stored_blocks(folder) else lineage_of(folder)["data"]["data_version"]
     pairs = con.execute(
-        sql("paired_validation_returns"),
+        sql("publishing/paired_validation_returns"),
         {
             "champion": champion.checkpoint,
             "champion_strategy": champion.strategy,
-            "trained_on": trained_on,
+            "trained_on": None if stored_blocks(folder) else lineage_of(folder)["data"]["data_version"],
             "challenger": checkpoint.name,
             "challenger_strategy": strategy,
             "data_version": data_version,
@@ -193,7 +269,7 @@ def probability_better(champion_T: np.ndarray, challenger_T: np.ndarray) -> tupl
         champion_T, challenger_T: daily net returns on the same sessions. Returns that never move (all in cash) have a
             ratio of 0 here, and equal returns are not better.
     """
-    from arch.bootstrap import StationaryBootstrap
+    from arch.bootstrap import StationaryBootstrap  # slow to import, and definitions read this module
 
     from finjepa_pipeline.backtest.inference import block_length
     from finjepa_pipeline.backtest.metrics import sharpe
@@ -206,3 +282,189 @@ def probability_better(champion_T: np.ndarray, challenger_T: np.ndarray) -> tupl
     sharpe_S2 = np.stack([sharpes(np.asarray(data[0])) for data, _ in bootstrap.bootstrap(BOOTSTRAP_SAMPLES)])
     champion, challenger = sharpes(returns_T2)
     return float((sharpe_S2[:, 1] > sharpe_S2[:, 0]).mean()), (float(champion), float(challenger))
+
+
+# Checks of a challenger
+
+
+def findings(
+    con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, strategy: str | None
+) -> tuple[Finding, ...]:
+    """Every check of a challenger.
+
+    Args:
+        checkpoint: its folder.
+        strategy: the planner that acts for it; None when it has no backtest on the validation block.
+    """
+    key = {"checkpoint": checkpoint.name, "data_version": data_version}
+    return (
+        _files(checkpoint),
+        _collapse(checkpoint),
+        _data(con, data_version),
+        _baseline(con, key, strategy),
+        *_audited(con, checkpoint.name, strategy),
+        *_corrected(con, key, strategy),
+    )
+
+
+def _rows(con: duckdb.DuckDBPyConnection, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Rows of a query; none where a stage has not run in this home, so that its tables are not there."""
+    try:
+        return con.execute(query, values).fetchall()
+    except duckdb.CatalogException:
+        return []
+
+
+def _files(checkpoint: Path) -> Finding:
+    missing = [name for name in CHECKPOINT_FILES if name != "README.md" and not (checkpoint / name).is_file()]
+    return Finding("files", not missing, f"the checkpoint has no {', '.join(missing)}" if missing else "all are there")
+
+
+def _collapse(checkpoint: Path) -> Finding:
+    try:
+        diagnostics = json.loads((checkpoint / "metrics.json").read_text(encoding="utf-8"))["diagnostics"]
+        collapsed = bool(diagnostics["collapsed"])
+    except (OSError, ValueError, KeyError):
+        return Finding("collapse", None, "metrics.json has no collapse diagnostics")
+    ranks = ", ".join(f"{name} {diagnostics[name]:.1f}" for name in _RANKS if diagnostics.get(name)) or "no ranks given"
+    return Finding("collapse", not collapsed, f"the latents have {'' if collapsed else 'not '}collapsed ({ranks})")
+
+
+def _data(con: duckdb.DuckDBPyConnection, data_version: str) -> Finding:
+    """The price contract, as it was checked when these prices came in."""
+    query = "SELECT outcomes_json FROM main.revisions WHERE data_version = $data_version ORDER BY revision DESC LIMIT 1"
+    rows = _rows(con, query, {"data_version": data_version})
+    if not rows:
+        return Finding("data", None, f"nothing is known of the prices {data_version}")
+    outcomes = json.loads(rows[0][0])
+    broken, warned = (
+        ", ".join(o["column"] for o in outcomes if o["severity"] == severity and not o["success"])
+        for severity in ("critical", "warning")
+    )
+    if broken:
+        return Finding("data", False, f"the price contract is broken: {broken}")
+    warnings = f", with warnings on {warned}" if warned else ""
+    return Finding("data", True, f"the price contract holds ({len(outcomes)} expectations{warnings})")
+
+
+def _baseline(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: str | None) -> Finding:
+    """1/N was backtested under the same conditions, and the planner is not known to be worse."""
+    if strategy is None:
+        return Finding("baseline", None, "it has no backtest on the validation block")
+    query = (
+        "SELECT strategy, court, excess_sharpe, excess_low, excess_high, n_days FROM main.leaderboard "
+        "WHERE checkpoint = $checkpoint AND data_version = $data_version AND block = 'validation' "
+        "AND strategy IN ($strategy, $benchmark)"
+    )
+    rows = {row[0]: row[1:] for row in _rows(con, query, key | {"strategy": strategy, "benchmark": BENCHMARK})}
+    if strategy not in rows or BENCHMARK not in rows:
+        return Finding("baseline", None, f"the leaderboard lacks {strategy} or {BENCHMARK} on the validation block")
+    if rows[strategy][0] != rows[BENCHMARK][0]:
+        return Finding("baseline", None, f"{strategy} and {BENCHMARK} were backtested under different conditions")
+    _, excess, low, high, days = rows[strategy]
+    if excess is None or low is None:
+        why = f"{strategy} never moved" if excess is None else f"{TOO_SHORT}, and it has {days}"
+        return Finding("baseline", None, f"{NOT_ENOUGH_DATA}: {why}", blocking=False)
+    interval = f"Sharpe ratio minus that of 1/N {excess:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}, {days} sessions"
+    worse = high < 0
+    return Finding(
+        "baseline", not worse, f"{strategy} is {'worse' if worse else 'not known to be worse'} than 1/N ({interval})"
+    )
+
+
+def audit_of(
+    con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | None
+) -> dict[str, tuple[bool | None, str]]:
+    """The standing verdict of each test that was ever run of a checkpoint's planner: whether it passed, None without a verdict,
+    and what was found."""
+    query = sql("publishing/audit_of_checkpoint")
+    rows = _rows(con, query, {"checkpoint": checkpoint, "strategy": strategy})
+    return {test: (passed, text) for test, passed, text in rows}
+
+
+def _audited(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | None) -> list[Finding]:
+    """The audit's tests. Those of `BEFORE_THE_GATE` must have been run; one that failed forbids a promotion, whoever asked for
+    it, and so does one of the exact ones that had not enough data."""
+    known = audit_of(con, checkpoint, strategy)
+    found = []
+    for test in TESTS:
+        command = "publish" if test in BEFORE_THE_GATE else "audit"
+        passed, text = known.get(test, (None, f"{NOT_RUN}; `finjepa {command}` runs it"))
+        undecided = verdict_of(passed, text) == NOT_ENOUGH_DATA and test not in EXACT
+        blocking = passed is False or (test in BEFORE_THE_GATE and not undecided)
+        found.append(Finding(f"audit: {test}", passed, text, blocking))
+    return found
+
+
+def _corrected(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: str | None) -> tuple[Finding, Finding]:
+    """What is left of the planner's result after all that was ever tried. It decides what may be said of a champion, on the
+    card and above the report, and not who is champion: a gate on it would trust the first model for ever."""
+    query = (
+        "SELECT board.dsr, inference.pbo, inference.trials, inference.effective_trials, inference.spa_p "
+        "FROM main.leaderboard AS board JOIN main.court_inference AS inference USING (checkpoint, data_version, block, court) "
+        "WHERE board.checkpoint = $checkpoint AND board.data_version = $data_version AND board.block = 'validation' "
+        "AND board.strategy = $strategy"
+    )
+    rows = _rows(con, query, key | {"strategy": strategy})
+    names = ("deflated Sharpe ratio", "overfitting")
+    if not rows:
+        unknown = "the leaderboard has no inference for the validation block"
+        return Finding(names[0], None, unknown, blocking=False), Finding(names[1], None, unknown, blocking=False)
+    dsr, pbo, trials, effective, spa = rows[0]
+    deflated = (
+        f"{NOT_ENOUGH_DATA}: {strategy} never differed from 1/N"
+        if dsr is None
+        else f"the probability that the return of {strategy} over 1/N is better than that of the luckiest of {trials} "
+        f"configurations ever tried ({effective} different bets) without skill is {dsr:.2f} ({DSR_GOAL:g} is convincing)"
+    )
+    tested = "" if spa is None else f"; nobody beats 1/N: p = {spa:.2f} (SPA)"
+    overfitting = (
+        f"{NOT_ENOUGH_DATA}: the table is too small for PBO{tested}"
+        if pbo is None
+        else f"the probability of backtest overfitting is {pbo:.2f} (up to {PBO_LIMIT:g} is convincing){tested}"
+    )
+    return (
+        Finding(names[0], None if dsr is None else dsr >= DSR_GOAL, deflated, blocking=False),
+        Finding(names[1], None if pbo is None else pbo <= PBO_LIMIT, overfitting, blocking=False),
+    )
+
+
+# Audit before the gate
+
+
+@dataclass(frozen=True)
+class ChallengerAudit:
+    """Of the planner that acts for a challenger; `findings` are (passed, what was found) by test, earlier ones included, and
+    `run` names the tests that this call ran."""
+
+    strategy: str | None
+    findings: dict[str, tuple[bool | None, str]]
+    run: tuple[str, ...]
+
+
+def audit_challenger(
+    settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Path, run_id: str, log: Callable[[str], object]
+) -> ChallengerAudit:
+    """Run those tests that the gate asks for and that were not run for this challenger before, and show them in its report.
+
+    Raises:
+        FinJEPAError: if there is no backtest.
+    """
+    from finjepa_pipeline.backtest.report_data import report_of
+    from finjepa_pipeline.backtest.trial import hold_trial
+
+    data_version = str(Panel.open(panel).manifest["data_version"])
+    with warehouse.connect() as con:
+        strategy = best_planner(con, checkpoint.name, data_version)
+        known = audit_of(con, checkpoint.name, strategy)
+    unknown = (None, NOT_RUN)
+    missing = [test for test in BEFORE_THE_GATE if verdict_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []
+    if strategy and missing:
+        for found in hold_trial(
+            warehouse, settings, checkpoint, panel, strategy, run_id, log, only=missing, **AUDIT_SCALE
+        ):
+            known[found.test] = (found.passed, found.text)
+        with warehouse.connect() as con:
+            report = report_of(con, checkpoint, data_version)
+        write_report(page_of(settings.reports, checkpoint.name, data_version), f"FinJEPA {checkpoint.name}", report)
+    return ChallengerAudit(strategy, known, tuple(missing))

@@ -8,8 +8,7 @@ import hashlib
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +19,16 @@ from huggingface_hub.utils import httpx
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.publishing.package import CONTENT, Package, sha256
+from finjepa_pipeline.artifacts import sha256
+from finjepa_pipeline.publishing.package import CONTENT, Package
 
 ATTEMPTS = 8
 LONGEST_WAIT_S = 300.0  # a Hub that asks for more is left for the next run
 REQUEST_TIMEOUT_S = 60.0  # the client's own default is to wait for ever
-PUBLISH_TIMEOUT_S = 1800.0
 _NETWORK_TROUBLE = (httpx.HTTPError, OSError, RuntimeError, ValueError)
+_TRY_AGAIN = (408, 409, 412, 425, 429)  # and what is 500 or more; 412: somebody committed since the look
+
+set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=REQUEST_TIMEOUT_S))
 
 
 @dataclass(frozen=True)
@@ -53,24 +55,22 @@ def publish(package: Package, repo_id: str) -> Publication:
     Raises:
         FinJEPAError: if the Hub refuses, or stays out of reach; one line that says what to do, without the token.
     """
-    with _bounded_client():
-        for attempt in range(ATTEMPTS):
-            try:
-                return _complete(HfApi(), package, repo_id)
-            except _NETWORK_TROUBLE as error:
-                wait_s = _wait_before_retry(error, attempt)
-                if wait_s is None or attempt == ATTEMPTS - 1:
-                    # without its cause: the client's errors quote answers of a server, which may quote the token
-                    raise FinJEPAError(_advice(error, package, repo_id)) from None
-                time.sleep(wait_s)
+    for attempt in range(ATTEMPTS):
+        try:
+            return _complete(HfApi(), package, repo_id)
+        except _NETWORK_TROUBLE as error:
+            wait_s = _wait_before_retry(error, attempt)
+            if wait_s is None or attempt == ATTEMPTS - 1:
+                # without its cause: the client's errors quote answers of a server, which may quote the token
+                raise FinJEPAError(_advice(error, package, repo_id)) from None
+            time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
 
 
 def published(package: Package, repo_id: str) -> str | None:
     """The commit of the package on the Hub, None if it is not there. Changes nothing."""
     try:
-        with _bounded_client():
-            return _find_commit(HfApi(), package, repo_id)
+        return _find_commit(HfApi(), package, repo_id)
     except RepositoryNotFoundError:
         return None
     except _NETWORK_TROUBLE as error:
@@ -95,11 +95,15 @@ def _complete(api: HfApi, package: Package, repo_id: str) -> Publication:
     commit = _find_commit(api, package, repo_id)
     new = commit is None
     if commit is None:
-        files = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in package.files]
-        description = f"content {package.content_hash}"
-        commit = api.create_commit(
-            repo_id, files, commit_message=package.title, commit_description=description, parent_commit=head
-        ).oid
+        files = [CommitOperationAdd(name, package.folder / name) for name in CHECKPOINT_FILES]
+        made = api.create_commit(
+            repo_id,
+            files,
+            commit_message=package.title,
+            commit_description=f"content {package.content_hash}",
+            parent_commit=head,  # the Hub refuses where somebody committed since
+        )
+        commit = made.oid
     _tag(api, package, repo_id, commit)
     # a commit that was found may carry another card of the same content, made in another home
     if not _same_content(api, package, repo_id, commit, CHECKPOINT_FILES if new else CONTENT):
@@ -121,7 +125,7 @@ def _find_commit(api: HfApi, package: Package, repo_id: str) -> str | None:
     if titled:
         return titled[-1]
     tagged = _tagged(api, package, repo_id)
-    return tagged if tagged and _same_content(api, package, repo_id, tagged) else None
+    return tagged if tagged and _same_content(api, package, repo_id, tagged, CONTENT) else None
 
 
 def _tagged(api: HfApi, package: Package, repo_id: str) -> str | None:
@@ -141,7 +145,7 @@ def _tag(api: HfApi, package: Package, repo_id: str, commit: str) -> None:
         raise ConnectionError("another publisher moved the tag meanwhile")
 
 
-def _same_content(api: HfApi, package: Package, repo_id: str, commit: str, names: Sequence[str] = CONTENT) -> bool:
+def _same_content(api: HfApi, package: Package, repo_id: str, commit: str, names: Sequence[str]) -> bool:
     """Whether the Hub's files at a commit are the package's: sha256 of what is in LFS or Xet, git's hash of the others."""
     stored = {info.path: info for info in api.get_paths_info(repo_id, list(names), revision=commit)}
     return all(_is_file(stored.get(name), package.folder / name) for name in names)
@@ -150,36 +154,10 @@ def _same_content(api: HfApi, package: Package, repo_id: str, commit: str, names
 def _is_file(stored: RepoFile | RepoFolder | None, path: Path) -> bool:
     if not isinstance(stored, RepoFile):
         return False
-    return stored.lfs.sha256 == sha256(path) if stored.lfs else stored.blob_id == _git_hash(path)
-
-
-def _git_hash(path: Path) -> str:
+    if stored.lfs:
+        return stored.lfs.sha256 == sha256(path)
     content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-@contextmanager
-def _bounded_client() -> Iterator[None]:
-    """Gives every request of the Hub client a timeout, and the whole conversation a deadline."""
-    deadline = time.monotonic() + PUBLISH_TIMEOUT_S
-
-    def stop_at_deadline(request) -> None:
-        if time.monotonic() > deadline:
-            raise httpx.ConnectTimeout("the Hub took too long", request=request)
-
-    def slow_down(response) -> None:
-        # `create_repo` repeats without a pause for as long as the Hub answers 409
-        if response.status_code == 409 and response.request.url.path == "/api/repos/create":
-            time.sleep(1.0)
-
-    def client(**hooks):
-        return httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=REQUEST_TIMEOUT_S)
-
-    set_client_factory(lambda: client(request=[stop_at_deadline], response=[slow_down]))
-    try:
-        yield
-    finally:
-        set_client_factory(client)
+    return stored.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _wait_before_retry(error: Exception, attempt: int) -> float | None:
@@ -189,10 +167,10 @@ def _wait_before_retry(error: Exception, attempt: int) -> float | None:
     if status is None:
         is_transport = isinstance(error, httpx.TransportError | ConnectionError | RuntimeError)
         return backoff_s if is_transport and not is_offline() else None
-    if status == 412:  # somebody committed since the look: look again
-        return random.uniform(0.0, 1.0)
-    if status not in (408, 409, 425, 429) and status < 500:
+    if status not in _TRY_AGAIN and status < 500:
         return None
+    if status == 412:
+        return random.uniform(0.0, 1.0)
     asked = headers.get("retry-after", "")
     wait_s = float(asked) if asked.isdigit() else backoff_s
     return wait_s if wait_s <= LONGEST_WAIT_S else None
@@ -211,17 +189,13 @@ def _advice(error: Exception, package: Package, repo_id: str) -> str:
     stays = f"the release stays in {package.folder}"
     again = f"{stays}; run `finjepa publish` again"
     if status == 401:
-        return (
-            "the Hub does not accept the token (401): run `hf auth login`, or put a valid one into HF_TOKEN, then "
-            f"`finjepa publish`; {stays}"
-        )
+        login = "run `hf auth login`, or put a valid one into HF_TOKEN, then `finjepa publish`"
+        return f"the Hub does not accept the token (401): {login}; {stays}"
     if isinstance(error, GatedRepoError):
         return f"the Hub repository {repo_id} is gated for this token: ask its owner for access; {stays}"
     if status == 403:
-        return (
-            f"the token may not write to {repo_id} (403): use a token with write access to it, or another --hub-repo-id; "
-            f"{stays}"
-        )
+        other = "use a token with write access to it, or another --hub-repo-id"
+        return f"the token may not write to {repo_id} (403): {other}; {stays}"
     if status == 429:
         return f"the Hub asks to wait {headers.get('retry-after', 'a few')} seconds (429); {again} later"
     if status is not None:

@@ -1,17 +1,25 @@
-"""A release folder: the files of a checkpoint with its model card, named by their content."""
+"""A release folder: the files of a checkpoint with its model card, named by their content, without paths of this machine."""
 
 import hashlib
 import os
+import re
 import shutil
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.files import read_json, to_json, write_text
-from finjepa_pipeline.publishing.plain import places_of, public
+from finjepa_pipeline.artifacts import sha256
 
 # What makes the model act. The card, the metrics and the lineage say when and by whom it was made, and do not count.
 CONTENT = ("config.json", "model.safetensors", "normalization.json")
+
+_PATH = re.compile(r"(?<![\w./\\])(?:~|\b[A-Za-z]:)?[/\\](?![/\\\s]|$)[^\s'\"]*")
+_QUOTED = re.compile(r"(?<=['\"])(?:~|[A-Za-z]:)?[/\\][^'\"]*(?=['\"])")
+_GLOB = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,6 @@ class Package:
         """Of the commit on the Hub: by it a later look recognises the release."""
         return f"Release {self.tag}"
 
-    @property
-    def files(self) -> list[Path]:
-        return [self.folder / name for name in CHECKPOINT_FILES]
-
 
 def package_of(checkpoint: Path, releases: Path) -> Package:
     """The package that a checkpoint folder makes; its folder need not be there yet."""
@@ -43,26 +47,26 @@ def package_of(checkpoint: Path, releases: Path) -> Package:
     for name in CONTENT:
         digest.update(f"{name} {sha256(checkpoint / name)}\n".encode())
     content_hash = digest.hexdigest()
-    lineage = read_json(checkpoint / "lineage.json")
-    last_date = lineage["data"].get("last_date")
+    last_date = read_json(checkpoint / "lineage.json")["data"].get("last_date")
     tag = "-".join(part for part in (last_date, content_hash[:8]) if part)
     return Package(releases / tag, checkpoint.name, tag, content_hash)
 
 
 def write_package(package: Package, checkpoint: Path, card: str, home: Path) -> None:
-    """Copy the checkpoint with its card beside the release folder and rename it into place; the lineage without paths of this
-    machine."""
+    """Copy the checkpoint with its card beside the release folder and rename it into place; the lineage as `public` gives it."""
     beside = package.folder.with_name(f".tmp-{package.tag}-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    for name in CHECKPOINT_FILES:
-        if name not in ("README.md", "lineage.json"):
-            shutil.copyfile(checkpoint / name, beside / name)
-    (beside / "README.md").write_text(card, encoding="utf-8")
     lineage = read_json(checkpoint / "lineage.json")
-    write_text(
-        beside / "lineage.json", to_json(public(lineage, places_of(lineage, home)), indent=2, sort_keys=True) + "\n"
-    )
+    written = {
+        "README.md": card,
+        "lineage.json": to_json(public(lineage, places_of(lineage, home)), indent=2, sort_keys=True) + "\n",
+    }
+    for name in CHECKPOINT_FILES:
+        if name in written:
+            write_text(beside / name, written[name])
+        else:
+            shutil.copyfile(checkpoint / name, beside / name)
     try:
         os.replace(beside, package.folder)
     except OSError:
@@ -71,6 +75,38 @@ def write_package(package: Package, checkpoint: Path, card: str, home: Path) -> 
             raise
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def public(value: Any, places: Mapping[str, str]) -> Any:
+    """A JSON value without paths of this machine, and without what starts a tag of HTML.
+
+    Args:
+        places: what stands for the paths that are known, see `places_of`; other paths give way to their last folder.
+    """
+    if isinstance(value, Mapping):
+        return {key: public(item, places) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [public(item, places) for item in value]
+    if not isinstance(value, str):
+        return value
+    for place, name in places.items():
+        value = value.replace(place, name)
+    return re.sub("[<>]", "_", _PATH.sub(lambda found: _public_name(found[0]), value))
+
+
+def public_strategy(name: str) -> str:
+    """The name of a strategy, in whose utility a checkpoint may stand by its folder."""
+    return _QUOTED.sub(lambda found: _public_name(found[0]), name)
+
+
+def places_of(lineage: Mapping[str, Any], home: Path) -> dict[str, str]:
+    """The paths that a checkpoint's files may name: of its prices, of the home, of the user."""
+    source = lineage.get("build", {}).get("source", {}).get("path")
+    return {str(place): _public_name(str(place)) for place in (source, home, Path.home()) if place}
+
+
+def _public_name(path: str) -> str:
+    """The last folder of a path or pattern, of letters and digits; a hash where that is the user's or the host's name."""
+    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", "~", ".", "..")]
+    whole = [part for part in parts if not _GLOB.search(part)]
+    name = re.sub(r"[^\w.-]+", "_", whole[-1]) if whole else ""
+    private = {os.environ.get("USER", ""), Path.home().name, socket.gethostname(), "home", "root", "Users", ""}
+    return hashlib.sha256(path.encode(errors="replace")).hexdigest()[:12] if name in private else name

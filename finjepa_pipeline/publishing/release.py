@@ -3,22 +3,23 @@
 A content is released once. A checkpoint that was only trained or judged again is not released again under another card.
 """
 
-import json
 from dataclasses import dataclass, replace
 
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import read_json
 from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.backtest.leaderboard import traded_assets
 from finjepa_pipeline.prices import current_revision
+from finjepa_pipeline.publishing import hub
 from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.gate import Champion, current_champion, known_findings
-from finjepa_pipeline.publishing.package import Package, package_of, write_package
-from finjepa_pipeline.publishing.plain import places_of, public, public_strategy
+from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, public_strategy, write_package
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.sql_files import sql
 from finjepa_pipeline.training.run import checkpoint_here
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse
 
 LOCAL = "local"
 
@@ -53,25 +54,18 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
     new_locally = not package.folder.is_dir()
     with warehouse.connect() as con:
         if new_locally:
-            write_package(
-                package,
-                settings.checkpoints / champion.checkpoint,
-                card_of(con, settings, package, champion),
-                settings.home,
-            )
+            card = card_of(con, settings, package, champion)
+            write_package(package, settings.checkpoints / champion.checkpoint, card, settings.home)
         _note(con, package, LOCAL, None)
     keep(settings, package.folder)
     local = f"{'wrote' if new_locally else 'already released in'} {package.folder}"
     if repo_id is None:
         return Release(package, None, None, new_locally, f"{local}; no Hub repository is configured")
-
-    from finjepa_pipeline.publishing import hub
-
     url = hub.repo_url(repo_id)
     with warehouse.connect() as con:
-        row = con.execute(sql("known_release"), {"content_hash": package.content_hash, "target": url}).fetchone()
-    if row is not None:
-        return Release(package, url, row[0], new_locally, f"{package.tag} is on {url} already")
+        known = _released_to(con, package, url)
+    if known:
+        return Release(package, url, known[0][0], new_locally, f"{package.tag} is on {url} already")
     if hub.is_offline():
         note = f"{local}; HF_HUB_OFFLINE is set, and a later run publishes it to {repo_id}"
         return Release(package, None, None, new_locally, note)
@@ -82,64 +76,80 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
     return Release(package, url, publication.commit, publication.new, f"{done} {package.tag} on {url}")
 
 
-def is_outstanding(con: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
-    """Whether the champion waits for the Hub repository of the settings."""
-    from finjepa_pipeline.publishing import hub
-
-    champion = current_champion(con)
-    if champion is None or settings.hub_repo_id is None or hub.is_offline():
-        return False
-    target = hub.repo_url(settings.hub_repo_id)
-    return (
-        con.execute(sql("release_of_checkpoint"), {"checkpoint": champion.checkpoint, "target": target}).fetchone()
-        is None
-    )
-
-
-def plan_release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_id: str | None) -> str:
+def plan_release(settings: Settings, champion: Champion, repo_id: str | None) -> str:
     """What `release` would do, in one line; nothing is changed here or on the Hub."""
     package = _package(settings, champion)
     local = "is in" if package.folder.is_dir() else "would be written to"
     plan = f"{package.tag} (checkpoint {champion.checkpoint}) {local} {package.folder}"
     if repo_id is None:
         return f"{plan}; no Hub repository is configured"
-
-    from finjepa_pipeline.publishing import hub
-
     if hub.is_offline():
         return f"{plan}; HF_HUB_OFFLINE is set, so nothing would be sent to {repo_id}"
     commit = hub.published(package, repo_id)
     if commit is not None:
         return f"{plan}; {hub.repo_url(repo_id)} has it already, commit {commit[:8]}"
-    return (
-        f"{plan}; {hub.repo_url(repo_id)} would get one commit of {len(package.files)} files and the tag {package.tag}"
-    )
+    return f"{plan}; {hub.repo_url(repo_id)} would get one commit and the tag {package.tag}"
+
+
+def is_outstanding(con: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
+    """Whether the champion waits for the Hub repository of the settings."""
+    champion = current_champion(con)
+    if champion is None or settings.hub_repo_id is None or hub.is_offline():
+        return False
+    return not con.execute(
+        "SELECT 1 FROM main.releases AS there JOIN main.releases AS here USING (content_hash) "
+        "WHERE here.checkpoint = $checkpoint AND there.target = $target",
+        {"checkpoint": champion.checkpoint, "target": hub.repo_url(settings.hub_repo_id)},
+    ).fetchall()
 
 
 def card_of(con: duckdb.DuckDBPyConnection, settings: Settings, package: Package, champion: Champion) -> str:
     """The model card of a package, from the checkpoint's files, its newest leaderboard and the gate's reasons."""
-    folder = settings.checkpoints / champion.checkpoint
-    config, metrics, lineage, normalization = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("config", "metrics", "lineage", "normalization")
-    )
+    folder, key = settings.checkpoints / champion.checkpoint, {"checkpoint": champion.checkpoint}
+    names = ("config", "metrics", "lineage", "normalization")
+    config, metrics, lineage, normalization = (read_json(folder / f"{name}.json") for name in names)
     places = places_of(lineage, settings.home)
-    rows = con.execute(sql("release_leaderboard"), {"checkpoint": champion.checkpoint}).fetchall()
-    reasons = con.execute(sql("promotion_reasons"), {"checkpoint": champion.checkpoint}).fetchone()
+    reasons = con.execute(
+        "SELECT reasons FROM main.champions WHERE checkpoint = $checkpoint AND verdict = 'promoted' "
+        "ORDER BY created_at DESC, rowid DESC LIMIT 1",
+        key,
+    ).fetchall()
     return model_card(
         tag=package.tag,
         config=config,
         metrics=metrics,
         lineage=public(lineage, places),
         normalization=normalization,
-        standings=[Standing(public_strategy(row[0]), *row[1:]) for row in rows],
+        standings=[replace(one, strategy=public_strategy(one.strategy)) for one in standings(con, champion.checkpoint)],
         planner=public_strategy(champion.strategy),
-        verdict=public(reasons[0].split("\n") if reasons else [], places),
+        verdict=public(reasons[0][0].split("\n") if reasons else [], places),
         checks=[replace(c, detail=public(c.detail, places)) for c in known_findings(con, champion.checkpoint)],
-        corrections=_corrections(con, champion.checkpoint),
+        corrections=corrections(con, champion.checkpoint),
         traded=traded_assets(con, champion.checkpoint),
         ended=_ended(con, lineage["data"]["data_version"]),
     )
+
+
+def standings(con: duckdb.DuckDBPyConnection, checkpoint: str) -> list[Standing]:
+    """A checkpoint's newest leaderboard."""
+    columns = ", ".join(Standing.__dataclass_fields__)
+    rows = con.execute(
+        f"SELECT {columns} FROM main.leaderboard WHERE checkpoint = $checkpoint AND data_version = (SELECT data_version "
+        "FROM main.leaderboard WHERE checkpoint = $checkpoint ORDER BY created_at DESC LIMIT 1) "
+        "ORDER BY block, sharpe DESC NULLS LAST, strategy",
+        {"checkpoint": checkpoint},
+    ).fetchall()
+    return [Standing(*row) for row in rows]
+
+
+def corrections(con: duckdb.DuckDBPyConnection, checkpoint: str) -> Corrections | None:
+    """What is said of the whole test block of a checkpoint's newest leaderboard."""
+    rows = con.execute(
+        "SELECT trials, effective_trials, pbo, spa_p FROM main.court_inference "
+        "WHERE checkpoint = $checkpoint AND block = 'test' ORDER BY created_at DESC LIMIT 1",
+        {"checkpoint": checkpoint},
+    ).fetchall()
+    return Corrections(*rows[0]) if rows else None
 
 
 def _ended(con: duckdb.DuckDBPyConnection, data_version: str) -> tuple[int, int] | None:
@@ -149,14 +159,10 @@ def _ended(con: duckdb.DuckDBPyConnection, data_version: str) -> tuple[int, int]
     if revision is None or revision.data_version != data_version:
         return None
     try:
-        return con.execute("SELECT count(ended_because), count(*) FROM main.entities").fetchone()
+        [(ended, companies)] = con.execute("SELECT count(ended_because), count(*) FROM main.entities").fetchall()
+        return ended, companies
     except duckdb.CatalogException:
         return None
-
-
-def _corrections(con: duckdb.DuckDBPyConnection, checkpoint: str) -> Corrections | None:
-    row = con.execute(sql("release_corrections"), {"checkpoint": checkpoint}).fetchone()
-    return Corrections(*row) if row else None
 
 
 def _package(settings: Settings, champion: Champion) -> Package:
@@ -166,9 +172,15 @@ def _package(settings: Settings, champion: Champion) -> Package:
     return package_of(folder, settings.releases)
 
 
+def _released_to(con: duckdb.DuckDBPyConnection, package: Package, target: str) -> list[tuple[str]]:
+    query = "SELECT commit FROM main.releases WHERE content_hash = $content_hash AND target = $target"
+    return con.execute(query, {"content_hash": package.content_hash, "target": target}).fetchall()
+
+
 def _note(con: duckdb.DuckDBPyConnection, package: Package, target: str, commit: str | None) -> None:
     con.execute(
-        sql("add_release"),
+        "INSERT INTO main.releases (checkpoint, content_hash, target, commit, tag) "
+        "VALUES ($checkpoint, $content_hash, $target, $commit, $tag) ON CONFLICT DO NOTHING",
         {
             "checkpoint": package.checkpoint,
             "content_hash": package.content_hash,

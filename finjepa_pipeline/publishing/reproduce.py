@@ -8,7 +8,6 @@ by bit; where they are not, the report says what else is not as it was: code, li
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,17 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
+from safetensors.numpy import load_file
+
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
-from finjepa_pipeline import interrupts
-from finjepa_pipeline.publishing.package import sha256
+from finjepa_pipeline.artifacts import sha256
+from finjepa_pipeline.prices.derive import UniverseConfig
+from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
 from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.exchange import LAUNCHER_PID
 from finjepa_pipeline.training.named import named_checkpoint
 from finjepa_pipeline.training.run import current_checkpoint
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse
 
 RUN_FILE = "reproduction.json"
 _BASE = "tiny"  # the preset that the lineage's config is written as a difference to
@@ -81,9 +84,9 @@ def _reproduce(settings: Settings, checkpoint: str) -> Reproduction:
         surroundings=surroundings(lineage, _lineage(rebuilt)),
         rebuilt=rebuilt,
     )
-    told = vars(report) | {"rebuilt": str(rebuilt)}
+    content = vars(report) | {"rebuilt": str(rebuilt)}
     write_text(
-        settings.reports / "reproductions" / f"{named.name.replace('/', '--')}.json", to_json(told, indent=2) + "\n"
+        settings.reports / "reproductions" / f"{named.name.replace('/', '--')}.json", to_json(content, indent=2) + "\n"
     )
     return report
 
@@ -133,7 +136,7 @@ def _lineage(checkpoint: Path) -> dict[str, Any]:
 def _ops(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
     """Run config of `train`, the assets' own config and nothing else."""
     build = lineage["build"]
-    universe = {name: value for name, value in build["universe"].items() if name in _universe_fields()}
+    universe = {name: value for name, value in build["universe"].items() if name in UniverseConfig.model_fields}
     return {
         "ingest_prices": {"config": _prices(settings, scratch, lineage)},
         "derive_prices": {"config": universe},
@@ -147,12 +150,6 @@ def _ops(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -> d
             }
         },
     }
-
-
-def _universe_fields() -> set[str]:
-    from finjepa_pipeline.prices.derive import UniverseConfig
-
-    return set(UniverseConfig.model_fields)
 
 
 def overrides(config: Mapping[str, Any]) -> dict[str, str]:
@@ -170,21 +167,10 @@ def overrides(config: Mapping[str, Any]) -> dict[str, str]:
 def _prices(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
     """Config of the ingestion. The revision that this home still holds is taken with its warehouse; otherwise the source must
     still be what it was."""
-    from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
-
     data, options = lineage["data"], dict(lineage["build"]["source"])
-    if settings.warehouse.is_file():
-        with Warehouse.from_settings(settings).connect() as con:
-            known = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'revisions'").fetchone()
-            row = (
-                con.execute(sql("revision_of_data"), {"data_version": data["data_version"]}).fetchone()
-                if known
-                else None
-            )
-            if row is not None:
-                con.execute("CHECKPOINT")
-                shutil.copyfile(settings.warehouse, scratch.warehouse)
-                return {"as_of": str(row[0])}
+    revision = _revision_of(settings, data["data_version"], scratch)
+    if revision is not None:
+        return {"as_of": str(revision)}
     if options["data_source"] == "hf":
         return options | {"revision": data["version"]}
     feed = make_feed(PriceSourceConfig(**options), scratch)
@@ -198,23 +184,40 @@ def _prices(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -
     return options
 
 
+def _revision_of(settings: Settings, data_version: str, scratch: Settings) -> int | None:
+    """The newest revision of this home that has this content, from wherever: a release does not say where its prices lie. The
+    warehouse is then copied into the scratch home."""
+    if not settings.warehouse.is_file():
+        return None
+    with Warehouse.from_settings(settings).connect() as con:
+        try:
+            query = "SELECT max(revision) FROM main.revisions WHERE data_version = $data_version"
+            [(revision,)] = con.execute(query, {"data_version": data_version}).fetchall()
+        except duckdb.CatalogException:  # nothing was ingested here
+            return None
+        if revision is not None:
+            con.execute("CHECKPOINT")
+            shutil.copyfile(settings.warehouse, scratch.warehouse)
+        return revision
+
+
 def _train(scratch: Settings, lineage: Mapping[str, Any]) -> Path:
     """The job `train` in the scratch home, in a process of its own: a code location reads its home once."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINJEPA_", "DAGSTER_"))}
     threads = str(lineage["build"].get("threads") or "")
-    surroundings = kept | {"FINJEPA_HOME": str(scratch.home)} | ({"OMP_NUM_THREADS": threads} if threads else {})
-    surroundings[LAUNCHER_PID] = str(os.getpid())
-    command = [sys.executable, "-m", __name__, str(scratch.home / RUN_FILE)]
-    done = subprocess.run(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = kept | {"FINJEPA_HOME": str(scratch.home)} | ({"OMP_NUM_THREADS": threads} if threads else {})
+    environment[LAUNCHER_PID] = str(os.getpid())
+    command = [sys.executable, "-m", "finjepa_pipeline.runner", "train", str(scratch.home / RUN_FILE)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        told = [line for line in done.stderr.splitlines() if line.startswith("finjepa: ")]
-        raise FinJEPAError(told[-1].removeprefix("finjepa: ") if told else f"the rebuild ended with {done.returncode}")
+        lines = [line for line in done.stderr.splitlines() if line.startswith("finjepa: ")]
+        raise FinJEPAError(
+            lines[-1].removeprefix("finjepa: ") if lines else f"the rebuild ended with {done.returncode}"
+        )
     return current_checkpoint(scratch)
 
 
 def _tensors(original: Path, rebuilt: Path) -> list[str]:
-    from safetensors.numpy import load_file
-
     before, after = load_file(original), load_file(rebuilt)
     odd = sorted(
         name
@@ -231,27 +234,3 @@ def _tensors(original: Path, rebuilt: Path) -> list[str]:
     return [
         f"model.safetensors: {len(moved)} of {len(before)} tensors differ, most of all {worst}, by up to {moved[worst]:.3g}"
     ]
-
-
-def main() -> None:
-    """Run the job `train` with the config of a file, in the home of the environment."""
-    from finjepa_pipeline.console import err
-    from finjepa_pipeline.runner import run_job
-    from finjepa_pipeline.training.guards import end_with
-
-    interrupts.install()
-    end_with(int(os.environ[LAUNCHER_PID]), lambda: os.kill(os.getpid(), signal.SIGTERM))
-    ops = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["ops"]
-    try:
-        run_job(
-            Settings.from_env().ensure(),
-            "train",
-            {name: op["config"] for name, op in ops.items()},
-            err,
-        )
-    except FinJEPAError as error:
-        sys.exit(f"finjepa: {' '.join(str(error).split())}")
-
-
-if __name__ == "__main__":
-    main()

@@ -19,9 +19,9 @@ def code(text: object) -> str:
     return f"{fence} {line} {fence}" if len(fence) > 1 else f"`{line}`"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table, its first column to the left and the others to the right; cells must be escaped already."""
-    head = [f"| {' | '.join(columns)} |", "|---" + "|--:" * (len(columns) - 1) + "|"]
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: bool = True) -> str:
+    """A table; its first column is text, the others are numbers unless said otherwise. Cells must be escaped already."""
+    head = [f"| {' | '.join(columns)} |", "|---" + ("|--:" if numbers else "|---") * (len(columns) - 1) + "|"]
     return "\n".join([*head, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 

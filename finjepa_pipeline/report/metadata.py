@@ -31,6 +31,7 @@ def channel_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(
         ("channel", "unit", "source", "needs", "lookback"),
         [(c["name"], c["unit"], c["source"], ", ".join(c["needs"]), c["lookback"]) for c in rows],
+        numbers=False,
     )
 
 

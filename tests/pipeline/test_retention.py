@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.publishing.gate import Champion, current_champion
 from finjepa_pipeline.retention import clean, living
 from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
@@ -57,10 +58,10 @@ def night(home: Settings, instance: dg.DagsterInstance, number: int, promoted: b
     write(home.reports / f"{name}-v{number}" / "index.html", 50)
     write(home.reports / "decisions" / f"{day}.html", 2)
     with Warehouse.from_settings(home).connect() as con:
-        champion = con.execute(sql("current_champion"), {"until": None}).fetchone()
+        champion = current_champion(con)
         if promoted:
             write(home.releases / f"v{number}" / "model.safetensors", 100)
-            champion = name, "mppi"
+            champion = Champion(name, "mppi")
         con.execute(
             "INSERT INTO main.champions (checkpoint, data_version, verdict, reasons, strategy, created_at) "
             "VALUES (?, 'v', ?, 'because', 'mppi', ?)",
@@ -70,7 +71,7 @@ def night(home: Settings, instance: dg.DagsterInstance, number: int, promoted: b
         con.execute(
             "INSERT INTO main.decision_portfolios (date, checkpoint, planner, data_version, feed, book, wealth, peak, cash, "
             "hedge_held) VALUES (?, ?, 'mppi', 'v', 'feed', 'champion', 1, 1, 1, 0)",
-            [day, champion[0]],
+            [day, champion.checkpoint],
         )
     run = instance.create_run_for_job(dg.job(name="nightly")(lambda: None), status=dg.DagsterRunStatus.SUCCESS)
     instance.report_engine_event("a night", run)

@@ -18,9 +18,7 @@ from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.publishing import assets as publishing
-from finjepa_pipeline.publishing import challenger
-from finjepa_pipeline.publishing.challenger import Trial
-from finjepa_pipeline.publishing.gate import Verdict
+from finjepa_pipeline.publishing.gate import ChallengerAudit, Verdict
 from finjepa_pipeline.run_inputs import made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training import assets as training
@@ -61,7 +59,7 @@ class Home:
         monkeypatch.setattr("finjepa_model.training.evaluation.probe", lambda _, panel, *rest: self.saw(panel) or {})
         monkeypatch.setattr(FinJEPA, "from_pretrained", lambda folder: None)
         self.replace(evaluate, "run_backtests", self.walked)
-        self.replace(challenger, "try_challenger", self.audited)
+        self.replace(publishing, "audit_challenger", self.audited)
         self.replace(publishing, "judge", self.judged)
 
     def wrap(self, module, name: str) -> None:
@@ -117,7 +115,7 @@ class Home:
 
     def audited(self, settings, warehouse, checkpoint, panel, run_id, log):
         self.saw(Panel.open(panel), checkpoint.name)
-        return Trial(checkpoint, None, {}, ())
+        return ChallengerAudit(None, {}, ())
 
     def judged(self, con, checkpoint, data_version, write):
         self.used.append(f"{data_version} {checkpoint.name}")
@@ -164,7 +162,7 @@ def test_tables_that_were_derived_of_other_prices_make_no_panel(home):
     assert "not of the prices" in _failure(home.run(*TO_THE_MODEL))
 
 
-@pytest.mark.parametrize("step", ["train_in_step", "run_backtests", "try_challenger"])
+@pytest.mark.parametrize("step", ["train_in_step", "run_backtests", "audit_challenger"])
 def test_after_its_panel_a_run_keeps_to_it_whatever_others_do(home, step):
     home.before[step] = [lambda: home.whole("B")]
     result = home.run(*WHOLE)

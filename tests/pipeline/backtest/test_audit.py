@@ -32,7 +32,7 @@ from finjepa_pipeline.backtest.truncation import build_from_rows, retold, trunca
 from finjepa_pipeline.backtest.user_strategy import load_strategy
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate
 from finjepa_pipeline.prices.synthetic.bars import bars_of
-from finjepa_pipeline.publishing.checks import audit_of
+from finjepa_pipeline.publishing.gate import audit_of
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 

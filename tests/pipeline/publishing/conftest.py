@@ -10,8 +10,8 @@ import pytest
 
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
-from finjepa_pipeline.publishing.lineage import lineage
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.lineage import lineage
 from finjepa_pipeline.warehouse import Warehouse, sql
 
 if TYPE_CHECKING:

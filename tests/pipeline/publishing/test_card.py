@@ -10,14 +10,14 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
 
 from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
-from finjepa_pipeline.publishing.checks import Finding
+from finjepa_pipeline.publishing.gate import Finding
 
 
 def standing(strategy: str, excess: tuple[float, float, float] | None, dsr: float | None = None) -> Standing:
     sharpe, low, high = excess or (None, None, None)
     return Standing(
         strategy, "test", date(2020, 1, 2), date(2022, 12, 28), 0.8, -0.1, 1.7, 0.1, 0.15, -0.2, 1.5, sharpe, low, high, 750,
-        "data1", dsr,
+        dsr,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from finjepa_pipeline import console
 from finjepa_pipeline.publishing.decision import Decision
-from finjepa_pipeline.publishing.reasons import Calibration, Reasons
+from finjepa_pipeline.publishing.explanation import Calibration, Reasons
 from finjepa_pipeline.report.decision import SAME_RETURN, decision_page
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
-from finjepa_pipeline.publishing.checks import Finding, summary
-from finjepa_pipeline.publishing.gate import current_champion, judge, probability_better
+from finjepa_pipeline.publishing.gate import Finding, current_champion, judge, probability_better, summary
 
 
 def _judge(home, name: str, data_version: str = "data1", **options):

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from finjepa_pipeline.backtest.finjepa_strategy import strategy_name
 from finjepa_pipeline.publishing.gate import current_champion, judge
-from finjepa_pipeline.publishing.plain import public
+from finjepa_pipeline.publishing.package import public
 from finjepa_pipeline.publishing.release import release
 
 MARKUP = "<img src=x onerror=alert(1)>"

@@ -22,11 +22,11 @@ from finjepa_pipeline.backtest.overfitting import overfitting_logits, probabilis
 from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
 from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write_walks
 from finjepa_pipeline.backtest.strategies import EqualWeight
-from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
-from finjepa_pipeline.publishing.checks import findings
+from finjepa_pipeline.publishing.card import model_card
+from finjepa_pipeline.publishing.gate import findings
+from finjepa_pipeline.publishing.release import corrections, standings
 from finjepa_pipeline.report.backtest import write_report
 from finjepa_pipeline.report.history import write_history
-from finjepa_pipeline.warehouse import sql
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
 BOUNDS = (
@@ -93,15 +93,12 @@ def _tell(tmp_path, home, con, checkpoint):
     assert "±" not in report
     assert "95 % band" not in report
     write_history(tmp_path / "history.html", leaderboard_history(con), home.settings.checkpoints, "http://ui")
-    rows = con.execute(sql("release_leaderboard"), {"checkpoint": "c1"}).fetchall()
-    standings = [Standing(*row) for row in rows]
-    corrections = Corrections(*con.execute(sql("release_corrections"), {"checkpoint": "c1"}).fetchone())
-
     files = {
         name: json.loads((checkpoint / f"{name}.json").read_text())
         for name in ("config", "metrics", "lineage", "normalization")
     }
-    card = model_card(tag="t", standings=standings, planner="mppi", verdict=["first"], corrections=corrections, **files)
+    tables = {"standings": standings(con, "c1"), "corrections": corrections(con, "c1")}
+    card = model_card(tag="t", planner="mppi", verdict=["first"], **tables, **files)
     assert "too short" in card
     assert "±" not in card
     baseline = next(f for f in findings(con, checkpoint, "d1", "mppi") if f.name == "baseline")
