@@ -96,7 +96,8 @@ def model_card(
     test = [standing for standing in standings if standing.block == "test"]
     acting = next((standing for standing in test if standing.strategy == planner), None)
     searcher, _, utility = planner.partition(WITH_UTILITY)
-    data, columns = lineage["data"], set(lineage["data"].get("columns") or ())
+    data = lineage["data"]
+    columns: set[str] = set(data.get("columns") or ())
     facts = [(label, data.get(key)) for key, label in _FACTS.items()]
     checked = [(c.name, c.verdict, "yes" if c.blocking else "no", cell(c.detail)) for c in checks]
     return render(

@@ -85,8 +85,8 @@ def calibration(expectations: pl.DataFrame) -> str:
         Series(str(name), one["imagined_growth"].to_numpy(), one["realised_growth"].to_numpy(), "points")
         for (name,), one in expectations.filter(block="test").group_by("strategy", maintain_order=True)
     ]
-    labels = {"x_label": "forecast log growth of a step", "y_label": "realised"}
-    return image(chart(series, **labels, height=260), "calibration on the test block")
+    svg = chart(series, x_label="forecast log growth of a step", y_label="realised", height=260)
+    return image(svg, "calibration on the test block")
 
 
 def holdings(decision: Mapping[str, Any]) -> str:
