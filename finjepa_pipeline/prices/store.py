@@ -380,7 +380,9 @@ def show(con: duckdb.DuckDBPyConnection, feed_id: int, revision: int, rules: lis
 
 
 def _value(con: duckdb.DuckDBPyConnection, query: str, **parameters: object) -> Any:
-    rows = con.execute(query, parameters or None).fetchall()  # all: an unfinished result blocks the connection for relations
+    rows = con.execute(
+        query, parameters or None
+    ).fetchall()  # all: an unfinished result blocks the connection for relations
     return rows[0][0] if rows else None
 
 

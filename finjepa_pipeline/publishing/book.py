@@ -24,7 +24,6 @@ from finjepa_model.files import to_json
 from finjepa_model.portfolio import Ledger, PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.engine import MarketStep
 from finjepa_pipeline.backtest.market_view import Universe
-from finjepa_pipeline.sql_files import sql
 
 BookName = Literal["champion", "hindsight", "trial"]
 

@@ -29,7 +29,6 @@ from finjepa_pipeline.publishing.decision import Decision, decide, decision_sess
 from finjepa_pipeline.publishing.gate import current_champion, why_unusable
 from finjepa_pipeline.report.decision import decision_page
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.sql_files import sql
 from finjepa_pipeline.training.named import NamedCheckpoint, named_checkpoint
 from finjepa_pipeline.training.run import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse

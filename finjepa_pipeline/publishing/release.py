@@ -17,7 +17,6 @@ from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.gate import Champion, current_champion, known_findings
 from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, public_strategy, write_package
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.sql_files import sql
 from finjepa_pipeline.training.run import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse
 

@@ -14,7 +14,7 @@ from finjepa_pipeline.publishing.gate import Champion, current_champion
 from finjepa_pipeline.retention import clean, living
 from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse
 
 KB = 1000
 FIRST = datetime.date(2026, 11, 2)

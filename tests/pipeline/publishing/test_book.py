@@ -17,7 +17,6 @@ from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing import daily, decision
 from finjepa_pipeline.publishing.daily import backfill_decisions, make_decision
-from finjepa_pipeline.sql_files import sql
 from tests.pipeline.backtest.handmade_court import config_for
 from tests.pipeline.backtest.handmade_panel import write_panel
 from tests.pipeline.publishing.conftest import Home

@@ -5,7 +5,6 @@ import pytest
 
 from finjepa_pipeline.publishing import daily
 from finjepa_pipeline.publishing.daily import MadeDecision, backfill_decisions, make_decision
-from finjepa_pipeline.warehouse import sql
 from tests.pipeline.backtest.handmade_panel import write_panel
 
 
