@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -20,6 +21,7 @@ from finjepa_pipeline.warehouse import Warehouse
 DECISION_DAYS = dg.TimeWindowPartitionsDefinition(
     start="1990-01-01", cron_schedule="0 0 * * 1-5", timezone="America/New_York", fmt="%Y-%m-%d"
 )
+_NO_CONFIG: dict[str, Any] = {}  # without it any key is accepted, and dropped
 
 
 class GateConfig(dg.Config):
@@ -61,16 +63,24 @@ class DecisionConfig(dg.Config):
     )
 
 
+class RetentionConfig(dg.Config):
+    """What stays on the disk."""
+
+    keep: int = Field(
+        default=KEEP, description="How many checkpoints, reports and states stay beside those that are needed."
+    )
+
+
+def _common(deps: Sequence[str], kinds: set[str], table: str | None = None, pool: str = "duckdb") -> dict[str, Any]:
+    shown = {"dagster/table_name": f"main.{table}"} if table else None
+    owners = ["team:finjepa"]
+    return {"group_name": "publishing", "owners": owners, "deps": deps, "kinds": kinds, "pool": pool, "metadata": shown}
+
+
 @dg.asset(
-    name="challenger_audit",
-    config_schema={},  # without it any key is accepted, and dropped
-    group_name="publishing",
-    deps=["leaderboard"],
-    owners=["team:finjepa"],
-    kinds={"pytorch", "duckdb"},
-    pool="duckdb",
-    metadata={"dagster/table_name": "main.audit_results"},
-    # They bind the gate and not the run: one that is red leaves the champion where it is, and the night green.
+    **_common(["leaderboard"], {"pytorch", "duckdb"}, "audit_results"),
+    config_schema=_NO_CONFIG,
+    # They bind the gate and not the run: where one failed the champion stays, and the nightly run succeeds.
     check_specs=[
         dg.AssetCheckSpec(test, asset="challenger_audit", description=TESTS[test], blocking=False)
         for test in BEFORE_THE_GATE
@@ -86,7 +96,6 @@ def challenger_audit(
     checkpoint, panel = checkpoint_of_run(context, home), panel_of_run(context, home)
     audit = audit_challenger(home, warehouse, checkpoint, panel, context.run.run_id, context.log.info)
     rows = [(test, verdict_of(passed, found), found) for test, (passed, found) in audit.findings.items()]
-    missing = (None, f"{NOT_RUN}: no planner of it was backtested on the validation block")
     yield dg.MaterializeResult(
         metadata={
             "checkpoint": checkpoint.name,
@@ -98,19 +107,12 @@ def challenger_audit(
         },
         data_version=dg.DataVersion(f"{checkpoint.name}-{audit.strategy}"),
     )
+    missing = (None, f"{NOT_RUN}: no planner of it was backtested on the validation block")
     for test in BEFORE_THE_GATE:
         yield check_result("challenger_audit", test, *audit.findings.get(test, missing))
 
 
-@dg.asset(
-    name="champion",
-    group_name="publishing",
-    deps=["leaderboard", "world_model_evaluation", "challenger_audit"],
-    owners=["team:finjepa"],
-    kinds={"duckdb"},
-    pool="duckdb",
-    metadata={"dagster/table_name": "main.champions"},
-)
+@dg.asset(**_common(["leaderboard", "world_model_evaluation", "challenger_audit"], {"duckdb"}, "champions"))
 @final
 def champion(
     context: dg.AssetExecutionContext, config: GateConfig, settings: SettingsResource, warehouse: Warehouse
@@ -120,6 +122,7 @@ def champion(
     `champion_checks`."""
     verdict = _judge(context, settings, warehouse, write=not config.dry_run)
     checks = [(one.name, one.verdict, "yes" if one.blocking else "no", one.detail) for one in verdict.findings]
+    known = {"probability_better": verdict.probability_better, "common_sessions": verdict.common_days}
     return dg.MaterializeResult(
         metadata={
             "challenger": verdict.challenger,
@@ -128,8 +131,7 @@ def champion(
             "reasons": "; ".join(verdict.reasons),
             "checks": _table(("check", "result", "blocking", "found"), checks),
             "strategy": verdict.strategy or "",
-            **({} if verdict.probability_better is None else {"probability_better": verdict.probability_better}),
-            **({} if verdict.common_days is None else {"common_sessions": verdict.common_days}),
+            **{name: value for name, value in known.items() if value is not None},
             "stored": not config.dry_run,
             "reused": not verdict.new,
         },
@@ -137,22 +139,14 @@ def champion(
     )
 
 
-@dg.asset(
-    name="hub_release",
-    group_name="publishing",
-    deps=["champion"],
-    owners=["team:finjepa"],
-    kinds={"huggingface"},
-    pool="release",
-    metadata={"dagster/table_name": "main.releases"},
-)
+@dg.asset(**_common(["champion"], {"huggingface"}, "releases", pool="release"))
 @final
 def hub_release(
     context: dg.AssetExecutionContext, config: PublishConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """The champion with its model card, under FINJEPA_HOME/releases/ and, where a repository is named, as one commit and
     one tag on the Hub. Nothing is released twice."""
-    from finjepa_pipeline.publishing.release import plan_release, release
+    from finjepa_pipeline.publishing.release import plan_release, release  # with the Hub's client behind it
 
     home = settings.get()
     repo_id = config.hub_repo_id or home.hub_repo_id
@@ -180,15 +174,7 @@ def hub_release(
     )
 
 
-@dg.asset(
-    name="daily_decision",
-    group_name="publishing",
-    deps=["champion", "feature_panel"],
-    owners=["team:finjepa"],
-    kinds={"duckdb"},
-    pool="duckdb",
-    metadata={"dagster/table_name": "main.decisions"},
-)
+@dg.asset(**_common(["champion", "feature_panel"], {"duckdb"}, "decisions"))
 @final
 def daily_decision(
     context: dg.AssetExecutionContext, config: DecisionConfig, settings: SettingsResource, warehouse: Warehouse
@@ -196,15 +182,15 @@ def daily_decision(
     """Weights, signals and hedge for the next session, from the portfolio that the decision before left; with what the
     model expects of them, why, and what changed. A decision is due when `model.stride` sessions have passed since the last one;
     in between the book holds. Shares are of wealth, rates are a year."""
-    from finjepa_pipeline.publishing.daily import make_decision
+    from finjepa_pipeline.publishing.daily import make_decision  # with torch behind it
 
     home, asked = settings.get(), (config.as_of, config.checkpoint, config.planner, config.utility)
     prices = (config.prices.feed, config.prices.data_version) if config.prices else None
-    more = {"of_run": made_panel(context, home), "prices": prices, "n_assets": config.n_assets}
-    made = make_decision(home, warehouse, *asked, **more)
+    made = make_decision(home, warehouse, *asked, made_panel(context, home), prices, config.n_assets)
     if made is None:
         return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is decided", "reused": True})
     decision = made.decision
+    numbers = ("hedge", "cash", "expected_return", "expected_volatility", "wealth", "planner", "checkpoint", "book")
     return dg.MaterializeResult(
         metadata={
             "date": decision["date"],
@@ -213,14 +199,7 @@ def daily_decision(
             "holdings": dg.MetadataValue.md(metadata.holdings(decision)),
             "changes": dg.MetadataValue.md("\n".join(f"- {line}" for line in decision["changes"])),
             **({"search": dg.MetadataValue.md(metadata.search(decision["search"]))} if decision.get("search") else {}),
-            "hedge": decision["hedge"],
-            "cash": decision["cash"],
-            "expected_return": decision["expected_return"],
-            "expected_volatility": decision["expected_volatility"],
-            "wealth": decision["wealth"],
-            "planner": decision["planner"],
-            "checkpoint": decision["checkpoint"],
-            "book": decision["book"],
+            **{name: decision[name] for name in numbers},
             "page": dg.MetadataValue.path(str(made.path.with_suffix(".html"))),
             "path": dg.MetadataValue.path(str(made.path)),
             "decision": dg.MetadataValue.json(decision),
@@ -231,16 +210,10 @@ def daily_decision(
 
 
 @dg.asset(
-    name="past_decisions",
-    config_schema={},  # without it any key is accepted, and dropped
-    group_name="publishing",
-    deps=["champion", "feature_panel"],
-    owners=["team:finjepa"],
-    kinds={"duckdb"},
-    pool="duckdb",
+    **_common(["champion", "feature_panel"], {"duckdb"}, "decisions"),
+    config_schema=_NO_CONFIG,
     partitions_def=DECISION_DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    metadata={"dagster/table_name": "main.decisions"},
 )
 @final
 def past_decisions(
@@ -249,7 +222,7 @@ def past_decisions(
     """Decisions that are due on earlier dates, by the checkpoint that was champion in the night of each. Where none was champion
     yet, and before the first decision of the champion's book, the decision goes to a book of its own, `hindsight`. Launch it
     for a date or a range of dates."""
-    from finjepa_pipeline.publishing.daily import backfill_decisions
+    from finjepa_pipeline.publishing.daily import backfill_decisions  # with torch behind it
 
     days = context.partition_key_range
     made = backfill_decisions(settings.get(), warehouse, days.start, days.end, context.log.info)
@@ -264,32 +237,17 @@ def past_decisions(
     )
 
 
-class RetentionConfig(dg.Config):
-    """What stays on the disk."""
-
-    keep: int = Field(
-        default=KEEP, description="How many checkpoints, reports and states stay beside those that are needed."
-    )
-
-
-@dg.asset(
-    name="retention",
-    group_name="publishing",
-    deps=["hub_release", "daily_decision"],
-    owners=["team:finjepa"],
-    kinds={"duckdb"},
-    pool="duckdb",
-)
+@dg.asset(**_common(["hub_release", "daily_decision"], {"duckdb"}))
 @final
 def retention(
     context: dg.AssetExecutionContext, config: RetentionConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
-    """Removes what no night needs any more, so that the disk does not fill; docs/operate.md says what is kept and why. Removes
-    nothing while another run or command uses the home: the next night does."""
+    """Removes what no nightly run needs any more, so that the disk does not fill; docs/operate.md says what is kept and why.
+    Removes nothing while another run or command uses the home: the next nightly run does."""
     home = settings.get()
     alive = living(home, context.instance, context.run.run_id)
     if alive is not None:
-        return dg.MaterializeResult(metadata={"removed": 0, "note": f"{alive} uses this home; the next night removes"})
+        return dg.MaterializeResult(metadata={"removed": 0, "note": f"{alive} uses this home; the next run removes"})
     with warehouse.connect(read_only=True) as con:
         plan = clean(home, con, context.instance, config.keep, own_run=context.run.run_id)
     return dg.MaterializeResult(
