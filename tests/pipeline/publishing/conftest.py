@@ -1,7 +1,7 @@
 """A home with a champion in it: a small real world model, a leaderboard and backtest returns, with no pipeline run."""
 
 import json
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import pytest
 
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
+from finjepa_pipeline.backtest.store import insert, now
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import lineage
 from finjepa_pipeline.warehouse import Warehouse, sql
@@ -82,57 +83,52 @@ class Home:
         data_version: str = "data1",
         audited: bool = True,
     ) -> None:
-        """Returns of a planner with this daily mean, of 1/N beside it, a leaderboard of the test block, and a trial."""
+        """Returns of a planner with this daily mean, of 1/N beside it, a leaderboard of both blocks, and a trial."""
         if audited:
             self.add_audit(checkpoint, strategy)
         noise_T = np.random.default_rng(7).normal(0, 0.01, days)
         noise_T -= noise_T.mean()
-        court = f"court-{checkpoint}"
+        key = {"checkpoint": checkpoint, "data_version": data_version, "court": f"court-{checkpoint}"}
+        span = {"start_date": date(2020, 1, 2), "end_date": date(2022, 12, 28), "created_at": now()}
+        nothing = {"cost": 0.0, "turnover": 0.0, "wealth": 1.0, "hedge": False}
         with self.warehouse.connect() as con:
             for name, level in ((strategy, mean), ("equal_weight", 0.0)):
-                for day, value in enumerate(noise_T + level):
-                    row = [
-                        checkpoint,
-                        name,
-                        "validation",
-                        date(2015, 1, 1) + timedelta(day),
-                        value,
-                        value,
-                        data_version,
-                        court,
-                    ]
-                    con.execute("INSERT INTO backtest_returns VALUES (?, ?, ?, ?, ?, ?, 0, 0, 1, false, ?, ?)", row)
-                con.execute(
-                    "INSERT INTO backtest_trials VALUES (?, ?, ?, 'validation', ?, 0.1, ?, now()::TIMESTAMP, NULL, NULL)",
-                    [court, checkpoint, name, data_version, days],
-                )
-                excess = None if name == "equal_weight" else [0.1, -0.2, 0.4]
-                con.execute(
-                    """INSERT INTO leaderboard BY NAME SELECT $c AS checkpoint, $s AS strategy,
-                    unnest(['validation', 'test']) AS block,
-                    DATE '2020-01-02' AS start_date, DATE '2022-12-28' AS end_date, 0.8 AS sharpe, -0.1 AS sharpe_low,
-                    1.7 AS sharpe_high, 0.1 AS annual_return, 0.15 AS annual_volatility, -0.2 AS max_drawdown,
-                    0.02 AS cvar_95, 0.5 AS hit_rate, 1.5 AS annual_turnover, 0.001 AS cost_drag, $e[1] AS excess_sharpe,
-                    $e[2] AS excess_low, $e[3] AS excess_high, 750 AS n_days, $d AS data_version, $k AS court,
-                    now()::TIMESTAMP AS created_at""",
-                    {"c": checkpoint, "s": name, "e": excess or [0.0, 0.0, 0.0], "d": data_version, "k": court},
-                )
+                mine = key | {"strategy": name}
+                returns = {
+                    "date": np.datetime64("2015-01-01") + np.arange(days),
+                    "gross_return": noise_T + level,
+                    "net_return": noise_T + level,
+                }
+                insert(con, "backtest_returns", mine | {"block": "validation"} | nothing, returns)
+                trial = {"block": ["validation"], "excess_sharpe": [0.1], "n_days": [days], "created_at": [now()]}
+                insert(con, "backtest_trials", mine, trial)
+                excess = (0.1, -0.2, 0.4) if name == strategy else (0.0, 0.0, 0.0)
+                numbers = {
+                    "sharpe": 0.8,
+                    "sharpe_low": -0.1,
+                    "sharpe_high": 1.7,
+                    "annual_return": 0.1,
+                    "annual_volatility": 0.15,
+                    "max_drawdown": -0.2,
+                    "cvar_95": 0.02,
+                    "hit_rate": 0.5,
+                    "annual_turnover": 1.5,
+                    "cost_drag": 0.001,
+                    "n_days": 750,
+                    **dict(zip(("excess_sharpe", "excess_low", "excess_high"), excess, strict=True)),
+                }
+                insert(con, "leaderboard", mine | span | numbers, {"block": ["validation", "test"]})
 
     def add_audit(self, checkpoint: str, strategy: str = "finjepa_cem", **failed: str) -> None:
         """A trial before the gate that it passed, save for the tests that are named with what was found."""
         with self.warehouse.connect() as con:
-            for test in BEFORE_THE_GATE:
-                con.execute(
-                    """INSERT INTO audit_results BY NAME SELECT $c AS checkpoint, $s AS strategy, 'data1' AS data_version,
-                    $t AS test, $p AS passed, $f AS finding, 'run1' AS run_id, now()::TIMESTAMP AS created_at""",
-                    {
-                        "c": checkpoint,
-                        "s": strategy,
-                        "t": test,
-                        "p": test not in failed,
-                        "f": failed.get(test, "sound"),
-                    },
-                )
+            key = {"checkpoint": checkpoint, "strategy": strategy, "data_version": "data1", "run_id": "run1"}
+            found = {
+                "test": list(BEFORE_THE_GATE),
+                "passed": [test not in failed for test in BEFORE_THE_GATE],
+                "finding": [failed.get(test, "sound") for test in BEFORE_THE_GATE],
+            }
+            insert(con, "audit_results", key | {"created_at": now()}, found)
 
     def rows(self, query: str) -> list[tuple]:
         with self.warehouse.connect() as con:
