@@ -29,21 +29,6 @@ def files(home) -> dict[str, dict]:
 
 
 @pytest.fixture
-def lineage(files) -> dict:
-    return files["lineage"]
-
-
-@pytest.fixture
-def config(files) -> dict:
-    return files["config"]
-
-
-@pytest.fixture
-def metrics(files) -> dict:
-    return files["metrics"]
-
-
-@pytest.fixture
 def card(files):
     def make(
         excess: tuple[float, float, float] | None = (0.1, -0.2, 0.4),
@@ -66,19 +51,13 @@ def card(files):
     return make
 
 
-def test_metadata_is_what_the_hub_wants(card):
-    text = card()
-    data = ModelCard(text).data
-    assert data.license == "apache-2.0"
-    assert data.library_name == "finjepa"
-    assert data.pipeline_tag == "time-series-forecasting"
-    assert yaml.safe_load(text.split("---")[1])["model-index"][0]["name"] == "FinJEPA 2022-12-28-c0ffee"
-
-
-def test_the_hub_is_told_the_ratio_of_the_planner_that_acts_and_of_nobody_else(card, tmp_path):
+def test_the_metadata_have_the_ratio_of_the_planner_that_acts_and_of_nobody_else(card, tmp_path):
     """The client reads the card as the Hub does: one result, on a data set with a valid id, with its interval."""
     (tmp_path / "README.md").write_text(card(), encoding="utf-8")
-    [result] = ModelCard.load(tmp_path / "README.md").data.eval_results
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "finjepa", "time-series-forecasting")
+    assert yaml.safe_load(card().split("---")[1])["model-index"][0]["name"] == "FinJEPA 2022-12-28-c0ffee"
+    [result] = data.eval_results
     assert (result.metric_type, result.metric_value) == ("sharpe", 0.8)
     assert result.metric_name.startswith("net Sharpe ratio a year of mppi, 95 % interval -0.10 to 1.70")
     assert "minus that of 1/N +0.10, 95 % interval -0.20 to 0.40" in result.metric_name
@@ -95,16 +74,13 @@ def test_the_hub_is_told_the_ratio_of_the_planner_that_acts_and_of_nobody_else(c
         (None, {}, "prices"),
     ],
 )
-def test_the_data_set_of_a_result_has_an_id_that_the_hub_takes(card, lineage, source, build, dataset):
-    lineage["data"]["source"], lineage["build"] = source, {"source": build}
+def test_the_data_set_of_a_result_has_an_id_that_the_hub_takes(card, files, source, build, dataset):
+    files["lineage"]["data"]["source"], files["lineage"]["build"] = source, {"source": build}
     [result] = ModelCard(card()).data.eval_results
     validate_repo_id(result.dataset_type)
     assert result.dataset_type == dataset
     assert "/home/me" not in card().split("---")[1]
-
-
-def test_a_model_without_a_ratio_has_no_result(card):
-    assert ModelCard(card(planner="cem")).data.eval_results is None
+    assert ModelCard(card(planner="cem")).data.eval_results is None  # without a ratio there is no result
 
 
 def test_validation_and_test_are_told_apart(card):
@@ -114,9 +90,9 @@ def test_validation_and_test_are_told_apart(card):
     assert "Test block, 2020-01-02 to 2022-12-28" in text
 
 
-def test_that_one_return_is_expected_of_every_asset_comes_first(card, metrics):
+def test_that_one_return_is_expected_of_every_asset_comes_first(card, files):
     assert "same return of every asset" not in card()
-    metrics["readout"] = {"weighted": 0.0, "t_value": 0.42}
+    files["metrics"]["readout"] = {"weighted": 0.0, "t_value": 0.42}
     text = card()
     assert text.index("same return of every asset") < text.index("A joint-embedding predictive world model")
 
@@ -140,9 +116,9 @@ def test_that_one_return_is_expected_of_every_asset_comes_first(card, metrics):
         ),
     ],
 )  # fmt: skip
-def test_limits_follow_from_the_prices_and_the_rules(card, lineage, config, data, rules, ended, says, not_says):
-    lineage["data"] |= data
-    config["portfolio"] |= rules
+def test_limits_follow_from_the_prices_and_the_rules(card, files, data, rules, ended, says, not_says):
+    files["lineage"]["data"] |= data
+    files["config"]["portfolio"] |= rules
     limits = card(ended=ended).split("## Limits")[1]
     assert [words for words in says if words not in limits] == []
     assert [words for words in not_says if words in limits] == []
@@ -179,15 +155,15 @@ def test_corrections_for_all_trials_and_every_check_are_told(card):
 
 def test_provenance_limits_and_use_are_there(card):
     text = card()
-    for section in (
+    sections = (
         "What it earned",
         "How to use it",
         "Why it was released",
         "What it learned from",
         "How it was made",
         "Limits",
-    ):
-        assert f"## {section}" in text
+    )
+    assert all(f"## {section}" in text for section in sections)
     assert "data version: data1" in text
     assert "Whether the source holds companies that were delisted is not known" in text
     assert 'act("owner/name", planner="mppi")' in text

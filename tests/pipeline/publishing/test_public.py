@@ -41,8 +41,11 @@ def released(home, planner: str, prices: str) -> Path:
     return release(home.settings, home.warehouse, champion, None).package.folder
 
 
-@pytest.mark.parametrize("planner", ["mppi", *(strategy_name("mppi", utility) for utility in UTILITIES)])
-@pytest.mark.parametrize("folder", ["prices", MARKUP, "a|b `c` [x](javascript:1)"])
+@pytest.mark.parametrize(
+    ("planner", "folder"),
+    [("mppi", folder) for folder in ("prices", "a|b `c` [x](javascript:1)")]
+    + [(strategy_name("mppi", utility), MARKUP) for utility in UTILITIES],
+)
 def test_a_release_holds_no_path_and_no_markup(home, monkeypatch, planner, folder):
     monkeypatch.setenv("HOME", "/srv/secret_user")
     monkeypatch.setenv("USER", "secret_user")
