@@ -14,8 +14,9 @@ from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.prices.ingest import source_moved
 from finjepa_pipeline.prices.sources import DEFAULT_CALENDAR
+from finjepa_pipeline.retention import remove_half_written
 from finjepa_pipeline.run_config import read_run_config
-from finjepa_pipeline.settings import Settings, SettingsResource, sweep
+from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
 PRICES = dg.AssetSelection.groups("prices").materializable()
@@ -27,7 +28,7 @@ PAST = dg.AssetSelection.assets("past_decisions")
 RELEASE = dg.AssetSelection.assets("challenger_audit", "champion", "hub_release")
 PUBLISHING = dg.AssetSelection.groups("publishing") - PAST
 
-_WHY, _NIGHT = "finjepa/why", {"finjepa/night": "one at a time"}  # dagster.yaml limits runs by the second tag
+_WHY, _NIGHTLY = "finjepa/why", {"finjepa/night": "one at a time"}  # dagster.yaml limits runs by the second tag
 _HOUR_S = 3600
 
 
@@ -45,7 +46,7 @@ nightly = _job(
     "Everything, from the price source to the release and the decision for the next session.",
     hours=12,
     priority=10,
-    **_NIGHT,
+    **_NIGHTLY,
 )
 JOBS = [
     nightly,
@@ -76,8 +77,8 @@ JOBS = [
     job=nightly,
     cron_schedule=Settings.from_env().nightly_cron,
     execution_timezone="America/New_York",
-    description="After the New York close, on days on which it traded. A night without new prices, after one that went well, "
-    "starts nothing and says so.",
+    description="After the New York close, on days on which it traded. Without new prices, after a run that succeeded, it "
+    "starts nothing and gives the reason.",
 )
 def nightly_schedule(
     context: dg.ScheduleEvaluationContext, settings: SettingsResource, warehouse: Warehouse
@@ -90,14 +91,14 @@ def nightly_schedule(
     why = f"the close of {day}"
     try:
         moved = source_moved(warehouse, home)
-        if moved is None and _last_night_went_well(context.instance) and not _left_over(home, warehouse):
-            return dg.SkipReason(f"no new prices by {tick:%Y-%m-%d %H:%M}, and the last night went well: nothing to do")
-    except FinJEPAError as error:  # the run says the same where a person looks for it, and alerts
+        if moved is None and _last_run_succeeded(context.instance) and not _left_over(home, warehouse):
+            return dg.SkipReason(f"no new prices by {tick:%Y-%m-%d %H:%M}, and the last run succeeded: nothing to do")
+    except FinJEPAError as error:  # the run reports the same where a person looks for it, and alerts
         why += f", although the source cannot be looked at: {error}"
-    sweep(home)
+    remove_half_written(home)
     try:
-        return night_request(home, tick.isoformat(), why)
-    except FinJEPAError as error:  # no run comes of it that could fail, and tell
+        return _request(context, home, tick.isoformat(), why)
+    except FinJEPAError as error:  # no run comes of it that could fail, and alert
         send(home, Alert(f"FinJEPA {nightly.name} did not start: {error}", "failure", nightly.name))
         raise
 
@@ -106,7 +107,7 @@ def nightly_schedule(
     name="price_source_sensor",
     job_name="nightly",
     minimum_interval_seconds=900,
-    description="Starts a night when the source of the prices has moved; content that is known is not ingested again.",
+    description="Starts a nightly run when the source of the prices has moved; content that is known is not ingested again.",
 )
 def price_source_sensor(
     context: dg.SensorEvaluationContext, settings: SettingsResource, warehouse: Warehouse
@@ -118,47 +119,49 @@ def price_source_sensor(
     if moved is None or context.cursor == moved:
         return dg.SkipReason("the source is where it was")
     context.update_cursor(moved)
-    return night_request(settings.get(), moved, f"the source moved to {moved[:12]}")
+    return _request(context, settings.get(), moved, f"the source moved to {moved[:12]}")
 
 
-def night_request(settings: Settings, run_key: str, why: str) -> dg.RunRequest:
-    """A run of `nightly` with the config of `nightly.yaml` in the home.
+def _request(
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext, settings: Settings, run_key: str, why: str
+) -> dg.RunRequest:
+    assert context.repository_def is not None  # that of the code location
+    config = nightly_config(settings, context.repository_def.get_job(nightly.name))
+    return dg.RunRequest(run_key=run_key, tags={_WHY: why[:250]}, run_config=config)
+
+
+def nightly_config(settings: Settings, job: dg.JobDefinition) -> dict[str, Any]:
+    """Run config of a nightly run: `nightly.yaml` in the home, or the defaults.
+
+    Args:
+        job: the job `nightly`, which tells what there is to configure.
 
     Raises:
         FinJEPAError: if that file cannot be used.
     """
-    return dg.RunRequest(run_key=run_key, tags={_WHY: why[:250]}, run_config=night_config(settings))
-
-
-def night_config(settings: Settings) -> dict[str, Any]:
-    """Run config of a night: `nightly.yaml` in the home, or the defaults.
-
-    Raises:
-        FinJEPAError: if that file cannot be used.
-    """
-    from finjepa_pipeline.definitions import defs
-
     path = settings.nightly_config
     other = path.with_suffix(".yml")
     if other.exists():
         raise FinJEPAError(f"{other} is not read; name it {path.name}")
-    return read_run_config(path, defs.resolve_job_def(nightly.name)) if path.exists() else {}
+    return read_run_config(path, job) if path.exists() else {}
 
 
-def _last_night_went_well(instance: dg.DagsterInstance) -> bool:
+def _last_run_succeeded(instance: dg.DagsterInstance) -> bool:
     runs = instance.get_run_records(dg.RunsFilter(job_name=nightly.name), limit=1)
     return bool(runs) and runs[0].dagster_run.status == dg.DagsterRunStatus.SUCCESS
 
 
 def _left_over(settings: Settings, warehouse: Warehouse) -> bool:
     """Whether there are no prices yet, or a release waits for the repository that is configured now."""
-    from finjepa_pipeline.publishing.release import is_outstanding
+    from finjepa_pipeline.publishing.release import (
+        is_outstanding,  # here: it loads torch, and every step loads this module
+    )
 
     with warehouse.connect() as con:
         return current_revision(con) is None or is_outstanding(con, settings)
 
 
-# From one night to the next lie a day, a weekend, or one with a holiday: a warning after the first two nights that were missed.
+# Between two nightly runs lie a day, a weekend, or one with a holiday: a warning after the first two that were missed.
 _FRESH = dg.FreshnessPolicy.time_window(
     warn_window=datetime.timedelta(days=4, hours=6), fail_window=datetime.timedelta(days=6)
 )
@@ -166,7 +169,7 @@ _NIGHTLY_ASSETS = ("prices", "feature_panel", "world_model", "leaderboard", "cha
 
 
 def with_freshness(assets: Sequence[Any]) -> list[Any]:
-    """The assets, with a policy on what every night makes or finds made: a person sees in the UI that nights have stopped."""
+    """The assets, with a policy on what every nightly run makes or finds made: the UI shows when such runs have stopped."""
 
     def fresh(spec: dg.AssetSpec) -> dg.AssetSpec:
         return dg.apply_freshness_policy(spec, _FRESH) if spec.key.to_user_string() in _NIGHTLY_ASSETS else spec

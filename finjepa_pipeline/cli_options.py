@@ -1,60 +1,148 @@
-"""Options that several commands share, and the config of Dagster's ops that they amount to."""
+"""Options of the command line, generated from the config classes of Dagster's ops.
 
+A field of a config class is an option of every command that runs its op: its name, default and help are those of the field.
+"""
+
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Union, get_args, get_origin
 
 import click
+import dagster as dg
+from annotated_types import Ge, Gt, Le, Lt
 from click.core import ParameterSource
+from pydantic.fields import FieldInfo
 
-from finjepa_model.errors import FinJEPAError
+from finjepa_model.config import TrainingConfig
+from finjepa_pipeline.run_config import checked_overrides
 
 Ops = dict[str, dict[str, Any]]
 
-
-def source_options(command: Callable) -> Callable:
-    for option in (
-        click.option(
-            "--whole",
-            is_flag=True,
-            help="The source is all there is: rows that it does not cover end; left out: they are kept.",
-        ),
-        click.option(
-            "--accept",
-            metavar="RULE,...",
-            help="Rules that do not refuse these prices, as in ohlc_order,stray_session; bad rows stay in quarantine.",
-        ),
-        click.option(
-            "--calendar",
-            help="Exchange of the sessions, as XNYS or 24/7; auto: of each symbol its own, auto:XASX with decisions at the "
-            "closes of XASX; left out: New York, or what the days say.",
-        ),
-        click.option("--revision", help="Revision of the data set on the Hub."),
-        click.option("--dataset-name", help="Data set on the Hub, as owner/name."),
-        click.option("--synthetic-sessions", type=int, help="Length of the source `synthetic`; left out: 2520."),
-        click.option("--synthetic-assets", type=int, help="Assets of the source `synthetic`; left out: 20."),
-        click.option("--synthetic-seed", type=int, help="Seed of the source `synthetic`."),
-        click.option("--synthetic-variant", help="drift, momentum, risk or null, for the source `synthetic`."),
-        click.option("--path", help="Folder, glob or file of Parquet, CSV or gzipped CSV, for the source `files`."),
-        click.option(
-            "--data-source", help="sample, files, hf or synthetic; left out: what the home holds, or the sample."
-        ),
-    ):
-        command = option(command)
-    return command
+_SPELLED = {"overrides": "--set", "strategies": "--strategy"}  # fields of several values, given one by one
+_SHORTCUTS = {  # fields of the training config that have an option besides --set training.KEY=VALUE
+    "n_assets": "Assets in a sample.",
+    "batch_size": "Decision dates in a batch.",
+    "epochs": "Passes over the training block.",
+    "seed": "Seed of weights and samples.",
+}
 
 
-def utility_option(command: Callable) -> Callable:
-    return click.option(
-        "--utility",
-        callback=_read_utility,
-        help='What the planner maximises, as in "log_growth - 2.5*variance - 0.002*turnover, gross <= 0.8"; '
-        "`--utility help` lists what it may speak of.",
-    )(command)
+@dataclass(frozen=True)
+class OpConfig:
+    """The config of an op whose fields are options of a command.
+
+    Attributes:
+        only: these fields alone; all where empty.
+        but: none of these.
+    """
+
+    op: str
+    config: type[dg.Config]
+    only: tuple[str, ...] = ()
+    but: tuple[str, ...] = ()
+
+    def fields(self) -> dict[str, FieldInfo]:
+        fields = self.config.model_fields.items()
+        return {name: f for name, f in fields if name not in self.but and (not self.only or name in self.only)}
+
+
+def options_of(*configs: OpConfig) -> Callable[[Callable], Callable]:
+    """A decorator: the fields of the configs become options; the command gets `ops`, the fields that were given, by op.
+
+    A name that several configs have is one option, and goes to all of them; help and default are those of the first.
+    """
+    fields: dict[str, FieldInfo] = {}
+    for config in configs:
+        fields |= {name: field for name, field in config.fields().items() if name not in fields}
+
+    def decorate(command: Callable) -> Callable:
+        @wraps(command)
+        def with_ops(*args: Any, **options: Any) -> Any:
+            given = {name: options.pop(name) for name in fields}
+            given = {name: value for name, value in given.items() if value not in (None, (), [], {})}
+            ops = {c.op: {name: given[name] for name in c.fields() if name in given} for c in configs}
+            return command(*args, ops={op: config for op, config in ops.items() if config}, **options)
+
+        for name in reversed(fields):
+            with_ops = _option(name, fields[name])(with_ops)
+        return with_ops
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
+    kind = _without_none(field.annotation)
+    flag = _SPELLED.get(name, "--" + name.replace("_", "-"))
+    default = field.get_default(call_default_factory=True)
+    text = field.description or ""
+    if kind is bool:
+        flags = f"{flag}/--no-{flag[2:]}" if default else flag
+        return click.option(flags, name, is_flag=True, default=None, help=text)
+    if default not in (None, [], {}, ""):
+        shown = ",".join(map(str, default)) if isinstance(default, list) else default
+        text += f"  [default: {shown}]"
+    if get_origin(kind) is dict:
+        metavar = "KEY=VALUE" if get_args(kind)[1] is str else "KEY=VALUE,VALUE"
+        return click.option(flag, name, multiple=True, metavar=metavar, callback=_read_pairs, help=text)
+    if get_origin(kind) is list and name in _SPELLED:
+        return click.option(flag, name, multiple=True, callback=lambda *given: list(given[2]), help=text)
+    if get_origin(kind) is list:
+        return click.option(
+            flag, name, type=_CommaList(get_args(kind)[0]), metavar=name.upper().rstrip("S") + ",...", help=text
+        )
+    callback = _read_utility if name == "utility" else None
+    return click.option(flag, name, type=_number_range(kind, field), callback=callback, help=text)
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        return next(one for one in get_args(kind) if one is not type(None))
+    return kind
+
+
+def _number_range(kind: Any, field: FieldInfo) -> Any:
+    if kind not in (int, float):
+        return str
+    bounds: dict[str, Any] = {}
+    for one in field.metadata:
+        if isinstance(one, Ge | Gt):
+            bounds |= {"min": one.ge if isinstance(one, Ge) else one.gt, "min_open": isinstance(one, Gt)}
+        elif isinstance(one, Le | Lt):
+            bounds |= {"max": one.le if isinstance(one, Le) else one.lt, "max_open": isinstance(one, Lt)}
+    return (click.IntRange if kind is int else click.FloatRange)(**bounds) if bounds else kind
+
+
+class _CommaList(click.ParamType):
+    name = "list"
+
+    def __init__(self, kind: type):
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return value if isinstance(value, list) else [self.kind(part.strip()) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers; write {param.opts[-1] if param else ''} 0,1,2", param, ctx)
+
+
+def _read_pairs(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    several = option.metavar != "KEY=VALUE"
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or (several and not value):
+            raise click.BadParameter(f"{text!r} is not {option.metavar}", context, option)
+        if key in pairs:
+            raise click.BadParameter(f"{key} is set twice", context, option)
+        pairs[key] = value.split(",") if several else value
+    return pairs
 
 
 def _read_utility(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    """A utility that cannot be read is told now, not after the prices have been read."""
-    from finjepa_model.planning import parse_utility, utility_help
+    """A utility that cannot be read is refused now, not after the prices have been read."""
+    from finjepa_model.planning import parse_utility, utility_help  # here: it loads torch
 
     if text is None:
         return None
@@ -64,28 +152,52 @@ def _read_utility(context: click.Context, option: click.Parameter, text: str | N
     return parse_utility(text).text
 
 
-def model_options(command: Callable) -> Callable:
-    for option in (
-        click.option(
-            "--resume/--no-resume", default=True, help="Go on with an interrupted training of the same config."
-        ),
-        click.option(
-            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any config key, e.g. model.dim=64."
-        ),
-        click.option("--seed", type=int),
-        click.option("--epochs", type=int),
-        click.option("--batch-size", type=int, help="Decision dates in a batch."),
-        click.option("--n-assets", type=int, help="Assets in a sample."),
-        click.option("--preset", default="small", show_default=True, help="tiny, small, base or large."),
-        click.option("--branch", default="jepa", show_default=True, help="jepa, or jepa,td: with the branch TD-JEPA."),
-    ):
-        command = option(command)
-    return command
+def training_options(*names: str) -> Callable[[Callable], Callable]:
+    """A decorator: options of frequent fields of the training config, and --branch."""
+
+    def decorate(command: Callable) -> Callable:
+        for name in reversed(names):
+            default = TrainingConfig.__dataclass_fields__[name].default
+            text = f"{_SHORTCUTS[name]}  [default: {default}, or that of the preset]"
+            command = click.option(f"--{name.replace('_', '-')}", name, type=int, help=text)(command)
+        text = "jepa, or jepa,td: with the branch TD-JEPA.  [default: jepa]"
+        return click.option("--branch", default="jepa", help=text)(command)
+
+    return decorate
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """The options that the user has given; of the others Dagster's config knows the default."""
-    return {name: value for name, value in options.items() if value is not None}
+def add_training(model: dict[str, Any], branch: str, **shortcuts: int | None) -> dict[str, Any]:
+    """The config of a training with what `training_options` were given.
+
+    Raises:
+        click.BadParameter: if an option cannot be read, or says again what --set says.
+        FinJEPAError: if a key of --set is none of the config, or its value does not fit.
+    """
+    branches = {name.strip() for name in branch.split(",")}
+    if not {"jepa"} <= branches <= {"jepa", "td"}:
+        raise click.BadParameter(f"{branch!r} is neither jepa nor jepa,td", param_hint="--branch")
+    more = {f"training.{name}": str(value) for name, value in shortcuts.items() if value is not None}
+    more |= {"td.enabled": "true"} if "td" in branches else {}
+    overrides = model.get("overrides", {})
+    for key in more.keys() & overrides.keys():
+        raise click.BadParameter(f"{key} has an option of its own, which is given too", param_hint="--set")
+    check_overrides(model | {"overrides": overrides | more})
+    return model | {"overrides": overrides | more}
+
+
+def check_overrides(model: Mapping[str, Any]) -> None:
+    """A wrong key, value or point of a grid is refused now, not after the prices have been read.
+
+    Raises:
+        FinJEPAError: if a key is none of the config, or a value does not fit.
+    """
+    preset, overrides = model.get("preset", "small"), model.get("overrides", {})
+    checked_overrides(preset, overrides)
+    for key, values in model.get("grid", {}).items():
+        if key in overrides:
+            raise click.BadParameter(f"{key} is set twice", param_hint="--grid")
+        for value in values:
+            checked_overrides(preset, {**overrides, key: value})
 
 
 def refuse_given(without: str, *names: str) -> None:
@@ -102,90 +214,3 @@ def refuse_given(without: str, *names: str) -> None:
         typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
         if option.name in names and typed:
             raise click.UsageError(f"{option.opts[-1]} has no effect {without}")
-
-
-def source_ops(options: dict[str, Any]) -> Ops:
-    """Config of the ingestion, from the options of `source_options`."""
-    names = ("data_source", "path", "dataset_name", "revision", "calendar")
-    names += tuple(f"synthetic_{name}" for name in ("variant", "seed", "assets", "sessions"))
-    source = given(**{name: options.get(name) for name in names})
-    if options.get("accept"):
-        source["accept"] = [name.strip() for name in options["accept"].split(",") if name.strip()]
-    if options.get("whole"):
-        source["whole"] = True
-    if source.get("data_source") == "synthetic":  # one seed for the market and for what is trained on it
-        source = given(synthetic_seed=options.get("seed")) | source
-    return {"ingest_prices": source} if source else {}
-
-
-def model_ops(options: dict[str, Any]) -> Ops:
-    """Config of the training, from the options of `model_options`.
-
-    Raises:
-        click.BadParameter: if an option cannot be read.
-        FinJEPAError: if a key of --set is none of the config, or its value does not fit.
-    """
-    overrides = {}
-    for assignment in options.get("assignments", ()):
-        key, equals, value = (part.strip() for part in assignment.partition("="))
-        if not equals:
-            raise click.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--set")
-        if key in overrides:
-            raise click.BadParameter(f"{key} is set twice", param_hint="--set")
-        overrides[key] = value
-    branches = {name.strip() for name in options.get("branch", "jepa").split(",")}
-    if not {"jepa"} <= branches <= {"jepa", "td"}:
-        raise click.BadParameter(f"{options['branch']!r} is neither jepa nor jepa,td", param_hint="--branch")
-    more = {"td.enabled": "true"} if "td" in branches else {}
-    for name in ("n_assets", "batch_size", "epochs", "seed"):
-        if options.get(name) is not None:
-            more[f"training.{name}"] = str(options[name])
-    for key in more.keys() & overrides.keys():
-        raise click.BadParameter(f"{key} has an option of its own, which is given too", param_hint="--set")
-    overrides |= more
-    ops: Ops = {
-        "world_model": {"preset": options["preset"], "overrides": overrides, "resume": options.get("resume", True)}
-        | given(processes=options.get("processes"))
-    }
-    checked_overrides(options["preset"], overrides)  # a wrong key is told now, not after the prices have been read
-    return ops
-
-
-def checked_overrides(name: str, overrides: Mapping[str, str]) -> None:
-    """
-    Raises:
-        FinJEPAError: for an unknown preset or config key, a value that does not fit, or a key that would have no effect.
-    """
-    from finjepa_model.config import preset
-
-    config = preset(name).override(dict(overrides))
-    for key in overrides:
-        if key in ("model.channels", "model.market_channels"):
-            raise FinJEPAError(f"{key} follows from the prices, and cannot be set")
-        if key.startswith("td.") and key != "td.enabled" and not config.td.enabled:
-            raise FinJEPAError(f"{key} has no effect without --branch jepa,td (td.enabled=true)")
-
-
-def grid_of(points: Sequence[str], name: str, overrides: Mapping[str, str]) -> dict[str, list[str]]:
-    """The values to try by config key, from the options --grid KEY=VALUE,VALUE.
-
-    Raises:
-        click.BadParameter: if one cannot be read, or a key is there twice.
-        FinJEPAError: if a key is none of the config, or a value does not fit.
-    """
-    grid: dict[str, list[str]] = {}
-    for point in points:
-        key, equals, values = (part.strip() for part in point.partition("="))
-        if not equals or not values:
-            raise click.BadParameter(f"{point!r} is not KEY=VALUE,VALUE", param_hint="--grid")
-        if key in grid or key in overrides:
-            raise click.BadParameter(f"{key} is set twice", param_hint="--grid")
-        grid[key] = values.split(",")
-        for value in grid[key]:
-            checked_overrides(name, {**overrides, key: value})
-    return grid
-
-
-def release_ops(hub_repo_id: str | None, dry_run: bool) -> Ops:
-    """Config of the gate and the release."""
-    return {"champion": {"dry_run": dry_run}, "hub_release": given(hub_repo_id=hub_repo_id) | {"dry_run": dry_run}}

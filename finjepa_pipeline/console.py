@@ -1,21 +1,28 @@
-"""What the commands say: the results of a run, for a person at a terminal. Results go to `out`, progress to `err`."""
+"""What the commands print: the results of a run, for a person at a terminal. Results go to `out`, progress to `err`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.backtest.charges import NOT_RUN, TESTS, verdict_of
+from finjepa_pipeline.backtest.strategies import BENCHMARK
+from finjepa_pipeline.doctor import Finding
+from finjepa_pipeline.prices.ingest import ContractError
+from finjepa_pipeline.prices.quality import quality_summary
+from finjepa_pipeline.prices.store import require_shown
+from finjepa_pipeline.publishing.reproduce import Reproduction
+from finjepa_pipeline.report.decision import SAME_RETURN
+from finjepa_pipeline.retention import Plan
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.warehouse import Warehouse
 
-if TYPE_CHECKING:
-    from finjepa_pipeline.prices.ingest import ContractError
-
-# lines are left to the terminal to wrap, so that a path can be copied and a pipe sees whole lines
-# what is printed is text, not markup: paths have brackets and colons
+# Lines are left to the terminal to wrap, so that a path can be copied and a pipe sees whole lines. What is printed is text,
+# not markup: paths have brackets and colons.
 out, err = (
     Console(stderr=error, soft_wrap=True, highlight=False, markup=False, emoji=False) for error in (False, True)
 )
@@ -24,22 +31,27 @@ out.width = max(out.width, 100)
 # An asset's name to the metadata of what a run made of it.
 Assets = dict[str, Any]
 
-
 _MOVED = {
     "withdrawn": "rows ended: they were there before and are not in this delivery",
     "kept": "rows of earlier deliveries are kept: this one does not cover them (--whole ends them)",
-    "held_back": "earlier rows went into quarantine: the rows after them say that they were bad ticks",
+    "held_back": "earlier rows went into quarantine: the rows after them show that they were bad ticks",
     "released": "earlier rows left quarantine: they are judged again",
 }
 
 
-def say_prices(assets: Assets) -> None:
+def _table(title: str | None, columns: Sequence[str], right: Sequence[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left", box=None)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left")
+    return table
+
+
+def print_prices(assets: Assets) -> None:
     raw, prices, bad = (assets.get(name, {}) for name in ("raw_prices", "prices", "quarantined_prices"))
     new = raw.get("new_rows", 0)
     out.print(
         f"\nPrices: {prices.get('dagster/row_count', 0):,} rows of {raw.get('feed')} ({raw.get('dates')}), "
         f"{bad.get('dagster/row_count', 0):,} in quarantine; " + (f"{new:,} new rows" if new else "no new row"),
-        markup=False,
     )
     for name, what in _MOVED.items():
         if raw.get(name):
@@ -48,31 +60,28 @@ def say_prices(assets: Assets) -> None:
         out.print(f"  calendar: {raw['calendar']}")
 
 
-def say_refusal(refusal: "ContractError", settings: Settings) -> None:
+def print_refusal(refusal: ContractError, settings: Settings) -> None:
     """What was found in prices that were refused, and where it can be read again."""
-    table = Table(title="Refused prices", title_justify="left", box=None)
-    for name in ("rule", "rows", "examples", "reason"):
-        table.add_column(name, justify="right" if name == "rows" else "left")
+    table = _table("Refused prices", ("rule", "rows", "examples", "reason"), right=("rows",))
     for found in refusal.outcomes:
         if not found.success:
             style = "red" if found.severity == "critical" else None
             cells = (found.column, f"{found.observed or 0:,.0f}", ", ".join(found.examples), found.reason)
-            table.add_row(*map(escape, cells), style=style)
+            table.add_row(*cells, style=style)
     err.print(table)
-    err.print(f"The same as a page: {settings.reports / 'refused-prices.html'}", markup=False)
+    err.print(f"The same as a page: {settings.reports / 'refused-prices.html'}")
 
 
-def say_sweep(made: dict[str, Any]) -> None:
-    table = Table(title="Sweep, best first", title_justify="left", box=None)
-    for name in ("training", "validation", "steps", "checkpoint"):
-        table.add_column(name, justify="right" if name in ("validation", "steps") else "left")
+def print_sweep(made: dict[str, Any]) -> None:
+    columns = ("training", "validation", "steps", "checkpoint")
+    table = _table("Sweep, best first", columns, right=("validation", "steps"))
     for row in made["rows"]:
         table.add_row(*row)
     out.print(table)
 
 
-def say_cleaned(plan: Any, dry_run: bool) -> None:
-    table = Table("", "removed" if not dry_run else "would go", "MB", "kept", title_justify="left", box=None)
+def print_cleaned(plan: Plan, dry_run: bool) -> None:
+    table = _table(None, ("", "removed" if not dry_run else "would go", "MB", "kept"))
     for kind in sorted({*plan.kept, *(one.kind for one in plan.removals)}):
         gone = [one for one in plan.removals if one.kind == kind]
         kept = ", ".join(f"{count} ({why})" for why, count in plan.kept.get(kind, {}).items() if count)
@@ -82,28 +91,22 @@ def say_cleaned(plan: Any, dry_run: bool) -> None:
     out.print(f"{total:,.1f} MB {'would be freed; nothing was removed' if dry_run else 'freed'}")
 
 
-def say_quality(assets: Assets) -> None:
-    from finjepa_pipeline.prices.quality import quality_summary
-    from finjepa_pipeline.prices.store import require_shown
-    from finjepa_pipeline.warehouse import Warehouse
-
+def print_quality(assets: Assets) -> None:
     with Warehouse.from_settings(Settings.from_env()).connect() as connection:
         require_shown(connection, assets["prices"]["feed"], assets["prices"]["data_version"])
         findings = quality_summary(connection)
     if not findings:
         out.print("Quality: no rule was broken")
         return
-    table = Table(title="Quality", title_justify="left", box=None)
-    for name in ("rule", "severity", "rows", "allowed", "examples"):
-        table.add_column(name, justify="right" if name in ("rows", "allowed") else "left")
+    table = _table("Quality", ("rule", "severity", "rows", "allowed", "examples"), right=("rows", "allowed"))
     for finding in findings:
         over = "yellow" if finding.allowed is not None and finding.rows > finding.allowed else None
         counts = f"{finding.rows:,}", "any" if finding.allowed is None else f"{finding.allowed:,}"
-        table.add_row(finding.rule, finding.severity, *counts, escape(", ".join(finding.examples)), style=over)
+        table.add_row(finding.rule, finding.severity, *counts, ", ".join(finding.examples), style=over)
     out.print(table)
 
 
-def say_model(assets: Assets) -> None:
+def print_model(assets: Assets) -> None:
     made, seen = assets["world_model"], assets["world_model_evaluation"]
     how = "trained before, nothing to retrain" if made["reused"] else f"trained in {made['seconds']:.0f} s"
     out.print(
@@ -112,10 +115,8 @@ def say_model(assets: Assets) -> None:
     )
 
 
-def say_leaderboard(assets: Assets) -> None:
-    from finjepa_pipeline.backtest.leaderboard import leaderboard_rows
-    from finjepa_pipeline.backtest.strategies import BENCHMARK
-    from finjepa_pipeline.warehouse import Warehouse
+def print_leaderboard(assets: Assets) -> None:
+    from finjepa_pipeline.backtest.leaderboard import leaderboard_rows  # here: it loads torch
 
     made = assets["leaderboard"]
     with Warehouse.from_settings(Settings.from_env()).connect() as connection:
@@ -148,11 +149,40 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})"
 
 
-def say_release(assets: Assets) -> None:
+def print_audit(checks: Sequence[tuple[str, bool | None, str]]) -> list[str]:
+    """The tests of an audit; returns those that failed or could not be run."""
+    table = _table("Audit", ("", "test", "finding"))
+    found = {name: (passed, text) for name, passed, text in checks}
+    status = {name: verdict_of(*found.get(name, (None, NOT_RUN))) for name in TESTS}
+    for name in TESTS:
+        shown = {"passed": "ok", "failed": "FAILED"}.get(status[name], status[name])
+        table.add_row(shown, name, found[name][1] if name in found else "not asked for")
+    out.print(table)
+    failed = [f"{name} ({status[name]})" for name in found if status[name] in ("failed", NOT_RUN)]
+    without = [f"{name} ({text})" for name, text in status.items() if text != "passed"]
+    if not failed:
+        out.print(f"No verdict: {', '.join(without)}" if without else "All tests passed.")
+    return failed
+
+
+def print_reproduction(report: Reproduction) -> None:
+    out.print(f"{report.checkpoint} was rebuilt as {report.rebuilt}")
+    for line in report.differences or ("equal, bit by bit",):
+        out.print(f"  {line}")
+    for line in report.surroundings:
+        out.print(f"  not as it was: {line}")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    table = _table(None, ("", "what", "found", "way out"))
+    for finding in findings:
+        table.add_row("ok" if finding.good else "--", finding.what, finding.found, finding.way_out)
+    out.print(table)
+
+
+def print_release(assets: Assets) -> None:
     champion, release = assets["champion"], assets["hub_release"]
-    out.print(
-        f"Champion: {champion['champion'] or 'none'} ({champion['verdict']}: {champion['reasons']})", highlight=False
-    )
+    out.print(f"Champion: {champion['champion'] or 'none'} ({champion['verdict']}: {champion['reasons']})")
     out.print(f"Release: {release['outcome']}")
 
 
@@ -165,10 +195,8 @@ def read_decision(assets: Assets) -> dict[str, Any]:
     return json.loads(Path(made["path"]).read_text(encoding="utf-8"))
 
 
-def say_decision(decision: dict[str, Any]) -> None:
+def print_decision(decision: dict[str, Any]) -> None:
     """What is held first, cash included; between two decisions what is held at that close and the date of the next one."""
-    from finjepa_pipeline.report.decision import SAME_RETURN
-
     out.print()
     if decision.get("same_return"):
         out.print(SAME_RETURN)
@@ -188,7 +216,7 @@ def say_decision(decision: dict[str, Any]) -> None:
         out.print("The decision was made after a later close was known, for a run that was missed.")
     changes = "; ".join(decision["changes"])
     since = decision["previous_date"]
-    out.print(changes if holding or since is None else f"What changed since {since}: {changes}", markup=False)
+    out.print(changes if holding or since is None else f"What changed since {since}: {changes}")
     if decision.get("next_decision") and not holding:
         out.print(f"Next decision on {decision['next_decision']}.")
 
@@ -198,10 +226,8 @@ def _holdings_table(decision: dict[str, Any], holding: bool) -> Table:
     planner, hedge = decision["planner"], "on" if decision["hedge"] else "off"
     when = f"held at the close of {decision['date']}" if holding else "to hold after the next close"
     of = f", decision of {decision['decided']}" if holding else f", decision at the close of {decision['date']}"
-    table = Table(title=f"{planner}: {when}{of}, hedge {hedge}", title_justify="left", box=None)
     columns = ("held now", "wanted") if holding else ("to hold", "held now")
-    for name in ("asset", *columns):
-        table.add_column(name, justify="left" if name == "asset" else "right")
+    table = _table(f"{planner}: {when}{of}, hedge {hedge}", ("asset", *columns), right=columns)
     held, wanted = decision["held"], decision["positions"]
     first, second = (held, wanted) if holding else (wanted, held)
     names = sorted({*held, *wanted}, key=lambda name: (-abs(first.get(name, 0.0)), name))

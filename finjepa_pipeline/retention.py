@@ -7,6 +7,7 @@ of now and of every earlier day, and the lineage and curves of every training, f
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.pools import end_lost_runs
 from finjepa_pipeline.run_launcher import lost_process
 from finjepa_pipeline.run_lock import holder, is_held, lock_of
-from finjepa_pipeline.settings import Settings, sweep
+from finjepa_pipeline.settings import Settings
 
 KEEP = 14
 _RESERVE_BYTES = 2 << 20
@@ -102,7 +103,7 @@ def clean(
     alive = living(settings, instance, own_run)
     if alive is not None:
         raise FinJEPAError(f"{alive} uses this home: nothing was removed; run `finjepa clean` again when it has ended")
-    sweep(settings)
+    remove_half_written(settings)
     for one in found.removals:  # runs come last: their removal writes to tables, and the disk may be full
         if isinstance(one.place, str):
             _remove_run(instance, settings, one.place)
@@ -110,6 +111,19 @@ def clean(
             _remove(settings, one.place)
     end_lost_runs(instance)
     return found
+
+
+def remove_half_written(settings: Settings, older_than_s: float = 86_400.0) -> list[Path]:
+    """Remove what killed processes have left half-written, `.tmp-*`: a day old, so that no living process uses it.
+
+    Returns:
+        What was removed.
+    """
+    left = [path for depth in ("", "*/", "*/*/") for path in settings.home.glob(f"{depth}.tmp-*")]
+    old = [path for path in left if time.time() - path.lstat().st_mtime > older_than_s]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return old
 
 
 def living(settings: Settings, instance: dg.DagsterInstance, own_run: str | None = None) -> str | None:

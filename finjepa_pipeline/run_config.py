@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from finjepa_model.config import preset
 from finjepa_model.errors import FinJEPAError, did_you_mean
 
 _EXAMPLE = "ops: {world_model: {config: {preset: base}}}"
@@ -48,11 +49,26 @@ def explain(error: dg.DagsterInvalidConfigError) -> str:
     return f"unknown key {name!r} {where}; {did_you_mean(name, known)}"
 
 
+def checked_overrides(name: str, overrides: Mapping[str, str]) -> None:
+    """
+    Args:
+        name: of the preset.
+
+    Raises:
+        FinJEPAError: for an unknown preset or config key, a value that does not fit, or a key that would have no effect.
+    """
+    config = preset(name).override(dict(overrides))
+    for key in overrides:
+        if key in ("model.channels", "model.market_channels"):
+            raise FinJEPAError(f"{key} follows from the prices, and cannot be set")
+        if key.startswith("td.") and key != "td.enabled" and not config.td.enabled:
+            raise FinJEPAError(f"{key} has no effect without --branch jepa,td (td.enabled=true)")
+
+
 def _check_values(ops: Mapping[str, Any]) -> None:
     """Names inside values, which Dagster takes for text: config keys, presets, planners, controls, utilities."""
-    from finjepa_pipeline.backtest.controls import CONTROLS
+    from finjepa_pipeline.backtest.controls import CONTROLS  # here: they load torch, and the schedule's tick does not
     from finjepa_pipeline.backtest.docket import parse_names, parse_planners
-    from finjepa_pipeline.cli_options import checked_overrides
 
     asked = {name: (op or {}).get("config") or {} for name, op in ops.items()}
     model = asked.get("world_model", {})

@@ -1,4 +1,4 @@
-"""Runs the jobs of the code location in this process, against the same instance as the UI, and tells a terminal about it."""
+"""Runs the jobs of the code location in this process, against the same instance as the UI, and prints its progress."""
 
 import logging
 import os
@@ -19,7 +19,9 @@ from rich.console import Console
 from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_model.files import from_json, write_text
 from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN
+from finjepa_pipeline.backtest.user_strategy import trust_command_line
 from finjepa_pipeline.causes import explained
+from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.interrupts import asked
 from finjepa_pipeline.pools import end_lost_runs, wait_for_pool
 from finjepa_pipeline.retention import hold_reserve
@@ -94,9 +96,6 @@ def run_job(
     Raises:
         FinJEPAError: if a step failed for a reason that a user can mend, or a blocking check failed.
     """
-    from finjepa_pipeline.backtest.user_strategy import trust_command_line
-    from finjepa_pipeline.definitions import defs
-
     trust_command_line()
     job = defs.resolve_job_def(name)
     known = {node.name for node in job.all_node_defs}
@@ -160,7 +159,7 @@ class _Listener:
     def __call__(self, entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
         if event is None:
-            if int(entry.level) >= logging.INFO and not _is_told_elsewhere(entry.user_message):
+            if int(entry.level) >= logging.INFO and not _is_shown_elsewhere(entry.user_message):
                 self.say(entry.user_message)
             return
         step = event.step_key or ""
@@ -189,7 +188,7 @@ class _Listener:
                 self.console.print(f"    {line}", style="yellow", highlight=False, markup=False)
 
 
-def _is_told_elsewhere(message: str) -> bool:
+def _is_shown_elsewhere(message: str) -> bool:
     """What training reports is on the progress bar, and a check that was not asked for is in the audit's own table."""
     return (
         message.startswith(("[pipes]", "train step", "validation step", "td step", "td_validation step"))

@@ -1,21 +1,16 @@
-"""FINJEPA_HOME and every environment variable of the product, in one typed object."""
+"""Every environment variable of the product, in one typed class, and where everything that is made lies."""
 
 import os
 import re
-import shutil
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from finjepa_model.errors import FinJEPAError
 
-DEFAULT_NIGHTLY_CRON = "0 18 * * 1-5"
-DEFAULT_MEMORY_LIMIT = "3GB"  # a whole market fits, and what does not goes to disk
-DEFAULT_CHAMPION_MAX_AGE_DAYS = 45
-DEFAULT_WAIT_MINUTES = 30  # a step of another command rarely takes longer; a training does
 DEFAULT_UI_URL = "http://localhost:3000"  # where `make ui` serves
 LOCAL = "local"
 _RAY_ADDRESS = re.compile(r"auto|(?!local:)[^\s/:]+:\d+")
@@ -23,46 +18,83 @@ _LOCAL = re.compile(r"local(?::([1-9]\d*))?")
 
 
 class Settings(BaseModel):
-    """Where everything that is made lives, and what the operator chose.
+    """What the operator chose: the variable of a field is FINJEPA_ and its name, as in FINJEPA_HOME; empty means the default."""
 
-    Read from the environment by `from_env`: FINJEPA_HOME, FINJEPA_HUB_REPO_ID, FINJEPA_NIGHTLY_CRON (New York time),
-    FINJEPA_DUCKDB_MEMORY_LIMIT (what a process may take for SQL, such as "2GB"), FINJEPA_ALERT_WEBHOOK (a URL that JSON is
-    posted to), FINJEPA_ALERT_COMMAND (a command that reads the same JSON), FINJEPA_CHAMPION_MAX_AGE_DAYS (days until a
-    champion that nothing has replaced is called stale), FINJEPA_UI_URL (where the Dagster UI is, for links of pages),
-    FINJEPA_WAIT_MINUTES (how long a command waits for another one that uses the same home),
-    FINJEPA_COMPUTE (where heavy work runs: `local`, `local:N` for N processes, or the address of a Ray cluster) and
-    FINJEPA_ARTIFACTS (where every machine finds what was made: a folder, or s3://bucket/prefix).
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    home: Path
-    hub_repo_id: str | None = None
-    nightly_cron: str = DEFAULT_NIGHTLY_CRON
-    duckdb_memory_limit: str | None = DEFAULT_MEMORY_LIMIT
-    alert_webhook: str | None = None
-    alert_command: str | None = None
-    champion_max_age_days: int = DEFAULT_CHAMPION_MAX_AGE_DAYS
-    wait_minutes: int = DEFAULT_WAIT_MINUTES
-    ui_url: str = DEFAULT_UI_URL
-    compute: str = LOCAL
-    artifacts: str | None = None
+    home: Path = Field(default=Path(".finjepa"), description="folder of everything that is made")
+    hub_repo_id: str | None = Field(default=None, description="repository on the Hub of the releases, owner/name")
+    nightly_cron: str = Field(default="0 18 * * 1-5", description="when a nightly run starts, New York time")
+    duckdb_memory_limit: str | None = Field(
+        default="3GB",  # a whole market fits, and what does not goes to disk
+        description="memory that a process may take for SQL",
+    )
+    alert_webhook: str | None = Field(default=None, description="URL that alerts are posted to, as JSON")
+    alert_command: str | None = Field(default=None, description="command that reads the same JSON")
+    champion_max_age_days: int = Field(default=45, description="age at which a champion is called stale, days")
+    wait_minutes: int = Field(
+        default=30,  # a step of another command rarely takes longer; a training does
+        description="how long a command waits for another one that uses the same home, minutes",
+    )
+    ui_url: str = Field(default=DEFAULT_UI_URL, description="address of the Dagster UI, for links of pages")
+    compute: str = Field(
+        default=LOCAL,
+        description="where heavy work runs: local, local:N for N processes, or the address of a Ray cluster",
+    )
+    artifacts: str | None = Field(
+        default=None, description="where every machine finds what was made: a folder, or s3://bucket/prefix"
+    )
 
     @classmethod
     def from_env(cls) -> "Settings":
-        return cls(
-            home=Path(os.environ.get("FINJEPA_HOME") or ".finjepa").expanduser().absolute(),
-            hub_repo_id=os.environ.get("FINJEPA_HUB_REPO_ID") or None,
-            nightly_cron=os.environ.get("FINJEPA_NIGHTLY_CRON") or DEFAULT_NIGHTLY_CRON,
-            duckdb_memory_limit=os.environ.get("FINJEPA_DUCKDB_MEMORY_LIMIT") or DEFAULT_MEMORY_LIMIT,
-            alert_webhook=os.environ.get("FINJEPA_ALERT_WEBHOOK") or None,
-            alert_command=os.environ.get("FINJEPA_ALERT_COMMAND") or None,
-            champion_max_age_days=_number("FINJEPA_CHAMPION_MAX_AGE_DAYS", DEFAULT_CHAMPION_MAX_AGE_DAYS, "days"),
-            wait_minutes=_number("FINJEPA_WAIT_MINUTES", DEFAULT_WAIT_MINUTES, "minutes"),
-            ui_url=(os.environ.get("FINJEPA_UI_URL") or DEFAULT_UI_URL).rstrip("/"),
-            compute=_compute(),
-            artifacts=_artifacts(),
-        )
+        """
+        Raises:
+            FinJEPAError: if a variable has no such value.
+        """
+        variables = {name: os.environ.get(f"FINJEPA_{name.upper()}") for name in cls.model_fields}
+        try:
+            return cls.model_validate({name: value for name, value in variables.items() if value})
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = first.get("ctx", {}).get("error", first["msg"])
+            raise FinJEPAError(f"FINJEPA_{str(first['loc'][0]).upper()}={first['input']!r} {reason}") from error
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @field_validator("artifacts")
+    @classmethod
+    def _absolute_folder(cls, artifacts: str | None) -> str | None:
+        return artifacts if artifacts is None or "://" in artifacts else str(Path(artifacts).expanduser().absolute())
+
+    @field_validator("champion_max_age_days", "wait_minutes", mode="before")
+    @classmethod
+    def _whole_number(cls, number: Any, info: ValidationInfo) -> Any:
+        if not str(number).isdecimal() or int(number) == 0:
+            default, unit = cls.model_fields[info.field_name or ""].default, str(info.field_name).rpartition("_")[2]
+            raise ValueError(f"is not a number of {unit}; write it as {default}")
+        return number
+
+    @field_validator("ui_url")
+    @classmethod
+    def _without_slash(cls, url: str) -> str:
+        return url.rstrip("/")
+
+    @field_validator("compute")
+    @classmethod
+    def _cluster(cls, compute: str) -> str:
+        if compute.startswith("ray://"):
+            raise ValueError(
+                "is an address of Ray's client, which is not supported; join this machine to the cluster "
+                "(`ray start --address=HOST:6379 --num-cpus=0`) and set FINJEPA_COMPUTE=HOST:6379"
+            )
+        if not _LOCAL.fullmatch(compute) and not _RAY_ADDRESS.fullmatch(compute):
+            raise ValueError(
+                "is neither `local`, `local:N` (N processes) nor the address of a Ray cluster; write HOST:6379 or auto"
+            )
+        return compute
 
     @property
     def ray_address(self) -> str | None:
@@ -131,47 +163,6 @@ class Settings(BaseModel):
                 "set FINJEPA_HOME to a folder that you own"
             ) from error
         return self
-
-
-def sweep(settings: Settings, older_than_s: float = 86_400.0) -> list[Path]:
-    """Remove what processes that were killed have left half-written: files and folders named `.tmp-*`, a day old at least, so
-    that none of a living process is among them.
-
-    Returns:
-        What was removed.
-    """
-    left = [*settings.home.glob(".tmp-*"), *settings.home.glob("*/.tmp-*"), *settings.home.glob("*/*/.tmp-*")]
-    old = [path for path in left if time.time() - path.lstat().st_mtime > older_than_s]
-    for path in old:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    return old
-
-
-def _number(name: str, default: int, unit: str) -> int:
-    text = os.environ.get(name) or str(default)
-    if not text.isdecimal() or int(text) == 0:
-        raise FinJEPAError(f"{name}={text!r} is not a number of {unit}; write it as {default}")
-    return int(text)
-
-
-def _compute() -> str:
-    text = os.environ.get("FINJEPA_COMPUTE") or LOCAL
-    if text.startswith("ray://"):
-        raise FinJEPAError(
-            f"FINJEPA_COMPUTE={text}: Ray's client is not supported; join this machine to the cluster "
-            "(`ray start --address=HOST:6379 --num-cpus=0`) and set FINJEPA_COMPUTE=HOST:6379"
-        )
-    if not _LOCAL.fullmatch(text) and not _RAY_ADDRESS.fullmatch(text):
-        raise FinJEPAError(
-            f"FINJEPA_COMPUTE={text!r} is neither `local`, `local:N` (N processes) nor the address of a Ray cluster; "
-            "write HOST:6379 or auto"
-        )
-    return text
-
-
-def _artifacts() -> str | None:
-    text = os.environ.get("FINJEPA_ARTIFACTS") or None
-    return text if text is None or "://" in text else str(Path(text).expanduser().absolute())
 
 
 class SettingsResource(dg.ConfigurableResource):

@@ -17,7 +17,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.state import STATE_FILE, Best, load_state, save_state
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.causes import explained
-from finjepa_pipeline.cli_errors import one_line
+from finjepa_pipeline.cli import one_line
 from finjepa_pipeline.failures import CRASH_RETRIES, final
 from finjepa_pipeline.prices.scan import plain
 from finjepa_pipeline.runner import open_instance

@@ -18,9 +18,11 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import automation
 from finjepa_pipeline.alerts import Alert, send
 from finjepa_pipeline.automation import nightly_schedule
+from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.doctor import Finding, examine
 from finjepa_pipeline.failures import CRASH_RETRIES, final
-from finjepa_pipeline.settings import Settings, SettingsResource, sweep
+from finjepa_pipeline.retention import remove_half_written
+from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 from finjepa_pipeline.watch import BY_HAND, alert_of, red_checks, stale_champion_alert
 
@@ -36,6 +38,7 @@ def home(tmp_path) -> Settings:
 def tick(home: Settings, instance: dg.DagsterInstance, day: str):
     with dg.build_schedule_context(
         instance=instance,
+        repository_def=defs.get_repository_def(),
         scheduled_execution_time=datetime.datetime.fromisoformat(f"{day}T18:00").replace(tzinfo=NEW_YORK),
         resources={
             "settings": SettingsResource(home=str(home.home)),
@@ -112,12 +115,12 @@ def test_doctor_sees_what_would_keep_a_night_from_starting_or_ending(home, monke
         return next(finding for finding in examine(home) if finding.what == what)
 
     shutil.copyfile(ROOT / "dagster.yaml", home.dagster / "dagster.yaml")
-    assert all(found(what).good for what in ("instance", "nights", "alerts"))
+    assert all(found(what).good for what in ("instance", "nightly runs", "alerts"))
     assert not found("instance").way_out
     (home.dagster / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     home.nightly_config.write_text("ops: {world_modle: {}}")
     assert "dagster.yaml" in found("instance").way_out
-    assert "world_modle" in found("nights").way_out
+    assert "world_modle" in found("nightly runs").way_out
     assert "FINJEPA_ALERT_WEBHOOK" in found("alerts").way_out
 
 
@@ -130,7 +133,7 @@ def test_what_a_killed_process_left_is_swept_when_it_is_old(home):
     kept = home.releases / "2022-12-28-c0ffee"
     kept.mkdir()
     os.utime(kept, (0, 0))
-    assert sweep(home) == [old]
+    assert remove_half_written(home) == [old]
     assert not old.exists()
     assert young.exists()
     assert kept.exists()

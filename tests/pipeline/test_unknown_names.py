@@ -1,17 +1,26 @@
 """Nothing that a person asks for is dropped: an option changes what is run, or is refused; an unknown name is told."""
 
+import json
+import subprocess
+import sys
+
+import click
 import dagster as dg
 import pytest
 from click.testing import CliRunner
+from pydantic import Field
 from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
-from finjepa_pipeline import cli
-from finjepa_pipeline.automation import night_config
+from finjepa_pipeline import cli, commands
+from finjepa_pipeline.automation import nightly_config
+from finjepa_pipeline.cli_options import OpConfig, options_of
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
 from finjepa_pipeline.runner import JobReport, run_job
 from finjepa_pipeline.settings import Settings
+
+NIGHTLY = defs.resolve_job_def("nightly")
 
 
 class _RunError(Exception):
@@ -30,7 +39,7 @@ ANSWERS = {
 # A value for each option that a command may have; options that are not named here take "x" or 3.
 VALUES = {
     "data_source": "hf", "start": "2020-01-02", "end": "2020-01-03", "preset": "base", "branch": "jepa,td",
-    "assignments": "model.dim=48", "grid": "model.dim=32,48", "seeds": "1,2", "planner": "qp", "controls": "ridge",
+    "overrides": "model.dim=48", "grid": "model.dim=32,48", "seeds": "1,2", "planner": "qp", "controls": "ridge",
     "scheme": "rolling", "utility": "log_growth", "fill": "open", "synthetic_variant": "null", "hub_repo_id": "owner/name",
     "dataset_name": "owner/data",
     "calendar": "XLON", "strategies": "a:b", "strategy": "a:b",
@@ -51,7 +60,7 @@ CASES = [
     (command, mode, option)
     for command, modes in MODES.items()
     for mode in modes
-    for option in cli.main.commands[command].params
+    for option in getattr(commands, command).params
     if option.name not in ONLY_PRINTED and not set(option.opts) & set(mode)
 ]
 
@@ -70,16 +79,15 @@ def asked(monkeypatch, home, words: list[str]):
         return JobReport("run", assets=ANSWERS[job])
 
     monkeypatch.setenv("FINJEPA_HOME", str(home))
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(commands, "_run", run)
     done = CliRunner().invoke(cli.main, words)
     return runs if "_RunError" in done.output else done.output
 
 
 def typed(option, different: bool = True) -> list[str]:
     if option.is_flag:
-        names = option.secondary_opts if option.default and option.secondary_opts else option.opts
-        return [names[0]]
-    number = option.type.name in ("integer", "integer range")
+        return [(option.secondary_opts or option.opts)[0]]
+    number = option.type.name in ("integer", "integer range", "float range")
     return [option.opts[-1], "7" if number else VALUES.get(option.name, "x")]
 
 
@@ -108,7 +116,7 @@ def test_an_option_changes_what_is_run_or_is_refused(monkeypatch, tmp_path, comm
         (["train", "--push-to-hub"], "--hub-repo-id"),
         (["train", "--epoch", "3"], "--epochs"),
         (["sweep", "--seed", "3"], "--seeds"),
-        (["sweep", "--no-resume"], "no effect"),
+        (["sweep", "--no-resume"], "No such option"),
         (["sweep", "--stop-early"], "FINJEPA_COMPUTE"),
         (["sweep", "--grid", "model.dim"], "KEY=VALUE,VALUE"),
         (["sweep", "--grid", "model.dimm=32"], "did you mean 'model.dim'"),
@@ -127,6 +135,40 @@ def test_what_would_have_no_effect_is_named(monkeypatch, tmp_path, words, named)
     said = asked(monkeypatch, tmp_path, words)
     assert isinstance(said, str)
     assert named in said
+
+
+def test_a_field_of_a_config_class_is_an_option_with_its_help_default_and_bounds():
+    class LaterConfig(PriceSourceConfig):
+        """As if a field had been added."""
+
+        most_rows: int = Field(default=7, ge=1, description="rows that are read")
+        files: list[int] = Field(default_factory=lambda: [1, 2], description="Numbers of files.")
+
+    @click.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
+    @options_of(OpConfig("ingest_prices", LaterConfig, but=("path",)))
+    def command(ops):
+        click.echo(json.dumps(ops))
+
+    shown = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    assert "--most-rows INTEGER RANGE rows that are read [default: 7]" in shown
+    assert "--files FILE,... Numbers of files. [default: 1,2]" in shown
+    assert "--path" not in shown
+    words = ["--most_rows", "3", "--files", "4, 5", "--whole", "--accept", "a,b"]
+    given = {"most_rows": 3, "files": [4, 5], "whole": True, "accept": ["a", "b"]}
+    assert json.loads(CliRunner().invoke(command, words).output) == {"ingest_prices": given}
+    assert CliRunner().invoke(command, ["--most-rows", "0"]).exit_code == 2
+    assert CliRunner().invoke(command, ["--files", "x"]).exit_code == 2
+    assert json.loads(CliRunner().invoke(command, []).output) == {}
+
+
+def test_the_list_of_commands_is_theirs_and_needs_neither_dagster_nor_torch():
+    for name, text in cli.COMMANDS.items():
+        assert getattr(commands, name).help.replace("CHECKPOINT", "a checkpoint").startswith(text[:12])
+    program = "import sys; from finjepa_pipeline.cli import main; main(['--help'], standalone_mode=False)"
+    program += "; print({'dagster', 'torch', 'duckdb', 'polars'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in cli.COMMANDS)
+    assert done.stdout.endswith("set()\n")
 
 
 def test_a_step_that_a_job_has_not_is_named(tmp_path):
@@ -164,16 +206,16 @@ def test_a_mistake_in_the_config_of_a_night_is_named(tmp_path, text, named):
     settings = Settings(home=tmp_path).ensure()
     settings.nightly_config.write_text(text)
     with pytest.raises(FinJEPAError, match=rf"nightly\.yaml.*{named}"):
-        night_config(settings)
+        nightly_config(settings, NIGHTLY)
 
 
 def test_an_empty_file_has_the_defaults_and_another_ending_is_not_read(tmp_path):
     settings = Settings(home=tmp_path).ensure()
     settings.nightly_config.write_text("# nothing yet\n")
-    assert night_config(settings) == {}
+    assert nightly_config(settings, NIGHTLY) == {}
     settings.nightly_config.with_suffix(".yml").write_text("ops: {}")
     with pytest.raises(FinJEPAError, match=r"nightly\.yml is not read"):
-        night_config(settings)
+        nightly_config(settings, NIGHTLY)
 
 
 def test_no_step_takes_any_key_whatever():

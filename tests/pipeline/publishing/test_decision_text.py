@@ -53,7 +53,7 @@ def said(monkeypatch):
     def say(decision: Decision) -> list[str]:
         text = io.StringIO()
         monkeypatch.setattr(console, "out", Console(file=text, width=120, soft_wrap=True))
-        console.say_decision(decision.to_json())
+        console.print_decision(decision.to_json())
         return [line.strip() for line in text.getvalue().splitlines() if line.strip()]
 
     return say
