@@ -65,9 +65,10 @@ def options_of(*configs: OpConfig) -> Callable[[Callable], Callable]:
             ops = {c.op: {name: given[name] for name in c.fields() if name in given} for c in configs}
             return command(*args, ops={op: config for op, config in ops.items() if config}, **options)
 
+        decorated: Callable = with_ops
         for name in reversed(fields):
-            with_ops = _option(name, fields[name])(with_ops)
-        return with_ops
+            decorated = _option(name, fields[name])(decorated)
+        return decorated
 
     return decorate
 

@@ -128,8 +128,8 @@ def migrate(con: duckdb.DuckDBPyConnection) -> int | None:
         raise FinJEPAError(
             f"the warehouse has version {before}, and this FinJEPA knows up to {newest_version()}; install the newer one again"
         )
-    for version, statements in migrations() if before is not None else ():
-        if version > before:
+    for version, statements in migrations():
+        if before is not None and version > before:
             try:
                 _run(con, version, statements)
             except duckdb.Error as error:
