@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.artifacts import Artifacts, keep
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import Artifacts, keep
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

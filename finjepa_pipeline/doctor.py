@@ -11,12 +11,12 @@ import yaml
 from huggingface_hub import get_token
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.artifacts import Artifacts
 from finjepa_pipeline.automation import nightly, nightly_config
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.scale.cluster import connected, resources
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import Artifacts
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 

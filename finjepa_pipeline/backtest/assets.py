@@ -7,7 +7,6 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, TESTS, verdict_of
 from finjepa_pipeline.backtest.walk_forward_assets import ASSETS as WALK_FORWARD
 from finjepa_pipeline.failures import final
@@ -17,6 +16,7 @@ from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.report.markdown import cell
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.store import keep
 from finjepa_pipeline.training.run import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.store import keep
 from finjepa_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from huggingface_hub.utils import httpx
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.artifacts import sha256
 from finjepa_pipeline.publishing.package import CONTENT, Package
+from finjepa_pipeline.store import sha256
 
 ATTEMPTS = 8
 LONGEST_WAIT_S = 300.0  # a Hub that asks for more is left for the next run

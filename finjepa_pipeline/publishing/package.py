@@ -12,7 +12,7 @@ from typing import Any
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.files import read_json, to_json, write_text
-from finjepa_pipeline.artifacts import sha256
+from finjepa_pipeline.store import sha256
 
 # What makes the model act. The card, the metrics and the lineage say when and by whom it was made, and do not count.
 CONTENT = ("config.json", "model.safetensors", "normalization.json")

@@ -9,7 +9,6 @@ import duckdb
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_pipeline.artifacts import keep
 from finjepa_pipeline.backtest.leaderboard import traded_assets
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing import hub
@@ -17,6 +16,7 @@ from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
 from finjepa_pipeline.publishing.gate import Champion, current_champion, known_findings
 from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, public_strategy, write_package
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import keep
 from finjepa_pipeline.training.run import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse
 

@@ -21,11 +21,11 @@ from safetensors.numpy import load_file
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
-from finjepa_pipeline.artifacts import sha256
 from finjepa_pipeline.prices.derive import UniverseConfig
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
 from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import sha256
 from finjepa_pipeline.training.exchange import LAUNCHER_PID
 from finjepa_pipeline.training.named import named_checkpoint
 from finjepa_pipeline.training.run import current_checkpoint

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.state import METRICS_FILE
-from finjepa_pipeline.artifacts import Artifacts, alone
+from finjepa_pipeline.store import Artifacts, alone
 from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.exchange import DEVICE_NAME, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 from finjepa_pipeline.training.mirror import mirrored

@@ -16,9 +16,9 @@ from typing import Any
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import write_text
 from finjepa_model.training.state import METRICS_FILE, STATE_FILE
-from finjepa_pipeline.artifacts import Artifacts, sha256
 from finjepa_pipeline.scale.cluster import connected
 from finjepa_pipeline.scale.rank_host import Outcome, Place, RankHost
+from finjepa_pipeline.store import Artifacts, sha256
 from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.exchange import FAILURE_FILE, LAUNCHER_PID
 from finjepa_pipeline.training.guards import end_with

@@ -15,10 +15,10 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.state import read_metrics
-from finjepa_pipeline.artifacts import keep, store_of
 from finjepa_pipeline.scale.cluster import connected
 from finjepa_pipeline.scale.rank_host import Outcome, RankHost
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import keep, store_of
 from finjepa_pipeline.training.exchange import FAILURE_FILE, RESULT_FOLDER
 from finjepa_pipeline.training.mirror import send
 from finjepa_pipeline.training.run import begin, checkpoint_id

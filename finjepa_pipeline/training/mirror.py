@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.state import METRICS_FILE, STATE_FILE
-from finjepa_pipeline.artifacts import Artifacts, files_of
+from finjepa_pipeline.store import Artifacts, files_of
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, RESULT_FOLDER
 from finjepa_pipeline.training.polling import repeatedly
 

@@ -21,9 +21,9 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json, write_text
 from finjepa_model.training.state import STATE_FILE
-from finjepa_pipeline.artifacts import bring, keep, store_of
 from finjepa_pipeline.causes import disk_full
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import bring, keep, store_of
 from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
 from finjepa_pipeline.training.mirror import RECORD_FILES, mirrored

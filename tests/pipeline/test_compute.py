@@ -18,11 +18,11 @@ import torch
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline import compute
-from finjepa_pipeline.artifacts import Artifacts, files_of
 from finjepa_pipeline.backtest.docket import Docket
 from finjepa_pipeline.backtest.evaluate import Hearing, _judged, judge_one
 from finjepa_pipeline.backtest.store import Case
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import Artifacts, files_of
 from tests.pipeline.backtest.handmade_court import config_for, court_over_test_block
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 from tests.pipeline.compute_jobs import die, die_once, divide

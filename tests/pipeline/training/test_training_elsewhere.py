@@ -11,8 +11,8 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.state import STATE_FILE
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError
-from finjepa_pipeline.artifacts import Artifacts
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import Artifacts
 from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, RESULT_FOLDER
 from finjepa_pipeline.training.run import checkpoint_here, checkpoint_id, for_panel, train_checkpoint
 from tests.pipeline.backtest.handmade_panel import noise, write_panel

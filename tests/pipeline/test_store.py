@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.artifacts import Artifacts, bring, files_of, keep
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import Artifacts, bring, files_of, keep
 from tests.pipeline.object_store import BUCKET, object_store
 
 _HAS_S3 = all(importlib.util.find_spec(name) for name in ("s3fs", "nanio"))
