@@ -12,8 +12,8 @@ demo: $(INSTALLED) ## the whole pipeline on embedded prices
 test: $(INSTALLED) ## the test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-test-all: $(INSTALLED) ## the slow tests as well
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow or not slow"
+test-all: $(INSTALLED) ## the slow tests as well, and all examples of Hypothesis
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow or not slow" --hypothesis-profile=full
 
 lint: $(INSTALLED) ## style, types, layers and dependencies
 	$(BIN)/ruff check .
@@ -35,7 +35,7 @@ ui: $(INSTALLED) ## the Dagster UI on the data of .finjepa
 	DAGSTER_HOME=$${FINJEPA_HOME:-$(CURDIR)/.finjepa}/dagster PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m finjepa_pipeline.ui
 
 pictures: $(INSTALLED) ## the pictures of the README, of the home that a demo has filled; needs chromium
-	$(BIN)/python docs/pictures/make.py
+	$(BIN)/python -m docs.pictures.make
 
 lock: ## renew constraints.txt: the exact versions that demo and test install
 	rm -rf $(VENV)-lock

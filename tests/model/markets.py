@@ -8,7 +8,7 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig, preset
 from finjepa_model.data.batches import MarketBatch, Observation
 from finjepa_model.training.behaviour import sample_path
-from finjepa_model.world_model import PortfolioPath
+from finjepa_model.world_model import FinJEPA, PortfolioPath
 
 
 def small_config(**loss) -> FinJEPAConfig:
@@ -18,6 +18,18 @@ def small_config(**loss) -> FinJEPAConfig:
         market_channels=("d", "e"),
     )  # fmt: skip
     return replace(tiny, model=model, loss=LossConfig(**({"sigreg_slices": 32} | loss)))
+
+
+def model_of(config: FinJEPAConfig | None = None) -> FinJEPA:
+    """A model with the weights of seed 0, in evaluation mode."""
+    torch.manual_seed(0)
+    return FinJEPA(config or small_config()).eval()
+
+
+def in_double(observation: Observation) -> Observation:
+    tensors = {name: value for name, value in vars(observation).items() if value is not None}
+    floats = {name: value.double() for name, value in tensors.items() if value.is_floating_point()}
+    return replace(observation, **floats)
 
 
 def random_observation(

@@ -1,8 +1,6 @@
 """JSON is standard JSON, whoever reads it."""
 
-import ast
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +8,6 @@ from hypothesis import strategies as st
 
 from finjepa_model.files import from_json, to_json
 
-ROOT = Path(__file__).parents[2]
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
@@ -30,14 +27,3 @@ def test_what_is_not_finite_is_null(value):
 def test_what_is_not_standard_is_refused(text):
     with pytest.raises(ValueError):  # noqa: PT011 - each has a text of its own
         from_json(text)
-
-
-def test_both_packages_write_json_through_one_function():
-    writers = [
-        f"{file.relative_to(ROOT)}:{node.lineno}"
-        for package in ("finjepa_model", "finjepa_pipeline")
-        for file in (ROOT / package).rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.dumps", "json.dump")
-    ]
-    assert [w.partition(":")[0] for w in writers] == ["finjepa_model/files.py"]

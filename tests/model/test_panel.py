@@ -12,7 +12,7 @@ from finjepa_model.errors import FinJEPAError
 SESSIONS, CHANNELS = 40, 3
 FIRST = np.array([0, 25, 10, 39])
 LENGTHS = np.array([40, 15, 12, 1])
-SPARE = 2  # rows to grow, filled with poison
+SPARE = 2  # rows between two assets, filled with poison
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def panel(tmp_path: Path) -> Panel:
     }
     arrays |= {name: rng.random(size) < 0.8 for name in ("observed", "tradable", "eligible")}
     for offset, length in zip(offsets, LENGTHS, strict=False):
-        arrays["features"][offset + length : offset + length + SPARE] = np.nan
-        arrays["returns"][offset + length : offset + length + SPARE] = np.nan
+        for name in ("features", "returns"):
+            arrays[name][offset + length : offset + length + SPARE] = np.nan
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
     manifest = {
@@ -48,53 +48,40 @@ def panel(tmp_path: Path) -> Panel:
     return Panel.open(tmp_path)
 
 
+def _row(panel: Panel, asset: int, day: int) -> int | None:
+    """The row of an asset on a day, by the definition."""
+    listed = asset >= 0 and FIRST[asset] <= day < FIRST[asset] + LENGTHS[asset]
+    return int(panel.offsets[asset] + day - FIRST[asset]) if listed else None
+
+
 @pytest.mark.parametrize("length", [1, 5, 16, 40])
 def test_windows_equal_a_loop_over_days(panel: Panel, length: int):
-    dates = np.arange(SESSIONS)
-    assets = np.tile(np.array([0, 1, 2, 3, -1]), (SESSIONS, 1))
+    dates, assets = np.arange(SESSIONS), np.tile(np.array([0, 1, 2, 3, -1]), (SESSIONS, 1))
     features, observed = panel.windows(dates, assets, length)
     assert features.shape == (SESSIONS, 5, length, CHANNELS)
     assert features.dtype == np.float32
-    for b in dates:
-        for n, asset in enumerate(assets[b]):
-            for t in range(length):
-                position = b - length + 1 + t - (FIRST[asset] if asset >= 0 else 0)
-                if asset >= 0 and 0 <= position < LENGTHS[asset]:
-                    row = panel.offsets[asset] + position
-                    np.testing.assert_array_equal(features[b, n, t], panel.features[row])
-                    assert observed[b, n, t] == panel.observed[row]
-                else:
-                    assert not features[b, n, t].any()
-                    assert not observed[b, n, t]
+    for (b, n), asset in np.ndenumerate(assets):
+        for t in range(length):
+            row = _row(panel, asset, b - length + 1 + t)
+            np.testing.assert_array_equal(features[b, n, t], 0 if row is None else panel.features[row])
+            assert observed[b, n, t] == (row is not None and panel.observed[row])
 
 
 def test_returns_after_equal_a_loop_over_days(panel: Panel):
-    dates = np.array([0, 8, 20, 30, 39])
-    assets = np.tile(np.array([3, 2, 1, 0, -1]), (5, 1))
+    dates, assets = np.array([0, 8, 20, 30, 39]), np.tile(np.array([3, 2, 1, 0, -1]), (5, 1))
     returns, traded = panel.returns_after(dates, assets, 6)
-    for b, date in enumerate(dates):
-        for n, asset in enumerate(assets[b]):
-            for h in range(6):
-                position = date + 1 + h - FIRST[asset]
-                if asset >= 0 and 0 <= position < LENGTHS[asset]:
-                    row = panel.offsets[asset] + position
-                    assert returns[b, n, h] == panel.returns[row]
-                    assert traded[b, n, h] == panel.tradable[row]
-                else:
-                    assert returns[b, n, h] == 0
-                    assert not traded[b, n, h]
+    for (b, n), asset in np.ndenumerate(assets):
+        for h in range(6):
+            row = _row(panel, asset, dates[b] + 1 + h)
+            assert returns[b, n, h] == (0 if row is None else panel.returns[row])
+            assert traded[b, n, h] == (row is not None and panel.tradable[row])
 
 
 def test_eligible_assets_have_a_whole_window(panel: Panel):
     for date in range(SESSIONS):
         for window in (1, 4, 12):
-            expected = [
-                asset
-                for asset in range(4)
-                if FIRST[asset] <= date - window + 1 < SESSIONS
-                and date < FIRST[asset] + LENGTHS[asset]
-                and panel.eligible[panel.offsets[asset] + date - FIRST[asset]]
-            ]
+            whole = [a for a in range(4) if None not in (_row(panel, a, date - window + 1), _row(panel, a, date))]
+            expected = [asset for asset in whole if panel.eligible[_row(panel, asset, date)]]
             assert panel.eligible_assets(date, window).tolist() == expected
 
 
@@ -103,11 +90,9 @@ def test_market_windows_equal_a_loop_over_days(panel: Panel):
     windows = panel.market_windows(np.arange(SESSIONS), 6)
     assert windows.shape == (SESSIONS, 6, 2)
     assert windows.dtype == np.float32
-    for b in range(SESSIONS):
-        for t in range(6):
-            day = b - 5 + t
-            expected = panel.market_features[day] if day >= 0 else np.zeros(2)
-            np.testing.assert_array_equal(windows[b, t], expected)
+    for b, t in np.ndindex(SESSIONS, 6):
+        day = b - 5 + t
+        np.testing.assert_array_equal(windows[b, t], panel.market_features[day] if day >= 0 else np.zeros(2))
 
 
 def test_rows_and_dates(panel: Panel):

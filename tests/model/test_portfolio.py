@@ -1,10 +1,8 @@
 """Money is conserved, and nothing is held, traded or charged that the rules do not allow."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
@@ -21,9 +19,29 @@ def draw_action(generator, batch, assets):
     return PortfolioAction(weights_XN, signals_XN, torch.randint(0, 2, (batch,), generator=generator).to(F64))
 
 
-def long_only(*weights):
+def order(*weights, signals=None, hedge=0.0):
     weights_XN = torch.tensor([weights], dtype=F64)
-    return PortfolioAction(weights_XN, torch.ones_like(weights_XN), torch.zeros(1, dtype=F64))
+    signals_XN = torch.ones_like(weights_XN) if signals is None else torch.tensor([signals], dtype=F64)
+    return PortfolioAction(weights_XN, signals_XN, torch.tensor([hedge], dtype=F64))
+
+
+def simulator_of(**rules):
+    """Nothing costs anything but what is named."""
+    return PortfolioSimulator(PortfolioConfig(**({"cost_bps": 0.0, "hedge_cost_bps": 0.0, "borrow_rate": 0.0} | rules)))
+
+
+def trade(simulator, action, state=None, tradable=None, beta=None):
+    """The state after one trade, from cash unless a state is given, and its ledger; betas are 1."""
+    assets = action.weights_XN.shape[-1]
+    beta_XN = torch.ones(1, assets, dtype=F64) if beta is None else beta
+    tradable_XN = torch.tensor([tradable or [True] * assets])
+    return simulator.trade(state or simulator.start((1, assets)), action, beta_XN, tradable_XN)
+
+
+def still(sessions, assets):
+    """Returns, market returns and betas of sessions in which nothing moves."""
+    zeros = torch.zeros(1, sessions, assets, dtype=F64)
+    return zeros, zeros[..., 0], torch.ones(1, assets, dtype=F64)
 
 
 @st.composite
@@ -55,7 +73,6 @@ def draw_liquidity(generator, assets):
 
 
 @given(markets())
-@settings(max_examples=100, deadline=None)
 def test_money_is_conserved(market):
     """Wealth after = wealth before + P&L - costs, session by session: through trades and orders that wait, all costs,
     interest, rebate, fees, the hedge, and delistings at any return."""
@@ -69,17 +86,10 @@ def test_money_is_conserved(market):
         tradable_XTN = torch.rand(batch, sessions, assets, generator=generator) < 0.7
         delisted_XTN = (torch.rand(batch, sessions, assets, generator=generator) < 0.05).cummax(1).values
         before_X = state.wealth_X
-        state, ledgers = simulator.step(
-            state,
-            None if decision == 2 else draw_action(generator, batch, assets),
-            returns_XTN,
-            market_XT,
-            beta_XN,
-            tradable_XTN,
-            delisted_XTN,
-            -torch.rand(batch, assets, generator=generator, dtype=F64),
-            frictions,
-        )
+        action = None if decision == 2 else draw_action(generator, batch, assets)
+        at_XN = -torch.rand(batch, assets, generator=generator, dtype=F64)
+        moves = (returns_XTN, market_XT, beta_XN, tradable_XTN, delisted_XTN, at_XN)
+        state, ledgers = simulator.step(state, action, *moves, frictions)
         for ledger in ledgers:
             parts = (ledger.spread_X, ledger.impact_X, ledger.borrow_X, ledger.turnover_X)
             assert all((part_X >= 0).all() for part_X in parts)
@@ -90,7 +100,6 @@ def test_money_is_conserved(market):
 
 
 @given(markets())
-@settings(max_examples=40, deadline=None)
 def test_a_trade_costs_exactly_its_price_and_meets_its_targets(market):
     config, frictions, generator, assets = market
     simulator = PortfolioSimulator(config)
@@ -128,67 +137,47 @@ def test_prices_of_trading_are_by_tier_and_impact_goes_with_the_root_of_size():
     assert unknown_X.item() == 0
 
 
-def test_full_investment_never_borrows():
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=100.0))
-    state, _ = simulator.trade(
-        simulator.start((1, 2)), long_only(0.5, 0.5), torch.ones(1, 2, dtype=F64), torch.ones(1, 2, dtype=torch.bool)
-    )
+def test_full_investment_never_borrows_not_even_beside_a_stuck_position():
+    simulator = simulator_of(cost_bps=100.0)
+    state, _ = trade(simulator, order(0.5, 0.5))
     assert state.cash_X.item() == pytest.approx(0, abs=1e-12)
     assert state.wealth_X.item() == pytest.approx(1 / 1.01, abs=1e-12)
-
-
-def test_what_cannot_be_traded_stays_and_the_rest_shares_the_room():
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
-    beta_XN = torch.ones(1, 3, dtype=F64)
-    everyone_XN = torch.ones(1, 3, dtype=torch.bool)
-    state, _ = simulator.trade(simulator.start((1, 3)), long_only(0.4, 0.6, 0.0), beta_XN, everyone_XN)
-    stuck_XN = torch.tensor([[False, True, True]])
-    after, ledger = simulator.trade(state, long_only(0.0, 0.0, 1.0), beta_XN, stuck_XN)
-    assert torch.allclose(after.positions_XN, torch.tensor([[0.4, 0.0, 0.6]], dtype=F64))
-    assert ledger.turnover_X.item() == pytest.approx(0.6)
-
-
-def test_costs_leave_no_room_to_borrow_beside_a_stuck_position():
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=100.0))
-    beta_XN, everyone_XN = torch.ones(1, 3, dtype=F64), torch.ones(1, 3, dtype=torch.bool)
-    state, _ = simulator.trade(simulator.start((1, 3)), long_only(0.4, 0.6, 0.0), beta_XN, everyone_XN)
-    after, _ = simulator.trade(state, long_only(0.0, 0.0, 1.0), beta_XN, torch.tensor([[False, True, True]]))
+    state, _ = trade(simulator, order(0.4, 0.6, 0.0))
+    after, _ = trade(simulator, order(0.0, 0.0, 1.0), state, [False, True, True])
     assert after.holdings_XN.abs().sum().item() <= 1 + 1e-9
     assert after.cash_X.item() >= -1e-9
 
 
+def test_what_cannot_be_traded_stays_and_the_rest_shares_what_is_left():
+    simulator = simulator_of()
+    state, _ = trade(simulator, order(0.4, 0.6, 0.0))
+    after, ledger = trade(simulator, order(0.0, 0.0, 1.0), state, [False, True, True])
+    assert torch.allclose(after.positions_XN, torch.tensor([[0.4, 0.0, 0.6]], dtype=F64))
+    assert ledger.turnover_X.item() == pytest.approx(0.6)
+
+
 def test_hedge_shorts_the_market_by_beta_and_takes_the_market_out():
-    config = PortfolioConfig(cost_bps=0.0, hedge_cost_bps=0.0, borrow_rate=0.0)
-    simulator = PortfolioSimulator(config)
-    beta_XN = torch.tensor([[0.5, 1.5]], dtype=F64)
-    action = replace(long_only(0.25, 0.75), hedge_X=torch.ones(1, dtype=F64))
-    everyone_XN = torch.ones(1, 2, dtype=torch.bool)
-    hedged, _ = simulator.trade(simulator.start((1, 2)), action, beta_XN, everyone_XN)
+    beta_XN, action = torch.tensor([[0.5, 1.5]], dtype=F64), order(0.25, 0.75, hedge=1.0)
+    hedged, _ = trade(simulator_of(), action, beta=beta_XN)
     assert hedged.hedge_X.item() == pytest.approx(-1.25)
     assert hedged.scalars(beta_XN)[0, SCALARS.index("beta")].item() == pytest.approx(0, abs=1e-12)
-    crashed, _ = simulator.drift(hedged, -0.2 * beta_XN, torch.tensor([-0.2], dtype=F64))
+    crashed, _ = simulator_of().drift(hedged, -0.2 * beta_XN, torch.tensor([-0.2], dtype=F64))
     assert crashed.wealth_X.item() == pytest.approx(1)
-    forbidden = PortfolioSimulator(replace(config, allow_hedge=False))
-    assert forbidden.trade(forbidden.start((1, 2)), action, beta_XN, everyone_XN)[0].hedge_X.item() == 0
+    assert trade(simulator_of(allow_hedge=False), action, beta=beta_XN)[0].hedge_X.item() == 0
 
 
-def test_shorts_are_flat_where_they_are_not_allowed_and_pay_to_borrow_where_they_are():
-    action = replace(long_only(1.0), signals_XN=-torch.ones(1, 1, dtype=F64))
-    one_XN, everyone_XN = torch.ones(1, 1, dtype=F64), torch.ones(1, 1, dtype=torch.bool)
-    for allow_short in (True, False):
-        config = PortfolioConfig(cost_bps=0.0, borrow_rate=0.252, allow_short=allow_short)
-        simulator = PortfolioSimulator(config)
-        state, _ = simulator.trade(simulator.start((1, 1)), action, one_XN, everyone_XN)
-        assert state.positions_XN.item() == (-1 if allow_short else 0)
-        _, ledger = simulator.drift(state, 0 * one_XN, torch.zeros(1, dtype=F64))
-        assert ledger.cost_X.item() == pytest.approx(0.001 if allow_short else 0)
+@pytest.mark.parametrize("allow_short", [True, False])
+def test_shorts_are_flat_where_they_are_not_allowed_and_pay_to_borrow_where_they_are(allow_short):
+    simulator = simulator_of(borrow_rate=0.252, allow_short=allow_short)
+    state, _ = trade(simulator, order(1.0, signals=[-1.0]))
+    assert state.positions_XN.item() == (-1 if allow_short else 0)
+    _, ledger = simulator.drift(state, torch.zeros(1, 1, dtype=F64), torch.zeros(1, dtype=F64))
+    assert ledger.cost_X.item() == pytest.approx(0.001 if allow_short else 0)
 
 
 def test_delisted_positions_become_cash_at_the_policy_return():
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
-    state, _ = simulator.trade(
-        simulator.start((1, 2)), long_only(0.5, 0.5), torch.ones(1, 2, dtype=F64), torch.ones(1, 2, dtype=torch.bool)
-    )
+    simulator = simulator_of()
+    state, _ = trade(simulator, order(0.5, 0.5))
     closed, ledger = simulator.delist(state, torch.tensor([[True, False]]), torch.tensor([-0.3, -1.0], dtype=F64))
     assert closed.positions_XN.tolist() == [[0.0, 0.5]]
     assert closed.cash_X.item() == pytest.approx(0.35)
@@ -197,94 +186,67 @@ def test_delisted_positions_become_cash_at_the_policy_return():
 
 def test_step_fills_after_the_first_session():
     """Decided at a close, filled at the next one: the first session's return is not earned by the new position."""
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
-    returns_XTN = torch.tensor([[[0.5], [0.1]]], dtype=F64)
-    state, ledgers = simulator.step(
-        simulator.start((1, 1)),
-        long_only(1.0),
-        returns_XTN,
-        torch.zeros(1, 2, dtype=F64),
-        torch.ones(1, 1, dtype=F64),
-        torch.ones(1, 2, 1, dtype=torch.bool),
-    )
+    simulator, (_, market_XT, beta_XN) = simulator_of(), still(2, 1)
+    returns_XTN, open_XTN = torch.tensor([[[0.5], [0.1]]], dtype=F64), torch.ones(1, 2, 1, dtype=torch.bool)
+    state, ledgers = simulator.step(simulator.start((1, 1)), order(1.0), returns_XTN, market_XT, beta_XN, open_XTN)
     assert state.wealth_X.item() == pytest.approx(1.1)
     assert [ledger.pnl_X.item() for ledger in ledgers] == pytest.approx([0, 0.1])
 
 
 def test_an_order_waits_for_the_first_session_at_which_the_asset_trades():
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
+    simulator, (returns_XTN, *rest) = simulator_of(), still(4, 2)
     tradable_XTN = torch.tensor([[[True, False], [True, False], [True, True], [True, True]]])
-    returns_XTN = torch.zeros(1, 4, 2, dtype=F64)
     returns_XTN[0, 2, 1], returns_XTN[0, 3, 1] = 0.5, 0.1  # it jumps on the day it comes back, and is bought after that
-    state, ledgers = simulator.step(
-        simulator.start((1, 2)),
-        long_only(0.5, 0.5),
-        returns_XTN,
-        torch.zeros(1, 4, dtype=F64),
-        torch.ones(1, 2, dtype=F64),
-        tradable_XTN,
-    )
+    state, ledgers = simulator.step(simulator.start((1, 2)), order(0.5, 0.5), returns_XTN, *rest, tradable_XTN)
     assert [ledger.turnover_X.item() for ledger in ledgers] == pytest.approx([0.25, 0, 0.25, 0])
     assert state.wealth_X.item() == pytest.approx(1.05)
     assert state.orders_XN is None
 
 
 def test_an_order_waits_across_decisions_that_order_nothing_and_is_replaced_by_one_that_does():
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=0.0))
-    still = (torch.zeros(1, 2, 2, dtype=F64), torch.zeros(1, 2, dtype=F64), torch.ones(1, 2, dtype=F64))
+    simulator, moves = simulator_of(), still(2, 2)
     shut, open_ = (torch.tensor([[[True, x], [True, x]]]) for x in (False, True))
-    waiting, _ = simulator.step(simulator.start((1, 2)), long_only(0.5, 0.5), *still, shut)
+    waiting, _ = simulator.step(simulator.start((1, 2)), order(0.5, 0.5), *moves, shut)
     assert waiting.positions_XN.tolist() == [[0.5, 0.0]]
     assert waiting.orders_XN[0, 1] == 0.5
-    bought, _ = simulator.step(waiting, None, *still, open_)
+    bought, _ = simulator.step(waiting, None, *moves, open_)
     assert bought.positions_XN.tolist() == [[0.5, 0.5]]
-    replaced, _ = simulator.step(waiting, long_only(1.0, 0.0), *still, open_)
+    replaced, _ = simulator.step(waiting, order(1.0, 0.0), *moves, open_)
     assert replaced.positions_XN.tolist() == [[1.0, 0.0]]
-    lapsed, _ = simulator.step(waiting, None, *still, open_, delisted_XTN=torch.tensor([[[False, True]] * 2]))
+    lapsed, _ = simulator.step(waiting, None, *moves, open_, delisted_XTN=torch.tensor([[[False, True]] * 2]))
     assert lapsed.positions_XN.tolist() == [[0.5, 0.0]]
 
 
-def test_gross_exposure_is_capped_where_configured_and_borrowed_cash_pays_its_price():
-    config = PortfolioConfig(cost_bps=0.0, max_gross=1.5, cash_rate=0.02, margin_spread=0.0052)
-    simulator = PortfolioSimulator(config)
-    one_XN, everyone_XN = torch.ones(1, 2, dtype=F64), torch.ones(1, 2, dtype=torch.bool)
-    state, _ = simulator.trade(simulator.start((1, 2)), long_only(0.5, 0.5), one_XN, everyone_XN)
+def _interest(simulator, action):
+    """The state after an order and what one session in which nothing moves brings."""
+    state, _ = trade(simulator, action)
+    return state, simulator.drift(state, 0 * state.positions_XN, torch.zeros(1, dtype=F64))[1].pnl_X.item()
+
+
+def test_gross_exposure_is_capped_and_cash_pays_and_earns_its_price():
+    state, pnl = _interest(simulator_of(max_gross=1.5, cash_rate=0.02, margin_spread=0.0052), order(0.5, 0.5))
     assert state.holdings_XN.tolist() == [[0.75, 0.75]]
-    _, ledger = simulator.drift(state, 0 * one_XN, torch.zeros(1, dtype=F64))
-    assert ledger.pnl_X.item() == pytest.approx(-0.5 * 0.0252 / 252)
-
-
-def test_proceeds_of_a_short_sale_earn_the_rebate_and_not_the_cash_rate():
-    config = PortfolioConfig(cost_bps=0.0, borrow_rate=0.0, cash_rate=0.0252, short_rebate=0.00252, allow_short=True)
-    simulator = PortfolioSimulator(config)
-    action = replace(long_only(0.4, 0.6), signals_XN=torch.tensor([[-1.0, 0.0]], dtype=F64))
-    one_XN, everyone_XN = torch.ones(1, 2, dtype=F64), torch.ones(1, 2, dtype=torch.bool)
-    state, _ = simulator.trade(simulator.start((1, 2)), action, one_XN, everyone_XN)
+    assert pnl == pytest.approx(-0.5 * 0.0252 / 252)
+    # the proceeds of a short sale earn the rebate and not the cash rate
+    rules = {"cash_rate": 0.0252, "short_rebate": 0.00252, "allow_short": True}
+    state, pnl = _interest(simulator_of(**rules), order(0.4, 0.6, signals=[-1.0, 0.0]))
     assert state.cash_X.item() == pytest.approx(1.4)
-    _, ledger = simulator.drift(state, 0 * one_XN, torch.zeros(1, dtype=F64))
-    assert ledger.pnl_X.item() == pytest.approx(1.0 * 1e-4 + 0.4 * 1e-5)
+    assert pnl == pytest.approx(1.0 * 1e-4 + 0.4 * 1e-5)
 
 
 def test_wealth_is_differentiable_in_weights_and_relaxed_signals():
-    config = PortfolioConfig(allow_short=True, cash_rate=0.02)
-    simulator, generator = PortfolioSimulator(config), torch.Generator().manual_seed(0)
-    frictions = simulator.frictions(draw_liquidity(generator, 3))
-    held, _ = simulator.trade(
-        simulator.start((4, 3)), draw_action(generator, 4, 3), torch.ones(4, 3), torch.ones(4, 3, dtype=torch.bool)
+    simulator, generator = (
+        simulator_of(allow_short=True, cash_rate=0.02, cost_bps=10.0),
+        torch.Generator().manual_seed(0),
     )
+    frictions = simulator.frictions(draw_liquidity(generator, 3))
+    beta_XN, open_XTN = torch.ones(4, 3, dtype=F64), torch.ones(4, 2, 3, dtype=torch.bool)
+    held, _ = simulator.trade(simulator.start((4, 3)), draw_action(generator, 4, 3), beta_XN, open_XTN[:, 0])
     returns_XTN = 0.02 * torch.randn(4, 2, 3, generator=generator, dtype=F64)
 
-    def wealth(weights_XN, signals_XN, hedge_X):
-        after, _ = simulator.step(
-            held,
-            PortfolioAction(weights_XN, signals_XN, hedge_X),
-            returns_XTN,
-            returns_XTN.mean(-1),
-            torch.ones(4, 3, dtype=F64),
-            torch.ones(4, 2, 3, dtype=torch.bool),
-            frictions=frictions,
-        )
-        return after.wealth_X
+    def wealth(*action):
+        moves = (returns_XTN, returns_XTN.mean(-1), beta_XN, open_XTN)
+        return simulator.step(held, PortfolioAction(*action), *moves, frictions=frictions)[0].wealth_X
 
     weights_XN = torch.softmax(torch.randn(4, 3, generator=generator, dtype=F64), -1).requires_grad_()
     signals_XN = (2 * torch.rand(4, 3, generator=generator, dtype=F64) - 1).requires_grad_()
@@ -308,19 +270,15 @@ def test_impossible_prices_are_refused_by_name(key):
 
 
 def test_many_portfolios_move_as_each_would_alone():
-    generator = torch.Generator().manual_seed(0)
-    simulator = PortfolioSimulator(PortfolioConfig(allow_short=True))
-    action, beta_XN = draw_action(generator, 7, 5), torch.ones(7, 5, dtype=F64)
-    returns_XTN = 0.03 * torch.randn(7, 4, 5, generator=generator, dtype=F64)
-    market_XT, tradable_XTN = torch.zeros(7, 4, dtype=F64), torch.ones(7, 4, 5, dtype=torch.bool)
-    together, _ = simulator.step(simulator.start((7, 5)), action, returns_XTN, market_XT, beta_XN, tradable_XTN)
-    one = slice(3, 4)
-    alone, _ = simulator.step(
-        simulator.start((1, 5)),
-        action.map(lambda x: x[one]),
-        returns_XTN[one],
-        market_XT[one],
-        beta_XN[one],
-        tradable_XTN[one],
+    generator, simulator = torch.Generator().manual_seed(0), PortfolioSimulator(PortfolioConfig(allow_short=True))
+    action, returns_XTN = draw_action(generator, 7, 5), 0.03 * torch.randn(7, 4, 5, generator=generator, dtype=F64)
+    moves = (
+        returns_XTN,
+        torch.zeros(7, 4, dtype=F64),
+        torch.ones(7, 5, dtype=F64),
+        torch.ones(7, 4, 5, dtype=torch.bool),
     )
+    together, _ = simulator.step(simulator.start((7, 5)), action, *moves)
+    one = slice(3, 4)
+    alone, _ = simulator.step(simulator.start((1, 5)), action.map(lambda x: x[one]), *(part[one] for part in moves))
     assert torch.allclose(together.wealth_X[one], alone.wealth_X, rtol=0, atol=1e-15)

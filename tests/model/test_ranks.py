@@ -24,14 +24,12 @@ dist.destroy_process_group()
 """
 RUNS = {
     "sigreg": run_config({"recipe": "sigreg"}, epochs=1, steps_per_epoch=3),
-    "ema": run_config({"recipe": "ema", "ema_start": 0.5}, epochs=1, steps_per_epoch=2),
     "both-in-parts": run_config({"recipe": "both", "ema_start": 0.5}, epochs=1, steps_per_epoch=2, accumulate=2),
     "vicreg": run_config({"recipe": "vicreg", "rollout_steps": 3}, epochs=1, steps_per_epoch=2),
 }
 OBJECTIVE = {"loss", "prediction", "rollout", "masked_patch", "inverse_dynamics", "variance", "covariance", "heads"}
 OF_RECIPE = {
     "sigreg": {"sigreg"},
-    "ema": set(),
     "both-in-parts": {"sigreg"},
     "vicreg": {"latent_variance", "latent_covariance", "temporal_similarity"},
 }
@@ -48,13 +46,8 @@ def together(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RANK, str(folder), str(panel.folder)],
-            env=os.environ | shared | {"RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
+    command = [sys.executable, "-c", _RANK, str(folder), str(panel.folder)]
+    ranks = [subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank)}) for rank in range(2)]
     assert [rank.wait(timeout=180) for rank in ranks] == [0, 0]
     return folder, panel
 

@@ -39,8 +39,8 @@ def test_where_nothing_is_it_expects_nothing_most_of_the_time():
     assert np.mean(sizes) < 0.01
 
 
-def test_labels_that_overlap_do_not_make_it_surer():
-    """The same noise, added up over ten dates for each label, seems ten times as much to who counts rows."""
+def test_labels_that_overlap_do_not_add_confidence():
+    """The same noise, added up over ten dates for each label, would count ten times."""
     random = np.random.default_rng(1)
     sure = []
     for _ in range(20):

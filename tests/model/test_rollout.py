@@ -112,8 +112,8 @@ class LinearPortfolio(nn.Module):
         return tokens_XCLD @ self.A.T + condition_XCLD @ self.B.T, past
 
 
-class Told(nn.Module):
-    """An encoder that gives the latents that it was told."""
+class Fixed(nn.Module):
+    """An encoder that gives the latents that it holds."""
 
     def __init__(self, latents: torch.Tensor):
         super().__init__()
@@ -136,7 +136,7 @@ def _held(steps, truncate, noise=0.0):
     for k in range(steps):
         latents.append(model.predictor.portfolio(latents[-1], condition[:, k], k, None)[0].detach())
     latents = torch.stack(latents, dim=1) + noise * torch.randn(8, steps + 1, 16)
-    model.portfolio_encoder = model.target_portfolio_encoder = Told(latents)
+    model.portfolio_encoder = model.target_portfolio_encoder = Fixed(latents)
     return model, (tokens, None, batch.observation, path), latents, condition
 
 
@@ -146,10 +146,10 @@ def test_portfolios_that_follow_the_actions_have_no_loss_and_a_shifted_target_ha
     terms = _portfolio_terms(model, *seen)
     assert float(terms["portfolio_prediction"]) < 1e-10
     assert float(terms["portfolio_rollout"]) < 1e-10
-    model.target_portfolio_encoder = Told(latents.roll(1, dims=1))
+    model.target_portfolio_encoder = Fixed(latents.roll(1, dims=1))
     shifted = _portfolio_terms(model, *seen)
     assert min(float(shifted["portfolio_prediction"]), float(shifted["portfolio_rollout"])) > 0.1
-    model.portfolio_encoder = Told(torch.randn_like(latents))
+    model.portfolio_encoder = Fixed(torch.randn_like(latents))
     apart = _portfolio_terms(model, *seen)  # one step ahead of the context, both are the same
     assert torch.isclose(apart["portfolio_prediction"], apart["portfolio_rollout"]) == (steps == 1)
 

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from finjepa_model.config import preset
@@ -96,7 +96,6 @@ def remedies(text: str) -> list[tuple[int | None, dict[str, str]]]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2500),
     st.sampled_from([10, 5, 1]),

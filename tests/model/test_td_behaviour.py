@@ -1,11 +1,10 @@
-"""Utilities order the behaviour of the td branch: who fears risk more takes less of it, whom trading costs more trades less.
+"""Utilities order the behaviour of the TD branch: who fears risk more takes less of it, whom trading costs more trades less.
 
 Shapes: Y portfolios, N assets.
 """
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,7 +19,7 @@ from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config
-from tests.pipeline.backtest.handmade_panel import write_panel
+from tests.model.training_runs import run_panel
 
 SEEDS, ASSETS = 10, 6
 AVERSIONS = ("log_growth - 0.5*variance", "log_growth - 5*variance", "log_growth - 50*variance")
@@ -67,8 +66,7 @@ def _measured(model: FinJEPA, world: PlanningWorld, utility: str, quantity: str)
 
 @pytest.mark.slow
 def test_utilities_order_the_behaviour_on_nine_of_ten_seeds(tmp_path):
-    returns = 0.01 * np.random.default_rng(0).standard_normal((1200, ASSETS))
-    panel = write_panel(tmp_path / "panel", returns, features_DAF=np.stack([returns * 100] * 3, -1))
+    panel = run_panel(tmp_path / "panel", 1200, ASSETS)
     calmer, steadier = [], []
     for seed in range(SEEDS):
         model = _trained(seed, panel, tmp_path / f"run-{seed}")

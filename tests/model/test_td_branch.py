@@ -1,9 +1,8 @@
-"""The td branch on portfolios: learned without rewards, resumed to the bit, kept in the checkpoint, asked for a utility."""
+"""The TD branch on portfolios: learned without rewards, resumed to the bit, kept in the checkpoint, asked for a utility."""
 
 import copy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,14 +23,12 @@ from finjepa_model.training.state import read_metrics
 from finjepa_model.training.trainer import TrainingInterruptedError
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config
-from tests.pipeline.backtest.handmade_panel import write_panel
+from tests.model.training_runs import assert_equal, run_panel
 
 
 @pytest.fixture(scope="module")
 def panel(tmp_path_factory) -> Panel:
-    returns = 0.01 * np.random.default_rng(0).standard_normal((300, 5))
-    features_DAF = np.stack([returns * 100] * 3, -1)
-    return write_panel(tmp_path_factory.mktemp("panel"), returns, features_DAF=features_DAF)
+    return run_panel(tmp_path_factory.mktemp("panel"), sessions=300)
 
 
 def _config(**td) -> FinJEPAConfig:
@@ -76,13 +73,7 @@ def _world(model: FinJEPA, dates: int = 3) -> PlanningWorld:
 
 
 @pytest.mark.parametrize(
-    "variant",
-    [
-        {},
-        {"symmetric": True},
-        {"behaviour_cloning": 1.0},
-        {"learning_rate": 0.1, "patience": 3, "steps": 20},
-    ],
+    "variant", [{}, {"symmetric": True, "behaviour_cloning": 1.0}, {"learning_rate": 0.1, "patience": 3, "steps": 20}]
 )
 def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, variant):
     """It is interrupted after one score and before the next, and ends with the best policy."""
@@ -94,8 +85,7 @@ def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, variant
         broken.train()
     resumed = _model(_config(**variant))
     TDTrainer(resumed, panel, tmp_path / "broken").train()
-    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(one, other), name
+    assert_equal(whole.state_dict(), resumed.state_dict())
     records = [list(read_metrics(tmp_path / folder / TD_FOLDER)) for folder in ("whole", "broken")]
     assert records[0] == records[1]
     assert sum(record["kind"] == "td_validation" for record in records[0]) >= 3
@@ -144,9 +134,8 @@ def test_training_the_branch_leaves_the_world_model_as_it_was(panel, tmp_path):
 
 
 def test_the_world_model_begins_the_same_with_the_branch_and_without_it():
-    with_branch, without = _model(_config()), _model(_config(enabled=False))
-    for name, value in without.state_dict().items():
-        assert torch.equal(with_branch.state_dict()[name], value), name
+    with_branch, without = (_model(_config(enabled=enabled)).state_dict() for enabled in (True, False))
+    assert_equal({name: with_branch[name] for name in without}, without)
 
 
 def test_a_checkpoint_with_the_branch_decides_the_same_after_a_round_trip(trained, tmp_path):
@@ -154,12 +143,8 @@ def test_a_checkpoint_with_the_branch_decides_the_same_after_a_round_trip(traine
     model.save_pretrained(tmp_path)
     again = FinJEPA.from_pretrained(tmp_path)
     utility = parse_utility("log_growth - 5*variance - 0.1*turnover")
-    decisions = []
-    for one in (model, again):
-        world = _world(one)
-        decisions.append(one.td.decide(world.imagination, world, one.td.infer(utility)))
-    for one, other in zip(vars(decisions[0]).values(), vars(decisions[1]).values(), strict=True):
-        assert torch.equal(one, other)
+    worlds = [(one.td, _world(one)) for one in (model, again)]
+    assert_equal(*(vars(td.decide(world.imagination, world, td.infer(utility))) for td, world in worlds))
 
 
 def test_utilities_of_the_registry_are_expressed_exactly_and_features_do_not_collapse(trained):
@@ -237,12 +222,11 @@ def test_the_td_planner_is_a_planner_like_the_others(trained):
 
 
 def test_a_branch_that_was_not_trained_says_so():
-    model = _model(_config())
     with pytest.raises(FinJEPAError, match="has not been trained"):
-        model.td.infer(parse_utility("log_growth"))
+        _model(_config()).td.infer(parse_utility("log_growth"))
 
 
-def test_a_utility_that_is_hardly_expressed_is_told_once_with_advice(trained, caplog):
+def test_a_utility_that_is_hardly_expressed_is_logged_once_with_advice(trained, caplog):
     model, _ = trained
     world = _world(model)
     space = ActionSpace.from_config(model.config.portfolio, world.imagination.present_BN, 2)
@@ -262,7 +246,7 @@ def test_every_rule_of_trading_is_kept_by_what_the_policy_does(panel, rules):
     algorithm = model.td.algorithm
     with torch.no_grad():
         algorithm.actor.position[-1].weight.normal_(0, 1)
-    allowed = config.portfolio if not rules else replace(config.portfolio, **rules)
+    allowed = model.config.portfolio
     for sample in (False, True):
         task_YZ = algorithm.draw_tasks(algorithm.task_encoder(before))
         action = algorithm.actor(before, algorithm.encode(before), task_YZ, sample=sample)

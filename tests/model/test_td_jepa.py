@@ -149,6 +149,7 @@ def test_the_predictor_learns_the_successor_features_of_a_policy():
     )
 
 
+@pytest.mark.slow
 def test_successor_features_of_a_portfolio_equal_their_closed_form():
     """One asset and cash in two regimes, by the exact mechanics; a state is the regime, what is held, and what was held
     before. Features of a step are its log growth after costs (in percent) and its turnover."""
@@ -200,13 +201,8 @@ def test_successor_features_of_a_portfolio_equal_their_closed_form():
 def test_ten_rewards_named_after_training_are_solved_as_by_value_iteration(symmetric, steps):
     torch.manual_seed(1)
     chances_SAS = _markov(1)
-    parts = Parts(
-        None if symmetric else OneHot(),
-        OneHot(),
-        TablePredictor(),
-        None if symmetric else TablePredictor(),
-        TableActor(),
-    )
+    own = (None, None) if symmetric else (OneHot(), TablePredictor())
+    parts = Parts(own[0], OneHot(), TablePredictor(), own[1], TableActor())
     algorithm = TDJEPA(parts, _config(symmetric=symmetric), DISCOUNT)
     _learn(algorithm, chances_SAS, steps, rate=4e-3)
     states_Y, gaps = torch.arange(STATES), []
@@ -269,11 +265,7 @@ def test_each_term_reaches_the_networks_that_it_should():
     torch.manual_seed(4)
     phi, psi = (nn.Sequential(OneHot(), nn.Linear(STATES, STATES)) for _ in range(2))
     algorithm = TDJEPA(Parts(phi, psi, TablePredictor(), TablePredictor(), TableActor()), _config(), DISCOUNT)
-    before_Y, after_Y, action_YA = (
-        torch.randint(STATES, (32,)),
-        torch.randint(STATES, (32,)),
-        torch.eye(2)[torch.arange(32) % 2],
-    )
+    before_Y, after_Y, action_YA = *torch.randint(STATES, (2, 32)), torch.eye(2)[torch.arange(32) % 2]
 
     def reached(name: str) -> set[str]:
         algorithm.zero_grad()

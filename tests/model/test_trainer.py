@@ -1,4 +1,7 @@
-"""Training resumes to the bit, ranks share one batch, and a broken loss stops it with the last good state kept."""
+"""Training resumes to the bit, ranks share one batch, and a broken loss stops it with the last good state kept; parts, precision,
+compilation, determinism, patience, the best model and the last do what the settings promise."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,15 +9,15 @@ import torch
 
 from finjepa_model.data.batches import BatchSource, observe, split_dates
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.state import STATE_FILE
+from finjepa_model.training.state import BEST_FILE, STATE_FILE
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError
-from tests.model.training_runs import records, run_config, run_panel
+from tests.model.training_runs import assert_equal, records, run_config, run_panel
 from tests.pipeline.backtest.handmade_panel import write_panel
 
 
-@pytest.fixture
-def panel(tmp_path):
-    return run_panel(tmp_path / "panel")
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory):
+    return run_panel(tmp_path_factory.mktemp("panel"))
 
 
 class _KilledError(Exception):
@@ -29,11 +32,7 @@ def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, recipe,
     whole.train()
 
     broken = Trainer(config, panel, tmp_path / "broken")
-
-    def stop_at_five(record):
-        broken.stop_requested = record["step"] == 5
-
-    broken.report = stop_at_five
+    broken.report = lambda record: setattr(broken, "stop_requested", record["step"] == 5)
     with pytest.raises(TrainingInterruptedError):
         broken.train()
     assert torch.load(tmp_path / "broken" / STATE_FILE, weights_only=True)["step"] == 5
@@ -44,25 +43,18 @@ def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, recipe,
 
     with pytest.raises(_KilledError):
         Trainer(config, panel, tmp_path / "broken", kill_at_eight).train()
-    resumed = Trainer(config, panel, tmp_path / "broken")
     seen = []
-    resumed.report = lambda record: seen.append(record["step"])
+    resumed = Trainer(config, panel, tmp_path / "broken", lambda record: seen.append(record["step"]))
     resumed.train()
     assert seen[0] == 7
-    _assert_equal(whole.model.state_dict(), resumed.model.state_dict())
+    assert_equal(whole.model.state_dict(), resumed.model.state_dict())
     for one, other in zip(whole.optimizer.state.values(), resumed.optimizer.state.values(), strict=True):
-        _assert_equal(one, other)
+        assert_equal(one, other)
     assert records(tmp_path / "whole") == records(tmp_path / "broken")
 
 
-def _assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-
-
 def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_state(panel, tmp_path):
-    trainer = Trainer(run_config(), panel, tmp_path / "run")
+    trainer = Trainer(run_config(), panel, tmp_path)
 
     def poison(record):
         if record["kind"] == "train" and record["step"] == 4:
@@ -72,7 +64,7 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_state(p
     trainer.report = poison
     with pytest.raises(FinJEPAError, match=r"step 4.*learning_rate"):
         trainer.train()
-    state = torch.load(tmp_path / "run" / STATE_FILE, weights_only=True)
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
     assert state["step"] == 3
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
@@ -86,8 +78,7 @@ def test_an_observation_reads_nothing_after_its_date(tmp_path):
     for name, market in (("one", returns), ("other", future)):
         panel = write_panel(tmp_path / name, market, features_DAF=np.stack([market] * 3, -1))
         seen.append(observe(panel, np.array([80, 60]), np.array([[0, 1, 2], [3, 1, -1]]), 3, run_config()))
-    for one, other in zip(vars(seen[0]).values(), vars(seen[1]).values(), strict=True):
-        assert torch.equal(one, other)
+    assert_equal(vars(seen[0]), vars(seen[1]))
     assert not seen[0].present_BN[1, 2]
 
 
@@ -108,10 +99,133 @@ def test_batches_stay_inside_their_block_and_are_a_function_of_the_step(panel):
 def test_the_labels_are_the_returns_after_the_fill(panel):
     config = run_config()
     source = BatchSource(panel, config, split_dates(len(panel.dates), config).train)
-    dates, assets = np.array([100]), np.array([[2]])
-    batch = source.batch(dates, assets)
-    last = 100 + config.model.stride * config.loss.rollout_steps
-    daily = panel.returns[panel.rows(np.arange(last + 2, last + 2 + config.model.stride), 2)].astype(float)
+    batch = source.batch(np.array([100]), np.array([[2]]))
+    last, stride = 100 + config.model.stride * config.loss.rollout_steps, config.model.stride
+    daily = panel.returns[panel.rows(np.arange(last + 2, last + 2 + stride), 2)].astype(float)
     assert float(batch.step_return_BSN[0, -1, 0]) == pytest.approx(float(np.prod(1 + daily) - 1), rel=1e-5)
-    held = panel.returns[panel.rows(np.arange(100 - config.model.stride + 1, 101), 2)]
+    held = panel.returns[panel.rows(np.arange(100 - stride + 1, 101), 2)]
     torch.testing.assert_close(batch.returns_BKTN[0, 0, :, 0], torch.from_numpy(held))
+
+
+def _gradients(trainer):
+    return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("recipe", "parts"), [("ema", 2), ("sigreg", 4)])
+def test_a_batch_in_parts_has_the_losses_and_the_gradients_of_the_whole(panel, tmp_path, recipe, parts):
+    """But for statistics over samples, which see a part: their weights are zero here."""
+    loss = {"recipe": recipe, "sigreg": 0.0, "variance": 0.0, "covariance": 0.0}
+    trainers = [Trainer(run_config(loss, accumulate=number), panel, tmp_path / str(number)) for number in (1, parts)]
+    whole, divided = (trainer.train_step() for trainer in trainers)
+    for term in whole.keys() - {"sigreg", "variance", "covariance"}:
+        assert float(divided[term]) == pytest.approx(float(whole[term]), rel=1e-5), term
+    gradients, of_parts = map(_gradients, trainers)
+    assert gradients.keys() == of_parts.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(of_parts[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_step_in_bfloat16_keeps_weights_and_sigreg_in_float32(panel, tmp_path):
+    wide, narrow = (Trainer(run_config(precision=name), panel, tmp_path / name) for name in ("float32", "bfloat16"))
+    seen = {}
+    narrow.model.encoder.pool.register_forward_hook(lambda _, __, out: seen.update(encoder=out.dtype))
+    statistic = narrow.model.sigreg.statistic
+    narrow.model.sigreg.statistic = lambda x: statistic(x) if seen.update(sigreg=x.dtype) is None else None
+    before = {name: value.clone() for name, value in narrow.model.state_dict().items()}
+    one, other = wide.train_step(), narrow.train_step()
+    assert seen == {"encoder": torch.bfloat16, "sigreg": torch.float32}
+    kept = [*narrow.model.parameters(), *_gradients(narrow).values()]
+    assert {value.dtype for value in kept} == {torch.float32}
+    for term, value in one.items():
+        assert float(other[term]) == pytest.approx(float(value), rel=0.03, abs=1e-3), term
+    assert float(other["loss"]) != float(one["loss"])
+    assert any(not torch.equal(value, before[name]) for name, value in narrow.model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_eager_one(panel, tmp_path):
+    """In training and in evaluation, for every kind of block."""
+    runs = {}
+    for compiled in (False, True):
+        config = run_config(compile=compiled, epochs=1, steps_per_epoch=2)
+        config = replace(config, model=replace(config.model, predictor_layers=1))
+        trainer = Trainer(config, panel, tmp_path / str(compiled))
+        trainer.train()
+        runs[compiled] = records(tmp_path / str(compiled))
+        blocks = [*trainer.model.encoder.time_blocks, *trainer.model.predictor.portfolio_blocks]
+        assert all((block._compiled_call_impl is not None) == compiled for block in blocks)
+    for eager, other in zip(runs[False], runs[True], strict=True):
+        assert other["loss"] == pytest.approx(eager["loss"], rel=1e-4), eager["step"]
+
+
+def test_a_model_that_cannot_be_compiled_is_refused_in_one_line(panel, tmp_path, monkeypatch):
+    def no_compiler(*_):
+        raise RuntimeError("No working C++ compiler found\n\nand a page about it")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: setattr(module, "_compiled_call_impl", no_compiler))
+    with pytest.raises(FinJEPAError, match=r"C\+\+ compiler found\).*training\.compile=false") as refused:
+        Trainer(run_config(compile=True), panel, tmp_path).train()
+    assert "\n" not in str(refused.value)
+
+
+def test_deterministic_training_repeats_itself_and_refuses_what_does_not(panel, tmp_path):
+    def forbidden_operation():
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+
+    def train(folder, **training):
+        trainer = Trainer(run_config(epochs=1, **training), panel, tmp_path / folder)
+        trainer.train()
+        return trainer.model.state_dict()
+
+    try:
+        one, two = (train(folder, deterministic=True) for folder in ("one", "two"))
+        with pytest.raises(RuntimeError, match="deterministic"):
+            forbidden_operation()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_equal(one, two)
+    assert records(tmp_path / "one") == records(tmp_path / "two")
+    train("other", deterministic=False)
+    forbidden_operation()
+
+
+def _scripted(panel, folder, validation, **training):
+    """A training whose evaluations say what the script says; and the weights at each of them."""
+    trainer = Trainer(run_config(epochs=len(validation), steps_per_epoch=1, **training), panel, folder)
+    script, weights = iter(validation), []
+
+    def evaluate():
+        loss, collapsed = next(script)
+        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        return {"loss": loss}, {"collapsed": collapsed}
+
+    trainer.evaluate = evaluate
+    return trainer, weights, trainer.train()
+
+
+def _holds(trainer, weights):
+    return all(torch.equal(value, weights[name]) for name, value in trainer.model.named_parameters())
+
+
+def test_training_stops_when_nothing_better_has_come_for_as_long_as_its_patience(panel, tmp_path):
+    losses = [(1.0, False), (0.5, False), (0.7, False), (0.6, False), (0.1, False), (0.1, False)]
+    trainer, weights, metrics = _scripted(panel, tmp_path / "patient", losses, patience=2)
+    assert metrics["training"]["steps"] == 4
+    assert metrics["training"]["best_step"] == 2
+    assert _holds(trainer, weights[1])
+    assert not _holds(trainer, weights[-1])
+    assert _scripted(panel, tmp_path / "endless", losses, patience=0)[2]["training"]["steps"] == 6
+    assert _scripted(panel, tmp_path / "longer", losses, patience=3)[2]["training"]["best_step"] == 5
+
+
+def test_the_best_model_that_has_not_collapsed_and_the_last_state_are_kept(panel, tmp_path):
+    losses = [(0.9, True), (0.8, False), (0.2, True), (float("nan"), False), (0.5, False), (0.6, False)]
+    trainer, weights, metrics = _scripted(panel, tmp_path, losses, checkpoint_every=4)
+    assert metrics["validation"] == {"loss": 0.5}
+    assert metrics["training"]["best_step"] == 5
+    assert _holds(trainer, weights[4])
+    best, last = (torch.load(tmp_path / name, weights_only=True) for name in (BEST_FILE, STATE_FILE))
+    assert all(torch.equal(value, weights[4][name]) for name, value in best["model"].items())
+    assert last["step"] == 4
+    assert last["best"] == {"loss": 0.8, "step": 2, "evaluations_since": 2}
+    assert not list(tmp_path.glob(".*.tmp"))

@@ -1,40 +1,38 @@
-"""The objective falls, the latents do not collapse, teachers follow, checkpoints keep every bit."""
+"""The objective falls, the latents do not collapse, teachers follow."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from finjepa_model.config import LossConfig
-from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.evaluation import effective_rank, failures, monitor
 from finjepa_model.training.trainer import teacher_momentum
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch, small_config
 
 
-@pytest.mark.parametrize("recipe", ["ema", "sigreg", "both"])
-def test_loss_goes_down_and_latents_do_not_collapse(recipe):
+@pytest.mark.parametrize(("recipe", "rate"), [("ema", 1e-3), ("sigreg", 1e-2), ("both", 1e-3)])
+def test_loss_goes_down_and_latents_do_not_collapse(recipe, rate):
+    """At this rate SIGReg behind a projector let latents that are their own target shrink: their spread fell to 0.001."""
     config = small_config(recipe=recipe)
     torch.manual_seed(0)
-    model = FinJEPA(config)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
-    losses = []
-    for step in range(80):
-        batch, path = random_batch(config, dates=32, seed=step)
-        terms = model.loss(batch, path, seed=step)
+    model, losses = FinJEPA(config), []
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], rate)
+    for step in range(60):
+        loss = model.loss(*random_batch(config, dates=16, seed=step), seed=step)["loss"]
         optimizer.zero_grad()
-        terms["loss"].backward()
+        loss.backward()
         optimizer.step()
         model.update_teacher(0.99)
-        losses.append(float(terms["loss"].detach()))
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
-    model.eval()
-    seen = monitor(model, *random_batch(config, dates=64, seed=9))
+        losses.append(float(loss.detach()))
+    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+    seen = monitor(model.eval(), *random_batch(config, dates=64, seed=999))
     assert not seen["collapsed"], seen["collapse"]
     assert seen["effective_rank_assets"] > 4
+    if recipe == "sigreg":
+        assert min(seen["latent_std"], seen["latent_std_market"]) > 0.8
+        assert seen["mean_skill"] > 0.2
 
 
 def test_the_market_learns_nothing_from_the_portfolio():
@@ -83,28 +81,6 @@ def test_the_momentum_of_the_teacher_runs_from_one_end_point_to_the_other(start,
     assert teacher_momentum(loss, 50, 101) == pytest.approx((start + end) / 2)
 
 
-@pytest.mark.parametrize("recipe", ["sigreg", "vicreg"])
-def test_recipes_without_a_teacher_have_none(recipe):
-    assert not hasattr(FinJEPA(small_config(recipe=recipe)), "target_encoder")
-
-
-@pytest.mark.parametrize("learning_rate", [3e-3, 1e-2])
-def test_latents_that_are_their_own_target_do_not_shrink(learning_rate):
-    """SIGReg behind a projector let them: their spread fell to 0.001 at these rates."""
-    config = small_config(recipe="sigreg")
-    torch.manual_seed(0)
-    model = FinJEPA(config)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], learning_rate)
-    for step in range(60):
-        batch, path = random_batch(config, dates=32, seed=step)
-        optimizer.zero_grad()
-        model.loss(batch, path, seed=step)["loss"].backward()
-        optimizer.step()
-    seen = monitor(model.eval(), *random_batch(config, dates=64, seed=999))
-    assert min(seen["latent_std"], seen["latent_std_market"]) > 0.8
-    assert seen["mean_skill"] > 0.2
-
-
 @pytest.mark.parametrize("recipe", ["ema", "sigreg", "both", "vicreg"])
 def test_targets_are_not_pulled_to_what_predicts_them(recipe):
     """The last step is only a target, and so are masked patches. Where a target learns, latents forget the newest sessions,
@@ -112,6 +88,7 @@ def test_targets_are_not_pulled_to_what_predicts_them(recipe):
     config = small_config(recipe=recipe, rollout_steps=1)
     torch.manual_seed(0)
     model = FinJEPA(config)
+    assert hasattr(model, "target_encoder") == (recipe in ("ema", "both"))
     batch, path = random_batch(config)
     seen = replace(batch.observation, features_BSNTF=batch.observation.features_BSNTF.requires_grad_())
     terms = model.loss(replace(batch, observation=seen), path, seed=0)
@@ -183,37 +160,3 @@ def test_slow_features_and_errors_above_the_spread_are_told_by_their_bounds():
     assert "the predictor copies" not in failures(numbers | {"copy_skill": 0.0})  # as good as no change, by another way
     assert "error above the spread of the target" in failures(numbers | {"relative_error": 3.0})
     assert len(failures(numbers | {"mean_skill": float("nan")})) == 6
-
-
-def test_checkpoint_round_trip_is_exact(tmp_path):
-    torch.manual_seed(3)
-    model = FinJEPA(small_config())
-    model.save_pretrained(tmp_path)
-    again = FinJEPA.from_pretrained(tmp_path)
-    assert again.config == model.config
-    assert not again.training
-    for name, value in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
-
-
-def test_damaged_checkpoints_are_refused_in_one_line(tmp_path):
-    def refused():
-        with pytest.raises(FinJEPAError) as error:
-            FinJEPA.from_pretrained(tmp_path)
-        assert "\n" not in str(error.value)
-        return str(error.value)
-
-    assert "config.json is missing" in refused()
-    FinJEPA(small_config()).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"colour": "red"}))
-    assert "colour" in refused()
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    weights = load_file(tmp_path / "model.safetensors")
-    name = next(iter(weights))
-    save_file({k: v for k, v in weights.items() if k != name}, tmp_path / "model.safetensors")
-    assert name in refused()
-    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:100])
-    assert "cannot be read" in refused()
-    with pytest.raises(FinJEPAError, match="no checkpoint folder"):
-        FinJEPA.from_pretrained(tmp_path / "elsewhere")

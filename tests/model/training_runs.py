@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from finjepa_model.config import FinJEPAConfig, TrainingConfig
 from finjepa_model.data.panel import Panel
@@ -15,8 +16,8 @@ from tests.pipeline.backtest.handmade_panel import write_panel
 SPEED = ("samples_per_second",)
 
 
-def run_panel(folder: Path) -> Panel:
-    returns = 0.01 * np.random.default_rng(0).standard_normal((400, 5))
+def run_panel(folder: Path, sessions: int = 400, assets: int = 5) -> Panel:
+    returns = 0.01 * np.random.default_rng(0).standard_normal((sessions, assets))
     return write_panel(folder, returns, features_DAF=np.stack([returns * 100] * 3, -1))
 
 
@@ -32,3 +33,10 @@ def run_config(loss: dict[str, Any] | None = None, **training: Any) -> FinJEPACo
 def records(run_folder: Path) -> list[dict[str, Any]]:
     """What a run logged, but for what depends on the clock."""
     return [{k: v for k, v in record.items() if k not in SPEED} for record in read_metrics(run_folder)]
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Bit by bit."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name

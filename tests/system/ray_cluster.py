@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from tests.pipeline.object_store import BUCKET
+from tests.system.dagster_server import free_port
 from tests.system.product import COMMANDS
-from tests.system.test_production import free_port
 
 SMALL = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
 

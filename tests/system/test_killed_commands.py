@@ -3,24 +3,31 @@
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
 
-from tests.system.product import COMMANDS, QUICK, ROOT, environment, finjepa, quick_training, write_prices
+from tests.system import processes
+from tests.system.product import (
+    ROOT,
+    environment,
+    finjepa,
+    is_one_line,
+    quick_training,
+    start,
+    wait_until,
+    write_prices,
+)
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 SEED = int(os.environ.get("FINJEPA_TEST_SEEDS", "0"))
 ROUNDS = int(os.environ.get("FINJEPA_TEST_ROUNDS", "5"))
-LONG = QUICK | {"training.epochs": "200", "training.steps_per_epoch": "50"}
 # Starts a run that holds the pool `duckdb`, and lives until its standard input is closed.
 HOLD = """
 import os, sys
@@ -42,45 +49,24 @@ with open_instance(settings) as instance, locked(settings.dagster / "commands", 
 """
 
 
-def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [COMMANDS / "finjepa", *arguments],
-        env=environment(home), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def read_until(process: subprocess.Popen[str], text: str, seconds: float = 240) -> str:
-    """What a command prints up to a text."""
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    """Reads what a command prints up to a text."""
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
-    seen, deadline = "", time.monotonic() + seconds
-    while text not in seen:
-        assert process.poll() is None, seen
-        assert time.monotonic() < deadline, seen
+    seen = [""]
+
+    def found() -> bool:
+        assert process.poll() is None, seen[0]
         with contextlib.suppress(BlockingIOError):
-            seen += os.read(process.stdout.fileno(), 1 << 16).decode(errors="replace")
-        time.sleep(0.05)
+            seen[0] += os.read(process.stdout.fileno(), 1 << 16).decode(errors="replace")
+        return text in seen[0]
+
+    wait_until(found, told=lambda: seen[0])
     os.set_blocking(process.stdout.fileno(), True)
-    return seen
 
 
-def left_of(session: int) -> list[str]:
-    """Command lines of the processes of a session that live."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] not in "ZX":
-                found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
-    return found
-
-
-def nothing_is_left(session: int, seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while left_of(session) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return not left_of(session)
+def nothing_is_left(process: subprocess.Popen[str], seconds: float = 30) -> None:
+    wait_until(lambda: not processes.of_session(process.pid), seconds)
 
 
 @pytest.fixture
@@ -97,63 +83,40 @@ def holder(tmp_path):
 
 
 def test_a_living_holder_is_named_a_signal_ends_the_wait_and_a_dead_one_is_no_obstacle(tmp_path, holder):
-    home, source = tmp_path / "home", ["--data-source", "synthetic"]
+    source = ["--data-source", "synthetic", "--synthetic-assets", "3", "--synthetic-sessions", "600"]
+    home = tmp_path / "home"
     waiting = start(home, "ingest", *source)
     read_until(waiting, "ingest_prices waits for")
     time.sleep(1)
     waiting.send_signal(signal.SIGTERM)
     told = waiting.communicate(timeout=20)[0]
-    assert waiting.returncode == 1
-    assert "finjepa: interrupted" in told
-    assert "Traceback" not in told
-    assert nothing_is_left(waiting.pid)
+    is_one_line(waiting.returncode, told, "finjepa: interrupted")
+    nothing_is_left(waiting)
     holder.kill()
     done = finjepa(home, "ingest", *source)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "has no process any more" in done.stderr
 
 
+@pytest.mark.slow
 def test_after_an_interruption_the_command_that_is_named_goes_on_with_the_training(tmp_path):
     home, prices = tmp_path / "home", write_prices(tmp_path / "prices")
-    sets = [part for key, value in LONG.items() for part in ("--set", f"{key}={value}")]
-    arguments = ["train", "--data-source", "files", "--path", str(prices), "--preset", "tiny", *sets]
+    long = quick_training(**{"training.epochs": "200", "training.steps_per_epoch": "50"})
+    arguments = ["train", "--data-source", "files", "--path", str(prices), *long]
     training = start(home, *arguments)
     read_until(training, "step/s]")
     time.sleep(3)
     os.killpg(training.pid, signal.SIGINT)  # as a terminal does
     told = training.communicate(timeout=60)[0]
-    assert training.returncode == 1
-    last = [line for line in told.splitlines() if line.startswith("finjepa: ")]
-    assert len(last) == 1, told
-    assert "its state is saved; `finjepa train --data-source files" in last[0]
-    assert "Traceback" not in told
-    assert "unexpected" not in told
-    assert nothing_is_left(training.pid)
-    step = int(last[0].partition("stopped at step ")[2].split()[0])
+    is_one_line(training.returncode, told, "its state is saved; `finjepa train --data-source files")
+    nothing_is_left(training)
+    step = int(told.partition("stopped at step ")[2].split()[0])
     assert step > 0
     again = start(home, *arguments)
     read_until(again, f"| {step}/10000 ")  # where the progress bar begins
     again.send_signal(signal.SIGTERM)
     assert "its state is saved" in again.communicate(timeout=60)[0]
-    assert nothing_is_left(again.pid)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_reproduce_leaves_no_training_behind(tmp_path, number):
-    home, prices = tmp_path / "home", write_prices(tmp_path / "prices")
-    done = finjepa(home, "train", "--data-source", "files", "--path", str(prices), *quick_training())
-    assert done.returncode == 0, done.stderr[-3000:]
-    (checkpoint,) = (path.parent.name for path in home.glob("checkpoints/*/model.safetensors"))
-    rebuilding = start(home, "reproduce", checkpoint)
-    deadline = time.monotonic() + 200
-    while not any("training.launch" in line for line in left_of(rebuilding.pid)):
-        assert rebuilding.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    rebuilding.send_signal(number)  # the parent alone
-    rebuilding.wait(timeout=60)
-    assert nothing_is_left(rebuilding.pid, 0.5 if number == signal.SIGTERM else 45)
+    nothing_is_left(again)
 
 
 @pytest.mark.slow
@@ -190,9 +153,7 @@ def test_a_command_killed_at_a_random_moment_works_when_it_is_run_again(tmp_path
             done = finjepa(home, *command, timeout=400)
             lengths[command[0]] = time.monotonic() - began
             assert done.returncode == 0, (killed, done.stderr[-3000:])
-            assert nothing_is_left(process.pid), killed
+            nothing_is_left(process)
         with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
             stored = con.execute("SELECT symbol, date::VARCHAR, close FROM prices ORDER BY ALL").fetchall()
         assert stored == rows.select("symbol", "date", "close").sort("symbol", "date").rows(), killed
-
-    shutil.rmtree(home)

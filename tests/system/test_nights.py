@@ -1,4 +1,4 @@
-"""Whole nights under a real `dagster dev` against a Hub on loopback: what is new is released once, whatever goes wrong."""
+"""Nightly runs under a real `dagster dev` against a Hub on loopback: what is new is released once, whatever goes wrong."""
 
 import contextlib
 import datetime
@@ -23,16 +23,20 @@ import yaml
 from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from tests.hub_lookalike import WRITER, HubLookalike
-from tests.system.dagster_server import ENDED, KINDS, DagsterServer, connected_to, kind_of
-from tests.system.product import QUICK, write_prices
+from tests.system.dagster_server import ENDED, DagsterServer
+from tests.system.processes import KINDS, connected_to, kind_of
+from tests.system.product import QUICK, wait_until, write_prices
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 DATASET, REPO = "org/prices", "tester/finjepa"
 SEEDS = [int(seed) for seed in os.environ.get("FINJEPA_TEST_SEEDS", "0").split(",")]
 KILLS = int(os.environ.get("FINJEPA_TEST_KILLS", "4"))
-SHORT_LIVED = ("training launcher", "training rank")  # a moment at random would not meet them: each is waited for, once
 NIGHT = datetime.datetime(2026, 11, 24, 18, tzinfo=ZoneInfo("America/New_York")).timestamp()
+_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+_BACKFILL_STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+  ... on PartitionBackfill { status error { message } } } }"""
 # Rows of these tables are those of an undisturbed home; when something was made is another matter.
 TABLES = {
     "prices": "*",
@@ -92,11 +96,9 @@ def home_of(folder: Path) -> Path:
 
 
 def server_of(home: Path, hub: HubLookalike, repo: str = REPO) -> DagsterServer:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("FINJEPA_", "DAGSTER_", "HF_"))}
-    environment = (
-        kept | hub.client_env(home / "hf", token=WRITER) | {"FINJEPA_HUB_REPO_ID": repo, "OMP_NUM_THREADS": "1"}
-    )
-    return DagsterServer(home, environment)
+    client = hub.client_env(home / "hf", token=WRITER)
+    kept = {name: value for name, value in client.items() if not name.startswith(("FINJEPA_", "DAGSTER_"))}
+    return DagsterServer(home, kept | {"FINJEPA_HUB_REPO_ID": repo, "OMP_NUM_THREADS": "1"})
 
 
 def query(home: Path, statement: str) -> list[tuple]:
@@ -117,10 +119,8 @@ def contents(home: Path) -> dict[str, list[tuple]]:
 
 def assert_released_once(home: Path, hub: HubLookalike, repo: str = REPO) -> None:
     """One commit and one tag for each checkpoint that was promoted, with the files of its local folder."""
-    promoted = [
-        name
-        for (name,) in query(home, "SELECT checkpoint FROM champions WHERE verdict = 'promoted' ORDER BY created_at")
-    ]
+    rows = query(home, "SELECT checkpoint FROM champions WHERE verdict = 'promoted' ORDER BY created_at")
+    promoted = [name for (name,) in rows]
     tags = dict(query(home, "SELECT checkpoint, tag FROM releases WHERE target = 'local'"))
     there = hub.repo(repo)
     titles = [commit.title for commit in there.commits if commit.title.startswith("Release")]
@@ -175,7 +175,7 @@ def test_a_week_of_nights(tmp_path, hub, market):
         port, seen = int(hub.endpoint.rpartition(":")[2]), len(hub.requests)
         others = set(connected_to(port))  # the code server, which looked at the source
         run = server.launch(request)
-        wait_until(lambda: any("/tag/" in line for line in hub.requests[seen:]))
+        wait_until(lambda: any("/tag/" in line for line in hub.requests[seen:]), seconds=900)
         [publisher] = set(connected_to(port)) - others
         os.kill(publisher, signal.SIGKILL)
         assert server.wait(run) == "SUCCESS", server.log.read_text()[-5000:]
@@ -192,7 +192,7 @@ def test_a_week_of_nights(tmp_path, hub, market):
         hub.fail(r"POST .*/tag/", "lose_answer")
         known = {run["runId"] for run in server.runs()}
         server.start_sensor("price_source_sensor")
-        wait_until(lambda: {run["runId"] for run in server.runs()} > known)
+        wait_until(lambda: {run["runId"] for run in server.runs()} > known, seconds=900)
         [run] = [run for run in server.runs() if run["runId"] not in known]
         assert "the source moved" in {tag["key"]: tag["value"] for tag in run["tags"]}["finjepa/why"]
         assert server.wait(run["runId"]) == "SUCCESS", server.log.read_text()[-5000:]
@@ -230,6 +230,34 @@ def undisturbed(tmp_path_factory, market):
         return between, contents(home), length, releases(hub, REPO)[-1]
 
 
+def test_decisions_of_earlier_dates_are_backfilled(tmp_path, hub, undisturbed):
+    home = shutil.copytree(undisturbed[0], tmp_path / "home", symlinks=True)
+    days = ["2012-06-27", "2012-06-28", "2012-06-29"]
+    folder = home / "reports" / "decisions"
+
+    def made() -> dict[str, bytes]:
+        return {path.name[:10]: path.read_bytes() for path in folder.glob("2012-*.json")}
+
+    with server_of(home, hub) as server:
+        params = {"assetSelection": [{"path": ["past_decisions"]}], "partitionNames": days[:2]}
+        launched = server.ask(_BACKFILL, params=params)["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+        def backfill() -> dict:
+            return server.ask(_BACKFILL_STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
+
+        wait_until(lambda: backfill()["status"] not in ("REQUESTED", "SCHEDULING"), 300, every=2)
+        assert backfill()["status"] == "COMPLETED_SUCCESS", (backfill(), server.log.read_text()[-4000:])
+        before = made()
+        assert sorted(before) == days[:2]
+        # the job `catch_up` does the same for a range, and what is decided stays as it is
+        span = {"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[2]}
+        assert server.wait(server.launch_job("catch_up", {}, span)) == "SUCCESS", server.log.read_text()[-4000:]
+    assert sorted(made()) == days
+    assert before.items() <= made().items()
+    assert all(json.loads(content)["book"] == "hindsight" for content in made().values())
+
+
 @pytest.fixture(scope="module")
 def deaths() -> Counter[str]:
     """How many processes of each kind were killed so far, over all seeds."""
@@ -237,7 +265,7 @@ def deaths() -> Counter[str]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_any_process_killed_at_any_moment_of_a_night_is_made_good_by_the_next(
+def test_after_any_process_was_killed_at_any_moment_of_a_night_the_next_does_what_is_missing(
     seed, tmp_path, hub, market, undisturbed, deaths
 ):
     """FINJEPA_TEST_SEEDS: which draws of moments and processes, such as 1,2,3; FINJEPA_TEST_KILLS: how many of each die."""
@@ -283,27 +311,14 @@ def test_any_process_killed_at_any_moment_of_a_night_is_made_good_by_the_next(
 
 
 def meet(server: DagsterServer, random_: random.Random, deaths: Counter[str], patience: float) -> tuple[str, int]:
-    """Kind and number of a process at a random moment of the next `patience` seconds, of a kind that died least so far; or
-    earlier, a moment after a kind has appeared that lives shortly and did not die yet."""
-    moment = time.monotonic() + random_.uniform(0, patience)
-    while time.monotonic() < moment:
-        time.sleep(0.2)
-        if any(deaths[kind] == 0 for kind in map(kind_of, server.processes()) if kind in SHORT_LIVED):
-            time.sleep(random_.uniform(0, 3))
-            break
+    """Kind and number of a process at a random moment of the next `patience` seconds, of a kind that died least so far."""
+    time.sleep(random_.uniform(0, patience))
     found = {kind: pid for pid in server.processes() if (kind := kind_of(pid)) in KINDS}
-    return min(sorted(found.items()), key=lambda one: (deaths[one[0]], one[0] not in SHORT_LIVED, random_.random()))
+    return min(sorted(found.items()), key=lambda one: (deaths[one[0]], random_.random()))
 
 
 def releases(hub: HubLookalike, repo: str) -> list[str]:
     return [commit.title for commit in hub.repo(repo).commits if commit.title.startswith("Release")]
-
-
-def wait_until(condition, timeout: float = 900) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def files_with(folder: Path, secret: str) -> list[Path]:

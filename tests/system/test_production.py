@@ -2,17 +2,14 @@
 login before the UI; a night runs on it, and what was backed up comes back."""
 
 import contextlib
+import http.client
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from base64 import b64encode
 from pathlib import Path
 
@@ -20,8 +17,8 @@ import duckdb
 import pytest
 from websockets.typing import Subprotocol
 
-from tests.system.dagster_server import DagsterClient
-from tests.system.product import COMMANDS, QUICK, ROOT, write_prices
+from tests.system.dagster_server import DagsterClient, free_port
+from tests.system.product import COMMANDS, QUICK, ROOT, wait_until, write_prices
 
 DEPLOY = ROOT / "deploy"
 POSTGRES = next((path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
@@ -35,12 +32,6 @@ UNITS = ("finjepa-code", "finjepa-daemon", "finjepa-web")
 PASSWORD = "secret-of-the-test"
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory):
     """A cluster on loopback with the user and the database of the docs; the address to put into DAGSTER_PG_URL."""
@@ -50,27 +41,24 @@ def postgres(tmp_path_factory):
     folder.mkdir(mode=0o755)
     port, password_file = free_port(), folder / "password"
     password_file.write_text(PASSWORD)
-    as_user = ["su", "postgres", "-c"] if os.getuid() == 0 else ["sh", "-c"]
     if os.getuid() == 0:
         shutil.chown(folder, "postgres")
-    run = POSTGRES / "pg_ctl"
-    subprocess.run(
-        [*as_user, f"{POSTGRES}/initdb -D {folder}/data -A scram-sha-256 -U postgres --pwfile={password_file}"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+
+    def as_postgres(command: str) -> None:
+        user = ["su", "postgres", "-c"] if os.getuid() == 0 else ["sh", "-c"]
+        subprocess.run([*user, f"{POSTGRES}/{command}"], check=True, capture_output=True)
+
+    as_postgres(f"initdb -D {folder}/data -A scram-sha-256 -U postgres --pwfile={password_file}")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
-    subprocess.run(
-        [*as_user, f"{run} -D {folder}/data -o '{options}' -l {folder}/log -w start"], check=True, capture_output=True
-    )
+    as_postgres(f"pg_ctl -D {folder}/data -o '{options}' -l {folder}/log -w start")
+    server = f"postgresql://{{}}:{PASSWORD}@127.0.0.1:{port}"
     try:
-        psql = [POSTGRES / "psql", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-v", "ON_ERROR_STOP=1"]
+        admin = [POSTGRES / "psql", "-v", "ON_ERROR_STOP=1", f"{server.format('postgres')}/postgres"]
         for statement in (f"CREATE USER finjepa PASSWORD '{PASSWORD}'", "CREATE DATABASE finjepa OWNER finjepa"):
-            subprocess.run(
-                [*psql, "-c", statement], env=os.environ | {"PGPASSWORD": PASSWORD}, check=True, capture_output=True
-            )
-        yield f"postgresql://finjepa:{PASSWORD}@127.0.0.1:{port}/finjepa"
+            subprocess.run([*admin, "-c", statement], check=True, capture_output=True)
+        yield f"{server.format('finjepa')}/finjepa"
     finally:
-        subprocess.run([*as_user, f"{run} -D {folder}/data -m immediate stop"], capture_output=True)
+        as_postgres(f"pg_ctl -D {folder}/data -m immediate stop")
         shutil.rmtree(folder)
 
 
@@ -101,20 +89,13 @@ class Production(DagsterClient):
         for unit in UNITS:
             text = (DEPLOY / "systemd" / f"{unit}.service").read_text()
             command = _replaced(re.search(r"^ExecStart=(.+)$", text, re.M)[1], places | ports)
-            self.processes.append(
-                subprocess.Popen(
-                    command.split(), env=self.environment, cwd=folder, stdout=self.log.open("a"), stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )  # fmt: skip
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                if self.ask("{ assetNodes { id } }")["assetNodes"]:
-                    return
-            time.sleep(1)
-        self.stop()
-        raise AssertionError(self.log.read_text()[-3000:])
+            options = {"stdout": self.log.open("a"), "stderr": subprocess.STDOUT, "start_new_session": True}
+            self.processes.append(subprocess.Popen(command.split(), env=self.environment, cwd=folder, **options))
+        try:
+            wait_until(self.answers, 300, lambda: self.log.read_text()[-3000:], every=1)
+        except AssertionError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -144,11 +125,11 @@ def production(postgres, tmp_path_factory):
 def test_a_night_runs_on_postgres_and_its_backup_comes_back(production, postgres, tmp_path):
     prices = write_prices(tmp_path / "prices")
     ops = {
-        "ingest_prices": {"config": {"data_source": "files", "path": str(prices)}},
-        "world_model": {"config": {"preset": "tiny", "overrides": QUICK}},
-        "planner_backtests": {"config": {"planner": "mppi"}},
+        "ingest_prices": {"data_source": "files", "path": str(prices)},
+        "world_model": {"preset": "tiny", "overrides": QUICK},
+        "planner_backtests": {"planner": "mppi"},
     }
-    run = production.launch({"runConfigYaml": {"ops": ops}, "tags": []})
+    run = production.launch_job("nightly", ops)
     assert production.wait(run) == "SUCCESS", production.log.read_text()[-5000:]
     told = subprocess.run(
         [POSTGRES / "psql", postgres, "-tAc", f"SELECT status FROM runs WHERE run_id = '{run}'"],
@@ -198,14 +179,8 @@ def test_nobody_gets_in_without_the_password(production, tmp_path):
         ["openssl", "passwd", "-apr1", PASSWORD], capture_output=True, text=True, check=True
     ).stdout.strip()
     (folder / "htpasswd").write_text(f"operator:{hashed}\n")
-    site = _replaced(
-        (DEPLOY / "nginx.conf").read_text(),
-        {
-            "127.0.0.1:4080": f"127.0.0.1:{port}",
-            "127.0.0.1:4000": f"127.0.0.1:{production.port}",
-            "/etc/finjepa": str(folder),
-        },
-    )
+    places = {"127.0.0.1:4080": f"127.0.0.1:{port}", "127.0.0.1:4000": f"127.0.0.1:{production.port}"}
+    site = _replaced((DEPLOY / "nginx.conf").read_text(), places | {"/etc/finjepa": str(folder)})
     (folder / "nginx.conf").write_text(
         f"daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
         f"http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;\n"
@@ -239,15 +214,15 @@ def _login(password: str) -> dict[str, str]:
 
 
 def _answer(port: int, password: str | None) -> int:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/server_info", headers=_login(password) if password else {}
-    )
-    for _ in range(50):
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("nginx did not come up")
+    """The status that a page is answered with, as soon as nginx is up."""
+    headers, status = _login(password) if password else {}, []
+
+    def answered() -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        with contextlib.suppress(OSError):
+            connection.request("GET", "/server_info", headers=headers)
+            status.append(connection.getresponse().status)
+        return bool(status)
+
+    wait_until(answered, 10)
+    return status[0]

@@ -20,7 +20,7 @@ import torch
 
 from tests.pipeline.object_store import BUCKET, object_store
 from tests.system.dagster_server import ENDED, DagsterServer
-from tests.system.product import COMMANDS, QUICK, ROOT, environment, finjepa, quick_training, write_prices
+from tests.system.product import COMMANDS, QUICK, ROOT, environment, finjepa, quick_training, works, write_prices
 from tests.system.ray_cluster import Cluster, processes
 
 pytestmark = [
@@ -58,8 +58,7 @@ def local(tmp_path_factory):
     folder = tmp_path_factory.mktemp("local")
     source = ["--data-source", "files", "--path", str(write_prices(folder / "prices"))]
     for command in (["train", *source, *TRAINING], ["backtest", "--planner", "mppi", "--controls", "ewma"]):
-        done = finjepa(folder / "home", *command)
-        assert done.returncode == 0, done.stderr[-3000:]
+        works(folder / "home", *command)
     return folder / "home", source
 
 

@@ -1,11 +1,11 @@
-"""The td branch from the command line: a utility is named, a decision follows, and the leaderboard has it."""
+"""The TD branch from the command line: a utility is named, a decision follows, and the leaderboard has it."""
 
 import json
 
 import duckdb
 import pytest
 
-from tests.system.product import finjepa, quick_training, write_prices
+from tests.system.product import quick_training, works, write_prices
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
 # a forecast of a random market is worth no trade, so the bold one asks for more than growth
@@ -18,8 +18,7 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("td")
     source = ["--data_source", "files", "--path", str(write_prices(folder / "prices"))]
     td = ["--branch", "jepa,td", "--set", "td.steps=60", "--set", "td.dates=16", "--set", "td.evaluate_every=30"]
-    done = finjepa(folder / "home", "train", *source, *quick_training(), *td)
-    assert done.returncode == 0, done.stderr[-3000:]
+    works(folder / "home", "train", *source, *quick_training(), *td)
     return folder / "home"
 
 
@@ -37,24 +36,20 @@ def test_a_named_utility_is_decided_at_once(home):
     volatility, checkpoint = [], json.loads((home / "checkpoints" / "current.json").read_text())["checkpoint"]
     for utility in (BOLD, SHY):
         options = ["--planner", "td", "--utility", utility, "--checkpoint", str(home / "checkpoints" / checkpoint)]
-        done = finjepa(home, "decide", *options, "--json")
-        assert done.returncode == 0, done.stderr[-3000:]
-        decision = json.loads(done.stdout)
+        decision = json.loads(works(home, "decide", *options, "--json"))
         assert abs(sum(decision["weights"].values()) - 1) <= 1e-6
         volatility.append(decision["expected_volatility"])
     assert volatility[1] < volatility[0]
 
 
 def test_the_terms_of_a_utility_are_listed(home):
-    done = finjepa(home, "decide", "--utility", "help")
-    assert done.returncode == 0
-    assert all(term in done.stdout for term in ("log_growth", "turnover", "drawdown", "concentration"))
+    printed = works(home, "decide", "--utility", "help")
+    assert all(term in printed for term in ("log_growth", "turnover", "drawdown", "concentration"))
 
 
 def test_the_leaderboard_has_the_branch_with_each_utility(home):
     for options in ([], ["--utility", BOLD], ["--utility", SHY]):
-        done = finjepa(home, "backtest", "--planner", "td", *options)
-        assert done.returncode == 0, done.stderr[-3000:]
+        works(home, "backtest", "--planner", "td", *options)
     with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
         rows = dict(con.execute("SELECT strategy, annual_volatility FROM leaderboard WHERE block = 'test'").fetchall())
     assert "td" in rows

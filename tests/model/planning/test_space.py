@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from finjepa_model.config import PortfolioConfig
@@ -27,7 +27,6 @@ def projections(draw):
 
 
 @given(projections())
-@settings(max_examples=200, deadline=None)
 def test_projection_is_feasible_idempotent_and_nearest(case):
     points_XN, present_XN, cap = case
     weights_XN = project_to_simplex(points_XN, present_XN, cap)
@@ -46,7 +45,6 @@ def test_projection_is_feasible_idempotent_and_nearest(case):
 
 
 @given(projections(), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
 def test_projection_does_not_depend_on_the_order_of_assets(case, random):
     points_XN, present_XN, cap = case
     order = list(range(points_XN.shape[-1]))

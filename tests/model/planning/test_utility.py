@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
@@ -114,13 +114,11 @@ def made_or_refused_in_one_line(make):
 
 
 @given(st.text(max_size=300) | st.lists(_PARTS | _NUMBERS, max_size=40).map("".join))
-@settings(max_examples=500)
 def test_any_text_is_read_or_refused_in_one_line(text):
     made_or_refused_in_one_line(lambda: parse_utility(text))
 
 
 @given(_TEXTS, st.sampled_from(["cem", "mppi", "gradient", "qp"]), st.floats(0, 1))
-@settings(max_examples=300, deadline=None)
 def test_any_utility_is_refused_in_one_line_or_leads_to_a_finite_plan(text, name, value):
     utility = made_or_refused_in_one_line(lambda: parse_utility(text))
     if utility is None:

@@ -20,11 +20,16 @@ def prices() -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def known(prices: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    return channel_frame(panel_of(prices, tmp_path_factory.mktemp("known") / "panel"))
+def whole(prices: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Panel:
+    return panel_of(prices, tmp_path_factory.mktemp("known") / "panel")
 
 
-def retold(prices: pl.DataFrame, how: str) -> tuple[pl.DataFrame, bool]:
+@pytest.fixture(scope="module")
+def known(whole: Panel) -> pl.DataFrame:
+    return channel_frame(whole)
+
+
+def changed(prices: pl.DataFrame, how: str) -> tuple[pl.DataFrame, bool]:
     """The market with its future changed, or its scale; and whether only the days before CUT must stay."""
     future = pl.col("date") >= CUT
     rng = np.random.default_rng(1)
@@ -45,13 +50,19 @@ def retold(prices: pl.DataFrame, how: str) -> tuple[pl.DataFrame, bool]:
 
 
 @pytest.mark.parametrize("how", ["cut", "noise", "later dividends and splits", "scale"])
-def test_every_channel_keeps_what_was_known(prices: pl.DataFrame, known: pl.DataFrame, how: str, tmp_path: Path):
-    changed, only_past = retold(prices, how)
-    again = channel_frame(panel_of(changed, tmp_path / "panel"))
-    before, after = (frame.filter(pl.col("date") < CUT) if only_past else frame for frame in (known, again))
+def test_every_channel_and_the_market_keep_what_was_known(prices, whole: Panel, known, how: str, tmp_path: Path):
+    other, only_past = changed(prices, how)
+    panel = panel_of(other, tmp_path / "panel")
+    before, after = (
+        frame.filter(pl.col("date") < CUT) if only_past else frame for frame in (known, channel_frame(panel))
+    )
     assert before.select("entity", "date").equals(after.select("entity", "date"))
     for name in [*NAMES, "beta", "returns"]:
         np.testing.assert_allclose(after[name], before[name], rtol=1e-6, atol=1e-6, err_msg=f"{name} after {how}")
+    days = int((whole.dates < np.datetime64("2016-06-01")).sum()) if only_past else len(whole.dates)
+    for name in ("market_returns", "market_features"):
+        np.testing.assert_allclose(getattr(panel, name)[:days], getattr(whole, name)[:days], atol=1e-6, err_msg=name)
+    assert (whole.market_features[300:].std(axis=0) > 0).all()
 
 
 def test_the_order_of_symbols_does_not_matter(prices: pl.DataFrame, known: pl.DataFrame, tmp_path: Path):
@@ -66,34 +77,19 @@ def test_the_order_of_symbols_does_not_matter(prices: pl.DataFrame, known: pl.Da
         np.testing.assert_allclose(again[name], known[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("how", ["cut", "noise", "later dividends and splits", "scale"])
-def test_the_market_keeps_what_was_known(prices: pl.DataFrame, how: str, tmp_path: Path):
-    whole = panel_of(prices, tmp_path / "whole")
-    changed, only_past = retold(prices, how)
-    again = panel_of(changed, tmp_path / "again")
-    days = int((whole.dates < np.datetime64("2016-06-01")).sum()) if only_past else len(whole.dates)
-    for name in ("market_returns", "market_features"):
-        np.testing.assert_allclose(getattr(again, name)[:days], getattr(whole, name)[:days], atol=1e-6, err_msg=name)
-    assert (whole.market_features[300:].std(axis=0) > 0).all()
-
-
-def test_a_channel_says_how_far_it_looks_back(prices: pl.DataFrame, tmp_path: Path):
+def test_a_channel_says_how_far_it_looks_back(prices: pl.DataFrame, whole: Panel, tmp_path: Path):
     """Values of an asset that are further back than the table's lookback do not matter."""
-    panel = panel_of(prices, tmp_path / "whole")
-    asset = panel.assets.index("S00")
-    last = panel.dates[-1]
+    row = whole.rows(whole.date_index(whole.dates[-1]), whole.assets.index("S00"))
     market = {"beta_63", "residual_volatility_63"}  # they look at the market, which listens to S00
     for channel in (c for c in CHANNELS if c.lookback and c.name not in market):
-        head = pl.col("date").is_in(panel.dates[: -1 - channel.lookback].tolist()) & (pl.col("entity") == "S00")
+        head = pl.col("date").is_in(whole.dates[: -1 - channel.lookback].tolist()) & (pl.col("entity") == "S00")
         noisy = prices.with_columns(
             pl.when(head).then(pl.col(*OHLC) * pl.int_range(1, pl.len() + 1)).otherwise(pl.col(*OHLC))
         )
         again: Panel = panel_of(noisy, tmp_path / channel.name)
-        column = panel.channels.index(channel.name)
-        row = panel.rows(panel.date_index(last), asset)
-        np.testing.assert_allclose(
-            again.features[row, column], panel.features[row, column], atol=1e-6, err_msg=channel.name
-        )
+        column = whole.channels.index(channel.name)
+        found, wanted = again.features[row, column], whole.features[row, column]
+        np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=channel.name)
 
 
 def test_rounding_is_no_spread(prices: pl.DataFrame, tmp_path: Path):

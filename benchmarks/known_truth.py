@@ -1,7 +1,7 @@
-"""Does it find what is there, and nothing where nothing is: FinJEPA trained and judged on markets whose truth is known.
+"""Does it find what is there, and nothing where nothing is: FinJEPA trained and backtested on markets whose truth is known.
 
-    python benchmarks/proving.py FOLDER --variant drift --seeds 0-4
-    python benchmarks/proving.py FOLDER --variant null --seeds 0-19
+    python benchmarks/known_truth.py FOLDER --variant drift --seeds 0-4
+    python benchmarks/known_truth.py FOLDER --variant null --seeds 0-19
 
 For each seed: a market, its panel, a training, the test block walked by the planners, by their shuffled twin and by controls.
 The oracle pays no costs, sells no hedge and holds no cash, so by default no planner does (`--costs` for the product's own
@@ -12,10 +12,10 @@ end is of all lines of the variant and config in that file.
 `--assets` and `--sessions` are the size of the market; `--trade` is how many assets of it are traded, by the planners and by
 the oracle alike. The others are there to learn from, as the rest of an exchange is.
 
-`--untrained` leaves the encoder as it was born and fits the read-out of expected returns alone: seconds a seed, for many null
-markets. What is then tried is that read-out, the planner and the statistics, on paths without drift.
+`--untrained` leaves the encoder as it was initialised and fits the read-out of expected returns alone: seconds a seed, for many
+null markets. What is then tested is that read-out, the planner and the statistics, on paths without drift.
 
-`--block validation` judges on the validation block instead: for choosing a config, so that the test block is never tuned on.
+`--block validation` backtests on the validation block instead: for choosing a config, so that the test block is never tuned on.
 """
 
 import argparse
