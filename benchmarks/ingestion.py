@@ -87,16 +87,16 @@ def ingestion(folder: Path, home: str = "home", memory_limit: str = "3GB") -> tu
     return ingested - started, documented - ingested
 
 
-def derivation(folder: Path, home: str = "home", memory_limit: str = "3GB", publish: bool = False) -> float:
+def derivation(folder: Path, home: str = "home", memory_limit: str = "3GB") -> float:
     from finjepa_pipeline.prices.derive import UniverseConfig, derive
     from finjepa_pipeline.settings import Settings
     from finjepa_pipeline.warehouse import Warehouse
 
     settings = Settings(home=folder / home, duckdb_memory_limit=memory_limit)
     started = time.perf_counter()
-    report = derive(Warehouse.from_settings(settings), UniverseConfig(), settings.snapshots if publish else None)
+    report = derive(Warehouse.from_settings(settings), UniverseConfig())
     seconds = time.perf_counter() - started
-    print(f"rebuilt: {report.rebuilt}, reused: {report.reused}", file=sys.stderr)
+    print(f"reused: {report.reused}", file=sys.stderr)
     return seconds
 
 
@@ -104,7 +104,6 @@ STEPS: dict[str, Callable[[Path], float | tuple[float, float]]] = {
     "bare": bare,
     "ingest": ingestion,
     "derive": derivation,
-    "publish": lambda folder: derivation(folder, publish=True),
     "limited ingest": lambda folder: ingestion(folder, "limited-home", "2GB"),
     "limited derive": lambda folder: derivation(folder, "limited-home", "2GB"),
     "shuffled ingest": lambda folder: ingestion(folder, "shuffled-home"),
@@ -157,16 +156,14 @@ def run(folder: Path, rows: int) -> str:
     both = Measured(first.with_docs.seconds + derived.seconds, max(first.peak_gb, derived.peak_gb))
     table.add("first ingest with adjustment, events, entities and universe", both, "5, 3.5 GB")
     grown = home.stat().st_size / (folder / "bare.duckdb").stat().st_size
-    table.add("first snapshot in Parquet for readers", measure("publish", folder), "")
     shutil.copy(folder / "new-day.parquet", folder / "shards" / "part-9.parquet")
     time.sleep(3)  # a file as fresh as this is hashed again
     new_day = measure("ingest", folder)
-    table.add("one new day", new_day, "0.1")
+    table.add("one new day", new_day, "")
     table.add("... with its Data Docs", new_day.with_docs, "")
     table.add("... and what follows from it", measure("derive", folder), "")
-    table.add("... and its snapshot", measure("publish", folder), "")
     rewrite(folder, "FROM '{path}'")
-    table.add("the same content in other files", measure("ingest", folder), "0.4")
+    table.add("the same content in other files", measure("ingest", folder), "")
     shutil.rmtree(folder / "home")
     (folder / "shards" / "part-9.parquet").unlink()
     table.add("first ingest, memory limit 2GB", measure("limited ingest", folder), "2.3 GB")

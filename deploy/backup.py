@@ -3,9 +3,9 @@
     python deploy/backup.py save backup.tar.gz        # while everything runs
     python deploy/backup.py restore backup.tar.gz     # into an empty FINJEPA_HOME, with the services stopped
 
-The warehouse is locked while it is copied, so that what is saved is whole; where a step holds it, the backup waits. Panels,
-snapshots and downloaded sources are not saved: the next night makes them again. Dagster's history lives in PostgreSQL, for which
-there is pg_dump.
+The warehouse is locked while it is copied, so that what is saved is whole; where a step holds it, the backup waits. Panels
+and downloaded sources are not saved: the next run makes them again. Dagster's history lives in PostgreSQL, for which there is
+pg_dump.
 """
 
 import argparse

@@ -12,9 +12,9 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.charges import NOT_RUN, TESTS, verdict_of
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 from finjepa_pipeline.doctor import Finding
+from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.quality import quality_summary
-from finjepa_pipeline.prices.store import require_shown
 from finjepa_pipeline.publishing.reproduce import Reproduction
 from finjepa_pipeline.report.decision import SAME_RETURN
 from finjepa_pipeline.retention import Plan

@@ -118,10 +118,6 @@ class Settings(BaseModel):
         return self.home / "warehouse.duckdb"
 
     @property
-    def snapshots(self) -> Path:
-        return self.home / "snapshots"
-
-    @property
     def panels(self) -> Path:
         return self.home / "panels"
 
@@ -153,7 +149,7 @@ class Settings(BaseModel):
                     f"FINJEPA_HOME={self.home} has a {sign} in its path; set FINJEPA_HOME to a folder without one"
                 )
         try:
-            for folder in (self.snapshots, self.panels, self.checkpoints, self.reports, self.releases, self.dagster):
+            for folder in (self.panels, self.checkpoints, self.reports, self.releases, self.dagster):
                 folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.home):
                 pass

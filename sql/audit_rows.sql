@@ -10,7 +10,7 @@ WITH shown AS (
     SELECT symbol, date, open, high, low, close, volume, adj_close
     FROM main.raw_prices
     JOIN shown USING (feed)
-    WHERE shown.revision BETWEEN first_revision AND last_revision AND symbol IS NOT NULL AND date IS NOT NULL
+    WHERE valid_from <= shown.revision AND (valid_to IS NULL OR valid_to > shown.revision) AND symbol IS NOT NULL AND date IS NOT NULL
         AND broken & 20480 = 0
 ), drawn AS (
     SELECT DISTINCT symbol FROM rows ORDER BY md5(symbol || $seed) LIMIT $symbols

@@ -25,13 +25,12 @@ from finjepa_pipeline.backtest.overfitting import (
 from finjepa_pipeline.backtest.replay import COST_GRID
 from finjepa_pipeline.backtest.store import ensure_tables, insert, now, transaction
 from finjepa_pipeline.backtest.strategies import BENCHMARK
-from finjepa_pipeline.prices.store import has_store
 from finjepa_pipeline.warehouse import sql
 
 
 def traded_assets(con: duckdb.DuckDBPyConnection, checkpoint: str) -> str:
     """How many assets were traded in the test block, of how many; empty where that is not known."""
-    rows = con.execute(sql("traded_assets"), {"checkpoint": checkpoint}).fetchall() if has_store(con) else []
+    rows = con.execute(sql("traded_assets"), {"checkpoint": checkpoint}).fetchall()
     return f"Traded: {traded_text(*rows[0])}." if rows else ""
 
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.store import require_shown
+from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.warehouse import sql
 
 

@@ -221,7 +221,7 @@ def walk_forward_leaderboard(
     from finjepa_pipeline.backtest.leaderboard import build_leaderboard
     from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
     from finjepa_pipeline.backtest.trials import never_judged
-    from finjepa_pipeline.prices.store import feed_of_content
+    from finjepa_pipeline.prices.history import feed_of_content
 
     home = settings.get()
     with warehouse.connect() as con:

@@ -17,7 +17,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.features import MARKET_CHANNELS, AdjustedPrices, Channel, choose, fill_panel
 from finjepa_model.features.build import PRICE_COLUMNS
 from finjepa_model.files import to_json, write_text
-from finjepa_pipeline.prices.store import current_revision, derived_options, require_shown
+from finjepa_pipeline.prices.history import current_revision, derived_options, require_shown
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.sql_files import sql
 

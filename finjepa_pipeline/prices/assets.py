@@ -1,6 +1,7 @@
 """The door of the prices stage: from an outside source to sound, adjusted prices and a universe."""
 
 import datetime
+import shutil
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
@@ -9,10 +10,10 @@ from finjepa_pipeline.failures import final
 from finjepa_pipeline.prices.calendar import sessions_behind
 from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
+from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
 from finjepa_pipeline.prices.quality import coverage, quality_summary, quarantine_by_month, revision_history
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.prices.store import require_shown
 from finjepa_pipeline.report.metadata import price_coverage
 from finjepa_pipeline.report.prices import write_quality_page, write_refusal
 from finjepa_pipeline.run_inputs import prices_of_run
@@ -133,7 +134,8 @@ def derive_prices(
     context: dg.AssetExecutionContext, config: UniverseConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult]:
     prices = prices_of_run(context)
-    report = derive(warehouse, config, settings.get().snapshots, prices)
+    shutil.rmtree(settings.get().home / "snapshots", ignore_errors=True)  # Parquet copies that older versions wrote
+    report = derive(warehouse, config, prices)
     with warehouse.connect() as con:
         if prices is not None:
             require_shown(con, *prices)
@@ -155,7 +157,6 @@ def derive_prices(
             metadata={
                 "dagster/row_count": rows,
                 "reused": report.reused,
-                "rebuilt": report.rebuilt,
                 **({"quality": quality, "report": dg.MetadataValue.path(page)} if name == "adjusted_prices" else {}),
             },
             data_version=dg.DataVersion(report.data_version),

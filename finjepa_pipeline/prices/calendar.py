@@ -162,7 +162,9 @@ def _best(con: duckdb.DuckDBPyConnection, candidates: set[str], hints: dict[str,
             {"name": name, "days": list(_calendar(name, first).sessions.date)},
         )
     best: dict[str, tuple[float, bool, str]] = {}
-    for symbol, name, outside, missing in con.execute(sql("calendar_fit").format(recent=_RECENT_DAYS)).fetchall():
+    for symbol, name, outside, missing in con.execute(
+        sql("prices/calendar_fit").format(recent=_RECENT_DAYS)
+    ).fetchall():
         hinted = name == hints[symbol]
         fit = (-1.0 if hinted and outside <= _FITS else round(outside + missing, 2), not hinted, name)
         best[symbol] = min(best.get(symbol, fit), fit)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.rules import Rule
+from finjepa_pipeline.prices.rules import ROW_RULES, Rule
 
 BAD_SHARE = 0.5  # of the rows of a batch
 STRAY_SHARE = 0.05  # of the rows of a batch, on days on which their exchange was closed: the calendar is wrong
@@ -62,8 +62,8 @@ class Outcome:
         return f"{self.column} is {self.observed:g}, outside {self.bounds} ({self.reason}){such_as}"
 
 
-def expectations(aggregates: dict[str, float], rules: list[Rule], accepted: frozenset[str]) -> list[Expectation]:
-    """What is expected of a batch with these aggregates (`store.revision_aggregates`). Critical is what makes the whole of it
+def expectations(aggregates: dict[str, float], accepted: frozenset[str]) -> list[Expectation]:
+    """What is expected of a batch with these aggregates (`sql/prices/aggregates.sql`). Critical is what makes the whole of it
     untrustworthy; bad rows among good ones go to quarantine, and a warning says how many.
 
     Args:
@@ -96,14 +96,14 @@ def expectations(aggregates: dict[str, float], rules: list[Rule], accepted: froz
         Expectation("kept_rows", 0, 0, "warning", "rows of earlier deliveries that this one does not cover are kept"),
         Expectation("missing_sessions", 0, 0, "warning", "every session of the exchange has prices"),
         Expectation("uneven_sessions", 0, 0, "warning", "a session has as many symbols as those before, within 10 %"),
-        *(_of_rule(rule, rows, accepted) for rule in rules if rule.scope != "history"),
+        *(_of_rule(rule, rows, accepted) for rule in ROW_RULES),
     ]
 
 
 def _of_rule(rule: Rule, rows: float, accepted: frozenset[str]) -> Expectation:
-    if rule.rule == "stray_session" and rule.rule not in accepted:
-        return Expectation(rule.rule, 0, max(STRAY_SHARE * rows, FEW), "critical", rule.reason)
-    return Expectation(rule.rule, 0, most_allowed(rule, rows), "warning", rule.reason)
+    if rule.name == "stray_session" and rule.name not in accepted:
+        return Expectation(rule.name, 0, max(STRAY_SHARE * rows, FEW), "critical", rule.reason)
+    return Expectation(rule.name, 0, most_allowed(rule, rows), "warning", rule.reason)
 
 
 def most_allowed(rule: Rule, rows: float) -> float:
@@ -111,13 +111,13 @@ def most_allowed(rule: Rule, rows: float) -> float:
     return rule.threshold * rows
 
 
-def accepted_names(names: Sequence[str], rules: list[Rule]) -> frozenset[str]:
+def accepted_names(names: Sequence[str]) -> frozenset[str]:
     """The names of `--accept`.
 
     Raises:
         FinJEPAError: if one of them can refuse nothing.
     """
-    known = [rule.rule for rule in rules if rule.severity == "hard"] + list(ACCEPTABLE)
+    known = [rule.name for rule in ROW_RULES if rule.severity == "hard"] + list(ACCEPTABLE)
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

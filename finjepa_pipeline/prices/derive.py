@@ -1,9 +1,11 @@
-"""What follows from sound prices: sessions, corporate actions, entities, adjusted prices and the universe."""
+"""What follows from sound prices: sessions, corporate actions, entities, adjusted prices and the universe.
+
+All of it is derived whole, from the rows that the views show. `adjusted_prices` is a view, the others are tables.
+"""
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import dagster as dg
 import duckdb
@@ -11,10 +13,7 @@ from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
-from finjepa_pipeline.prices import store
-from finjepa_pipeline.prices.blocks import crown, derive_block, open_contest
-from finjepa_pipeline.prices.snapshots import publish_snapshot
-from finjepa_pipeline.prices.tail import Tail, bring_tail_up
+from finjepa_pipeline.prices import history
 from finjepa_pipeline.warehouse import Warehouse, literal, sql
 
 TABLES = ("corporate_actions", "entities", "adjusted_prices", "universe")
@@ -54,116 +53,94 @@ class UniverseConfig(dg.Config):
 
 @dataclass(frozen=True)
 class DeriveReport:
-    """Rows of each derived table, and the version of what they follow from.
-
-    `reused` if the tables were those of the active view already; `rebuilt` if all of them were made again, and not only
-    what a later revision of the same feed changes.
-    """
+    """Rows of each derived table, and the version of what they follow from; `reused` if the tables were those already."""
 
     rows: dict[str, int]
     data_version: str
     reused: bool
-    rebuilt: bool
 
 
-def derive(
-    warehouse: Warehouse,
-    config: UniverseConfig,
-    snapshots: Path | None = None,
-    prices: tuple[str, str] | None = None,
-) -> DeriveReport:
-    """Make the derived tables those of the active view, in one transaction, and publish them for readers to `snapshots`.
+def derive(warehouse: Warehouse, config: UniverseConfig, prices: tuple[str, str] | None = None) -> DeriveReport:
+    """Make the derived tables those of the active view, in one transaction.
 
     Args:
-        prices: feed and data version that the tables must show; whatever they show where None.
+        prices: feed and data version that the views must show; whatever they show where None.
 
     Raises:
         FinJEPAError: if there are no prices, or others.
     """
     with warehouse.connect() as con:
-        revision = store.current_revision(con)
+        revision = history.current_revision(con)
         if revision is None:
             raise FinJEPAError("there are no prices to derive from; run `finjepa ingest` first")
         if prices is not None:
-            store.require_shown(con, *prices)
+            history.require_shown(con, *prices)
         fragments = {**THRESHOLDS, **config.model_dump()}
-        state = (*_active(con), to_json(fragments, sort_keys=True))
-        held = con.execute("FROM derived_state").fetchone()
-        reused, rebuilt = held == state, False
+        (feed_id,) = con.execute("SELECT feed_id FROM active_view").fetchall()[0]
+        state = (feed_id, revision.number, to_json(fragments, sort_keys=True))
+        reused = con.execute("FROM derived_state").fetchall() == [state]
         if not reused:
-            several = _put_on_clock(con, state[0])
-            tail = None if several else _tail(con, held, state)
-            con.execute("BEGIN")
-            rebuilt = tail is None or not bring_tail_up(con, tail, fragments)
-            if rebuilt:
-                con.execute("ROLLBACK")
-                _rebuild(con, fragments, state)  # begins when it has something to write
-            con.execute("DELETE FROM derived_state")
-            con.execute("INSERT INTO derived_state VALUES (?, ?, ?)", state)
-            con.execute("COMMIT")
+            _put_on_clock(con, feed_id)
+            _derive_blocks(con, {**fragments, "has_volume": "volume" in revision.columns})
+            _store(con, state)
         options = hashlib.sha256(state[-1].encode()).hexdigest()[:8]
-        report = DeriveReport(
-            rows={table: _rows(con, table) for table in TABLES},
-            data_version=f"{revision.data_version}-{options}",
-            reused=reused,
-            rebuilt=rebuilt,
+        return DeriveReport(
+            {table: _rows(con, table) for table in TABLES}, f"{revision.data_version}-{options}", reused
         )
-        if snapshots is not None:
-            publish_snapshot(con, snapshots, report.data_version)
-        return report
 
 
-def _put_on_clock(con: duckdb.DuckDBPyConnection, feed_id: int) -> bool:
-    """Make the view clocked_prices that of the active feed; whether its symbols have calendars of their own."""
-    several = store.has_own_calendars(con, feed_id)
-    rows = sql("on_the_clock").format(feed_id=feed_id) if several else "FROM prices"
-    con.execute(sql("clocked_prices").format(rows=rows))
-    return several
+def _put_on_clock(con: duckdb.DuckDBPyConnection, feed_id: int) -> None:
+    """Make the view clocked_prices that of the active feed. Where symbols have calendars of their own, a row stands at the first
+    session of the clock whose close is not before its own: a decision there knows it, and none before does. Of several rows, the
+    last one stands."""
+    rows = "FROM prices"
+    if history.has_own_calendars(con, feed_id):
+        rows = f"""
+            SELECT symbol, clock_date AS date, open, high, low, close, volume, adj_close FROM prices
+            JOIN (SELECT symbol, calendar FROM symbol_calendars WHERE feed_id = {feed_id}) USING (symbol)
+            JOIN (SELECT calendar, date, clock_date FROM clock_sessions WHERE feed_id = {feed_id}) USING (calendar, date)
+            QUALIFY row_number() OVER (PARTITION BY symbol, clock_date ORDER BY date DESC) = 1"""
+    con.execute(f"CREATE OR REPLACE VIEW clocked_prices AS {rows}")
 
 
-def _tail(
-    con: duckdb.DuckDBPyConnection, held: tuple[int, int, str] | None, state: tuple[int, int, str]
-) -> Tail | None:
-    """What lies between the tables and the active view, if that is the newest of later revisions of the same feed."""
-    if held is None or (held[0], held[2]) != (state[0], state[2]) or held[1] > state[1]:
-        return None
-    return Tail(state[0], held[1], state[1]) if store.is_newest(con, *state[:2]) else None
-
-
-def _rebuild(con: duckdb.DuckDBPyConnection, fragments: dict[str, object], state: tuple[int, int, str]) -> None:
-    """Every derived table from nothing, a run of symbols at a time."""
-    if store.has_own_calendars(con, state[0]):
-        days = "SELECT date, count(*) AS n FROM clocked_prices GROUP BY date"
-    elif store.is_newest(con, *state[:2]):
-        days = sql("session_ledger").format(feed_id=state[0], revision=state[1])
-    else:
-        days = "SELECT date, count(*) AS n FROM prices GROUP BY date"
-    # In temporary tables of the same names, which go before those of the warehouse: what a transaction drops stays in memory
-    # until it ends, so that the blocks are worked through before it begins.
-    con.execute(sql("derived_schema").format(temporary="TEMPORARY"))
-    con.execute(sql("price_sessions").format(days=days))
-    open_contest(con, fragments)
-    for rows in _blocks(con, state[0]):
-        con.execute(sql("block_prices").format(rows=rows))
-        con.execute(
-            "CREATE OR REPLACE TEMPORARY TABLE block_symbols AS "
-            "SELECT DISTINCT symbol, 0 AS rows_before, false AS was_adjusted FROM block_prices"
-        )
-        derive_block(con, {**fragments, "fresh": "true", "since": "0001-01-01"})
-    crown(con)
-    con.execute("BEGIN")
-    con.execute(sql("derived_schema").format(temporary=""))
-    database = store.database_name(con)  # `main` alone would be the schema of the temporary tables
+def _derive_blocks(con: duckdb.DuckDBPyConnection, fragments: dict[str, object]) -> None:
+    """Every derived table, a run of symbols at a time, as temporary tables: they go before those of the same names."""
     for table in STORED:
-        con.execute(f'INSERT INTO "{database}".main.{table} FROM temp.{table}')
+        con.execute(f"CREATE TEMPORARY TABLE {table} AS FROM main.{table} LIMIT 0")
+    con.execute(
+        "INSERT INTO price_sessions SELECT date, row_number() OVER (ORDER BY date), count(*) FROM clocked_prices "
+        "GROUP BY date ORDER BY date"
+    )
+    con.execute(
+        "CREATE TEMPORARY TABLE best_contenders (date DATE, entity VARCHAR, traded HUGEINT, age BIGINT, tie_break UBIGINT)"
+    )
+    block = {**fragments, "adjusted": sql("prices/adjusted").format(prices="block_prices")}
+    for symbols in _blocks(con):
+        con.execute(
+            "CREATE OR REPLACE TEMPORARY TABLE block_prices AS "
+            "SELECT symbol, date, session, open, high, low, close, volume, adj_close "
+            f"FROM clocked_prices JOIN price_sessions USING (date) WHERE {symbols}"
+        )
+        for step in ("events", "corporate_actions", "entities", "universe"):
+            con.execute(sql(f"prices/{step}").format(**block))
+    con.execute("INSERT INTO universe SELECT date, entity FROM best_contenders ORDER BY date, entity")
+
+
+def _store(con: duckdb.DuckDBPyConnection, state: tuple[int, int, str]) -> None:
+    con.execute("BEGIN")
+    for table in STORED:
+        con.execute(f"CREATE OR REPLACE TABLE main.{table} AS FROM temp.{table}")
         con.execute(f"DROP TABLE temp.{table}")
-    con.execute(sql("adjusted_prices").format(adjusted=sql("adjusted_rows").format(prices="clocked_prices")))
+    con.execute(f"CREATE OR REPLACE VIEW adjusted_prices AS {sql('prices/adjusted').format(prices='clocked_prices')}")
+    con.execute("DELETE FROM derived_state")
+    con.execute("INSERT INTO derived_state VALUES (?, ?, ?)", state)
+    con.execute("COMMIT")
 
 
-def _blocks(con: duckdb.DuckDBPyConnection, feed_id: int) -> Iterator[str]:
-    """Conditions that cut the symbols into runs of about BLOCK_ROWS rows, by the ledger of the feed's newest revision."""
+def _blocks(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Conditions that cut the symbols into runs of about BLOCK_ROWS rows."""
     rows, first = 0, None
-    for symbol, n in con.execute(sql("symbol_rows").format(feed_id=feed_id)).fetchall():
+    for symbol, n in con.execute("SELECT symbol, count(*) FROM prices GROUP BY symbol ORDER BY symbol").fetchall():
         if rows >= BLOCK_ROWS:
             yield _run(first, symbol)
             rows, first = 0, symbol
@@ -177,14 +154,6 @@ def _run(first: str | None, beyond: str | None) -> str:
     return " AND ".join(bounds) or "true"
 
 
-def _active(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    row = con.execute("SELECT feed_id, revision FROM active_view").fetchone()
-    assert row is not None  # a current revision was found
-    return row
-
-
 def _rows(con: duckdb.DuckDBPyConnection, table: str) -> int:
     count = "sum(observations) FROM main.entities" if table == "adjusted_prices" else f"count(*) FROM main.{table}"
-    row = con.execute(f"SELECT {count}").fetchone()
-    assert row is not None
-    return int(row[0] or 0)
+    return int(con.execute(f"SELECT {count}").fetchall()[0][0] or 0)

@@ -9,8 +9,8 @@ import polars as pl
 
 from finjepa_pipeline.prices.contract import most_allowed
 from finjepa_pipeline.prices.derive import THRESHOLDS
-from finjepa_pipeline.prices.rules import Rule, load_rules
-from finjepa_pipeline.prices.store import current_revision, outcomes_json
+from finjepa_pipeline.prices.history import current_revision, outcomes_json
+from finjepa_pipeline.prices.rules import BY_NAME, ROW_RULES, Rule
 from finjepa_pipeline.warehouse import sql
 
 
@@ -32,15 +32,19 @@ class Finding:
 
 def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
     """What was found in the active prices, hard rules first; empty when nothing was."""
-    rules = {rule.rule: rule for rule in load_rules(con)}
-    rows = con.execute(sql("price_quality").format(drift=sql("price_drift"), **THRESHOLDS)).fetchall()
-    found = [_finding(rules[name], n, total, tuple(examples)) for name, n, total, examples in rows]
     revision = current_revision(con)
     assert revision is not None  # there are findings of something
+    # a source that has no adj_close at all misses none
+    counted = [rule for rule in ROW_RULES if rule.name != "missing_adj_close" or "adj_close" in revision.columns]
+    bits = ", ".join(f"('{rule.name}', {rule.bit})" for rule in counted)
+    query = sql("prices/quality").format(**THRESHOLDS, bits=bits, missing_ohlc=BY_NAME["missing_ohlc"].bit)
+    total = revision.rows + revision.quarantined_rows
+    found = [_finding(BY_NAME[name], n, total, tuple(examples)) for name, n, examples in con.execute(query).fetchall()]
+    found.sort(key=lambda finding: finding.severity)  # hard before soft; the most frequent first
     found += [
         Finding(outcome["column"], "soft", int(outcome["observed"]), 0, (), outcome["reason"])
         for outcome in json.loads(outcomes_json(con, revision.number))
-        if not outcome["success"] and outcome["column"] not in rules
+        if not outcome["success"] and outcome["column"] not in BY_NAME
     ]
     return found
 
@@ -48,7 +52,7 @@ def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
 def _finding(rule: Rule, n: int, total: int, examples: tuple[str, ...]) -> Finding:
     only_told = rule.severity == "soft" and rule.threshold >= 1
     return Finding(
-        rule.rule, rule.severity, n, None if only_told else math.floor(most_allowed(rule, total)), examples, rule.reason
+        rule.name, rule.severity, n, None if only_told else math.floor(most_allowed(rule, total)), examples, rule.reason
     )
 
 

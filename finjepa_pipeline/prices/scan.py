@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.rules import Rule, broken_bits
+from finjepa_pipeline.prices.rules import BROKEN_ROW
 from finjepa_pipeline.prices.sources.base import PriceFilter
 from finjepa_pipeline.warehouse import file_literal, literal, sql
 
@@ -26,8 +26,8 @@ _TIME = r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}.*"
 _FOLDER = "in the name of the folder"  # in place of a type: where the column comes from
 
 
-def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], rules: list[Rule], wanted: PriceFilter) -> str:
-    """A SELECT over `paths` with the columns of `sql/price_scan.sql`, in the order of the files.
+def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], wanted: PriceFilter) -> str:
+    """A SELECT over `paths` with the columns of `sql/prices/scan.sql`, in the order of the files.
 
     Raises:
         FinJEPAError: if a file cannot be read or lacks a column that it must have.
@@ -41,9 +41,7 @@ def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], rules: list[
             groups[-1][2].append(path)
         else:
             groups.append((columns, kind, [path]))
-    return "\nUNION ALL\n".join(
-        _group_sql(dict(columns), kind, files, rules, wanted) for columns, kind, files in groups
-    )
+    return "\nUNION ALL\n".join(_group_sql(dict(columns), kind, files, wanted) for columns, kind, files in groups)
 
 
 def _kind(path: Path) -> str:
@@ -79,7 +77,7 @@ def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str,
     return {name: types[name] for name in COLUMNS if name in types}
 
 
-def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], rules: list[Rule], wanted: PriceFilter) -> str:
+def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], wanted: PriceFilter) -> str:
     def number(name: str) -> str:
         if name not in types:
             return "NULL::DOUBLE"
@@ -107,8 +105,8 @@ def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], rules: l
         for name in texts
     ]
     named = [name for name in COLUMNS if name in types and types[name] != _FOLDER]
-    return sql("price_scan").format(
-        broken=broken_bits(rules),
+    return sql("prices/scan").format(
+        broken=BROKEN_ROW,
         day=_day(types["date"], paths[0]),
         **{name: number(name) for name in (*PRICES, "volume")},
         has_ohlc="true" if "open" in types else "false",

@@ -23,7 +23,7 @@ from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.finjepa_strategy import planner_of, strategy_name
 from finjepa_pipeline.backtest.store import insert, most_assets, transaction
 from finjepa_pipeline.features import build_panel, current_panel
-from finjepa_pipeline.prices.store import active_options, current_revision, require_shown
+from finjepa_pipeline.prices.history import active_options, current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, holdings_at
 from finjepa_pipeline.publishing.decision import Decision, decide, decision_session, hold
 from finjepa_pipeline.publishing.gate import current_champion, why_unusable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from finjepa_pipeline.prices.store import accepted_of, derived_options, options_of
+from finjepa_pipeline.prices.history import derived_options, find_revision, options_of
 from finjepa_pipeline.run_inputs import event_of_run
 
 if TYPE_CHECKING:
@@ -72,10 +72,9 @@ def build_inputs(con: "duckdb.DuckDBPyConnection", manifest: Mapping[str, Any]) 
     """How the prices and the universe of a panel are made again: the options of the source, and of the universe."""
     source = options_of(con, manifest["feed"]) or "{}"
     universe = manifest.get("universe_options") or derived_options(con)  # of panels that were made before they had it
-    accepted = accepted_of(con, manifest["feed"], manifest["data_version"])
-    accept = (
-        {"accept": accepted} if accepted else {}
-    )  # what a person let pass, the next ingestion of the same would refuse
+    known = find_revision(con, manifest["feed"], manifest["data_version"])
+    # what a person let pass, the next ingestion of the same would refuse
+    accept = {"accept": list(known.accepted)} if known and known.accepted else {}
     return {"source": json.loads(source) | accept, "universe": json.loads(universe)}
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import split_dates
 from finjepa_model.data.panel import Panel
-from finjepa_pipeline.prices.store import find_revision
+from finjepa_pipeline.prices.history import find_revision
 from finjepa_pipeline.training.code import training_code_version
 from finjepa_pipeline.training.lineage import build_inputs, lineage, upstream_materializations
 from finjepa_pipeline.warehouse import Warehouse

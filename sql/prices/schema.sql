@@ -1,15 +1,10 @@
--- What is stored of prices. Nothing here is ever updated after the transaction that wrote it, save the one row of
--- active_view and the ledgers of the newest revision (price_digests, session_counts), which speed the next ingestion up.
-
+-- A source at a place: `sample`, `files:/folder`, `hf:owner/name`. options_json makes the same source again.
 CREATE SEQUENCE IF NOT EXISTS feed_ids START 1;
 
--- A source at a place: `sample`, `files:/folder`, `hf:owner/name`. options_json makes the same source again.
-CREATE TABLE IF NOT EXISTS feeds (
-    feed_id USMALLINT, feed VARCHAR, source VARCHAR, options_json VARCHAR
-);
+CREATE TABLE IF NOT EXISTS feeds (feed_id USMALLINT, feed VARCHAR, source VARCHAR, options_json VARCHAR);
 
--- A state of a feed that differed from the one before. files: name, sha256 (the order is that of reading). accepted: rules and
--- expectations that a person let pass, up to this revision. judgement: version of the rules. kept_rows: rows of earlier
+-- A state of a feed that differed from the one before; numbers ascend over all feeds. files: in the order of reading. accepted: rules
+-- and expectations that a person let pass, up to this revision. judgement: version of the rules. kept_rows: rows of earlier
 -- deliveries that the files of this one do not cover.
 CREATE TABLE IF NOT EXISTS revisions (
     revision INTEGER, feed_id USMALLINT, version VARCHAR, data_version VARCHAR, created_at TIMESTAMP,
@@ -19,7 +14,16 @@ CREATE TABLE IF NOT EXISTS revisions (
     accepted VARCHAR[], judgement INTEGER, kept_rows BIGINT
 );
 
--- What refused a batch: the newest attempt of each feed. rule: an expectation of the contract, or a rule that rows broke.
+-- Every row as its source gave it, with the revisions of its feed in which it was valid: from valid_from on, and before valid_to (NULL: it
+-- still is). Of a row that was committed nothing changes but valid_to, once. broken: bits of rules.py. unreadable: the text of a
+-- date or a number that could not be read. No primary key: it costs three times the load; uniqueness is a rule instead.
+CREATE TABLE IF NOT EXISTS price_history (
+    feed_id USMALLINT, valid_from INTEGER, symbol VARCHAR, date DATE,
+    open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, volume DOUBLE, adj_close DOUBLE,
+    broken UINTEGER, unreadable VARCHAR, valid_to INTEGER
+);
+
+-- What refused a delivery: the newest attempt of each feed. rule: an expectation of the contract, or a rule that rows broke.
 CREATE TABLE IF NOT EXISTS price_refusals (
     feed VARCHAR, refused_at TIMESTAMP, rule VARCHAR, severity VARCHAR, rows DOUBLE, bounds VARCHAR, examples VARCHAR[],
     reason VARCHAR
@@ -31,38 +35,39 @@ CREATE TABLE IF NOT EXISTS symbol_calendars (feed_id USMALLINT, symbol VARCHAR, 
 
 CREATE TABLE IF NOT EXISTS clock_sessions (feed_id USMALLINT, calendar VARCHAR, date DATE, clock_date DATE);
 
--- Every version of every row, as the source gave it. broken: bits of price_rules. unreadable: the text of a date or a
--- number that could not be read. No primary key: it costs three times the load and half the size again; uniqueness is
--- a rule instead.
-CREATE TABLE IF NOT EXISTS raw_price_versions (
-    feed_id USMALLINT, first_revision INTEGER, symbol VARCHAR, date DATE,
-    open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, volume DOUBLE, adj_close DOUBLE,
-    broken UINTEGER, unreadable VARCHAR
-);
+-- The feed and the revision that the views show: one row.
+CREATE TABLE IF NOT EXISTS active_view (feed_id USMALLINT, revision INTEGER);
 
--- The keys whose version was no longer there after last_revision (restated or withdrawn).
-CREATE TABLE IF NOT EXISTS raw_price_ends (
-    feed_id USMALLINT, first_revision INTEGER, symbol VARCHAR, date DATE, last_revision INTEGER
-);
-
--- What each (symbol, year) of a feed's newest revision hashes to; tells what a new revision changes without a join.
-CREATE TABLE IF NOT EXISTS price_digests (
-    feed_id USMALLINT, symbol VARCHAR, year SMALLINT, n BIGINT, folded UBIGINT, total HUGEINT
-);
-
--- Rows by day of a feed's newest revision: n that broke no hard rule of their own, came with those that did (but duplicates, and
--- rows without a symbol or on a day without a session).
-CREATE TABLE IF NOT EXISTS session_counts (feed_id USMALLINT, date DATE, n BIGINT, came BIGINT);
-
--- The sessions that were dropped whole, by revision.
-CREATE TABLE IF NOT EXISTS dropped_sessions (
-    feed_id USMALLINT, revision INTEGER, date DATE, rule VARCHAR
-);
-
--- The one view of prices that the tables show: a feed as it was at a revision.
-CREATE TABLE IF NOT EXISTS active_view (
-    feed_id USMALLINT, revision INTEGER
-);
-
--- The view and the thresholds that the derived tables follow from; no row before they are first made.
+-- The view and the thresholds that the derived tables below follow from; no row before they are first made.
 CREATE TABLE IF NOT EXISTS derived_state (feed_id USMALLINT, revision INTEGER, options_json VARCHAR);
+
+-- The days on which anything of the active view traded.
+CREATE TABLE IF NOT EXISTS price_sessions (date DATE, session INTEGER, rows INTEGER);
+
+-- The rows at which something happens to a symbol, with what it was before: first rows, gaps, factor steps, jumps.
+CREATE TABLE IF NOT EXISTS price_events (
+    symbol VARCHAR, date DATE, date_before DATE, gap INTEGER, close_ratio DOUBLE, factor_ratio DOUBLE,
+    return_ratio DOUBLE, volume_ratio DOUBLE
+);
+
+-- Rows whose close has not moved for five sessions.
+CREATE TABLE IF NOT EXISTS stale_prices (symbol VARCHAR, date DATE);
+
+-- action: dividend (value: share of the close before), split (value: new shares for an old one), suspected_split (the
+-- same, seen in the closes but not in the factor: nothing is repaired), unexplained_jump, extreme_move (value: return),
+-- price_step (value: return that nobody is paid: the entity ends before it).
+CREATE TABLE IF NOT EXISTS corporate_actions (symbol VARCHAR, date DATE, action VARCHAR, value DOUBLE);
+
+-- A company behind a symbol, which after ticker reuse is symbol#2. ended_because is NULL while it trades.
+-- delisting_return: what a holder gets beyond the last close when it ends. observations: its rows in adjusted_prices.
+CREATE TABLE IF NOT EXISTS entities (
+    entity VARCHAR, symbol VARCHAR, first_date DATE, last_date DATE, adjusted BOOLEAN,
+    ended_because VARCHAR, delisting_return DOUBLE, observations BIGINT
+);
+
+-- Who is eligible for a decision at the close of a date, from what was known by then.
+CREATE TABLE IF NOT EXISTS universe (date DATE, entity VARCHAR);
+
+-- How the returns of raw closes and the volumes of a day are distributed, in the bins of events.sql; a day may have several rows
+-- for a bin.
+CREATE TABLE IF NOT EXISTS price_histograms (date DATE, quantity VARCHAR, bin UTINYINT, n BIGINT);

@@ -105,3 +105,34 @@ def test_a_warehouse_of_a_newer_version_and_one_of_another_program_are_refused()
             migrate(newer)
         with pytest.raises(FinJEPAError, match="another program"):
             migrate(foreign)
+
+
+def test_every_revision_of_prices_is_shown_as_before():
+    """AAA is restated with revision 2 and withdrawn with 4; BBB's session is late, comes back with 3 and is thin in 4."""
+    with duckdb.connect() as con:
+        con.execute(VERSION_1)
+        con.execute("INSERT INTO feeds VALUES (7, 'files:/x', 'files', '{}'), (8, 'files:/y', 'files', '{}')")
+        for revision, feed in ((1, 7), (2, 7), (3, 7), (4, 7), (5, 8)):
+            con.execute("INSERT INTO revisions (revision, feed_id, data_version) VALUES (?, ?, 'v')", [revision, feed])
+        row = "INSERT INTO raw_price_versions (feed_id, first_revision, symbol, date, close, volume, broken) VALUES "
+        con.execute(f"{row} (7, 1, 'AAA', '2020-01-02', 10, 5, 0), (7, 2, 'AAA', '2020-01-02', 11, 5, 0)")
+        con.execute(f"{row} (7, 1, 'BBB', '2020-01-03', 20, 5, 0), (7, 1, 'CCC', '2020-01-03', -1, 5, 16)")
+        con.execute(f"{row} (8, 5, 'AAA', '2020-01-02', 99, 5, 0)")
+        con.execute("INSERT INTO raw_price_ends VALUES (7, 1, 'AAA', '2020-01-02', 1), (7, 2, 'AAA', '2020-01-02', 3)")
+        for revision, rule in ((1, "late_session"), (2, "late_session"), (4, "thin_session")):
+            con.execute("INSERT INTO dropped_sessions VALUES (7, ?, '2020-01-03', ?)", [revision, rule])
+        con.execute("INSERT INTO active_view VALUES (7, 1)")
+        migrate(con)
+        shown = {}
+        for revision in (1, 2, 3, 4):
+            con.execute("UPDATE active_view SET revision = ?", [revision])
+            good = con.execute("SELECT symbol, close FROM prices ORDER BY ALL").fetchall()
+            bad = con.execute("SELECT symbol, rules FROM quarantined_prices ORDER BY ALL").fetchall()
+            shown[revision] = (good, bad)
+        late, negative = ["late_session"], ["close_not_positive"]
+        assert shown[1] == ([("AAA", 10)], [("BBB", late), ("CCC", negative + late)])
+        assert shown[2] == ([("AAA", 11)], [("BBB", late), ("CCC", negative + late)])
+        assert shown[3] == ([("AAA", 11), ("BBB", 20)], [("CCC", negative)])
+        assert shown[4] == ([], [("BBB", ["thin_session"]), ("CCC", [*negative, "thin_session"])])
+        con.execute("UPDATE active_view SET feed_id = 8, revision = 5")
+        assert con.execute("SELECT symbol, close FROM prices").fetchall() == [("AAA", 99)]

@@ -142,7 +142,7 @@ def test_a_night_runs_on_postgres_and_its_backup_comes_back(production, postgres
     for action, home in (("save", production.home), ("restore", other)):
         environment = os.environ | {"FINJEPA_HOME": str(home)}
         subprocess.run([sys.executable, DEPLOY / "backup.py", action, archive], env=environment, check=True)
-    for table in ("champions", "releases", "decisions", "backtest_returns", "raw_price_versions"):
+    for table in ("champions", "releases", "decisions", "backtest_returns", "price_history"):
         rows = []
         for home in (production.home, other):
             with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:

@@ -15,10 +15,9 @@ from finjepa_pipeline.prices.sources.base import (
     Snapshot,
     SourceFile,
 )
+from finjepa_pipeline.prices.sources.builtin import SampleSource, SyntheticSource
 from finjepa_pipeline.prices.sources.files import FilesSource
 from finjepa_pipeline.prices.sources.hf import HubSource
-from finjepa_pipeline.prices.sources.sample import SampleSource
-from finjepa_pipeline.prices.sources.synthetic import SyntheticSource
 from finjepa_pipeline.prices.synthetic import SyntheticConfig
 from finjepa_pipeline.settings import Settings
 

@@ -9,7 +9,6 @@ import polars as pl
 from finjepa_model.data.panel import Panel
 from finjepa_model.features import choose
 from finjepa_pipeline.features.panel import adjusted_prices, write_panel
-from finjepa_pipeline.prices.store import create_store
 from finjepa_pipeline.warehouse import migrate
 
 IDENTITY = {"feed": "test", "data_version": "test", "content_hash": "test"}
@@ -71,7 +70,6 @@ def warehouse_of(prices: pl.DataFrame, payer: str = "S00") -> duckdb.DuckDBPyCon
     """A connection with `adjusted_prices` and a universe of all with 100 observations behind them; `payer` pays a dividend."""
     connection = duckdb.connect()
     migrate(connection)
-    create_store(connection)
     columns = ("entity", "date", "open", "high", "low", "close", "volume", "dollar_volume")
     missing = [pl.lit(None, pl.Float64).alias(name) for name in columns if name not in prices.columns]
     table = prices.with_columns(*missing).select(*columns, "tradable")

@@ -13,7 +13,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features import CHANNELS
 from finjepa_pipeline.features import build_panel, current_panel
-from finjepa_pipeline.prices.store import Revision
+from finjepa_pipeline.prices.history import Revision
 from finjepa_pipeline.settings import Settings
 from tests.pipeline.features.market_frames import awkward_market, panel_of, warehouse_of
 

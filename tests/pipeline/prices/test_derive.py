@@ -1,4 +1,4 @@
-"""Derived tables: what a night adds to them is what a rebuild would give."""
+"""Derived tables: they follow from the prices that are shown, and from nothing else."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from finjepa_pipeline.prices import derive as derive_module
-from finjepa_pipeline.prices.derive import DeriveReport, UniverseConfig, derive
+from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
 
@@ -30,17 +30,11 @@ def contents(home: Home) -> dict[str, list[tuple[object, ...]]]:
     return {table: home.query(f"FROM {table} ORDER BY ALL") for table in TABLES}
 
 
-def rebuilt(home: Home) -> dict[str, list[tuple[object, ...]]]:
-    with home.warehouse.connect() as con:
-        con.execute("DELETE FROM derived_state")
-    assert derive(home.warehouse, UNIVERSE).rebuilt
-    return contents(home)
-
-
-def night(home: Home, rows: pl.DataFrame) -> DeriveReport:
+def derived(home: Home, rows: pl.DataFrame) -> dict[str, list[tuple[object, ...]]]:
     home.write("part.parquet", rows)
     home.ingest()
-    return derive(home.warehouse, UNIVERSE)
+    derive(home.warehouse, UNIVERSE)
+    return contents(home)
 
 
 SYMBOLS = tuple(f"S{place}" for place in range(8))
@@ -55,60 +49,43 @@ def market(days: int) -> pl.DataFrame:
     )
 
 
-def test_a_night_makes_only_what_it_changes_and_a_rebuild_gives_the_same(home: Home) -> None:
-    rows = market(230).with_columns(
-        pl.when(pl.col("symbol") == "S4").then(pl.lit(20.0)).otherwise("close").alias("close")
-    )
-    rows = rows.with_columns(high=pl.max_horizontal("high", "close"), low=pl.min_horizontal("low", "close"))
-    days = rows["date"].unique().sort().to_list()
-    assert night(home, rows.filter(pl.col("date") <= days[199])).rebuilt
-    for day in range(200, 203):
-        # S0 pays a dividend each day: its adjusted closes are restated from the beginning.
-        rows = rows.with_columns(
-            pl.when((pl.col("symbol") == "S0") & (pl.col("date") < days[day]))
-            .then(pl.col("adj_close") * 0.99)
-            .otherwise("adj_close")
-            .alias("adj_close")
-        )
-        report = night(home, rows.filter(pl.col("date") <= days[day]))
-        assert not report.rebuilt
-        assert contents(home) == rebuilt(home)
-
-
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())
-def test_whatever_a_revision_changes_the_tables_are_those_of_a_rebuild(
-    new_home: Callable[[], Home], data: st.DataObject
-) -> None:
+def test_the_path_to_a_state_does_not_matter(new_home: Callable[[], Home], data: st.DataObject) -> None:
+    """After any revisions the tables are those of a home that ingests the last state alone."""
     home, rows = new_home(), market(200)
     days = rows["date"].unique().sort().to_list()
     until = data.draw(st.integers(150, 190))
-    night(home, rows.filter(pl.col("date") <= pl.lit(days[until])))
+    derived(home, rows.filter(pl.col("date") <= pl.lit(days[until])))
     for _ in range(data.draw(st.integers(1, 2))):
         until += data.draw(st.integers(0, 4))
         for _ in range(data.draw(st.integers(0, 2))):
             symbol, column = data.draw(st.sampled_from(SYMBOLS)), data.draw(st.sampled_from(["volume", "adj_close"]))
             first = data.draw(st.integers(0, until))
             hit = (pl.col("symbol") == symbol) & pl.col("date").is_in(days[first : min(first + 3, until) + 1])
-            if data.draw(st.booleans()):
-                rows = rows.filter(~hit)
-            else:
-                changed = (pl.col(column) * data.draw(st.sampled_from([2, 5]))).cast(rows.schema[column])
-                rows = rows.with_columns(pl.when(hit).then(changed).otherwise(column).alias(column))
-        night(home, rows.filter(pl.col("date") <= pl.lit(days[until])))
-        assert contents(home) == rebuilt(home)
+            changed = (pl.col(column) * data.draw(st.sampled_from([2, 5]))).cast(rows.schema[column])
+            rows = rows.with_columns(pl.when(hit).then(changed).otherwise(column).alias(column))
+        state = rows.filter(pl.col("date") <= pl.lit(days[until]))
+        assert derived(home, state) == derived(new_home(), state)
 
 
-def test_blocks_of_symbols_give_what_one_block_gives(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    night(home, market(120))
-    whole = contents(home)
+def test_the_tables_are_made_again_only_for_other_prices_or_options(home: Home) -> None:
+    derived(home, market(120))
+    assert derive(home.warehouse, UNIVERSE).reused
+    assert not derive(home.warehouse, UniverseConfig(size=4, min_history=10, window=5)).reused
+
+
+def test_blocks_of_symbols_give_what_one_block_gives(
+    home: Home, new_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = derived(home, market(120))
     monkeypatch.setattr(derive_module, "BLOCK_ROWS", 200)
-    assert rebuilt(home) == whole
+    assert derived(new_home(), market(120)) == whole
 
 
 @pytest.mark.parametrize("columns", [["symbol", "date", "close"], list(prices().columns)])
@@ -119,7 +96,7 @@ def test_names_do_not_decide_who_is_in_a_full_universe(new_home: Callable[[], Ho
     members = []
     for names in ({symbol: symbol for symbol in symbols}, renamed):
         home = new_home()
-        night(home, rows.with_columns(pl.col("symbol").replace(names)).sort("symbol", "date"))
+        derived(home, rows.with_columns(pl.col("symbol").replace(names)).sort("symbol", "date"))
         back = {name: symbol for symbol, name in names.items()}
         members.append({(date, back[str(entity)]) for date, entity in home.query("FROM universe")})
         for _, count in home.query("SELECT date, count(*) FROM universe GROUP BY date"):

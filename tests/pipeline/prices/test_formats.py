@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.rules import Rule, load_rules
 from finjepa_pipeline.prices.scan import scan_sql
 from finjepa_pipeline.prices.sources import PriceFilter
 from finjepa_pipeline.prices.sources.files import FilesSource
@@ -49,15 +48,13 @@ def write_parquet(path: Path, rows: pl.DataFrame, number: pa.DataType, text: pa.
 
 
 @cache
-def reader() -> tuple[duckdb.DuckDBPyConnection, list[Rule]]:
-    con = duckdb.connect()
-    return con, load_rules(con)
+def reader() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect()
 
 
 def scanned(path: Path) -> list[tuple[Any, ...]]:
     """The rows of a file with the rules that they break."""
-    con, rules = reader()
-    return con.execute(scan_sql(con, [path], rules, PriceFilter())).fetchall()
+    return reader().execute(scan_sql(reader(), [path], PriceFilter())).fetchall()
 
 
 @st.composite

@@ -137,8 +137,8 @@ def test_a_restated_row_adds_a_version_and_the_same_content_in_other_files_adds_
     home.write("part.parquet", restated)
     second = home.ingest()
     assert (second.new_rows, second.ended_rows, second.revision.rows) == (1, 1, rows.height)
-    versions = home.query("SELECT first_revision, last_revision FROM raw_prices GROUP BY ALL ORDER BY ALL")
-    assert versions == [(1, 1), (1, 2), (2, 2)]
+    versions = home.query("SELECT valid_from, valid_to, count(*) FROM raw_prices GROUP BY ALL ORDER BY ALL")
+    assert versions == [(1, 2, 1), (1, None, rows.height - 1), (2, None, 1)]
 
 
 def test_a_new_file_adds_only_its_rows(home: Home) -> None:
@@ -149,7 +149,7 @@ def test_a_new_file_adds_only_its_rows(home: Home) -> None:
     home.write("b.parquet", rows.filter(pl.col("date") == newest))
     report = home.ingest()
     assert (report.new_rows, report.ended_rows, report.revision.rows) == (3, 0, rows.height)
-    # The whole again in one file is the same content: the digests were carried along.
+    # The whole again in one file is the same content.
     (home.files / "b.parquet").unlink()
     home.write("a.parquet", rows)
     assert home.ingest().revision == report.revision
@@ -201,13 +201,9 @@ def test_a_home_of_older_rules_is_judged_again(home: Home) -> None:
     rows = prices()
     home.write("part.parquet", rows)
     first = home.ingest().revision
-    with home.warehouse.connect() as con:  # as an older version has left it: a ticker was no symbol, volumes were whole
-        con.execute("UPDATE raw_price_versions SET broken = 8 WHERE symbol = 'AAA'")
+    with home.warehouse.connect() as con:  # as an older version has left it: a ticker was no symbol
+        con.execute("UPDATE price_history SET broken = 8 WHERE symbol = 'AAA'")
         con.execute("UPDATE revisions SET judgement = NULL, accepted = NULL, kept_rows = NULL, quarantined_rows = 40")
-        con.execute("ALTER TABLE raw_price_versions ALTER COLUMN volume TYPE BIGINT")
-        con.execute("ALTER TABLE session_counts DROP COLUMN came")
-        con.execute("DELETE FROM price_digests")
-        con.execute("DELETE FROM schema_version WHERE version >= 9")
     assert home.query("SELECT count(*) FROM prices") == [(80,)]
     report = home.ingest()
     assert "judged again" in (report.note or "")

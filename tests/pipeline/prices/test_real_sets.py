@@ -56,7 +56,7 @@ def test_sp500_2013_2018(home: Home) -> None:
     assert rules["unexplained_jump"].rows + rules["suspected_split"].rows == len(actions)
     assert home.query("SELECT count(*), count(ended_because) FROM entities") == [(505, 0)]
     assert len(home.query(LATE)) == 29
-    assert home.query("SELECT count(*), min(n), arg_min(date, n)::VARCHAR FROM session_counts") == [
+    assert home.query("SELECT count(*), min(rows), arg_min(date, rows)::VARCHAR FROM price_sessions") == [
         (1_259, 472, "2013-04-26")
     ]
     assert "thin_session" not in rules

@@ -7,7 +7,6 @@ import pytest
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.console import err, out
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
-from finjepa_pipeline.prices.snapshots import read_snapshot
 from finjepa_pipeline.runner import open_instance
 from finjepa_pipeline.settings import Settings
 from tests.pipeline.prices.conftest import Home
@@ -34,10 +33,9 @@ def test_a_home_works_whatever_its_name(tmp_path: Path, name: str, monkeypatch: 
     rows = prices(days=10)
     home.write("part.csv", rows)
     home.ingest()
-    derive(home.warehouse, UniverseConfig(min_history=1, window=1), home.settings.snapshots)
-    with read_snapshot(home.settings.snapshots) as con:
-        assert con.execute("SELECT count(*) FROM adjusted_prices").fetchall() == [(rows.height,)]
-        assert con.execute("SELECT count(*) FROM entities").fetchall() == [(3,)]
+    derive(home.warehouse, UniverseConfig(min_history=1, window=1))
+    assert home.query("SELECT count(*) FROM adjusted_prices") == [(rows.height,)]
+    assert home.query("SELECT count(*) FROM entities") == [(3,)]
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     with open_instance(home.settings) as instance:  # its dagster.yaml was read
         assert not instance.telemetry_enabled

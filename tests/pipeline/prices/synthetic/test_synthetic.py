@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.sources.synthetic import SyntheticSource
+from finjepa_pipeline.prices.sources.builtin import SyntheticSource
 from finjepa_pipeline.prices.synthetic import VARIANTS, SyntheticConfig, generate, load_market, oracle, write_bars
 from finjepa_pipeline.prices.synthetic.bars import bars_of, half_spread
 

@@ -6,8 +6,6 @@
 -- times the usual volume, which no news makes: the entity ends there (entities.sql), nothing is repaired, and nobody loses 99 %
 -- or gains tenfold by it. Any other loss or gain of that size is an extreme_move, which counts. All of it is judged from what
 -- was known at that close.
-DELETE FROM corporate_actions WHERE {fresh} AND symbol IN (SELECT symbol FROM block_symbols);
-
 INSERT INTO corporate_actions
 WITH ratios AS (
     SELECT n / m AS shares, n + m AS plainness, n = 1 OR m = 1 OR n + m = 5 AS usual
@@ -21,11 +19,8 @@ WITH ratios AS (
 round_sizes AS (
     SELECT unnest([size, 1 / size]) AS shares FROM (SELECT unnest([10, 15, 20, 25, 30, 40, 50, 100, 200, 500, 1000])::DOUBLE AS size)
 ),
-fresh_events AS (
-    FROM price_events WHERE {fresh} AND symbol IN (SELECT symbol FROM block_symbols)
-),
 steps AS (
-    SELECT *, 1 - 1 / factor_ratio AS yield FROM fresh_events WHERE abs(ln(factor_ratio)) > {factor_step}
+    SELECT *, 1 - 1 / factor_ratio AS yield FROM block_events WHERE abs(ln(factor_ratio)) > {factor_step}
 ),
 splits AS (
     SELECT symbol, date, arg_min(shares, plainness) AS shares
@@ -45,7 +40,7 @@ jumps AS (
             FROM round_sizes WHERE shares BETWEEN 1 / return_ratio / 1.02 AND 1 / return_ratio * 1.02
             AND coalesce(volume_ratio BETWEEN shares / 3 AND shares * 3, true)
         ) AS round_size
-    FROM fresh_events
+    FROM block_events
     WHERE abs(ln(return_ratio)) > {jump} AND gap <= {long_gap} AND date - date_before < {year}
 )
 SELECT symbol, date, 'split', shares FROM splits

@@ -1,10 +1,11 @@
 -- The rows at which a quantity is beyond its least and largest ratio to both the sound row before and the median of the five before
 -- that, and comes back to within a factor of two of that median in one of the five rows that follow; with the rows in
 -- between. A rise on a volume that is many times the usual one (median of the twenty rows before) is no tick, even if much of it is
--- lost again. The rows come one symbol after the other, by date; columns as in earlier_price_versions.
+-- lost again. The rows come one symbol after the other, by date.
+INSERT INTO tick_rows
 WITH sound AS (
     SELECT symbol, date, volume, {quantity} AS quantity
-    FROM ({rows}) WHERE broken & {hard} = 0 AND {quantity} > 0
+    FROM ({rows}) WHERE broken & {firm} = 0 AND {quantity} > 0
 ),
 jumping AS (
     SELECT DISTINCT symbol FROM (
@@ -27,5 +28,5 @@ spans AS (
         AND NOT coalesce(jump.ratio > 1 AND jump.heaviness > {heavy}, false) AND after.quantity / jump.level BETWEEN 0.5 AND 2
     GROUP BY jump.symbol, jump.place
 )
-SELECT DISTINCT placed.symbol, placed.date
+SELECT DISTINCT placed.symbol, placed.date, {bit}
 FROM placed JOIN spans ON spans.symbol = placed.symbol AND placed.place BETWEEN spans.first AND spans.last

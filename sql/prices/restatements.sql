@@ -2,14 +2,15 @@
 -- scales the adjusted closes of a whole run of sessions: what counts is the change relative to that. Rows changed here and
 -- there are not scaled.
 WITH numbered AS (
-    SELECT date, row_number() OVER (ORDER BY date) AS session FROM session_counts WHERE feed_id = {feed_id}
+    SELECT date, row_number() OVER (ORDER BY date) AS session
+    FROM (SELECT DISTINCT date FROM price_history WHERE feed_id = {feed_id} AND valid_to IS NULL)
 ),
 twice AS (
     SELECT old.symbol, session, coalesce(new.adj_close, new.close) / coalesce(old.adj_close, old.close) AS ratio
-    FROM ({outgoing}) AS old
-    JOIN raw_price_versions AS new ON new.symbol = old.symbol AND new.date = old.date
+    FROM (FROM price_history WHERE feed_id = {feed_id} AND valid_to = {revision}) AS old
+    JOIN price_history AS new ON new.symbol = old.symbol AND new.date = old.date
     JOIN numbered ON numbered.date = old.date
-    WHERE new.first_revision = {revision} AND (old.broken | new.broken) & {hard} = 0
+    WHERE new.valid_from = {revision} AND (old.broken | new.broken) & {hard} = 0
     QUALIFY row_number() OVER (PARTITION BY old.symbol ORDER BY old.date DESC) <= 30
 ),
 runs AS (
@@ -20,7 +21,6 @@ moves AS (
     SELECT symbol, max(abs(ratio / CASE WHEN scaled THEN middle ELSE 1 END - 1)) AS largest
     FROM twice JOIN runs USING (symbol) GROUP BY symbol
 )
-SELECT count(*) FILTER (WHERE largest > 0.0001)::DOUBLE AS restated_symbols,
-    count(*) FILTER (WHERE largest > 0.01)::DOUBLE AS moved_symbols,
-    coalesce(min(symbol, 3) FILTER (WHERE largest > 0.0001), []) AS restated, coalesce(min(symbol, 3) FILTER (WHERE largest > 0.01), []) AS moved
+SELECT count(*) FILTER (WHERE largest > 0.0001)::INTEGER, count(*) FILTER (WHERE largest > 0.01)::INTEGER,
+    coalesce(min(symbol, 3) FILTER (WHERE largest > 0.0001), []), coalesce(min(symbol, 3) FILTER (WHERE largest > 0.01), [])
 FROM moves

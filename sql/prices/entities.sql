@@ -2,9 +2,6 @@
 -- price steps as by a split or a change of unit that nothing adjusts is treated so, with nothing lost. A history that stops more
 -- than ten sessions before the last one has ended; its holder gets the last close, less 30 % if it was falling apart (Shumway
 -- 1997). A failure or a real gain ends nothing: its holder bears it.
--- Of the entity that a block has the tail of, the rows before it are counted in block_symbols.
-DELETE FROM entities WHERE symbol IN (SELECT symbol FROM block_symbols);
-
 INSERT INTO entities
 WITH starts AS (
     SELECT symbol, date AS first_date, date_before,
@@ -13,23 +10,20 @@ WITH starts AS (
         lead(step) OVER history AS step_next
     FROM (
         SELECT events.*, steps.symbol IS NOT NULL AS step
-        FROM price_events AS events SEMI JOIN block_symbols USING (symbol)
+        FROM block_events AS events
         LEFT JOIN corporate_actions AS steps
             ON steps.symbol = events.symbol AND steps.date = events.date AND steps.action = 'price_step'
     )
-    WHERE date_before IS NULL OR date - date_before >= {year} OR step
-        OR (gap > {long_gap} AND return_ratio NOT BETWEEN 1 / 3.0 AND 3)
+    WHERE is_event AND (date_before IS NULL OR date - date_before >= {year} OR step
+        OR (gap > {long_gap} AND return_ratio NOT BETWEEN 1 / 3.0 AND 3))
     WINDOW history AS (PARTITION BY symbol ORDER BY date)
 ),
 spans AS (
-    SELECT symbol, max(date) AS symbol_end, min(date) AS block_start, count(adj_close) > 0 OR any_value(was_adjusted) AS adjusted,
-        any_value(rows_before) AS rows_before
-    FROM block_prices JOIN block_symbols USING (symbol) GROUP BY symbol
+    SELECT symbol, max(date) AS symbol_end, count(adj_close) > 0 AS adjusted FROM block_prices GROUP BY symbol
 ),
 lives AS (
     SELECT CASE place WHEN 1 THEN symbol ELSE symbol || '#' || place END AS entity, symbol, first_date,
-        coalesce(date_before_next, symbol_end) AS last_date, adjusted, step_next,
-        CASE WHEN first_date < block_start THEN rows_before ELSE 0 END AS rows_before
+        coalesce(date_before_next, symbol_end) AS last_date, adjusted, step_next
     FROM starts JOIN spans USING (symbol)
 ),
 counted AS (
@@ -56,6 +50,6 @@ SELECT entity, symbol, first_date, last_date, adjusted, ended_because,
     CASE WHEN ended_because = 'price step' THEN 0
         WHEN last_close < 1 OR quarter_ratio < 0.5 THEN -0.3
         WHEN ended_because IS NOT NULL THEN 0 END,
-    rows_before + coalesce(observations, 0)
+    coalesce(observations, 0)
 FROM ends LEFT JOIN last_quarters USING (entity) LEFT JOIN counted USING (entity)
 ORDER BY entity

@@ -1,0 +1,211 @@
+"""A delivery of a feed becomes a revision of its history: which rows change, and how rows are judged together.
+
+Everything runs in the caller's transaction. The sessions of the feed's exchanges are in the temporary table calendar_sessions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import duckdb
+
+from finjepa_pipeline.prices.calendar import clock_of, has_several
+from finjepa_pipeline.prices.rules import FIRM_BITS, HARD_BITS, SESSION_BITS, TICK_BITS, UNPLACED_BITS, bits
+from finjepa_pipeline.prices.scan import scan_sql
+from finjepa_pipeline.prices.sources import Feed
+from finjepa_pipeline.warehouse import sql
+
+_BY_YEAR = "symbol, year(date)::SMALLINT AS year"
+_BY_KEY = "symbol, date"
+_COLUMNS = "symbol, date, open, high, low, close, volume, adj_close, broken, unreadable"
+# Rules of one quantity that leaps and comes back: the quantity, its least and largest ratio in a day, and by how much the
+# volume may exceed the usual one before a rise is believed.
+_TICKS = (
+    ("factor_step", "(adj_close / close)", 0.01, 100, "'infinity'"),
+    ("impossible_move", "coalesce(adj_close, close)", 0.1, 4, 10),
+)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a revision changed.
+
+    Attributes:
+        added, ended: rows. withdrawn: of the keys that ended, those without a row now; kept: rows of earlier deliveries
+            that this one does not cover.
+        held_back, released: rows of earlier revisions that the rows around them put into quarantine, or let out of it.
+        restated_symbols, moved_symbols: symbols of which a close of the last 30 rows changed by more than 1 bp, and by more
+            than 1 %, dividends and splits aside.
+        examples: up to three rows or symbols of each, by name.
+    """
+
+    added: int = 0
+    ended: int = 0
+    withdrawn: int = 0
+    kept: int = 0
+    held_back: int = 0
+    released: int = 0
+    restated_symbols: int = 0
+    moved_symbols: int = 0
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Delivery:
+    """The files of one delivery, and the revision that they make."""
+
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, feed: Feed, feed_id: int, revision: int, paths: Sequence[Path]
+    ) -> None:
+        self._con = con
+        self._rows = scan_sql(con, paths, feed.filter)
+        self._calendar = feed.calendar
+        self._place = {"feed_id": feed_id, "revision": revision}
+        self._held = f"FROM price_history WHERE feed_id = {feed_id} AND valid_to IS NULL"
+        self._new = f"FROM price_history WHERE valid_from = {revision}"
+
+    def write_first(self) -> Moved:
+        """Write all rows of a feed's first delivery, sorted by symbol and date."""
+        # Whole-market files usually lie in order, and proving it is several times cheaper than sorting them.
+        before = "lag(symbol) OVER () AS symbol_before, lag(date) OVER () AS date_before"
+        out_of_order = self._value(f"""
+            SELECT count(*) FILTER (WHERE symbol < symbol_before OR (symbol = symbol_before AND date < date_before))
+            FROM (SELECT symbol, date, {before} FROM ({self._rows}))""")
+        added = self._insert(f"FROM ({self._rows})", in_order=not out_of_order)
+        self._judge(f"SELECT symbol, date, close, adj_close, volume, broken {self._new}")
+        return Moved(added)
+
+    def write_changes(self, *, whole: bool, again: bool) -> Moved:
+        """End the rows that the delivery replaces or withdraws, and write those that it brings.
+
+        Args:
+            whole: the delivery is all there is: what it does not cover ends; it is kept otherwise.
+            again: every row is judged again, also where nothing else has changed.
+
+        Returns:
+            Nothing added and nothing ended if the content is the same, and then nothing was written.
+        """
+        held = f"SELECT rowid AS row_id, {_COLUMNS} {self._held}"
+        self._con.execute(
+            sql("prices/changes").format(
+                delivered=self._rows,
+                held=held,
+                again=again,
+                delivered_years=_digest(_BY_YEAR, f"FROM ({self._rows})"),
+                held_years=_digest(_BY_YEAR, self._held),
+                delivered_keys=_digest(_BY_KEY, "FROM delivered_rows"),
+                held_keys=_digest(_BY_KEY, "FROM held_rows"),
+            )
+        )
+        withdrawn = self._value("SELECT count(*) FROM changed_keys WHERE withdrawn")
+        if withdrawn and not whole:
+            self._con.execute(sql("prices/keep_uncovered").format(delivered=self._rows, hard=FIRM_BITS | TICK_BITS))
+        left = self._value("SELECT count(*) FROM changed_keys WHERE withdrawn")
+        moved = Moved(kept=withdrawn - left)
+        if self._value("SELECT count(*) FROM changed_keys"):
+            moved = replace(self._write(), withdrawn=left, kept=moved.kept)
+        return moved
+
+    def _write(self) -> Moved:
+        of_changed = (
+            "FROM {} AS row WHERE EXISTS (FROM changed_keys AS key "
+            "WHERE key.symbol IS NOT DISTINCT FROM row.symbol AND key.date IS NOT DISTINCT FROM row.date)"
+        )
+        revision = self._place["revision"]
+        self._con.execute(
+            f"UPDATE price_history SET valid_to = {revision} WHERE rowid IN (SELECT row_id {of_changed.format('held_rows')})"
+        )
+        self._insert(of_changed.format("delivered_rows"))
+        query = sql("prices/restatements").format(**self._place, hard=FIRM_BITS | TICK_BITS)
+        restated, moved, some_restated, some_moved = self._con.execute(query).fetchall()[0]
+        # Of the symbols with new rows, from two months before the first of them on; the day is a constant, so that what is
+        # older is not read at all.
+        first = self._con.execute(f"SELECT coalesce(min(date) - 60, '9999-12-31')::VARCHAR {self._new}").fetchall()[0][
+            0
+        ]
+        held_back, released = self._judge(f"""
+            SELECT history.symbol, date, close, adj_close, volume, broken FROM ({self._held}) AS history
+            JOIN touched_symbols AS touched ON touched.symbol = history.symbol AND date >= first_new - 60
+            WHERE date >= DATE '{first}' ORDER BY history.symbol, date""")
+        rejudged = f"FROM rejudged WHERE valid_from < {revision}"
+        return Moved(
+            added=self._value(f"SELECT count(*) {self._new}"),
+            ended=self._value(
+                f"SELECT count(*) FROM price_history WHERE feed_id = {self._place['feed_id']} AND valid_to = {revision}"
+            ),
+            held_back=held_back,
+            released=released,
+            restated_symbols=restated,
+            moved_symbols=moved,
+            examples={
+                "withdrawn_rows": self._examples("FROM changed_keys WHERE withdrawn"),
+                "rejudged_rows": self._examples(rejudged),
+                "restated_symbols": some_restated,
+                "moved_symbols": some_moved,
+            },
+        )
+
+    def _insert(self, rows: str, in_order: bool = False) -> int:
+        order = "" if in_order else "ORDER BY symbol, date"
+        place = f"{self._place['feed_id']}, {self._place['revision']}"
+        return self._value(f"INSERT INTO price_history SELECT {place}, {_COLUMNS}, NULL {rows} {order}")
+
+    def _judge(self, history: str) -> tuple[int, int]:
+        """Judge by the rules that look at more than one row; how many rows of earlier revisions were held back, and released.
+
+        Args:
+            history: the rows in which ticks are looked for, by symbol and date: new ones, and what they follow on.
+        """
+        named = {
+            name: bits(name) for name in ("duplicate", "bad_symbol", "stray_session", "thin_session", "late_session")
+        }
+        masks = {
+            "hard": HARD_BITS,
+            "firm": FIRM_BITS,
+            "ticks": TICK_BITS,
+            "sessions": SESSION_BITS,
+            "unplaced": UNPLACED_BITS,
+        }
+        fragments = {
+            **self._place, **named, **masks, "calendar": clock_of(self._calendar), "several": has_several(self._calendar),
+        }  # fmt: skip
+        self._con.execute(sql("prices/mark_sets").format(**fragments))
+        self._con.execute(
+            "CREATE OR REPLACE TEMPORARY TABLE touched_symbols AS "
+            f"SELECT symbol, min(date) AS first_new {self._new} GROUP BY symbol"
+        )
+        self._con.execute("CREATE OR REPLACE TEMPORARY TABLE tick_rows (symbol VARCHAR, date DATE, bit UINTEGER)")
+        for name, quantity, low, high, heavy in _TICKS:
+            if self._value("SELECT count(*) FROM tick_rows"):
+                history = f"FROM ({history}) ANTI JOIN tick_rows USING (symbol, date) ORDER BY symbol, date"
+            tick = {"rows": history, "firm": FIRM_BITS, "quantity": quantity, "low": low, "high": high, "heavy": heavy}
+            self._con.execute(sql("prices/find_ticks").format(**tick, bit=bits(name)))
+        self._con.execute(sql("prices/judge").format(**fragments))
+        counts = f"count(*) FILTER (WHERE {{0}} & {HARD_BITS} = 0 AND {{1}} & {HARD_BITS} <> 0)"
+        back, out = (counts.format(*pair) for pair in (("broken_before", "broken"), ("broken", "broken_before")))
+        query = f"SELECT {back}, {out} FROM rejudged WHERE valid_from < {self._place['revision']}"
+        return self._con.execute(query).fetchall()[0]
+
+    def _examples(self, rows: str) -> list[str]:
+        query = f"SELECT coalesce(symbol, '?') || ' ' || coalesce(date::VARCHAR, '?') {rows} ORDER BY ALL LIMIT 3"
+        return [text for (text,) in self._con.execute(query).fetchall()]
+
+    def _value(self, query: str) -> int:
+        return int(self._con.execute(query).fetchall()[0][0])
+
+
+def content_digest(con: duckdb.DuckDBPyConnection, feed_id: int) -> str:
+    """What the valid rows of a feed hash to, in any order."""
+    rows = f"FROM price_history WHERE feed_id = {feed_id} AND valid_to IS NULL"
+    return con.execute(
+        f"SELECT to_hex(bit_xor(hash(symbol, year, n, folded, total))) FROM ({_digest(_BY_YEAR, rows)})"
+    ).fetchall()[0][0]
+
+
+def _digest(keys: str, rows: str) -> str:
+    """n, folded and total of groups of rows: equal for equal multisets of rows, whatever their order. The XOR alone would not
+    see a row that comes twice."""
+    hashed = "hash(date, open, high, low, close, volume, adj_close, unreadable)"
+    return (
+        "SELECT * EXCLUDE (row_hash), count(*) AS n, bit_xor(row_hash) AS folded, sum(row_hash::HUGEINT) AS total "
+        f"FROM (SELECT {keys}, {hashed} AS row_hash {rows}) GROUP BY ALL"
+    )

@@ -1,2 +1,0 @@
-CREATE OR REPLACE VIEW adjusted_prices AS
-{adjusted}
