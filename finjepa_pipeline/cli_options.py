@@ -1,6 +1,7 @@
 """Options of the command line, generated from the config classes of Dagster's ops.
 
-A field of a config class is an option of every command that runs its op: its name, default and help are those of the field.
+A field of a config class is an option of every command that runs its op: its name, type, default, bounds and help are those of
+the field, and the class itself reads the values.
 """
 
 import types
@@ -11,8 +12,8 @@ from typing import Any, Union, get_args, get_origin
 
 import click
 import dagster as dg
-from annotated_types import Ge, Gt, Le, Lt
 from click.core import ParameterSource
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finjepa_model.config import TrainingConfig
@@ -47,6 +48,21 @@ class OpConfig:
         fields = self.config.model_fields.items()
         return {name: f for name, f in fields if name not in self.but and (not self.only or name in self.only)}
 
+    def read(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What was given of the fields, with the types of the class.
+
+        Raises:
+            click.BadParameter: if a value is none of its field.
+        """
+        given = {name: options[name] for name in self.fields() if options[name] not in (None, (), [], {})}
+        try:
+            known = self.config(**given)
+        except ValidationError as error:
+            [first, *_] = error.errors()
+            hint = _flag(str(first["loc"][0]))
+            raise click.BadParameter(f"{first['input']!r}: {first['msg']}", param_hint=hint) from error
+        return {name: getattr(known, name) for name in given}
+
 
 def options_of(*configs: OpConfig) -> Callable[[Callable], Callable]:
     """A decorator: the fields of the configs become options; the command gets `ops`, the fields that were given, by op.
@@ -61,8 +77,7 @@ def options_of(*configs: OpConfig) -> Callable[[Callable], Callable]:
         @wraps(command)
         def with_ops(*args: Any, **options: Any) -> Any:
             given = {name: options.pop(name) for name in fields}
-            given = {name: value for name, value in given.items() if value not in (None, (), [], {})}
-            ops = {c.op: {name: given[name] for name in c.fields() if name in given} for c in configs}
+            ops = {config.op: config.read(given) for config in configs}
             return command(*args, ops={op: config for op, config in ops.items() if config}, **options)
 
         decorated: Callable = with_ops
@@ -73,59 +88,33 @@ def options_of(*configs: OpConfig) -> Callable[[Callable], Callable]:
     return decorate
 
 
+def _flag(name: str) -> str:
+    return _SPELLED.get(name, "--" + name.replace("_", "-"))
+
+
 def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
-    kind = _without_none(field.annotation)
-    flag = _SPELLED.get(name, "--" + name.replace("_", "-"))
-    default = field.get_default(call_default_factory=True)
-    text = field.description or ""
+    kind, default = field.annotation, field.get_default(call_default_factory=True)
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    flag, text = _flag(name), field.description or ""
     if kind is bool:
         flags = f"{flag}/--no-{flag[2:]}" if default else flag
         return click.option(flags, name, is_flag=True, default=None, help=text)
     if default not in (None, [], {}, ""):
-        shown = ",".join(map(str, default)) if isinstance(default, list) else default
-        text += f"  [default: {shown}]"
+        text += f"  [default: {','.join(map(str, default)) if isinstance(default, list) else default}]"
     if get_origin(kind) is dict:
         metavar = "KEY=VALUE" if get_args(kind)[1] is str else "KEY=VALUE,VALUE"
         return click.option(flag, name, multiple=True, metavar=metavar, callback=_read_pairs, help=text)
-    if get_origin(kind) is list and name in _SPELLED:
-        return click.option(flag, name, multiple=True, callback=lambda *given: list(given[2]), help=text)
-    if get_origin(kind) is list:
-        return click.option(
-            flag, name, type=_CommaList(get_args(kind)[0]), metavar=name.upper().rstrip("S") + ",...", help=text
-        )
+    if get_origin(kind) is list and name not in _SPELLED:
+        metavar = f"{name.upper().removesuffix('S')},..."
+        return click.option(flag, name, metavar=metavar, callback=_read_list, help=text)
     callback = _read_utility if name == "utility" else None
-    return click.option(flag, name, type=_number_range(kind, field), callback=callback, help=text)
+    metavar = {int: "INTEGER", float: "NUMBER"}.get(kind, "TEXT")
+    return click.option(flag, name, metavar=metavar, multiple=name in _SPELLED, callback=callback, help=text)
 
 
-def _without_none(kind: Any) -> Any:
-    if get_origin(kind) in (Union, types.UnionType):
-        return next(one for one in get_args(kind) if one is not type(None))
-    return kind
-
-
-def _number_range(kind: Any, field: FieldInfo) -> Any:
-    if kind not in (int, float):
-        return str
-    bounds: dict[str, Any] = {}
-    for one in field.metadata:
-        if isinstance(one, Ge | Gt):
-            bounds |= {"min": one.ge if isinstance(one, Ge) else one.gt, "min_open": isinstance(one, Gt)}
-        elif isinstance(one, Le | Lt):
-            bounds |= {"max": one.le if isinstance(one, Le) else one.lt, "max_open": isinstance(one, Lt)}
-    return (click.IntRange if kind is int else click.FloatRange)(**bounds) if bounds else kind
-
-
-class _CommaList(click.ParamType):
-    name = "list"
-
-    def __init__(self, kind: type):
-        self.kind = kind
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return value if isinstance(value, list) else [self.kind(part.strip()) for part in value.split(",")]
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers; write {param.opts[-1] if param else ''} 0,1,2", param, ctx)
+def _read_list(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",")]
 
 
 def _read_pairs(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:

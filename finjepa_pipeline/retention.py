@@ -8,14 +8,15 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import duckdb
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from huggingface_hub import scan_cache_dir
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.pools import end_lost_runs
@@ -25,7 +26,7 @@ from finjepa_pipeline.settings import Settings
 
 KEEP = 14
 _RESERVE_BYTES = 2 << 20
-_RUNS_A_NIGHT = 4  # a night is one run; commands and the UI add some
+_RUNS_A_NIGHT = 4  # the schedule starts one a night; commands and the UI add some
 _ID = re.compile(r"\b[0-9a-f]{16}\b")
 _USING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _IN_TABLES = {  # checkpoints that tables of the warehouse name, and why they are kept
@@ -52,29 +53,43 @@ class Removal:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """What goes, and what is kept: number and reason, by kind."""
 
-    removals: tuple[Removal, ...]
-    kept: dict[str, dict[str, int]]
+    removals: list[Removal] = field(default_factory=list)
+    kept: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def keep(self, kind: str, places: Iterable[Path], needed: dict[str, str], newest: int) -> set[str]:
+        """Keep what is needed, with its reason by name, and the newest of the rest; returns the names of what stays."""
+        reasons, stays = self.kept.setdefault(kind, {}), set()
+        for place in sorted(places, key=lambda path: path.lstat().st_mtime, reverse=True):
+            why = needed.get(place.name)
+            if why is None and newest > 0:
+                why, newest = "among the newest", newest - 1
+            if why is None:
+                self.remove(kind, place)
+            else:
+                reasons[why] = reasons.get(why, 0) + 1
+                stays.add(place.name)
+        return stays
+
+    def remove(self, kind: str, *places: Path) -> None:
+        self.removals += [Removal(kind, place, _bytes(place)) for place in places]
 
 
 def hold_reserve(settings: Settings) -> None:
     """Keep room on the disk that `release_reserve` gives back: on a full one SQLite cannot even read, nor clean."""
-    if not _reserve(settings).exists():
+    reserve = settings.home / ".reserve"
+    if not reserve.exists():
         try:
-            _reserve(settings).write_bytes(bytes(_RESERVE_BYTES))
+            reserve.write_bytes(bytes(_RESERVE_BYTES))
         except OSError:
             release_reserve(settings)
 
 
 def release_reserve(settings: Settings) -> None:
-    _reserve(settings).unlink(missing_ok=True)
-
-
-def _reserve(settings: Settings) -> Path:
-    return settings.home / ".reserve"
+    (settings.home / ".reserve").unlink(missing_ok=True)
 
 
 def clean(
@@ -89,7 +104,7 @@ def clean(
 
     Args:
         keep: how many of each kind stay beside those that are needed, the newest.
-        dry_run: only say what would go.
+        dry_run: only return what would go.
         own_run: the run that calls this; it is not in its own way.
 
     Raises:
@@ -122,7 +137,7 @@ def remove_half_written(settings: Settings, older_than_s: float = 86_400.0) -> l
     left = [path for depth in ("", "*/", "*/*/") for path in settings.home.glob(f"{depth}.tmp-*")]
     old = [path for path in left if time.time() - path.lstat().st_mtime > older_than_s]
     for path in old:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        _delete(path)
     return old
 
 
@@ -139,63 +154,58 @@ def living(settings: Settings, instance: dg.DagsterInstance, own_run: str | None
 
 def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance, keep: int) -> Plan:
     """What can go and what stays; nothing is changed."""
-    kept: dict[str, dict[str, int]] = {}
-    removals: list[Removal] = []
+    made, home = Plan(), settings.home
+    finished = [path for path in _folders(settings.checkpoints) if path.suffix != ".run"]
+    checkpoints = made.keep("checkpoints", finished, _needed(settings, con, instance), keep)
+    _plan_states(made, settings, {path.name for path in finished}, keep)
+    # of panels and of what a cluster or Ray keeps, the newest other one may still be open in a reader
+    made.keep("panels", _folders(settings.panels), {_pointed(settings.panels / "current.json", "panel"): "current"}, 1)
+    reports = _folders(settings.reports)
+    needed = {p.name: "report of a kept checkpoint" for p in reports if p.name.partition("-")[0] in checkpoints}
+    made.keep("reports", reports, needed | dict.fromkeys(("decisions", "reproductions"), "never removed"), keep)
+    made.keep("reproductions", _folders(home / "reproductions"), {}, 1)
+    made.keep("sweeps of a cluster", _folders(home / "sweeps"), {}, 1)
+    made.keep("simulated markets", _folders(home / "proving"), {}, 0)  # earlier versions kept them
+    hub = home / "sources" / "hub"
+    made.keep("converted data sets", (hub / "converted").glob("*.parquet"), {}, 1)
+    for repo in scan_cache_dir(hub).repos if any(hub.glob("datasets--*")) else ():  # their rows are in the warehouse
+        for old in sorted(repo.revisions, key=lambda revision: revision.last_modified)[:-1]:
+            made.removals.append(Removal("downloaded revisions", old.snapshot_path, old.size_on_disk))
+    _plan_runs(made, instance, settings, keep * _RUNS_A_NIGHT)
+    made.kept["releases"] = {"never removed": len(_folders(settings.releases))}
+    return made
 
-    def decide(kind: str, places: Iterable[Path], needed: dict[str, str], newest: int = keep) -> set[str]:
-        """Names of what stays: what is needed, and the newest of the rest."""
-        reasons, stays = kept.setdefault(kind, {}), set()
-        rest = newest
-        for place in sorted(places, key=lambda path: path.lstat().st_mtime, reverse=True):
-            why = needed.get(place.name)
-            if why is None and rest > 0:
-                why, rest = f"among the newest {newest}", rest - 1
-            if why is None:
-                removals.append(Removal(kind, place, _bytes(place)))
-            else:
-                reasons[why] = reasons.get(why, 0) + 1
-                stays.add(place.name)
-        return stays
 
-    checkpoints = decide(
-        "checkpoints", _folders(settings.checkpoints, ("*.run", ".*")), _needed(settings, con, instance)
-    )
-    finished = {path.name for path in _folders(settings.checkpoints, ("*.run", ".*"))}
-    runs = list(settings.checkpoints.glob("*.run"))
-    for run in runs:  # the folder stays: every configuration that was tried counts
+def _plan_states(made: Plan, settings: Settings, finished: set[str], keep: int) -> None:
+    """States of trainings: of finished ones none is needed, and of the others the newest. The run folder with the curves stays:
+    every configuration that was tried counts."""
+    unfinished = []
+    for run in settings.checkpoints.glob("*.run"):
         if run.name.removesuffix(".run") in finished:
-            removals += [Removal("states of finished trainings", file, _bytes(file)) for file in _states(run)]
-    unfinished = [run for run in runs if run.name.removesuffix(".run") not in finished and _states(run)]
-    for run in sorted(unfinished, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
-        removals += [Removal("states of interrupted trainings", file, _bytes(file)) for file in _states(run)]
-    kept["states of interrupted trainings"] = {"among the newest": len(unfinished[:keep])}
-    # the one before may still be open in a reader
-    decide("panels", _folders(settings.panels), {_pointed(settings.panels / "current.json", "panel"): "current"}, 1)
-    pages = {
-        p.name: "report of a kept checkpoint"
-        for p in _folders(settings.reports)
-        if p.name.partition("-")[0] in checkpoints
-    }
-    decide(
-        "reports", _folders(settings.reports), pages | dict.fromkeys(("decisions", "reproductions"), "never removed")
-    )
-    decide("reproductions", _folders(settings.home / "reproductions"), {}, 1)
-    decide("sweeps of a cluster", _folders(settings.home / "sweeps"), {}, 1)  # what Ray keeps of them
-    decide("simulated markets", _folders(settings.home / "proving"), {}, 0)  # earlier versions kept them
-    decide("converted data sets", (settings.home / "sources" / "hub" / "converted").glob("*.parquet"), {}, 1)
-    removals += _old_downloads(settings.home / "sources" / "hub")
-    removals += _old_runs(instance, settings, keep * _RUNS_A_NIGHT, kept)
-    kept["releases"] = {"never removed": len(list(_folders(settings.releases)))}
-    return Plan(tuple(removals), kept)
+            made.remove("states of finished trainings", *sorted(run.rglob("*.pt")))
+        elif any(run.rglob("*.pt")):
+            unfinished.append(run)
+    unfinished.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for run in unfinished[keep:]:
+        made.remove("states of interrupted trainings", *sorted(run.rglob("*.pt")))
+    made.kept["states of interrupted trainings"] = {"among the newest": len(unfinished[:keep])}
+
+
+def _plan_runs(made: Plan, instance: dg.DagsterInstance, settings: Settings, newest: int) -> None:
+    """Finished runs but the newest, and but those that made what an asset shows now: lineages refer to them."""
+    events = [instance.get_latest_materialization_event(key) for key in instance.all_asset_keys()]
+    shown = {event.run_id for event in events if event is not None}
+    finished = list(instance.get_runs(dg.RunsFilter(statuses=FINISHED_STATUSES)))  # the newest first
+    old = [run.run_id for run in finished[newest:] if run.run_id not in shown]
+    made.kept["runs of Dagster"] = {f"among the newest {newest}, or shown by an asset": len(finished) - len(old)}
+    made.removals += [Removal("runs of Dagster", run, sum(map(_bytes, _of_run(settings, run)))) for run in old]
 
 
 def _needed(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance) -> dict[str, str]:
     """Checkpoints that somebody needs, and why."""
-    needed = {}
-    for name in _ID.findall(
-        settings.nightly_config.read_text(encoding="utf-8") if settings.nightly_config.is_file() else ""
-    ):
-        needed[name] = "named in nightly.yaml"
+    config = settings.nightly_config
+    named = _ID.findall(config.read_text(encoding="utf-8")) if config.is_file() else []
+    needed = dict.fromkeys(named, "named in nightly.yaml")
     swept = instance.get_latest_materialization_event(dg.AssetKey("model_sweep"))
     if swept is not None and swept.asset_materialization is not None:
         found = swept.asset_materialization.metadata.get("checkpoints")
@@ -212,41 +222,9 @@ def _pointed(pointer: Path, name: str) -> str:
     return json.loads(pointer.read_text(encoding="utf-8"))[name] if pointer.is_file() else ""
 
 
-def _folders(parent: Path, but: tuple[str, ...] = (".*",)) -> Iterator[Path]:
-    for path in parent.iterdir() if parent.is_dir() else ():
-        if path.is_dir() and not path.is_symlink() and not any(path.match(pattern) for pattern in but):
-            yield path
-
-
-def _states(run: Path) -> list[Path]:
-    return sorted(run.rglob("*.pt"))
-
-
-def _old_downloads(cache: Path) -> list[Removal]:
-    """Revisions of data sets that were downloaded and are not the newest: their rows are in the warehouse."""
-    if not any(cache.glob("datasets--*")):
-        return []
-    from huggingface_hub import scan_cache_dir
-
-    return [
-        Removal("downloaded revisions", old.snapshot_path, old.size_on_disk)
-        for repo in scan_cache_dir(cache).repos
-        for old in sorted(repo.revisions, key=lambda revision: revision.last_modified)[:-1]
-    ]
-
-
-def _old_runs(
-    instance: dg.DagsterInstance, settings: Settings, newest: int, kept: dict[str, dict[str, int]]
-) -> list[Removal]:
-    """Finished runs but the newest, and but those that made what an asset shows now: lineages refer to them."""
-    shown = set()
-    for key in instance.all_asset_keys():
-        event = instance.get_latest_materialization_event(key)
-        shown |= {event.run_id} if event is not None else set()
-    finished = list(instance.get_runs(dg.RunsFilter(statuses=FINISHED_STATUSES)))  # the newest first
-    old = [run for run in finished[newest:] if run.run_id not in shown]
-    kept["runs of Dagster"] = {f"among the newest {newest}, or shown by an asset": len(finished) - len(old)}
-    return [Removal("runs of Dagster", run.run_id, sum(map(_bytes, _of_run(settings, run.run_id)))) for run in old]
+def _folders(parent: Path) -> list[Path]:
+    found = parent.iterdir() if parent.is_dir() else ()
+    return [path for path in found if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
 
 
 def _of_run(settings: Settings, run_id: str) -> list[Path]:
@@ -258,24 +236,26 @@ def _remove_run(instance: dg.DagsterInstance, settings: Settings, run_id: str) -
     instance.compute_log_manager.delete_logs(prefix=[run_id])
     instance.delete_run(run_id)
     for left in _of_run(settings, run_id):
-        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        _delete(left)
 
 
 def _remove(settings: Settings, place: Path) -> None:
-    """A folder goes at once, so that nobody finds half of it; a killed process leaves a `.tmp-` that is swept later."""
+    """A folder goes at once, so that nobody finds half of it; a killed process leaves a `.tmp-` that is removed later."""
     if place.parent == settings.checkpoints:
         run = place.with_name(f"{place.name}.run")
         if run.is_dir() and (place / "lineage.json").is_file():  # the recipe, to make it again
             shutil.copyfile(place / "lineage.json", run / "lineage.json")
     if place.parent.name == "snapshots":  # of the Hub client, which shares files between revisions
-        from huggingface_hub import scan_cache_dir
-
         scan_cache_dir(place.parent.parent.parent).delete_revisions(place.name).execute()
         return
     gone = place.with_name(f".tmp-clean-{place.name}")
-    shutil.rmtree(gone, ignore_errors=True)
+    _delete(gone)
     place.rename(gone)
-    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    _delete(gone)
+
+
+def _delete(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _bytes(place: Path) -> int:

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 import shutil
 import sys
 import threading
@@ -21,7 +20,6 @@ from finjepa_pipeline.automation import nightly_schedule
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.doctor import Finding, examine
 from finjepa_pipeline.failures import CRASH_RETRIES, final
-from finjepa_pipeline.retention import remove_half_written
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 from finjepa_pipeline.watch import BY_HAND, alert_of, red_checks, stale_champion_alert
@@ -122,21 +120,6 @@ def test_doctor_sees_what_would_keep_a_night_from_starting_or_ending(home, monke
     assert "dagster.yaml" in found("instance").way_out
     assert "world_modle" in found("nightly runs").way_out
     assert "FINJEPA_ALERT_WEBHOOK" in found("alerts").way_out
-
-
-def test_what_a_killed_process_left_is_swept_when_it_is_old(home):
-    old, young = home.panels / ".tmp-old", home.releases / ".tmp-young"
-    for folder in (old, young):
-        folder.mkdir()
-        (folder / "half").write_text("written")
-    os.utime(old, (0, 0))
-    kept = home.releases / "2022-12-28-c0ffee"
-    kept.mkdir()
-    os.utime(kept, (0, 0))
-    assert remove_half_written(home) == [old]
-    assert not old.exists()
-    assert young.exists()
-    assert kept.exists()
 
 
 def test_an_exception_is_not_tried_again_whatever_the_policy():

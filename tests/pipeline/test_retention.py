@@ -11,7 +11,7 @@ import pytest
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.publishing.gate import Champion, current_champion
-from finjepa_pipeline.retention import clean, living
+from finjepa_pipeline.retention import clean, living, remove_half_written
 from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
@@ -20,12 +20,16 @@ KB = 1000
 FIRST = datetime.date(2026, 11, 2)
 
 
-@pytest.fixture
-def home(tmp_path) -> Settings:
-    settings = Settings(home=tmp_path / "home").ensure()
+def new_home(folder: Path) -> Settings:
+    settings = Settings(home=folder / "home").ensure()
     with Warehouse.from_settings(settings).connect():
         pass
     return settings
+
+
+@pytest.fixture
+def home(tmp_path) -> Settings:
+    return new_home(tmp_path)
 
 
 @pytest.fixture
@@ -82,67 +86,87 @@ def night(home: Settings, instance: dg.DagsterInstance, number: int, promoted: b
         clean(home, con, instance, keep)
 
 
+@pytest.fixture(scope="module")
+def six_nights(tmp_path_factory) -> Path:
+    """A home in which nothing was removed yet."""
+    home = new_home(tmp_path_factory.mktemp("six"))
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        for number in range(6):
+            night(home, instance, number, number == 0, keep=14)
+    return home.home
+
+
+@pytest.fixture
+def filled(six_nights, home):
+    """A copy of it, its instance, and a connection to its warehouse."""
+    shutil.copytree(six_nights, home.home, dirs_exist_ok=True)
+    with (
+        dg.DagsterInstance.from_config(str(home.dagster)) as instance,
+        Warehouse.from_settings(home).connect(read_only=True) as con,
+    ):
+        yield home, instance, con
+
+
 def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def test_a_month_of_nights_stays_small_and_loses_nothing_that_is_needed(home, instance):
-    promoted = {0, 9, 17}
+def checkpoints(home: Settings) -> set[str]:
+    return {path.name for path in home.checkpoints.iterdir() if path.is_dir() and path.suffix != ".run"}
+
+
+def test_many_nights_stay_small_and_lose_nothing_that_is_needed(home, instance):
+    nights, promoted = 18, {0, 5, 11}
     sizes = []
-    for number in range(30):
+    for number in range(nights):
         night(home, instance, number, number in promoted)
         sizes.append(size(home.home) - size(home.releases) - size(home.reports / "decisions"))
-    names = {path.name for path in home.checkpoints.iterdir() if path.is_dir() and not path.name.endswith(".run")}
-    assert names == {name_of(number) for number in (*promoted, 26, 27, 28, 29)}
+    assert checkpoints(home) == {name_of(number) for number in (*promoted, 14, 15, 16, 17)}
     assert len(list(home.releases.iterdir())) == 3
-    assert len(list((home.reports / "decisions").iterdir())) == 30
+    assert len(list((home.reports / "decisions").iterdir())) == nights
     # every configuration that was tried still counts, and can be made again from its lineage
-    assert len(list(home.checkpoints.glob("*.run/metrics.jsonl"))) == 30
-    for number in range(30):
+    assert len(list(home.checkpoints.glob("*.run/metrics.jsonl"))) == nights
+    for number in range(nights):
         kept = home.checkpoints / name_of(number)
         folder = kept if kept.is_dir() else kept.with_name(f"{kept.name}.run")
         assert json.loads((folder / "lineage.json").read_text()) == {"night": number}
-    assert {path.name for path in home.panels.iterdir() if path.is_dir()} == {"p28", "p29"}
+    assert {path.name for path in home.panels.iterdir() if path.is_dir()} == {"p16", "p17"}
     assert len(instance.get_runs()) == 12
     assert len(list((home.dagster / "history" / "runs").glob("*-*.db"))) == 12
-    # of 35 MB that 30 nights make here; what grows are the curves of trainings, and the rows of the tables
-    assert max(sizes) < 12_000 * KB, sizes
-    assert sizes[29] - sizes[20] < 10 * 150 * KB, sizes
+    # of 21 MB that these nights make; what grows are the curves of trainings, and the rows of the tables
+    assert max(sizes) < 10_000 * KB, sizes
+    assert sizes[17] - sizes[12] < 5 * 150 * KB, sizes
     with Warehouse.from_settings(home).connect(read_only=True) as con:
-        again = clean(home, con, instance, 3)
-    assert again.removals == ()
+        assert clean(home, con, instance, 3).removals == []
 
 
-def test_a_dry_run_removes_nothing_and_says_the_same(home, instance):
-    for number in range(5):
-        night(home, instance, number, number == 0, keep=14)
+def test_a_dry_run_removes_nothing_and_reports_the_same(filled):
+    home, instance, con = filled
     before = {path for path in home.home.rglob("*") if "dagster" not in path.parts}
-    with Warehouse.from_settings(home).connect(read_only=True) as con:
-        would = clean(home, con, instance, 1, dry_run=True)
-        assert {path for path in home.home.rglob("*") if "dagster" not in path.parts} == before
-        done = clean(home, con, instance, 1)
-    assert would.removals == done.removals != ()
+    would = clean(home, con, instance, 1, dry_run=True)
+    assert {path for path in home.home.rglob("*") if "dagster" not in path.parts} == before
+    done = clean(home, con, instance, 1)
+    assert would.removals == done.removals != []
     assert all(not Path(one.place).exists() for one in done.removals if isinstance(one.place, Path))
     assert sum(one.bytes for one in done.removals) > 0
 
 
-def test_nothing_is_removed_while_a_command_uses_the_home(home, instance):
-    for number in range(5):
-        night(home, instance, number, number == 0, keep=14)
+def test_nothing_is_removed_while_a_command_uses_the_home(filled):
+    home, instance, con = filled
     before = sorted(home.checkpoints.rglob("*"))
-    with Warehouse.from_settings(home).connect(read_only=True) as con:
-        with locked(home.dagster / "commands", "other"):
-            assert living(home, instance) is not None
-            assert living(home, instance, "other") is None
-            with pytest.raises(FinJEPAError, match="nothing was removed"):
-                clean(home, con, instance, 1)
-            assert sorted(home.checkpoints.rglob("*")) == before
-        assert clean(home, con, instance, 1).removals
+    with locked(home.dagster / "commands", "other"):
+        assert living(home, instance) is not None
+        assert living(home, instance, "other") is None
+        with pytest.raises(FinJEPAError, match="nothing was removed"):
+            clean(home, con, instance, 1)
+        assert sorted(home.checkpoints.rglob("*")) == before
+    assert clean(home, con, instance, 1).removals
+    with pytest.raises(FinJEPAError, match="at least 1"):
+        clean(home, con, instance, 0)
 
 
-def test_what_is_named_or_swept_or_the_one_champion_stays(home, instance):
-    for number in range(6):
-        night(home, instance, number, number == 0, keep=14)
+def test_what_is_named_or_swept_or_the_one_champion_stays(filled):
+    home, instance, con = filled
     home.nightly_config.write_text(f"ops: {{planner_backtests: {{config: {{utility: 'x({name_of(1)})'}}}}}}")
 
     @dg.asset(name="model_sweep")
@@ -150,10 +174,8 @@ def test_what_is_named_or_swept_or_the_one_champion_stays(home, instance):
         return dg.MaterializeResult(metadata={"checkpoints": dg.MetadataValue.json({"seed 0": name_of(2)})})
 
     assert dg.materialize([model_sweep], instance=instance).success
-    with Warehouse.from_settings(home).connect(read_only=True) as con:
-        clean(home, con, instance, 1)
-    left = {path.name for path in home.checkpoints.iterdir() if path.is_dir() and not path.name.endswith(".run")}
-    assert left == {name_of(number) for number in (0, 1, 2, 4, 5)}
+    clean(home, con, instance, 1)
+    assert checkpoints(home) == {name_of(number) for number in (0, 1, 2, 4, 5)}
 
 
 def test_the_state_of_the_newest_interrupted_training_stays(home, instance):
@@ -166,7 +188,14 @@ def test_the_state_of_the_newest_interrupted_training_stays(home, instance):
     assert len(list(home.checkpoints.glob("*.run"))) == 3
 
 
-def test_keep_is_at_least_one(home, instance):
-    with Warehouse.from_settings(home).connect(read_only=True) as con, pytest.raises(FinJEPAError, match="at least 1"):
-        clean(home, con, instance, 0)
-    shutil.rmtree(home.home)
+def test_what_a_killed_process_left_is_removed_when_it_is_old(home):
+    old, young, kept = home.panels / ".tmp-old", home.releases / ".tmp-young", home.releases / "2022-12-28-c0ffee"
+    for folder in (old, young, kept):
+        folder.mkdir()
+        (folder / "half").write_text("written")
+    for folder in (old, kept):
+        os.utime(folder, (0, 0))
+    assert remove_half_written(home) == [old]
+    assert not old.exists()
+    assert young.exists()
+    assert kept.exists()

@@ -42,7 +42,7 @@ VALUES = {
     "overrides": "model.dim=48", "grid": "model.dim=32,48", "seeds": "1,2", "planner": "qp", "controls": "ridge",
     "scheme": "rolling", "utility": "log_growth", "fill": "open", "synthetic_variant": "null", "hub_repo_id": "owner/name",
     "dataset_name": "owner/data",
-    "calendar": "XLON", "strategies": "a:b", "strategy": "a:b",
+    "unseen_symbols": "0.1", "sessions": "700", "calendar": "XLON", "strategies": "a:b", "strategy": "a:b",
 }  # fmt: skip
 # What each command may be asked for otherwise.
 MODES = {
@@ -87,8 +87,8 @@ def asked(monkeypatch, home, words: list[str]):
 def typed(option, different: bool = True) -> list[str]:
     if option.is_flag:
         return [(option.secondary_opts or option.opts)[0]]
-    number = option.type.name in ("integer", "integer range", "float range")
-    return [option.opts[-1], "7" if number else VALUES.get(option.name, "x")]
+    number = option.type.name == "integer" or option.metavar in ("INTEGER", "NUMBER")
+    return [option.opts[-1], VALUES.get(option.name, "7" if number else "x")]
 
 
 @pytest.mark.parametrize(("command", "mode", "option"), CASES, ids=lambda value: getattr(value, "name", str(value)))
@@ -150,7 +150,7 @@ def test_a_field_of_a_config_class_is_an_option_with_its_help_default_and_bounds
         click.echo(json.dumps(ops))
 
     shown = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
-    assert "--most-rows INTEGER RANGE rows that are read [default: 7]" in shown
+    assert "--most-rows INTEGER rows that are read [default: 7]" in shown
     assert "--files FILE,... Numbers of files. [default: 1,2]" in shown
     assert "--path" not in shown
     words = ["--most_rows", "3", "--files", "4, 5", "--whole", "--accept", "a,b"]
