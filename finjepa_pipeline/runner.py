@@ -18,11 +18,11 @@ from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_model.files import from_json, write_text
+from finjepa_pipeline import interrupts
 from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN
 from finjepa_pipeline.backtest.user_strategy import trust_command_line
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.definitions import defs
-from finjepa_pipeline.interrupts import asked
 from finjepa_pipeline.pools import end_lost_runs, wait_for_pool
 from finjepa_pipeline.retention import hold_reserve
 from finjepa_pipeline.run_config import explain
@@ -126,14 +126,16 @@ def run_job(
                 partition_key=partition,
             )
         except dg.Failure as error:
-            if asked.is_set() or isinstance(error.__cause__, KeyboardInterrupt | dg.DagsterExecutionInterruptedError):
+            if interrupts.asked.is_set() or isinstance(
+                error.__cause__, KeyboardInterrupt | dg.DagsterExecutionInterruptedError
+            ):
                 raise KeyboardInterrupt(*getattr(error.__cause__, "__notes__", ())) from error
             raise _cause(error) from error
         except dg.DagsterInvalidConfigError as error:
             raise FinJEPAError(f"wrong config: {explain(error)}") from error
         except dg.DagsterError as error:
             raise FinJEPAError(listener.failed_check or explained(error) or _first_line(error)) from error
-        if asked.is_set():  # Dagster notes a signal between two steps, and forgets it after the last
+        if interrupts.asked.is_set():  # Dagster notes a signal between two steps, and forgets it after the last
             raise KeyboardInterrupt
     report.seconds = time.monotonic() - started
     return report
@@ -206,15 +208,14 @@ def _first_line(error: BaseException) -> str:
 def main() -> None:
     """Run a job in the home of the environment with the config of a file: python -m finjepa_pipeline.runner JOB FILE. It is what
     `reproduce` starts, and ends with its launcher."""
-    from finjepa_pipeline import interrupts
-    from finjepa_pipeline.console import err
     from finjepa_pipeline.training.guards import end_with  # with torch behind it
 
     interrupts.install()
     end_with(int(os.environ[LAUNCHER_PID]), lambda: os.kill(os.getpid(), signal.SIGTERM))
     ops = from_json(Path(sys.argv[2]).read_text(encoding="utf-8"))["ops"]
     try:
-        run_job(Settings.from_env().ensure(), sys.argv[1], {name: op["config"] for name, op in ops.items()}, err)
+        config = {name: op["config"] for name, op in ops.items()}
+        run_job(Settings.from_env().ensure(), sys.argv[1], config, Console(stderr=True))
     except FinJEPAError as error:
         sys.exit(f"finjepa: {' '.join(str(error).split())}")
 

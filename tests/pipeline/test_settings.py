@@ -1,0 +1,53 @@
+"""Every setting is a variable of the environment: documented, with a default, refused in one line where it makes no sense."""
+
+from pathlib import Path
+
+import pytest
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.settings import Settings
+
+GUIDE = Path(__file__).parents[2] / "docs" / "operate.md"
+VARIABLES = {name: f"FINJEPA_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_an_empty_variable_means_the_default_and_every_variable_is_in_the_guide(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for variable in VARIABLES.values():
+        monkeypatch.setenv(variable, "")
+    assert Settings.from_env() == Settings(home=tmp_path / ".finjepa")
+    assert [variable for variable in VARIABLES.values() if f"`{variable}`" not in GUIDE.read_text()] == []
+
+
+def test_variables_are_read_and_paths_are_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "home": "here",
+        "artifacts": "shared",
+        "wait_minutes": "5",
+        "ui_url": "https://x.org/",
+        "compute": "a:6379",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(VARIABLES[name], value)
+    found = Settings.from_env()
+    assert (found.home, found.artifacts) == (tmp_path / "here", str(tmp_path / "shared"))
+    assert (found.wait_minutes, found.ui_url, found.ray_address) == (5, "https://x.org", "a:6379")
+    monkeypatch.setenv(VARIABLES["artifacts"], "s3://bucket/prefix")
+    assert Settings.from_env().artifacts == "s3://bucket/prefix"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("wait_minutes", "ten", "a number of minutes; write it as 30"),
+        ("wait_minutes", "0", "a number of minutes"),
+        ("champion_max_age_days", "-1", "a number of days; write it as 45"),
+        ("champion_max_age_days", "1.5", "a number of days"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_line_with_the_variable(monkeypatch, name, value, named):
+    monkeypatch.setenv(VARIABLES[name], value)
+    with pytest.raises(FinJEPAError, match=f"^{VARIABLES[name]}={value!r}.*{named}") as refused:
+        Settings.from_env()
+    assert "\n" not in str(refused.value)
