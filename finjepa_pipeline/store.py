@@ -49,7 +49,7 @@ class Artifacts:
 
     def __init__(self, url: str):
         self.url = url
-        with self._told("be opened"):
+        with self._reported("be opened"):
             from fsspec.core import url_to_fs
             from fsspec.implementations.local import LocalFileSystem
 
@@ -74,7 +74,7 @@ class Artifacts:
         if wanted == before:
             return 0
         sent = 0
-        with self._told(f"take {kind}/{name}"):
+        with self._reported(f"take {kind}/{name}"):
             for inside, file in files.items():
                 place = self._place(kind, name, inside, wanted[inside])
                 if self._size(place) != wanted[inside]["bytes"]:
@@ -97,7 +97,7 @@ class Artifacts:
             folder.parent.mkdir(parents=True, exist_ok=True)
             beside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
             try:
-                with self._told(f"give {kind}/{name}"):
+                with self._reported(f"give {kind}/{name}"):
                     for inside, one in manifest.items():
                         (beside / inside).parent.mkdir(parents=True, exist_ok=True)
                         place = self._place(kind, name, inside, one)
@@ -114,14 +114,6 @@ class Artifacts:
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
         return False
-
-    def forget(self, kind: str, name: str) -> None:
-        """Take an artefact away, its manifest first."""
-        manifest = self._manifest(kind, name)
-        if manifest is not None:
-            with self._told(f"lose {kind}/{name}"):
-                self._fs.rm_file(f"{self._root}/{kind}/{name}/{MANIFEST}")
-                self._drop(kind, name, manifest)
 
     def in_place(self, folder: Path) -> Path:
         """The folder of an artefact on this machine: `folder` where it is seen from here, or else a copy that is fetched once
@@ -159,7 +151,7 @@ class Artifacts:
         return folder / hashlib.sha256(self.url.encode()).hexdigest()[:8]
 
     def _manifest(self, kind: str, name: str) -> dict[str, dict[str, Any]] | None:
-        with self._told("be read"):
+        with self._reported("be read"):
             try:
                 text = self._fs.cat_file(f"{self._root}/{kind}/{name}/{MANIFEST}")
             except FileNotFoundError:
@@ -203,8 +195,8 @@ class Artifacts:
         return f"{self._root}/{kind}/{name}/{one['sha256'][:16]}/{inside}"
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Every file system raises errors of its own; a user is told in one line."""
+    def _reported(self, what: str) -> Iterator[None]:
+        """Every file system raises errors of its own; a user gets one line."""
         try:
             yield
         except (FinJEPAError, KeyboardInterrupt):
