@@ -1,4 +1,4 @@
-"""When a night starts and when it does not, what is tried again, and who is told."""
+"""When a night starts and when it does not, what is tried again, and where alerts go."""
 
 import datetime
 import json
@@ -149,7 +149,7 @@ def test_an_exception_is_not_tried_again_whatever_the_policy():
 
 
 class Ear:
-    """A webhook on loopback that fails as often as it is told."""
+    """A webhook on loopback that fails a given number of times."""
 
     def __init__(self, failures: int = 0, status: int = 503):
         self.heard: list[dict] = []
@@ -185,7 +185,7 @@ def test_an_alert_reaches_the_webhook_and_the_command(home, tmp_path, monkeypatc
     assert not send(home, Alert("nobody listens", "failure"))
 
 
-def test_a_webhook_that_refuses_is_told_without_its_address(home):
+def test_a_webhook_that_refuses_is_reported_without_its_address(home):
     ear = Ear(failures=9, status=404)
     with pytest.raises(FinJEPAError, match="HTTPError 404") as refusal:
         send(home.model_copy(update={"alert_webhook": ear.url}), Alert("it failed", "failure"))
@@ -195,7 +195,7 @@ def test_a_webhook_that_refuses_is_told_without_its_address(home):
         send(home.model_copy(update={"alert_command": "/no/such/program"}), Alert("it failed", "failure"))
 
 
-def test_a_failed_run_is_told_with_its_red_check_and_without_tokens():
+def test_a_failed_run_is_reported_with_its_red_check_and_without_tokens():
     @dg.asset(check_specs=[dg.AssetCheckSpec("sound", asset="prices", blocking=True)])
     @final
     def prices() -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
@@ -224,7 +224,7 @@ def test_a_failed_run_is_told_with_its_red_check_and_without_tokens():
         assert alert_of(instance, instance.get_run_by_id(by_hand.run_id)) is None
 
 
-def test_a_red_check_of_a_green_run_is_told_as_well():
+def test_a_red_check_of_a_green_run_is_reported_as_well():
     @dg.asset(check_specs=[dg.AssetCheckSpec(name, asset="trial") for name in ("delay", "truncation", "coverage")])
     def trial() -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         yield dg.MaterializeResult("trial")
@@ -240,7 +240,7 @@ def test_a_red_check_of_a_green_run_is_told_as_well():
         assert red_checks(instance, run) == {"trial: truncation": "it reads tomorrow"}
 
 
-def test_a_stale_champion_is_told_once_a_week(home, monkeypatch):
+def test_a_stale_champion_is_reported_once_a_week(home, monkeypatch):
     ear = Ear()
     monkeypatch.setenv("FINJEPA_ALERT_WEBHOOK", ear.url)
     warehouse = Warehouse.from_settings(home)
