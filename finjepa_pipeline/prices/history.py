@@ -13,9 +13,8 @@ from typing import Any
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.rules import HARD_BITS, JUDGEMENT, ROW_RULES
+from finjepa_pipeline.prices.rules import JUDGEMENT
 from finjepa_pipeline.prices.sources import Feed, Snapshot
-from finjepa_pipeline.warehouse import sql
 
 CHANNELS = ("open", "high", "low", "close", "volume", "adj_close")
 
@@ -56,13 +55,6 @@ _REVISION = """SELECT revision, feed, source, version, data_version, total_rows 
         first_date, last_date, columns, coalesce(accepted, []), coalesce(kept_rows, 0), coalesce(judgement, 1), created_at,
         list_transform(files, lambda file: file.sha256)
     FROM revisions JOIN feeds USING (feed_id)"""
-
-
-def create_views(con: duckdb.DuckDBPyConnection) -> None:
-    """Make the views that `active_view` decides about."""
-    hard = (rule for rule in ROW_RULES if rule.severity == "hard")
-    names = ", ".join(f"CASE WHEN broken & {rule.bit} <> 0 THEN '{rule.name}' END" for rule in hard)
-    con.execute(sql("prices/views").format(hard=HARD_BITS, names=names))
 
 
 def current_revision(con: duckdb.DuckDBPyConnection) -> Revision | None:

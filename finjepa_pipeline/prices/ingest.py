@@ -110,7 +110,6 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
                 con, note=f"carried on with what is here: {error}{older if shown.judgement < JUDGEMENT else ''}"
             )
     with warehouse.connect() as con:
-        history.create_views(con)
         try:
             if named and found is None and config.calendar in (None, AUTO):
                 rows = scan_sql(con, paths, feed.filter) if paths else None

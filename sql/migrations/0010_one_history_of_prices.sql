@@ -53,41 +53,8 @@ DROP TABLE main.price_digests;
 DROP TABLE main.session_counts;
 ALTER TABLE IF EXISTS main.entities ADD COLUMN IF NOT EXISTS observations BIGINT;
 
--- The views that show it; the next ingestion makes them again.
-CREATE OR REPLACE VIEW main.seen_prices AS
-SELECT symbol, date, open, high, low, close, volume, adj_close, broken, unreadable, valid_from
-FROM main.price_history JOIN main.active_view USING (feed_id)
-WHERE valid_from <= revision AND (valid_to IS NULL OR valid_to > revision);
-
-CREATE OR REPLACE VIEW main.prices AS
-SELECT symbol, date,
-    CASE WHEN open > 0 AND open < 1e12 THEN open END AS open,
-    CASE WHEN high > 0 AND high < 1e12 THEN high END AS high,
-    CASE WHEN low > 0 AND low < 1e12 THEN low END AS low,
-    close, volume, CASE WHEN adj_close > 0 AND adj_close < 1e15 THEN adj_close END AS adj_close
-FROM main.seen_prices WHERE broken & 3758117375 = 0;
-
-CREATE OR REPLACE VIEW main.quarantined_prices AS
-SELECT * EXCLUDE (broken), rules[1] AS rule
-FROM (
-    SELECT *, list_filter([
-        CASE WHEN broken & 1 <> 0 THEN 'unreadable_date' END,
-        CASE WHEN broken & 2 <> 0 THEN 'date_out_of_range' END,
-        CASE WHEN broken & 4 <> 0 THEN 'unreadable_number' END,
-        CASE WHEN broken & 8 <> 0 THEN 'bad_symbol' END,
-        CASE WHEN broken & 16 <> 0 THEN 'close_not_positive' END,
-        CASE WHEN broken & 32 <> 0 THEN 'adj_close_not_positive' END,
-        CASE WHEN broken & 64 <> 0 THEN 'ohlc_order' END,
-        CASE WHEN broken & 128 <> 0 THEN 'volume_not_a_count' END,
-        CASE WHEN broken & 256 <> 0 THEN 'duplicate' END,
-        CASE WHEN broken & 4096 <> 0 THEN 'impossible_move' END,
-        CASE WHEN broken & 16384 <> 0 THEN 'factor_step' END,
-        CASE WHEN broken & 536870912 <> 0 THEN 'stray_session' END,
-        CASE WHEN broken & 1073741824 <> 0 THEN 'thin_session' END,
-        CASE WHEN broken & 2147483648 <> 0 THEN 'late_session' END
-    ], lambda x: x IS NOT NULL) AS rules
-    FROM main.seen_prices WHERE broken & 3758117375 <> 0
-);
-
-CREATE OR REPLACE VIEW main.raw_prices AS
-SELECT feed, price_history.* EXCLUDE (feed_id) FROM main.price_history JOIN main.feeds USING (feed_id);
+-- The views of before; those of now are made with the schema.
+DROP VIEW IF EXISTS main.seen_prices;
+DROP VIEW IF EXISTS main.prices;
+DROP VIEW IF EXISTS main.quarantined_prices;
+DROP VIEW IF EXISTS main.raw_prices;

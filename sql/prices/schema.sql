@@ -71,3 +71,35 @@ CREATE TABLE IF NOT EXISTS universe (date DATE, entity VARCHAR);
 -- How the returns of raw closes and the volumes of a day are distributed, in the bins of events.sql; a day may have several rows
 -- for a bin.
 CREATE TABLE IF NOT EXISTS price_histograms (date DATE, quantity VARCHAR, bin UTINYINT, n BIGINT);
+
+-- Views; one that changes needs a migration that drops it.
+-- All rows of the active feed as they were at the active revision, good and bad.
+CREATE VIEW IF NOT EXISTS seen_prices AS
+SELECT symbol, date, open, high, low, close, volume, adj_close, broken, unreadable, valid_from
+FROM price_history JOIN active_view USING (feed_id)
+WHERE valid_from <= revision AND (valid_to IS NULL OR valid_to > revision);
+
+-- The sound ones. 3758117375: the bits of the hard rules. An open, high, low or adj_close that is no price is NULL; volume is in
+-- shares as reported.
+CREATE VIEW IF NOT EXISTS prices AS
+SELECT symbol, date,
+    CASE WHEN open > 0 AND open < 1e12 THEN open END AS open,
+    CASE WHEN high > 0 AND high < 1e12 THEN high END AS high,
+    CASE WHEN low > 0 AND low < 1e12 THEN low END AS low,
+    close, volume, CASE WHEN adj_close > 0 AND adj_close < 1e15 THEN adj_close END AS adj_close
+FROM seen_prices WHERE broken & 3758117375 = 0;
+
+-- The others: the first hard rule that each broke, and all of them. A later place in the list is a higher bit.
+CREATE VIEW IF NOT EXISTS quarantined_prices AS
+SELECT * EXCLUDE (broken), rules[1] AS rule FROM (
+    SELECT *, list_filter(list_transform([
+        'unreadable_date', 'date_out_of_range', 'unreadable_number', 'bad_symbol', 'close_not_positive', 'adj_close_not_positive',
+        'ohlc_order', 'volume_not_a_count', 'duplicate', NULL, NULL, NULL, 'impossible_move', NULL, 'factor_step', NULL, NULL, NULL,
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'stray_session', 'thin_session', 'late_session'
+    ], lambda name, place: CASE WHEN (broken >> (place - 1)) & 1 = 1 THEN name END), lambda name: name IS NOT NULL) AS rules
+    FROM seen_prices WHERE broken & 3758117375 <> 0
+);
+
+-- Every version of every row of every feed, with the revisions in which it was valid.
+CREATE VIEW IF NOT EXISTS raw_prices AS
+SELECT feed, price_history.* EXCLUDE (feed_id) FROM price_history JOIN feeds USING (feed_id);

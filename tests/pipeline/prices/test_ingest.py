@@ -13,6 +13,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.quality import coverage, quality_summary, quarantine_by_month, revision_history
+from finjepa_pipeline.prices.rules import ROW_RULES
 from finjepa_pipeline.report.prices import write_quality_page
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
@@ -217,3 +218,18 @@ def test_a_home_of_older_rules_is_judged_again(home: Home) -> None:
     assert report.revision.data_version == first.data_version
     as_it_was = home.ingest(as_of="1")
     assert as_it_was.revision.rows == 80
+
+
+def test_the_views_know_the_rules_of_quarantine(home: Home) -> None:
+    """The schema names the bits of hard rules; a row that breaks one of them is shown with its name."""
+    with home.warehouse.connect() as con:
+        con.execute("INSERT INTO active_view VALUES (1, 1)")
+        row = "INSERT INTO price_history (feed_id, valid_from, symbol, close, broken) VALUES (1, 1, ?, 1, ?)"
+        for rule in ROW_RULES:
+            con.execute(row, [rule.name, rule.bit])
+        con.execute(row, ["all", sum(rule.bit for rule in ROW_RULES)])
+        hard = [rule.name for rule in ROW_RULES if rule.severity == "hard"]
+        found = dict(con.execute("SELECT symbol, rules FROM quarantined_prices").fetchall())
+        assert found == {**{name: [name] for name in hard}, "all": hard}
+        sound = {name for (name,) in con.execute("SELECT symbol FROM prices").fetchall()}
+        assert sound == {rule.name for rule in ROW_RULES} - set(hard)
