@@ -12,16 +12,7 @@ from finjepa_pipeline.settings import Settings
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
 
-NAMES = (
-    "O'Brien",
-    "a [b] c",
-    "a*b{c,d}",
-    "100% #1 & co; $HOME",
-    "spät 市场",
-    'say "so"',
-    "year=1999",
-    "symbol=ZZZ",
-)
+NAMES = ("O'Brien a [b] {c,d} 100% #1 & co; $HOME", 'spät 市场 a*b say "so"', "year=1999", "symbol=ZZZ")
 
 
 @pytest.mark.usefixtures("no_contract")
