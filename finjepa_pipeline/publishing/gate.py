@@ -19,12 +19,11 @@ import duckdb
 import numpy as np
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
-from finjepa_model.data.batches import lineage_of, stored_blocks
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, EXACT, NOT_ENOUGH_DATA, NOT_RUN, TESTS, verdict_of
 from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT
-from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, sharpe
 from finjepa_pipeline.backtest.store import best_planner, insert, now, transaction
 from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.settings import Settings
@@ -244,6 +243,8 @@ def _paired_returns(
     A champion of an older version, whose lineage has no dates, was judged on the right sessions with the prices of its own
     training only.
     """
+    from finjepa_model.data.batches import lineage_of, stored_blocks  # with torch behind it
+
     folder = checkpoint.with_name(champion.checkpoint)
     spans = [blocks["validation"] for blocks in map(stored_blocks, (folder, checkpoint)) if blocks]
     pairs = con.execute(
@@ -271,8 +272,7 @@ def probability_better(champion_T: np.ndarray, challenger_T: np.ndarray) -> tupl
     """
     from arch.bootstrap import StationaryBootstrap  # slow to import, and definitions read this module
 
-    from finjepa_pipeline.backtest.inference import block_length
-    from finjepa_pipeline.backtest.metrics import sharpe
+    from finjepa_pipeline.backtest.inference import block_length  # likewise
 
     def sharpes(returns_T2: np.ndarray) -> np.ndarray:
         return np.nan_to_num(sharpe(returns_T2))
@@ -450,7 +450,7 @@ def audit_challenger(
     Raises:
         FinJEPAError: if there is no backtest.
     """
-    from finjepa_pipeline.backtest.report_data import report_of
+    from finjepa_pipeline.backtest.report_data import report_of  # with torch behind them
     from finjepa_pipeline.backtest.trial import hold_trial
 
     data_version = str(Panel.open(panel).manifest["data_version"])
