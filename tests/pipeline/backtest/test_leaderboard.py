@@ -43,6 +43,7 @@ def judged(tmp_path) -> duckdb.DuckDBPyConnection:
     ]
     walks = [walk(strategy, court) for strategy in strategies]
     con = duckdb.connect()
+    con.execute(sql("prices/schema"))
     ensure_tables(con)
     write_walks(con, CASE, Evidence(walks, replays={**cost_grid(walks, court), **attribution(walks, court)}))
     return con
@@ -239,9 +240,8 @@ def test_a_calibrated_planner_has_slope_one_and_an_overconfident_one_less():
 )
 def test_it_says_how_many_assets_are_traded_and_which(eligible: int, columns: list[str], says: str):
     with duckdb.connect() as con:
-        for schema in ("price_schema", "backtest_schema"):
+        for schema in ("prices/schema", "backtest_schema"):
             con.execute(sql(schema))
-        con.execute(sql("derived_schema").format(temporary=""))
         assert traded_assets(con, "model") == ""
         for day in ("2020-01-02", "2020-01-09"):
             con.execute(

@@ -34,7 +34,6 @@ class Home:
         self.warehouse = Warehouse.from_settings(self.settings)
         with self.warehouse.connect() as con:
             con.execute(sql("backtest_schema"))
-            con.execute(sql("derived_schema").format(temporary=""))
             for version in ("data1", "data2"):
                 self.add_prices(con, version)
 
