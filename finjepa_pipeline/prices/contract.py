@@ -145,6 +145,7 @@ def write_docs(outcomes: tuple[Outcome, ...], folder: Path) -> None:
             return
     folder.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
+    base = str(beside / "docs").replace("$", r"\$")  # Great Expectations would put variables of the environment there
     try:
         context = _context()
         context.add_data_docs_site(
@@ -152,7 +153,7 @@ def write_docs(outcomes: tuple[Outcome, ...], folder: Path) -> None:
             {
                 "class_name": "SiteBuilder",
                 "show_how_to_buttons": False,
-                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(beside / "docs")},
+                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": base},
                 "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
             },
         )

@@ -6,6 +6,7 @@ import pytest
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.console import err, out
+from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.runner import open_instance
 from finjepa_pipeline.settings import Settings
@@ -32,6 +33,15 @@ def test_a_home_works_whatever_its_name(tmp_path: Path, name: str, monkeypatch: 
         assert not instance.telemetry_enabled
         assert instance.run_retries_enabled
         assert instance.get_runs() == []
+
+
+@pytest.mark.parametrize("name", ["$HOME x", "${HOME}", "a$b$"])
+def test_data_docs_stay_in_the_home_whatever_its_name(tmp_path: Path, name: str) -> None:
+    """Great Expectations replaces `$NAME` in its configuration by variables of the environment."""
+    outcomes = (Outcome("rows", "critical", True, 3.0, "(1.0, None)", "there are prices"),)
+    write_docs(outcomes, tmp_path / name)
+    assert docs_page(tmp_path / name).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", ["what?", "back\\slash"])
