@@ -1,8 +1,10 @@
 """Nothing that a person asks for is dropped: an option changes what is run, or is refused; an unknown name is told."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import dagster as dg
@@ -21,6 +23,7 @@ from finjepa_pipeline.runner import JobReport, run_job
 from finjepa_pipeline.settings import Settings
 
 NIGHTLY = defs.resolve_job_def("nightly")
+ROOT = Path(__file__).parents[2]
 
 
 class _RunError(Exception):
@@ -159,6 +162,18 @@ def test_a_field_of_a_config_class_is_an_option_with_its_help_default_and_bounds
     assert CliRunner().invoke(command, ["--most-rows", "0"]).exit_code == 2
     assert CliRunner().invoke(command, ["--files", "x"]).exit_code == 2
     assert json.loads(CliRunner().invoke(command, []).output) == {}
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name
+)
+def test_every_option_that_the_documentation_names_exists(page):
+    for name, words in re.findall(r"finjepa ([a-z]+)((?: [^\n`#|]*)?)", page.read_text()):
+        command = getattr(commands, name, None)
+        if name in cli.COMMANDS and isinstance(command, click.Command):
+            known = {spelling for option in command.params for spelling in (*option.opts, *option.secondary_opts)}
+            given = {flag.replace("_", "-") for flag in re.findall(r"(?<![\w-])--[a-z][a-z_-]*", words)}
+            assert given <= known | {"--help"}, (name, words)
 
 
 def test_the_list_of_commands_is_theirs_and_needs_neither_dagster_nor_torch():
