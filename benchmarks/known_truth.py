@@ -21,8 +21,6 @@ null markets. What is then tested is that read-out, the planner and the statisti
 import argparse
 import hashlib
 import json
-import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.data.batches import history_needed, split_dates
 from finjepa_model.data.panel import Panel
 from finjepa_model.training.readout_fit import fit_readout
+from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.controls import Controls, ShuffledActions, untrained
 from finjepa_pipeline.backtest.engine import Court, walk
@@ -44,7 +43,7 @@ from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.proving import USUAL_SIZE, ProvingGround, fraction
 from finjepa_pipeline.backtest.strategies import Strategy
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.run import for_panel, train_checkpoint
+from finjepa_pipeline.training.checkpoints import for_panel, train_checkpoint
 
 FRICTIONLESS = {
     "portfolio.cost_bps": "0",
@@ -143,12 +142,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
 
 def train(settings: Settings, config: FinJEPAConfig, panel: Panel) -> Path:
     """As `finjepa train` does; a checkpoint that is there is not made again."""
-
-    def launch(command: list[str], environment: dict[str, str]) -> None:
-        subprocess.run(command, env={**os.environ, **environment}, check=True)
-
-    lineage = {"seed": config.training.seed}
-    return train_checkpoint(settings, config, panel, lineage, launch, processes=1)[0]
+    return train_checkpoint(settings, config, panel, {"seed": config.training.seed}, compute.ranks(settings, 1))[0]
 
 
 def born(settings: Settings, config: FinJEPAConfig, panel: Panel) -> Path:

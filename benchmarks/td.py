@@ -35,7 +35,7 @@ from finjepa_pipeline.backtest.engine import Court
 from finjepa_pipeline.backtest.market_view import MarketView, Universe
 from finjepa_pipeline.backtest.proving import ProvingGround
 from finjepa_pipeline.prices.synthetic.oracle import share_of_gain
-from finjepa_pipeline.training.run import for_panel
+from finjepa_pipeline.training.checkpoints import for_panel
 
 N_ASSETS, SESSIONS = 8, 252
 UTILITIES = (

@@ -1,5 +1,10 @@
-"""Tells a person that something needs a look: one JSON object, posted to a webhook, given to a command, or both."""
+"""Alerts: of runs that have failed for good, of red checks and of a stale champion.
 
+An alert is one JSON object, posted to a webhook, given to a command, or both.
+"""
+
+import datetime
+import re
 import shlex
 import subprocess
 import time
@@ -8,10 +13,15 @@ import urllib.request
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+import dagster as dg
+
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
-from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.publishing.gate import champion_since
+from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.warehouse import Warehouse
 
+BY_HAND = "finjepa/by"  # tag of a run that a person started in a terminal, where failures are told already
 TRIES = 3
 _POST_TIMEOUT_S = 10.0
 _COMMAND_TIMEOUT_S = 60.0
@@ -45,6 +55,110 @@ def send(settings: Settings, alert: Alert) -> bool:
     return bool(settings.alert_webhook or settings.alert_command)
 
 
+@dg.run_failure_sensor(
+    name="failure_alert",
+    description="Sends an alert when a run has failed for good, with the blocking checks that were red. Crashes that are tried "
+    "again are not told, nor is what a person runs in a terminal.",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=30,
+)
+def failure_alert(context: dg.RunFailureSensorContext, settings: SettingsResource) -> None:
+    alert = alert_of(context.instance, context.dagster_run)
+    if alert is not None and send(settings.get(), alert):
+        context.log.info(f"sent: {alert.text}")
+
+
+def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
+    """What there is to say about a failed run; None where a person knows already, or Dagster tries it again."""
+    now = instance.get_run_by_id(run.run_id) or run  # whether it is tried again is a tag that comes after the event
+    if BY_HAND in now.tags or now.tags.get("dagster/will_retry") == "true":
+        return None
+    failures = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    steps, reason = [], "its process ended"
+    for record in failures:
+        event = record.event_log_entry.dagster_event
+        if event is not None and event.step_key and event.step_failure_data.error:
+            steps.append(event.step_key)
+            reason = first_cause(event.step_failure_data)
+    red = red_checks(instance, run)
+    why = f"FinJEPA {run.job_name} failed"
+    if red:
+        return _about_checks(why, red, run)
+    where = f" in {', '.join(steps)}" if steps else ""
+    return Alert(f"{why}{where}: {reason}", "failure", run.job_name, run.run_id, tuple(steps))
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    name="red_check_alert",
+    description="Sends an alert when a run went through and one of its checks is red all the same, such as a leak test of a "
+    "challenger: the champion stays.",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=30,
+)
+def red_check_alert(context: dg.RunStatusSensorContext, settings: SettingsResource) -> None:
+    run = context.dagster_run
+    red = {} if BY_HAND in run.tags else red_checks(context.instance, run)
+    if red and send(settings.get(), _about_checks(f"FinJEPA {run.job_name} went through", red, run)):
+        context.log.info(f"sent: {', '.join(red)} of {run.run_id}")
+
+
+def red_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, str]:
+    """What each check of a run found that did not pass and is more than a warning, by the name of its asset and its own."""
+    records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    red = {}
+    for record in records:
+        event = record.event_log_entry.dagster_event
+        found = event.asset_check_evaluation_data if event is not None else None
+        if found is not None and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
+            red[f"{found.asset_key.to_user_string()}: {found.check_name}"] = found.description or "no reason was given"
+    return red
+
+
+def _about_checks(why: str, red: dict[str, str], run: dg.DagsterRun) -> Alert:
+    text = f"{why}: the check {', '.join(red)} is red ({[*red.values()][-1]})"
+    return Alert(text, "blocking check", run.job_name, run.run_id, tuple(red))
+
+
+def first_cause(data: object) -> str:
+    """The innermost message of a step's failure, in one line without anything that looks like a token."""
+    error = getattr(data, "error", None)
+    user = getattr(getattr(data, "user_failure_data", None), "description", None)
+    while error is not None and error.cause is not None:
+        error = error.cause
+    text = user or (error.message if error is not None else "no reason was given")
+    return re.sub(r"hf_\w{6,}", "hf_***", " ".join(text.split()))[:500]
+
+
+@dg.sensor(
+    name="stale_champion_alert",
+    minimum_interval_seconds=3600,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sends an alert, once a week, while the champion is older than FINJEPA_CHAMPION_MAX_AGE_DAYS: nothing that was "
+    "trained since has passed the gate.",
+)
+def stale_champion_alert(
+    context: dg.SensorEvaluationContext, settings: SettingsResource, warehouse: Warehouse
+) -> dg.SkipReason:
+    home = settings.get()
+    with warehouse.connect() as con:
+        champion = champion_since(con)
+    if champion is None:
+        return dg.SkipReason("there is no champion yet")
+    name, since = champion
+    age = (datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - since).days
+    if age <= home.champion_max_age_days:
+        return dg.SkipReason(f"the champion {name} is {age} days old")
+    mark = f"{name} {(age - home.champion_max_age_days) // 7}"
+    if context.cursor != mark:
+        send(
+            home,
+            Alert(f"FinJEPA: the champion {name} is {age} days old, and nothing has replaced it", "stale champion"),
+        )
+        context.update_cursor(mark)
+    return dg.SkipReason(f"the champion {name} is stale, {age} days old")
+
+
 def _post(url: str, body: str) -> None:
     for attempt in range(TRIES):
         try:
@@ -70,3 +184,6 @@ def _run(command: str, body: str) -> None:
         raise FinJEPAError(
             f"the command of FINJEPA_ALERT_COMMAND did not take an alert ({type(error).__name__})"
         ) from None
+
+
+SENSORS = [failure_alert, red_check_alert, stale_champion_alert]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from finjepa_model.errors import FinJEPAError
 
+FAILURE_FILE = "failure.txt"  # in a run folder: one line, why its training ended without a result
+
 _AGAIN = "then run the same command again: it goes on from what is finished"
 _NEXT_TO_NOTHING = 16 << 20
 _DISK_FULL = re.compile(

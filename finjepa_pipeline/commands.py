@@ -32,11 +32,11 @@ from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.publishing.assets import DecisionConfig, GateConfig, PublishConfig, RetentionConfig
 from finjepa_pipeline.publishing.reproduce import reproduce as rebuild
-from finjepa_pipeline.run_lock import locked
 from finjepa_pipeline.runner import JobReport, open_instance, run_job
+from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.assets import TrainConfig
-from finjepa_pipeline.training.sweep_assets import SweepConfig
+from finjepa_pipeline.training.sweep import SweepConfig
 from finjepa_pipeline.warehouse import Warehouse
 
 _PRICES = OpConfig("ingest_prices", PriceSourceConfig)

@@ -1,6 +1,7 @@
 """Where heavy work runs: on the cores of this machine, or on the Ray cluster that FINJEPA_COMPUTE names.
 
-Stages call `map`, and know nothing of processes or of Ray. The results are the same bits wherever they are computed.
+Stages call `map` for independent tasks, `train` for one training of one or several ranks and `tune` for many trainings, and know
+nothing of processes or of Ray. The results are the same bits wherever they are computed.
 """
 
 import contextlib
@@ -9,22 +10,33 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+import time
+import uuid
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
+from finjepa_pipeline.causes import FAILURE_FILE
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.store import Artifacts, keep
+from finjepa_pipeline.store import Artifacts, files_of, keep
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_LOSSES = 3  # of its worker that a task survives
+_LOSSES = 3  # of its worker that a task survives; of its ranks or nodes that a training survives
 _PATIENCE_S = 5.0  # for the address of a cluster
+_ROOM_PATIENCE_S = 600.0  # for nodes that an autoscaler or an operator brings
+_GRACE_S = 20.0  # in which a cancelled training saves its state
+_WATCH_EVERY_S = 1.0
 _ARTIFACTS = "FINJEPA_ARTIFACTS"
 _MEMORY = {"object_store_memory": "object store", "memory": "memory"}
 
@@ -158,6 +170,358 @@ def _lost() -> FinJEPAError:
         f"a worker process was lost {_LOSSES} times with the same work, most often for lack of memory; "
         "end other programs or set FINJEPA_COMPUTE=local:1, then run the same command again"
     )
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training: a function of a panel and a run folder, from which an interrupted one goes on.
+
+    Attributes:
+        function: of panel, run folder, report (called on every rank with every record) and what is called with each trainer that
+            begins; it returns why it failed, or None. Its module is the program of a rank on this machine.
+        check: raises where the installed code is not that of the driver.
+        run_folder: of the home; it holds what to train, the state, and in the end `result`.
+        threads: of each rank, on a CPU.
+    """
+
+    function: Callable[[Path, Path, Any, Callable[[Any], object]], str | None]
+    check: Callable[[], object]
+    panel: Path
+    run_folder: Path
+    ranks: int
+    threads: int
+
+
+def ranks(settings: Settings, processes: int | None) -> dict[str, Any]:
+    """How many processes train, one for each GPU or one on the CPU where None, with how many threads each, on what device.
+
+    Raises:
+        FinJEPAError: if FINJEPA_COMPUTE names a cluster that is not there.
+    """
+    import torch  # here: a schedule or a sensor imports this module too
+
+    if settings.ray_address is None:
+        device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+        count = processes or max(torch.cuda.device_count(), 1)
+    else:
+        with connected(settings.ray_address) as ray:
+            total = ray.cluster_resources()
+        kinds = sorted(name.partition(":")[2] for name in total if name.startswith("accelerator_type:"))
+        device = f"cuda: {', '.join(kinds) or 'GPU'}" if total.get("GPU") else "cpu"
+        count = processes or max(int(total.get("GPU", 0)), 1)
+    alone = torch.get_num_threads() if count == 1 else 1  # as torchrun does
+    threads = int(os.environ.get("OMP_NUM_THREADS") or alone)
+    return {"processes": count, "threads": threads, "device": device}
+
+
+def train(settings: Settings, training: Training, watch: Callable[[], object]) -> None:
+    """Run a training to its end; a Ray cluster starts it again from its last state when a rank or a node is lost.
+
+    On this machine a cancelled training saves its state first; on a cluster the last one that was saved stays.
+
+    Args:
+        watch: called every second or so while the training runs, and once more at its end.
+
+    Raises:
+        FinJEPAError: if training failed for a reason that a user can mend.
+        ProcessDiedError: if its process died.
+    """
+    if settings.ray_address is None:
+        _train_here(training, watch)
+        return
+    keep(settings, training.panel)
+    with connected(settings.ray_address) as ray:
+        _train_on_cluster(ray, settings, training, watch)
+
+
+class ProcessDiedError(Exception):
+    """A process that the step has started died, and may live the next time."""
+
+
+def _train_here(training: Training, watch: Callable[[], object]) -> None:
+    command = [sys.executable, "-m", training.function.__module__, "--panel", str(training.panel)]
+    command += ["--run-folder", str(training.run_folder), "--ranks", str(training.ranks), "--parent", str(os.getpid())]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(training.threads)})
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_WATCH_EVERY_S)
+            watch()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(_GRACE_S)  # in which it saves its state
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        watch()
+        raise
+    failure = training.run_folder / FAILURE_FILE
+    if failure.is_file():
+        raise FinJEPAError(failure.read_text(encoding="utf-8").strip())
+    if process.returncode:
+        raise ProcessDiedError(f"the training process ended with status {process.returncode}")
+
+
+def _train_on_cluster(ray: Any, settings: Settings, training: Training, watch: Callable[[], object]) -> None:
+    from ray import train as ray_train  # pyright: ignore[reportMissingImports]
+    from ray.train.torch import TorchTrainer  # pyright: ignore[reportMissingImports]
+
+    class HomeFollows(ray_train.UserCallback):  # called on this machine
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            if checkpoint is not None:
+                _bring(checkpoint, training.run_folder)
+            else:
+                with (training.run_folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(to_json(metrics[0]) + "\n")
+
+    needed = _needed(ray, training.ranks)
+    _await_room(ray, {name: count * training.ranks for name, count in needed.items()}, watch)
+    with _storage(settings, training.run_folder.name) as storage:
+        trainer = TorchTrainer(
+            _rank,
+            train_loop_config=_job(settings, training),
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=training.ranks, use_gpu="GPU" in needed, resources_per_worker=needed
+            ),
+            run_config=ray_train.RunConfig(
+                **storage,
+                failure_config=ray_train.FailureConfig(max_failures=_LOSSES),
+                callbacks=[HomeFollows()],
+                logging_config=ray_train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        # in the main thread Ray would take SIGINT for itself; how a run is cancelled is Dagster's affair
+        end = _in_a_thread(trainer.fit, watch)
+    if isinstance(end, BaseException):
+        raise FinJEPAError(f"training failed: {_last_line(end)}; run the same command again to go on") from end
+    if end.return_value is not None:
+        raise FinJEPAError(end.return_value)
+
+
+def tune(
+    settings: Settings,
+    trainings: Mapping[str, Training],
+    steps: Mapping[str, int],
+    metric: str,
+    grace: int | None,
+    log: Callable[[str], object],
+) -> dict[str, str]:
+    """Run trainings of one rank: side by side on a Ray cluster, as trials of Ray Tune; one after the other on this machine.
+
+    Args:
+        steps: of each training.
+        metric: of the validation records; lower is better.
+        grace: steps after which a cluster ends a training whose metric is in the worse half of those that came as far (ASHA);
+            None ends none.
+
+    Returns:
+        Why each training has no result, by its name; empty where it has.
+
+    Raises:
+        FinJEPAError: if there is no cluster.
+    """
+    ended: dict[str, str] = {}
+    if not trainings:
+        return ended
+    if settings.ray_address is None:
+        for name, training in trainings.items():
+            log(f"training {name}")
+            try:
+                train(settings, training, lambda: None)
+                ended[name] = ""
+            except FinJEPAError as error:
+                ended[name] = str(error)
+        return ended
+    for panel in {training.panel for training in trainings.values()}:
+        keep(settings, panel)
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # how a run is cancelled is Dagster's affair
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    with connected(settings.ray_address) as ray, _storage(settings, "sweep") as storage:
+        from ray import tune as ray_tune  # pyright: ignore[reportMissingImports]
+        from ray.tune.schedulers import ASHAScheduler, FIFOScheduler  # pyright: ignore[reportMissingImports]
+
+        class HomeFollows(ray_tune.Callback):
+            def on_checkpoint(self, iteration: int, trials: Any, trial: Any, checkpoint: Any, **_: Any) -> None:
+                _bring(checkpoint, trainings[trial.config["name"]].run_folder)
+
+        longest = max(steps.values())
+        scheduler = (
+            FIFOScheduler()
+            if grace is None
+            else ASHAScheduler(time_attr="step", max_t=longest, grace_period=grace, reduction_factor=2)
+        )
+        log(f"{len(trainings)} trainings, as trials on {settings.ray_address}")
+        jobs = {name: _job(settings, training) | {"steps": steps[name]} for name, training in trainings.items()}
+        results = ray_tune.Tuner(
+            ray_tune.with_resources(ray_tune.with_parameters(_trial, jobs=jobs, metric=metric), _needed(ray, 1)),
+            param_space={"name": ray_tune.grid_search(list(trainings))},
+            tune_config=ray_tune.TuneConfig(metric="value", mode="min", scheduler=scheduler, reuse_actors=False),
+            run_config=ray_tune.RunConfig(
+                **storage,
+                failure_config=ray_tune.FailureConfig(max_failures=_LOSSES),
+                callbacks=[HomeFollows()],
+                verbose=0,
+            ),
+        ).fit()
+    for result in results:
+        told, failed = result.metrics or {}, _last_line(result.error) if result.error is not None else "stopped early"
+        ended[result.config["name"]] = "" if told.get("over") else failed
+    return ended
+
+
+def metric_value(record: Mapping[str, object], metric: str) -> float:
+    """
+    Raises:
+        FinJEPAError: if the record has no such number.
+    """
+    value = record.get(metric)
+    if not isinstance(value, int | float):
+        known = ", ".join(sorted(name for name, value in record.items() if isinstance(value, float)))
+        raise FinJEPAError(f"metric={metric!r} is no number of a validation record; choose one of {known}")
+    return float(value)
+
+
+def _job(settings: Settings, training: Training) -> dict[str, Any]:
+    """What a node needs to know; the state that is there goes with it."""
+    files = {inside: file.read_bytes() for inside, file in files_of(training.run_folder).items()}
+    return {"training": training, "files": files, "artifacts": settings.artifacts}
+
+
+def _rank(job: dict[str, Any]) -> str | None:
+    """One rank on a node: it trains in a folder of its own, and what rank 0 saves goes to Ray's storage."""
+    from ray import train as ray_train  # pyright: ignore[reportMissingImports]
+
+    first = ray_train.get_context().get_world_rank() == 0
+    with _work_folder(job, ray_train.get_checkpoint()) as work:
+        saved = _saved_at(work)
+
+        def report(record: dict[str, Any]) -> None:  # called on every rank: Ray waits for all
+            nonlocal saved
+            is_new, saved = saved != _saved_at(work), _saved_at(work)
+            ray_train.report(record, checkpoint=ray_train.Checkpoint.from_directory(work) if first and is_new else None)
+
+        failure = _train_in(job, work, report)
+        ray_train.report({}, checkpoint=ray_train.Checkpoint.from_directory(work) if first else None)
+    return failure
+
+
+def _trial(config: dict[str, Any], *, jobs: Mapping[str, dict[str, Any]], metric: str) -> None:
+    """A training of a sweep on a node. Tune gets every evaluation and may end it there; the last one with the result."""
+    from ray import tune as ray_tune  # pyright: ignore[reportMissingImports]
+
+    job = jobs[config["name"]]
+    with _work_folder(job, ray_tune.get_checkpoint()) as work:
+        last: dict[str, Any] = {}
+
+        def report(record: dict[str, Any]) -> None:
+            if record["kind"] == "validation":
+                last.update(step=record["step"], value=metric_value(record, metric))
+                if record["step"] < job["steps"]:
+                    ray_tune.report(dict(last), checkpoint=ray_tune.Checkpoint.from_directory(work))
+
+        failure = _train_in(job, work, report)
+        if failure is not None:
+            raise FinJEPAError(failure)
+        ray_tune.report({**last, "over": True}, checkpoint=ray_tune.Checkpoint.from_directory(work))
+
+
+def _train_in(job: dict[str, Any], work: str, report: Callable[[dict[str, Any]], None]) -> str | None:
+    import torch
+
+    training: Training = job["training"]
+    training.check()
+    torch.set_num_threads(training.threads)
+    return training.function(local_folder(training.panel), Path(work), report, lambda trainer: None)
+
+
+@contextlib.contextmanager
+def _work_folder(job: dict[str, Any], checkpoint: Any) -> Iterator[str]:
+    """A folder with the newest state: what Ray has kept since the training began on the cluster, or what the home had then."""
+    if job["artifacts"]:
+        os.environ[_ARTIFACTS] = job["artifacts"]
+    with tempfile.TemporaryDirectory(prefix="finjepa-training-") as work:
+        for inside, content in job["files"].items():
+            (Path(work) / inside).parent.mkdir(parents=True, exist_ok=True)
+            (Path(work) / inside).write_bytes(content)
+        if checkpoint is not None:
+            _bring(checkpoint, Path(work))
+        yield work
+
+
+def _bring(checkpoint: Any, folder: Path) -> None:
+    """The files of Ray's checkpoint into a folder, each whole, and last those that say that others are there."""
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as beside:
+        checkpoint.to_directory(beside)
+        files = files_of(Path(beside))
+        for inside in sorted(files, key=lambda name: (name == "result/metrics.json", name)):
+            (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(files[inside], folder / inside)
+
+
+def _saved_at(folder: str) -> list[int]:
+    return sorted(file.stat().st_mtime_ns for file in Path(folder).rglob("*.pt"))
+
+
+def _needed(ray: Any, count: int) -> dict[str, float]:
+    """Of each of so many processes: a GPU where the cluster has enough of them."""
+    return {"CPU": 1.0} | ({"GPU": 1.0} if ray.cluster_resources().get("GPU", 0) >= count else {})
+
+
+def _await_room(ray: Any, needed: Mapping[str, float], watch: Callable[[], object]) -> None:
+    """For nodes that an autoscaler or an operator brings.
+
+    Raises:
+        FinJEPAError: if they do not come.
+    """
+    deadline = time.monotonic() + _ROOM_PATIENCE_S
+    while not all(ray.cluster_resources().get(name, 0) >= count for name, count in needed.items()):
+        if time.monotonic() > deadline:
+            raise FinJEPAError(
+                f"training needs {needed} and the cluster has {resources()}; add nodes or ask for fewer processes"
+            )
+        time.sleep(_WATCH_EVERY_S)
+        watch()
+
+
+@contextlib.contextmanager
+def _storage(settings: Settings, name: str) -> Iterator[dict[str, Any]]:
+    """Where Ray keeps states while trainings run, for every node: in FINJEPA_ARTIFACTS, or in a home that nodes share."""
+    from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+
+    name = f"{name}-{uuid.uuid4().hex[:8]}"
+    if settings.artifacts is None:
+        filesystem, root = LocalFileSystem(), str(settings.home / "ray")
+    else:
+        handler, root = Artifacts(settings.artifacts).file_system
+        filesystem, root = PyFileSystem(FSSpecHandler(handler)), f"{root}/ray"
+    try:
+        yield {"name": name, "storage_path": root, "storage_filesystem": filesystem}
+    finally:
+        with contextlib.suppress(OSError):
+            filesystem.delete_dir(f"{root}/{name}")
+
+
+def _in_a_thread(function: Callable[[], Any], watch: Callable[[], object]) -> Any:
+    """What a function returns or raises, while this thread stays free for signals."""
+    ends: list[Any] = []
+
+    def call() -> None:
+        try:
+            ends.append(function())
+        except BaseException as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=call, daemon=True, name="ray-train")
+    thread.start()
+    while thread.is_alive():
+        thread.join(_WATCH_EVERY_S)
+        watch()
+    return ends[0]
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def ray_module() -> Any:

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from finjepa_pipeline import automation, watch
+from finjepa_pipeline import alerts, automation
 from finjepa_pipeline.backtest import assets as backtest
 from finjepa_pipeline.features import assets as features
 from finjepa_pipeline.prices import assets as prices
@@ -18,6 +18,6 @@ defs = dg.Definitions(
     asset_checks=[check for stage in _STAGES for check in stage.CHECKS],
     jobs=automation.JOBS,
     schedules=automation.SCHEDULES,
-    sensors=[*automation.SENSORS, *watch.SENSORS],
+    sensors=[*automation.SENSORS, *alerts.SENSORS],
     resources={"settings": SettingsResource(), "warehouse": Warehouse.from_settings(Settings.from_env())},
 )

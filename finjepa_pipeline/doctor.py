@@ -12,12 +12,12 @@ from huggingface_hub import get_token
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.automation import nightly, nightly_config
+from finjepa_pipeline.compute import connected, resources
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.prices import current_revision
-from finjepa_pipeline.scale.cluster import connected, resources
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import Artifacts
-from finjepa_pipeline.training.run import current_checkpoint
+from finjepa_pipeline.training.checkpoints import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 _PACKAGES = ("torch", "dagster", "duckdb", "polars", "great-expectations", "skfolio", "arch", "huggingface-hub")

@@ -10,10 +10,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
 from dagster import DagsterError, DagsterExecutionInterruptedError
-from dagster._core.errors import DagsterPipesExecutionError
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.causes import explained
+from finjepa_pipeline.compute import ProcessDiedError
 from finjepa_pipeline.interrupts import asked
 
 P = ParamSpec("P")
@@ -74,7 +74,7 @@ _FINAL = (Exception, KeyboardInterrupt, DagsterExecutionInterruptedError)
 def _failure(error: BaseException) -> BaseException:
     if asked.is_set() or isinstance(error, KeyboardInterrupt | DagsterExecutionInterruptedError):
         return dg.Failure(description="interrupted", allow_retries=False)
-    if isinstance(error, DagsterPipesExecutionError):  # a process that the step had started died, and the step with it
+    if isinstance(error, ProcessDiedError):  # a process that the step had started died, and the step with it
         return dg.RetryRequested(max_retries=CRASH_RETRIES.max_retries, seconds_to_wait=CRASH_RETRIES.delay)
     if isinstance(error, dg.Failure | dg.RetryRequested | DagsterError):
         return error

@@ -6,10 +6,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 GRACE_S = 25.0  # a training that is asked to stop saves its state within 15 s, and Dagster waits 20 s for it
 _ENDING_S = 5.0
+_ORPHAN_GRACE_S = 15.0  # Dagster itself waits 20 s for a step that it cancels
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 asked = threading.Event()  # set by the first of the two signals
@@ -40,6 +42,23 @@ def end_children(patience_s: float = GRACE_S) -> None:
         time.sleep(0.1)
         left = _descendants()
     _send(left, signal.SIGKILL)
+
+
+def end_with(parent: int, stop: Callable[[], object]) -> None:
+    """Call `stop` when the process that started this one is gone, and end the hard way if that is not enough.
+
+    Args:
+        parent: process id.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        stop()
+        time.sleep(_ORPHAN_GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
 def _watch(read: int) -> None:

@@ -19,9 +19,7 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from huggingface_hub import scan_cache_dir
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.pools import end_lost_runs
-from finjepa_pipeline.run_launcher import lost_process
-from finjepa_pipeline.run_lock import holder, is_held, lock_of
+from finjepa_pipeline.runs import end_lost_runs, holder, is_held, lock_of, lost_process
 from finjepa_pipeline.settings import Settings
 
 KEEP = 14
@@ -164,7 +162,8 @@ def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.Dagste
     needed = {p.name: "report of a kept checkpoint" for p in reports if p.name.partition("-")[0] in checkpoints}
     made.keep("reports", reports, needed | dict.fromkeys(("decisions", "reproductions"), "never removed"), keep)
     made.keep("reproductions", _folders(home / "reproductions"), {}, 1)
-    made.keep("sweeps of a cluster", _folders(home / "sweeps"), {}, 1)
+    for name in ("ray", "sweeps"):  # states of trainings on a cluster that was killed; the same of older versions
+        made.keep(f"{name} of a cluster", _folders(home / name), {}, 1)
     made.keep("simulated markets", _folders(home / "proving"), {}, 0)  # earlier versions kept them
     hub = home / "sources" / "hub"
     made.keep("converted data sets", (hub / "converted").glob("*.parquet"), {}, 1)

@@ -8,7 +8,7 @@ import dagster as dg
 
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
+from finjepa_pipeline.training.checkpoints import checkpoint_here, current_checkpoint
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 _WITH_PANEL = ("feature_panel", "world_model", "planner_backtests", "challenger_audit")

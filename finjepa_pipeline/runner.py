@@ -19,17 +19,15 @@ from rich.console import Console
 from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_model.files import from_json, write_text
 from finjepa_pipeline import interrupts
+from finjepa_pipeline.alerts import BY_HAND
 from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN
 from finjepa_pipeline.backtest.user_strategy import trust_command_line
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.definitions import defs
-from finjepa_pipeline.pools import end_lost_runs, wait_for_pool
 from finjepa_pipeline.retention import hold_reserve
 from finjepa_pipeline.run_config import explain
-from finjepa_pipeline.run_lock import locked
+from finjepa_pipeline.runs import end_lost_runs, locked, wait_for_pool
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.exchange import LAUNCHER_PID
-from finjepa_pipeline.watch import BY_HAND
 
 _INSTANCE_FILES = (Path(__file__).parent.parent / "dagster.yaml", Path(__file__).parent / "dagster.yaml")
 
@@ -193,7 +191,7 @@ class _Listener:
 def _is_shown_elsewhere(message: str) -> bool:
     """What training reports is on the progress bar, and a check that was not asked for is in the audit's own table."""
     return (
-        message.startswith(("[pipes]", "train step", "validation step", "td step", "td_validation step"))
+        message.startswith(("train step", "validation step", "td step", "td_validation step"))
         or "did not yield or return expected outputs" in message
     )
 
@@ -206,12 +204,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Run a job in the home of the environment with the config of a file: python -m finjepa_pipeline.runner JOB FILE. It is what
-    `reproduce` starts, and ends with its launcher."""
-    from finjepa_pipeline.training.guards import end_with  # with torch behind it
+    """Run a job in the home of the environment with the config of a file: python -m finjepa_pipeline.runner JOB FILE PARENT. It
+    is what `reproduce` starts, and ends with the process PARENT."""
 
     interrupts.install()
-    end_with(int(os.environ[LAUNCHER_PID]), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    interrupts.end_with(int(sys.argv[3]), lambda: os.kill(os.getpid(), signal.SIGTERM))
     ops = from_json(Path(sys.argv[2]).read_text(encoding="utf-8"))["ops"]
     try:
         config = {name: op["config"] for name, op in ops.items()}

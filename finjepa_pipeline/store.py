@@ -56,6 +56,11 @@ class Artifacts:
             self._fs, self._root = url_to_fs(url, use_listings_cache=False)
             self._is_folder = isinstance(self._fs, LocalFileSystem)
 
+    @property
+    def file_system(self) -> tuple[Any, str]:
+        """What fsspec opens, and the path of the store in it."""
+        return self._fs, self._root
+
     def has(self, kind: str, name: str) -> bool:
         """Whether the artefact is there, whole."""
         return self._manifest(kind, name) is not None

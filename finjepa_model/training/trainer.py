@@ -67,7 +67,7 @@ class Trainer:
         config: with `model.channels` and `model.market_channels` those of the panel.
         run_folder: where `metrics.jsonl`, the state for resuming and the best model live; an interrupted run found there
             goes on.
-        report: called on rank 0 with every record that goes to `metrics.jsonl`.
+        report: called on every rank with every record; rank 0 writes it to `metrics.jsonl` as well.
     """
 
     def __init__(self, config: FinJEPAConfig, panel: Panel, run_folder: Path, report: Report | None = None):
@@ -245,8 +245,8 @@ class Trainer:
         record = {"kind": kind, "step": self.step, **values}
         if self.rank == 0:
             append_record(self.run_folder, record)
-            if self.report:
-                self.report(record)
+        if self.report:
+            self.report(record)
         return record
 
     def _save(self) -> None:

@@ -17,7 +17,7 @@ from finjepa_pipeline.report.markdown import cell
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.store import keep
-from finjepa_pipeline.training.run import current_checkpoint
+from finjepa_pipeline.training.checkpoints import current_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 

@@ -45,8 +45,7 @@ from finjepa_pipeline.backtest.store import (
 from finjepa_pipeline.backtest.strategies import Strategy
 from finjepa_pipeline.backtest.user_strategy import load_strategy
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.named import named_checkpoint
-from finjepa_pipeline.training.run import checkpoint_here, current_checkpoint
+from finjepa_pipeline.training.checkpoints import checkpoint_here, current_checkpoint, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 PROTOCOL = 6  # raise it when a change of the code changes what a walk earns: everything is then judged again

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from finjepa_pipeline import compute
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.report.history import write_history
@@ -87,7 +88,7 @@ def walk_forward_plan(
     from finjepa_model.data.panel import Panel
     from finjepa_pipeline.backtest.folds import make_plan, store_plan
     from finjepa_pipeline.features import current_panel
-    from finjepa_pipeline.training.run import for_panel
+    from finjepa_pipeline.training.checkpoints import for_panel
 
     panel = Panel.open(current_panel(settings.get()))
     overrides = dict(config.overrides) | {"training.unseen_symbols": str(config.unseen_symbols)}
@@ -130,7 +131,7 @@ def fold_models(
     from finjepa_model.data.panel import Panel
     from finjepa_pipeline.backtest.folds import stored_plan
     from finjepa_pipeline.features import current_panel
-    from finjepa_pipeline.training.run import ranks
+    from finjepa_pipeline.training.checkpoints import train_side_by_side
     from finjepa_pipeline.training.step import train_in_step
 
     home = settings.get()
@@ -142,11 +143,9 @@ def fold_models(
             for key in dict.fromkeys((context.partition_key, *config.together))
         }
     model = wanted[context.partition_key]
-    where = ranks(home, None)
-    if home.ray_address is not None and config.together:
-        from finjepa_pipeline.scale.trials import run_trials
-
-        run_trials(home, panel, wanted, "loss", False, where["threads"], context.log.info)
+    where = compute.ranks(home, None if home.ray_address is None else 1)
+    if config.together:
+        train_side_by_side(home, panel, wanted, where, context.log.info)
     fold_key = context.partition_key
     folder, reused = train_in_step(context, home, warehouse, panel, model, where, make_current=False, fold=fold_key)
     with warehouse.connect() as con:

@@ -29,8 +29,7 @@ from finjepa_pipeline.publishing.decision import Decision, decide, decision_sess
 from finjepa_pipeline.publishing.gate import current_champion, why_unusable
 from finjepa_pipeline.report.decision import decision_page
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.named import NamedCheckpoint, named_checkpoint
-from finjepa_pipeline.training.run import checkpoint_here
+from finjepa_pipeline.training.checkpoints import NamedCheckpoint, checkpoint_here, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 NIGHT_ENDS = time(13, 0)  # UTC, of the next day: before New York opens, in summer and in winter

@@ -23,7 +23,7 @@ from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing.book import BookName, Holdings, cash, record_of
 from finjepa_pipeline.publishing.explanation import Reasons, Search, reasons_for
 from finjepa_pipeline.report.page import SIGNALS
-from finjepa_pipeline.training.named import NamedCheckpoint
+from finjepa_pipeline.training.checkpoints import NamedCheckpoint
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from finjepa_pipeline.publishing.gate import Champion, current_champion, known_f
 from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, public_strategy, write_package
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import keep
-from finjepa_pipeline.training.run import checkpoint_here
+from finjepa_pipeline.training.checkpoints import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse
 
 LOCAL = "local"

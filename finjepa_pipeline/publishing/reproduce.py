@@ -23,12 +23,10 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
 from finjepa_pipeline.prices.derive import UniverseConfig
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
-from finjepa_pipeline.run_lock import locked
+from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import sha256
-from finjepa_pipeline.training.exchange import LAUNCHER_PID
-from finjepa_pipeline.training.named import named_checkpoint
-from finjepa_pipeline.training.run import current_checkpoint
+from finjepa_pipeline.training.checkpoints import current_checkpoint, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 RUN_FILE = "reproduction.json"
@@ -206,8 +204,7 @@ def _train(scratch: Settings, lineage: Mapping[str, Any]) -> Path:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINJEPA_", "DAGSTER_"))}
     threads = str(lineage["build"].get("threads") or "")
     environment = kept | {"FINJEPA_HOME": str(scratch.home)} | ({"OMP_NUM_THREADS": threads} if threads else {})
-    environment[LAUNCHER_PID] = str(os.getpid())
-    command = [sys.executable, "-m", "finjepa_pipeline.runner", "train", str(scratch.home / RUN_FILE)]
+    command = [sys.executable, "-m", "finjepa_pipeline.runner", "train", str(scratch.home / RUN_FILE), str(os.getpid())]
     done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("finjepa: ")]

@@ -1,4 +1,4 @@
-"""The door of the training stage: `world_model` and `world_model_evaluation`."""
+"""Assets of the training stage: `world_model`, `world_model_evaluation` and `model_sweep`."""
 
 import json
 import math
@@ -10,15 +10,16 @@ from pydantic import Field
 
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
+from finjepa_pipeline import compute
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.report.markdown import numbers_table
 from finjepa_pipeline.report.metadata import training_curves
 from finjepa_pipeline.run_inputs import checkpoint_of_run, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.training.checkpoints import for_panel
 from finjepa_pipeline.training.code import training_code_version
-from finjepa_pipeline.training.run import for_panel, ranks
 from finjepa_pipeline.training.step import train_in_step
-from finjepa_pipeline.training.sweep_assets import model_sweep
+from finjepa_pipeline.training.sweep import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
 
 _SPEED = ("best_step", "samples_per_second", "gpu_memory_bytes")
@@ -48,12 +49,12 @@ class TrainConfig(dg.Config):
 def world_model(
     context: dg.AssetExecutionContext, config: TrainConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
-    """The trained world model: a checkpoint folder, named by the hash of its config, panel and code. It is trained by
-    torchrun in processes of its own; the same config on the same panel is not trained twice."""
+    """The trained world model: a checkpoint folder, named by the hash of its config, panel and code. It is trained in
+    processes of its own; the same config on the same panel is not trained twice."""
     home = settings.get()
     panel = Panel.open(panel_of_run(context, home))
     wanted = for_panel(preset(config.preset).override(config.overrides), panel)
-    where = ranks(home, config.processes)
+    where = compute.ranks(home, config.processes)
     folder, reused = train_in_step(context, home, warehouse, panel, wanted, where, resume=config.resume)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return dg.MaterializeResult(

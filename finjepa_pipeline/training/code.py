@@ -3,14 +3,16 @@
 import ast
 import functools
 import hashlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import finjepa_model
+from finjepa_model.errors import FinJEPAError
 
 _ROOT = Path(finjepa_model.__file__).parent.parent  # of both packages
 _PACKAGES = ("finjepa_model", "finjepa_pipeline")
-_TRAINING = "finjepa_pipeline.training.launch"
+_TRAINING = "finjepa_pipeline.training.process"
 _TD = "finjepa_model.td"  # imported where the config has the td branch only
 
 
@@ -26,6 +28,17 @@ def training_code_version(td: bool = True, root: Path = _ROOT) -> str:
     for name, file in sorted(training_modules(td, root).items()):
         digest.update(f"{name}\n{ast.dump(_without_docstrings(_parsed(file)))}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def refuse_other_code(version: str) -> None:
+    """
+    Raises:
+        FinJEPAError: if this machine has other training code than the one that started the training.
+    """
+    if (here := training_code_version()) != version:
+        raise FinJEPAError(
+            f"the node {socket.gethostname()} has training code {here} and the driver {version}; install the same FinJEPA on both"
+        )
 
 
 def training_modules(td: bool = True, root: Path = _ROOT) -> dict[str, Path]:

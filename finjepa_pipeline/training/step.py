@@ -1,8 +1,7 @@
-"""A training inside a step of Dagster: its processes under Pipes, its lineage, and its curves while it runs."""
+"""A training inside a step of Dagster: its lineage, and its curves while it runs."""
 
-import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,20 @@ import dagster as dg
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import shortage, split_dates, ways_out
 from finjepa_model.data.panel import Panel
+from finjepa_model.training.state import read_metrics
 from finjepa_pipeline.backtest.metrics import SHORTEST
+from finjepa_pipeline.prices.history import find_revision
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.live import watched
-from finjepa_pipeline.training.provenance import provenance
-from finjepa_pipeline.training.run import checkpoint_id, train_checkpoint
+from finjepa_pipeline.training.checkpoints import checkpoint_id, run_folder_of, train_checkpoint
+from finjepa_pipeline.training.code import training_code_version
+from finjepa_pipeline.training.lineage import build_inputs, lineage, upstream_materializations
 from finjepa_pipeline.warehouse import Warehouse
+
+_POINTS = 200  # of a curve of training losses, at most; every evaluation is reported
+_UPSTREAM = (
+    "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
+    "feature_panel",
+)  # fmt: skip
 
 
 def train_in_step(
@@ -35,7 +42,7 @@ def train_in_step(
     """Train, or find that it has been done; see `train_checkpoint`.
 
     Args:
-        where: processes, threads and device, as `ranks` finds them.
+        where: processes, threads and device, as `compute.ranks` finds them.
         curves: whether losses and monitors become observations of the asset. Trainings that share an asset and a partition
             would draw theirs over each other.
         fold: partition of the walk-forward that the checkpoint is for, and of the asset.
@@ -44,22 +51,77 @@ def train_in_step(
         The checkpoint folder, and whether it was there already.
     """
 
-    def tell(record: dict[str, Any]) -> None:
-        numbers = {f"{record['kind']}_{k}": v for k, v in record.items() if isinstance(v, float) and math.isfinite(v)}
-        metadata = {"step": record["step"], **numbers}
+    def report(record: dict[str, Any]) -> None:
+        numbers = {name: value for name, value in record.items() if isinstance(value, float) and math.isfinite(value)}
+        kind, step = record["kind"], record["step"]
+        context.log.info(f"{kind} step {step}: {', '.join(f'{name} {value:.4g}' for name, value in numbers.items())}")
+        metadata = {"step": step} | {f"{kind}_{name}": value for name, value in numbers.items()}
         context.log_event(dg.AssetObservation(context.asset_key, partition=fold, metadata=metadata))
-
-    def launch(command: list[str], environment: Mapping[str, str]) -> None:
-        context.log.info("training starts in processes of its own")
-        run_folder = home.checkpoints / f"{checkpoint_id(config, panel)}.run"
-        steps = config.training.epochs * config.training.steps_per_epoch
-        with watched(run_folder, steps, tell) if curves else contextlib.nullcontext():
-            dg.PipesSubprocessClient().run(context=context, command=command, env=environment)
 
     made_by = provenance(context, warehouse, panel, config, where, fold)
     if fold is None and (warning := without_intervals(len(panel.dates), config)):
         context.log.warning(warning)
-    return train_checkpoint(home, config, panel, made_by, launch, where["processes"], resume, make_current)
+    context.log.info("training starts in processes of its own")
+    run_folder = run_folder_of(home.checkpoints / checkpoint_id(config, panel))
+    steps = config.training.epochs * config.training.steps_per_epoch
+    watch = new_records(run_folder, steps, report) if curves else lambda: None
+    return train_checkpoint(home, config, panel, made_by, where, watch, resume, make_current)
+
+
+def new_records(run_folder: Path, total_steps: int, report: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+    """What reports, at every call, the records of a run folder that are new since the one before.
+
+    Args:
+        total_steps: of the training; of its losses one in `total_steps` / 200 steps is reported.
+    """
+    seen = {record["kind"]: record["step"] for record in read_metrics(run_folder)}
+    spacing = max(total_steps // _POINTS, 1)
+
+    def report_new() -> None:
+        for record in read_metrics(run_folder):
+            kind, step = record["kind"], record["step"]
+            if step >= seen.get(kind, 0) + (spacing if kind == "train" else 1):
+                seen[kind] = step
+                report(record)
+
+    return report_new
+
+
+def provenance(
+    context: dg.AssetExecutionContext,
+    warehouse: Warehouse,
+    panel: Panel,
+    config: FinJEPAConfig,
+    where: Mapping[str, Any],
+    fold: str | None = None,
+) -> dict[str, Any]:
+    """The content of `lineage.json`: what makes the checkpoint again, as the run that trains it knows it.
+
+    Args:
+        where: processes, threads and device, as `compute.ranks` finds them.
+        fold: partition of the walk-forward that the checkpoint is for.
+    """
+    data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
+    with warehouse.connect() as connection:
+        revision = find_revision(connection, panel.manifest["feed"], data["data_version"])
+        inputs = build_inputs(connection, panel.manifest)
+    if revision is not None:
+        data |= {name: str(value) if name.endswith("date") else value for name, value in vars(revision).items()}
+    if fold is not None:
+        data["fold"] = fold
+    return lineage(
+        config=config.to_dict(),
+        seed=config.training.seed,
+        data=data,
+        panel_hash=panel.content_hash,
+        blocks=split_dates(len(panel.dates), config).dates(panel.dates),
+        build=inputs
+        | {"channels": list(panel.channels), "training_code": training_code_version(config.td.enabled)}
+        | {"processes": where["processes"], "threads": where["threads"]},
+        device=where["device"],
+        run_id=context.run.run_id,
+        upstream=upstream_materializations(context, _UPSTREAM),
+    )
 
 
 def without_intervals(sessions: int, config: FinJEPAConfig) -> str:

@@ -1,33 +1,94 @@
-"""A grid of trainings: which there are, and how each of them ended."""
+"""Trainings that differ in some keys of the config, or in their seed: an ablation grid, or an ensemble."""
 
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
+import dagster as dg
+from pydantic import Field
+
+from finjepa_model.config import preset
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.training.state import read_metrics
+from finjepa_pipeline import compute
+from finjepa_pipeline.failures import final
+from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.report.markdown import cell
+from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.training.checkpoints import checkpoint_id, for_panel, run_folder_of, train_side_by_side
+from finjepa_pipeline.training.step import train_in_step
+from finjepa_pipeline.warehouse import Warehouse
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a training of a sweep ended.
+class SweepConfig(dg.Config):
+    """What is trained, and how often."""
 
-    Attributes:
-        value: of the metric, on the validation block; steps: that were trained.
-        whole: whether there is a checkpoint; why: where there is none.
-    """
+    preset: str = Field(default="small", description="tiny, small, base or large.")
+    overrides: dict[str, str] = Field(default_factory=dict, description="Dotted config keys that all trainings share.")
+    grid: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description='Dotted config keys and the values to try, as in {"loss.recipe": ["ema", "both"]}.',
+    )
+    seeds: list[int] = Field(default_factory=lambda: [0], description="Every point of the grid is trained with each.")
+    metric: str = Field(
+        default="loss",
+        description="Number of the validation records, lower is better; another one for a grid over loss.*.",
+    )
+    stop_early: bool = Field(
+        default=True, description="On a cluster, end what falls behind; False for an ensemble, which wants every seed."
+    )
 
-    value: float
-    steps: int
-    whole: bool
-    why: str = ""
 
-    @classmethod
-    def of(cls, checkpoint: Path, metric: str) -> "Ended":
-        """Of a checkpoint: the evaluation that its best model won."""
-        metrics = json.loads((checkpoint / "metrics.json").read_text(encoding="utf-8"))
-        return cls(number(metrics["validation"] | metrics["diagnostics"], metric), metrics["training"]["steps"], True)
+@dg.asset(
+    name="model_sweep",
+    group_name="model",
+    deps=["feature_panel"],
+    owners=["team:finjepa"],
+    kinds={"pytorch"},
+    pool="gpu",
+)
+@final
+def model_sweep(
+    context: dg.AssetExecutionContext, config: SweepConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """Checkpoints of a grid of configs and seeds, with their validation losses. On a Ray cluster they train side by side, and
+    what falls behind is stopped early (ASHA); on one machine each is trained to its end, one after the other. None of them
+    becomes the newest checkpoint: choose one, or several, by their ids."""
+    home = settings.get()
+    panel = Panel.open(current_panel(home))
+    wanted = {
+        name: for_panel(preset(config.preset).override({**config.overrides, **changes}), panel)
+        for name, changes in variants(config.grid, config.seeds).items()
+    }
+    where = compute.ranks(home, 1)
+    failed = train_side_by_side(home, panel, wanted, where, context.log.info, config.metric, config.stop_early)
+    if all(failed.values()):
+        raise FinJEPAError(f"every training of the sweep failed; the first: {next(iter(failed.values()))}")
+    rows, checkpoints = [], {}
+    for name, one in wanted.items():
+        if failed[name]:
+            run_folder = run_folder_of(home.checkpoints / checkpoint_id(one, panel))
+            last = [record for record in read_metrics(run_folder) if record["kind"] == "validation"][-1:]
+            value, step = (compute.metric_value(last[0], config.metric), last[0]["step"]) if last else (float("inf"), 0)
+            rows.append((value, name, step, failed[name]))
+            continue
+        folder, _ = train_in_step(context, home, warehouse, panel, one, where, make_current=False, curves=False)
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        value = compute.metric_value(metrics["validation"] | metrics["diagnostics"], config.metric)
+        checkpoints[name] = folder.name
+        rows.append((value, name, metrics["training"]["steps"], folder.name))
+    shown = [[name, f"{value:.4g}", str(step), end] for value, name, step, end in sorted(rows)]
+    head = [["training", f"validation {config.metric}", "steps", "checkpoint"], ["---", "--:", "--:", "---"]]
+    return dg.MaterializeResult(
+        metadata={
+            "trainings": dg.MetadataValue.md("\n".join(f"| {' | '.join(map(cell, row))} |" for row in head + shown)),
+            "rows": dg.MetadataValue.json(shown),
+            "checkpoints": dg.MetadataValue.json(checkpoints),
+            "stopped_early": len(wanted) - len(checkpoints),
+            "panel": panel.content_hash,
+        }
+    )
 
 
 def variants(grid: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> dict[str, dict[str, str]]:
@@ -47,15 +108,3 @@ def variants(grid: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> dict[st
             name = ", ".join([*(f"{key}={value}" for key, value in point.items()), f"seed {seed}"])
             found[name] = {**point, "training.seed": str(seed)}
     return found
-
-
-def number(record: Mapping[str, object], metric: str) -> float:
-    """
-    Raises:
-        FinJEPAError: if the record has no such number.
-    """
-    value = record.get(metric)
-    if not isinstance(value, int | float):
-        known = ", ".join(sorted(name for name, value in record.items() if isinstance(value, float)))
-        raise FinJEPAError(f"metric={metric!r} is no number of a validation record; choose one of {known}")
-    return float(value)

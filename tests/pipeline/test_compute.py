@@ -86,7 +86,7 @@ def test_a_backtest_by_a_pool_is_the_backtest_of_one_process(hearing):
     for mine, theirs in zip(here.walks, there.walks, strict=True):
         for name, value in vars(mine).items():
             np.testing.assert_array_equal(getattr(theirs, name), value, err_msg=f"{mine.strategy} {name}")
-    assert set(here.expectations) == set(there.expectations) == {"mppi", "shuffled_actions"}
+    assert set(here.expectations) == set(there.expectations) == {"mppi", "ewma"}
     for name, array in here.replays.items():
         np.testing.assert_array_equal(there.replays[name], array)
     assert repr(here.forecasts) == repr(there.forecasts)  # NaN equals NaN

@@ -13,15 +13,14 @@ from dagster._core.events import EngineEventData
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import interrupts
-from finjepa_pipeline.pools import end_lost_runs, wait_for_pool
-from finjepa_pipeline.run_lock import LOCK, holder, is_held, lock_of, locked
+from finjepa_pipeline.runs import LOCK, end_lost_runs, holder, is_held, lock_of, locked, wait_for_pool
 
 HERE, ALIVE = socket.gethostname(), "00000000-0000-0000-0000-000000000001"
 POOLS = {"concurrency": {"pools": {"granularity": "op", "default_limit": 1}}}
 HOLD = """
 import sys
 from pathlib import Path
-from finjepa_pipeline.run_lock import locked
+from finjepa_pipeline.runs import locked
 with locked(Path(sys.argv[1]), sys.argv[2]):
     print("locked", flush=True)
     sys.stdin.read()
@@ -84,7 +83,7 @@ def test_a_lock_is_held_as_long_as_its_process_lives(instance, tmp_path, command
 
 def test_a_run_of_another_machine_counts_as_living_where_machines_share_a_database(instance, monkeypatch):
     run = started(instance, "another machine")
-    monkeypatch.setattr("finjepa_pipeline.run_launcher.SqliteRunStorage", ())  # it is PostgreSQL then
+    monkeypatch.setattr("finjepa_pipeline.runs.SqliteRunStorage", ())  # it is PostgreSQL then
     assert end_lost_runs(instance) == []
     mine = started(instance, HERE)
     assert len(end_lost_runs(instance)) == 1
@@ -160,7 +159,7 @@ def test_a_living_holder_is_named_and_waited_for_until_a_deadline(instance, comm
 
 
 def test_a_holder_that_dies_while_it_is_waited_for_is_ended(instance, command, monkeypatch):
-    monkeypatch.setattr("finjepa_pipeline.pools._LOOK_S", 0.1)
+    monkeypatch.setattr("finjepa_pipeline.runs._LOOK_S", 0.1)
     holding, mine = started(instance, HERE, ALIVE), started(instance)
     assert claim(instance, holding)
     assert not claim(instance, mine)
@@ -175,7 +174,7 @@ def test_a_signal_ends_the_wait(instance, command, monkeypatch):
     assert claim(instance, holding)
     assert not claim(instance, mine)
     asked = threading.Event()
-    monkeypatch.setattr("finjepa_pipeline.pools.asked", asked)
+    monkeypatch.setattr("finjepa_pipeline.runs.asked", asked)
     assert not interrupts.asked.is_set()
     threading.Timer(0.3, asked.set).start()
     with pytest.raises(KeyboardInterrupt):

@@ -15,14 +15,13 @@ import pytest
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import automation
-from finjepa_pipeline.alerts import Alert, send
+from finjepa_pipeline.alerts import BY_HAND, Alert, alert_of, red_checks, send, stale_champion_alert
 from finjepa_pipeline.automation import nightly_schedule
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.doctor import Finding, examine
 from finjepa_pipeline.failures import CRASH_RETRIES, final
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
-from finjepa_pipeline.watch import BY_HAND, alert_of, red_checks, stale_champion_alert
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW_YORK = ZoneInfo("America/New_York")

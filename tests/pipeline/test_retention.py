@@ -12,7 +12,7 @@ import pytest
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.publishing.gate import Champion, current_champion
 from finjepa_pipeline.retention import clean, living, remove_half_written
-from finjepa_pipeline.run_lock import locked
+from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 

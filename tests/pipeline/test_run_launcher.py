@@ -16,7 +16,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from finjepa_pipeline.failures import final
 
-WATCHED = {"run_launcher": {"module": "finjepa_pipeline.run_launcher", "class": "WatchedRunLauncher"}}
+WATCHED = {"run_launcher": {"module": "finjepa_pipeline.runs", "class": "WatchedRunLauncher"}}
 
 
 @pytest.fixture

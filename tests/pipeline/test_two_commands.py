@@ -22,7 +22,7 @@ from finjepa_pipeline.publishing.gate import ChallengerAudit, Verdict
 from finjepa_pipeline.run_inputs import made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training import assets as training
-from finjepa_pipeline.training.provenance import provenance
+from finjepa_pipeline.training.step import provenance
 from finjepa_pipeline.warehouse import Warehouse
 from tests.pipeline.prices.frames import prices as frame
 

@@ -21,18 +21,13 @@ class Cluster:
     def __init__(self, folder: Path, store: dict[str, str], hidden: Path):
         self.folder, self.hidden = folder, hidden
         self.environment = store | {"FINJEPA_ARTIFACTS": f"s3://{BUCKET}/artifacts"}
-        self.port, self.client_port = free_port(), free_port()
+        self.port = free_port()
         self.nodes: list[subprocess.Popen] = []
         self.can_hide = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
-
-    @property
-    def client_address(self) -> str:
-        """For a driver that is no node of the cluster."""
-        return f"ray://127.0.0.1:{self.client_port}"
 
     def add(self) -> None:
         """A node; all but the first do not see the homes."""
@@ -43,8 +38,7 @@ class Cluster:
                 hide = f'mount -t tmpfs none "{self.hidden}" && exec "$@"'
                 command = ["unshare", "-m", "sh", "-c", hide, "sh", *command]
         else:
-            own = [f"--port={self.port}", f"--ray-client-server-port={self.client_port}"]
-            own += ["--include-dashboard=false", f"--temp-dir={self.folder}"]
+            own = [f"--port={self.port}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
             command = [COMMANDS / "ray", "start", "--head", *own, *SMALL]
         (self.folder / "tmp").mkdir(parents=True, exist_ok=True)
         surroundings = os.environ | self.environment | {"TMPDIR": str(self.folder / "tmp")}

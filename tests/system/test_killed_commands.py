@@ -32,7 +32,7 @@ ROUNDS = int(os.environ.get("FINJEPA_TEST_ROUNDS", "5"))
 HOLD = """
 import os, sys
 import dagster as dg
-from finjepa_pipeline.run_lock import locked
+from finjepa_pipeline.runs import locked
 from finjepa_pipeline.runner import open_instance
 from finjepa_pipeline.settings import Settings
 settings = Settings.from_env().ensure()

@@ -34,6 +34,7 @@ pytestmark = [
 ]
 TRAINING = [
     *quick_training(), "--processes", "2", "--set", "training.steps_per_epoch=120", "--set", "training.checkpoint_every=10",
+    "--set", "training.log_every=5",
 ]  # fmt: skip
 FOLDS = ["--folds", "2", "--held-back", "0", *quick_training()[2:], "--planner", "mppi"]
 
@@ -79,17 +80,15 @@ def _until(process: subprocess.Popen[str], ready, seconds: float = 240) -> None:
 
 
 def _ranks() -> list[int]:
-    return processes("finjepa_pipeline.training.launch", ".run")
+    return processes("ray::RayTrainWorker")
 
 
-def _has_saved(cluster: Cluster, step: int, prefix: str = "artifacts"):
-    """Whether so many states of a training have come to the store after the first one that is seen there."""
-    store = Path(f"{cluster.folder}-s3") / BUCKET / prefix / "checkpoints"
-    seen: set[Path] = set()
+def _has_saved(home: Path, steps: int):
+    """Whether a training has brought a state of so many steps home."""
 
     def ready() -> bool:
-        seen.update(store.glob("*.run/*/trainer_state.pt"))
-        return len(seen) > step
+        state = next(home.glob("checkpoints/*.run/trainer_state.pt"), None)
+        return state is not None and torch.load(state, weights_only=False)["step"] >= steps
 
     return ready
 
@@ -110,21 +109,16 @@ def _equal_rows(home: Path, other: Path) -> None:
         assert repr(rows[0]) == repr(rows[1]), table
 
 
-def test_a_training_that_loses_a_process_an_actor_and_a_node_gives_the_checkpoint_of_one_machine(
-    cluster, local, tmp_path
-):
+def test_a_training_that_loses_a_rank_and_a_node_gives_the_checkpoint_of_one_machine(cluster, local, tmp_path):
     home, source = local
     run = _start(tmp_path, cluster, "train", *source, *TRAINING)
-    _until(run, _has_saved(cluster, 0))
+    _until(run, _has_saved(tmp_path, 20))
     os.kill(_ranks()[-1], signal.SIGKILL)
-    _until(run, lambda: len(_ranks()) == 2 and len(processes("ray::RankHost")) == 2)
-    os.kill(processes("ray::RankHost")[0], signal.SIGKILL)
-    _until(run, _has_saved(cluster, 2))
+    _until(run, _has_saved(tmp_path, 60))
     cluster.lose(cluster.nodes[-1])
     cluster.add()
     output = run.communicate(timeout=400)[0]
     assert run.returncode == 0, output[-3000:]
-    assert output.count("a training rank was lost") >= 2
     (mine,), (theirs,) = (list(place.glob("checkpoints/*/model.safetensors")) for place in (tmp_path, home))
     assert mine.read_bytes() == theirs.read_bytes()
     assert mine.parent.name == theirs.parent.name
@@ -137,8 +131,8 @@ def test_a_backtest_whose_worker_is_killed_gives_the_leaderboard_of_one_machine(
         for table in ("backtest_returns", "backtest_decisions", "backtest_replays", "forecast_quality", "leaderboard"):
             con.execute(f"DELETE FROM {table}")
     run = _start(tmp_path / "home", cluster, "backtest", "--planner", "mppi", "--controls", "ewma")
-    _until(run, lambda: processes("ray::walk_one"))
-    os.kill(processes("ray::walk_one")[0], signal.SIGKILL)
+    _until(run, lambda: processes("ray::_call"))
+    os.kill(processes("ray::_call")[0], signal.SIGKILL)
     output = run.communicate(timeout=300)[0]
     assert run.returncode == 0, output[-3000:]
     _equal_rows(home, tmp_path / "home")
@@ -154,7 +148,7 @@ def test_an_audit_finds_what_it_finds_on_one_machine(cluster, local, tmp_path):
             finjepa(tmp_path / place, "audit", *small)
         else:
             output = _start(tmp_path / place, cluster, "audit", *small).communicate(timeout=400)[0]
-            assert "tasks" in output or "was held" in output, output[-3000:]
+            assert "planted_market of" in output, output[-3000:]
         with duckdb.connect(str(tmp_path / place / "warehouse.duckdb"), read_only=True) as con:
             told.append(con.execute("SELECT test, passed, finding, value FROM audit_results ORDER BY ALL").fetchall())
     assert len(told[0]) == 7
@@ -192,38 +186,17 @@ def test_a_bad_trial_is_stopped_early_and_a_good_one_is_the_training_it_would_be
     assert (mine / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
 
 
-def test_through_rays_client_a_training_and_a_backtest_are_those_of_one_machine(cluster, local, tmp_path):
-    home, source = local
-    outside = {"FINJEPA_COMPUTE": cluster.client_address, "FINJEPA_ARTIFACTS": f"s3://{BUCKET}/of-the-client"}
-    for command in (["train", *source, *TRAINING], ["backtest", "--planner", "mppi", "--controls", "ewma"]):
-        run = _start(tmp_path, cluster, *command, **outside)
-        output = run.communicate(timeout=400)[0]
-        assert run.returncode == 0, output[-3000:]
-    (mine,), (theirs,) = (list(place.glob("checkpoints/*/model.safetensors")) for place in (tmp_path, home))
-    assert mine.read_bytes() == theirs.read_bytes()
-    _equal_rows(home, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("number", "client"),
-    [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGINT, True), (signal.SIGKILL, True)],
-)
-def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path, number, client):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path, number):
     _, source = local
-    before = set(_ranks())
-    steps = f"training.steps_per_epoch={9000 + 100 * client + number}"
-    address = cluster.client_address if client else cluster.address
-    run = _start(tmp_path, cluster, "train", *source, *TRAINING, "--set", steps, FINJEPA_COMPUTE=address)
-    _until(run, lambda: len(set(_ranks()) - before) == 2 and list(tmp_path.glob("checkpoints/*.run/metrics.jsonl")))
+    run = _start(tmp_path, cluster, "train", *source, *TRAINING, "--set", f"training.steps_per_epoch={9000 + number}")
+    _until(run, _has_saved(tmp_path, 10))
     if number == signal.SIGINT:
         os.killpg(run.pid, number)
     else:
         run.send_signal(number)
     run.communicate(timeout=60)
-    deadline = time.monotonic() + (90 if client else 40)  # Ray waits half a minute for a client that has gone
-    while left := [*processes(str(tmp_path)), *_ranks(), *processes("ray::RankHost")]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.5)
+    _none_left(str(tmp_path))
     assert not list(tmp_path.glob("checkpoints/*/model.safetensors"))
 
 
@@ -246,8 +219,7 @@ def test_runs_that_are_terminated_in_the_ui_leave_no_process_and_go_on(cluster, 
     }
     with DagsterServer(home, environment(home) | on_ray) as server:
         run = server.launch_job("train", training)
-        _until_running(server, run, _has_saved(cluster, 1, "of-the-ui"))
-        assert len(_ranks()) == 2
+        _until_running(server, run, _has_saved(home, 10))
         server.terminate(run)
         assert server.wait(run) == "CANCELED"
         _none_left()
@@ -266,7 +238,7 @@ def test_runs_that_are_terminated_in_the_ui_leave_no_process_and_go_on(cluster, 
         assert mine.read_bytes() == other.read_bytes()
 
         run = server.launch_job("backtest", judging)
-        _until_running(server, run, lambda: processes("ray::walk_one"))
+        _until_running(server, run, lambda: processes("ray::_call"))
         server.terminate(run)
         assert server.wait(run) == "CANCELED"
         _none_left()
@@ -284,10 +256,10 @@ def _until_running(server: DagsterServer, run: str, ready, seconds: float = 240)
         time.sleep(0.1)
 
 
-def _none_left() -> None:
-    """On any node, of ranks, of what holds them, and of tasks."""
-    names = ("ray::RankHost", "ray::walk_one", "ray::replay_one", "ray::forecast_one", "finjepa_pipeline.scale.ranks")
-    deadline = time.monotonic() + 40
-    while left := [*_ranks(), *(pid for name in names for pid in processes(name))]:
+def _none_left(*more: str) -> None:
+    """On any node, of ranks, of trials, of what holds them, and of tasks."""
+    names = ("ray::RayTrainWorker", "ray::TrainController", "ray::_trial", "ray::ImplicitFunc", "ray::_call", *more)
+    deadline = time.monotonic() + 60
+    while left := [pid for name in names for pid in processes(name)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)

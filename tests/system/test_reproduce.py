@@ -71,7 +71,7 @@ def test_reproduce_leaves_no_training_behind(trained, tmp_path, number):
 
     def trains() -> bool:
         assert rebuilding.poll() is None
-        return any("training.launch" in processes.command_of(pid) for pid in processes.of_session(rebuilding.pid))
+        return any("training.process" in processes.command_of(pid) for pid in processes.of_session(rebuilding.pid))
 
     wait_until(trains, every=0.05)
     rebuilding.send_signal(number)  # the parent alone

@@ -10,8 +10,7 @@ import pytest
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.evaluate import checkpoint_folder
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.named import named_checkpoint
-from finjepa_pipeline.training.run import content_hash
+from finjepa_pipeline.training.checkpoints import content_hash, named_checkpoint
 from tests.hub_lookalike import READER, HubLookalike
 
 REPO = "tester/finjepa"
@@ -19,7 +18,7 @@ _RESOLVE = """
 import sys
 from pathlib import Path
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.named import named_checkpoint
+from finjepa_pipeline.training.checkpoints import named_checkpoint
 found = named_checkpoint(Settings(home=Path(sys.argv[1])), sys.argv[2])
 print(found.name, (found.folder / "model.safetensors").read_text())
 """

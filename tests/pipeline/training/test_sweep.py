@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from finjepa_model.config import preset
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.training.sweep import Ended, number, variants
+from finjepa_pipeline.compute import metric_value
+from finjepa_pipeline.training.sweep import variants
 
 KEYS = st.sampled_from(["training.learning_rate", "model.dim", "loss.recipe", "training.batch_size"])
 
@@ -45,9 +46,8 @@ def test_what_is_no_sweep_is_one_line(grid, seeds):
     assert "\n" not in str(told.value)
 
 
-def test_a_checkpoint_tells_how_its_training_ended(tmp_path):
-    metrics = {"validation": {"loss": 0.5}, "diagnostics": {"rank": 3.0}, "training": {"steps": 8}}
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    assert Ended.of(tmp_path, "loss") == Ended(0.5, 8, True)
+def test_a_metric_that_is_no_number_of_a_record_is_one_line():
+    record = {"kind": "validation", "step": 3, "loss": 0.5, "rank": 3.0}
+    assert metric_value(record, "loss") == 0.5
     with pytest.raises(FinJEPAError, match="choose one of loss, rank"):
-        number(metrics["validation"] | metrics["diagnostics"], "sharpe")
+        metric_value(record, "sharpe")

@@ -13,9 +13,9 @@ import pytest
 import finjepa_model
 import finjepa_pipeline
 from finjepa_model.config import TrainingConfig, preset
+from finjepa_pipeline.training.checkpoints import for_panel
 from finjepa_pipeline.training.code import training_code_version, training_modules
-from finjepa_pipeline.training.exchange import CONFIG_FILE
-from finjepa_pipeline.training.run import for_panel
+from finjepa_pipeline.training.process import CONFIG_FILE
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
 
@@ -113,7 +113,7 @@ def test_what_a_training_process_has_imported_belongs_to_the_version(tmp_path, t
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / CONFIG_FILE).write_text(config.to_json())
     program = (
-        "import sys; from finjepa_pipeline.training.launch import main; main(); "
+        "import sys; from finjepa_pipeline.training.process import main; main(); "
         "print(*(name for name in sys.modules if name.startswith('finjepa_')))"
     )
     command = [sys.executable, "-c", program, "--panel", str(panel.folder), "--run-folder", str(tmp_path / "run")]

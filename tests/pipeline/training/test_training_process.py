@@ -1,4 +1,4 @@
-"""The training process: one on a device, none without its launcher, stopped with everything saved, told as it goes."""
+"""The training process: one in a run folder, none without its parent, stopped with everything saved, its records reported."""
 
 import json
 import os
@@ -15,16 +15,20 @@ import torch
 from finjepa_model.config import TrainingConfig, preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.state import METRICS_FILE, STATE_FILE, append_record, read_metrics
-from finjepa_pipeline.training.exchange import CONFIG_FILE, FAILURE_FILE, LAUNCHER_PID, RESULT_FOLDER
-from finjepa_pipeline.training.guards import only_training_on
-from finjepa_pipeline.training.live import watched
-from finjepa_pipeline.training.run import for_panel
+from finjepa_pipeline.causes import FAILURE_FILE
+from finjepa_pipeline.training.checkpoints import for_panel
+from finjepa_pipeline.training.process import CONFIG_FILE, RESULT_FOLDER, only_training_in
+from finjepa_pipeline.training.step import new_records
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
 
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory):
+    return write_panel(tmp_path_factory.mktemp("market") / "panel", noise(900, 4))
+
+
 @pytest.fixture
-def run_folder(tmp_path):
-    panel = write_panel(tmp_path / "panel", noise(900, 4))
+def run_folder(tmp_path, panel):
     training = TrainingConfig(batch_size=4, n_assets=2, steps_per_epoch=100_000, evaluate_batches=1, log_every=1)
     config = for_panel(replace(preset("tiny"), training=training), panel)
     (tmp_path / "run").mkdir()
@@ -32,64 +36,74 @@ def run_folder(tmp_path):
     return tmp_path / "run"
 
 
-def _start(run_folder, launcher: int) -> subprocess.Popen:
-    """A training under way."""
-    command = [sys.executable, "-m", "finjepa_pipeline.training.launch"]
-    command += ["--panel", str(run_folder.parent / "panel"), "--run-folder", str(run_folder)]
-    environment = os.environ | {LAUNCHER_PID: str(launcher), "OMP_NUM_THREADS": "1"}
-    training = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run_folder / METRICS_FILE).is_file() or not list(read_metrics(run_folder)):
-        assert training.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return training
-
-
-def _state_is_saved(run_folder) -> bool:
+@pytest.mark.parametrize(("ranks", "ends"), [(1, "cancelled"), (1, "orphan"), (2, "cancelled")])
+def test_a_training_that_is_cancelled_or_loses_its_parent_saves_and_ends(run_folder, panel, ranks, ends):
+    command = [sys.executable, "-m", "finjepa_pipeline.training.process", "--panel", str(panel.folder)]
+    command += ["--run-folder", str(run_folder), "--ranks", str(ranks)]
+    starter = (
+        "import subprocess, sys, time; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", starter, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    training = int(parent.stdout.readline())
+    try:
+        _until(lambda: list(read_metrics(run_folder)), 120)
+        if ends == "cancelled":
+            os.kill(training, signal.SIGTERM)
+        else:
+            parent.kill()
+        _until(lambda: (run_folder / FAILURE_FILE).is_file() and not _is_alive(training), 25)
+    finally:
+        parent.kill()
+        parent.wait()
     state = torch.load(run_folder / STATE_FILE, weights_only=True)
-    return state["step"] >= 1 and not (run_folder / RESULT_FOLDER).exists()
-
-
-def test_a_training_that_is_cancelled_saves_and_says_so(run_folder):
-    training = _start(run_folder, os.getpid())
-    training.send_signal(signal.SIGTERM)
-    assert training.wait(timeout=15) == 0  # Dagster waits 20 s before it kills
-    assert _state_is_saved(run_folder)
+    assert state["step"] >= 1
+    assert not (run_folder / RESULT_FOLDER).exists()
     assert "training stopped at step" in (run_folder / FAILURE_FILE).read_text()
 
 
-def test_a_training_whose_launcher_was_killed_saves_and_ends(run_folder):
-    launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    training = _start(run_folder, launcher.pid)
-    launcher.kill()  # and nobody waits for it: a zombie is not alive
-    assert training.wait(timeout=15) == 0
-    assert _state_is_saved(run_folder)
-    launcher.wait()
-
-
-def test_a_device_has_one_training_at_a_time(tmp_path):
-    device = torch.device("cpu")
+def test_a_run_folder_has_one_training_at_a_time(tmp_path):
     with (
-        only_training_on(device, tmp_path),
-        pytest.raises(FinJEPAError, match="another training holds"),
-        only_training_on(device, tmp_path, patience_s=0),
+        only_training_in(tmp_path),
+        pytest.raises(FinJEPAError, match="another training works in"),
+        only_training_in(tmp_path, patience_s=0),
     ):
         pass
-    with only_training_on(device, tmp_path, patience_s=0):
+    with only_training_in(tmp_path, patience_s=0):
         pass
 
 
-def test_records_are_told_once_and_curves_are_thinned(tmp_path):
+def test_records_are_reported_once_and_curves_are_thinned(tmp_path):
     def write(kind, step):
         append_record(tmp_path, {"kind": kind, "step": step, "loss": float(np.exp(-step))})
 
     write("train", 100)  # of a run that was interrupted
-    told = []
-    with watched(tmp_path, 2000, told.append):
-        for step in range(101, 141):
-            write("train", step)
-        write("validation", 120)
-        (tmp_path / METRICS_FILE).open("a").write(json.dumps({"kind": "train", "step": 150})[:10])  # cut by a crash
-    assert [r["step"] for r in told if r["kind"] == "train"] == [110, 120, 130, 140]
-    assert [r["step"] for r in told if r["kind"] == "validation"] == [120]
+    reported = []
+    report_new = new_records(tmp_path, 2000, reported.append)
+    for step in range(101, 141):
+        write("train", step)
+        if step % 7 == 0:
+            report_new()
+    write("validation", 120)
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write(json.dumps({"kind": "train", "step": 150})[:10])  # cut by a crash
+    report_new()
+    report_new()
+    assert [r["step"] for r in reported if r["kind"] == "train"] == [110, 120, 130, 140]
+    assert [r["step"] for r in reported if r["kind"] == "validation"] == [120]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _until(done, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "deploy" / "kubernetes"
 RAY, *POLICIES = yaml.safe_load_all((FILES / "raycluster.yaml").read_text())
 VALUES = yaml.safe_load((FILES / "dagster-values.yaml").read_text())
@@ -40,7 +40,17 @@ def test_the_address_is_one_that_the_settings_take(monkeypatch):
 
     for variable in CODE["env"]:
         monkeypatch.setenv(variable["name"], variable["value"])
-    assert Settings.from_env().ray_address == f"ray://{RAY['metadata']['name']}-head-svc:10001"
+    assert Settings.from_env().ray_address == f"{RAY['metadata']['name']}-head-svc:6379"
+
+
+def test_the_code_location_is_a_node_of_the_cluster_that_takes_no_work():
+    (node,) = CODE["sidecarContainers"]
+    assert node["image"] == f"{CODE['image']['repository']}:{CODE['image']['tag']}"
+    assert f"--address={RAY['metadata']['name']}-head-svc:6379" in node["command"]
+    assert "--num-cpus=0" in node["command"]
+    shared = {mount["name"]: mount["mountPath"] for mount in node["volumeMounts"]}
+    assert shared.items() <= {mount["name"]: mount["mountPath"] for mount in CODE["volumeMounts"]}.items()
+    assert set(shared) <= {volume["name"] for volume in CODE["volumes"]}
 
 
 def test_the_run_launcher_can_be_loaded():

@@ -1,0 +1,219 @@
+"""Runs of a home: which of them still have a process, and who holds the pools of the Dagster instance.
+
+The process of a run that a command started holds a lock for as long as it lives: the kernel frees it however the process ends. A
+process id alone does not say so: another process may have it by now, after a restart of the machine or in another container.
+
+A code server reports the end of the runs that it has started. When it died as well (a power cut, a restart of everything, the
+memory killer), nobody does: the run would stand as running until its time limit, and every later night would wait for it. So runs
+without a process are ended, their slots of pools are freed, and a living holder is waited for.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+from dagster import DagsterEventType, DagsterInstance, DagsterRun
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.tags import GRPC_INFO_TAG
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.interrupts import asked
+
+LOCK = "finjepa/lock"  # tag of a run that holds a lock: the name of its machine
+# What a process says of itself when it takes a run: one of a code server, or one that runs every step itself.
+_STARTED = ("Started process for run", "Executing steps in process")
+_CAN_SEE_PROCESSES = Path("/proc/self/stat").is_file()
+_CLOCK_SLACK_S = 2.0  # /proc counts in ticks since a boot whose moment is known to the second
+_POLL_S = 0.5
+_LOOK_S = 5.0  # between two looks for holders that have died
+
+
+def lock_of(instance: DagsterInstance, run_id: str) -> Path:
+    """Beside the database of runs, so that the lock of a run is found where that was moved, copied or restored."""
+    return Path(instance.root_directory) / "commands" / f"{run_id}.lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path, run_id: str) -> Iterator[dict[str, str]]:
+    """Hold the lock of a run.
+
+    Yields:
+        Tags for the run; none on a file system without locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run_id}.lock"
+    with path.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            path.unlink(missing_ok=True)
+            yield {}
+            return
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+        with contextlib.suppress(OSError):  # a full disk: the lock counts, and not what it says
+            file.write(f"`{command}` (process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')})")
+            file.flush()
+        try:
+            yield {LOCK: socket.gethostname()}
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a living process holds a lock; None where there is none."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return None
+    except OSError:  # of another user, or on a file system without locks: nothing is known, and nothing is ended
+        return True
+
+
+def holder(path: Path) -> str:
+    """The command that took a lock, its process and since when, as it wrote them; empty if they cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+class WatchedRunLauncher(DefaultRunLauncher):
+    """Run monitoring asks it, and ends a run whose process is gone; `run_retries` then tries it again. A run of a code server on
+    another machine, or in another container, is left to its time limit."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return _CAN_SEE_PROCESSES  # elsewhere Dagster's time limits are all there is
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        lost = lost_process(self._instance, run)
+        if lost is not None:
+            return CheckRunHealthResult(WorkerStatus.FAILED, lost)
+        return CheckRunHealthResult(WorkerStatus.RUNNING)
+
+
+def lost_process(instance: DagsterInstance, run: DagsterRun) -> str | None:
+    """Why a run that has not ended has no process any more; None if its process lives, or that cannot be seen from here."""
+    if LOCK in run.tags:
+        held = is_held(lock_of(instance, run.run_id))
+        if held is None:  # removed by its process, which could not report the end of the run; or of another machine
+            held = run.tags[LOCK] != socket.gethostname() and not isinstance(instance.run_storage, SqliteRunStorage)
+        return None if held else "the command that ran it is gone"
+    if not _is_here(run) or not _CAN_SEE_PROCESSES:
+        return None
+    for entry in reversed(instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)):
+        event = entry.dagster_event
+        if event is None or not (event.message or "").startswith(_STARTED):
+            continue
+        pid = int(event.engine_event_data.metadata["pid"].value)  # type: ignore[arg-type]
+        began = _began(pid)
+        if began is None or began > entry.timestamp + _CLOCK_SLACK_S:  # or its number is another's by now
+            return f"its process {pid} is gone"
+        return None
+    return None
+
+
+def _is_here(run: DagsterRun) -> bool:
+    server = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))  # none of a run whose steps run in the process of a command
+    return server.get("host", "localhost") in ("localhost", "127.0.0.1", "::1")
+
+
+def _began(pid: int) -> float | None:
+    """When a process was started, in seconds since the epoch; None where it is not alive."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    if fields[0] in "ZX":
+        return None
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age_s
+
+
+def end_lost_runs(instance: dg.DagsterInstance) -> list[str]:
+    """End every run whose process is gone, and free all slots of pools that no living run holds.
+
+    Returns:
+        A line for each run that was ended.
+    """
+    ended = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
+        lost = lost_process(instance, run)
+        if lost is not None:
+            instance.report_run_failed(run, f"{lost}; its last step is not finished")
+            lock_of(instance, run.run_id).unlink(missing_ok=True)
+            ended.append(f"the run {run.run_id[:8]} of {run.job_name} has no process any more ({lost}) and was ended")
+    storage = instance.event_log_storage
+    infos = storage.get_concurrency_infos(list(storage.get_concurrency_keys())).values()
+    claims = {claim.run_id for info in infos for claim in (*info.claimed_slots, *info.pending_steps)}
+    for run_id in claims:
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+    return ended
+
+
+def wait_for_pool(
+    instance: dg.DagsterInstance,
+    pool: str,
+    run_id: str,
+    step: str,
+    patience_s: float,
+    say: Callable[[str], None],
+) -> None:
+    """Wait until a step that Dagster has blocked may take its slot. Dagster's own wait has no end, and keeps a core busy.
+
+    Raises:
+        FinJEPAError: if a living run holds the pool for longer than `patience_s`.
+        KeyboardInterrupt: on SIGINT or SIGTERM.
+    """
+    storage = instance.event_log_storage
+    deadline, looked, named = time.monotonic() + patience_s, 0.0, ""
+    while True:
+        if time.monotonic() - looked > _LOOK_S:
+            for line in end_lost_runs(instance):
+                say(line)
+            looked = time.monotonic()
+        info = storage.get_concurrency_info(pool)
+        if any(s.run_id == run_id and s.step_key == step and s.assigned_timestamp for s in info.pending_steps):
+            return
+        others = {s.run_id for s in (*info.claimed_slots, *info.pending_steps) if s.run_id != run_id}
+        if not others:  # a holder died between freeing its slot and giving it away: queue again
+            storage.free_concurrency_slot_for_step(run_id, step)
+            return
+        held = _named(instance, sorted(others)[0])
+        if held != named:
+            say(f"{step} waits for {held}, up to {patience_s / 60:.0f} minutes")
+            named = held
+        if time.monotonic() > deadline:
+            raise FinJEPAError(
+                f"{step} has waited {patience_s / 60:.3g} minutes for {held}, which holds the pool {pool!r} of this home; "
+                "end that process or let it finish, then run the same command again (FINJEPA_WAIT_MINUTES sets how long)"
+            )
+        if asked.wait(_POLL_S):
+            raise KeyboardInterrupt
+
+
+def _named(instance: dg.DagsterInstance, run_id: str) -> str:
+    run = instance.get_run_by_id(run_id)
+    if run is None:
+        return f"the run {run_id[:8]}"
+    return (
+        holder(lock_of(instance, run_id))
+        or f"the run {run_id[:8]} of {run.job_name}, started in the UI or by a schedule"
+    )

@@ -1,1 +1,0 @@
-"""The same jobs on a Ray cluster. Nothing of Ray is imported before FINJEPA_COMPUTE names one."""
