@@ -21,7 +21,7 @@ from finjepa_pipeline.publishing.gate import champion_since
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
-BY_HAND = "finjepa/by"  # tag of a run that a person started in a terminal, where failures are told already
+BY_HAND = "finjepa/by"  # tag of a run that a person started in a terminal, where failures are printed already
 TRIES = 3
 _POST_TIMEOUT_S = 10.0
 _COMMAND_TIMEOUT_S = 60.0
@@ -45,7 +45,7 @@ def send(settings: Settings, alert: Alert) -> bool:
         Whether there was anywhere to send it.
 
     Raises:
-        FinJEPAError: if it could not be delivered, after some tries. The webhook's address may hold a secret, and is not told.
+        FinJEPAError: if it could not be delivered, after some tries. The webhook's address may hold a secret, and is not printed.
     """
     body = to_json(asdict(alert))
     if settings.alert_webhook:
@@ -58,7 +58,7 @@ def send(settings: Settings, alert: Alert) -> bool:
 @dg.run_failure_sensor(
     name="failure_alert",
     description="Sends an alert when a run has failed for good, with the blocking checks that were red. Crashes that are tried "
-    "again are not told, nor is what a person runs in a terminal.",
+    "again are not reported, nor is what a person runs in a terminal.",
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=30,
 )

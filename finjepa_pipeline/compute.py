@@ -365,8 +365,8 @@ def tune(
             ),
         ).fit()
     for result in results:
-        told, failed = result.metrics or {}, _last_line(result.error) if result.error is not None else "stopped early"
-        ended[result.config["name"]] = "" if told.get("over") else failed
+        reported, failed = result.metrics or {}, _last_line(result.error) if result.error is not None else "stopped early"
+        ended[result.config["name"]] = "" if reported.get("over") else failed
     return ended
 
 
