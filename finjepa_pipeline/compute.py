@@ -521,7 +521,9 @@ def _in_a_thread(function: Callable[[], Any], watch: Callable[[], object]) -> An
 
 
 def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    """Of what Ray passes on: an error of ours without its class."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return line.rpartition("FinJEPAError: ")[2]
 
 
 def ray_module() -> Any:

@@ -4,8 +4,8 @@ The process of a run that a command started holds a lock for as long as it lives
 process id alone does not say so: another process may have it by now, after a restart of the machine or in another container.
 
 A code server reports the end of the runs that it has started. When it died as well (a power cut, a restart of everything, the
-memory killer), nobody does: the run would stand as running until its time limit, and every later nightly run would wait for it. So runs
-without a process are ended, their slots of pools are freed, and a living holder is waited for.
+memory killer), nobody does: the run would stand as running until its time limit, and every later nightly run would wait for it.
+So runs without a process are ended, their slots of pools are freed, and a living holder is waited for.
 """
 
 import contextlib
