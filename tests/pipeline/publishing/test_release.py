@@ -204,6 +204,7 @@ def test_a_hub_that_asks_for_a_long_wait_and_a_bad_name_are_refused(champion_hom
         publish(champion_home, repo)
 
 
+@pytest.mark.slow
 def test_the_td_branch_is_released_with_its_checkpoint(home, hub, tmp_path):
     config = config_for(6)
     td = replace(config.td, enabled=True, steps=2, dates=8, hidden=16, kept_states=256, evaluate_every=2)
