@@ -20,6 +20,16 @@ from finjepa_pipeline.training.lineage import build_inputs, lineage, upstream_ma
 from finjepa_pipeline.warehouse import Warehouse
 
 _POINTS = 200  # of a curve of training losses, at most; every evaluation is reported
+_OF_REVISION = (
+    "number",
+    "feed",
+    "source",
+    "version",
+    "rows",
+    "quarantined_rows",
+    "columns",
+    "accepted",
+)  # for the lineage
 _UPSTREAM = (
     "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
     "feature_panel",
@@ -106,7 +116,8 @@ def provenance(
         revision = find_revision(connection, panel.manifest["feed"], data["data_version"])
         inputs = build_inputs(connection, panel.manifest)
     if revision is not None:
-        data |= {name: str(value) if name.endswith("date") else value for name, value in vars(revision).items()}
+        data |= {name: getattr(revision, name) for name in _OF_REVISION}
+        data |= {name: str(getattr(revision, name)) for name in ("first_date", "last_date")}
     if fold is not None:
         data["fold"] = fold
     return lineage(
