@@ -82,7 +82,12 @@ def newest_revision(con: duckdb.DuckDBPyConnection, feed: str) -> Revision | Non
 def _revisions(con: duckdb.DuckDBPyConnection, where: str, **parameters: str | None) -> list[Revision]:
     # all rows are fetched: a result that is left unfinished blocks the connection for relations
     rows = con.execute(f"{_REVISION} {where} ORDER BY revision DESC", parameters or None).fetchall()
-    return [Revision(*(tuple(value) if isinstance(value, list) else value for value in row)) for row in rows]
+    return [_frozen(row) for row in rows]
+
+
+def _frozen(row: tuple[Any, ...]) -> Revision:
+    values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row]
+    return Revision(*values)
 
 
 def feed_of_content(con: duckdb.DuckDBPyConnection, data_version: str) -> str | None:
