@@ -43,6 +43,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if not ctx.params.get("debug"):  # before the import, which warns
+            warnings.filterwarnings("ignore")  # warnings of libraries are for programmers
         try:
             return getattr(importlib.import_module("finjepa_pipeline.commands"), cmd_name)
         except ModuleNotFoundError as error:  # only the model package may be installed
@@ -93,8 +95,6 @@ def one_line(error: BaseException) -> str:
 def main(ctx: click.Context, debug: bool) -> None:
     """FinJEPA: a JEPA world model for portfolio choice."""
     ctx.obj = debug
-    if not debug:
-        warnings.filterwarnings("ignore")  # warnings of libraries are for programmers
 
 
 def run() -> None:

@@ -365,7 +365,10 @@ def tune(
             ),
         ).fit()
     for result in results:
-        reported, failed = result.metrics or {}, _last_line(result.error) if result.error is not None else "stopped early"
+        reported, failed = (
+            result.metrics or {},
+            _last_line(result.error) if result.error is not None else "stopped early",
+        )
         ended[result.config["name"]] = "" if reported.get("over") else failed
     return ended
 

@@ -184,6 +184,9 @@ def test_the_list_of_commands_is_theirs_and_needs_neither_dagster_nor_torch():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert all(name in done.stdout for name in cli.COMMANDS)
     assert done.stdout.endswith("set()\n")
+    done = subprocess.run([sys.executable, "-m", "finjepa_pipeline", "clean", "--help"], capture_output=True, text=True)
+    assert done.stderr == ""  # no warning of a library
+    assert "--keep" in done.stdout
 
 
 def test_a_step_that_a_job_has_not_is_named(tmp_path):
