@@ -12,7 +12,9 @@ import argparse
 import copy
 import datetime
 import time
+import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,18 +59,31 @@ def open_panel(home: str) -> Panel:
 
 def train(
     blocks: Sequence[RiskBlock], config: FinJEPAConfig, seeds: int, steps: int, factors: int, frozen: bool = False
-) -> Networks:
-    """An ensemble of encoders and heads; with `frozen` the encoders stay as they are born."""
-    latents, heads = [], []
+) -> tuple[Networks, list[list[RiskBlock]], list[torch.nn.Module]]:
+    """An ensemble of encoders and heads, each without a third of the symbols (or fewer, in a larger one); those; the modules.
+
+    Args:
+        frozen: leave the encoders as they are born.
+    """
+    latents, heads, held_out, modules = [], [], [], []
+    folds = max(seeds, 3)
     for seed in range(seeds):
         torch.manual_seed(seed)
         encoder, head = ContextEncoder(config.model), RiskHead(config.model.dim, factors)
         encoder.requires_grad_(not frozen)
+        inside, outside = [], []
+        for block in blocks:
+            fold_A = np.array([zlib.crc32(symbol.encode()) % folds == seed for symbol in block.panel.assets])
+            allowed_A = np.ones_like(fold_A) if block.allowed_A is None else block.allowed_A
+            inside.append(replace(block, allowed_A=allowed_A & ~fold_A))
+            outside.append(replace(block, allowed_A=allowed_A & fold_A))
         if steps:
-            ground(encoder, head, blocks, config, steps, seed=seed)
+            ground(encoder, head, inside, config, steps, seed=seed)
         latents.append(latents_of(encoder.eval()))
         heads.append(head.eval())
-    return Networks(latents, heads)
+        modules += [encoder, head]
+        held_out.append(outside)
+    return Networks(latents, heads), held_out, modules
 
 
 def har_with_market(blocks: Sequence[RiskBlock], config: FinJEPAConfig) -> Volatility:
@@ -205,6 +220,8 @@ def main() -> None:
     parser.add_argument("--assets", type=int, default=50)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--quick", action="store_true", help="no GARCH, LightGBM, untrained encoder or tails")
+    parser.add_argument("--keep", help="file of what was fitted: read where it exists, else written")
+    parser.add_argument("--fit-only", action="store_true", help="stop before anything is scored")
     parser.add_argument("--record", help="file that counts openings of test blocks")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -212,7 +229,7 @@ def main() -> None:
 
     tested = open_panel(options.test)
     kept_out = {symbol for home in [options.test, *options.exclude] for symbol in open_panel(home).assets}
-    blocks, held_out, before = [], [], []
+    blocks = []
     for home in options.fit:
         panel = open_panel(home)
         own = Path(home).absolute() == Path(options.test).absolute()
@@ -221,8 +238,6 @@ def main() -> None:
         stop = panel.date_index(options.until) + 1
         middle = stop - 504
         blocks.append(RiskBlock(panel, 0, stop if not options.validate else middle, fitted_A))
-        before.append(RiskBlock(panel, 0, blocks[-1].stop - 252, fitted_A))
-        held_out.append(RiskBlock(panel, blocks[-1].stop - 252, blocks[-1].stop, fitted_A))
         if own and options.validate:
             target = RiskBlock(panel, middle, stop, fitted_A)
     if not options.validate:
@@ -231,18 +246,28 @@ def main() -> None:
             symbols_A = np.array([unseen(symbol, 0.5) for symbol in tested.assets])
         last = tested.date_index(options.before) if options.before else len(tested.dates)
         target = RiskBlock(tested, tested.date_index(options.after) + 1, last, symbols_A)
-        if options.record:
-            with Path(options.record).open("a") as record:
-                record.write(f"{datetime.datetime.now():%F %T} {vars(options)}\n")
     config = config_of(blocks[0].panel, options.window, options.patch, options.dim)
 
-    networks = train(before, config, options.seeds, options.steps, options.factors)
+    kept = Path(options.keep) if options.keep else None
+    steps = 0 if kept is not None and kept.exists() else options.steps
+    networks, held_out, modules = train(blocks, config, options.seeds, steps, options.factors)
     print(f"{options.seeds} networks trained: {time.perf_counter() - began:.0f} s", flush=True)
     channels = len(config.model.channels)
     risk, linear = RiskModel(channels, factors=options.factors * options.seeds), RiskModel(channels)
-    report = fit_risk(risk, blocks, config, networks, held_out)
-    fit_risk(linear, blocks, config)
-    print({name: round(value, 3) for name, value in report.items()})
+    modules = torch.nn.ModuleList([*modules, risk, linear])
+    if kept is not None and kept.exists():
+        modules.load_state_dict(torch.load(kept))
+    else:
+        report = fit_risk(risk, blocks, config, networks, held_out)
+        fit_risk(linear, blocks, config)
+        print({name: round(value, 3) for name, value in report.items()})
+        if kept is not None:
+            torch.save(modules.state_dict(), kept)
+    if options.fit_only:
+        return
+    if options.record and not options.validate:
+        with Path(options.record).open("a") as record:
+            record.write(f"{datetime.datetime.now():%F %T} {vars(options)}\n")
     print(f"fitted: {time.perf_counter() - began:.0f} s", flush=True)
 
     def forecast(chunk: Chunk) -> RiskForecast:
@@ -269,9 +294,9 @@ def main() -> None:
         volatilities["GARCH(1,1)"] = garch(target)
         if (trees := boosted(blocks, config, linear)) is not None:
             volatilities["LightGBM"] = trees
-        born = train(before, config, 1, options.steps, 0, frozen=True)
+        born, born_out, _ = train(blocks, config, 1, options.steps, 0, frozen=True)
         random = RiskModel(channels)
-        fit_risk(random, blocks, config, born, held_out)
+        fit_risk(random, blocks, config, born, born_out)
         volatilities["untrained encoder"] = lambda chunk: random.log_volatility(
             RiskInputs.of(chunk.observation), born.read(chunk.observation)[0]
         )

@@ -238,7 +238,8 @@ def run_market(arguments: argparse.Namespace, variant: str, seed: int) -> dict:
 def observe(world: PlanningWorld) -> np.ndarray:
     """What a policy without the branch may see: forecasts, risk and holdings of each asset."""
     moments, mean_1N = world.moments, world.moments.mean_BHN[:, 0]
-    parts = [50 * mean_1N, 10 * moments.specific_variance_BHN[:, 0].sqrt(), moments.beta_BN, world.state.holdings_XN]
+    volatility_1N = moments.covariance_BHMM[:, 0].diagonal(dim1=-2, dim2=-1)[:, :-1].sqrt()
+    parts = [50 * mean_1N, 10 * volatility_1N, moments.beta_BN, world.state.holdings_XN]
     return torch.cat(parts, -1)[0].numpy().astype(np.float32)
 
 

@@ -53,10 +53,16 @@ def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | No
     with torch.device("meta"):  # shapes without memory; buffers that no file has are made of numbers, on the CPU
         model = cls(config)
     expected = {name: _header(tensor) for name, tensor in model.state_dict().items()}
+    unfitted = {}
     try:
         with safe_open(file, framework="pt") as opened:
             parts = {name: opened.get_slice(name) for name in opened.keys() if not name.startswith(_OLD_BRANCH)}  # noqa: SIM118
             found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+            if not any(
+                name.startswith("risk.") for name in found
+            ):  # of a version without a risk model: nothing is fitted
+                unfitted = {f"risk.{name}": x for name, x in type(model.risk)(*model.risk.shape).state_dict().items()}
+                expected = {name: header for name, header in expected.items() if name not in unfitted}
             wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
             weights = {} if wrong else {name: opened.get_tensor(name).clone() for name in found}
     except (SafetensorError, OSError) as error:
@@ -71,7 +77,7 @@ def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | No
             raise FinJEPAError(
                 f"{file} holds numbers that are not finite, in {name}; train or fetch the checkpoint again"
             )
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(unfitted | weights, assign=True)
     return model.eval()
 
 

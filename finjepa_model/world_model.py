@@ -23,6 +23,7 @@ from finjepa_model.nn.encoder import (
 from finjepa_model.nn.losses import InverseDynamics, SIGReg, objective
 from finjepa_model.nn.predictor import MarketMemory, Predictor
 from finjepa_model.nn.readout import Heads, ReturnReadout
+from finjepa_model.nn.risk import RiskForecast, RiskModel
 from finjepa_model.portfolio import PortfolioState
 
 _ROLLED_AT_ONCE = 2400  # portfolios: more do not fit the cache of a CPU core
@@ -60,6 +61,7 @@ class FinJEPA(nn.Module):
             self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_portfolio_encoder = copy.deepcopy(self.portfolio_encoder).requires_grad_(False)
         # last, so that the world model begins the same with and without it
+        self.risk = RiskModel(len(model.channels), model.dim)
         self.td = None
         if (
             config.td.enabled
@@ -117,10 +119,20 @@ class FinJEPA(nn.Module):
         market_log_std_BH = self.heads.market(market_BHD)
         inputs_BNZ = self.readout.inputs(observation.features_BSNTF[:, now], assets_BHND[:, 0])
         mean_BHN = self.readout(inputs_BNZ, asset_scale_B1N.squeeze(1), observation.present_BN, horizon)
+        volatility_BHN, market_volatility_BH = (
+            log_std_BHN.exp() * asset_scale_B1N,
+            market_log_std_BH.exp() * market_scale_B1,
+        )
+        covariance_BHMM = None
+        if observation.past_BNR is not None:
+            risk = self.risk(observation, assets_BHND[:, 0], market_BHD[:, 0])
+            covariance_BHMM = risk.step_covariance(self.config.model.stride, horizon)
+            volatility_BHM = covariance_BHMM.diagonal(dim1=-2, dim2=-1).sqrt()
+            volatility_BHN, market_volatility_BH = volatility_BHM[..., :-1], volatility_BHM[..., -1]
         return Imagination(
             mean_BHN=mean_BHN,
-            volatility_BHN=log_std_BHN.exp() * asset_scale_B1N,
-            market_volatility_BH=market_log_std_BH.exp() * market_scale_B1,
+            volatility_BHN=volatility_BHN,
+            market_volatility_BH=market_volatility_BH,
             beta_BN=observation.beta_BSN[:, now],
             present_BN=observation.present_BN,
             assets_BHND=assets_BHND,
@@ -128,7 +140,14 @@ class FinJEPA(nn.Module):
             first_step=now,
             memory=memory,
             model=self,
+            covariance_BHMM=covariance_BHMM,
         )
+
+    @torch.no_grad()
+    def forecast_risk(self, observation: Observation) -> RiskForecast:
+        """Volatilities, covariance and quantiles of returns after the last step of an observation that carries the past."""
+        assets_BSND, market_BSD = self.encode(observation.step(-1))
+        return self.risk(observation, assets_BSND[:, -1], market_BSD[:, -1])
 
     # -- learning -------------------------------------------------------------------------------------------------------
 
@@ -190,6 +209,9 @@ class Imagination:
     first_step: int
     memory: MarketMemory
     model: FinJEPA
+    covariance_BHMM: Tensor | None = (
+        None  # of the assets and, last, of the market proxy; None without returns of the past
+    )
 
     def date(self, b: int) -> "Imagination":
         """The decision b alone, with a batch of one."""

@@ -32,6 +32,9 @@ def recency(sessions: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return decay_T / decay_T.sum()
 
 
+_WHOLE = ("present_BN", "past_BNR", "market_past_BR")  # what an observation has once, not for each step
+
+
 @dataclass(frozen=True)
 class Observation:
     """The market at S decision steps in a row; everything of a step is known at its close."""
@@ -51,12 +54,19 @@ class Observation:
     def steps(self) -> int:
         return self.features_BSNTF.shape[1]
 
-    def step(self, step: int) -> "Observation":
-        """One of the steps; a negative number counts from the last one, which alone keeps the past."""
+    def step(self, step: int, stride: int = 0) -> "Observation":
+        """One of the steps; a negative number counts from the last one.
+
+        Args:
+            stride: sessions from one step to the next; with it an earlier step keeps what was its past, else it has none.
+        """
         step %= self.steps
-        whole = ("present_BN", *(("past_BNR", "market_past_BR") if step == self.steps - 1 else ()))
-        parts = {name: x if name in whole else x[:, step : step + 1] for name, x in self._parts().items()}
-        return Observation(**{name: x for name, x in parts.items() if name in whole or "past" not in name})
+        later = self.steps - 1 - step
+        parts = {name: x[:, step : step + 1] for name, x in self._parts().items() if name not in _WHOLE}
+        if not later or stride:
+            known = slice(None, -stride * later or None)
+            parts |= {name: x[..., known] for name, x in self._parts().items() if name in _WHOLE[1:]}
+        return Observation(present_BN=self.present_BN, **parts)
 
     @classmethod
     def concatenate(cls, parts: Sequence["Observation"]) -> "Observation":
@@ -85,13 +95,19 @@ class MarketBatch:
     returns_BKTN: Tensor  # daily returns in each decision step that is held, K = rollout steps + 1
     market_returns_BKT: Tensor
     tradable_BKTN: Tensor  # bool
+    # daily returns after the last context step, NaN beyond the block and where not observed; None where nobody learns risk
+    after_BNT: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "MarketBatch":
-        return MarketBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return MarketBatch(**{name: x.to(device) for name, x in self._parts().items()})
+
+    def _parts(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
 BLOCKS = ("train", "validation", "test")
 PAST = 504  # sessions of returns that forecasts of risk look back on
+RISK_SESSIONS = 63  # after a date, over which volatility is learned
 EMBARGO = 21  # sessions between two blocks, at least
 ELIGIBLE_AFTER = 252  # sessions of an asset, the default of the universe
 
@@ -434,6 +450,14 @@ def past_returns(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, sessi
     return {"past_BNR": _tensor(past_BNR), "market_past_BR": _tensor(market_BR)}
 
 
+def returns_until(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, sessions: int, stop: int) -> Tensor:
+    """returns_BNT of the sessions after each date; NaN from session `stop` on and where the asset has none."""
+    days_BT = np.asarray(dates_B)[:, None] + np.arange(1, sessions + 1)
+    rows_BNT = panel.rows(days_BT[:, None], assets_BN[:, :, None])
+    known_BNT = (rows_BNT >= 0) & panel.observed[rows_BNT] & (days_BT < stop)[:, None]
+    return _tensor(np.where(known_BNT, panel.returns[rows_BNT], np.float32("nan")))
+
+
 def volatility(returns_XT: Tensor) -> Tensor:
     """Daily volatility_X: exponentially weighted root mean square, for volatility comes in spells (Engle 1982)."""
     return (returns_XT.square() @ recency(returns_XT.shape[-1], returns_XT.dtype)).sqrt().clamp(min=_MIN_VOLATILITY)
@@ -445,13 +469,22 @@ class BatchSource:
     Args:
         block: half-open range of sessions.
         rank, ranks: this process takes every `ranks`-th sample of the global batch.
+        past: sessions of returns that observations carry; see `observe`.
 
     Raises:
         FinJEPAError: if no session of the block has enough eligible assets with enough history.
     """
 
-    def __init__(self, panel: Panel, config: FinJEPAConfig, block: tuple[int, int], rank: int = 0, ranks: int = 1):
-        self.panel, self.config = panel, config
+    def __init__(
+        self,
+        panel: Panel,
+        config: FinJEPAConfig,
+        block: tuple[int, int],
+        rank: int = 0,
+        ranks: int = 1,
+        past: int = 0,
+    ):
+        self.panel, self.config, self.past, self.stop = panel, config, past, block[1]
         self.rank, self.ranks = rank, ranks
         model, training = config.model, config.training
         history = history_needed(config) + model.stride
@@ -474,7 +507,8 @@ class BatchSource:
         model, steps = self.config.model, self.config.loss.rollout_steps
         stride, length = model.stride, model.context_steps + steps
         last_B = dates_B + stride * steps
-        observation = observe(self.panel, last_B, assets_BN, length, self.config)
+        observation = observe(self.panel, last_B, assets_BN, length, self.config, self.past)
+        after_BNT = returns_until(self.panel, dates_B, assets_BN, RISK_SESSIONS, self.stop)
 
         fills_BS = last_B[:, None] + stride * np.arange(1 - length, 1) + 1
         assets_YN = np.repeat(assets_BN, length, axis=0)
@@ -493,6 +527,7 @@ class BatchSource:
             returns_BKTN=_tensor(held_BNR).transpose(1, 2).reshape(*shape, -1),
             market_returns_BKT=_tensor(self.panel.market_returns[held_sessions]).float().view(shape),
             tradable_BKTN=_tensor(tradable_BNR).transpose(1, 2).reshape(*shape, -1),
+            after_BNT=after_BNT if self.config.loss.risk > 0 else None,
         )
 
 

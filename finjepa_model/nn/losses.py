@@ -209,10 +209,21 @@ def objective(model: "FinJEPA", batch: MarketBatch, path: "PortfolioPath", seed:
         terms |= _vicreg(tokens_BSMD, observation.present_BN)
     terms |= _portfolio_terms(model, tokens_BSMD, memory, observation, path)
     terms["heads"] = _heads(model, tokens_BSMD, predicted_BSMD, batch) + terms.pop("portfolio_head")
+    if batch.after_BNT is not None and weights.risk > 0:
+        terms["risk"] = _risk(model, tokens_BSMD[:, -1 - weights.rollout_steps], batch)
     for name in ("prediction", "rollout"):
         terms[name] = terms[name] + terms.pop(f"portfolio_{name}")
     terms["loss"] = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
     return terms
+
+
+def _risk(model: "FinJEPA", tokens_BMD: Tensor, batch: MarketBatch) -> Tensor:
+    """Error of log volatility within the date, of the sessions after the last context step."""
+    present_BN, after_BNT = batch.observation.present_BN, batch.after_BNT
+    assert after_BNT is not None
+    assert model.risk.head is not None
+    assets_BND, market_BD = tokens_BMD[:, :-1], tokens_BMD[:, -1]
+    return model.risk.head.loss(assets_BND, market_BD, after_BNT, present_BN)["volatility"]
 
 
 def _roll_out(model: "FinJEPA", tokens_BSMD: Tensor, predicted_BSMD: Tensor, observation: Observation) -> Tensor:

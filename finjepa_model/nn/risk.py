@@ -7,8 +7,8 @@ of a network on the latents of the encoder, whose gradients ground the encoder. 
 volatilities, C from `finjepa_model.nn.covariance`. Everything that is not the network is fitted in closed form
 (`finjepa_model.training.risk_fit`).
 
-Shapes: X any batch dimensions, B dates, N assets, T sessions of a window, F channels, R sessions of the past, D width, L factors,
-V horizons, Z simple inputs, Y horizons of returns, Q quantile levels.
+Shapes: X any batch dimensions, B dates, N assets, M = N + 1 (the market proxy last), H decision steps, T sessions of a window,
+F channels, R sessions of the past, D width, L factors, V horizons, Z simple inputs, Y horizons of returns, Q quantile levels.
 """
 
 import math
@@ -27,6 +27,7 @@ from finjepa_model.nn.covariance import (
     scaled_by_local_volatility,
     with_diagonal,
 )
+from finjepa_model.nn.distributed import masked_mean
 
 HORIZONS = (5, 21, 63)  # sessions over which volatility is forecast
 LOOKBACKS = (5, 21, 63, 252)  # sessions over which it was realised
@@ -35,6 +36,7 @@ _VOLATILITY_OF = (0, 0, 1)  # place in HORIZONS
 LEAST_VOLATILITY = 1e-3  # a day: below it a price is stale
 LEVELS = tuple(round(0.005 * k, 3) for k in range(1, 200))  # of the quantiles that are stored
 _FAST_DECAY = 0.6  # of channel means that remember a few sessions
+_LEAST_GAIN = 0.25  # of the variance of the first decision step, in each later one
 _MOST_DISTANCE = math.log(4.0)  # of a forecast from what was realised, whatever was fitted
 
 
@@ -47,6 +49,16 @@ def log_realised(past_XR: Tensor, sessions: int) -> Tensor:
     known_XR = recent_XR.isfinite()
     mean_X = torch.where(known_XR, recent_XR, 0.0).square().sum(-1) / known_XR.sum(-1).clamp(min=1)
     return 0.5 * mean_X.clamp(min=LEAST_VOLATILITY**2).log()
+
+
+def realised_after(after_XR: Tensor) -> Tensor:
+    """log realised volatility_XV over HORIZONS after a date; NaN unless two thirds of the sessions, and the last, are known."""
+    found = []
+    for horizon in HORIZONS:
+        known_XR = after_XR[..., :horizon].isfinite()
+        enough_X = (known_XR.sum(-1) >= 2 * horizon / 3) & known_XR[..., -1]
+        found.append(torch.where(enough_X, log_realised(after_XR[..., :horizon], horizon), torch.nan))
+    return torch.stack(found, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -99,22 +111,21 @@ class RiskHead(nn.Module):
         total_BN1 = loading_BNL.square().sum(-1, keepdim=True) + F.softplus(specific_BN1) + 0.05
         return distance_BNV, loading_BNL / total_BN1.sqrt()
 
-    def loss(
-        self, assets_BND: Tensor, market_BD: Tensor, target_BNV: Tensor, returns_BNR: Tensor, present_BN: Tensor
-    ) -> dict[str, Tensor]:
+    def loss(self, assets_BND: Tensor, market_BD: Tensor, after_BNR: Tensor, present_BN: Tensor) -> dict[str, Tensor]:
         """Mean squared error of log volatility within the date, and minus the log likelihood of the cross-section of returns.
 
         Args:
-            target_BNV: log realised volatility after the date; NaN where it is not known.
-            returns_BNR: daily returns after the date.
+            after_BNR: daily returns after the date, at least as many as the longest of HORIZONS; NaN where not known.
         """
         distance_BNV, loading_BNL = self(assets_BND, market_BD)
+        target_BNV = realised_after(after_BNR)
         known_BNV = target_BNV.isfinite() & present_BN.unsqueeze(-1)
         gap_BNV = torch.where(known_BNV, distance_BNV - target_BNV.nan_to_num(), 0.0)
         count_B1V = known_BNV.sum(1, keepdim=True).clamp(min=1)
         gap_BNV = torch.where(known_BNV, gap_BNV - gap_BNV.sum(1, keepdim=True) / count_B1V, 0.0)
-        terms = {"volatility": gap_BNV.square().sum() / known_BNV.sum().clamp(min=1)}
+        terms = {"volatility": masked_mean(gap_BNV.square(), known_BNV)}
         if self.factors:
+            returns_BNR = after_BNR[..., : HORIZONS[1]].nan_to_num()
             scale_BN1 = returns_BNR.square().mean(-1, keepdim=True).sqrt().clamp(min=LEAST_VOLATILITY)
             unit_BNR = torch.where(present_BN.unsqueeze(-1), returns_BNR / scale_BN1, 0.0)
             loading_BNL = torch.where(present_BN.unsqueeze(-1), loading_BNL, 0.0)
@@ -142,10 +153,45 @@ def factor_surprise(loading_BNL: Tensor, unit_BNR: Tensor) -> Tensor:
 class RiskForecast:
     """The distribution of returns after B dates; of absent assets it means nothing."""
 
-    volatility_BNV: Tensor  # daily standard deviation over each of HORIZONS
-    correlation_BNN: Tensor
+    volatility_BMV: Tensor  # daily standard deviation over each of HORIZONS, of the assets and of the market proxy
+    correlation_BMM: Tensor
     quantiles_2YQ: Tensor  # of an asset's and of a portfolio's standardised return, for RETURN_HORIZONS and LEVELS
     present_BN: Tensor
+
+    def take(self, date: int, assets_N: Tensor) -> "RiskForecast":
+        """Some assets of one date, by their numbers."""
+        both_M = torch.cat([assets_N, assets_N.new_tensor([self.correlation_BMM.shape[-1] - 1])])
+        one = slice(date, date + 1)
+        correlation_1MM = self.correlation_BMM[one, both_M[:, None], both_M]
+        return RiskForecast(
+            self.volatility_BMV[one, both_M], correlation_1MM, self.quantiles_2YQ, self.present_BN[one, assets_N]
+        )
+
+    @property
+    def volatility_BNV(self) -> Tensor:
+        return self.volatility_BMV[:, :-1]
+
+    @property
+    def correlation_BNN(self) -> Tensor:
+        return self.correlation_BMM[:, :-1, :-1]
+
+    def step_covariance(self, stride: int, steps: int) -> Tensor:
+        """covariance_BHMM of simple returns over each of the next decision steps of `stride` sessions.
+
+        The term structure is that of the forecasts over 5, 21 and 63 sessions: the variance of a step is what the cumulative
+        variance gains in it; log volatility is linear in the log of the horizon between them and constant outside.
+        """
+        ends_H = stride * torch.arange(1, steps + 1).to(self.volatility_BMV)
+        known_V = torch.tensor(HORIZONS).to(ends_H).log()
+        place_H = ends_H.log().clamp(known_V[0], known_V[-1])
+        low_H = (torch.bucketize(place_H, known_V[1:-1], right=True)).clamp(max=len(HORIZONS) - 2)
+        share_H = (place_H - known_V[low_H]) / (known_V[low_H + 1] - known_V[low_H])
+        log_BMV = self.volatility_BMV.log()
+        total_BMH = ends_H * torch.exp(2 * torch.lerp(log_BMV[..., low_H], log_BMV[..., low_H + 1], share_H))
+        gained_BMH = torch.diff(total_BMH, dim=-1, prepend=torch.zeros_like(total_BMH[..., :1]))
+        gained_BMH = torch.maximum(gained_BMH, _LEAST_GAIN * total_BMH[..., :1])
+        volatility_BHM = gained_BMH.sqrt().mT
+        return volatility_BHM.unsqueeze(-1) * self.correlation_BMM.unsqueeze(1) * volatility_BHM.unsqueeze(-2)
 
     def covariance(self, horizon: int = 21) -> Tensor:
         """covariance_BNN of daily returns over a horizon (5, 21 or 63 sessions)."""
@@ -182,11 +228,13 @@ class RiskModel(nn.Module):
     scale_Z: Tensor
     linear_ZV: Tensor
     level_JV: Tensor
+    market_shift_V: Tensor
     share_V: Tensor
     quantiles_2YQ: Tensor
 
     def __init__(self, channels: int, dim: int = 0, factors: int = 0):
         super().__init__()
+        self.shape = (channels, dim, factors)
         simple, level = len(LOOKBACKS) + 2 * channels, 2 * len(LOOKBACKS) + 1
         self.head = RiskHead(dim, factors) if dim else None
         self.mix = CorrelationMix((*ESTIMATORS, LEARNED) if factors else ESTIMATORS)
@@ -194,6 +242,7 @@ class RiskModel(nn.Module):
         linear_ZV[: len(LOOKBACKS)] = level_JV[: len(LOOKBACKS)] = 1 / len(LOOKBACKS)
         self.register_buffer("linear_ZV", linear_ZV)
         self.register_buffer("level_JV", level_JV)
+        self.register_buffer("market_shift_V", torch.zeros(len(HORIZONS)))  # of fixed HAR, for the market proxy
         self.register_buffer("share_V", torch.zeros(len(HORIZONS)))  # of the network in the distance
         normal_Q = torch.special.ndtri(torch.tensor(LEVELS, dtype=torch.float64)).float()
         self.register_buffer("quantiles_2YQ", normal_Q.repeat(2, len(RETURN_HORIZONS), 1))
@@ -228,23 +277,28 @@ class RiskModel(nn.Module):
         self, observation: Observation, distance_BNV: Tensor | None = None, loading_BNL: Tensor | None = None
     ) -> RiskForecast:
         """The forecast from what the network says, or without one."""
-        past_BNR = observation.past_BNR
-        assert past_BNR is not None
-        past_BNR = torch.where(observation.present_BN.unsqueeze(-1), past_BNR, torch.nan)
-        volatility_BNV = self.log_volatility(RiskInputs.of(observation), distance_BNV).exp()
-        correlation_BNN = self.mix(self.correlations(past_BNR, loading_BNL))
-        return RiskForecast(volatility_BNV, correlation_BNN, self.quantiles_2YQ, observation.present_BN)
+        inputs = RiskInputs.of(observation)
+        market_BV = inputs.market_BK.mean(-1, keepdim=True) + self.market_shift_V
+        log_BMV = torch.cat([self.log_volatility(inputs, distance_BNV), market_BV.unsqueeze(1)], dim=1)
+        correlation_BMM = self.mix(self.correlations(observation, loading_BNL))
+        return RiskForecast(log_BMV.exp(), correlation_BMM, self.quantiles_2YQ, observation.present_BN)
 
-    def correlations(self, past_BNR: Tensor, loading_BNL: Tensor | None = None) -> Tensor:
-        """What the mix is made of, correlations_BKNN."""
-        known_BNR = past_BNR.isfinite()
-        found_BKNN = estimate(scaled_by_local_volatility(past_BNR.nan_to_num(), known_BNR))
+    def correlations(self, observation: Observation, loading_BNL: Tensor | None = None) -> Tensor:
+        """What the mix is made of, correlations_BKMM of the assets and the market proxy."""
+        past_BNR, market_BR = observation.past_BNR, observation.market_past_BR
+        assert past_BNR is not None
+        assert market_BR is not None
+        past_BNR = torch.where(observation.present_BN.unsqueeze(-1), past_BNR, torch.nan)
+        past_BMR = torch.cat([past_BNR, market_BR.unsqueeze(1)], dim=1)
+        known_BMR = past_BMR.isfinite()
+        found_BKMM = estimate(scaled_by_local_volatility(past_BMR.nan_to_num(), known_BMR))
         if len(self.mix.names) == len(ESTIMATORS):
-            return found_BKNN
+            return found_BKMM
         if loading_BNL is None:
             loading_BNL = past_BNR.new_zeros(*past_BNR.shape[:2], 1)
-        loading_BNL = torch.where(known_BNR.any(-1, keepdim=True), loading_BNL, 0.0)
-        return torch.cat([found_BKNN, with_diagonal(loading_BNL @ loading_BNL.mT).unsqueeze(1)], dim=1)
+        loading_BML = F.pad(loading_BNL, (0, 0, 0, 1))  # the network says nothing of the market proxy
+        loading_BML = torch.where(known_BMR.any(-1, keepdim=True), loading_BML, 0.0)
+        return torch.cat([found_BKMM, with_diagonal(loading_BML @ loading_BML.mT).unsqueeze(1)], dim=1)
 
 
 def date_mean(x_BNX: Tensor, present_BN: Tensor) -> Tensor:

@@ -70,9 +70,7 @@ def target_latent(imagination: ImaginedMarket, simulator: PortfolioSimulator, se
 
 def _volatility(moments: Moments, holdings_BN: Tensor) -> Tensor:
     """Of the first step, volatility_B1."""
-    beta_B1 = (holdings_BN * moments.beta_BN).sum(-1, keepdim=True)
-    specific_B1 = (holdings_BN.square() * moments.specific_variance_BHN[:, 0]).sum(-1, keepdim=True)
-    return (beta_B1.square() * moments.market_variance_BH[:, :1] + specific_B1).clamp(min=1e-16).sqrt()
+    return moments.variance(holdings_BN.unsqueeze(1)).clamp(min=1e-16).sqrt()
 
 
 def _aversion_of(moments: Moments, volatility: float, max_weight: float) -> Tensor:

@@ -1,9 +1,11 @@
 """The imagined market: moments of returns, and candidates rolled through the exact portfolio mechanics along it.
 
-One-factor covariance: cov_ij = beta_i beta_j s_m^2 + (i = j) max(s_i^2 - beta_i^2 s_m^2, 0.05 s_i^2), s_m the volatility of
-the market proxy. Quantities of `planning.utility` are computed from a roll-out, each only when a utility names it.
+The covariance is that of the assets and the market proxy together, from the risk model. An imagination without one implies
+one factor: cov_ij = beta_i beta_j s_m^2 + (i = j) max(s_i^2 - beta_i^2 s_m^2, 0.05 s_i^2), s_m the volatility of the market
+proxy. Quantities of `planning.utility` are computed from a roll-out, each only when a utility names it.
 
-Shapes: B decision dates, C candidates, H decision steps, N assets, D latent width, K models of an ensemble.
+Shapes: B decision dates, C candidates, H decision steps, N assets, M = N + 1 (the market proxy last), D latent width, K models
+of an ensemble.
 """
 
 import math
@@ -72,6 +74,14 @@ class Ensemble:
         return torch.stack([member.market_volatility_BH for member in self.members]).square().mean(0).sqrt()
 
     @property
+    def covariance_BHMM(self) -> Tensor:
+        """Within models and between them, by the law of total covariance."""
+        within_BHMM = torch.stack([covariance_of(member) for member in self.members]).mean(0)
+        gap_KBHN = self.member_means_KBHN - self.mean_BHN
+        between_BHNN = torch.einsum("kbhn,kbhm->bhnm", gap_KBHN, gap_KBHN) / len(self.members)
+        return within_BHMM + torch.nn.functional.pad(between_BHNN, (0, 1, 0, 1))
+
+    @property
     def beta_BN(self) -> Tensor:
         return self.members[0].beta_BN
 
@@ -89,15 +99,29 @@ class Ensemble:
         return torch.cat([member.encode_portfolio(*seen) for member in self.members], dim=-1)
 
 
+def covariance_of(imagination: ImaginedMarket) -> Tensor:
+    """covariance_BHMM of simple returns over each decision step; absent assets have zeros throughout."""
+    present_BN = imagination.present_BN
+    known_BHMM = getattr(imagination, "covariance_BHMM", None)
+    if known_BHMM is not None:
+        present_BM = torch.nn.functional.pad(present_BN, (0, 1), value=True)
+        return torch.where((present_BM.unsqueeze(-1) & present_BM.unsqueeze(-2)).unsqueeze(1), known_BHMM, 0.0)
+    variance_BHN = torch.where(present_BN.unsqueeze(1), imagination.volatility_BHN, 0.0).square()
+    beta_BM = torch.nn.functional.pad(torch.where(present_BN, imagination.beta_BN, 0.0), (0, 1), value=1.0)
+    factor_BHM = beta_BM.unsqueeze(1) * imagination.market_volatility_BH.unsqueeze(-1)
+    specific_BHN = torch.maximum(variance_BHN - factor_BHM[..., :-1].square(), _SPECIFIC_SHARE * variance_BHN)
+    specific_BHM = torch.nn.functional.pad(specific_BHN, (0, 1))
+    return factor_BHM.unsqueeze(-1) * factor_BHM.unsqueeze(-2) + torch.diag_embed(specific_BHM)
+
+
 @dataclass(frozen=True)
 class Moments:
     """Simple returns over each decision step; absent assets have zeros throughout."""
 
     mean_BHN: Tensor
     market_mean_BH: Tensor
-    beta_BN: Tensor
-    market_variance_BH: Tensor
-    specific_variance_BHN: Tensor
+    beta_BN: Tensor  # trailing: by which the simulator hedges
+    covariance_BHMM: Tensor
     present_BN: Tensor
     member_means_KBHN: Tensor | None = None  # of each model, where the imagination is that of an ensemble
 
@@ -107,16 +131,18 @@ class Moments:
         present_BN = imagination.present_BN
         present_B1N = present_BN.unsqueeze(1)
         mean_BHN = torch.where(present_B1N, imagination.mean_BHN, 0.0)
-        variance_BHN = torch.where(present_B1N, imagination.volatility_BHN, 0.0).square()
         beta_BN = torch.where(present_BN, imagination.beta_BN, 0.0)
-        market_variance_BH = imagination.market_volatility_BH.square()
-        systematic_BHN = beta_BN.square().unsqueeze(1) * market_variance_BH.unsqueeze(-1)
-        specific_BHN = torch.maximum(variance_BHN - systematic_BHN, _SPECIFIC_SHARE * variance_BHN)
         market_mean_BH = mean_BHN.sum(-1) / present_B1N.sum(-1).clamp(min=1)
         members_KBHN = imagination.member_means_KBHN if isinstance(imagination, Ensemble) else None
         if members_KBHN is not None:
             members_KBHN = torch.where(present_B1N, members_KBHN, 0.0)
-        return cls(mean_BHN, market_mean_BH, beta_BN, market_variance_BH, specific_BHN, present_BN, members_KBHN)
+        return cls(mean_BHN, market_mean_BH, beta_BN, covariance_of(imagination), present_BN, members_KBHN)
+
+    def variance(self, holdings_BCN: Tensor, hedge_BC: Tensor | None = None, step: int = 0) -> Tensor:
+        """variance_BC of portfolios of assets and the market proxy over one decision step."""
+        hedge_BC = torch.zeros_like(holdings_BCN[..., 0]) if hedge_BC is None else hedge_BC
+        both_BCM = torch.cat([holdings_BCN, hedge_BC.unsqueeze(-1)], dim=-1)
+        return ((both_BCM @ self.covariance_BHMM[:, step]) * both_BCM).sum(-1)
 
     def best_holdings(
         self, risk_aversion: float | Tensor, max_weight: float = 1.0, step: int = 0, iterations: int = 100
@@ -132,15 +158,13 @@ class Moments:
         Returns:
             holdings_BN.
         """
-        mean_BN, specific_BN = self.mean_BHN[:, step], risk_aversion * self.specific_variance_BHN[:, step]
-        factor_BN = self.beta_BN * (risk_aversion * self.market_variance_BH[:, step, None]).sqrt()
-        smoothness_B1 = specific_BN.amax(-1, keepdim=True) + factor_BN.square().sum(-1, keepdim=True)
-        rate_B1 = 1 / smoothness_B1.clamp(min=1e-12)
+        mean_BN, covariance_BNN = self.mean_BHN[:, step], self.covariance_BHMM[:, step, :-1, :-1]
+        steepest_B1 = torch.linalg.eigvalsh(covariance_BNN)[:, -1:]
+        rate_B1 = 1 / (risk_aversion * steepest_B1).clamp(min=1e-12)
         here_BN = project_to_simplex(torch.zeros_like(mean_BN), self.present_BN, max_weight)
         ahead_BN, pace_B1 = here_BN, torch.ones_like(rate_B1)
         for _ in range(iterations):
-            exposure_B1 = (factor_BN * ahead_BN).sum(-1, keepdim=True)
-            ascent_BN = mean_BN - specific_BN * ahead_BN - factor_BN * exposure_B1
+            ascent_BN = mean_BN - risk_aversion * (covariance_BNN @ ahead_BN.unsqueeze(-1)).squeeze(-1)
             next_BN = project_to_simplex(ahead_BN + rate_B1 * ascent_BN, self.present_BN, max_weight)
             move_BN = next_BN - here_BN
             uphill_B1 = ((ahead_BN - next_BN) * move_BN).sum(-1, keepdim=True) <= 0  # or else the momentum overshot
@@ -155,12 +179,13 @@ class Moments:
     ) -> Tensor:
         """Whether to short the market proxy by the beta b of the holdings: bool_B, in closed form.
 
-        The hedge takes b^2 s_m^2 off the variance, and b times the market's expected return and b times `price`
-        (trading cost and borrow fee per unit of the proxy) off the return. It pays when and only when b is positive and
-        risk_aversion / 2 b s_m^2 exceeds the two.
+        With c the covariance of holdings and market proxy, the hedge takes 2 b c - b^2 s_m^2 off the variance, and b times the
+        market's expected return and b times `price` (trading cost and borrow fee per unit of the proxy) off the return. It pays
+        when and only when b is positive and risk_aversion / 2 (2 c - b s_m^2) exceeds the two.
         """
         beta_B = (holdings_BN * self.beta_BN).sum(-1)
-        relief_B = risk_aversion / 2 * beta_B * self.market_variance_BH[:, step]
+        with_market_B = (holdings_BN * self.covariance_BHMM[:, step, :-1, -1]).sum(-1)
+        relief_B = risk_aversion / 2 * (2 * with_market_B - beta_B * self.covariance_BHMM[:, step, -1, -1])
         return (beta_B > 0) & (relief_B > self.market_mean_BH[:, step] + price_B)
 
 
@@ -287,11 +312,10 @@ def quantities(world: PlanningWorld, rollout: Rollout, names: Iterable[str]) -> 
 
 
 def variance(world: PlanningWorld, rollout: Rollout) -> Tensor:
-    """Variance of each step's simple return under the one-factor model: variance_BCH."""
-    moments = world.moments
-    market_BCH = beta(world, rollout).square() * moments.market_variance_BH.unsqueeze(1)
-    specific_BCH = (rollout.holdings_BCHN.square() * moments.specific_variance_BHN.unsqueeze(1)).sum(-1)
-    return market_BCH + specific_BCH
+    """Variance of each step's simple return: variance_BCH."""
+    steps = range(rollout.hedge_BCH.shape[-1])
+    parts = [world.moments.variance(rollout.holdings_BCHN[:, :, h], rollout.hedge_BCH[..., h], h) for h in steps]
+    return torch.stack(parts, dim=-1)
 
 
 def beta(world: PlanningWorld, rollout: Rollout) -> Tensor:

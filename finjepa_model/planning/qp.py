@@ -1,6 +1,6 @@
 """The receding-horizon mean-variance problem of a utility, and the planner that solves it.
 
-    max  sum_h mean_h'x_h - x_h'(diag(specific_h) + factor_h factor_h')x_h / 2 - price'|x_h - x_{h-1}|
+    max  sum_h mean_h'x_h - x_h'covariance_h x_h / 2 - price'|x_h - x_{h-1}|
 
 over positions x_h (shares of the largest gross exposure) with sum |x_h| <= 1, |x_h| <= cap, x >= 0 unless shorts are
 allowed; x_{-1} are the holdings now. Drift between steps is left out.
@@ -28,16 +28,14 @@ class Quadratic:
     """The problem above; absent assets have zeros throughout."""
 
     mean_BHN: Tensor
-    specific_BHN: Tensor
-    factor_BHN: Tensor
+    covariance_BHNN: Tensor
     price_BHN: Tensor
     held_BN: Tensor
 
     def value(self, x_BHN: Tensor) -> Tensor:
         """What is maximised, value_B."""
         before_BHN = torch.cat([self.held_BN.unsqueeze(1), x_BHN[:, :-1]], dim=1)
-        exposure_BH = (self.factor_BHN * x_BHN).sum(-1)
-        risk_BH = (self.specific_BHN * x_BHN.square()).sum(-1) + exposure_BH.square()
+        risk_BH = torch.einsum("bhn,bhnm,bhm->bh", x_BHN, self.covariance_BHNN, x_BHN)
         traded_BH = (self.price_BHN * (x_BHN - before_BHN).abs()).sum(-1)
         return ((self.mean_BHN * x_BHN).sum(-1) - risk_BH / 2 - traded_BH).sum(-1)
 
@@ -45,7 +43,7 @@ class Quadratic:
 def quadratic_of(world: PlanningWorld, utility: Utility, hedged: bool) -> Quadratic:
     """The part of a utility that is growth, variance and turnover; what else is in it is left out.
 
-    A hedge takes the market's part of the variance away, and of the return beta times the market's and the hedge's price.
+    A hedge shorts the market proxy by the beta of the positions, which takes beta times its expected return, and its price.
 
     Raises:
         FinJEPAError: for a utility that is not linear in these quantities.
@@ -61,16 +59,24 @@ def quadratic_of(world: PlanningWorld, utility: Utility, hedged: bool) -> Quadra
     spread = world.frictions.spread if world.frictions is not None else rules.cost_bps * 1e-4
     price = growth * torch.as_tensor(spread) - (slopes["turnover"] / 2 + slopes["cost"] * spread)
     gross, mean_BHN = rules.max_gross, growth * moments.mean_BHN
-    factor_BHN = moments.beta_BN.unsqueeze(1) * (risk * moments.market_variance_BH.unsqueeze(-1)).sqrt()
+    covariance_BHNN = moments.covariance_BHMM[..., :-1, :-1]
     if hedged:
         fee = rules.hedge_cost_bps * 1e-4 + rules.borrow_rate / rules.sessions_per_year * world.sessions
         relief_BH1 = growth * (moments.market_mean_BH + fee).unsqueeze(-1)
         mean_BHN = mean_BHN - moments.beta_BN.unsqueeze(1) * relief_BH1
-        factor_BHN = torch.zeros_like(factor_BHN)
+        assets = moments.beta_BN.shape[-1]
+        with_hedge_BNM = torch.cat(
+            [
+                torch.eye(assets).to(moments.beta_BN).expand(len(moments.beta_BN), -1, -1),
+                -moments.beta_BN.unsqueeze(-1),
+            ],
+            dim=-1,
+        )
+        with_hedge_B1NM = with_hedge_BNM.unsqueeze(1)
+        covariance_BHNN = with_hedge_B1NM @ moments.covariance_BHMM @ with_hedge_B1NM.mT
     return Quadratic(
         gross * mean_BHN,
-        gross**2 * risk * moments.specific_variance_BHN,
-        gross * factor_BHN,
+        gross**2 * risk * covariance_BHNN,
         gross * torch.as_tensor(price).to(mean_BHN).clamp(min=0).expand_as(mean_BHN),
         torch.where(moments.present_BN, world.state.holdings_XN, 0.0) / gross,
     )
@@ -90,21 +96,18 @@ def solve(problem: Quadratic, space: ActionSpace, invested: bool = False) -> Ten
     """
     batch, horizon, assets = problem.mean_BHN.shape
     unknowns = horizon * assets
-    curvature_BHN = problem.specific_BHN.clamp(min=1e-9)
-    steepest_B = curvature_BHN.amax((1, 2)) + problem.factor_BHN.square().sum(-1).amax(-1)
-    penalty_B11 = (curvature_BHN.masked_fill(problem.specific_BHN == 0, torch.inf).amin((1, 2)) * steepest_B).sqrt()
-    penalty_B11 = torch.where(penalty_B11.isfinite(), penalty_B11, steepest_B)[:, None, None].clamp(min=1e-6)
+    eye_NN = torch.eye(assets).to(problem.mean_BHN)
+    curvature_BHN = torch.linalg.eigvalsh(problem.covariance_BHNN)
+    steepest_B11 = curvature_BHN.amax((1, 2), keepdim=True).clamp(min=1e-9)
+    flattest_B11 = curvature_BHN.masked_fill(curvature_BHN < 1e-6 * steepest_B11, torch.inf).amin((1, 2), keepdim=True)
+    penalty_B11 = (torch.minimum(flattest_B11, steepest_B11) * steepest_B11).sqrt().clamp(min=1e-6)
 
-    difference_HH = torch.eye(horizon).to(curvature_BHN) - torch.diag(torch.ones(horizon - 1), -1).to(curvature_BHN)
-    coupling_HH = torch.eye(horizon).to(curvature_BHN) + difference_HH.T @ difference_HH
-    hessian = torch.einsum("hg,nm->hngm", coupling_HH, torch.eye(assets).to(curvature_BHN)).expand(
-        batch, -1, -1, -1, -1
-    )
+    difference_HH = torch.eye(horizon).to(eye_NN) - torch.diag(torch.ones(horizon - 1), -1).to(eye_NN)
+    coupling_HH = torch.eye(horizon).to(eye_NN) + difference_HH.T @ difference_HH
+    hessian = torch.einsum("hg,nm->hngm", coupling_HH, eye_NN).expand(batch, -1, -1, -1, -1)
     hessian = (penalty_B11[..., None, None] * hessian).clone()
     steps = torch.arange(horizon)
-    hessian[:, steps, :, steps] += torch.diag_embed(curvature_BHN).transpose(0, 1) + torch.einsum(
-        "bhn,bhm->hbnm", problem.factor_BHN, problem.factor_BHN
-    )
+    hessian[:, steps, :, steps] += (problem.covariance_BHNN + 1e-9 * eye_NN).transpose(0, 1)
     factor_BQQ, failed_B = torch.linalg.cholesky_ex(hessian.reshape(batch, unknowns, unknowns))
     if failed_B.any():
         raise FinJEPAError(
@@ -119,9 +122,9 @@ def solve(problem: Quadratic, space: ActionSpace, invested: bool = False) -> Ten
     def trades(x_BHN: Tensor) -> Tensor:
         return torch.cat([x_BHN[:, :1] - problem.held_BN.unsqueeze(1), x_BHN[:, 1:] - x_BHN[:, :-1]], dim=1)
 
-    first_BHN = torch.zeros_like(curvature_BHN)
+    first_BHN = torch.zeros_like(problem.mean_BHN)
     first_BHN[:, 0] = problem.held_BN
-    u_BHN = project(problem.held_BN.unsqueeze(1).expand_as(curvature_BHN))
+    u_BHN = project(problem.held_BN.unsqueeze(1).expand_as(problem.mean_BHN))
     v_BHN, y_BHN, z_BHN = trades(u_BHN), torch.zeros_like(u_BHN), torch.zeros_like(u_BHN)
     for _ in range(_ITERATIONS):
         pulled_BHN = torch.einsum("hg,bhn->bgn", difference_HH, v_BHN - z_BHN + first_BHN)

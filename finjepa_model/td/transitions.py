@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.data.batches import BatchSource, MarketBatch
+from finjepa_model.data.batches import PAST, BatchSource, MarketBatch
 from finjepa_model.data.panel import Panel
 from finjepa_model.planning.imagination import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
@@ -84,7 +84,7 @@ class MarketPaths:
         self.model = model
         self.device = next(model.parameters()).device
         training = replace(model.config.training, batch_size=dates)
-        self._source = BatchSource(panel, replace(model.config, training=training), block)
+        self._source = BatchSource(panel, replace(model.config, training=training), block, past=PAST)
         self._simulator = PortfolioSimulator(model.config.portfolio)
         self._rows_Y = torch.arange(dates, device=self.device).repeat_interleave(portfolios)
         self._encoded: tuple[int, MarketBatch, list[Imagination]] | None = None
@@ -92,8 +92,10 @@ class MarketPaths:
     def draw(self, number: int) -> MarketPath:
         """The portfolios of a date stand side by side."""
         if self._encoded is None or self._encoded[0] != number:
-            batch = self._source.draw(number).to(self.device)
-            imaginations = [self.model.imagine(batch.observation.step(k - DECISIONS), 1) for k in range(DECISIONS)]
+            batch, stride = self._source.draw(number).to(self.device), self.model.config.model.stride
+            imaginations = [
+                self.model.imagine(batch.observation.step(k - DECISIONS, stride), 1) for k in range(DECISIONS)
+            ]
             self._encoded = (number, batch, imaginations)
         _, batch, imaginations = self._encoded
         return MarketPath(

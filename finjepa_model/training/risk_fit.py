@@ -13,8 +13,17 @@ import torch
 from torch import Tensor
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import EligibleIndex, Observation, observe
+from finjepa_model.data.batches import (
+    RISK_SESSIONS,
+    EligibleIndex,
+    Observation,
+    observe,
+    returns_until,
+    split_dates,
+    unseen,
+)
 from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.covariance import minimum_variance
 from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.risk import (
@@ -27,9 +36,10 @@ from finjepa_model.nn.risk import (
     RiskModel,
     less_date_mean,
     log_realised,
+    realised_after,
 )
+from finjepa_model.world_model import FinJEPA
 
-LONGEST = max(HORIZONS)
 _HISTORY = 253  # sessions of an asset before it is learned from
 _RIDGE = 0.01  # of the variance of an input, on the distance; chosen on validation blocks, as are the numbers below
 _LEVEL_RIDGE = 0.5
@@ -47,6 +57,13 @@ class RiskBlock:
     stop: int
     allowed_A: np.ndarray | None = None  # bool, the assets to learn from; all by default
 
+    def has_pairs(self) -> bool:
+        """Whether there are eight sessions with eight assets to learn from."""
+        try:
+            return len(self.index(least=8)) >= 8
+        except FinJEPAError:
+            return False
+
     def index(self, horizon: int = 21, least: int = 3) -> EligibleIndex:
         """Pairs with a year behind them and `horizon` sessions of the block before them.
 
@@ -57,12 +74,16 @@ class RiskBlock:
             self.panel, _HISTORY, max(self.first, _HISTORY), self.stop - horizon, least=least, allowed=self.allowed_A
         )
 
-    def after(self, dates_B: np.ndarray, assets_BN: np.ndarray) -> Tensor:
-        """returns_BNT of the sessions after each date; NaN beyond the block and where the asset has none."""
-        days_BT = dates_B[:, None] + np.arange(1, LONGEST + 1)
-        rows_BNT = self.panel.rows(days_BT[:, None], assets_BN[:, :, None])
-        known_BNT = (rows_BNT >= 0) & self.panel.observed[rows_BNT] & (days_BT < self.stop)[:, None]
-        return torch.from_numpy(np.where(known_BNT, self.panel.returns[rows_BNT], np.float32("nan")))
+    def market_target(self, dates_B: np.ndarray) -> Tensor:
+        """log realised volatility_BV of the market proxy after each date; NaN where it reaches beyond the block."""
+        days_BT = dates_B[:, None] + np.arange(1, RISK_SESSIONS + 1)
+        inside_BT = days_BT < self.stop
+        after_BT = torch.from_numpy(
+            np.where(inside_BT, self.panel.market_returns[np.where(inside_BT, days_BT, 0)], 0.0)
+        )
+        whole_BV = torch.from_numpy(inside_BT[:, [horizon - 1 for horizon in HORIZONS]])
+        realised_BV = torch.stack([log_realised(after_BT[:, :horizon], horizon) for horizon in HORIZONS], dim=-1)
+        return torch.where(whole_BV, realised_BV, torch.nan).float()
 
     def chunks(self, config: FinJEPAConfig, every: int = 1, most: int = 512) -> "Iterator[Chunk]":
         """All pairs of every `every`-th session, a few sessions at a time; at most so many assets of a session."""
@@ -79,7 +100,8 @@ class RiskBlock:
 
     def chunk(self, dates_B: np.ndarray, assets_BN: np.ndarray, config: FinJEPAConfig) -> "Chunk":
         observation = observe(self.panel, dates_B, assets_BN, 1, config)
-        return Chunk(dates_B, assets_BN, observation, self.after(dates_B, assets_BN))
+        after_BNT = returns_until(self.panel, dates_B, assets_BN, RISK_SESSIONS, self.stop)
+        return Chunk(dates_B, assets_BN, observation, after_BNT)
 
 
 @dataclass(frozen=True)
@@ -93,14 +115,8 @@ class Chunk:
 
     @property
     def target_BNV(self) -> Tensor:
-        """log realised volatility after the date; NaN unless two thirds of the sessions, and the last of them, are known."""
-        found = []
-        for horizon in HORIZONS:
-            known_BNT = self.after_BNT[..., :horizon].isfinite()
-            enough_BN = (known_BNT.sum(-1) >= 2 * horizon / 3) & known_BNT[..., -1]
-            realised_BN = log_realised(self.after_BNT[..., :horizon], horizon)
-            found.append(torch.where(enough_BN & self.observation.present_BN, realised_BN, torch.nan))
-        return torch.stack(found, dim=-1)
+        """log realised volatility after the date of present assets; NaN where it is not known."""
+        return torch.where(self.observation.present_BN.unsqueeze(-1), realised_after(self.after_BNT), torch.nan)
 
 
 Latents = Callable[[Observation], tuple[Tensor, Tensor]]
@@ -187,9 +203,10 @@ def ground(
 ) -> list[float]:
     """Teach encoder and head the cross-section of volatility (and, if the head has factors, of returns); the losses of each step.
 
-    A step sees `dates` sessions of one block. Blocks take turns.
+    A step sees `dates` sessions of one block; blocks and sessions are drawn in proportion to their assets.
     """
     indices = [block.index(least=8) for block in blocks]
+    pairs = np.array([len(index.assets) for index in indices], dtype=float)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     latents, losses = latents_of(encoder), []
@@ -197,18 +214,17 @@ def ground(
         for group in optimizer.param_groups:
             cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
             group["lr"] = learning_rate * min(1.0, (step + 1) / 20) * max(cosine, 0.02)
-        random, at = np.random.default_rng([seed, step]), step % len(blocks)
+        random = np.random.default_rng([seed, step])
+        at = int(random.choice(len(blocks), p=pairs / pairs.sum()))
         index = indices[at]
-        places_B = random.choice(len(index), min(dates, len(index)), replace=False)
+        size_K = np.diff(index.starts)
+        places_B = random.choice(len(index), min(dates, len(index)), replace=False, p=size_K / size_K.sum())
         assets_BN = np.full((len(places_B), assets), -1, np.int64)  # fewer where a session has fewer
         for b, k in enumerate(places_B):
             here = index.assets[index.starts[k] : index.starts[k + 1]]
             assets_BN[b, : len(here)] = random.choice(here, min(assets, len(here)), replace=False)
         chunk = blocks[at].chunk(index.sessions[places_B], assets_BN, config)
-        present_BN = chunk.observation.present_BN
-        terms = head.loss(
-            *latents(chunk.observation), chunk.target_BNV, chunk.after_BNT[..., :21].nan_to_num(), present_BN
-        )
+        terms = head.loss(*latents(chunk.observation), chunk.after_BNT, chunk.observation.present_BN)
         loss = terms["volatility"] + factor_weight * terms.get("factors", 0.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -262,12 +278,12 @@ def draw_universes(
 
 def universe(risk: RiskModel, networks: "Networks", chunk: Chunk) -> Universe:
     """Of a chunk with one date."""
-    past_BNR = chunk.observation.past_BNR
-    assert past_BNR is not None
     distance_BNV, loading_BNL = networks.read(chunk.observation)
     volatility_BNV = risk.log_volatility(RiskInputs.of(chunk.observation), distance_BNV).exp()
     return Universe(
-        risk.correlations(past_BNR, loading_BNL)[0], volatility_BNV[0], chunk.after_BNT[0, :, :21].nan_to_num().double()
+        risk.correlations(chunk.observation, loading_BNL)[0, :, :-1, :-1],
+        volatility_BNV[0],
+        chunk.after_BNT[0, :, :21].nan_to_num().double(),
     )
 
 
@@ -314,6 +330,9 @@ class Networks:
     latents: Sequence[Latents] = ()
     heads: Sequence[RiskHead] = ()
 
+    def each(self) -> "list[Networks]":
+        return [Networks([encode], [head]) for encode, head in zip(self.latents, self.heads, strict=True)]
+
     def read(self, observation: Observation) -> tuple[Tensor | None, Tensor | None]:
         """distance_BNV and the loadings_BNL of all of them side by side; None without a network."""
         if not self.heads:
@@ -324,14 +343,20 @@ class Networks:
 
 
 @torch.no_grad()
-def fit_share(risk: RiskModel, networks: Networks, blocks: Sequence[RiskBlock], config: FinJEPAConfig) -> None:
-    """Set how much of the distance is the networks', by least squares within [0, 1] on dates that they did not learn from."""
+def fit_share(
+    risk: RiskModel, networks: Networks, held_out: Sequence[Sequence[RiskBlock]], config: FinJEPAConfig
+) -> None:
+    """Set how much of the distance is the networks', by least squares within [0, 1].
+
+    Args:
+        held_out: for each network, blocks that it did not learn from.
+    """
     top_V, bottom_V = torch.zeros(len(HORIZONS)), torch.zeros(len(HORIZONS))
-    for block in blocks:
-        for chunk in block.chunks(config, every=5):
+    for one, blocks in zip(networks.each(), held_out, strict=True):
+        for chunk in (chunk for block in blocks for chunk in block.chunks(config, every=5)):
             target_BNV = chunk.target_BNV
             known_BN = target_BNV.isfinite().all(-1)
-            distance_BNV, _ = networks.read(chunk.observation)
+            distance_BNV, _ = one.read(chunk.observation)
             assert distance_BNV is not None
             linear_BNV = less_date_mean(RiskInputs.of(chunk.observation).relative() @ risk.linear_ZV, known_BN)
             apart_BNV = less_date_mean(distance_BNV, known_BN) - linear_BNV
@@ -345,16 +370,19 @@ def fit_share(risk: RiskModel, networks: Networks, blocks: Sequence[RiskBlock], 
 def fit_scale(risk: RiskModel, networks: Networks, blocks: Sequence[RiskBlock], config: FinJEPAConfig) -> None:
     """Move the level so that the forecast of the variance is unbiased: mean of realised over forecast variance is 1, which is
     where QLIKE is least. The mean of log volatility lies below the log of its mean."""
-    total_V, count_V = torch.zeros(len(HORIZONS)), torch.zeros(len(HORIZONS))
+    totals_2V, counts_2V = torch.zeros(2, len(HORIZONS)), torch.zeros(2, len(HORIZONS))
     for block in blocks:
         for chunk in block.chunks(config, every=5):
-            target_BNV = chunk.target_BNV
-            known_BNV = target_BNV.isfinite()
-            forecast_BNV = risk.log_volatility(RiskInputs.of(chunk.observation), networks.read(chunk.observation)[0])
-            ratio_BNV = torch.exp(2 * (target_BNV - forecast_BNV).nan_to_num(-50.0))
-            total_V += ratio_BNV.sum((0, 1))
-            count_V += known_BNV.sum((0, 1))
-    risk.level_JV[-1] += 0.5 * (total_V / count_V.clamp(min=1)).clamp(0.25, 4.0).log()
+            inputs = RiskInputs.of(chunk.observation)
+            forecast_BNV = risk.log_volatility(inputs, networks.read(chunk.observation)[0])
+            market_B1V = block.market_target(chunk.dates_B).unsqueeze(1)
+            pairs = ((chunk.target_BNV, forecast_BNV), (market_B1V, inputs.market_BK.mean(-1)[:, None, None]))
+            for kind, (target_BNV, log_BNV) in enumerate(pairs):
+                totals_2V[kind] += torch.exp(2 * (target_BNV - log_BNV).nan_to_num(-50.0)).sum((0, 1))
+                counts_2V[kind] += target_BNV.isfinite().sum((0, 1))
+    shift_2V = 0.5 * (totals_2V / counts_2V.clamp(min=1)).clamp(0.25, 4.0).log()
+    risk.level_JV[-1] += shift_2V[0]
+    risk.market_shift_V.copy_(shift_2V[1])
 
 
 @torch.no_grad()
@@ -393,12 +421,12 @@ def fit_risk(
     blocks: Sequence[RiskBlock],
     config: FinJEPAConfig,
     networks: Networks | None = None,
-    held_out: Sequence[RiskBlock] = (),
+    held_out: Sequence[Sequence[RiskBlock]] = (),
 ) -> dict[str, float]:
     """Set everything that is not the network.
 
     Args:
-        networks: trained on dates before those of `held_out`, on which their share is fitted.
+        held_out: for each network, blocks that it did not learn from; on them the share of the networks is fitted.
 
     Returns:
         The number of rows, the share of the networks, and the weight of each correlation estimator.
@@ -413,4 +441,28 @@ def fit_risk(
         fit_mix(risk, universes)
         fit_tails(risk, universes)
     weights = dict(zip(risk.mix.names, risk.mix.weights_K.tolist(), strict=True))
-    return {"rows": float(rows), "share_of_network": float(risk.share_V[1])} | weights
+    shares = {f"share_of_network_{h}": float(share) for h, share in zip(HORIZONS, risk.share_V, strict=True)}
+    return {"rows": float(rows)} | shares | weights
+
+
+def fit_trained(model: FinJEPA, panel: Panel) -> dict[str, float]:
+    """Fit the risk model of a trained world model on its training block, the share of its network on its validation block.
+
+    Returns:
+        See `fit_risk`; no rows where the panel has too few assets or sessions to learn from, and the model stays fixed HAR.
+    """
+    config, device = model.config, next(model.parameters()).device
+    splits = split_dates(len(panel.dates), config)
+    seen_A = np.array([not unseen(symbol, config.training.unseen_symbols) for symbol in panel.assets])
+    blocks = [RiskBlock(panel, *block, seen_A) for block in (splits.train, splits.validation)]
+    model.to("cpu").eval()
+    try:
+        blocks[0].index()
+        heads = [model.risk.head] if model.risk.head is not None and config.loss.risk > 0 else []
+        networks = Networks([latents_of(model.encoder)] * len(heads), heads)
+        held_out = [blocks[1:] if blocks[1].has_pairs() else []] * len(heads)
+        return fit_risk(model.risk, blocks[:1], config, networks, held_out)
+    except FinJEPAError:
+        return {"rows": 0.0}
+    finally:
+        model.to(device)

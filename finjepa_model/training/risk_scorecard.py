@@ -149,12 +149,7 @@ def score_tails(
                 at = known_BN[b].nonzero().squeeze(-1)
                 if len(at) < 3:
                     continue
-                one = RiskForecast(
-                    found.volatility_BNV[b : b + 1, at],
-                    found.correlation_BNN[b : b + 1, at][:, :, at],
-                    found.quantiles_2YQ,
-                    known_BN[b : b + 1, at],
-                )
+                one = found.take(b, at)
                 equal_1N = torch.full((1, len(at)), 1 / len(at))
                 weights_CN = torch.cat([random_portfolios(len(at), 8, generator).float(), equal_1N])
                 of_portfolios_CQ = one.portfolio_quantiles(weights_CN[None], LEVELS, horizon)[0]

@@ -22,6 +22,7 @@ from finjepa_model.nn.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.evaluation import monitor
 from finjepa_model.training.readout_fit import fit_readout
+from finjepa_model.training.risk_fit import fit_trained
 from finjepa_model.training.state import Best, append_record, forget_after, load_best, load_state, save_best, save_state
 from finjepa_model.world_model import FinJEPA
 
@@ -138,6 +139,7 @@ class Trainer:
         best = load_best(self.run_folder, self.device, self.model)
         return best | {
             "readout": fit_readout(self.model, self.panel),
+            "risk": fit_trained(self.model, self.panel),
             "training": {name: value for name, value in last.items() if name not in ("kind", "step")}
             | {
                 "steps": self.step,

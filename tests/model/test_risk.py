@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from finjepa_model.data.batches import Observation, observe
+from finjepa_model.data.batches import BatchSource, Observation, observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.risk import HORIZONS, RiskForecast, RiskHead, RiskModel, factor_surprise
-from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, fit_risk, ground, latents_of
+from finjepa_model.planning.imagination import Moments, covariance_of
+from finjepa_model.training.behaviour import sample_path
+from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, fit_risk, fit_trained, ground, latents_of
 from finjepa_model.training.risk_scorecard import (
     five_lines,
     history_volatility,
@@ -21,6 +24,7 @@ from finjepa_model.training.risk_scorecard import (
     score_tails,
     score_volatility,
 )
+from finjepa_model.world_model import FinJEPA
 from tests.model.training_runs import run_config
 from tests.pipeline.backtest.handmade_panel import write_panel
 
@@ -71,7 +75,7 @@ def fitted(block: RiskBlock) -> tuple[RiskModel, Networks]:
     assert np.mean(losses[-10:]) < np.mean(losses[:5])
     networks = Networks([latents_of(encoder.eval())], [head.eval()])
     risk = RiskModel(len(CONFIG.model.channels), factors=2)
-    report = fit_risk(risk, [block], CONFIG, networks, [RiskBlock(block.panel, 700, SPLIT)])
+    report = fit_risk(risk, [block], CONFIG, networks, [[RiskBlock(block.panel, 700, SPLIT)]])
     assert report["rows"] > 5000
     return risk, networks
 
@@ -194,4 +198,74 @@ def test_observations_of_earlier_steps_do_not_carry_the_past(panel: Panel):
     observation = observe(panel, np.array([1000]), EVERY[None], 3, CONFIG)
     assert observation.step(-1).past_BNR is not None
     assert observation.step(0).past_BNR is None
+    earlier = observe(panel, np.array([1000 - 2 * CONFIG.model.stride]), EVERY[None], 1, CONFIG)
+    assert torch.equal(observation.step(0, CONFIG.model.stride).past_BNR[..., -400:], earlier.past_BNR[..., -400:])
     assert replace(observation, past_BNR=None, market_past_BR=None).to("cpu").past_BNR is None
+
+
+# -- in the world model -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world_model(panel: Panel) -> FinJEPA:
+    torch.manual_seed(0)
+    model = FinJEPA(CONFIG).eval()
+    report = fit_trained(model, panel)
+    assert report["rows"] > 5000
+    assert report["share_of_network_21"] < 0.5  # nobody has trained it
+    return model
+
+
+def test_planners_get_the_covariance_of_the_risk_model(panel: Panel, world_model: FinJEPA):
+    absent = np.array([*range(10), -1])
+    observation = observe(panel, np.array([1000]), absent[None], CONFIG.model.context_steps, CONFIG)
+    imagination = world_model.imagine(observation, 3)
+    moments = Moments.of(imagination)
+    forecast = world_model.forecast_risk(observation)
+    torch.testing.assert_close(moments.covariance_BHMM, covariance_of(imagination))
+    present = [*range(10), 11]
+    for step in range(3):
+        assert torch.linalg.cholesky_ex(moments.covariance_BHMM[0, step][present][:, present].double())[1].item() == 0
+    assert moments.covariance_BHMM[:, :, 10].abs().max() == 0
+    stride, weights_1CN = CONFIG.model.stride, torch.full((1, 1, 11), 0.1)
+    weights_1CN[..., 10] = 0
+    first = moments.variance(weights_1CN)
+    short = (weights_1CN @ forecast.covariance(5) * weights_1CN).sum(-1)
+    torch.testing.assert_close(first, stride * short, rtol=1e-3, atol=0)  # shorter than 5 sessions: the volatility of 5
+    hedged = moments.variance(weights_1CN, torch.tensor([[-0.9]]))
+    assert 0 < float(hedged) < float(first)
+    without = world_model.imagine(replace(observation, past_BNR=None, market_past_BR=None), 3)
+    assert without.covariance_BHMM is None
+    assert Moments.of(without).covariance_BHMM.isfinite().all()
+
+
+def test_variances_of_steps_add_up_to_those_of_longer_horizons(panel: Panel, world_model: FinJEPA):
+    forecast = world_model.forecast_risk(observe(panel, np.array([1000]), EVERY[None], 1, CONFIG))
+    by_steps = forecast.step_covariance(21, 3).diagonal(dim1=-2, dim2=-1)[..., :-1].cumsum(1)
+    for step, horizon in ((0, 21), (2, 63)):
+        torch.testing.assert_close(by_steps[:, step], horizon * forecast.covariance(horizon).diagonal(dim1=-2, dim2=-1))
+
+
+def test_labels_of_risk_teach_the_encoder(panel: Panel):
+    torch.manual_seed(0)
+    model = FinJEPA(CONFIG)
+    batch = BatchSource(panel, CONFIG, (0, SPLIT)).draw(0)
+    torch.nn.init.normal_(model.risk.head.mlp[-1].weight)  # it begins at nothing
+    model.loss(batch, sample_path(batch, CONFIG.portfolio), seed=0)["risk"].backward()
+    assert model.encoder.pool.weight.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in model.predictor.parameters())
+
+
+def test_a_checkpoint_keeps_the_risk_model_and_an_older_one_has_none(
+    panel: Panel, world_model: FinJEPA, tmp_path: Path
+):
+    observation = observe(panel, np.array([1000]), EVERY[None], 1, CONFIG)
+    world_model.save_pretrained(tmp_path / "new")
+    ours = world_model.forecast_risk(observation)
+    again = FinJEPA.from_pretrained(tmp_path / "new").forecast_risk(observation)
+    torch.testing.assert_close(again.covariance(), ours.covariance())
+    weights = load_file(tmp_path / "new" / "model.safetensors")
+    old = {name: tensor for name, tensor in weights.items() if not name.startswith("risk.")}
+    save_file(old, tmp_path / "new" / "model.safetensors")
+    plain = FinJEPA.from_pretrained(tmp_path / "new").forecast_risk(observation)
+    torch.testing.assert_close(plain.volatility_BNV, RiskModel(len(CONFIG.model.channels))(observation).volatility_BNV)

@@ -32,10 +32,8 @@ def with_goal(world):
 
 
 def utility(moments, positions_BN):
-    """mean'w - risk_aversion / 2 w'Cov w of the first step, from the dense covariance."""
-    beta_BN, market_variance_B = moments.beta_BN, moments.market_variance_BH[:, 0]
-    covariance_BNN = beta_BN[:, :, None] * beta_BN[:, None] * market_variance_B[:, None, None]
-    covariance_BNN = covariance_BNN + torch.diag_embed(moments.specific_variance_BHN[:, 0])
+    """mean'w - risk_aversion / 2 w'Cov w of the first step."""
+    covariance_BNN = moments.covariance_BHMM[:, 0, :-1, :-1]
     variance_B = torch.einsum("bn,bnm,bm->b", positions_BN, covariance_BNN, positions_BN)
     return (moments.mean_BHN[:, 0] * positions_BN).sum(-1) - RISK_AVERSION / 2 * variance_B
 
@@ -47,9 +45,8 @@ def test_best_holdings_agree_with_a_convex_solver():
         holdings_BN = moments.best_holdings(RISK_AVERSION, cap)
         for date in range(4):
             weights = cvxpy.Variable(20)
-            beta, specific = moments.beta_BN[date].numpy(), moments.specific_variance_BHN[date, 0].numpy()
-            variance = moments.market_variance_BH[date, 0].item() * cvxpy.square(beta @ weights)
-            variance = variance + cvxpy.sum(cvxpy.multiply(specific, cvxpy.square(weights)))
+            covariance_NN = moments.covariance_BHMM[date, 0, :-1, :-1].double().numpy()
+            variance = cvxpy.quad_form(weights, covariance_NN, assume_PSD=True)
             gain = moments.mean_BHN[date, 0].numpy() @ weights - RISK_AVERSION / 2 * variance
             problem = cvxpy.Problem(cvxpy.Maximize(gain), [cvxpy.sum(weights) == 1, weights >= 0, weights <= cap])
             problem.solve(solver=cvxpy.CLARABEL)
@@ -77,12 +74,12 @@ def test_long_short_flat_of_eight_assets_comes_within_five_percent_of_the_exhaus
         return x.repeat_interleave(len(signals_KN), dim=0)
 
     signals_XN = signals_KN.repeat(4, 1)
+    signals_X1M = torch.nn.functional.pad(signals_XN, (0, 1), value=1.0)[:, None]
     choices = Moments(
         each(moments.mean_BHN[:, :1]) * signals_XN[:, None],
         each(moments.market_mean_BH[:, :1]),
         each(moments.beta_BN) * signals_XN,
-        each(moments.market_variance_BH[:, :1]),
-        each(moments.specific_variance_BHN[:, :1]) * signals_XN[:, None].abs(),
+        each(moments.covariance_BHMM[:, :1]) * signals_X1M.unsqueeze(-1) * signals_X1M.unsqueeze(-2),
         each(moments.present_BN),
     )
     optimum_B = utility(choices, choices.best_holdings(RISK_AVERSION)).view(4, -1).amax(-1)
@@ -129,7 +126,7 @@ def test_hedge_is_on_when_and_only_when_its_closed_form_says_so(name):
     price = 2e-4 + 0.01 / 252 * 5
     # log growth is a little less than the return that the closed form reasons with: leave the undecided dates out
     margin_B = (
-        RISK_AVERSION / 2 * (equal_BN * moments.beta_BN).sum(-1) * moments.market_variance_BH[:, 0]
+        RISK_AVERSION / 2 * (equal_BN * moments.beta_BN).sum(-1) * moments.covariance_BHMM[:, 0, -1, -1]
         - moments.market_mean_BH[:, 0]
         - price
     )

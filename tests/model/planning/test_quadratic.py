@@ -25,8 +25,7 @@ def by_interior_point(problem: Quadratic, space: ActionSpace, invested: bool) ->
         x = cvxpy.Variable((horizon, assets))
         gain, before = 0, problem.held_BN[b].numpy()
         for h in range(horizon):
-            risk = cvxpy.sum(cvxpy.multiply(problem.specific_BHN[b, h].numpy(), cvxpy.square(x[h])))
-            risk = risk + cvxpy.square(problem.factor_BHN[b, h].numpy() @ x[h])
+            risk = cvxpy.quad_form(x[h], problem.covariance_BHNN[b, h].double().numpy(), assume_PSD=True)
             traded = problem.price_BHN[b, h].numpy() @ cvxpy.abs(x[h] - before)
             gain, before = gain + problem.mean_BHN[b, h].numpy() @ x[h] - risk / 2 - traded, x[h]
         rules = [cvxpy.abs(x) <= space.max_weight, cvxpy.sum(cvxpy.abs(x), axis=1) <= 1]
