@@ -43,6 +43,7 @@ from finjepa_model.world_model import FinJEPA
 _HISTORY = 253  # sessions of an asset before it is learned from
 _RIDGE = 0.01  # of the variance of an input, on the distance; chosen on validation blocks, as are the numbers below
 _LEVEL_RIDGE = 0.5
+_LEAST_ROWS = 10  # for each input
 _WINDOWS_AT_ONCE = 2048
 _SIZES = (50, 35, 25, 18, 12, 8)  # assets of a universe that the mix is trained on
 _QUIET = math.log(0.6)  # below the median volatility of the date
@@ -136,6 +137,9 @@ def fit_linear(risk: RiskModel, blocks: Sequence[RiskBlock], config: FinJEPAConf
 
     Only sums of products are kept. The level moves with the inputs: what is regressed is its distance from the mean of the four
     windows, on their differences, without a constant, so that it fits years that are calmer or stormier than those it knows.
+
+    Raises:
+        FinJEPAError: if there are too few rows.
     """
     contrast_JI = level_contrasts()
     products = [_Products(), _Products()]
@@ -153,6 +157,8 @@ def fit_linear(risk: RiskModel, blocks: Sequence[RiskBlock], config: FinJEPAConf
             known_B1 = level_BJ[:, : len(LOOKBACKS)].mean(-1, keepdim=True)
             products[1].add(level_BJ @ contrast_JI, mean_BV - known_B1)
             rows += int(whole_BN.sum())
+    if rows < _LEAST_ROWS * len(risk.linear_ZV):
+        raise FinJEPAError(f"{rows} rows of an asset and a session are too few to fit forecasts of risk to")
     risk.linear_ZV.copy_(products[0].ridge(_RIDGE))
     level_JV = contrast_JI.double() @ products[1].ridge(_LEVEL_RIDGE)
     level_JV[: len(LOOKBACKS)] += 1 / len(LOOKBACKS)
