@@ -26,7 +26,7 @@ from finjepa_model.data.batches import unseen
 from finjepa_model.data.panel import Panel
 from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.risk import HORIZONS, LOOKBACKS, RETURN_HORIZONS, RiskForecast, RiskHead, RiskInputs, RiskModel
-from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, fit_risk, ground, latents_of
+from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, fit_risk, fit_scale, ground, latents_of
 from finjepa_model.training.risk_scorecard import (
     Volatility,
     ewma_volatility,
@@ -253,13 +253,16 @@ def main() -> None:
     networks, held_out, modules = train(blocks, config, options.seeds, steps, options.factors)
     print(f"{options.seeds} networks trained: {time.perf_counter() - began:.0f} s", flush=True)
     channels = len(config.model.channels)
-    risk, linear = RiskModel(channels, factors=options.factors * options.seeds), RiskModel(channels)
+    risk = RiskModel(channels, factors=options.factors * options.seeds)
+    linear = copy.deepcopy(risk)
     modules = torch.nn.ModuleList([*modules, risk, linear])
     if kept is not None and kept.exists():
         modules.load_state_dict(torch.load(kept))
     else:
         report = fit_risk(risk, blocks, config, networks, held_out)
-        fit_risk(linear, blocks, config)
+        linear.load_state_dict(risk.state_dict())
+        linear.share_V.zero_()
+        fit_scale(linear, Networks(), blocks, config)
         print({name: round(value, 3) for name, value in report.items()})
         if kept is not None:
             torch.save(modules.state_dict(), kept)
@@ -270,20 +273,20 @@ def main() -> None:
             record.write(f"{datetime.datetime.now():%F %T} {vars(options)}\n")
     print(f"fitted: {time.perf_counter() - began:.0f} s", flush=True)
 
+    last: list[tuple[Chunk, RiskForecast]] = []
+
     def forecast(chunk: Chunk) -> RiskForecast:
-        return risk.forecast(chunk.observation, *networks.read(chunk.observation))
+        """Several rows of the tables ask for the same one."""
+        if not last or last[0][0] is not chunk:
+            last[:] = [(chunk, risk.forecast(chunk.observation, *networks.read(chunk.observation)))]
+        return last[0][1]
 
     def model(chunk: Chunk) -> Tensor:
         return risk.log_volatility(RiskInputs.of(chunk.observation), networks.read(chunk.observation)[0])
 
-    alone = copy.deepcopy(risk)
-    alone.share_V.fill_(1.0)
     har = har_with_market(blocks, config)
     volatilities: dict[str, Volatility] = {
         "model": model,
-        "networks alone": lambda chunk: alone.log_volatility(
-            RiskInputs.of(chunk.observation), networks.read(chunk.observation)[0]
-        ),
         "linear branch": lambda chunk: linear.log_volatility(RiskInputs.of(chunk.observation)),
         "HAR with market": har,
         "fixed HAR": unbiased(fixed_har_volatility, blocks, config),

@@ -16,7 +16,9 @@ from finjepa_model.nn.covariance import estimate, ledoit_wolf, minimum_variance,
 from finjepa_model.nn.risk import HORIZONS, LEVELS, LOOKBACKS, RiskForecast, RiskInputs, log_realised
 from finjepa_model.training.risk_fit import Chunk, RiskBlock, random_portfolios
 from finjepa_model.training.risk_scores import (
+    Comparison,
     christoffersen,
+    compare,
     coverage,
     crps,
     date_means,
@@ -27,6 +29,7 @@ from finjepa_model.training.risk_scores import (
     targeting_utility,
     within_dates,
 )
+from finjepa_model.world_model import FinJEPA
 
 Volatility = Callable[[Chunk], Tensor]  # log of the daily volatility over each of HORIZONS, [B, N, V]
 Covariance = Callable[[Chunk], Tensor]  # daily, over 21 sessions, [B, N, N] float64
@@ -242,3 +245,41 @@ def _past_year(chunk: Chunk) -> Tensor:
     past_BNR = chunk.observation.past_BNR
     assert past_BNR is not None
     return past_BNR[..., -_YEAR:].nan_to_num().double()
+
+
+# -- of a checkpoint ------------------------------------------------------------------------------------------------------
+
+
+def scorecard(model: FinJEPA, block: RiskBlock) -> tuple[dict[str, float], Comparison]:
+    """Scores of a world model's forecasts of risk over 21 sessions beside textbook ones, by name; and the model's QLIKE of
+    volatility less that of fixed HAR.
+
+    Raises:
+        FinJEPAError: if the block has no session with eight assets that have a year behind them and a month before them.
+    """
+    month = HORIZONS.index(21)
+
+    def volatility(chunk: Chunk) -> Tensor:
+        return model.forecast_risk(chunk.observation).volatility_BNV.log()
+
+    volatilities = {"model": volatility, "fixed HAR": fixed_har_volatility, "EWMA": ewma_volatility}
+    of_volatility = score_volatility(block, model.config, volatilities | {"20-day history": history_volatility})
+    covariances = {
+        "model": lambda chunk: model.forecast_risk(chunk.observation).covariance(),
+        "five lines": five_lines,
+        "Ledoit-Wolf": sample_shrinkage,
+        "non-linear shrinkage": lambda chunk: sample_shrinkage(chunk, nonlinear=True),
+        "one factor, EWMA": one_factor_covariance,
+    }
+    of_portfolios = score_portfolios(block, model.config, covariances, draws=1)
+    tails = score_tails(block, model.config, lambda chunk: model.forecast_risk(chunk.observation), 5, portfolios=True)
+    found = {}
+    for name, rows in of_volatility.items():
+        found[f"QLIKE of volatility, {name}"] = float(rows[month].qlike_D.mean())
+        found[f"R2 within a date, {name}"] = rows[month].r2
+    for name, row in of_portfolios.items():
+        found[f"least variance, % a year, {name}"] = row.volatility(False)
+        found[f"least variance long-only, % a year, {name}"] = row.volatility(True)
+    found |= {f"{share:.0%} interval of portfolios covers": value for share, value in tails.coverage.items()}
+    ours, plain = of_volatility["model"][month], of_volatility["fixed HAR"][month]
+    return found, compare(ours.qlike_D, plain.qlike_D, lag=5)

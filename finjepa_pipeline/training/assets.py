@@ -10,6 +10,7 @@ from pydantic import Field
 
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import compute
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.report.markdown import numbers_table
@@ -89,16 +90,24 @@ def world_model(
             asset="world_model_evaluation",
             blocking=True,
             description="None of the six collapse monitors speaks of a collapse (docs/model.md).",
-        )
+        ),
+        dg.AssetCheckSpec(
+            "risk_forecasts_are_no_worse_than_fixed_har",
+            asset="world_model_evaluation",
+            description="On the validation block, in QLIKE of volatility over 21 sessions, beyond chance (t above 2).",
+        ),
     ],
 )
 @final
 def world_model_evaluation(
     context: dg.AssetExecutionContext, settings: SettingsResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    """Losses and collapse monitors on the validation block, probes on the test block, and the curves of the training."""
+    """Losses, collapse monitors and the risk scorecard on the validation block, probes on the test block, and the curves of the
+    training."""
     from finjepa_model.data.batches import checkpoint_splits
     from finjepa_model.training.evaluation import probe
+    from finjepa_model.training.risk_fit import RiskBlock
+    from finjepa_model.training.risk_scorecard import scorecard
     from finjepa_model.world_model import FinJEPA
 
     home = settings.get()
@@ -106,7 +115,12 @@ def world_model_evaluation(
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     diagnostics = metrics["diagnostics"]
     panel = Panel.open(panel_of_run(context, home))
-    probes = probe(FinJEPA.from_pretrained(folder), panel, checkpoint_splits(folder, panel))
+    model, splits = FinJEPA.from_pretrained(folder), checkpoint_splits(folder, panel)
+    probes = probe(model, panel, splits)
+    try:
+        risk, against_har = scorecard(model, RiskBlock(panel, *splits.validation))
+    except FinJEPAError as error:  # too few assets or sessions
+        risk, against_har = {"not scored": str(error)}, None
     yield dg.MaterializeResult(
         metadata={
             "checkpoint": folder.name,
@@ -114,6 +128,7 @@ def world_model_evaluation(
             "probes": dg.MetadataValue.md(numbers_table(probes)) if probes else "the panel is too short for them",
             "monitors": dg.MetadataValue.md(numbers_table(diagnostics)),
             "validation": dg.MetadataValue.md(numbers_table(metrics["validation"])),
+            "risk_scorecard": dg.MetadataValue.md(numbers_table(risk)),
             "readout": dg.MetadataValue.md(numbers_table(metrics.get("readout", {}))),
             **{name: value for name, value in diagnostics.items() if name != "collapsed"},
             **{f"probe_{name}": value for name, value in probes.items() if math.isfinite(value)},
@@ -126,6 +141,15 @@ def world_model_evaluation(
         asset_key="world_model_evaluation",
         description=f"collapse: {diagnostics['collapse']}",
         metadata={name: value for name, value in diagnostics.items() if name != "collapsed"},
+    )
+    yield dg.AssetCheckResult(
+        passed=against_har is None or not against_har.t_value > 2,
+        check_name="risk_forecasts_are_no_worse_than_fixed_har",
+        asset_key="world_model_evaluation",
+        severity=dg.AssetCheckSeverity.WARN,
+        description="not enough data"
+        if against_har is None
+        else f"QLIKE less that of fixed HAR: {against_har.difference:+.4f}, t {against_har.t_value:.1f}",
     )
 
 
