@@ -25,8 +25,17 @@ from finjepa_model.config import FinJEPAConfig, ModelConfig
 from finjepa_model.data.batches import unseen
 from finjepa_model.data.panel import Panel
 from finjepa_model.nn.encoder import ContextEncoder
-from finjepa_model.nn.risk import HORIZONS, LOOKBACKS, RETURN_HORIZONS, RiskForecast, RiskHead, RiskInputs, RiskModel
-from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, fit_risk, fit_scale, ground, latents_of
+from finjepa_model.nn.risk import HORIZONS, LOOKBACKS, RiskForecast, RiskHead, RiskInputs, RiskModel
+from finjepa_model.training.risk_fit import (
+    Chunk,
+    Networks,
+    RiskBlock,
+    fit_risk,
+    fit_scale,
+    fit_share,
+    ground,
+    latents_of,
+)
 from finjepa_model.training.risk_scorecard import (
     Volatility,
     ewma_volatility,
@@ -298,8 +307,8 @@ def main() -> None:
         if (trees := boosted(blocks, config, linear)) is not None:
             volatilities["LightGBM"] = trees
         born, born_out, _ = train(blocks, config, 1, options.steps, 0, frozen=True)
-        random = RiskModel(channels)
-        fit_risk(random, blocks, config, born, born_out)
+        random = copy.deepcopy(linear)
+        fit_share(random, born, born_out, config)
         volatilities["untrained encoder"] = lambda chunk: random.log_volatility(
             RiskInputs.of(chunk.observation), born.read(chunk.observation)[0]
         )
@@ -321,21 +330,17 @@ def main() -> None:
     scores = score_portfolios(target, config, covariances, options.assets, options.draws)
     print_portfolios(scores)
     print(f"{time.perf_counter() - began:.0f} s", flush=True)
-    for portfolios in () if options.quick else (False, True):
-        for horizon in RETURN_HORIZONS:
-            tails = score_tails(target, config, forecast, horizon, portfolios)
+    tails = {} if options.quick else score_tails(target, config, forecast)
+    for (kind, horizon), row in sorted(tails.items()):
+        print(f"{kind}, {horizon} sessions: CRPS {100 * row.crps:.3f} %,", end=" ")
+        print(f"VaR 5 %: Kupiec p {row.kupiec:.2f}, Christoffersen p {row.christoffersen:.2f}", end=" ")
+        print(f"PIT {np.round(row.pit, 3).tolist()}")
+        for share, value in row.coverage.items():
+            years, halves = (100 * np.array(x[share]) for x in (row.by_year, row.calm_stormy))
             print(
-                f"{'portfolios' if portfolios else 'assets'}, {horizon} sessions: CRPS {100 * tails.crps:.3f} %,",
-                end=" ",
+                f"  {share:.0%} covers {100 * value:.1f}; years {years.round(1)}; calm, stormy {halves.round(1)}",
+                flush=True,
             )
-            print(f"VaR 5 %: Kupiec p {tails.kupiec:.2f}, Christoffersen p {tails.christoffersen:.2f}", end=" ")
-            print(f"PIT {np.round(tails.pit, 3).tolist()}")
-            for share, value in tails.coverage.items():
-                years, halves = (100 * np.array(x[share]) for x in (tails.by_year, tails.calm_stormy))
-                print(
-                    f"  {share:.0%} covers {100 * value:.1f}; years {years.round(1)}; calm, stormy {halves.round(1)}",
-                    flush=True,
-                )
     print(f"{time.perf_counter() - began:.0f} s")
 
 

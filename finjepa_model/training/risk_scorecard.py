@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.nn.covariance import estimate, ledoit_wolf, minimum_variance, quadratic_inverse_shrinkage
-from finjepa_model.nn.risk import HORIZONS, LEVELS, LOOKBACKS, RiskForecast, RiskInputs, log_realised
+from finjepa_model.nn.risk import HORIZONS, LEVELS, LOOKBACKS, RETURN_HORIZONS, RiskForecast, RiskInputs, log_realised
 from finjepa_model.training.risk_fit import Chunk, RiskBlock, random_portfolios
 from finjepa_model.training.risk_scores import (
     Comparison,
@@ -138,33 +138,63 @@ class TailScores:
 
 
 def score_tails(
-    block: RiskBlock, config: FinJEPAConfig, forecast: Distribution, horizon: int, portfolios: bool, every: int = 5
-) -> TailScores:
-    """On every `every`-th session; longer horizons overlap, so the tests of breaches look at every `horizon`-th session alone."""
-    dates, outcomes, quantiles, breaches, storm = [], [], [], [], []
-    generator, levels_Q = torch.Generator().manual_seed(0), np.array(LEVELS)
+    block: RiskBlock, config: FinJEPAConfig, forecast: Distribution, every: int = 5, most: int = 100
+) -> dict[tuple[str, int], TailScores]:
+    """Of ("assets" or "portfolios", 1, 5 or 21 sessions), on every `every`-th session and at most so many of its assets.
+
+    Longer horizons overlap, so the tests of breaches look at sessions that are a horizon apart.
+    """
+    found: dict[tuple[str, int], list[_Outcomes]] = {}
+    breaches: dict[int, list[tuple[int, bool]]] = {horizon: [] for horizon in RETURN_HORIZONS}
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for chunk in block.chunks(config, every):
-            found = forecast(chunk)
-            known_BN = chunk.after_BNT[..., :horizon].isfinite().all(-1) & chunk.observation.present_BN
-            return_BN = (1 + chunk.after_BNT[..., :horizon].nan_to_num()).prod(-1) - 1
+        for chunk in block.chunks(config, every, most):
+            whole = forecast(chunk)
+            known_BN = chunk.after_BNT[..., :21].isfinite().all(-1) & chunk.observation.present_BN
             for b, date in enumerate(chunk.dates_B):
                 at = known_BN[b].nonzero().squeeze(-1)
                 if len(at) < 3:
                     continue
-                one = found.take(b, at)
+                one, after_NT = whole.take(b, at), chunk.after_BNT[b, at, :21]
+                storm = float(after_NT.square().mean())
                 equal_1N = torch.full((1, len(at)), 1 / len(at))
                 weights_CN = torch.cat([random_portfolios(len(at), 8, generator).float(), equal_1N])
-                of_portfolios_CQ = one.portfolio_quantiles(weights_CN[None], LEVELS, horizon)[0]
-                outcome_C = weights_CN @ return_BN[b, at]
-                breaches.append((int(date), bool(outcome_C[-1] < of_portfolios_CQ[-1, LEVELS.index(0.05)])))
-                storm.append(float(chunk.after_BNT[b, at, :21].nan_to_num().square().mean()))
-                outcomes.append((outcome_C[:-1] if portfolios else return_BN[b, at]).numpy())
-                quantiles.append((of_portfolios_CQ[:-1] if portfolios else one.quantiles(LEVELS, horizon)[0]).numpy())
-                dates.append(np.full(len(outcomes[-1]), date))
-    date_R, outcome_R, quantile_RQ = np.concatenate(dates), np.concatenate(outcomes), np.concatenate(quantiles)
-    year_R = block.panel.dates[date_R].astype("datetime64[Y]")
-    stormy_R = np.repeat(np.array(storm) > np.median(storm), [len(x) for x in dates])
+                for horizon in RETURN_HORIZONS:
+                    return_N = (1 + after_NT[:, :horizon]).prod(-1) - 1
+                    of_assets_NQ = one.quantiles(LEVELS, horizon)[0]
+                    outcome_C, of_portfolios_CQ = (
+                        weights_CN @ return_N,
+                        one.portfolio_quantiles(weights_CN[None], LEVELS, horizon)[0],
+                    )
+                    breaches[horizon].append(
+                        (int(date), bool(outcome_C[-1] < of_portfolios_CQ[-1, LEVELS.index(0.05)]))
+                    )
+                    for kind, outcome_R, quantile_RQ in (
+                        ("assets", return_N, of_assets_NQ),
+                        ("portfolios", outcome_C[:-1], of_portfolios_CQ[:-1]),
+                    ):
+                        one_date = _Outcomes(int(date), storm, outcome_R.numpy(), quantile_RQ.numpy())
+                        found.setdefault((kind, horizon), []).append(one_date)
+    return {key: _tail_scores(parts, _apart(breaches[key[1]], key[1]), block) for key, parts in found.items()}
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """What came of the forecasts of one date."""
+
+    date: int
+    storm: float  # mean squared return of the month that followed
+    outcome_R: np.ndarray
+    quantile_RQ: np.ndarray
+
+
+def _tail_scores(parts: list[_Outcomes], breach_D: np.ndarray, block: RiskBlock) -> TailScores:
+    outcome_R = np.concatenate([part.outcome_R for part in parts])
+    quantile_RQ = np.concatenate([part.quantile_RQ for part in parts])
+    counts_D, storm_D = [len(part.outcome_R) for part in parts], np.array([part.storm for part in parts])
+    date_R = np.repeat([part.date for part in parts], counts_D)
+    stormy_R = np.repeat(storm_D > np.median(storm_D), counts_D)
+    year_R, levels_Q = block.panel.dates[date_R].astype("datetime64[Y]"), np.array(LEVELS)
     covered, by_year, halves = {}, {}, {}
     for share in (0.5, 0.9, 0.98):
         low, high = (LEVELS.index(round(0.5 + sign * share / 2, 3)) for sign in (-1, 1))
@@ -173,7 +203,6 @@ def score_tails(
         years = [coverage(*(x[year_R == year] for x in ends)) for year in np.unique(year_R)]
         by_year[share] = (min(years), max(years))
         halves[share] = tuple(coverage(*(x[stormy_R == stormy] for x in ends)) for stormy in (False, True))
-    apart = _apart(breaches, horizon)
     pit_R = probability_integral(outcome_R, quantile_RQ, levels_Q)
     return TailScores(
         covered,
@@ -181,8 +210,8 @@ def score_tails(
         halves,
         float(date_means(crps(outcome_R, quantile_RQ, levels_Q), date_R).mean()),
         (np.histogram(pit_R, 10, (0, 1))[0] / len(pit_R)).tolist(),
-        kupiec(apart, 0.05),
-        christoffersen(apart),
+        kupiec(breach_D, 0.05),
+        christoffersen(breach_D),
     )
 
 
@@ -272,7 +301,7 @@ def scorecard(model: FinJEPA, block: RiskBlock) -> tuple[dict[str, float], Compa
         "one factor, EWMA": one_factor_covariance,
     }
     of_portfolios = score_portfolios(block, model.config, covariances, draws=1)
-    tails = score_tails(block, model.config, lambda chunk: model.forecast_risk(chunk.observation), 5, portfolios=True)
+    tails = score_tails(block, model.config, lambda chunk: model.forecast_risk(chunk.observation))["portfolios", 5]
     found = {}
     for name, rows in of_volatility.items():
         found[f"QLIKE of volatility, {name}"] = float(rows[month].qlike_D.mean())

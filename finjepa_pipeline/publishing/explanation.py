@@ -129,7 +129,6 @@ def _look(imagination: MarketImagination, views: list[MarketView]) -> tuple[Tens
         _, market_BSD = model.encode(observation)
         moments = Moments.of(model.imagine(observation, 1))
         weights_BN = moments.present_BN / moments.present_BN.sum(-1, keepdim=True).clamp(min=1)
-        beta_B = (weights_BN * moments.beta_BN).sum(-1)
         mean_B = (weights_BN * moments.mean_BHN[:, 0]).sum(-1)
         spread_B = moments.variance(weights_BN.unsqueeze(1)).squeeze(1).clamp(min=0).sqrt()
         found.append((market_BSD[:, -1], mean_B, spread_B))

@@ -27,7 +27,17 @@ RUNS = {
     "both-in-parts": run_config({"recipe": "both", "ema_start": 0.5}, epochs=1, steps_per_epoch=2, accumulate=2),
     "vicreg": run_config({"recipe": "vicreg", "rollout_steps": 3}, epochs=1, steps_per_epoch=2),
 }
-OBJECTIVE = {"loss", "prediction", "rollout", "masked_patch", "inverse_dynamics", "variance", "covariance", "heads"}
+OBJECTIVE = {
+    "loss",
+    "prediction",
+    "rollout",
+    "masked_patch",
+    "inverse_dynamics",
+    "variance",
+    "covariance",
+    "heads",
+    "risk",
+}
 OF_RECIPE = {
     "sigreg": {"sigreg"},
     "both-in-parts": {"sigreg"},
