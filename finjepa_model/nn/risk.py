@@ -123,7 +123,9 @@ class RiskHead(nn.Module):
         gap_BNV = torch.where(known_BNV, distance_BNV - target_BNV.nan_to_num(), 0.0)
         count_B1V = known_BNV.sum(1, keepdim=True).clamp(min=1)
         gap_BNV = torch.where(known_BNV, gap_BNV - gap_BNV.sum(1, keepdim=True) / count_B1V, 0.0)
-        terms = {"volatility": masked_mean(gap_BNV.square(), known_BNV)}
+        # unknown labels count as exact, so that a batch in parts, or on several ranks, has the mean of the whole
+        present_BNV = present_BN.unsqueeze(-1).expand_as(known_BNV)
+        terms = {"volatility": masked_mean(gap_BNV.square(), present_BNV)}
         if self.factors:
             returns_BNR = after_BNR[..., : HORIZONS[1]].nan_to_num()
             scale_BN1 = returns_BNR.square().mean(-1, keepdim=True).sqrt().clamp(min=LEAST_VOLATILITY)
