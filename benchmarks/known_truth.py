@@ -33,15 +33,12 @@ from finjepa_model.data.batches import history_needed, split_dates
 from finjepa_model.data.panel import Panel
 from finjepa_model.training.readout_fit import fit_readout
 from finjepa_pipeline import compute
-from finjepa_pipeline.backtest.baselines import baselines
 from finjepa_pipeline.backtest.controls import Controls, ShuffledActions, untrained
-from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.backtest.evidence import forecast_quality
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, strategy_name
-from finjepa_pipeline.backtest.inference import one_sided_p
-from finjepa_pipeline.backtest.market_imagination import MarketImagination
-from finjepa_pipeline.backtest.proving import USUAL_SIZE, ProvingGround, fraction
-from finjepa_pipeline.backtest.strategies import Strategy
+from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.inference import forecast_quality, one_sided_p
+from finjepa_pipeline.backtest.known_truth import USUAL_SIZE, KnownTruthMarket, fraction
+from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination, strategy_name
+from finjepa_pipeline.backtest.strategies import Strategy, baselines
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import for_panel, train_checkpoint
 
@@ -94,7 +91,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     started = time.monotonic()
     size = arguments.assets, arguments.sessions
     home = arguments.folder / "-".join(map(str, (arguments.variant, *size, seed)))
-    ground = ProvingGround.of(home, arguments.variant, seed, size=size)
+    ground = KnownTruthMarket.of(home, arguments.variant, seed, size=size)
     panel, settings = ground.panel, Settings(home=home).ensure()
     chosen = dict(assignment.split("=", 1) for assignment in arguments.set)
     overrides = ({} if arguments.costs else FRICTIONLESS) | chosen | {"training.seed": str(seed)}
@@ -104,7 +101,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     imagination = MarketImagination(checkpoint)
     controls = Controls(panel, imagination)
     block = getattr(split_dates(len(panel.dates), config), arguments.block)
-    court = Court.over(
+    setup = BacktestSetup.over(
         panel,
         block,
         config.portfolio,
@@ -112,20 +109,20 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
         n_assets=arguments.trade,
         window=history_needed(config),
     )
-    views = court.views()
+    views = setup.views()
     rivals = {strategy.name: strategy for strategy in baselines()}
     strategies: list[Strategy] = [rivals[name] for name in arguments.baselines.split(",")]
     planners = arguments.planner.split(",")
     strategies += [FinJEPAStrategy(strategy_name(name, arguments.utility), imagination, name) for name in planners]
     strategies.append(ShuffledActions(imagination, strategy_name(planners[0], arguments.utility)))
     strategies += [controls.make(name) for name in arguments.controls.split(",") if name]
-    walks = [walk(strategy, court, views) for strategy in strategies]
-    quality = {"world_model": forecast_quality(imagination.forecast, court, views)["rank_ic"].mean}
+    walks = [simulate(strategy, setup, views) for strategy in strategies]
+    quality = {"world_model": forecast_quality(imagination.forecast, setup, views)["rank_ic"].mean}
     if "ridge" in arguments.controls:
-        quality["ridge"] = forecast_quality(controls.forecast("ridge"), court, views)["rank_ic"].mean
+        quality["ridge"] = forecast_quality(controls.forecast("ridge"), setup, views)["rank_ic"].mean
     rows = []
     for result in walks:
-        scored = fraction(ground, court, result) if arguments.variant != "null" else None
+        scored = fraction(ground, setup, result) if arguments.variant != "null" else None
         rows.append(
             {
                 "strategy": result.strategy,

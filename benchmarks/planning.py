@@ -43,7 +43,7 @@ def small() -> FinJEPAConfig:
     return replace(config, model=replace(config.model, channels=channels, market_channels=("market",)))
 
 
-class Case:
+class BlockKey:
     """A model, what it has seen of some dates, and portfolios that hold 1/N."""
 
     def __init__(self, dates: int, horizon: int = HORIZON, assets: int = ASSETS):
@@ -74,7 +74,7 @@ class Case:
         make_planner(name, **settings).plan(Objective(world, utility), space, None, generator)
 
 
-def rolled_in_full(case: Case, world: PlanningWorld, actions: PortfolioAction) -> torch.Tensor:
+def rolled_in_full(case: BlockKey, world: PlanningWorld, actions: PortfolioAction) -> torch.Tensor:
     """The cost_BC of candidates, each with a roll-out of the whole market of its own."""
     dates, candidates = actions.hedge_X.shape[:2]
     held = world.roll(actions).held_BCHN
@@ -130,7 +130,7 @@ def peer_solver(folder: Path):
 class PeerModel:
     """The same dynamics behind the peer's protocol: raw numbers in, a cost for each candidate out."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: BlockKey):
         self.case = case
         self.world, self.space = case.world()
 
@@ -151,7 +151,7 @@ def beside_the_peer(folder: Path | None, rate: float, iterations: int) -> list[s
     ]
     ours = {}
     for dates in (64, 1):
-        case = Case(dates)
+        case = BlockKey(dates)
         with FlopCounterMode(display=False) as counted:
             case.plan(**settings)
         work = counted.get_total_flops() / dates / 1e9
@@ -163,7 +163,7 @@ def beside_the_peer(folder: Path | None, rate: float, iterations: int) -> list[s
     if folder is None:
         return [*lines, "", "The peer was not measured: no --peer."]
     solver_class, box = peer_solver(folder)
-    case = Case(1)
+    case = BlockKey(1)
     model = PeerModel(case)
     solver = solver_class(model, num_samples=SAMPLES, n_steps=iterations, topk=ELITES)
     plan_config = types.SimpleNamespace(horizon=HORIZON, action_block=1)
@@ -199,9 +199,9 @@ def beside_the_peer(folder: Path | None, rate: float, iterations: int) -> list[s
 def growth() -> list[str]:
     lines = []
     for title, values, build in (
-        ("samples", (75, 150, 300, 600), lambda v: (Case(16), {"samples": v})),
-        ("horizon", (1, 2, 4, 8), lambda v: (Case(16, horizon=v), {"samples": SAMPLES})),
-        ("assets", (5, 20, 100, 500), lambda v: (Case(4, assets=v), {"samples": SAMPLES})),
+        ("samples", (75, 150, 300, 600), lambda v: (BlockKey(16), {"samples": v})),
+        ("horizon", (1, 2, 4, 8), lambda v: (BlockKey(16, horizon=v), {"samples": SAMPLES})),
+        ("assets", (5, 20, 100, 500), lambda v: (BlockKey(4, assets=v), {"samples": SAMPLES})),
     ):
         taken = []
         for value in values:
@@ -222,7 +222,7 @@ def growth() -> list[str]:
 def planners() -> list[str]:
     from finjepa_model.planning.objective import CUMULATIVE
 
-    case, lines = Case(16), ["| planner, default settings | s a decision: goal | mean-variance |", "|---|--:|--:|"]
+    case, lines = BlockKey(16), ["| planner, default settings | s a decision: goal | mean-variance |", "|---|--:|--:|"]
     for name in ("cem", "mppi", "gradient", "random", "qp"):
         taken = [
             "–"
@@ -236,9 +236,8 @@ def planners() -> list[str]:
 
 def backtest(decisions: int = 1000) -> list[str]:
     """A walk of CEM through decisions of 20 assets, one after the other, as `finjepa backtest` does it."""
-    from finjepa_pipeline.backtest.engine import Court, walk
-    from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
-    from finjepa_pipeline.backtest.market_imagination import MarketImagination
+    from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+    from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
     from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
     config = small()
@@ -254,12 +253,14 @@ def backtest(decisions: int = 1000) -> list[str]:
         )
         torch.manual_seed(0)
         FinJEPA(config).save_pretrained(Path(folder) / "model")
-        court = Court.over(panel, (history, days), config.portfolio, stride=5, n_assets=ASSETS, window=history - 1)
+        setup = BacktestSetup.over(
+            panel, (history, days), config.portfolio, stride=5, n_assets=ASSETS, window=history - 1
+        )
         for name in ("cem", "mppi"):
             imagination = MarketImagination(Path(folder) / "model")
             begin = time.perf_counter()
-            views = court.views()
-            walk(FinJEPAStrategy(name, imagination), court, views)
+            views = setup.views()
+            simulate(FinJEPAStrategy(name, imagination), setup, views)
             lines.append(f"- {name}: {len(views)} decisions in {time.perf_counter() - begin:.0f} s")
     return lines
 

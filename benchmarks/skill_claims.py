@@ -17,11 +17,11 @@ import polars as pl
 from scipy.stats import binomtest
 
 from finjepa_pipeline.backtest.claim import DSR_GOAL, has_skill
+from finjepa_pipeline.backtest.inference import deflated_sharpe
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
 from finjepa_pipeline.backtest.metrics import BENCHMARK
-from finjepa_pipeline.backtest.overfitting import deflated_sharpe
-from finjepa_pipeline.backtest.store import ensure_tables, insert, now
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.backtest.results import insert, now
+from finjepa_pipeline.warehouse import migrate, sql
 
 ASSETS, SESSIONS = 20, 1200
 
@@ -43,11 +43,11 @@ def skill_less(returns_TN: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def home(rng: np.random.Generator, strategies: int) -> duckdb.DuckDBPyConnection:
     """A warehouse with the walks of 1/N and of strategies without skill, on one test block."""
     con = duckdb.connect()
-    ensure_tables(con)
+    migrate(con)
     returns_TN = market(rng)
     dates_T = np.datetime64("2015-01-01") + np.arange(SESSIONS)
     walks = {BENCHMARK: returns_TN.mean(1)} | {f"planner_{k}": skill_less(returns_TN, rng) for k in range(strategies)}
-    key = {"checkpoint": "c", "data_version": "d", "block": "test", "court": "k"}
+    key = {"checkpoint": "c", "data_version": "d", "block": "test", "setup": "k"}
     tried = {"n_days": SESSIONS, "created_at": now(), "start_date": dates_T[0].item(), "end_date": dates_T[-1].item()}
     for name, net_T in walks.items():
         nothing_T = np.zeros(SESSIONS)
@@ -65,7 +65,7 @@ def home(rng: np.random.Generator, strategies: int) -> duckdb.DuckDBPyConnection
         con.execute(sql("backtest_trials"), key | tried | {"strategy": name})
         held = key | {"strategy": name, "entity": "A", "weight": 1.0, "signal": 1.0, "held": 1.0, "hedge": 0.0}
         insert(con, "backtest_decisions", held, {"date": dates_T[:1]})
-    con.execute(sql("score_trials"), {"court": "k", "benchmark": BENCHMARK})
+    con.execute(sql("score_trials"), {"setup": "k", "benchmark": BENCHMARK})
     return con
 
 

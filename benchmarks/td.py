@@ -31,9 +31,9 @@ from finjepa_model.td.planner import TDPlanner
 from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.trainer import Trainer
 from finjepa_model.world_model import FinJEPA, Imagination
-from finjepa_pipeline.backtest.engine import Court
+from finjepa_pipeline.backtest.engine import BacktestSetup
+from finjepa_pipeline.backtest.known_truth import KnownTruthMarket
 from finjepa_pipeline.backtest.market_view import MarketView, Universe
-from finjepa_pipeline.backtest.proving import ProvingGround
 from finjepa_pipeline.prices.synthetic.oracle import share_of_gain
 from finjepa_pipeline.training.checkpoints import for_panel
 
@@ -95,7 +95,7 @@ class Decision:
 class Arena:
     """A block of sessions with a fixed universe: the assets with the longest history that live through it."""
 
-    def __init__(self, ground: ProvingGround, model: FinJEPA, block: tuple[int, int]):
+    def __init__(self, ground: KnownTruthMarket, model: FinJEPA, block: tuple[int, int]):
         self.config = config = model.config
         self.simulator = PortfolioSimulator(config.portfolio)
         panel, stride, history = ground.panel, config.model.stride, history_needed(config)
@@ -103,11 +103,13 @@ class Arena:
         known_N = panel.eligible_assets(first, history)
         living_N = known_N[(panel.first + panel.lengths)[known_N] >= end]
         assets_N = np.sort(living_N[np.argsort(panel.first[living_N], kind="stable")][:N_ASSETS])
-        court = Court.over(panel, (first, end), config.portfolio, stride=stride, n_assets=N_ASSETS, window=history)
-        court = replace(court, universes=(Universe(first, assets_N),))
-        truth = ground.truth_of(court, np.array(court.decisions))
+        setup = BacktestSetup.over(
+            panel, (first, end), config.portfolio, stride=stride, n_assets=N_ASSETS, window=history
+        )
+        setup = replace(setup, universes=(Universe(first, assets_N),))
+        truth = ground.truth_of(setup, np.array(setup.decisions))
         self.decisions = []
-        for k, session in enumerate(court.decisions[:-1]):
+        for k, session in enumerate(setup.decisions[:-1]):
             view = MarketView(panel, session, assets_N, history)
             returns_1NT, _ = panel.returns_after(np.array([session]), assets_N[None], stride)
             self.decisions.append(
@@ -119,7 +121,7 @@ class Arena:
                 )
             )
 
-    def walk(self, policy: Policy, utility: Utility, knows_truth: bool = False) -> dict[str, float]:
+    def simulate(self, policy: Policy, utility: Utility, knows_truth: bool = False) -> dict[str, float]:
         """Mean value of the decisions by the truth and by the world model's account, and milliseconds a decision."""
         state = self.simulator.start((1, N_ASSETS), dtype=torch.float32)
         truly, imagined, seconds = [], [], []
@@ -175,7 +177,7 @@ def equal_weights(world: PlanningWorld, utility: Utility) -> PortfolioAction:
     return PortfolioAction(weights_1N, torch.ones_like(weights_1N), torch.zeros(1))
 
 
-def train(folder: Path, ground: ProvingGround, seed: int, overrides: dict[str, str]) -> tuple[FinJEPA, dict]:
+def train(folder: Path, ground: KnownTruthMarket, seed: int, overrides: dict[str, str]) -> tuple[FinJEPA, dict]:
     """World model and branch, or those that were trained before."""
     changes = {"training.seed": str(seed), "td.enabled": "true", **overrides}
     config = for_panel(preset("tiny").override(changes), ground.panel)
@@ -189,7 +191,7 @@ def train(folder: Path, ground: ProvingGround, seed: int, overrides: dict[str, s
     return FinJEPA.from_pretrained(saved), json.loads((saved / "td.json").read_text())
 
 
-def untrained(model: FinJEPA, ground: ProvingGround, folder: Path) -> FinJEPA:
+def untrained(model: FinJEPA, ground: KnownTruthMarket, folder: Path) -> FinJEPA:
     """The same world model with a branch that has not learned anything yet."""
     config = model.config.override({"td.steps": "0"})
     torch.manual_seed(config.training.seed)
@@ -202,7 +204,7 @@ def untrained(model: FinJEPA, ground: ProvingGround, folder: Path) -> FinJEPA:
 
 def run_market(arguments: argparse.Namespace, variant: str, seed: int) -> dict:
     folder = arguments.folder / f"{variant}-{seed}"
-    ground = ProvingGround.of(folder / "home", variant, seed)
+    ground = KnownTruthMarket.of(folder / "home", variant, seed)
     model, metrics = train(folder, ground, seed, dict(a.split("=", 1) for a in arguments.set))
     splits = split_dates(len(ground.panel.dates), model.config)
     arena = Arena(ground, model, getattr(splits, arguments.block))

@@ -23,7 +23,7 @@ PRICES = dg.AssetSelection.groups("prices").materializable()
 SWEEP = dg.AssetSelection.assets("model_sweep")
 MODEL = dg.AssetSelection.groups("features", "model") - SWEEP
 AUDIT = dg.AssetSelection.checks(audit)
-BACKTEST = dg.AssetSelection.groups("backtest") - AUDIT  # a trial takes minutes, and is held when it is asked for
+BACKTEST = dg.AssetSelection.groups("backtest") - AUDIT  # an audit takes minutes, and runs when it is asked for
 PAST = dg.AssetSelection.assets("past_decisions")
 RELEASE = dg.AssetSelection.assets("challenger_audit", "champion", "hub_release")
 PUBLISHING = dg.AssetSelection.groups("publishing") - PAST
@@ -59,11 +59,11 @@ JOBS = [
         _job(f"{name}_job", dg.AssetSelection.assets(name), "A step of the walk-forward.", hours=12)
         for name in ("walk_forward_plan", "fold_models", "fold_backtests", "walk_forward_leaderboard")
     ),
-    _job("audit", AUDIT, "The null, planted, leak, delay and permutation tests.", hours=6),
+    _job("audit", AUDIT, "The leakage, null-market, known-truth, delay and permutation tests.", hours=6),
     _job(
         "publish",
         RELEASE,
-        "The trial of the challenger, gate and release.",
+        "The audit of the challenger, gate and release.",
         hours=2,
         priority=5,
     ),

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -12,11 +13,8 @@ import click
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline import console, retention
-from finjepa_pipeline.backtest.assets import AuditConfig, BacktestConfig
-from finjepa_pipeline.backtest.controls import CONTROLS
-from finjepa_pipeline.backtest.docket import parse_names, parse_planners
+from finjepa_pipeline.backtest.assets import AuditConfig, BacktestConfig, FoldBacktestConfig, PlanConfig
 from finjepa_pipeline.backtest.walk_forward import run_walk_forward
-from finjepa_pipeline.backtest.walk_forward_assets import FoldBacktestConfig, PlanConfig
 from finjepa_pipeline.cli_options import (
     OpConfig,
     Ops,
@@ -44,7 +42,7 @@ _NEWEST_PRICES = OpConfig("ingest_prices", PriceSourceConfig, but=("as_of",))
 _MODEL = OpConfig("world_model", TrainConfig)
 _BACKTEST = OpConfig("planner_backtests", BacktestConfig)
 _PLAN = OpConfig("walk_forward_plan", PlanConfig)
-_FOLDS = OpConfig("fold_backtests", FoldBacktestConfig, but=("together",))
+_FOLDS = OpConfig("fold_backtests", FoldBacktestConfig)
 _RELEASE = (OpConfig("champion", GateConfig), OpConfig("hub_release", PublishConfig))
 
 _json = click.option(
@@ -118,27 +116,17 @@ def backtest(debug: bool, ops: Ops) -> None:
     check_overrides(
         {"preset": PlanConfig().preset} | plan
     )  # wrong keys and names end here, and not after the trainings
-    asked = ops.get("planner_backtests", {})
-    partitions = [
-        *parse_planners(asked.get("planner", BacktestConfig().planner)),
-        *parse_names(asked.get("controls", "none"), CONTROLS, "control"),
-        *asked.get("strategies", []),
-    ]
-    made = run_walk_forward(
-        lambda job, config, partition: _run(job, {op: dict(values) for op, values in config.items()}, debug, partition),
-        {name: value for name, value in plan.items() if name != "strategies"},
-        partitions,
-        folds,
-    )
+    FoldBacktestConfig(**folds).settings().names("test")
+    made = run_walk_forward(lambda job, config, partitions: _run(job, config, debug, partitions), plan, folds)
     console.print_leaderboard({"leaderboard": made})
 
 
 @click.command()
-@options_of(OpConfig("audit_trial", AuditConfig))
+@options_of(OpConfig("leakage_audit", AuditConfig))
 @click.pass_obj
 def audit(debug: bool, ops: Ops) -> None:
     """The leakage, null-market, known-truth, delay and permutation tests."""
-    if "strategy" in ops.get("audit_trial", {}):
+    if "strategy" in ops.get("leakage_audit", {}):
         refuse_given("with --strategy, which is audited in its place", "planner")
     failed = console.print_audit(_run("audit", ops, debug).checks)
     if failed:
@@ -228,11 +216,11 @@ def doctor() -> None:
     console.print_findings(examine(Settings.from_env()))
 
 
-def _run(job: str, ops: Ops, debug: bool, partition: str | None = None) -> JobReport:
+def _run(job: str, ops: Ops, debug: bool, partitions: Sequence[str] = ()) -> JobReport:
     settings = Settings.from_env().ensure()
     err.print(f"finjepa {job} in {settings.home}", style="bold")
     try:
-        return run_job(settings, job, ops, err, debug, partition)
+        return run_job(settings, job, ops, err, debug, partitions)
     except ContractError as refusal:
         console.print_refusal(refusal, settings)
         raise

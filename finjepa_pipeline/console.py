@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest.charges import NOT_RUN, TESTS, verdict_of
+from finjepa_pipeline.backtest.results import NOT_RUN, TESTS, status_of
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 from finjepa_pipeline.doctor import Finding
 from finjepa_pipeline.prices.history import require_shown
@@ -153,7 +153,7 @@ def print_audit(checks: Sequence[tuple[str, bool | None, str]]) -> list[str]:
     """The tests of an audit; returns those that failed or could not be run."""
     table = _table("Audit", ("", "test", "finding"))
     found = {name: (passed, text) for name, passed, text in checks}
-    status = {name: verdict_of(*found.get(name, (None, NOT_RUN))) for name in TESTS}
+    status = {name: status_of(*found.get(name, (None, NOT_RUN))) for name in TESTS}
     for name in TESTS:
         shown = {"passed": "ok", "failed": "FAILED"}.get(status[name], status[name])
         table.add_row(shown, name, found[name][1] if name in found else "not asked for")

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ from typing import Any
 import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_model.files import from_json, write_text
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.alerts import BY_HAND
-from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, NOT_RUN
-from finjepa_pipeline.backtest.user_strategy import trust_command_line
+from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, NOT_RUN
+from finjepa_pipeline.backtest.strategies import trust_command_line
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.retention import hold_reserve
@@ -81,7 +82,7 @@ def run_job(
     ops: Mapping[str, Mapping[str, Any]],
     console: Console,
     debug: bool = False,
-    partition: str | None = None,
+    partitions: Sequence[str] = (),
 ) -> JobReport:
     """Run a job in process.
 
@@ -89,7 +90,7 @@ def run_job(
         ops: config of each op that differs from its defaults.
         console: where progress goes.
         debug: show Dagster's own log.
-        partition: key of the partition, for a job that has some.
+        partitions: for a job that has some: the first and the last of these keys, and what lies between.
 
     Raises:
         FinJEPAError: if a step failed for a reason that a user can mend, or a blocking check failed.
@@ -120,8 +121,7 @@ def run_job(
                 run_config=config,
                 instance=instance,
                 run_id=report.run_id,
-                tags={"finjepa/why": f"finjepa {name}", BY_HAND: "command line", **mark},
-                partition_key=partition,
+                tags={"finjepa/why": f"finjepa {name}", BY_HAND: "command line", **mark, **_range(partitions)},
             )
         except dg.Failure as error:
             if interrupts.asked.is_set() or isinstance(
@@ -137,6 +137,11 @@ def run_job(
             raise KeyboardInterrupt
     report.seconds = time.monotonic() - started
     return report
+
+
+def _range(partitions: Sequence[str]) -> dict[str, str]:
+    ends = (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+    return dict(zip(ends, (partitions[0], partitions[-1]), strict=True)) if partitions else {}
 
 
 def _cause(error: dg.Failure) -> Exception:

@@ -1,15 +1,44 @@
-"""The door of the backtest stage: `planner_backtests` and `leaderboard`."""
+"""Dagster's side of the backtest stage: backtests, the leaderboard, the walk-forward and the audit."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from finjepa_pipeline.backtest.charges import NOT_ENOUGH_DATA, TESTS, verdict_of
-from finjepa_pipeline.backtest.walk_forward_assets import ASSETS as WALK_FORWARD
+from finjepa_model.config import preset
+from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline import compute
+from finjepa_pipeline.backtest.audit import run_audit
+from finjepa_pipeline.backtest.blocks import (
+    BacktestSettings,
+    Block,
+    checkpoint_folder,
+    parse_names,
+    parse_planners,
+    pending_blocks,
+    run_backtests,
+    run_blocks,
+)
+from finjepa_pipeline.backtest.leaderboard import build_leaderboard
+from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
+from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, TESTS, never_backtested, status_of
+from finjepa_pipeline.backtest.strategies import CONTROLS, refuse_untrusted
+from finjepa_pipeline.backtest.walk_forward import (
+    fold_blocks,
+    make_plan,
+    newest_plan,
+    pool,
+    record_opening,
+    store_plan,
+    stored_plan,
+)
 from finjepa_pipeline.failures import final
+from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.prices.history import feed_of_content
 from finjepa_pipeline.report import metadata
 from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.report.history import write_history
@@ -17,12 +46,16 @@ from finjepa_pipeline.report.markdown import cell
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.store import keep
-from finjepa_pipeline.training.checkpoints import current_checkpoint
+from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel, train_side_by_side
+from finjepa_pipeline.training.step import train_in_step
 from finjepa_pipeline.warehouse import Warehouse
 
+FOLDS = dg.DynamicPartitionsDefinition(name="fold")
+_SHOWN = ("sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr")
 
-class BacktestConfig(dg.Config):
-    """Who is judged."""
+
+class StrategiesConfig(dg.Config):
+    """Who is tested, and how."""
 
     planner: str = Field(default="cem,mppi", description="Comma list of planners.")
     utility: str | None = Field(
@@ -33,16 +66,75 @@ class BacktestConfig(dg.Config):
         default_factory=list, description="Strategies of your own, as module:callable or file.py:callable."
     )
     fill: str = Field(default="close", description="Orders are filled at the next close, or at the next open.")
-    checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
     n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded.")
+
+    def settings(self) -> BacktestSettings:
+        """
+        Raises:
+            FinJEPAError: for an unknown name.
+        """
+        return BacktestSettings(
+            planners=parse_planners(self.planner, self.utility),
+            controls=parse_names(self.controls, CONTROLS, "control"),
+            specs=tuple(self.strategies),
+            n_assets=self.n_assets,
+            fill=self.fill,
+        )
+
+
+class BacktestConfig(StrategiesConfig):
+    """Who is tested on which checkpoint."""
+
+    checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
+
+
+class PlanConfig(dg.Config):
+    """How history is cut, and what is trained on each part."""
+
+    folds: int = Field(default=5, ge=1, description="Number of folds.")
+    scheme: str = Field(default="expanding", description="expanding, or rolling (eight years).")
+    held_back: int = Field(default=504, ge=0, description="Sessions at the end that no fold sees.")
+    preset: str = Field(default="tiny", description="tiny, small, base or large.")
+    overrides: dict[str, str] = Field(default_factory=dict, description="Dotted config keys and their values as text.")
+    unseen_symbols: float = Field(default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees.")
+
+
+class FoldBacktestConfig(StrategiesConfig):
+    """Who is tested on the folds."""
+
+    controls: str = Field(default="none", description="Comma list of model-matched controls, or all, or none.")
+    open_held_back: bool = Field(
+        default=False, description="Test on the held-back block as well; every opening is recorded for good."
+    )
+
+
+class PoolConfig(dg.Config):
+    """Which walk-forward is pooled."""
+
+    plan: str | None = Field(default=None, description="Name of the plan; the one that was tested last when empty.")
+
+
+class AuditConfig(dg.Config):
+    """Who is audited, and how long the audit may take."""
+
+    planner: str = Field(default="mppi", description="Planner on the checkpoint's world model.")
+    strategy: str | None = Field(
+        default=None, description="A strategy of your own instead, as module:callable or file.py:callable."
+    )
+    checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
+    dates: int = Field(default=2, ge=1, description="Random dates at which the future is changed; three rebuilds each.")
+    seeds: int = Field(default=4, ge=0, description="Null markets, and a quarter as many with known drift; 0 for none.")
+    symbols: int = Field(default=20, ge=3, description="Symbols of the home's prices that are rebuilt.")
+    sessions: int = Field(default=1500, ge=500, description="Newest sessions of them.")
+
+
+def _common(name: str, group: str, *kinds: str) -> dict[str, Any]:
+    return {"name": name, "group_name": group, "owners": ["team:finjepa"], "kinds": set(kinds)}
 
 
 @dg.asset(
-    name="planner_backtests",
-    group_name="backtest",
+    **_common("planner_backtests", "backtest", "pytorch", "duckdb"),
     deps=["world_model", "world_model_evaluation", "feature_panel"],
-    owners=["team:finjepa"],
-    kinds={"pytorch", "duckdb"},
     pool="duckdb",
 )
 @final
@@ -50,24 +142,12 @@ def planner_backtests(
     context: dg.AssetExecutionContext, config: BacktestConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """Daily returns of each planner and baseline on the validation and the test block: decided at a close, filled at the
-    next, after costs. A walk that is stored already is not walked again."""
-    from finjepa_pipeline.backtest.controls import CONTROLS
-    from finjepa_pipeline.backtest.docket import Docket, parse_names, parse_planners
-    from finjepa_pipeline.backtest.evaluate import checkpoint_folder, run_backtests
-    from finjepa_pipeline.backtest.user_strategy import refuse_untrusted
-
+    next, after costs. A result that is stored already is not computed again."""
     refuse_untrusted(config.strategies)
-    home = settings.get()
-    docket = Docket(
-        planners=parse_planners(config.planner, config.utility),
-        controls=parse_names(config.controls, CONTROLS, "control"),
-        specs=tuple(config.strategies),
-        n_assets=config.n_assets,
-        fill=config.fill,
-    )
+    home, backtest = settings.get(), config.settings()
     folder = checkpoint_folder(home, config.checkpoint or checkpoint_of_run(context, home).name)
     panel = panel_of_run(context, home)
-    run = run_backtests(warehouse, folder, panel, docket, context.log.info, settings=home)
+    run = run_backtests(warehouse, home, folder, panel, backtest, context.log.info)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": run.rows,
@@ -76,22 +156,19 @@ def planner_backtests(
             "feed": run.feed,
             "panel": panel.name,
             "strategies": ", ".join(run.strategies),
-            "planners": ", ".join(docket.planners),
+            "planners": ", ".join(backtest.planners),
             "blocks": dg.MetadataValue.json({name: list(dates) for name, dates in run.blocks.items()}),
-            "walked": run.walked,
-            "reused": run.walked == 0,
+            "computed": run.computed,
+            "reused": run.computed == 0,
         },
         data_version=dg.DataVersion(f"{run.checkpoint}-{run.data_version}"),
     )
 
 
 @dg.asset(
-    name="leaderboard",
+    **_common("leaderboard", "backtest", "duckdb", "plotly"),
     config_schema={},  # without it any key is accepted, and dropped
-    group_name="backtest",
     deps=["planner_backtests"],
-    owners=["team:finjepa"],
-    kinds={"duckdb", "plotly"},
     pool="duckdb",
     metadata={"dagster/table_name": "main.leaderboard"},
 )
@@ -100,60 +177,54 @@ def leaderboard(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
     """Every strategy with its metrics, and the bootstrap interval of its Sharpe ratio minus that of 1/N; and the report."""
-    from finjepa_pipeline.backtest.leaderboard import build_leaderboard
-    from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
-    from finjepa_pipeline.backtest.trials import never_judged
-
     home = settings.get()
-    judged = made_in_run(context, "planner_backtests") or made_last(context, "planner_backtests")
-    checkpoint = str(judged["checkpoint"]) if judged else current_checkpoint(home).name
-    data_version = str(judged["data_version"]) if judged else ""
+    tested = made_in_run(context, "planner_backtests") or made_last(context, "planner_backtests")
+    checkpoint = str(tested["checkpoint"]) if tested else current_checkpoint(home).name
+    data_version = str(tested["data_version"]) if tested else ""
     history = home.reports / "leaderboard.html"
-    with warehouse.connect() as connection:
-        labels = {"fold": "single", "run_id": context.run.run_id, "feed": judged.get("feed")}
-        written = build_leaderboard(
-            connection, checkpoint, data_version, untried=never_judged(connection, home.checkpoints), labels=labels
-        )
-        found = report_of(connection, home.checkpoints / checkpoint, data_version)
-        [(newest,)] = connection.execute("SELECT max(created_at) FROM main.leaderboard").fetchall()
+    with warehouse.connect() as con:
+        labels = {"fold": "single", "run_id": context.run.run_id, "feed": tested.get("feed")}
+        untried = never_backtested(con, home.checkpoints)
+        written = build_leaderboard(con, checkpoint, data_version, untried=untried, labels=labels)
+        report = report_of(con, home.checkpoints / checkpoint, data_version)
+        [(newest,)] = con.execute("SELECT max(created_at) FROM main.leaderboard").fetchall()
         if not _is_current(history, newest):
-            write_history(history, leaderboard_history(connection), home.checkpoints, home.ui_url)
-    report = page_of(home.reports, checkpoint, data_version)
-    if written or not _is_current(report, newest):
-        write_report(report, f"FinJEPA {checkpoint}", found)
-    keep(home, report.parent)
-    said = next(iter(found.of("inference").to_dicts()), {})
+            write_history(history, leaderboard_history(con), home.checkpoints, home.ui_url)
+    page = page_of(home.reports, checkpoint, data_version)
+    if written or not _is_current(page, newest):
+        write_report(page, f"FinJEPA {checkpoint}", report)
+    keep(home, page.parent)
+    statistics = next(iter(report.of("inference").to_dicts()), {})
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": len(found.rows),
+            "dagster/row_count": len(report.rows),
             "checkpoint": checkpoint,
             "data_version": data_version,
-            "verdict": found.headline,
-            "traded": found.traded,
-            "report": dg.MetadataValue.path(str(report)),
+            "verdict": report.headline,
+            "traded": report.traded,
+            "report": dg.MetadataValue.path(str(page)),
             "everything_ever_judged": dg.MetadataValue.path(str(history)),
             **{
-                name: said[name]
+                name: statistics[name]
                 for name in ("trials", "effective_trials", "pbo", "spa_p")
-                if said.get(name) is not None
+                if statistics.get(name) is not None
             },
-            "test_block": dg.MetadataValue.md(_markdown(found.test)),
-            "wealth": dg.MetadataValue.md(metadata.wealth(found.returns)),
-            "calibration": dg.MetadataValue.md(metadata.calibration(found.expectations)),
+            "test_block": dg.MetadataValue.md(_markdown(report.test)),
+            "wealth": dg.MetadataValue.md(metadata.wealth(report.returns)),
+            "calibration": dg.MetadataValue.md(metadata.calibration(report.expectations)),
             "reused": not written,
         },
         data_version=dg.DataVersion(f"{checkpoint}-{data_version}"),
     )
 
 
-def _markdown(rows: list[dict]) -> str:
+def _markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| strategy | Sharpe | minus 1/N | 95 % interval | DSR | return | drawdown |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        numbers = [row[name] for name in ("sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr")]
-        sharpe, excess, low, high, dsr = ("–" if value is None else f"{value:.2f}" for value in numbers)
+        sharpe, excess, low, high, dsr = ("–" if row[name] is None else f"{row[name]:.2f}" for name in _SHOWN)
         interval = "too short" if row["excess_low"] is None else f"{low} to {high}"
         lines.append(
             f"| {cell(row['strategy'])} | {sharpe} | {excess} | {interval} | {dsr} | {row['annual_return']:.1%} "
@@ -167,35 +238,157 @@ def _is_current(page: Path, since: datetime | None) -> bool:
     return page.is_file() and (since is None or page.stat().st_mtime >= since.replace(tzinfo=UTC).timestamp())
 
 
+@dg.asset(**_common("walk_forward_plan", "walk_forward", "duckdb"), deps=["feature_panel"], pool="duckdb")
+@final
+def walk_forward_plan(
+    context: dg.AssetExecutionContext, config: PlanConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """The folds with their dates: training, validation and test block, purged and embargoed, and the block held back."""
+    panel = Panel.open(current_panel(settings.get()))
+    overrides = dict(config.overrides) | {"training.unseen_symbols": str(config.unseen_symbols)}
+    wanted = for_panel(preset(config.preset).override(overrides), panel)
+    plan = make_plan(panel, wanted, count=config.folds, scheme=config.scheme, held_back=config.held_back)
+    with warehouse.connect() as con:
+        store_plan(con, panel, plan)
+    partitions = [f"{plan.name}:{fold.name}" for fold in plan.folds]
+    context.instance.add_dynamic_partitions("fold", partitions)
+
+    def days(block: tuple[int, int]) -> str:
+        return f"{panel.dates[block[0]]} to {panel.dates[block[1] - 1]}" if block[1] > block[0] else "nothing"
+
+    rows = [(fold.name, days(fold.train), days(fold.validation), days(fold.test)) for fold in plan.folds]
+    table = [("fold", "train", "validation", "test"), ("---",) * 4, *rows]
+    return dg.MaterializeResult(
+        metadata={
+            "plan": plan.name,
+            "folds": dg.MetadataValue.md("\n".join(f"| {' | '.join(row)} |" for row in table)),
+            "held_back": days(plan.held_back),
+            "partitions": dg.MetadataValue.json(partitions),
+        },
+        data_version=dg.DataVersion(plan.name),
+    )
+
+
+@dg.asset(
+    **_common("fold_models", "walk_forward", "pytorch"),
+    config_schema={},
+    deps=["walk_forward_plan"],
+    partitions_def=FOLDS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    pool="gpu",
+)
+@final
+def fold_models(
+    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """The world models of folds: each has seen nothing after its training block, its pretraining included."""
+    home = settings.get()
+    panel = Panel.open(current_panel(home))
+    with warehouse.connect() as con:  # on the panel that the plan was made for
+        plans = {name: stored_plan(con, panel, name) for name in {key.partition(":")[0] for key in context.partition_keys}}
+    wanted = {}
+    for key in context.partition_keys:
+        name, _, fold = key.partition(":")
+        wanted[key] = plans[name].fold(fold).config
+    where = compute.ranks(home, None if home.ray_address is None else 1)
+    if home.ray_address is not None and len(wanted) > 1:
+        train_side_by_side(home, panel, wanted, where, context.log.info)
+    checkpoints, reused = {}, []
+    for key, model in wanted.items():
+        name, _, fold = key.partition(":")
+        folder, known = train_in_step(context, home, warehouse, panel, model, where, make_current=False, fold=key)
+        with warehouse.connect() as con:
+            query = "UPDATE main.walk_forward_folds SET checkpoint = ? WHERE plan = ? AND fold = ?"
+            con.execute(query, [folder.name, name, fold])
+        checkpoints[key] = folder.name
+        reused.append(known)
+    return dg.MaterializeResult(metadata={"checkpoints": dg.MetadataValue.json(checkpoints), "reused": all(reused)})
+
+
+@dg.asset(
+    **_common("fold_backtests", "walk_forward", "pytorch", "duckdb"),
+    deps=["fold_models"],
+    partitions_def=FOLDS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    pool="duckdb",
+)
+@final
+def fold_backtests(
+    context: dg.AssetExecutionContext, config: FoldBacktestConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """Every strategy on folds: validation block, test block, and the symbols that training never saw."""
+    refuse_untrusted(config.strategies)
+    home, backtest = settings.get(), config.settings()
+    panel = Panel.open(current_panel(home))
+    pending, checkpoints, found = [], {}, {}
+    for key in context.partition_keys:
+        name, _, fold_name = key.partition(":")
+        with warehouse.connect() as con:
+            plan = stored_plan(con, panel, name)
+            fold = plan.fold(fold_name)
+            if fold.checkpoint is None:
+                raise FinJEPAError(f"fold {fold_name} of {name} has no model yet; run fold_models before")
+            blocks = fold_blocks(panel, fold)
+            if config.open_held_back and plan.held_back[1] > plan.held_back[0] and fold is plan.folds[-1]:
+                opened = record_opening(con, panel, plan, fold.checkpoint, context.run.run_id)
+                found["held_back_opening"] = opened
+                blocks.append(Block("held_back", *plan.held_back))
+        checkpoints[key] = fold.checkpoint
+        pending += pending_blocks(warehouse, home.checkpoints / fold.checkpoint, panel, backtest, blocks)
+    run_blocks(warehouse, home, pending, context.log.info)
+    computed = sum(len(block.names) for block in pending)
+    found |= {"checkpoints": dg.MetadataValue.json(checkpoints), "computed": computed, "reused": not computed}
+    return dg.MaterializeResult(metadata=found)
+
+
+@dg.asset(
+    **_common("walk_forward_leaderboard", "walk_forward", "duckdb", "plotly"), deps=["fold_backtests"], pool="duckdb"
+)
+@final
+def walk_forward_leaderboard(
+    context: dg.AssetExecutionContext, config: PoolConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """A plan: a leaderboard of every fold, and one of all test blocks chained, with its report."""
+    home = settings.get()
+    with warehouse.connect() as con:
+        plan, folds = newest_plan(con, config.plan)
+        version = pool(con, plan)
+        labels = {"run_id": context.run.run_id, "feed": feed_of_content(con, version)}
+        untried = never_backtested(con, home.checkpoints)
+        for fold, checkpoint in [*folds, ("all folds", plan)]:
+            build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": fold})
+        report, history = report_of(con, home.checkpoints / plan, version), leaderboard_history(con)
+    write_history(home.reports / "leaderboard.html", history, home.checkpoints, home.ui_url)
+    page = page_of(home.reports, plan, version)
+    write_report(page, f"FinJEPA {plan}", report)
+    keep(home, page.parent)
+    return dg.MaterializeResult(
+        metadata={
+            "plan": plan,
+            "checkpoint": plan,
+            "verdict": report.headline,
+            "report": dg.MetadataValue.path(str(page)),
+            "folds": len(folds),
+        },
+        data_version=dg.DataVersion(f"{plan}-{version}"),
+    )
+
+
 def check_result(asset: str, test: str, passed: bool | None, text: str) -> dg.AssetCheckResult:
     """An asset check of an audit. Dagster knows no third state: not enough data is a warning, and says so."""
-    verdict = verdict_of(passed, text)
+    status = status_of(passed, text)
     return dg.AssetCheckResult(
         passed=passed is True,
         check_name=test,
         asset_key=asset,
-        severity=dg.AssetCheckSeverity.WARN if verdict == NOT_ENOUGH_DATA else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.WARN if status == NOT_ENOUGH_DATA else dg.AssetCheckSeverity.ERROR,
         description=text,
-        metadata={"verdict": verdict},
+        metadata={"status": status},
     )
-
-
-class AuditConfig(dg.Config):
-    """Who is put on trial, and how long the trial may take."""
-
-    planner: str = Field(default="mppi", description="Planner on the checkpoint's world model.")
-    strategy: str | None = Field(
-        default=None, description="A strategy of your own instead, as module:callable or file.py:callable."
-    )
-    checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
-    dates: int = Field(default=2, ge=1, description="Random dates at which the future is changed; three rebuilds each.")
-    seeds: int = Field(default=4, ge=0, description="Null markets, and a quarter as many planted ones; 0 for none.")
-    symbols: int = Field(default=20, ge=3, description="Symbols of the home's prices that are rebuilt.")
-    sessions: int = Field(default=1500, ge=500, description="Newest sessions of them.")
 
 
 @dg.multi_asset_check(
-    name="audit_trial",
+    name="leakage_audit",
     specs=[dg.AssetCheckSpec(name, asset="planner_backtests", description=what) for name, what in TESTS.items()],
     can_subset=True,  # a test that was not asked for has no result, rather than a good one
     pool="duckdb",
@@ -204,31 +397,17 @@ class AuditConfig(dg.Config):
 def audit(
     context: dg.AssetCheckExecutionContext, config: AuditConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.AssetCheckResult]:
-    """The null, planted, leak, delay and permutation tests of a planner, or of a strategy of the user's."""
-    from finjepa_pipeline.backtest.evaluate import checkpoint_folder
-    from finjepa_pipeline.backtest.trial import hold_trial
-    from finjepa_pipeline.backtest.user_strategy import refuse_untrusted
-
+    """The leakage, null-market, known-truth, delay and permutation tests of a planner, or of a strategy of the user."""
     refuse_untrusted([config.strategy])
-    home = settings.get()
+    home, who = settings.get(), config.strategy or config.planner
     folder = checkpoint_folder(home, config.checkpoint or checkpoint_of_run(context, home).name)
-    only = {key.name for key in context.selected_asset_check_keys}
-    scale = {name: getattr(config, name) for name in ("dates", "seeds", "symbols", "sessions")}
-    for finding in hold_trial(
-        warehouse,
-        home,
-        folder,
-        panel_of_run(context, home),
-        config.strategy or config.planner,
-        context.run.run_id,
-        context.log.info,
-        only=only,
-        **scale,
-    ):
-        yield check_result("planner_backtests", finding.test, finding.passed, finding.text).with_metadata(
-            {"value": finding.value, "strategy": config.strategy or config.planner}
-        )
+    panel, run_id = panel_of_run(context, home), context.run.run_id
+    asked: dict[str, Any] = config.model_dump(include={"dates", "seeds", "symbols", "sessions"})
+    asked["only"] = {key.name for key in context.selected_asset_check_keys}
+    for finding in run_audit(warehouse, home, folder, panel, who, run_id, context.log.info, **asked):
+        found = check_result("planner_backtests", finding.test, finding.passed, finding.text)
+        yield found.with_metadata({"value": finding.value, "strategy": who})
 
 
-ASSETS = [planner_backtests, leaderboard, *WALK_FORWARD]
+ASSETS = [planner_backtests, leaderboard, walk_forward_plan, fold_models, fold_backtests, walk_forward_leaderboard]
 CHECKS: list[dg.AssetChecksDefinition] = [audit]

@@ -1,304 +1,233 @@
-"""The audit: does anything that is decided at a close know what comes after it, and is luck mistaken for skill?
+"""An audit: every leakage test of one strategy, with findings in `audit_results` as they come.
 
-A test that could not have failed on what it was given raises `NotEnoughDataError`: it has no verdict.
-
-Every test takes the parts that it tries as a `Product`, so that a part with a planted leak can be put in the place of a sound
-one. The tests that need markets of known truth are in `audit_markets.py`, the recomputation from raw rows in `truncation.py`.
-
-Shapes: B dates, S steps, N assets of a view, D decisions.
+A failure stands: a later run of the test that passes is stored beside it and does not lift it, until the checkpoint or the
+data change.
 """
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import json
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import duckdb
+import polars as pl
 
-from finjepa_model.actions import PortfolioAction
-from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import BatchSource, history_needed, split_dates
+from finjepa_model.data.batches import split_dates
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_pipeline.backtest.engine import Court, Walk, walk
-from finjepa_pipeline.backtest.market_view import MarketView
-from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, sharpe
-from finjepa_pipeline.backtest.strategies import Strategy, long_only
-
-DELAYS = (0, 1, 2, 5)  # sessions
-_ORDERS = 16
-_ORDERS_TRIED = 3  # decisions at which an order is changed
-_COLLAPSE = 2.0  # annualised Sharpe ratio that one session's delay may cost
-_SIGMAS = 3.0  # one sound product in 740 is beyond them
-_POWER = 0.84  # standard errors more: what is found in 80 % of cases
-_LARGEST_DROP = (
-    6.0  # where less than this is not found there is no verdict; one leaked session costs a daily rule about 12
+from finjepa_model.files import to_json
+from finjepa_pipeline import compute
+from finjepa_pipeline.backtest.blocks import PROTOCOL, backtest_blocks, read_config
+from finjepa_pipeline.backtest.known_truth import MARKETS, seeds_of
+from finjepa_pipeline.backtest.leakage import (
+    AuditFinding,
+    NotEnoughDataError,
+    Product,
+    delay,
+    fill_lag,
+    future_invariance,
+    label_alignment,
+    permutation,
+    raw_rows,
 )
-_LARGEST_CORRELATION = 0.5
+from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
+from finjepa_pipeline.backtest.results import (
+    NOT_ENOUGH_DATA,
+    NOT_RUN,
+    TESTS,
+    insert,
+    now,
+    status_of,
+    transaction,
+)
+from finjepa_pipeline.backtest.strategies import Strategy, load_strategy
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.warehouse import Warehouse
 
-
-class NotEnoughDataError(FinJEPAError):
-    """A test has no verdict: what it was given could not have shown a fault."""
+ALL_PLANNERS = "all planners"  # in place of a strategy of the user, where the data fail
+_TRIED = """
+    SELECT seed, found_json FROM main.audit_markets
+    WHERE checkpoint = $checkpoint AND strategy = $strategy AND test = $test AND protocol = $protocol
+    ORDER BY seed
+"""
+_NEWEST = """
+    SELECT passed, finding FROM main.audit_results
+    WHERE checkpoint = $checkpoint AND strategy = $strategy AND data_version = $data_version AND test = $test
+    ORDER BY created_at DESC, rowid DESC
+    LIMIT 1
+"""
+_FAILURE = """
+    SELECT finding FROM main.audit_results
+    WHERE checkpoint = $checkpoint AND strategy = $strategy AND test = $test AND passed IS false
+        AND (data_version = $data_version OR list_contains($markets, test))
+    ORDER BY created_at DESC, rowid DESC
+    LIMIT 1
+"""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """The verdict of one test.
+class AuditTask:
+    """One test of a strategy, or one market of a test, as another process can run it.
 
     Attributes:
-        passed: None where there is no verdict; the text then begins with `charges.NOT_ENOUGH_DATA` or `NOT_RUN`.
-        value: the number that was judged; see the text for what it is.
-        of_data: a failure of the prices, features or universe: it concerns every planner.
+        who: a planner, or a strategy of the user (its name has a colon).
+        home: where temporary folders are made, if this machine has it.
+        seed: of the market of a test on known-truth markets.
+        rows: raw prices, of the test that computes everything again.
     """
 
     test: str
-    passed: bool | None
-    value: float
-    text: str
-    of_data: bool = False
+    checkpoint: Path
+    panel: Path
+    who: str
+    home: Path
+    dates: int = 2
+    seed: int | None = None
+    rows: pl.DataFrame | None = field(default=None, compare=False)
 
 
-def model_labels(panel: Panel, config: FinJEPAConfig, dates_B: np.ndarray, assets_BN: np.ndarray) -> np.ndarray:
-    """What a world model is trained to foresee: step_return_BSN, of the last context step at `dates_B`."""
-    source = BatchSource(panel, config, (0, len(panel.dates)))  # a batch is of the dates that are asked for
-    return source.batch(dates_B, assets_BN).step_return_BSN.numpy()
+def run_audit(
+    warehouse: Warehouse,
+    settings: Settings,
+    checkpoint: Path,
+    panel: Path,
+    who: str,
+    run_id: str,
+    log: Callable[[str], object],
+    *,
+    dates: int,
+    seeds: int,
+    symbols: int,
+    sessions: int,
+    only: Collection[str] = TESTS,
+) -> Iterator[AuditFinding]:
+    """Audit a planner, or a strategy of the user (its name has a colon). A test that was not run has no finding; one that failed
+    before on these prices, or on known-truth markets, is yielded as failed, with what it finds now.
 
-
-@dataclass(frozen=True)
-class Product:
-    """The parts that are on trial.
-
-    Attributes:
-        strategy: a new strategy for a panel.
-        walk: the engine; labels: what models are trained on.
-        n_assets: largest universe.
-        test_block: sessions of a panel that nothing was trained on; where None, by the shares of the config.
-    """
-
-    strategy: Callable[[Panel], Strategy]
-    config: FinJEPAConfig
-    walk: Callable[[Strategy, Court, Sequence[MarketView] | None], Walk] = walk
-    labels: Callable[[Panel, FinJEPAConfig, np.ndarray, np.ndarray], np.ndarray] = field(default=model_labels)
-    n_assets: int = 20
-    test_block: Callable[[Panel], tuple[int, int]] | None = None
-
-    def court(self, panel: Panel, *, free: bool = False) -> Court:
-        """The test block under the config's costs, or under none.
-
-        Raises:
-            NotEnoughDataError: if it is too short for one decision.
-        """
-        costs = self.config.portfolio
-        if free:
-            costs = FinJEPAConfig().override(_FREE).portfolio
-        try:
-            block = self.test_block(panel) if self.test_block else split_dates(len(panel.dates), self.config).test
-            return Court.over(
-                panel,
-                block,
-                costs,
-                stride=self.config.model.stride,
-                n_assets=self.n_assets,
-                window=history_needed(self.config),
-            )
-        except FinJEPAError as error:
-            raise NotEnoughDataError(str(error)) from error
-
-
-_FREE = {
-    "portfolio.cost_bps": "0",
-    "portfolio.hedge_cost_bps": "0",
-    "portfolio.borrow_rate": "0",
-    "portfolio.tier_spread_bps": "[0, 0, 0]",
-    "portfolio.tier_borrow_rate": "[0, 0, 0]",
-    "portfolio.impact": "0",
-}
-
-
-def fill_lag(product: Product, panel: Panel) -> Finding:
-    """An order earns nothing before the session after its fill: of two strategies that differ in one decision, daily returns
-    are equal up to and with the session of the fill, which is the one after the decision.
-
-    Exact: it finds an early fill of whatever size, at the first, the middle and the last decision.
+    Args:
+        panel: of the prices that are computed again.
+        dates: random dates of the future-invariance test; seeds: null markets, and a quarter as many with known drift; none at 0.
+            Markets that were simulated before are not simulated again, and count.
+        symbols, sessions: the part of the home's prices that is computed again.
+        only: the tests that are run.
 
     Raises:
-        NotEnoughDataError: if no decision was found after which two assets move apart.
+        FinJEPAError: if there are no prices, or the strategy cannot be loaded.
     """
-    court = product.court(panel, free=True)
-    views = court.views()
-    chosen = np.unique(np.linspace(0, len(views) - 1, min(_ORDERS_TRIED, len(views))).astype(int))
-    early = []
-    for k in chosen:
-        best, worst = (product.walk(_Switch(panel, views[k], sign), court, views).gross_T for sign in (1, -1))
-        moved = np.flatnonzero(np.abs(best - worst) > 1e-12)
-        if len(moved):  # the session of the fill has the number decisions[k] - decisions[0]
-            early.append(court.decisions[k] - court.decisions[0] + 1 - int(moved[0]))
-    if not early:
-        raise NotEnoughDataError("no two assets could be told apart after any decision")
-    most = max(early)
-    text = (
-        f"orders of {len(early)} decisions earn nothing before the session after their fill"
-        if most <= 0
-        else f"orders earn {most} session{'s' * (most > 1)} too early: before the one after their fill ({len(early)} decisions)"
-    )
-    return Finding("fill_lag", most <= 0, float(most), text)
+    manifest = Panel.open(panel).manifest
+    name = load_strategy(who).name if ":" in who else who  # of a user's own it changes with the source
+    key = {"checkpoint": checkpoint.name, "strategy": name, "data_version": str(manifest["data_version"])}
+    tests = [test for test in TESTS if test in only and not (seeds == 0 and test in MARKETS)]
+    with warehouse.connect() as con:
+        rows = raw_rows(con, manifest["feed"], manifest["data_version"], symbols, sessions)
+        tried = {test: _tried(con, key, test) for test in tests if test in MARKETS}
+    tasks = []
+    for test in tests:
+        task = AuditTask(test, checkpoint.absolute(), panel.absolute(), who, settings.home.absolute(), dates)
+        if test in MARKETS:
+            wanted = seeds_of(checkpoint.name, test, seeds if test == "null_market" else max(1, seeds // 4))
+            tasks += [replace(task, seed=seed) for seed in wanted if seed not in tried[test]]
+        else:
+            tasks.append(replace(task, rows=rows if test == "future_invariance" else None))
+    with compute.map(settings, run_test, tasks, (checkpoint, panel)) as results:
+        for test in tests:
+            finding = None
+            for task in (task for task in tasks if task.test == test):
+                log(f"{test} of {who}" + (f" on the market {task.seed}" if task.seed is not None else ""))
+                result = next(results)
+                if isinstance(result, AuditFinding) or task.seed is None:
+                    finding = result
+                    continue
+                tried[test][task.seed] = result
+                with warehouse.connect() as con:
+                    _store_market(con, key, task, result)
+            finding = finding or finding_of(test, lambda test=test: MARKETS[test].finding(list(tried[test].values())))
+            of = key | ({"strategy": ALL_PLANNERS} if finding.of_data and ":" in who else {})
+            with warehouse.connect() as con, transaction(con):
+                standing = _store(con, of, finding, run_id)
+            yield standing
 
 
-class _Switch:
-    """All in one asset; at one decision, all in that which will do best, or worst, in the session of the fill."""
+def run_test(task: AuditTask) -> Any:
+    """The finding of a test, or what was measured on one of its markets; a test that fails to run has a finding that says so."""
 
-    name = "switch"
+    def run() -> Any:
+        product, panel = _opened(task.checkpoint, task.panel, task.who)
+        folder = task.home if task.home.is_dir() else None
+        with tempfile.TemporaryDirectory(prefix=".audit-", dir=folder, ignore_cleanup_errors=True) as work:
+            if task.seed is not None:
+                return MARKETS[task.test].measure(product, Path(work), task.seed)
+            if task.rows is not None:
+                return future_invariance(product, task.rows, Path(work), dates=task.dates)
+            return {
+                "fill_lag": fill_lag,
+                "label_alignment": label_alignment,
+                "permutation": permutation,
+                "delay": delay,
+            }[task.test](product, panel)
 
-    def __init__(self, panel: Panel, changed: MarketView, sign: int):
-        self._panel, self._changed, self._sign = panel, changed, sign
-
-    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
-        open_N = view.present_N & view.tradable_N
-        if view.date > self._changed.date or not open_N.any():
-            return None
-        place = int(np.argmax(open_N))
-        if view.date == self._changed.date:
-            rows_N = self._panel.rows(self._panel.date_index(view.date) + 1, view.asset_indices)
-            known_N = open_N & (rows_N >= 0)
-            tomorrow_N = np.where(known_N, self._sign * self._panel.returns[rows_N], -np.inf)
-            place = int(np.argmax(tomorrow_N))
-        return long_only(np.eye(len(open_N))[place])
+    return finding_of(task.test, run)
 
 
-def label_alignment(product: Product, panel: Panel) -> Finding:
-    """Labels move with the returns of their own step, from the session after the fill on, and with no other session's.
+def finding_of(name: str, test: Callable[[], Any]) -> Any:
+    """What a test returns, or a finding that it had not enough data or could not be run."""
+    try:
+        return test()
+    except NotEnoughDataError as error:
+        return AuditFinding(name, None, float("nan"), f"{NOT_ENOUGH_DATA}: {error}")
+    except FinJEPAError as error:
+        return AuditFinding(name, None, float("nan"), f"{NOT_RUN}: {error}")
 
-    Exact, at one date in the middle of the training block and for every session about it.
 
+@lru_cache(maxsize=1)
+def _opened(checkpoint: Path, panel_folder: Path, who: str) -> tuple[Product, Panel]:
+    """
     Raises:
-        NotEnoughDataError: if the training block is too short for one date.
+        FinJEPAError: if the strategy cannot be loaded.
     """
-    config = product.config
-    stride, context = config.model.stride, config.model.context_steps
-    sessions = int(config.training.train_share * len(panel.dates))  # of the many assets that end, more live here
-    start = history_needed(config) + stride
-    alive_A = np.flatnonzero((panel.first <= start - history_needed(config)) & (panel.lengths >= sessions))
-    assets_1N = (alive_A if len(alive_A) else np.argsort(panel.first, kind="stable"))[None, :3]
-    last = sessions - stride * (config.loss.rollout_steps + 2) - 2
-    if last < start:
-        raise NotEnoughDataError(f"{sessions} sessions hold no whole sample")
-    date = np.array([(start + last) // 2])
-    steps = context + config.loss.rollout_steps
-    decided_S = date[0] + stride * (np.arange(steps) - context + 1)
-    sound_1SN = product.labels(panel, config, date, assets_1N)
-    wrong = []
-    for session in range(decided_S[0] - 1, decided_S[-1] + stride + 4):
-        bumped = copy.copy(panel)
-        bumped.returns = np.array(panel.returns)
-        bumped.returns[panel.rows(session, assets_1N[0])] += np.float32(0.01)
-        moved_S = (np.abs(product.labels(bumped, config, date, assets_1N) - sound_1SN) > 1e-4).any(axis=(0, 2))
-        should_S = (session >= decided_S + 2) & (session <= decided_S + 1 + stride)
-        wrong += [f"step {s} and session {session - decided_S[s]:+d}" for s in np.flatnonzero(moved_S != should_S)]
-    text = (
-        f"labels of {steps} steps follow the returns from the session after the fill to the next fill, and no others"
-        if not wrong
-        else f"labels do not match the returns that are paid: {', '.join(wrong[:4])} after its decision"
-    )
-    return Finding("label_alignment", not wrong, float(len(wrong)), text)
+    panel = Panel.open(compute.local_folder(panel_folder))
+    checkpoint = compute.local_folder(checkpoint)
+    imagination = None if ":" in who else MarketImagination(checkpoint)
+    config = read_config(checkpoint)
+
+    def strategy(panel: Panel) -> Strategy:
+        return load_strategy(who) if imagination is None else FinJEPAStrategy(who, imagination)
+
+    def test_block(tested: Panel) -> tuple[int, int]:
+        if tested.folder != panel.folder:  # a market that the checkpoint never saw
+            return split_dates(len(tested.dates), config).test
+        block = backtest_blocks(checkpoint, tested)[-1]
+        return block.start, block.stop
+
+    return Product(strategy, config, test_block=test_block), panel
 
 
-def permutation(product: Product, panel: Panel) -> Finding:
-    """The order of the assets does not matter: exactly, or, for planners that draw candidates, without a trend over places.
-
-    Where weights differ between orders, a correlation r of them with the place is found in 80 % of cases from r = 3.84 / sqrt(16
-    N) on, 0.21 for N = 20 assets. A preference for one place in the middle is not found.
-
-    Raises:
-        NotEnoughDataError: if nothing is decided at any close, or N is too small to find a correlation of 0.5.
-    """
-    court = product.court(panel)
-    views = court.views()
-    middle = len(views) // 2
-    for view in (*views[middle:], *views[:middle]):
-        found = _reordered(product, panel, court, view)
-        if found is not None:
-            break
-    else:
-        raise NotEnoughDataError(f"nothing was decided at any of {len(views)} closes")
-    exposure_ON, place_ON = found
-    deviation_ON = exposure_ON - exposure_ON.mean(axis=0)
-    largest = float(np.abs(deviation_ON).max())
-    if largest <= 1e-6:
-        text = f"weights are the same in {_ORDERS} orders of {exposure_ON.shape[1]} assets"
-        return Finding("permutation", True, largest, text)
-    rho = float(np.corrcoef(deviation_ON.ravel(), place_ON.ravel())[0, 1])
-    detectable = (_SIGMAS + _POWER) / np.sqrt(deviation_ON.size)
-    failed = abs(rho) * np.sqrt(deviation_ON.size) >= _SIGMAS
-    if not failed and detectable > _LARGEST_CORRELATION:
-        raise NotEnoughDataError(
-            f"{exposure_ON.shape[1]} assets show a correlation with the place only from {detectable:.2f} on"
-        )
-    text = (
-        f"weights differ by up to {largest:.3f} between orders, as candidates are drawn; correlation with the place "
-        f"{rho:+.3f} ({detectable:.2f} is found in 80 % of cases)"
-    )
-    return Finding("permutation", not failed, largest, text)
+def _store(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], finding: AuditFinding, run_id: str) -> AuditFinding:
+    """Store a finding unless the newest one is the same, and return what stands."""
+    asked = dict(key) | {"test": finding.test}
+    newest = con.execute(_NEWEST, asked).fetchall()
+    failed = con.execute(_FAILURE, asked | {"markets": list(MARKETS)}).fetchall()
+    if newest != [(finding.passed, finding.text)]:
+        value = None if finding.value != finding.value else finding.value
+        columns = {"passed": [finding.passed], "value": [value], "created_at": [now()]}
+        insert(con, "audit_results", asked | {"finding": finding.text, "run_id": run_id}, columns)
+    if not failed or finding.passed is False:
+        return finding
+    since = f"since then {status_of(finding.passed, finding.text)}: {finding.text}"
+    return replace(finding, passed=False, text=f"it failed before, and a failure stands: {failed[0][0]}; {since}")
 
 
-def _reordered(product: Product, panel: Panel, court: Court, view: MarketView) -> tuple[np.ndarray, np.ndarray] | None:
-    """Signed weights by asset, and the asset's place, in each of a few orders; None where nothing is decided."""
-    rng = np.random.default_rng(0)
-    count = len(view.asset_indices)
-    by_asset, places = [], []
-    for _ in range(_ORDERS):
-        order_N = rng.permutation(count)
-        shuffled = MarketView(panel, panel.date_index(view.date), view.asset_indices[order_N], court.window)
-        action = product.strategy(panel).decide(shuffled, fresh_state(product.config, count))
-        if action is None:
-            return None
-        exposure_N = (action.weights_XN * action.signals_XN)[0].double().numpy()
-        by_asset.append(exposure_N[np.argsort(order_N)])
-        places.append(np.argsort(order_N))
-    return np.array(by_asset), np.array(places)
+def _tried(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], test: str) -> dict[int, Any]:
+    """What was measured on markets of a test before, by seed, under the present protocol."""
+    asked = {name: key[name] for name in ("checkpoint", "strategy")} | {"test": test, "protocol": PROTOCOL}
+    found = {seed: json.loads(text).items() for seed, text in con.execute(_TRIED, asked).fetchall()}
+    made = MARKETS[test].kind
+    return {s: made(**{k: float("nan") if v is None else v for k, v in items}) for s, items in found.items()}
 
 
-class Delayed:
-    """A strategy that sees each close some sessions late."""
-
-    def __init__(self, strategy: Strategy, panel: Panel, window: int, sessions: int):
-        self.name = strategy.name
-        self._strategy, self._panel, self._window, self._sessions = strategy, panel, window, sessions
-
-    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
-        session = self._panel.date_index(view.date) - self._sessions
-        return self._strategy.decide(MarketView(self._panel, session, view.asset_indices, self._window), state)
-
-
-def delay(product: Product, panel: Panel) -> Finding:
-    """What is earned fades with the age of what is known; it does not hang on a single session.
-
-    It fails where one session's delay costs a Sharpe ratio of more than 2 and three standard errors. What is found in 80 % of
-    cases is in the text, and shrinks with the square root of the sessions.
-
-    Raises:
-        NotEnoughDataError: if nothing was ever held, or if a drop of 6 would not be found in 80 % of cases.
-    """
-    court = product.court(panel)
-    walks = [
-        product.walk(Delayed(product.strategy(panel), panel, court.window, sessions), court, None)
-        for sessions in DELAYS
-    ]
-    if not np.abs(walks[0].held_KR).sum():
-        raise NotEnoughDataError("nothing was held, so nothing can hang on a session")
-    net_TK = np.column_stack([walk.net_T for walk in walks])
-    ratio_K = np.nan_to_num(sharpe(net_TK))
-    drop = float(ratio_K[0] - ratio_K[1])
-    gap_T = net_TK[:, 0] - net_TK[:, 1]
-    error = float(gap_T.std(ddof=1) / max(net_TK[:, 0].std(ddof=1), 1e-12) * np.sqrt(SESSIONS_PER_YEAR / len(gap_T)))
-    failed = drop > max(_COLLAPSE, _SIGMAS * error)
-    detectable = max(_COLLAPSE, (_SIGMAS + _POWER) * error)
-    ratios = ", ".join(f"{sessions}: {ratio:.2f}" for sessions, ratio in zip(DELAYS, ratio_K, strict=True))
-    text = f"Sharpe ratio by sessions of delay {ratios}; the first costs {drop:+.2f} ({detectable:.1f} is found in 80 % of cases)"
-    if not failed and detectable > _LARGEST_DROP:
-        raise NotEnoughDataError(f"{len(gap_T)} sessions are too few: {text}")
-    return Finding("delay", not failed, drop, text)
-
-
-def fresh_state(config: FinJEPAConfig, count: int) -> PortfolioState:
-    """All in cash."""
-    return PortfolioSimulator(config.portfolio).start((1, count))
+def _store_market(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], task: AuditTask, result: Any) -> None:
+    row = {name: key[name] for name in ("checkpoint", "strategy")} | {"test": task.test, "protocol": PROTOCOL}
+    insert(con, "audit_markets", row, {"seed": [task.seed], "found_json": [to_json(asdict(result))]})

@@ -24,11 +24,9 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
-from finjepa_pipeline.backtest.market_imagination import HORIZON, MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView
+from finjepa_pipeline.backtest.planner_strategies import HORIZON, FinJEPAStrategy, MarketImagination
 
-CONTROLS = ("ewma", "ridge", "boosted_trees", "trained_probe", "untrained_probe", "shuffled_actions")
 FITTED = ("ridge", "boosted_trees", "trained_probe", "untrained_probe")  # on the training block
 TO_FIT = f"a control that is fitted ({', '.join(FITTED)}); add --controls ewma"
 PLANNER = "mppi"  # all controls are planned by the planner that needs no latents
@@ -125,14 +123,14 @@ class Controls:
     """Makes controls for one checkpoint on one panel; what has to be fitted is fitted once, on the training block alone."""
 
     def __init__(self, panel: Panel, imagination: MarketImagination):
-        self._panel, self._imagination = panel, imagination
+        self._panel, self.imagination = panel, imagination
         self._config = imagination.config
         self._forecasts: dict[str, Callable[[MarketView], np.ndarray]] = {}
 
     def make(self, name: str) -> Any:
         """A new strategy by its name in `CONTROLS`."""
         if name == "shuffled_actions":
-            return ShuffledActions(self._imagination)
+            return ShuffledActions(self.imagination)
         return FinJEPAStrategy(PLANNER, ForecastImagination(self._config, self.forecast(name)), name)
 
     def forecast(self, name: str) -> Callable[[MarketView], np.ndarray]:
@@ -160,7 +158,7 @@ class Controls:
         """What a forecaster sees of an observation: inputs_BSNZ."""
         if name not in ("trained_probe", "untrained_probe"):
             return lambda observation: patch_means(observation, self._config.model.patch)
-        model = self._imagination.model if name == "trained_probe" else untrained(self._config)
+        model = self.imagination.model if name == "trained_probe" else untrained(self._config)
 
         @torch.no_grad()
         def latents(observation: Observation) -> np.ndarray:
@@ -172,7 +170,7 @@ class Controls:
     @cached_property
     def _training(self) -> Sequence[tuple[Observation, np.ndarray, np.ndarray]]:
         """Batches of the training block as the model saw them: observation, target_BSN in units of volatility, valid_BSN."""
-        block = training_block(self._imagination.folder, self._panel, self._config, TO_FIT)
+        block = training_block(self.imagination.folder, self._panel, self._config, TO_FIT)
         source = BatchSource(self._panel, self._config, block)
         drawn = []
         for step in range(_DRAWS):

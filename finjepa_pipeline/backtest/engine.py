@@ -1,11 +1,11 @@
-"""Walks a strategy through history: decided at a close, filled at the next close, held until the next decision's fill.
+"""The backtest loop: decided at a close, filled at the next close, held until the fill of the next decision.
 
-The mechanics are those of `finjepa_model.portfolio` in float64, the same that training and planning use. A portfolio
-lives on the roster, all assets that are in some universe of the block; a strategy sees the universe of the day, and
-what has left it is sold at the next fill and counts as cash.
+The mechanics are those of `finjepa_model.portfolio` in float64, the same that training and planning use; the live book takes the
+same `MarketStep`. A portfolio is over the roster, all assets that are in some universe of the block. A strategy sees the universe
+of the day; what has left it is sold at the next fill and counts as cash.
 
-Shapes: T sessions of a block, K decisions, N assets of a universe, R assets of the roster; a leading 1 is the batch of
-one portfolio.
+Shapes: T sessions of a block, K decisions, N assets of a universe, R assets of the roster, S strategies side by side; a leading 1
+is the batch of one portfolio.
 """
 
 from collections.abc import Sequence
@@ -20,24 +20,22 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.portfolio import Ledger, Liquidity, PortfolioSimulator, PortfolioState
-from finjepa_pipeline.backtest.market_view import MarketView, Universe, panel_liquidity, universes
+from finjepa_model.portfolio import Frictions, Ledger, Liquidity, PortfolioSimulator, PortfolioState
+from finjepa_pipeline.backtest.market_view import MarketView, Universe, panel_beta, panel_liquidity, universes
 from finjepa_pipeline.backtest.strategies import Strategy
-
-REBALANCE_UNIVERSE_EVERY = 252  # sessions
 
 
 @dataclass(frozen=True)
-class Court:
-    """The conditions under which every strategy of a block is judged: the same sessions, universe, lag and costs.
+class BacktestSetup:
+    """The conditions that every strategy of a block has in common: sessions, universes, fill and costs.
 
     Attributes:
         decisions: indices of the sessions at whose close a decision is made, ascending; each step ends at the next one,
             the last at `end`.
         end: index of the last session of the block.
         window: sessions of history that an asset needs to be decided on.
-        overnight: float64 by panel row, simple return from the close before to the open; where it is given, orders are
-            filled at the next open, otherwise at the next close.
+        overnight_KR: float64, simple return of the night after each decision, from its close to the next open; where it is
+            given, orders are filled at the next open, otherwise at the next close.
     """
 
     panel: Panel
@@ -46,7 +44,7 @@ class Court:
     end: int
     universes: tuple[Universe, ...]
     window: int
-    overnight: np.ndarray | None = None
+    overnight_KR: np.ndarray | None = None
 
     @classmethod
     def over(
@@ -60,11 +58,12 @@ class Court:
         window: int,
         allowed: np.ndarray | None = None,
         overnight: np.ndarray | None = None,
-    ) -> "Court":
-        """A court over the sessions [block[0], block[1]), with a decision every `stride` sessions.
+    ) -> "BacktestSetup":
+        """A setup over the sessions [block[0], block[1]), with a decision every `stride` sessions.
 
         Args:
-            allowed: bool by asset of the panel, who may be traded; everybody where None.
+            allowed: bool by asset of the panel, which may be traded; all where None.
+            overnight: float64 by panel row, simple return from the close before to the open, to fill orders at the open.
 
         Raises:
             FinJEPAError: if the block is too short for one decision, or nothing is eligible in it.
@@ -74,8 +73,12 @@ class Court:
             raise FinJEPAError(
                 f"a backtest block of {block[1] - block[0]} sessions is too short; ingest a longer history"
             )
-        chosen = universes(panel, decisions, n_assets, window, REBALANCE_UNIVERSE_EVERY, allowed)
-        return cls(panel, costs, decisions, block[1] - 1, tuple(chosen), window, overnight)
+        chosen = universes(panel, decisions, n_assets, window, allowed)
+        setup = cls(panel, costs, decisions, block[1] - 1, tuple(chosen), window)
+        if overnight is None:
+            return setup
+        rows_KR = panel.rows(np.array(decisions)[:, None] + 1, setup.roster_R)
+        return replace(setup, overnight_KR=np.where(rows_KR >= 0, overnight[rows_KR], 0.0))
 
     def views(self) -> list[MarketView]:
         """What is known at each decision."""
@@ -92,9 +95,10 @@ class Court:
     def steps(self) -> tuple["MarketStep", ...]:
         """What happens between each decision and the next."""
         ends = (*self.decisions[1:], self.end)
+        nights = [None] * len(ends) if self.overnight_KR is None else self.overnight_KR
         return tuple(
-            MarketStep.of(self.panel, self.roster_R, session, end, self.overnight)
-            for session, end in zip(self.decisions, ends, strict=True)
+            MarketStep.of(self.panel, self.roster_R, session, end, night_R)
+            for session, end, night_R in zip(self.decisions, ends, nights, strict=True)
         )
 
     @property
@@ -125,34 +129,37 @@ class MarketStep:
 
     @classmethod
     def of(
-        cls, panel: Panel, roster_R: np.ndarray, session: int, end: int, overnight: np.ndarray | None = None
+        cls, panel: Panel, roster_R: np.ndarray, session: int, end: int, night_R: np.ndarray | None = None
     ) -> "MarketStep":
         """From the close of one session to that of another.
 
         Args:
             roster_R: int64, the panel's numbers of the assets.
-            overnight: see `Court`; orders are filled at the next open where it is given.
+            night_R: simple return from the close of `session` to the next open, at which orders are then filled.
         """
         returns_1RT, tradable_1RT = panel.returns_after(np.array([session]), roster_R[None], end - session)
         returns_1TR = torch.from_numpy(returns_1RT).transpose(1, 2).double()
         market_1T = torch.from_numpy(panel.market_returns[session + 1 : end + 1].astype(np.float64))[None]
         tradable_1TR = torch.from_numpy(tradable_1RT).transpose(1, 2)
-        delisted_1TR = _delisted(panel, session, end, roster_R)
-        if overnight is not None:  # the night and the day of the fill become two sessions
-            rows_R = panel.rows(session + 1, roster_R)
-            night_1R = torch.from_numpy(np.where(rows_R >= 0, overnight[rows_R], 0.0))[None]
+        last_R = (
+            panel.first[roster_R] + panel.lengths[roster_R] - 1
+        )  # an asset that lasts to the panel's end is not delisted
+        delisted_1TR = torch.from_numpy(np.arange(session + 1, end + 1)[:, None] > last_R)[None]
+        if night_R is not None:  # the night and the day of the fill become two sessions
+            night_1R = torch.from_numpy(night_R)[None]
+            there_R = torch.from_numpy(panel.rows(session + 1, roster_R) >= 0)
             returns_1TR = _split(returns_1TR, night_1R)
-            market_1T = _split(market_1T, night_1R[:, torch.from_numpy(rows_R >= 0)].mean(-1))
+            market_1T = _split(market_1T, night_1R[:, there_R].mean(-1))
             tradable_1TR, delisted_1TR = (torch.cat([x[:, :1], x], 1) for x in (tradable_1TR, delisted_1TR))
         return cls(
             returns_1TR,
             market_1T,
-            torch.from_numpy(_beta(panel, session, roster_R))[None],
+            torch.from_numpy(panel_beta(panel, session, roster_R))[None],
             tradable_1TR,
             delisted_1TR,
             torch.from_numpy(panel.delisting_return[roster_R]),
             panel_liquidity(panel, session, roster_R),
-            overnight is not None,
+            night_R is not None,
         )
 
     def advance(
@@ -186,19 +193,18 @@ def _split(returns_1TX: Tensor, night_1X: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """What became of a strategy. Returns, costs and turnover are shares of the wealth at the close before; wealth
+class StrategyResult:
+    """What became of a strategy on a block. Returns, costs and turnover are shares of the wealth at the close before; wealth
     begins at 1.
 
     Attributes:
         dates_T: datetime64, the sessions after the first decision's.
         gross_T: return before costs; net_T: after.
-        cost_T: commissions, half-spreads, borrow fees; turnover_T: one-way; wealth_T: at the close; hedged_T: bool.
-        decided_K: datetime64, the closes of the decisions; held_KR: signed shares of wealth when the decision's step
-            ends.
+        cost_T: commissions, half-spreads, impact, borrow fees; turnover_T: one-way; wealth_T: at the close; hedged_T: bool.
+        decided_K: datetime64, the closes of the decisions; held_KR: signed shares of wealth when the decision's step ends.
         ordered_K: bool, whether the decision was to order anything.
-        weights_KR, signals_KR, hedges_K: the decisions, or what was kept where nothing was ordered; zero outside the
-            universe of the day.
+        weights_KR, signals_KR, hedges_K: the decisions, or what was kept where nothing was ordered; zero outside the universe of
+            the day.
         assets_R: symbols of the roster.
     """
 
@@ -219,41 +225,64 @@ class Walk:
     held_KR: np.ndarray
 
 
-def walk(strategy: Strategy, court: Court, views: Sequence[MarketView] | None = None) -> Walk:
-    """Trade a strategy through a court's block.
+def simulate(strategy: Strategy, setup: BacktestSetup, views: Sequence[MarketView] | None = None) -> StrategyResult:
+    """Trade a strategy through a block: the backtest loop.
 
     Args:
-        views: `court.views()`, where the caller has them already.
+        views: `setup.views()`, where the caller has them already.
 
     Raises:
-        FinJEPAError: if the strategy decides something that is not a `PortfolioAction` over the view's assets.
+        FinJEPAError: if the strategy decides something that is not a `PortfolioAction` over its assets, or loses all wealth.
     """
-    roster_R = court.roster_R
-    simulator = PortfolioSimulator(court.costs)
-    state = simulator.start((1, len(roster_R)))
+    simulator = PortfolioSimulator(setup.costs)
+    state = simulator.start((1, len(setup.roster_R)))
     ledgers: list[Ledger] = []
     hedged: list[bool] = []
     actions: list[PortfolioAction] = []
     ordered: list[bool] = []
     held: list[np.ndarray] = []
-    for session, step, view in zip(court.decisions, court.steps, views or court.views(), strict=True):
-        places_N = court.places(session)
-        action = decide_at(strategy, view, state, places_N)
-        kept = PortfolioAction(state.holdings_XN.abs(), state.signals_XN, state.hedged_X)
-        hedged_before = bool(state.hedge_X < 0)
-        state, made = step.advance(simulator, state, action)
-        ledgers += made
-        hedged += [hedged_before] + [bool(state.hedge_X < 0)] * (len(made) - 1)
-        actions.append(kept if action is None else action)
+    for session, step, view in zip(setup.decisions, setup.steps, views or setup.views(), strict=True):
+        action = decide_at(strategy, view, state, setup.places(session))
+        actions.append(action or PortfolioAction(state.holdings_XN.abs(), state.signals_XN, state.hedged_X))
         ordered.append(action is not None)
+        hedged.append(bool(state.hedge_X < 0))  # the session of the fill begins with the hedge of before
+        state, made = step.advance(simulator, state, action)
+        hedged += [bool(state.hedge_X < 0)] * (len(made) - 1)
+        ledgers += made
         held.append(state.holdings_XN[0].numpy())
-    return _as_walk(strategy.name, court, ledgers, hedged, actions, np.array(ordered), np.stack(held))
+    pnl_T = torch.cat([ledger.pnl_X for ledger in ledgers]).numpy()
+    cost_T = torch.cat([ledger.cost_X for ledger in ledgers]).numpy()
+    wealth_T = 1 + np.cumsum(pnl_T - cost_T)
+    if not (wealth_T > 0).all():
+        ruin = setup.dates_T[int(np.argmax(wealth_T <= 0))]
+        raise FinJEPAError(f"{strategy.name} lost all its wealth on {ruin}; a return from there on has no meaning")
+    before_T = np.concatenate([[1.0], wealth_T[:-1]])
+    return StrategyResult(
+        strategy=strategy.name,
+        dates_T=setup.dates_T,
+        gross_T=pnl_T / before_T,
+        net_T=(pnl_T - cost_T) / before_T,
+        cost_T=cost_T / before_T,
+        turnover_T=torch.cat([ledger.turnover_X for ledger in ledgers]).numpy(),
+        wealth_T=wealth_T,
+        hedged_T=np.array(hedged),
+        decided_K=setup.panel.dates[list(setup.decisions)],
+        assets_R=tuple(setup.panel.assets[asset] for asset in setup.roster_R),
+        ordered_K=np.array(ordered),
+        weights_KR=torch.cat([action.weights_XN for action in actions]).numpy(),
+        signals_KR=torch.cat([action.signals_XN for action in actions]).numpy(),
+        hedges_K=torch.cat([action.hedge_X for action in actions]).numpy(),
+        held_KR=np.stack(held),
+    )
 
 
 def decide_at(
     strategy: Strategy, view: MarketView, state: PortfolioState, places_N: np.ndarray
 ) -> PortfolioAction | None:
     """What a strategy decides at a close, over the roster; None for no orders.
+
+    The strategy sees the portfolio over the universe of the day; positions in assets that have left it are about to be sold, and
+    count as cash.
 
     Args:
         state: of the roster.
@@ -262,38 +291,36 @@ def decide_at(
     Raises:
         FinJEPAError: if the strategy decides something that is not a `PortfolioAction` over the view's assets.
     """
-    action = strategy.decide(view, _seen(state, places_N))
-    if action is None:
-        return None
-    return _on_roster(_checked(action, view, strategy.name), places_N, state.positions_XN.shape[-1])
-
-
-def _seen(state: PortfolioState, places_N: np.ndarray) -> PortfolioState:
-    """The portfolio over the universe of the day; positions in assets that have left it are about to be sold, and count
-    as cash.
-    """
     positions_1N = state.positions_XN[:, places_N]
     leaving_1 = state.positions_XN.sum(-1) - positions_1N.sum(-1)
-    return replace(
+    seen = replace(
         state,
         positions_XN=positions_1N,
         signals_XN=state.signals_XN[:, places_N],
         orders_XN=None if state.orders_XN is None else state.orders_XN[:, places_N],
         cash_X=state.cash_X + leaving_1,
     )
+    action = strategy.decide(view, seen)
+    if action is None:
+        return None
+    action = _checked(action, view, strategy.name)
+
+    def on_roster(values_1N: Tensor) -> Tensor:
+        empty_1R = values_1N.new_zeros(1, state.positions_XN.shape[-1])
+        return empty_1R.index_copy(1, torch.from_numpy(places_N), values_1N)
+
+    return PortfolioAction(on_roster(action.weights_XN), on_roster(action.signals_XN), action.hedge_X)
 
 
 def _checked(action: PortfolioAction, view: MarketView, name: str) -> PortfolioAction:
     shape = (1, len(view.present_N))
-    weights_1N = action.weights_XN.double()
-    if weights_1N.shape != shape or action.signals_XN.shape != shape or action.hedge_X.shape != (1,):
+    if action.weights_XN.shape != shape or action.signals_XN.shape != shape or action.hedge_X.shape != (1,):
         raise FinJEPAError(
             f"{name} decided on {view.date} with shapes other than weights {shape}, signals {shape}, hedge (1,)"
         )
-    signals_1N, hedge_1 = action.signals_XN.double(), action.hedge_X.double()
+    weights_1N, signals_1N, hedge_1 = (x.double() for x in (action.weights_XN, action.signals_XN, action.hedge_X))
     sound = (
-        bool(torch.isfinite(weights_1N).all())
-        and bool((weights_1N >= -1e-9).all())
+        bool((torch.isfinite(weights_1N) & (weights_1N >= -1e-9)).all())
         and abs(float(weights_1N.sum()) - 1) <= 1e-6
         and bool((signals_1N.abs() <= 1).all())
         and 0 <= float(hedge_1) <= 1
@@ -306,57 +333,93 @@ def _checked(action: PortfolioAction, view: MarketView, name: str) -> PortfolioA
     return PortfolioAction(weights_1N.clamp(min=0), signals_1N, hedge_1)
 
 
-def _on_roster(action: PortfolioAction, places_N: np.ndarray, n_roster: int) -> PortfolioAction:
-    def place(values_1N: Tensor) -> Tensor:
-        return values_1N.new_zeros(1, n_roster).index_copy(1, torch.from_numpy(places_N), values_1N)
+# The decisions of a block traded once more, under other costs or with parts of the action switched off.
 
-    return PortfolioAction(place(action.weights_XN), place(action.signals_XN), action.hedge_X)
-
-
-def _beta(panel: Panel, session: int, roster_R: np.ndarray) -> np.ndarray:
-    rows_R = panel.rows(session, roster_R)
-    return np.where(rows_R >= 0, panel.beta[rows_R], 1.0).astype(np.float64)
+COST_GRID = (0.0, 5.0, 10.0, 25.0, 50.0)  # one-way basis points; spreads by tier and impact come on top
+PARTS = ("weights", "signals", "hedge", "net")
 
 
-def _delisted(panel: Panel, session: int, end: int, roster_R: np.ndarray) -> Tensor:
-    """bool [1, T, R]: the sessions after an asset's last row. An asset that lasts until the panel's end has not been
-    delisted.
-    """
-    last_R = panel.first[roster_R] + panel.lengths[roster_R] - 1
-    days_T = np.arange(session + 1, end + 1)
-    return torch.from_numpy(days_T[:, None] > last_R[None, :])[None]
-
-
-def _as_walk(
-    name: str,
-    court: Court,
-    ledgers: list[Ledger],
-    hedged: list[bool],
-    actions: list[PortfolioAction],
-    ordered_K: np.ndarray,
-    held_KR: np.ndarray,
-) -> Walk:
-    pnl_T = torch.cat([ledger.pnl_X for ledger in ledgers]).numpy()
-    cost_T = torch.cat([ledger.cost_X for ledger in ledgers]).numpy()
-    wealth_T = 1 + np.cumsum(pnl_T - cost_T)
-    if not (wealth_T > 0).all():
-        ruin = court.panel.dates[court.decisions[0] + 1 + int(np.argmax(wealth_T <= 0))]
-        raise FinJEPAError(f"{name} lost all its wealth on {ruin}; a return from there on has no meaning")
-    before_T = np.concatenate([[1.0], wealth_T[:-1]])
-    return Walk(
-        strategy=name,
-        dates_T=court.dates_T,
-        gross_T=pnl_T / before_T,
-        net_T=(pnl_T - cost_T) / before_T,
-        cost_T=cost_T / before_T,
-        turnover_T=torch.cat([ledger.turnover_X for ledger in ledgers]).numpy(),
-        wealth_T=wealth_T,
-        hedged_T=np.array(hedged),
-        decided_K=court.panel.dates[list(court.decisions)],
-        assets_R=tuple(court.panel.assets[i] for i in court.roster_R),
-        ordered_K=ordered_K,
-        weights_KR=torch.cat([action.weights_XN for action in actions]).numpy(),
-        signals_KR=torch.cat([action.signals_XN for action in actions]).numpy(),
-        hedges_K=torch.cat([action.hedge_X for action in actions]).numpy(),
-        held_KR=held_KR,
+def without_costs(costs: PortfolioConfig) -> PortfolioConfig:
+    """The same rules where trading, borrowing and margin cost nothing."""
+    return replace(
+        costs,
+        cost_bps=0.0,
+        hedge_cost_bps=0.0,
+        tier_spread_bps=(0.0,) * len(costs.tier_spread_bps),
+        impact=0.0,
+        borrow_rate=0.0,
+        tier_borrow_rate=(0.0,) * len(costs.tier_borrow_rate),
+        margin_spread=0.0,
     )
+
+
+def cost_grid(results: Sequence[StrategyResult], setup: BacktestSetup) -> dict[str, np.ndarray]:
+    """Net returns net_TK by `cost_<bps>`: commission and half-spread of the most liquid tier, and the hedge's, at each level."""
+    orders = _orders(results)
+    simulator = _GradedSimulator(setup.costs, np.repeat(np.array(COST_GRID), len(results)))
+    net_TS = _replayed([torch.cat([part] * len(COST_GRID), dim=1) for part in orders], setup, simulator)
+    levels = np.split(net_TS, len(COST_GRID), axis=1)
+    return {f"cost_{bps:g}": net_TK for bps, net_TK in zip(COST_GRID, levels, strict=True)}
+
+
+def attribution(results: Sequence[StrategyResult], setup: BacktestSetup) -> dict[str, np.ndarray]:
+    """Returns_TK with one part of the action after the other switched on, without costs, and then all with costs.
+
+    `weights`: long whatever has a budget; `signals`: as they were decided; `hedge`: the hedge too; `net`: after costs. The
+    effect of a part is the difference to the part before, that of the weights the difference to 1/N.
+    """
+    weights_DKR, signals_DKR, hedges_DK, ordered_DK = _orders(results)
+    long_DKR, none_DK = (weights_DKR > 0).double(), torch.zeros_like(hedges_DK)
+    orders = [
+        torch.cat([weights_DKR] * 3, dim=1),
+        torch.cat([long_DKR, signals_DKR, signals_DKR], dim=1),
+        torch.cat([none_DK, none_DK, hedges_DK], dim=1),
+        torch.cat([ordered_DK] * 3, dim=1),
+    ]
+    net_TS = _replayed(orders, setup, PortfolioSimulator(without_costs(setup.costs)))
+    earned = [*np.split(net_TS, 3, axis=1), np.column_stack([result.net_T for result in results])]
+    return dict(zip(PARTS, earned, strict=True))
+
+
+def _orders(results: Sequence[StrategyResult]) -> list[Tensor]:
+    """What the strategies decided: weights_DKR, signals_DKR, hedges_DK, ordered_DK."""
+    names = ("weights_KR", "signals_KR", "hedges_K", "ordered_K")
+    parts = [torch.from_numpy(np.stack([getattr(result, name) for result in results], axis=1)) for name in names]
+    return [*(part.double() for part in parts[:3]), parts[3]]
+
+
+class _GradedSimulator(PortfolioSimulator):
+    """Portfolios side by side that pay different commissions: `bps_S`, of each in basis points."""
+
+    def __init__(self, costs: PortfolioConfig, bps_S: np.ndarray):
+        dearest = float(bps_S.max())
+        super().__init__(
+            replace(costs, cost_bps=dearest)
+        )  # so that the fixed point of wealth after costs is exact for all
+        self._less_S1 = torch.from_numpy(1e-4 * (bps_S - dearest))[:, None]
+
+    def frictions(self, liquidity: Liquidity | None) -> Frictions:
+        prices = super().frictions(liquidity)
+        return replace(prices, spread=prices.spread + self._less_S1)
+
+
+def _replayed(orders: Sequence[Tensor], setup: BacktestSetup, simulator: PortfolioSimulator) -> np.ndarray:
+    """Net daily returns_TS of S strategies side by side; `orders` as `_orders` gives them."""
+    costs, net = simulator.config, []
+    state = simulator.start(tuple(orders[0].shape[1:]))
+    for step, weights_SR, signals_SR, hedges_S, ordered_S in zip(setup.steps, *orders, strict=True):
+        action = PortfolioAction(weights_SR, signals_SR, hedges_S)
+        ordered_S1 = ordered_S[:, None]
+        state = replace(  # orders are left in the book, for the mechanics to fill as they would fill waiting ones
+            state,
+            orders_XN=torch.where(ordered_S1, action.positions(costs.allow_short, costs.max_gross), state.waiting_XN),
+            signals_XN=torch.where(ordered_S1, action.signals_XN, state.signals_XN),
+            hedged_X=torch.where(ordered_S, action.hedge_X * costs.allow_hedge, state.hedged_X),
+        )
+        wealth_S = state.wealth_X
+        state, ledgers = step.advance(simulator, state, None)
+        for ledger in ledgers:
+            earned_S = ledger.pnl_X - ledger.cost_X
+            net.append(earned_S / wealth_S)
+            wealth_S = wealth_S + ledger.pnl_X - ledger.cost_X
+    return torch.stack(net).numpy()

@@ -1,14 +1,25 @@
-"""How sure one may be: intervals of Sharpe ratios and of their differences, a test of the whole table, and what could
-have been seen at all.
+"""What may be concluded: bootstrap intervals of Sharpe ratios, tests of the whole table, corrections for the number of
+configurations tried, and information coefficients of forecasts.
 
-Shapes: T sessions, K strategies, S bootstrap samples. Returns are simple daily returns.
+Bootstrap: Politis and Romano 1994, block length Politis and White 2004; SPA: Hansen 2005; PSR and DSR: Bailey and Lopez de
+Prado 2012, 2014; PBO by CSCV: Bailey, Borwein, Lopez de Prado and Zhu 2017; errors under overlap: Newey and West 1987. PSR, DSR
+and PBO take Sharpe ratios per session, the others a year; kurtosis is plain (3 for a normal).
+
+Shapes: T sessions, K strategies or decisions, N configurations tried or assets, S bootstrap samples or blocks, C splits into
+two halves.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
-from scipy.stats import norm
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from scipy.stats import kurtosis, norm, rankdata, skew
 
+from finjepa_pipeline.backtest.engine import BacktestSetup
+from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, SHORTEST, sharpe
 
 MIN_BLOCK = 21  # sessions: volatility clusters for about a month, whatever the mean's autocorrelation says
@@ -150,3 +161,201 @@ def one_sided_p(returns_T: np.ndarray, benchmark_T: np.ndarray, *, samples: int 
     bootstrap = StationaryBootstrap(block_length(difference_T), difference_T - difference_T.mean(), seed=seed)
     mean_S = np.array([np.asarray(data[0]).mean() for data, _ in bootstrap.bootstrap(samples)])
     return float((mean_S >= difference_T.mean()).mean())
+
+
+_EULER = 0.5772156649015329
+CSCV_BLOCKS = 16  # 12,870 splits
+SAME_BET = 0.5  # configurations that correlate more than this count as one
+
+
+def probabilistic_sharpe(excess_T: np.ndarray, target: float = 0.0) -> float:
+    """PSR: probability that the true Sharpe ratio is above `target` (per session). NaN where nothing moves, or there are fewer
+    than `SHORTEST` sessions."""
+    if len(excess_T) < SHORTEST or excess_T.std(ddof=1) <= 1e-12:
+        return float("nan")
+    ratio = excess_T.mean() / excess_T.std(ddof=1)
+    variance = 1 - skew(excess_T) * ratio + (kurtosis(excess_T, fisher=False) - 1) / 4 * ratio**2
+    return float(norm.cdf((ratio - target) * np.sqrt(len(excess_T) - 1) / np.sqrt(max(variance, 1e-12))))
+
+
+def expected_highest_sharpe(tried_N: np.ndarray, count: int, spread: float = 0.0) -> float:
+    """The Sharpe ratio that the best of `count` configurations without skill is expected to show, per session.
+
+    Args:
+        tried_N: Sharpe ratios of the configurations whose result is known; their spread is what chance can do.
+        spread: what it is taken to be where fewer than two are known.
+    """
+    known_N = tried_N[np.isfinite(tried_N)]
+    if count < 2:
+        return 0.0
+    spread = known_N.std(ddof=1) if len(known_N) > 1 else spread
+    luck = (1 - _EULER) * norm.ppf(1 - 1 / count) + _EULER * norm.ppf(1 - 1 / (count * np.e))
+    return float(spread * luck)
+
+
+def deflated_sharpe(excess_T: np.ndarray, tried_N: np.ndarray, count: int) -> float:
+    """DSR: the PSR against what the best of all configurations tried would show without skill.
+
+    Args:
+        excess_T: the return that the claim is about, here that over 1/N.
+        tried_N: ratios of the same quantity. Where fewer than two are known, their spread is that of independent ones.
+    """
+    return probabilistic_sharpe(excess_T, expected_highest_sharpe(tried_N, count, 1 / np.sqrt(len(excess_T))))
+
+
+def effective_trials(returns_TN: np.ndarray) -> int:
+    """Number of different bets among the configurations: clusters of average linkage, cut where the correlation is 0.5."""
+    moving_TN = returns_TN[:, returns_TN.std(axis=0) > 1e-12]
+    if moving_TN.shape[1] < 2:
+        return moving_TN.shape[1]
+    distance_NN = np.clip(1 - np.corrcoef(moving_TN, rowvar=False), 0, 2)
+    np.fill_diagonal(distance_NN, 0)
+    tree = linkage(squareform(distance_NN, checks=False), "average")
+    return int(fcluster(tree, 1 - SAME_BET, "distance").max())
+
+
+def overfitting_logits(returns_TK: np.ndarray, blocks: int = CSCV_BLOCKS) -> np.ndarray:
+    """CSCV: for each way to halve the blocks, the logit of the out-of-sample rank of the in-sample winner, logit_C.
+
+    Sums and sums of squares of each block are enough for a Sharpe ratio of any union of blocks, so all splits are two
+    matrix products.
+
+    Args:
+        blocks: even; leading sessions that do not fill a block are left out.
+    """
+    length = len(returns_TK) // blocks
+    strategies = returns_TK.shape[1]
+    if len(returns_TK) < SHORTEST or strategies < 2:
+        return np.zeros(0)
+    blocks_SLK = returns_TK[len(returns_TK) - length * blocks :].reshape(blocks, length, strategies)
+    sum_SK, square_SK = blocks_SLK.sum(axis=1), (blocks_SLK**2).sum(axis=1)
+    chosen_CS = _halves(blocks)
+    inside_CK = _sharpe_of_sums(chosen_CS @ sum_SK, chosen_CS @ square_SK, length * blocks // 2)
+    outside_CK = _sharpe_of_sums((1 - chosen_CS) @ sum_SK, (1 - chosen_CS) @ square_SK, length * blocks // 2)
+    winner_C = inside_CK.argmax(axis=1)
+    of_winner_C1 = np.take_along_axis(outside_CK, winner_C[:, None], axis=1)
+    ties_C = (outside_CK == of_winner_C1).sum(axis=1)  # itself among them
+    rank_C = (outside_CK < of_winner_C1).sum(axis=1) + (ties_C + 1) / 2
+    share_C = rank_C / (strategies + 1)
+    return np.log(share_C / (1 - share_C))
+
+
+def probability_of_overfitting(logits_C: np.ndarray) -> float:
+    """PBO: how often the in-sample winner is in the lower half out of sample. NaN without splits."""
+    return float((logits_C <= 0).mean()) if len(logits_C) else float("nan")
+
+
+def _halves(blocks: int) -> np.ndarray:
+    """float [C, S]: 1 for the blocks of the in-sample half, every choice once."""
+    choices = np.array(list(combinations(range(blocks), blocks // 2)))
+    chosen_CS = np.zeros((len(choices), blocks))
+    np.put_along_axis(chosen_CS, choices, 1.0, axis=1)
+    return chosen_CS
+
+
+def _sharpe_of_sums(sum_CK: np.ndarray, square_CK: np.ndarray, count: int) -> np.ndarray:
+    """Per session; 0 where nothing moves, so that cash is neither best nor worst."""
+    mean_CK = sum_CK / count
+    variance_CK = (square_CK - count * mean_CK**2) / (count - 1)
+    moves_CK = variance_CK > 1e-16
+    return np.where(moves_CK, mean_CK / np.sqrt(np.where(moves_CK, variance_CK, 1.0)), 0.0)
+
+
+_LEAST_ASSETS = 3  # a correlation of two points is always one
+
+
+@dataclass(frozen=True)
+class Information:
+    """Mean cross-sectional correlation of forecast and outcome.
+
+    Attributes:
+        ratio: ICIR, mean per standard deviation over decisions, not annualised.
+        t: of the mean, with Newey-West errors; low, high: 95 % interval of the mean by the same errors.
+    """
+
+    mean: float
+    ratio: float
+    t: float
+    low: float
+    high: float
+    decisions: int
+
+
+def information(forecast_KN: np.ndarray, outcome_KN: np.ndarray, *, ranks: bool, lags: int = 0) -> Information:
+    """IC, or RankIC with `ranks`.
+
+    Args:
+        lags: decisions by which outcomes overlap, at least horizon - 1 (Newey and West 1987, Bartlett weights).
+    """
+    series_K = np.array([_correlation(f, o, ranks) for f, o in zip(forecast_KN, outcome_KN, strict=True)])
+    series_K = series_K[np.isfinite(series_K)]
+    if len(series_K) < 3:
+        nan = float("nan")
+        return Information(nan, nan, nan, nan, nan, len(series_K))
+    mean, error = float(series_K.mean()), newey_west_error(series_K, lags)
+    spread = float(series_K.std(ddof=1))
+    return Information(
+        mean=mean,
+        ratio=mean / spread if spread > 0 else float("nan"),
+        t=mean / error if error > 0 else float("nan"),
+        low=mean - 1.96 * error,
+        high=mean + 1.96 * error,
+        decisions=len(series_K),
+    )
+
+
+def forecast_quality(
+    forecast: Callable[[MarketView], np.ndarray], setup: BacktestSetup, views: Sequence[MarketView], shift: int = 0
+) -> dict[str, Information]:
+    """IC and RankIC of a forecast of the next decision step's return, from the fill on.
+
+    Args:
+        shift: sessions by which the outcomes are moved; a forecast that is best at another shift than 0 has been fitted to
+            other labels than it is paid for.
+    """
+    stride = int(np.median(np.diff(setup.decisions))) if len(setup.decisions) > 1 else setup.end - min(setup.decisions)
+    forecasts, outcomes = [], []
+    for session, view in zip(setup.decisions, views, strict=True):
+        start = session + 1 + shift
+        if start + stride > len(setup.panel.dates) - 1:
+            continue
+        assets_N = view.asset_indices
+        returns_1NT, _ = setup.panel.returns_after(np.array([start]), assets_N[None], stride)
+        alive_N = setup.panel.rows(start + stride, assets_N) >= 0
+        known_N = view.present_N & alive_N
+        forecasts.append(np.where(known_N, forecast(view), np.nan))
+        growth_N = np.log1p(returns_1NT.astype(np.float64)).sum(-1).ravel()
+        outcomes.append(np.where(known_N, growth_N, np.nan))
+    width = max((len(row) for row in forecasts), default=0)
+    forecast_DN, outcome_DN = (
+        np.array([np.pad(row, (0, width - len(row)), constant_values=np.nan) for row in rows]).reshape(-1, width)
+        for rows in (forecasts, outcomes)
+    )
+    # consecutive steps do not overlap; a lag of one covers the session between a decision and its fill
+    found = {name: information(forecast_DN, outcome_DN, ranks=name == "rank_ic", lags=1) for name in ("ic", "rank_ic")}
+    if len(setup.dates_T) < SHORTEST:  # too short for an interval and a t-value
+        nan = float("nan")
+        return {name: replace(one, ratio=nan, t=nan, low=nan, high=nan) for name, one in found.items()}
+    return found
+
+
+def newey_west_error(series_K: np.ndarray, lags: int) -> float:
+    """Standard error of the mean of a series whose neighbours up to `lags` apart may be correlated."""
+    centred_K = series_K - series_K.mean()
+    count = len(series_K)
+    variance = centred_K @ centred_K / count
+    for lag in range(1, min(lags, count - 1) + 1):
+        variance += 2 * (1 - lag / (lags + 1)) * (centred_K[lag:] @ centred_K[:-lag]) / count
+    return float(np.sqrt(max(variance, 0.0) / count))
+
+
+def _correlation(forecast_N: np.ndarray, outcome_N: np.ndarray, ranks: bool) -> float:
+    known_N = np.isfinite(forecast_N) & np.isfinite(outcome_N)
+    if known_N.sum() < _LEAST_ASSETS:
+        return float("nan")
+    x_N, y_N = forecast_N[known_N], outcome_N[known_N]
+    if ranks:
+        x_N, y_N = rankdata(x_N), rankdata(y_N)
+    if x_N.std() == 0 or y_N.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(x_N, y_N)[0, 1])

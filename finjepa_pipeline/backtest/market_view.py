@@ -1,4 +1,4 @@
-"""What is known at a close, and who may be traded in a block: nothing here reads a row that is stamped later.
+"""What is known at a close, and which assets may be traded: nothing here reads a row that is stamped later.
 
 Shapes: N assets of the view, T sessions of a window, F channels.
 """
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.batches import Observation, observe, training_block
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.goals import GoalLibrary
+from finjepa_model.portfolio import Liquidity
+from finjepa_model.training.goal_library import build_library
+from finjepa_model.world_model import FinJEPA
 
-if TYPE_CHECKING:
-    from finjepa_model.data.batches import Observation
-    from finjepa_model.planning.goals import GoalLibrary
-    from finjepa_model.portfolio import Liquidity
-    from finjepa_model.world_model import FinJEPA
-
+REBALANCE_UNIVERSE_EVERY = 252  # sessions
 LIQUIDITY_WINDOW = 63  # sessions
 
 
@@ -47,7 +47,7 @@ class MarketView:
         self.present_N: np.ndarray = (
             (rows_N >= 0) & panel.observed[rows_N] & (session - panel.first[self._assets_N] >= window - 1)
         )
-        self.beta_N: np.ndarray = np.where(rows_N >= 0, panel.beta[rows_N], 1.0).astype(np.float64)
+        self.beta_N: np.ndarray = panel_beta(panel, session, self._assets_N)
         self.tradable_N: np.ndarray = (rows_N >= 0) & panel.tradable[rows_N]
 
     @property
@@ -63,10 +63,6 @@ class MarketView:
     def asset_indices(self) -> np.ndarray:
         """int64 [N], the panel's numbers of the assets."""
         return self._assets_N
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self._panel.channels
 
     def features(self, length: int, steps_back: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The `length` sessions that end `steps_back` sessions before this close.
@@ -87,14 +83,12 @@ class MarketView:
             raise FinJEPAError("a market view looks back only: steps_back must not be negative")
         return self._panel.market_windows([self._session - steps_back], length)[0]
 
-    def observation(self, config: FinJEPAConfig) -> "Observation":
+    def observation(self, config: FinJEPAConfig) -> Observation:
         """What a world model sees at this close, made by the code that made its training batches; a batch of one date."""
-        from finjepa_model.data.batches import observe
-
         assets_1N = np.where(self.present_N, self._assets_N, -1)[None]
         return observe(self._panel, np.array([self._session]), assets_1N, config.model.context_steps, config)
 
-    def goal_library(self, model: "FinJEPA", checkpoint: Path) -> "GoalLibrary":
+    def goal_library(self, model: FinJEPA, checkpoint: Path) -> GoalLibrary:
         """What went best on training dates; the library itself gives nothing that was not known by a session."""
         return _library(model, checkpoint, self._panel)
 
@@ -103,7 +97,7 @@ class MarketView:
         """Number of the session whose close was just seen."""
         return self._session
 
-    def liquidity(self) -> "Liquidity | None":
+    def liquidity(self) -> Liquidity | None:
         """How easily the assets are traded, a batch of one date; None where the source has no volumes."""
         return panel_liquidity(self._panel, self._session, self._assets_N)
 
@@ -129,20 +123,19 @@ class MarketView:
 
 
 @lru_cache(maxsize=2)
-def _library(model: "FinJEPA", checkpoint: Path, panel: Panel) -> "GoalLibrary":
-    from finjepa_model.data.batches import training_block
-    from finjepa_model.training.goal_library import build_library
-
+def _library(model: FinJEPA, checkpoint: Path, panel: Panel) -> GoalLibrary:
     block = training_block(checkpoint, panel, model.config, "goal(realised); name another goal in the utility")
     return build_library(model, panel, block)
 
 
-def panel_liquidity(panel: Panel, session: int, assets_N: np.ndarray) -> "Liquidity | None":
+def panel_beta(panel: Panel, session: int, assets_N: np.ndarray) -> np.ndarray:
+    """Trailing beta_N to the market proxy at a close, float64; 1 where an asset has no row."""
+    rows_N = panel.rows(session, assets_N)
+    return np.where(rows_N >= 0, panel.beta[rows_N], 1.0).astype(np.float64)
+
+
+def panel_liquidity(panel: Panel, session: int, assets_N: np.ndarray) -> Liquidity | None:
     """Liquidity [1, N], float64, from what was known at the close of a session; None where the source has no volumes."""
-    import torch
-
-    from finjepa_model.portfolio import Liquidity
-
     if panel.liquidity is None:
         return None
     rows_N = panel.rows(session, assets_N)
@@ -188,26 +181,16 @@ class Universe:
 
 
 def universes(
-    panel: Panel,
-    decisions: Sequence[int],
-    n_assets: int,
-    window: int,
-    every: int,
-    allowed: np.ndarray | None = None,
+    panel: Panel, decisions: Sequence[int], n_assets: int, window: int, allowed: np.ndarray | None = None
 ) -> list[Universe]:
-    """The traded universe of a block, chosen from trailing data at its first decision and again every `every` sessions.
-
-    Among the assets that are eligible at that close and have a full window behind them, the first of `most_traded`.
-
-    Args:
-        allowed: bool by asset of the panel, who may be traded; everybody where None.
+    """The traded universe of a block: chosen at its first decision and again every `REBALANCE_UNIVERSE_EVERY` sessions.
 
     Raises:
         FinJEPAError: if no asset is eligible at the first decision.
     """
     chosen: list[Universe] = []
     for session in decisions:
-        newest = next_universe(chosen[-1] if chosen else None, panel, session, n_assets, window, every, allowed)
+        newest = next_universe(chosen[-1] if chosen else None, panel, session, n_assets, window, allowed)
         if not chosen or newest is not chosen[-1]:
             chosen.append(newest)
     return chosen
@@ -219,16 +202,18 @@ def next_universe(
     session: int,
     n_assets: int,
     window: int,
-    every: int,
     allowed: np.ndarray | None = None,
 ) -> Universe:
-    """The universe of a decision: the one of the decision before until it is `every` sessions old, or while nothing is
-    eligible. The arguments are those of `universes`.
+    """The universe of a decision: that of the decision before until it is `REBALANCE_UNIVERSE_EVERY` sessions old, or while
+    nothing is eligible; then the first of `most_traded` among the assets that are eligible with a full window behind them.
+
+    Args:
+        allowed: bool by asset of the panel, which may be traded; all where None.
 
     Raises:
         FinJEPAError: if there was none before and no asset is eligible.
     """
-    if before is not None and session < before.start + every:
+    if before is not None and session < before.start + REBALANCE_UNIVERSE_EVERY:
         return before
     eligible_N = panel.eligible_assets(session, window)
     if allowed is not None:

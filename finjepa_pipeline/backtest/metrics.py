@@ -41,17 +41,16 @@ class Metrics:
     n_days: int
 
 
-def measure(net_T: np.ndarray, gross_T: np.ndarray, turnover_T: np.ndarray, cash_rate: float = 0.0) -> Metrics:
-    """All metrics of one strategy; `cash_rate` is per year, and ratios are of the excess over it."""
-    daily_cash = cash_rate / SESSIONS_PER_YEAR
+def measure(net_T: np.ndarray, gross_T: np.ndarray, turnover_T: np.ndarray) -> Metrics:
+    """All metrics of one strategy."""
     growth, drawdown = annual_return(net_T), max_drawdown(net_T)
     return Metrics(
-        sharpe=float(sharpe(net_T - daily_cash)),
-        sharpe_lo=lo_sharpe(net_T - daily_cash),
+        sharpe=float(sharpe(net_T)),
+        sharpe_lo=lo_sharpe(net_T),
         annual_return=growth,
         annual_volatility=float(np.sqrt(SESSIONS_PER_YEAR) * net_T.std(ddof=1)),
         max_drawdown=drawdown,
-        sortino=sortino(net_T, daily_cash),
+        sortino=sortino(net_T),
         calmar=growth / -drawdown if drawdown < 0 else float("nan"),
         cvar_95=cvar(net_T),
         hit_rate=float((net_T > 0).mean()),
@@ -149,4 +148,41 @@ def exposure(held_DR: np.ndarray, hedge_D: np.ndarray) -> Exposure:
         gross=float(gross_D.mean()),
         net=float(held_DR.sum(axis=1).mean()),
         hedged=float((hedge_D > 0.5).mean()),
+    )
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """Log growth and volatility of each decision step as a planner imagined them, and the growth that came, net of costs."""
+
+    dates_D: np.ndarray
+    imagined_D: np.ndarray
+    volatility_D: np.ndarray
+    realised_D: np.ndarray
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How imagined growth relates to realised growth; NaN where the imagined growth never moves.
+
+    Attributes:
+        correlation: over decisions; slope: of realised on imagined, 1 for a calibrated planner.
+        covered: share of decisions within two imagined standard deviations of the imagined growth.
+    """
+
+    correlation: float
+    slope: float
+    covered: float
+
+
+def calibration(expectations: Expectations) -> Calibration:
+    """Of the decisions of one planner."""
+    imagined_D, realised_D = expectations.imagined_D, expectations.realised_D
+    if len(imagined_D) < 3 or imagined_D.std() < 1e-12 or realised_D.std() < 1e-12:
+        return Calibration(float("nan"), float("nan"), float("nan"))
+    correlation = float(np.corrcoef(imagined_D, realised_D)[0, 1])
+    return Calibration(
+        correlation=correlation,
+        slope=float(correlation * realised_D.std() / imagined_D.std()),
+        covered=float((np.abs(realised_D - imagined_D) <= 2 * expectations.volatility_D).mean()),
     )

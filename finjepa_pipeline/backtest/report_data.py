@@ -8,21 +8,26 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from finjepa_pipeline.backtest.charges import verdict_of
 from finjepa_pipeline.backtest.claim import TOO_SHORT, has_skill, headline, same_return_for_all
-from finjepa_pipeline.backtest.evidence import Expectations, calibration
+from finjepa_pipeline.backtest.engine import COST_GRID
 from finjepa_pipeline.backtest.inference import block_length
 from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, stored_returns, traded_assets
-from finjepa_pipeline.backtest.metrics import SHORTEST
-from finjepa_pipeline.backtest.replay import COST_GRID
-from finjepa_pipeline.backtest.store import best_planner, ensure_tables
-from finjepa_pipeline.backtest.strategies import BENCHMARK
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, Expectations, calibration
+from finjepa_pipeline.backtest.results import best_planner, status_of
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.report.backtest import BacktestReport, shown
-from finjepa_pipeline.warehouse import sql
 
 _BAND_SAMPLES = 300
+_DECISIONS = """
+    SELECT block, strategy, date, entity, weight, signal, held, hedge FROM main.backtest_decisions
+    WHERE checkpoint = $checkpoint AND data_version = $data_version ORDER BY block, strategy, date, entity
+"""
+_HISTORY = """
+    SELECT leaderboard.*, backtest_inference.pbo, backtest_inference.trials
+    FROM main.leaderboard LEFT JOIN main.backtest_inference USING (checkpoint, block, data_version, setup)
+    ORDER BY leaderboard.created_at DESC, block, sharpe DESC NULLS LAST, strategy
+"""
 
 
 def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -> BacktestReport:
@@ -53,14 +58,14 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -
         returns=returns,
         bands=None if short or not test else _bands(returns, shown(test, acting, BENCHMARK)[0]),
         too_short=TOO_SHORT if short else None,
-        decisions=con.sql(sql("backtest_decisions"), params=key).pl(),
-        inference=all_of("court_inference", "block"),
+        decisions=con.sql(_DECISIONS, params=key).pl(),
+        inference=all_of("backtest_inference", "block"),
         replays=all_of("backtest_replays", "strategy, replay"),
         expectations=expectations,
         calibration=_calibration(expectations),
         forecasts=all_of("forecast_quality", "forecaster, measure"),
         audit=[
-            row | {"verdict": verdict_of(row["passed"], row["finding"])}
+            row | {"verdict": status_of(row["passed"], row["finding"])}
             for row in all_of("audit_results", "created_at").to_dicts()
         ],
         quality=_quality(con, data_version),
@@ -71,8 +76,7 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -
 
 def leaderboard_history(con: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """The rows of every leaderboard of this home, the newest first."""
-    ensure_tables(con)
-    return [_with_skill(row) for row in con.sql(sql("leaderboard_history")).pl().to_dicts()]
+    return [_with_skill(row) for row in con.sql(_HISTORY).pl().to_dicts()]
 
 
 def bands(returns_T: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

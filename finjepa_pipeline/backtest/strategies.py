@@ -1,17 +1,37 @@
-"""What can be judged: anything with a name that decides from a view. And the three simplest, which need no estimate.
+"""Strategies: the interface, the baselines that every model stands beside, and strategies of the user.
 
-Shapes: N assets of the view, T sessions; a leading 1 is the batch of one portfolio.
+Baselines are from skfolio wherever it has them. All have the universe, lag, costs and dates of the planners. What is fitted is
+fitted once a month on trailing returns and left to drift in between.
+
+Shapes: N assets of the view, T sessions, V assets whose window has no gap; a leading 1 is the batch of one portfolio.
 """
 
-from typing import Protocol
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioState
 from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.metrics import BENCHMARK
+
+CONTROLS = ("ewma", "ridge", "boosted_trees", "trained_probe", "untrained_probe", "shuffled_actions")
+WINDOWS = (504, 252, 126, 63)  # sessions; the longest in which enough assets have no gap
+Rule = Callable[[MarketView], np.ndarray]
+_from_command_line = False
 
 
 class Strategy(Protocol):
@@ -32,28 +52,53 @@ class Strategy(Protocol):
         ...
 
 
-class EqualWeight:
-    """1/N over the assets that are present, rebalanced at every decision."""
+class EveryDecision:
+    """Trades to the weights of a rule at every decision. Weights need not be normalised; where the rule knows nothing (all zero),
+    1/N."""
 
-    name = BENCHMARK
-
-    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
-        return long_only(equal_weights(view.present_N))
-
-
-class BuyAndHold:
-    """1/N once, and again when the universe is chosen anew; no orders in between."""
-
-    name = "buy_and_hold"
-
-    def __init__(self) -> None:
-        self._bought: tuple[str, ...] = ()
+    def __init__(self, name: str, rule: Rule):
+        self.name = name
+        self._rule = rule
+        self._done: tuple[Any, ...] | None = None
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
-        if view.assets == self._bought:
+        period = self.period(view)
+        if period is not None and period == self._done:
             return None
-        self._bought = view.assets
-        return long_only(equal_weights(view.present_N))
+        self._done = period
+        weights_N = self._rule(view)
+        return long_only(weights_N if weights_N.sum() > 0 else equal_weights(view.present_N))
+
+    @staticmethod
+    def period(view: MarketView) -> tuple[Any, ...] | None:
+        """Within one, there are no orders after the first; None for orders at every decision."""
+        return None
+
+
+class Monthly(EveryDecision):
+    """At the first decision of a month, and when the universe is chosen again."""
+
+    @staticmethod
+    def period(view: MarketView) -> tuple[Any, ...] | None:
+        return view.date.astype("datetime64[M]"), view.assets
+
+
+class EqualWeight(EveryDecision):
+    """1/N over the assets that are present."""
+
+    def __init__(self) -> None:
+        super().__init__(BENCHMARK, lambda view: equal_weights(view.present_N))
+
+
+class BuyAndHold(EveryDecision):
+    """1/N once, and again when the universe is chosen again."""
+
+    def __init__(self) -> None:
+        super().__init__("buy_and_hold", lambda view: equal_weights(view.present_N))
+
+    @staticmethod
+    def period(view: MarketView) -> tuple[Any, ...] | None:
+        return view.assets
 
 
 class Cash:
@@ -62,16 +107,14 @@ class Cash:
     name = "cash"
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
-        weights_N = equal_weights(view.present_N)
-        return PortfolioAction(
-            torch.from_numpy(weights_N)[None], torch.zeros(1, len(weights_N), dtype=torch.float64), _unhedged()
-        )
+        action = long_only(equal_weights(view.present_N))
+        return PortfolioAction(action.weights_XN, torch.zeros_like(action.signals_XN), action.hedge_X)
 
 
 def long_only(weights_N: np.ndarray) -> PortfolioAction:
     """Hold these weights, unhedged. They are normalised to sum to 1."""
     weights_1N = torch.from_numpy(weights_N / weights_N.sum())[None]
-    return PortfolioAction(weights_1N, torch.ones_like(weights_1N), _unhedged())
+    return PortfolioAction(weights_1N, torch.ones_like(weights_1N), torch.zeros(1, dtype=torch.float64))
 
 
 def equal_weights(present_N: np.ndarray) -> np.ndarray:
@@ -80,5 +123,235 @@ def equal_weights(present_N: np.ndarray) -> np.ndarray:
     return chosen_N / chosen_N.sum()
 
 
-def _unhedged() -> torch.Tensor:
-    return torch.zeros(1, dtype=torch.float64)
+def baselines() -> list[Strategy]:
+    """The strategies that need no model, new ones for each simulation."""
+    return [
+        EqualWeight(),
+        BuyAndHold(),
+        Cash(),
+        Monthly("equal_weight_monthly", lambda view: equal_weights(view.present_N)),
+        Monthly("cap_proxy", _dollar_volume),
+        Monthly("inverse_volatility", _fitted("InverseVolatility")),
+        Monthly("min_variance", _fitted("MeanRisk", covariance="LedoitWolf")),
+        Monthly("max_sharpe", _fitted("MeanRisk", covariance="LedoitWolf", mean="ShrunkMu")),
+        Monthly("hierarchical_risk_parity", _fitted("HierarchicalRiskParity")),
+        Monthly("risk_parity", _fitted("RiskBudgeting")),
+        Monthly("max_diversification", _fitted("MaximumDiversification")),
+        Monthly("momentum_60", lambda view: extreme_quintile(view, 60)),
+        Monthly("momentum_252_21", lambda view: extreme_quintile(view, 252, skip=21)),
+        EveryDecision("reversal_5", lambda view: extreme_quintile(view, 5, losers=True)),
+        Monthly("random_simplex", _random_simplex),
+    ]
+
+
+def not_planners() -> list[str]:
+    """Strategies that are tested beside planners and never chosen as a champion; those of the user have a colon in their name."""
+    return [strategy.name for strategy in baselines()] + list(CONTROLS)
+
+
+def kind(strategy: str) -> str:
+    """`planner`, `baseline`, `control` or `user`, by the name of a strategy."""
+    if ":" in strategy:
+        return "user"
+    if strategy in CONTROLS:
+        return "control"
+    return "baseline" if strategy in {s.name for s in baselines()} else "planner"
+
+
+def extreme_quintile(view: MarketView, sessions: int, skip: int = 0, losers: bool = False) -> np.ndarray:
+    """Equal weights on the fifth of the present assets that rose most (or fell most) over `sessions` sessions, of which the
+    last `skip` are left out."""
+    returns_TN, _ = view.returns(sessions)
+    growth_N = np.log1p(returns_TN[: sessions - skip]).sum(0) * (-1 if losers else 1)
+    growth_N = np.where(view.present_N, growth_N, -np.inf)
+    count = max(1, round(int(view.present_N.sum()) / 5))
+    weights_N = np.zeros(len(growth_N))
+    weights_N[np.argsort(-growth_N, kind="stable")[:count]] = 1.0
+    return weights_N * view.present_N
+
+
+def _dollar_volume(view: MarketView) -> np.ndarray:
+    """Trailing mean dollar volume stands in for capitalisation, which prices do not tell; nothing is known without volumes."""
+    liquidity = view.liquidity()
+    if liquidity is None:
+        return np.zeros(len(view.present_N))
+    return np.nan_to_num(liquidity.dollar_volume_XN[0].numpy()) * view.present_N
+
+
+def _random_simplex(view: MarketView) -> np.ndarray:
+    """Uniform on the simplex, drawn by the date so that a simulation can be repeated."""
+    random = np.random.default_rng(int(view.date.astype(np.int64)))
+    return random.exponential(size=len(view.present_N)) * view.present_N
+
+
+def _fitted(estimator: str, **parts: str) -> Rule:
+    def weights(view: MarketView) -> np.ndarray:
+        returns_TV, complete_N = complete_returns(view)
+        weights_N = np.zeros(len(complete_N))
+        if returns_TV.shape[1] == 1:
+            weights_N[complete_N] = 1.0
+        elif returns_TV.shape[1] > 1:
+            weights_N[complete_N] = _fit(estimator, parts, returns_TV)
+        return weights_N
+
+    return weights
+
+
+def _fit(name: str, parts: dict[str, str], returns_TV: np.ndarray) -> np.ndarray:
+    from skfolio import moments, optimization, prior
+
+    options: dict[str, Any] = {}
+    if "covariance" in parts:
+        means = {"mu_estimator": getattr(moments, parts["mean"])()} if "mean" in parts else {}
+        options["prior_estimator"] = prior.EmpiricalPrior(
+            covariance_estimator=getattr(moments, parts["covariance"])(), **means
+        )
+    if "mean" in parts:
+        options["objective_function"] = optimization.ObjectiveFunction.MAXIMIZE_RATIO
+    try:
+        weights_V = getattr(optimization, name)(**options).fit(returns_TV).weights_
+    except Exception:  # no solution, such as a best ratio where every mean is negative; the caller then takes 1/N
+        return np.zeros(returns_TV.shape[1])
+    return np.maximum(np.asarray(weights_V), 0.0)
+
+
+def complete_returns(view: MarketView, windows: Sequence[int] = WINDOWS) -> tuple[np.ndarray, np.ndarray]:
+    """Trailing returns of the assets without a gap, since skfolio takes no NaN: returns_TV and which of the N they are.
+
+    The window is the longest in which at least half of the present assets are complete.
+    """
+    complete_N = np.zeros(len(view.present_N), bool)
+    for sessions in windows:
+        returns_TN, known_TN = view.returns(sessions)
+        complete_N = view.present_N & known_TN.all(0) & (returns_TN.std(0) > 0)
+        if complete_N.sum() * 2 >= max(view.present_N.sum(), 1):
+            return returns_TN[:, complete_N], complete_N
+    return np.zeros((0, 0)), np.zeros_like(complete_N)
+
+
+class UserStrategy:
+    """A callable of a view, or of a view and the portfolio's state, under a name that changes with its source.
+
+    Another source is another configuration: the deflated Sharpe ratio counts every version that was ever tested.
+    """
+
+    def __init__(self, spec: str, function: Callable[..., Any]):
+        self.name = f"{spec}@{_source_hash(function)}"
+        self._function, self._file = function, _source_file(function)
+        self._wants_state = len(inspect.signature(function).parameters) > 1
+
+    def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
+        """
+        Raises:
+            FinJEPAError: if the callable fails, with the user's file and line, or returns something else than an action.
+        """
+        try:
+            action = self._function(view, state) if self._wants_state else self._function(view)
+        except FinJEPAError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise FinJEPAError(f"{self.name} fails on {view.date} at {_blamed(error, self._file)}") from error
+        parts = (action.weights_XN, action.signals_XN, action.hedge_X) if isinstance(action, PortfolioAction) else ()
+        if action is not None and (not parts or not all(isinstance(part, Tensor) for part in parts)):
+            raise FinJEPAError(
+                f"{self.name} returned {type(action).__name__} on {view.date}: return a PortfolioAction of three tensors "
+                "(weights, signals, hedge), or None to keep what is held"
+            )
+        return action
+
+
+def load_strategy(spec: str) -> UserStrategy:
+    """The strategy that `module:callable` or `path/to/file.py:callable` names; a class is made an instance of, and its
+    `decide` is taken, so that it may keep memory from one decision to the next.
+
+    A strategy is code: it may do what the user may. The Hub token leaves the environment of its process.
+
+    Raises:
+        FinJEPAError: if there is no such module or callable.
+    """
+    place, colon, attribute = spec.rpartition(":")
+    if not colon or not place or not attribute:
+        raise FinJEPAError(f"strategy {spec!r} is not of the form module:callable or file.py:callable")
+    for secret in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        os.environ.pop(secret, None)
+    function: Any = getattr(_module(place, spec), attribute, None)
+    if inspect.isclass(function):
+        try:
+            function = function()
+        except (Exception, SystemExit) as error:
+            raise FinJEPAError(f"strategy {spec!r} cannot be made: {_blamed(error, _source_file(function))}") from error
+    decide: Any = getattr(function, "decide", function)
+    if not callable(decide):
+        raise FinJEPAError(f"strategy {spec!r}: {place} has no callable {attribute!r}")
+    return UserStrategy(f"{Path(place).stem}:{attribute}", decide)
+
+
+def refuse_untrusted(specs: Iterable[str | None]) -> None:
+    """A command line names any strategy; a run of the UI or of a schedule only a file below FINJEPA_STRATEGIES.
+
+    Raises:
+        FinJEPAError: for the first that may not be named here.
+    """
+    for spec in specs:
+        if spec is not None and not _from_command_line and not _is_allowed(spec.rpartition(":")[0]):
+            raise FinJEPAError(
+                f"strategy {spec!r} is code, and only a file below FINJEPA_STRATEGIES may be named outside of the command line; "
+                "set it to a folder that you trust, or run `finjepa backtest --strategy ...`"
+            )
+
+
+def trust_command_line() -> None:
+    """Whoever started this process named its strategies."""
+    global _from_command_line
+    _from_command_line = True
+
+
+def _is_allowed(place: str) -> bool:
+    folder = os.environ.get("FINJEPA_STRATEGIES")
+    file = Path(place).expanduser().resolve()  # so that no link leads out
+    return bool(folder) and place.endswith(".py") and file.is_relative_to(Path(folder).expanduser().resolve())
+
+
+def _module(place: str, spec: str) -> ModuleType:
+    try:
+        if place.endswith(".py"):
+            found = importlib.util.spec_from_file_location(Path(place).stem, Path(place).expanduser())
+            if found is None or found.loader is None:
+                raise ImportError(f"no file {place}")
+            module = importlib.util.module_from_spec(found)
+            found.loader.exec_module(module)
+            return module
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # the folder that the command was given in
+        return importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        raise FinJEPAError(f"strategy {spec!r} cannot be loaded: {_blamed(error, Path(place).expanduser())}") from error
+
+
+def _source_file(function: Any) -> Path | None:
+    try:
+        return Path(inspect.getfile(inspect.unwrap(function)))
+    except TypeError:
+        return None
+
+
+def _source_hash(function: Callable) -> str:
+    """Of the whole file: what a callable does may depend on anything beside it."""
+    file = _source_file(function)
+    try:
+        source = repr(function).encode() if file is None else file.read_bytes()
+    except OSError:
+        source = repr(function).encode()
+    return hashlib.sha256(source).hexdigest()[:6]
+
+
+def _blamed(error: BaseException, file: Path | None) -> str:
+    """An error of a user's code with its place: the innermost line of the user's file, or of the code that it called."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    own = [frame for frame in frames if file is not None and Path(frame.filename).resolve() == file.resolve()]
+    outside = [frame for frame in frames if Path(frame.filename) != Path(__file__)]
+    blamed = (own or outside)[-1:]
+    return f"{blamed[0].filename}:{blamed[0].lineno}: {text}" if blamed else text

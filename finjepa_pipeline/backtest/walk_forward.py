@@ -1,37 +1,261 @@
-"""The walk-forward from the terminal: the same jobs as in the UI, one run a partition, in the order of their dependencies."""
+"""Walk-forward folds: when each model is trained, validated and tested, and the last block, which is held back.
 
-from collections.abc import Callable, Mapping, Sequence
+    |------- train -------| gap |- validation -| gap |- test -|                              fold 1
+    |------- train ---------------| gap |- validation -| gap |- test -|                      fold 2 (expanding)
+              |------- train -----| gap |- validation -| gap |- test -|   ...  |- held back -|   (rolling)
+
+Every test block follows the one before; the gap purges what a label could reach and is a month at least.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from finjepa_pipeline.backtest.walk_forward_assets import RIVALS
-from finjepa_pipeline.settings import Settings
+import duckdb
+import numpy as np
 
-Run = Callable[[str, Mapping[str, Mapping[str, Any]], str | None], Any]  # job, ops, partition: a JobReport
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.batches import cut_by_shares, shortage, shortest_block, split_dates, unseen
+from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
+from finjepa_pipeline.backtest.blocks import Block
+from finjepa_pipeline.backtest.results import insert, now, transaction
+from finjepa_pipeline.warehouse import sql
+
+SCHEMES = ("expanding", "rolling")
+YEAR = 252
+ROLLING_YEARS = 8
 
 
-def run_walk_forward(
-    run: Run, plan: Mapping[str, Any], strategies: Sequence[str], judging: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Plan, train a model a fold, judge every strategy on every fold, and pool.
+@dataclass(frozen=True)
+class Fold:
+    """One model's part of a plan. Sessions are half-open ranges of the panel's.
+
+    Attributes:
+        config: of the model: its training block ends where the fold's does.
+    """
+
+    name: str
+    config: FinJEPAConfig
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+    checkpoint: str | None = None  # until its model is trained
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A walk-forward: its folds in time order, and the block that is held back from all of them."""
+
+    name: str
+    folds: tuple[Fold, ...]
+    held_back: tuple[int, int]
+
+    def fold(self, name: str) -> Fold:
+        """
+        Raises:
+            FinJEPAError: if there is no such fold.
+        """
+        for fold in self.folds:
+            if fold.name == name:
+                return fold
+        raise FinJEPAError(f"there is no fold {name!r}; the plan has {', '.join(fold.name for fold in self.folds)}")
+
+
+def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, held_back: int) -> Plan:
+    """Cut a panel's calendar into folds.
+
+    Test blocks are a year long where the history allows it, and shorter where it does not; validation blocks likewise.
 
     Args:
-        plan: config of `walk_forward_plan`; strategies: planners, controls and strategies of the user, beside the baselines.
-        judging: config of `fold_backtests`.
+        count: folds; held_back: sessions at the end that no fold sees.
+
+    Raises:
+        FinJEPAError: for an unknown scheme, or a history that is too short for so many folds.
+    """
+    if scheme not in SCHEMES:
+        raise FinJEPAError(f"unknown walk-forward scheme {scheme!r}; choose one of {', '.join(SCHEMES)}")
+    if count < 1 or held_back < 0:
+        raise FinJEPAError("a walk-forward needs one fold or more, and a held-back block of zero sessions or more")
+    sessions = len(panel.dates)
+    folds = _folds(sessions, config, count, scheme, held_back)
+    if not folds:
+        fewer = next((n for n in range(count - 1, 0, -1) if _folds(sessions, config, n, scheme, held_back)), None)
+        less = next((n for n in range(held_back - 1, -1, -1) if _folds(sessions, config, count, scheme, n)), None)
+        ways = [f"--{name} {n}" for name, n in (("folds", fewer), ("held-back", less)) if n is not None]
+        found = f"ask for {' or '.join(ways)}" if ways else "bring a longer history"
+        raise FinJEPAError(f"{sessions} sessions are too few for {count} folds with {held_back} held back; {found}")
+    name = _plan_name(panel, folds, held_back)
+    return Plan(name, tuple(folds), (sessions - held_back, sessions))
+
+
+def _folds(sessions: int, config: FinJEPAConfig, count: int, scheme: str, held_back: int) -> list[Fold]:
+    """Nothing where one of them has a block that is too short."""
+    length = min(YEAR, (sessions - held_back) // (2 * count + 2))
+    folds = []
+    for k in range(count):
+        test_end = sessions - held_back - (count - 1 - k) * length
+        fold = _fold(sessions, config, f"{scheme}-{k + 1}-of-{count}", test_end, length, scheme == "rolling")
+        if fold is None:
+            return []
+        folds.append(fold)
+    return folds
+
+
+def _fold(sessions: int, config: FinJEPAConfig, name: str, test_end: int, length: int, rolling: bool) -> Fold | None:
+    gap = _gap(config)
+    validation_end = test_end - length - gap
+    train_end = validation_end - length - gap
+    train_from = max(0, train_end - ROLLING_YEARS * YEAR) if rolling else 0
+    if train_end <= train_from:
+        return None
+    half = 0.5 / sessions  # so that the share of a session falls into the session
+    shares = {
+        "train_from": train_from / sessions + half if train_from else 0.0,
+        "train_share": train_end / sessions + half,
+        "validation_share": (validation_end - train_end) / sessions,
+    }
+    own = dataclasses.replace(config, training=dataclasses.replace(config.training, **shares))
+    splits = cut_by_shares(sessions, own)
+    if shortage(splits, own) or test_end - splits.test[0] < shortest_block(own):
+        return None
+    return Fold(name, own, splits.train, splits.validation, (splits.test[0], test_end))
+
+
+def _gap(config: FinJEPAConfig) -> int:
+    """What `split_dates` leaves out between two blocks."""
+    splits = split_dates(10**6, config)
+    return splits.validation[0] - splits.train[1]
+
+
+def _plan_name(panel: Panel, folds: list[Fold], held_back: int) -> str:
+    made_of = [panel.content_hash, held_back, *((fold.name, fold.config.to_dict(), fold.test) for fold in folds)]
+    return "walk-forward-" + hashlib.sha256(to_json(made_of, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def fold_blocks(panel: Panel, fold: Fold) -> list[Block]:
+    """What a fold's model is tested on: its validation and test block, and the test sessions with the symbols that training
+    never saw, where there are any."""
+    blocks = [Block("validation", *fold.validation), Block("test", *fold.test)]
+    share = fold.config.training.unseen_symbols
+    unseen_A = np.array([unseen(symbol, share) for symbol in panel.assets])
+    if unseen_A.sum() >= 2:
+        blocks.append(Block("unseen_symbols", *fold.test, unseen_A))
+    return blocks
+
+
+def store_plan(con: duckdb.DuckDBPyConnection, panel: Panel, plan: Plan) -> None:
+    """Write the folds of a plan, unless they are there."""
+    if con.execute("SELECT 1 FROM main.walk_forward_folds WHERE plan = ?", [plan.name]).fetchall():
+        return
+    columns: dict[str, list] = {"fold": [fold.name for fold in plan.folds]}
+    for block in ("train", "validation", "test"):
+        spans = [getattr(fold, block) for fold in plan.folds]
+        columns[f"{block}_start"] = [panel.dates[lo].item() for lo, _ in spans]
+        columns[f"{block}_end"] = [panel.dates[hi - 1].item() for _, hi in spans]
+    columns["config_json"] = [fold.config.to_json() for fold in plan.folds]
+    constants = {"plan": plan.name, "data_version": str(panel.manifest["data_version"])}
+    with transaction(con):
+        insert(con, "walk_forward_folds", constants, columns)
+
+
+def stored_plan(con: duckdb.DuckDBPyConnection, panel: Panel, name: str) -> Plan:
+    """A plan as it was stored, on the panel that it was made for.
+
+    Raises:
+        FinJEPAError: if there is no such plan, or the panel has changed since.
+    """
+    rows = con.execute(
+        "SELECT data_version, fold, checkpoint, config_json, train_start, train_end, validation_start, validation_end, "
+        "test_start, test_end FROM main.walk_forward_folds WHERE plan = ? ORDER BY test_start",
+        [name],
+    ).fetchall()
+    if not rows or rows[0][0] != panel.manifest["data_version"]:
+        made_for = f"the prices {rows[0][0]}" if rows else "nothing"
+        raise FinJEPAError(
+            f"the plan {name} was made for {made_for}, and another command has made this home's panel one of "
+            f"{panel.manifest['feed']} ({panel.manifest['data_version']}); run finjepa backtest --folds again"
+        )
+    folds = []
+    for _, fold, checkpoint, text, *days in rows:
+        places = [panel.date_index(np.datetime64(day)) for day in days]
+        train, validation, test = ((first, last + 1) for first, last in zip(places[::2], places[1::2], strict=True))
+        folds.append(Fold(fold, FinJEPAConfig.from_json(text), train, validation, test, checkpoint))
+    return Plan(name, tuple(folds), (folds[-1].test[1], len(panel.dates)))
+
+
+def newest_plan(con: duckdb.DuckDBPyConnection, plan: str | None = None) -> tuple[str, list[tuple[str, str]]]:
+    """A plan, the one that was tested last where None, and the name and checkpoint of each of its folds.
+
+    Raises:
+        FinJEPAError: if there is none.
+    """
+    rows = con.execute(
+        "SELECT plan FROM main.walk_forward_folds JOIN main.backtest_trials USING (checkpoint) "
+        "WHERE $plan IS NULL OR plan = $plan ORDER BY created_at DESC, walk_forward_folds.rowid DESC LIMIT 1",
+        {"plan": plan},
+    ).fetchall()
+    if not rows:
+        raise FinJEPAError("there is no walk-forward yet; run finjepa backtest --folds 5")
+    query = "SELECT fold, checkpoint FROM main.walk_forward_folds WHERE plan = ? ORDER BY test_start"
+    return rows[0][0], con.execute(query, list(rows[0])).fetchall()
+
+
+def pool(con: duckdb.DuckDBPyConnection, plan: str) -> str:
+    """Chain the test blocks of a plan's folds under the plan's name, as if it were a checkpoint; returns their data version.
+
+    Raises:
+        FinJEPAError: if a fold was not tested yet.
+    """
+    folds = con.execute(
+        "SELECT fold, data_version, checkpoint IN (SELECT checkpoint FROM main.backtest_returns WHERE block = 'test') "
+        "FROM main.walk_forward_folds WHERE plan = ?",
+        [plan],
+    ).fetchall()
+    missing = [fold for fold, _, tested in folds if not tested]
+    if missing or not folds:
+        raise FinJEPAError(f"{plan}: not tested yet: {', '.join(missing) or 'every fold'}")
+    of_folds = (
+        "SELECT DISTINCT setup, strategy FROM main.backtest_returns JOIN main.walk_forward_folds USING (checkpoint) "
+        "WHERE plan = ? AND block = 'test' ORDER BY ALL"
+    )  # changes when a fold is tested again or a strategy joins
+    state = hashlib.sha256(to_json(con.execute(of_folds, [plan]).fetchall()).encode()).hexdigest()[:8]
+    with transaction(con):
+        for table in ("backtest_returns", "backtest_decisions"):
+            con.execute(f"DELETE FROM main.{table} WHERE checkpoint = ?", [plan])
+        for statement in sql("backtest/pool_folds").split(";"):
+            con.execute(statement, {"plan": plan, "setup": f"{plan}@{state}"})
+    return str(folds[0][1])
+
+
+def record_opening(con: duckdb.DuckDBPyConnection, panel: Panel, plan: Plan, checkpoint: str, run_id: str) -> int:
+    """Note that the held-back block was opened; returns how often it has been on these prices."""
+    lo, hi = plan.held_back
+    version = str(panel.manifest["data_version"])
+    row = {"checkpoint": checkpoint, "data_version": version, "run_id": run_id, "opened_at": now()}
+    span = {"start_date": [panel.dates[lo].item()], "end_date": [panel.dates[hi - 1].item()]}
+    insert(con, "held_back_openings", row, span)
+    [(count,)] = con.execute(
+        "SELECT count(*) FROM main.held_back_openings WHERE data_version = ?", [version]
+    ).fetchall()
+    return int(count)
+
+
+def run_walk_forward(run: Callable[..., Any], plan: Mapping[str, Any], backtest: Mapping[str, Any]) -> dict[str, Any]:
+    """The walk-forward from the terminal, by the same jobs as in the UI: plan, train a model a fold, test, and pool.
+
+    Args:
+        run: (job, config by op, partitions) to a report with the metadata of the assets.
+        plan: config of `walk_forward_plan`; backtest: config of `fold_backtests`.
 
     Returns:
         Metadata of the pooled leaderboard.
     """
-    config = {**plan, "strategies": list(strategies)}
-    planned = run("walk_forward_plan_job", {"walk_forward_plan": config}, None).assets["walk_forward_plan"]
-    folds = planned["partitions"]
-    tried = [f"{fold}|{strategy}" for fold in folds for strategy in (RIVALS, *strategies)]
-    # the first run does the work of all, side by side, and the others find it done; models only on a cluster
-    on_cluster = Settings.from_env().ray_address is not None
-    for fold in folds:
-        together = folds if on_cluster and fold == folds[0] else []
-        run("fold_models_job", {"fold_models": {"together": together}}, fold)
-    for partition in tried:
-        together = tried if partition == tried[0] else []
-        run("fold_backtests_job", {"fold_backtests": {**judging, "together": together}}, partition)
+    planned = run("walk_forward_plan_job", {"walk_forward_plan": plan}, ()).assets["walk_forward_plan"]
+    run("fold_models_job", {}, planned["partitions"])
+    run("fold_backtests_job", {"fold_backtests": backtest}, planned["partitions"])
     pooled = {"walk_forward_leaderboard": {"plan": planned["plan"]}}
-    return run("walk_forward_leaderboard_job", pooled, None).assets["walk_forward_leaderboard"]
+    return run("walk_forward_leaderboard_job", pooled, ()).assets["walk_forward_leaderboard"]

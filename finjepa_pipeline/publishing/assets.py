@@ -9,7 +9,7 @@ from pydantic import Field
 
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
-from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, NOT_RUN, TESTS, verdict_of
+from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, status_of
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.publishing.gate import Verdict, audit_challenger, current_champion, judge
 from finjepa_pipeline.report import metadata
@@ -95,7 +95,7 @@ def challenger_audit(
     home = settings.get()
     checkpoint, panel = checkpoint_of_run(context, home), panel_of_run(context, home)
     audit = audit_challenger(home, warehouse, checkpoint, panel, context.run.run_id, context.log.info)
-    rows = [(test, verdict_of(passed, found), found) for test, (passed, found) in audit.findings.items()]
+    rows = [(test, status_of(passed, found), found) for test, (passed, found) in audit.findings.items()]
     yield dg.MaterializeResult(
         metadata={
             "checkpoint": checkpoint.name,

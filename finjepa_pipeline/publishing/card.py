@@ -13,8 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from finjepa_model.files import to_json
 from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT, claim_of, on_validation, same_return_for_all
-from finjepa_pipeline.backtest.finjepa_strategy import WITH_UTILITY
 from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
+from finjepa_pipeline.backtest.planner_strategies import WITH_UTILITY
 from finjepa_pipeline.publishing.gate import PBO_LIMIT, Finding
 from finjepa_pipeline.report.markdown import cell, code, plain, table
 from finjepa_pipeline.report.page import number, render

@@ -20,8 +20,8 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json, write_text
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_pipeline.backtest.finjepa_strategy import planner_of, strategy_name
-from finjepa_pipeline.backtest.store import insert, most_assets, transaction
+from finjepa_pipeline.backtest.planner_strategies import planner_of, strategy_name
+from finjepa_pipeline.backtest.results import insert, most_assets, transaction
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.history import active_options, current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, holdings_at

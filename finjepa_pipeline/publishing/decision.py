@@ -16,9 +16,8 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.engine import REBALANCE_UNIVERSE_EVERY, decide_at
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
-from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView, next_universe, traded_text
+from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing.book import BookName, Holdings, cash, record_of
 from finjepa_pipeline.publishing.explanation import Reasons, Search, reasons_for

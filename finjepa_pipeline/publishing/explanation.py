@@ -16,9 +16,8 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning import Plan
 from finjepa_model.planning.imagination import Moments
-from finjepa_pipeline.backtest.finjepa_strategy import Expectation
-from finjepa_pipeline.backtest.market_imagination import MarketImagination
 from finjepa_pipeline.backtest.market_view import MarketView
+from finjepa_pipeline.backtest.planner_strategies import Expectation, MarketImagination
 
 PAST_DATES = 160  # that are looked at: enough for a spread of regimes, little work
 NEIGHBOURS = 5

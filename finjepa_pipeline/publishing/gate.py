@@ -21,10 +21,20 @@ import numpy as np
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE, EXACT, NOT_ENOUGH_DATA, NOT_RUN, TESTS, verdict_of
 from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT
 from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, sharpe
-from finjepa_pipeline.backtest.store import best_planner, insert, now, transaction
+from finjepa_pipeline.backtest.results import (
+    BEFORE_THE_GATE,
+    EXACT,
+    NOT_ENOUGH_DATA,
+    NOT_RUN,
+    TESTS,
+    best_planner,
+    insert,
+    now,
+    status_of,
+    transaction,
+)
 from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.sql_files import sql
@@ -65,7 +75,7 @@ class Finding:
     @property
     def verdict(self) -> str:
         """`passed`, `failed`, `not enough data` or `not run`."""
-        return verdict_of(self.passed, self.detail)
+        return status_of(self.passed, self.detail)
 
 
 @dataclass(frozen=True)
@@ -352,7 +362,7 @@ def _baseline(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: str
     if strategy is None:
         return Finding("baseline", None, "it has no backtest on the validation block")
     query = (
-        "SELECT strategy, court, excess_sharpe, excess_low, excess_high, n_days FROM main.leaderboard "
+        "SELECT strategy, setup, excess_sharpe, excess_low, excess_high, n_days FROM main.leaderboard "
         "WHERE checkpoint = $checkpoint AND data_version = $data_version AND block = 'validation' "
         "AND strategy IN ($strategy, $benchmark)"
     )
@@ -390,7 +400,7 @@ def _audited(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | No
     for test in TESTS:
         command = "publish" if test in BEFORE_THE_GATE else "audit"
         passed, text = known.get(test, (None, f"{NOT_RUN}; `finjepa {command}` runs it"))
-        undecided = verdict_of(passed, text) == NOT_ENOUGH_DATA and test not in EXACT
+        undecided = status_of(passed, text) == NOT_ENOUGH_DATA and test not in EXACT
         blocking = passed is False or (test in BEFORE_THE_GATE and not undecided)
         found.append(Finding(f"audit: {test}", passed, text, blocking))
     return found
@@ -401,7 +411,7 @@ def _corrected(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: st
     card and above the report, and not who is champion: a gate on it would trust the first model for ever."""
     query = (
         "SELECT board.dsr, inference.pbo, inference.trials, inference.effective_trials, inference.spa_p "
-        "FROM main.leaderboard AS board JOIN main.court_inference AS inference USING (checkpoint, data_version, block, court) "
+        "FROM main.leaderboard AS board JOIN main.backtest_inference AS inference USING (checkpoint, data_version, block, setup) "
         "WHERE board.checkpoint = $checkpoint AND board.data_version = $data_version AND board.block = 'validation' "
         "AND board.strategy = $strategy"
     )
@@ -450,17 +460,17 @@ def audit_challenger(
     Raises:
         FinJEPAError: if there is no backtest.
     """
-    from finjepa_pipeline.backtest.report_data import report_of  # with torch behind them
-    from finjepa_pipeline.backtest.trial import hold_trial
+    from finjepa_pipeline.backtest.audit import run_audit  # with torch behind them
+    from finjepa_pipeline.backtest.report_data import report_of
 
     data_version = str(Panel.open(panel).manifest["data_version"])
     with warehouse.connect() as con:
         strategy = best_planner(con, checkpoint.name, data_version)
         known = audit_of(con, checkpoint.name, strategy)
     unknown = (None, NOT_RUN)
-    missing = [test for test in BEFORE_THE_GATE if verdict_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []
+    missing = [test for test in BEFORE_THE_GATE if status_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []
     if strategy and missing:
-        for found in hold_trial(
+        for found in run_audit(
             warehouse, settings, checkpoint, panel, strategy, run_id, log, only=missing, **AUDIT_SCALE
         ):
             known[found.test] = (found.passed, found.text)

@@ -144,7 +144,7 @@ def standings(con: duckdb.DuckDBPyConnection, checkpoint: str) -> list[Standing]
 def corrections(con: duckdb.DuckDBPyConnection, checkpoint: str) -> Corrections | None:
     """What is said of the whole test block of a checkpoint's newest leaderboard."""
     rows = con.execute(
-        "SELECT trials, effective_trials, pbo, spa_p FROM main.court_inference "
+        "SELECT trials, effective_trials, pbo, spa_p FROM main.backtest_inference "
         "WHERE checkpoint = $checkpoint AND block = 'test' ORDER BY created_at DESC LIMIT 1",
         {"checkpoint": checkpoint},
     ).fetchall()

@@ -3,28 +3,17 @@ is asked for."""
 
 import importlib.util
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline import compute
-from finjepa_pipeline.backtest.docket import Docket
-from finjepa_pipeline.backtest.evaluate import Hearing, _judged, judge_one
-from finjepa_pipeline.backtest.store import Case
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.store import Artifacts, files_of
-from tests.pipeline.backtest.handmade_court import config_for, court_over_test_block
-from tests.pipeline.backtest.handmade_panel import noise, write_panel
 from tests.pipeline.compute_jobs import die, die_once, divide
 
 HERE, POOL = (Settings(home=Path("/nowhere"), compute=f"local:{n}") for n in (1, 2))
@@ -65,63 +54,6 @@ def test_no_worker_outlives_the_process_that_wanted_it(tmp_path, number):
     driver.send_signal(number)
     driver.wait(timeout=20)
     _until(lambda: not any(_is_alive(pid) for pid in workers))
-
-
-@pytest.fixture(scope="module")
-def hearing(tmp_path_factory):
-    days, assets = 1400, 12
-    folder: Path = tmp_path_factory.mktemp("home")
-    config = config_for(assets)
-    panel = write_panel(folder / "panels" / "p", noise(days, assets))
-    torch.manual_seed(0)
-    FinJEPA(config).save_pretrained(folder / "checkpoints" / "c")
-    court = court_over_test_block(panel, config, 24, overnight=np.zeros(len(panel.returns)) + 1e-4)
-    docket = Docket(planners=("mppi",), controls=("ewma", "shuffled_actions"), n_assets=assets, fill="open")
-    names = ("equal_weight", "momentum_60", "mppi", "ewma", "shuffled_actions")
-    return Hearing(Case("c", "data", "test", "mark"), folder / "checkpoints" / "c", docket, court, names)
-
-
-def test_a_backtest_by_a_pool_is_the_backtest_of_one_process(hearing):
-    (_, here), (_, there) = (next(_judged(settings, [hearing], lambda line: None)) for settings in (HERE, POOL))
-    for mine, theirs in zip(here.walks, there.walks, strict=True):
-        for name, value in vars(mine).items():
-            np.testing.assert_array_equal(getattr(theirs, name), value, err_msg=f"{mine.strategy} {name}")
-    assert set(here.expectations) == set(there.expectations) == {"mppi", "ewma"}
-    for name, array in here.replays.items():
-        np.testing.assert_array_equal(there.replays[name], array)
-    assert repr(here.forecasts) == repr(there.forecasts)  # NaN equals NaN
-    assert np.isfinite(here.forecasts["ewma"]["ic"].mean)
-
-
-def test_a_job_is_names_and_numbers_and_planners_begin_first(hearing):
-    assert len(pickle.dumps(replace(hearing, court=replace(hearing.court, overnight=None)))) < 5_000
-    order = [name for task, name in hearing.tasks if task == "walk"]
-    assert order == ["mppi", "ewma", "shuffled_actions", "equal_weight", "momentum_60"]
-
-
-def test_a_node_that_does_not_see_the_home_fetches_a_copy_once(hearing, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    store = Artifacts(str(tmp_path / "store"))
-    for folder in (hearing.court.panel.folder, hearing.checkpoint):
-        store.put(folder.parent.name, folder.name, files_of(folder))
-    near, _ = judge_one((hearing, "walk", "mppi"))
-    job = pickle.dumps((judge_one, (hearing, "walk", "mppi")))
-    hidden = hearing.checkpoint.parent.parent
-    hidden.rename(tmp_path / "elsewhere")
-    try:
-        monkeypatch.delenv("FINJEPA_ARTIFACTS", raising=False)
-        returned, error = compute._call(job)
-        assert not returned
-        assert "is not a feature panel" in str(error)
-        monkeypatch.setenv("FINJEPA_ARTIFACTS", "")  # set by the call, and unset after the test
-        returned, (far, _) = compute._call(job, store.url)
-        assert returned
-    finally:
-        (tmp_path / "elsewhere").rename(hidden)
-    np.testing.assert_array_equal(far.net_T, near.net_T)
-    copies = [path for path in tmp_path.glob("finjepa-artifacts-*/*/*/*") if path.is_dir()]
-    assert sorted(path.name for path in copies) == ["c", "p"]
 
 
 @pytest.mark.parametrize("address", ["auto", "head.cluster:6379"])

@@ -224,11 +224,11 @@ def test_a_failed_run_is_reported_with_its_red_check_and_without_tokens():
 
 
 def test_a_red_check_of_a_green_run_is_reported_as_well():
-    @dg.asset(check_specs=[dg.AssetCheckSpec(name, asset="trial") for name in ("delay", "truncation", "coverage")])
+    @dg.asset(check_specs=[dg.AssetCheckSpec(name, asset="trial") for name in ("delay", "future_invariance", "coverage")])
     def trial() -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         yield dg.MaterializeResult("trial")
         yield dg.AssetCheckResult(passed=True, check_name="delay")
-        yield dg.AssetCheckResult(passed=False, check_name="truncation", description="it reads tomorrow")
+        yield dg.AssetCheckResult(passed=False, check_name="future_invariance", description="it reads tomorrow")
         yield dg.AssetCheckResult(passed=False, check_name="coverage", severity=dg.AssetCheckSeverity.WARN)
 
     with dg.DagsterInstance.ephemeral() as instance:
@@ -236,7 +236,7 @@ def test_a_red_check_of_a_green_run_is_reported_as_well():
         assert done.success
         run = instance.get_run_by_id(done.run_id)
         assert run is not None
-        assert red_checks(instance, run) == {"trial: truncation": "it reads tomorrow"}
+        assert red_checks(instance, run) == {"trial: future_invariance": "it reads tomorrow"}
 
 
 def test_a_stale_champion_is_reported_once_a_week(home, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from finjepa_model import FinJEPA
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest import assets as backtest
-from finjepa_pipeline.backtest import evaluate
+from finjepa_pipeline.backtest.blocks import BacktestRun
 from finjepa_pipeline.features import assets as features
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices import assets as prices
@@ -58,7 +58,7 @@ class Home:
         self.replace(training, "train_in_step", self.trained)
         monkeypatch.setattr("finjepa_model.training.evaluation.probe", lambda _, panel, *rest: self.saw(panel) or {})
         monkeypatch.setattr(FinJEPA, "from_pretrained", lambda folder: None)
-        self.replace(evaluate, "run_backtests", self.walked)
+        self.replace(backtest, "run_backtests", self.tested)
         self.replace(publishing, "audit_challenger", self.audited)
         self.replace(publishing, "judge", self.judged)
 
@@ -107,11 +107,11 @@ class Home:
         (folder / "lineage.json").write_text(json.dumps(self.lineage))
         return folder, False
 
-    def walked(self, warehouse, checkpoint, panel, docket, log, settings):
+    def tested(self, warehouse, home, checkpoint, panel, backtest, log):
         self.saw(Panel.open(panel), checkpoint.name)
         manifest = Panel.open(panel).manifest
         key = {"checkpoint": checkpoint.name, "feed": manifest["feed"], "data_version": manifest["data_version"]}
-        return evaluate.BacktestRun(**key, strategies=(), blocks={}, walked=1, reused=0, rows=0)
+        return BacktestRun(**key, strategies=(), blocks={}, computed=1, reused=0, rows=0)
 
     def audited(self, settings, warehouse, checkpoint, panel, run_id, log):
         self.saw(Panel.open(panel), checkpoint.name)

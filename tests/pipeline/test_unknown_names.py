@@ -212,7 +212,7 @@ def test_a_step_that_a_job_has_not_is_named(tmp_path):
         ("ops: {daily_decision: {config: {prices: {feeed: x}}}}", "'feeed'"),
         ("ops: {leaderboard: {config: {planner: qp}}}", "'planner'"),
         ("ops: {challenger_audit: {config: {dry_run: true}}}", "'dry_run'"),
-        ("ops: {audit_trial: {config: {seeds: 9}}}", "'audit_trial'"),  # of another job
+        ("ops: {leakage_audit: {config: {seeds: 9}}}", "'leakage_audit'"),  # of another job
         ("execution: {config: {multiproces: {}}}", "'multiproces'"),
         ("ops: {world_model: {config: {preset: tiny}}}\nops: {}", "twice"),
         ("[]", "must hold a mapping"),

@@ -1,4 +1,4 @@
-"""Hand-made markets in the panel's format, for the tests of the court."""
+"""Hand-made markets in the panel's format, for the tests of the setup."""
 
 import json
 from pathlib import Path

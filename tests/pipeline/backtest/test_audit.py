@@ -12,24 +12,31 @@ from scipy.stats import norm
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest import audit_markets, engine, trial
-from finjepa_pipeline.backtest.audit import (
-    Finding,
+from finjepa_pipeline.backtest import audit, engine, known_truth
+from finjepa_pipeline.backtest.known_truth import (
+    Gain,
+    KnownTruthMarket,
+    fraction,
+    known_truth_finding,
+    null_finding,
+    null_gain,
+    seeds_of,
+)
+from finjepa_pipeline.backtest.leakage import (
+    AuditFinding,
     NotEnoughDataError,
     Product,
+    build_from_rows,
     delay,
     fill_lag,
+    future_invariance,
     label_alignment,
     model_labels,
     permutation,
+    with_other_future,
 )
-from finjepa_pipeline.backtest.audit_markets import Gain, judge_null, judge_planted, seeds_of, try_null
-from finjepa_pipeline.backtest.baselines import EveryDecision, extreme_quintile
-from finjepa_pipeline.backtest.charges import verdict_of
-from finjepa_pipeline.backtest.proving import ProvingGround, fraction
-from finjepa_pipeline.backtest.strategies import EqualWeight, long_only
-from finjepa_pipeline.backtest.truncation import build_from_rows, retold, truncation
-from finjepa_pipeline.backtest.user_strategy import load_strategy
+from finjepa_pipeline.backtest.results import status_of
+from finjepa_pipeline.backtest.strategies import EqualWeight, EveryDecision, extreme_quintile, load_strategy, long_only
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate
 from finjepa_pipeline.prices.synthetic.bars import bars_of
 from finjepa_pipeline.publishing.gate import audit_of
@@ -103,7 +110,7 @@ def adjusted_level(folder: Path, rows: pl.DataFrame) -> Panel:
 
 
 def test_the_sound_product_stays_as_it_was_with_another_future(rows, tmp_path):
-    finding = truncation(PRODUCT, rows, tmp_path, dates=1, seed=1)
+    finding = future_invariance(PRODUCT, rows, tmp_path, dates=1, seed=1)
     assert finding.passed, finding.text
 
 
@@ -116,7 +123,7 @@ def test_the_sound_product_stays_as_it_was_with_another_future(rows, tmp_path):
     ],
 )
 def test_a_leak_from_the_future_of_the_rows_is_caught(leak, future, named, rows, tmp_path):
-    finding = truncation(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=(future,), build=leak)
+    finding = future_invariance(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=(future,), build=leak)
     assert not finding.passed
     assert named in finding.text
     assert finding.of_data
@@ -127,47 +134,29 @@ def test_a_decision_that_moves_on_the_same_features_is_no_failure_of_the_data(ro
     product = Product(
         lambda panel: EveryDecision("random", lambda view: draws.random(len(view.assets))), CONFIG, n_assets=6
     )
-    finding = truncation(product, rows, tmp_path, dates=1, seed=1, futures=("cut",))
+    finding = future_invariance(product, rows, tmp_path, dates=1, seed=1, futures=("cut",))
     assert not finding.passed
     assert not finding.of_data
 
 
-def test_a_failure_of_the_data_in_an_audit_of_an_own_strategy_is_stored_for_all_planners(tmp_path, monkeypatch):
-    found = {
-        "truncation": Finding("truncation", False, 1.0, "x", of_data=True),
-        "delay": Finding("delay", False, 1.0, "x"),
-    }
-    monkeypatch.setattr(trial, "raw_rows", lambda *_: None)
-    monkeypatch.setattr(trial, "hold_one", lambda job: found[job[1]])
-    settings = Settings(home=tmp_path, compute="local:1").ensure()
-    warehouse, panel = Warehouse.from_settings(settings), write_panel(tmp_path / "panel", noise(60, 2)).folder
-    scale = {"dates": 1, "seeds": 1, "symbols": 1, "sessions": 1}
-    (tmp_path / "mine.py").write_text("def decide(view):\n    return None\n")
-    spec = f"{tmp_path / 'mine.py'}:decide"
-    list(trial.hold_trial(warehouse, settings, tmp_path / "abcd", panel, spec, "run1", print, only=found, **scale))
-    with warehouse.connect() as con:
-        rows = con.execute("SELECT test, strategy FROM audit_results ORDER BY test").fetchall()
-    assert rows == [("delay", load_strategy(spec).name), ("truncation", trial.ALL_PLANNERS)]
-
-
-def same_close(strategy, court, views=None):
+def same_close(strategy, setup, views=None):
     """An engine that fills at the close of the decision: the session after it is earned at the new weights."""
-    first = replace(court.universes[0], start=court.decisions[0] - 1)
-    early = replace(court, decisions=tuple(d - 1 for d in court.decisions), universes=(first,))
+    first = replace(setup.universes[0], start=setup.decisions[0] - 1)
+    early = replace(setup, decisions=tuple(d - 1 for d in setup.decisions), universes=(first,))
 
     class Early:
         name = "early"
 
         def decide(self, view, state):
-            return strategy.decide(court.views()[early.decisions.index(court.panel.date_index(view.date))], state)
+            return strategy.decide(setup.views()[early.decisions.index(setup.panel.date_index(view.date))], state)
 
-    result = engine.walk(Early(), early)
+    result = engine.simulate(Early(), early)
     return replace(result, gross_T=result.gross_T[1:], net_T=result.net_T[1:], dates_T=result.dates_T[1:])
 
 
 def test_a_fill_at_the_close_of_the_decision_is_caught(panel):
     assert fill_lag(PRODUCT, panel).passed
-    caught = fill_lag(replace(PRODUCT, walk=same_close), panel)
+    caught = fill_lag(replace(PRODUCT, simulate=same_close), panel)
     assert caught.passed is False
     assert caught.value == 1  # session
 
@@ -175,9 +164,9 @@ def test_a_fill_at_the_close_of_the_decision_is_caught(panel):
 def test_an_early_fill_is_caught_with_a_handful_of_fills_and_two_assets(tmp_path):
     """Ten fills were once too few for the t-value that was asked for, and the test said ok."""
     panel = write_panel(tmp_path, noise(430, 2, seed=5))
-    assert len(PRODUCT.court(panel).decisions) <= 12
+    assert len(PRODUCT.setup(panel).decisions) <= 12
     assert fill_lag(PRODUCT, panel).passed
-    assert fill_lag(replace(PRODUCT, walk=same_close), panel).passed is False
+    assert fill_lag(replace(PRODUCT, simulate=same_close), panel).passed is False
 
 
 def test_without_two_assets_that_move_apart_there_is_no_verdict_on_fills(tmp_path):
@@ -272,10 +261,10 @@ def gains(rng: np.random.Generator, markets: int, ratio: float = 0.0, volatility
 @pytest.mark.parametrize("markets", [4, 30])
 def test_without_an_edge_a_failure_on_null_markets_is_rare_and_with_one_it_is_found(markets):
     rng = np.random.default_rng(markets)
-    failed = np.mean([judge_null(gains(rng, markets)).passed is False for _ in range(600)])
+    failed = np.mean([null_finding(gains(rng, markets)).passed is False for _ in range(600)])
     assert failed < 0.008  # three bounds of one in a thousand
     ratio = 3.93 / np.sqrt(markets * 1.38)
-    found = np.mean([judge_null(gains(rng, markets, ratio)).passed is False for _ in range(120)])
+    found = np.mean([null_finding(gains(rng, markets, ratio)).passed is False for _ in range(120)])
     assert found > 0.7  # 80 % is stated
 
 
@@ -283,8 +272,8 @@ def test_two_null_markets_give_no_verdict_but_for_a_gain_beyond_luck():
     """+14 % a year of two markets was once called ok, as up to +382 % was luck."""
     rng = np.random.default_rng(0)
     with pytest.raises(NotEnoughDataError, match="2 null markets are too few"):
-        judge_null(gains(rng, 2))
-    assert judge_null(gains(rng, 2, ratio=6.0)).passed is False
+        null_finding(gains(rng, 2))
+    assert null_finding(gains(rng, 2, ratio=6.0)).passed is False
 
 
 def test_a_strategy_that_reads_ahead_fails_on_null_markets(tmp_path, monkeypatch):
@@ -300,42 +289,42 @@ def test_a_strategy_that_reads_ahead_fails_on_null_markets(tmp_path, monkeypatch
 
         return EveryDecision("reads_ahead", rule)
 
-    monkeypatch.setattr(audit_markets, "ProvingGround", Ground)
+    monkeypatch.setattr(known_truth, "KnownTruthMarket", Ground)
     tried = {
-        name: [try_null(replace(PRODUCT, strategy=rule), tmp_path / f"{name}{s}", s, ()) for s in range(6)]
+        name: [null_gain(replace(PRODUCT, strategy=rule), tmp_path / f"{name}{s}", s) for s in range(6)]
         for name, rule in (("honest", features_of_today), ("ahead", reads_ahead))
     }
-    assert judge_null(tried["honest"]).passed
-    assert judge_null(tried["ahead"]).passed is False
+    assert null_finding(tried["honest"]).passed
+    assert null_finding(tried["ahead"]).passed is False
 
 
 def test_markets_are_a_checkpoints_own_and_always_the_same():
     assert seeds_of("aaaa", "null_market", 4) == seeds_of("aaaa", "null_market", 8)[:4]
     drawn = [
-        seeds_of(checkpoint, test, 50) for checkpoint in ("aaaa", "bbbb") for test in ("null_market", "planted_market")
+        seeds_of(checkpoint, test, 50) for checkpoint in ("aaaa", "bbbb") for test in ("null_market", "known_truth")
     ]
     assert len({seed for seeds in drawn for seed in seeds}) == 200
 
 
 @pytest.mark.slow
 def test_who_knows_expected_returns_to_come_beats_the_oracle_of_a_planted_market(tmp_path):
-    ground = ProvingGround.of(tmp_path, "drift", 1, size=(6, 900))
-    court = PRODUCT.court(ground.panel)
+    ground = KnownTruthMarket.of(tmp_path, "drift", 1, size=(6, 900))
+    setup = PRODUCT.setup(ground.panel)
 
     class KnowsTheStep:
         name = "knows_the_step"
 
         def decide(self, view, state):
             session = ground.panel.date_index(view.date)
-            closes_T = np.arange(session + 1, min(session + 1 + CONFIG.model.stride, court.end))
-            truth = ground.truth_of(court, closes_T)
+            closes_T = np.arange(session + 1, min(session + 1 + CONFIG.model.stride, setup.end))
+            truth = ground.truth_of(setup, closes_T)
             known = replace(truth, mean_TR=truth.mean_TR.mean(0)[None], covariance_TRR=truth.covariance_TRR.mean(0)[None],
                             present_TR=truth.present_TR.all(0)[None])  # fmt: skip
-            return long_only(known.oracle()[0][court.places(session)])
+            return long_only(known.oracle()[0][setup.places(session)])
 
-    shares = [fraction(ground, court, engine.walk(s, court)) for s in (KnowsTheStep(), EqualWeight())]
-    assert judge_planted(shares[:1]).passed is False
-    assert judge_planted(shares[1:]).passed
+    shares = [fraction(ground, setup, engine.simulate(s, setup)) for s in (KnowsTheStep(), EqualWeight())]
+    assert known_truth_finding(shares[:1]).passed is False
+    assert known_truth_finding(shares[1:]).passed
 
 
 def unknown_after_a_cut(folder: Path, rows: pl.DataFrame) -> Panel:
@@ -348,83 +337,97 @@ def unknown_after_a_cut(folder: Path, rows: pl.DataFrame) -> Panel:
 
 
 def test_a_feature_that_is_no_number_with_another_future_is_caught(rows, tmp_path):
-    finding = truncation(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=("cut",), build=unknown_after_a_cut)
+    finding = future_invariance(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=("cut",), build=unknown_after_a_cut)
     assert finding.passed is False
     assert "the channel log_return" in finding.text
     assert "by inf" in finding.text
 
 
-@pytest.fixture
-def trials(tmp_path, monkeypatch):
-    """Audits of `mppi` in a small home, whose findings are given."""
-    monkeypatch.setattr(trial, "raw_rows", lambda *_: None)
-    monkeypatch.setattr(trial, "_product", lambda charge: None)
-    settings = Settings(home=tmp_path / "home", compute="local:1").ensure()
-    warehouse, panel = Warehouse.from_settings(settings), write_panel(tmp_path / "panel", noise(60, 2)).folder
-    traded = []
+class Audit:
+    """Audits in a small home, whose tests find what they are given, one test a call."""
 
-    def trade(product, work, test, seed):
-        traded.append(seed)
-        return gains(np.random.default_rng(seed), 1)[0]
+    def __init__(self, folder: Path, monkeypatch):
+        monkeypatch.setattr(audit, "raw_rows", lambda *_: None)
+        self.settings = Settings(home=folder / "home", compute="local:1").ensure()
+        self.warehouse = Warehouse.from_settings(self.settings)
+        self.panel, self.checkpoint = write_panel(folder / "panel", noise(60, 2)).folder, folder / "abcd"
+        self.simulated: list[int] = []
+        self.monkeypatch = monkeypatch
 
-    monkeypatch.setattr(trial, "try_market", trade)
+    def __call__(self, test: str, found=None, seeds: int = 4, who: str = "mppi") -> AuditFinding:
+        def run_test(task):
+            if task.seed is None:
+                return audit.finding_of(test, lambda: _given(found))
+            self.simulated.append(task.seed)
+            return gains(np.random.default_rng(task.seed), 1)[0]
 
-    def hold(test: str, found: Finding | Exception | None = None, seeds: int = 4) -> Finding:
-        def finds(*_):
-            return trial.held(test, lambda: found if isinstance(found, Finding) else _raise(found))
-
-        monkeypatch.setattr(trial, "hold_test", finds)
-        scale = {"dates": 1, "seeds": seeds, "symbols": 1, "sessions": 1}
-        [one] = trial.hold_trial(
-            warehouse, settings, tmp_path / "abcd", panel, "mppi", "run1", print, only=(test,), **scale
-        )
+        self.monkeypatch.setattr(audit, "run_test", run_test)
+        scale = {"dates": 1, "seeds": seeds, "symbols": 1, "sessions": 1, "only": (test,)}
+        where = (self.warehouse, self.settings, self.checkpoint, self.panel)
+        [one] = audit.run_audit(*where, who, "run1", print, **scale)
         return one
 
-    hold.traded, hold.warehouse = traded, warehouse  # type: ignore[attr-defined]
-    return hold
+    def rows(self, columns: str = "*") -> list[tuple]:
+        with self.warehouse.connect() as con:
+            return con.execute(f"SELECT {columns} FROM audit_results ORDER BY created_at, rowid").fetchall()
 
 
-def _raise(error):
-    raise error
+def _given(found):
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
-def test_a_luckier_run_does_not_replace_a_failure(trials):
-    assert trials("delay", Finding("delay", True, 0.0, "fades")).passed
-    assert trials("delay", Finding("delay", False, 9.0, "collapses")).passed is False
-    standing = trials("delay", Finding("delay", True, 0.0, "fades again"))
+@pytest.fixture
+def audits(tmp_path, monkeypatch) -> Audit:
+    return Audit(tmp_path, monkeypatch)
+
+
+def test_a_failure_of_the_data_in_an_audit_of_an_own_strategy_is_stored_for_all_planners(audits, tmp_path):
+    (tmp_path / "mine.py").write_text("def decide(view):\n    return None\n")
+    spec = f"{tmp_path / 'mine.py'}:decide"
+    audits("delay", AuditFinding("delay", False, 1.0, "x"), who=spec)
+    audits("future_invariance", AuditFinding("future_invariance", False, 1.0, "x", of_data=True), who=spec)
+    stored = [("delay", load_strategy(spec).name), ("future_invariance", audit.ALL_PLANNERS)]
+    assert audits.rows("test, strategy") == stored
+
+
+def test_a_luckier_run_does_not_replace_a_failure(audits):
+    assert audits("delay", AuditFinding("delay", True, 0.0, "fades")).passed
+    assert audits("delay", AuditFinding("delay", False, 9.0, "collapses")).passed is False
+    standing = audits("delay", AuditFinding("delay", True, 0.0, "fades again"))
     assert standing.passed is False
+    assert audits.rows("passed, finding") == [(True, "fades"), (False, "collapses"), (True, "fades again")]
     assert standing.text == "it failed before, and a failure stands: collapses; since then passed: fades again"
-    with trials.warehouse.connect() as con:
-        rows = con.execute("SELECT passed, finding FROM audit_results ORDER BY created_at, rowid").fetchall()
-        assert rows == [(True, "fades"), (False, "collapses"), (True, "fades again")]
+    with audits.warehouse.connect() as con:
         assert audit_of(con, "abcd", "mppi") == {"delay": (False, "collapses (it passed later, and a failure stands)")}
-    trials("delay", Finding("delay", True, 0.0, "fades again"))
-    with trials.warehouse.connect() as con:
+    audits("delay", AuditFinding("delay", True, 0.0, "fades again"))
+    with audits.warehouse.connect() as con:
         assert len(con.execute("FROM audit_results").fetchall()) == 3, "the same finding is stored once"
         con.execute("UPDATE audit_results SET data_version = 'older'")
-    assert trials("delay", Finding("delay", True, 0.0, "fades")).passed, "the data have changed"
+    assert audits("delay", AuditFinding("delay", True, 0.0, "fades")).passed, "the data have changed"
 
 
-def test_a_test_without_a_verdict_is_neither_passed_nor_failed_and_gives_way(trials):
-    few = trials("delay", NotEnoughDataError("40 sessions are too few"))
-    assert (few.passed, verdict_of(few.passed, few.text)) == (None, "not enough data")
-    broken = trials("delay", FinJEPAError("the strategy is gone"))
-    assert (broken.passed, verdict_of(broken.passed, broken.text)) == (None, "not run")
-    trials("delay", Finding("delay", True, 0.0, "fades"))
-    trials("delay", NotEnoughDataError("40 sessions are too few"))
-    with trials.warehouse.connect() as con:
+def test_a_test_without_a_verdict_is_neither_passed_nor_failed_and_gives_way(audits):
+    few = audits("delay", NotEnoughDataError("40 sessions are too few"))
+    assert (few.passed, status_of(few.passed, few.text)) == (None, "not enough data")
+    broken = audits("delay", FinJEPAError("the strategy is gone"))
+    assert (broken.passed, status_of(broken.passed, broken.text)) == (None, "not run")
+    audits("delay", AuditFinding("delay", True, 0.0, "fades"))
+    audits("delay", NotEnoughDataError("40 sessions are too few"))
+    with audits.warehouse.connect() as con:
         assert audit_of(con, "abcd", "mppi") == {"delay": (True, "fades")}
 
 
-def test_null_markets_are_traded_once_and_all_of_them_count(trials):
-    first = trials("null_market")
+def test_null_markets_are_traded_once_and_all_of_them_count(audits):
+    first = audits("null_market")
     assert "on 4 null markets" in first.text
-    assert trials.traded == seeds_of("abcd", "null_market", 4)
-    assert trials("null_market") == first
-    assert len(trials.traded) == 4, "a second audit trades nothing"
-    assert "on 6 null markets" in trials("null_market", seeds=6).text
-    assert trials.traded == seeds_of("abcd", "null_market", 6)
-    assert "on 6 null markets" in trials("null_market", seeds=2).text
+    assert audits.simulated == seeds_of("abcd", "null_market", 4)
+    assert audits("null_market") == first
+    assert len(audits.simulated) == 4, "a second audit trades nothing"
+    assert "on 6 null markets" in audits("null_market", seeds=6).text
+    assert audits.simulated == seeds_of("abcd", "null_market", 6)
+    assert "on 6 null markets" in audits("null_market", seeds=2).text
 
 
 def only_price(rows: pl.DataFrame) -> pl.DataFrame:
@@ -440,7 +443,7 @@ def only_price(rows: pl.DataFrame) -> pl.DataFrame:
 
 def test_a_source_whose_only_price_is_back_adjusted_passes(rows: pl.DataFrame, tmp_path: Path):
     """Membership must not ask how high a price is: half of it would mean a later split, not a cheaper share."""
-    finding = truncation(PRODUCT, only_price(rows), tmp_path, dates=1, seed=1)
+    finding = future_invariance(PRODUCT, only_price(rows), tmp_path, dates=1, seed=1)
     assert finding.passed, finding.text
 
 
@@ -449,7 +452,7 @@ def test_a_later_split_restates_the_only_price_and_leaves_its_dollar_volume(rows
     one_price = only_price(rows)
     date = one_price["date"].sort()[len(one_price) // 2]
     before = pl.col("date") <= date
-    ours, theirs = one_price, retold(one_price, date, "restated")
+    ours, theirs = one_price, with_other_future(one_price, date, "restated")
     assert ours.filter(~before).equals(theirs.filter(~before))
     ours, theirs = ours.filter(before), theirs.filter(before)
     assert theirs["close"].equals(ours["close"] / 2)

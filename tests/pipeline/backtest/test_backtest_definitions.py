@@ -7,16 +7,16 @@ from click.testing import CliRunner
 
 from finjepa_pipeline import cli
 from finjepa_pipeline.backtest.assets import check_result
-from finjepa_pipeline.backtest.charges import TESTS
+from finjepa_pipeline.backtest.results import TESTS
 from finjepa_pipeline.definitions import defs
 
 
 def test_every_job_resolves_and_the_night_leaves_the_long_ones_out():
     jobs = {job.name: {node.name for node in job.all_node_defs} for job in defs.resolve_all_job_defs()}
-    assert "audit_trial" in jobs["audit"]
+    assert "leakage_audit" in jobs["audit"]
     assert "fold_backtests" in jobs["fold_backtests_job"]
     assert {"planner_backtests", "leaderboard"} <= jobs["nightly"]
-    assert not jobs["nightly"] & {"audit_trial", "walk_forward_plan", "fold_models", "fold_backtests"}
+    assert not jobs["nightly"] & {"leakage_audit", "walk_forward_plan", "fold_models", "fold_backtests"}
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_every_job_resolves_and_the_night_leaves_the_long_ones_out():
 def test_not_enough_data_is_a_warning_in_dagster_and_never_passed(passed, text, severity, verdict):
     result = check_result("planner_backtests", "delay", passed, text)
     assert (result.passed, result.severity.name) == (passed is True, severity)
-    assert result.metadata["verdict"].value == verdict
+    assert result.metadata["status"].value == verdict
 
 
 @pytest.mark.parametrize(

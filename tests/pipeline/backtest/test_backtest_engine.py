@@ -1,4 +1,4 @@
-"""The court's rules: no sight of the future, no fill at the close of the decision, and every cent accounted for."""
+"""The setup's rules: no sight of the future, no fill at the close of the decision, and every cent accounted for."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioState
-from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.market_view import MarketView, universes
 from finjepa_pipeline.backtest.strategies import BuyAndHold, Cash, EqualWeight
 
@@ -43,8 +43,8 @@ class Scripted:
         )
 
 
-def court(panel: Panel, costs: PortfolioConfig = CHARGED, lo: int = 30, n_assets: int = 20) -> Court:
-    return Court.over(panel, (lo, len(panel.dates)), costs, stride=5, n_assets=n_assets, window=20)
+def setup(panel: Panel, costs: PortfolioConfig = CHARGED, lo: int = 30, n_assets: int = 20) -> BacktestSetup:
+    return BacktestSetup.over(panel, (lo, len(panel.dates)), costs, stride=5, n_assets=n_assets, window=20)
 
 
 def winner_of(day: int, panel: Panel, ahead: int):
@@ -68,11 +68,11 @@ def test_a_fill_at_the_close_of_the_decision_is_impossible(tmp_path):
     returns_DA = np.zeros((60, 3))
     returns_DA[36, 1] = 0.5  # decisions are at 30, 35, 40, ...
     panel = write_panel(tmp_path, returns_DA)
-    result = walk(Scripted(winner_of(36, panel, ahead=1)), court(panel, FREE))
+    result = simulate(Scripted(winner_of(36, panel, ahead=1)), setup(panel, FREE))
     assert result.wealth_T[-1] == pytest.approx(1.0, abs=1e-12)
     returns_DA[36, 1], returns_DA[37, 1] = 0.0, 0.5  # and the session after the fill does earn
     panel = write_panel(tmp_path / "later", returns_DA)
-    result = walk(Scripted(winner_of(37, panel, ahead=2)), court(panel, FREE))
+    result = simulate(Scripted(winner_of(37, panel, ahead=2)), setup(panel, FREE))
     assert result.wealth_T[-1] == pytest.approx(1.5, rel=1e-6)
     assert result.dates_T[np.argmax(result.gross_T)] == panel.dates[37]
 
@@ -131,7 +131,7 @@ def test_wealth_is_conserved(tmp_path, hedge):
     """
     panel = write_panel(tmp_path, noise(120, 5, seed=3))
     rng = np.random.default_rng(0)
-    result = walk(Scripted(lambda view: rng.random(5), hedge), court(panel, PortfolioConfig(cost_bps=25)))
+    result = simulate(Scripted(lambda view: rng.random(5), hedge), setup(panel, PortfolioConfig(cost_bps=25)))
     np.testing.assert_allclose(np.cumprod(1 + result.net_T), result.wealth_T, rtol=1e-12)
     np.testing.assert_allclose(result.gross_T - result.cost_T, result.net_T, atol=1e-15)
     assert (result.cost_T >= 0).all()
@@ -141,14 +141,14 @@ def test_wealth_is_conserved(tmp_path, hedge):
 
 def test_costs_are_what_the_turnover_implies(tmp_path):
     """One-way costs of 20 bp on what is bought and sold; the first purchase of everything is half a turnover."""
-    result = walk(EqualWeight(), court(write_panel(tmp_path, noise(100, 4)), PortfolioConfig(cost_bps=20)))
+    result = simulate(EqualWeight(), setup(write_panel(tmp_path, noise(100, 4)), PortfolioConfig(cost_bps=20)))
     np.testing.assert_allclose(result.cost_T, 2 * 0.0020 * result.turnover_T * (1 + result.gross_T), rtol=1e-9)
     assert result.turnover_T[0] == pytest.approx(0.5, rel=0.01)
 
 
 def test_equal_weight_agrees_with_a_plain_computation(tmp_path):
     returns_DA = noise(80, 4, seed=5)
-    result = walk(EqualWeight(), court(write_panel(tmp_path, returns_DA), FREE))
+    result = simulate(EqualWeight(), setup(write_panel(tmp_path, returns_DA), FREE))
     wealth, positions = 1.0, np.zeros(4)
     for day in range(31, 80):
         wealth += (positions * returns_DA[day]).sum()
@@ -160,14 +160,14 @@ def test_equal_weight_agrees_with_a_plain_computation(tmp_path):
 
 def test_buy_and_hold_trades_once(tmp_path):
     returns_DA = noise(100, 4, seed=6)
-    result = walk(BuyAndHold(), court(write_panel(tmp_path, returns_DA)))
+    result = simulate(BuyAndHold(), setup(write_panel(tmp_path, returns_DA)))
     assert (result.turnover_T > 0).sum() == 1
     grown_N = np.cumprod(1 + returns_DA[32:], axis=0)[-1]
     assert result.wealth_T[-1] == pytest.approx((1 / 1.001) * grown_N.mean(), rel=1e-6)
 
 
 def test_cash_stays_cash(tmp_path):
-    result = walk(Cash(), court(write_panel(tmp_path, noise(80, 3))))
+    result = simulate(Cash(), setup(write_panel(tmp_path, noise(80, 3))))
     assert (result.wealth_T == 1).all()
     assert (result.turnover_T == 0).all()
 
@@ -179,7 +179,7 @@ def test_a_delisted_asset_becomes_cash(tmp_path):
     returns_DA[42, 1] = -0.5  # its last session
     panel = write_panel(tmp_path, returns_DA, alive_DA=alive_DA, market_returns_D=np.zeros(80))
     strategy = Scripted(lambda view: np.array([0.0, 1.0]))
-    result = walk(strategy, court(panel, FREE))
+    result = simulate(strategy, setup(panel, FREE))
     assert result.wealth_T[-1] == pytest.approx(0.5)
     assert strategy.states[3].cash_X.item() == pytest.approx(0.5)  # at the decision of session 45
     assert result.held_KR[-1].sum() == 0  # and it cannot be bought again
@@ -189,7 +189,7 @@ def test_an_untradable_asset_is_bought_as_soon_as_it_trades(tmp_path):
     tradable_DA = np.ones((50, 2), bool)
     tradable_DA[31:34, 0] = False  # the first fill and two sessions after it
     panel = write_panel(tmp_path, np.zeros((50, 2)), tradable_DA=tradable_DA)
-    result = walk(EqualWeight(), court(panel, FREE))
+    result = simulate(EqualWeight(), setup(panel, FREE))
     np.testing.assert_allclose(result.turnover_T[:5], [0.25, 0, 0, 0.25, 0])
     np.testing.assert_allclose(result.held_KR[0], [0.5, 0.5])
 
@@ -198,7 +198,7 @@ def test_a_delisted_asset_is_liquidated_at_the_policys_return(tmp_path):
     alive_DA = np.ones((80, 2), bool)
     alive_DA[43:, 1] = False
     panel = write_panel(tmp_path, np.zeros((80, 2)), alive_DA=alive_DA, delisting_return_A=np.array([0.0, -0.3]))
-    result = walk(Scripted(lambda view: np.array([0.0, 1.0])), court(panel, FREE))
+    result = simulate(Scripted(lambda view: np.array([0.0, 1.0])), setup(panel, FREE))
     assert result.wealth_T[-1] == pytest.approx(0.7)
     assert result.dates_T[np.argmin(result.gross_T)] == panel.dates[43]  # the session after its last one
 
@@ -209,7 +209,7 @@ def test_what_is_hardly_traded_costs_more(tmp_path):
     for name, dollars in (("none", None), ("deep", 1e12), ("thin", 1e6)):
         liquidity_DA = None if dollars is None else np.full((60, 2), dollars)
         panel = write_panel(tmp_path / name, returns_DA, liquidity_DA=liquidity_DA)
-        costs[name] = walk(EqualWeight(), court(panel)).cost_T[0]
+        costs[name] = simulate(EqualWeight(), setup(panel)).cost_T[0]
     assert costs["deep"] == pytest.approx(costs["none"], rel=0.01)
     at_least = 35e-4 + 0.1 * returns_DA.std() * 0.5**0.5 * 0.8  # 35 bp, and half a day's volume of each asset
     assert costs["thin"] > at_least
@@ -220,7 +220,7 @@ def test_the_universe_is_chosen_from_the_past_and_again_after_a_year(tmp_path):
     alive_DA[:100, 0] = False
     alive_DA[400:, 3] = False
     panel = write_panel(tmp_path, noise(700, 4), alive_DA=alive_DA)
-    chosen = universes(panel, range(200, 699, 5), n_assets=3, window=20, every=252)
+    chosen = universes(panel, range(200, 699, 5), n_assets=3, window=20)
     assert [universe.start for universe in chosen] == [200, 455]
     np.testing.assert_array_equal(chosen[0].assets_N, [1, 2, 3])  # the longest histories, though A003 will end
     np.testing.assert_array_equal(chosen[1].assets_N, [0, 1, 2])
@@ -240,7 +240,7 @@ def test_the_most_traded_are_chosen_and_never_by_name(tmp_path, order, volumes, 
         panel = write_panel(
             tmp_path / name, returns_DA[:, assets], alive_DA=alive_DA[:, assets], liquidity_DA=volume_DA
         )
-        [universe] = universes(panel, [99], n_assets=3, window=20, every=1)
+        [universe] = universes(panel, [99], n_assets=3, window=20)
         return {assets[a] for a in universe.assets_N}
 
     mine = chosen(list(range(8)), "as named")
@@ -254,7 +254,7 @@ def test_what_leaves_the_universe_is_sold_and_seen_as_cash(tmp_path):
     eligible_DA[200:, 0] = False
     panel = write_panel(tmp_path, np.zeros((400, 3)), eligible_DA=eligible_DA)
     strategy = Scripted(lambda view: np.ones(2))
-    result = walk(strategy, court(panel, FREE, n_assets=2))
+    result = simulate(strategy, setup(panel, FREE, n_assets=2))
     assert result.assets_R == ("A000", "A001", "A002")
     chosen_anew = 51  # the decision at session 285, the first 252 sessions after 30
     assert strategy.states[chosen_anew - 1].cash_X.item() == pytest.approx(0)
@@ -276,9 +276,9 @@ def test_an_unsound_action_is_refused_by_name(tmp_path, weights):
             return PortfolioAction(weights_1N, torch.ones_like(weights_1N), torch.zeros(1))
 
     with pytest.raises(FinJEPAError, match="broken_rule decided on 2020-01-31"):
-        walk(Unsound(), court(write_panel(tmp_path, noise(60, 2))))
+        simulate(Unsound(), setup(write_panel(tmp_path, noise(60, 2))))
 
 
 def test_no_eligible_asset_is_one_clear_line(tmp_path):
     with pytest.raises(FinJEPAError, match="no asset is eligible"):
-        court(write_panel(tmp_path, noise(60, 2), alive_DA=np.arange(60)[:, None] >= np.array([50, 50])))
+        setup(write_panel(tmp_path, noise(60, 2), alive_DA=np.arange(60)[:, None] >= np.array([50, 50])))

@@ -6,10 +6,16 @@ import skfolio.optimization as optimization
 from handmade_panel import noise, write_panel
 
 from finjepa_model.config import PortfolioConfig
-from finjepa_pipeline.backtest.baselines import Monthly, baselines, complete_returns, extreme_quintile, kind
-from finjepa_pipeline.backtest.engine import Court, walk
+from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.market_view import MarketView
-from finjepa_pipeline.backtest.strategies import equal_weights
+from finjepa_pipeline.backtest.strategies import (
+    Monthly,
+    baselines,
+    complete_returns,
+    equal_weights,
+    extreme_quintile,
+    kind,
+)
 
 
 def by_name(name: str):
@@ -72,17 +78,17 @@ def test_momentum_buys_what_rose_and_reversal_what_fell(tmp_path):
 
 def test_a_monthly_rule_orders_once_a_month(tmp_path):
     panel = write_panel(tmp_path, noise(200, 3, seed=2))
-    court = Court.over(panel, (30, 200), PortfolioConfig(), stride=5, n_assets=3, window=20)
-    result = walk(Monthly("monthly", lambda view: equal_weights(view.present_N)), court)
-    months = np.unique(court.panel.dates[list(court.decisions)].astype("datetime64[M]"))
+    setup = BacktestSetup.over(panel, (30, 200), PortfolioConfig(), stride=5, n_assets=3, window=20)
+    result = simulate(Monthly("monthly", lambda view: equal_weights(view.present_N)), setup)
+    months = np.unique(setup.panel.dates[list(setup.decisions)].astype("datetime64[M]"))
     assert (result.turnover_T > 0).sum() == len(months)
 
 
 def test_every_baseline_walks_over_the_same_sessions(tmp_path):
-    court = Court.over(
+    setup = BacktestSetup.over(
         write_panel(tmp_path, noise(320, 5)), (260, 320), PortfolioConfig(), stride=5, n_assets=5, window=20
     )
-    results = [walk(strategy, court) for strategy in baselines()]
+    results = [simulate(strategy, setup) for strategy in baselines()]
     assert len({result.strategy for result in results}) == len(results) >= 14
     for result in results:
         np.testing.assert_array_equal(result.dates_T, results[0].dates_T)

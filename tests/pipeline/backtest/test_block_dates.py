@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade_court import config_for, write_lineage
 from handmade_panel import noise, write_panel
+from handmade_setup import config_for, write_lineage
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -21,11 +21,10 @@ from finjepa_model.data.batches import (
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest import audit
+from finjepa_pipeline.backtest.blocks import BacktestSettings, Block, backtest_blocks, pending_blocks
 from finjepa_pipeline.backtest.controls import Controls
-from finjepa_pipeline.backtest.docket import Block, Docket
-from finjepa_pipeline.backtest.evaluate import hearings, judged_blocks
-from finjepa_pipeline.backtest.market_imagination import MarketImagination
-from finjepa_pipeline.backtest.trial import Charge
+from finjepa_pipeline.backtest.planner_strategies import MarketImagination
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -66,10 +65,10 @@ def test_no_session_that_was_trained_on_judges_whatever_is_added_or_dropped(tmp_
     panel = panel_of(tmp_path_factory.mktemp("panel"), dates_D, assets, "later")
     begins = max(np.searchsorted(dates_D, np.datetime64(own["test"][0])), history_needed(CONFIG) - 1)
     if len(dates_D) - begins < shortest_block(CONFIG):
-        with pytest.raises(FinJEPAError, match=r"to be judged on.*; ingest newer prices, or train again"):
-            judged_blocks(checkpoint, panel)
+        with pytest.raises(FinJEPAError, match=r"to be tested on.*; ingest newer prices, or train again"):
+            backtest_blocks(checkpoint, panel)
         return
-    blocks = {block.name: block for block in judged_blocks(checkpoint, panel)}
+    blocks = {block.name: block for block in backtest_blocks(checkpoint, panel)}
     days = {name: panel.dates[block.start : block.stop] for name, block in blocks.items()}
     assert days["test"][0] > np.datetime64(own["validation"][1]) + EMBARGO
     assert days["test"][-1] == panel.dates[-1]  # everything after validation
@@ -90,8 +89,8 @@ def test_a_block_that_holds_sessions_of_the_training_is_refused_before_anybody_w
     splits = split_dates(DAYS, CONFIG)
     warehouse = Warehouse.from_settings(settings)
     for block in (Block("validation", splits.train[1] - 5, DAYS), Block("test", *splits.validation)):
-        with pytest.raises(FinJEPAError, match=f"the {block.name} block begins on .* may be judged from"):
-            hearings(warehouse, checkpoint, panel, Docket(), [block])
+        with pytest.raises(FinJEPAError, match=f"the {block.name} block begins on .* may be tested from"):
+            pending_blocks(warehouse, checkpoint, panel, BacktestSettings(), [block])
 
 
 def test_an_ensemble_is_judged_after_what_each_of_its_members_saw(home, tmp_path):
@@ -99,9 +98,9 @@ def test_an_ensemble_is_judged_after_what_each_of_its_members_saw(home, tmp_path
     settings, panel, checkpoint = home
     later = panel_of(tmp_path / "later", FIRST + np.arange(2 * DAYS), data_version="later")
     write_lineage(settings.checkpoints / "later", CONFIG, later)
-    docket = Docket(planners=("mppi | log_growth - disagreement('later')",))
-    with pytest.raises(FinJEPAError, match="later may be judged from"):
-        hearings(Warehouse.from_settings(settings), checkpoint, panel, docket, judged_blocks(checkpoint, panel))
+    wanted = BacktestSettings(planners=("mppi | log_growth - disagreement('later')",))
+    with pytest.raises(FinJEPAError, match="later may be tested from"):
+        pending_blocks(Warehouse.from_settings(settings), checkpoint, panel, wanted, backtest_blocks(checkpoint, panel))
 
 
 def test_an_older_lineage_gets_its_dates_from_its_own_panel_or_is_refused_in_one_line(home, tmp_path):
@@ -114,10 +113,10 @@ def test_an_older_lineage_gets_its_dates_from_its_own_panel_or_is_refused_in_one
     assert checkpoint_splits(older, beside).train == (500, 500 + split_dates(DAYS, CONFIG).train[1])
     elsewhere = panel_of(tmp_path / "elsewhere", longer, data_version="second")
     with pytest.raises(FinJEPAError, match=r"it is not known on which sessions .*; train it again"):
-        judged_blocks(older, elsewhere)
+        backtest_blocks(older, elsewhere)
     (older / "lineage.json").unlink()
     with pytest.raises(FinJEPAError, match=r"no lineage\.json; train it again"):
-        judged_blocks(older, panel)
+        backtest_blocks(older, panel)
 
 
 def test_what_is_fitted_for_a_checkpoint_is_fitted_on_its_training_dates_or_refused(home, tmp_path):
@@ -139,7 +138,7 @@ def test_what_is_fitted_for_a_checkpoint_is_fitted_on_its_training_dates_or_refu
     after = panel_of(tmp_path / "after", FIRST + np.arange(DAYS - 200, DAYS + 300), data_version="after")
     with pytest.raises(FinJEPAError, match=r"too few for a control that is fitted .*--controls ewma"):
         Controls(after, MarketImagination(checkpoint)).forecast("ridge")
-    assert [block.name for block in judged_blocks(checkpoint, after)] == ["test"]  # later sessions alone
+    assert [block.name for block in backtest_blocks(checkpoint, after)] == ["test"]  # later sessions alone
 
 
 def _stop():
@@ -149,11 +148,12 @@ def _stop():
 def test_an_audit_is_held_on_the_same_test_block(home, tmp_path):
     _, _, checkpoint = home
     longer = panel_of(tmp_path / "longer", FIRST + np.arange(-400, DAYS), data_version="later")
-    charge = Charge(checkpoint, longer.folder, "mine.py:decide", 1, {}, tmp_path)
-    court = charge.product().court(longer)
-    assert court.decisions[0] == 400 + split_dates(DAYS, CONFIG).test[0]
+    (tmp_path / "mine.py").write_text("def decide(view):\n    return None\n")
+    product, _ = audit._opened(checkpoint, longer.folder, f"{tmp_path}/mine.py:decide")
+    setup = product.setup(longer)
+    assert setup.decisions[0] == 400 + split_dates(DAYS, CONFIG).test[0]
     synthetic = panel_of(tmp_path / "synthetic", FIRST + np.arange(DAYS))  # nothing was trained on it
-    assert charge.product().court(synthetic).decisions[0] == split_dates(DAYS, CONFIG).test[0]
+    assert product.setup(synthetic).decisions[0] == split_dates(DAYS, CONFIG).test[0]
 
 
 @pytest.mark.parametrize("blocks", [{}, {"train": ["x", "y"]}, None])
@@ -163,7 +163,7 @@ def test_a_damaged_lineage_is_one_line(home, tmp_path, blocks):
     lineage = json.loads((tmp_path / "lineage.json").read_text())
     (tmp_path / "lineage.json").write_text(json.dumps(lineage | {"blocks": blocks}))
     with pytest.raises(FinJEPAError, match="it is not known on which sessions"):
-        judged_blocks(tmp_path, panel)
+        backtest_blocks(tmp_path, panel)
 
 
 def test_folds_keep_their_dates(tmp_path):

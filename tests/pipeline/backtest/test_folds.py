@@ -10,21 +10,22 @@ from handmade_panel import noise, write_panel
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import EMBARGO, BatchSource, shortest_block, split_dates, unseen
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.backtest.folds import (
+from finjepa_pipeline.backtest.assets import FoldBacktestConfig
+from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
+from finjepa_pipeline.backtest.metrics import annual_return
+from finjepa_pipeline.backtest.results import BlockKey, BlockResults, write_block
+from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
+from finjepa_pipeline.backtest.walk_forward import (
     fold_blocks,
-    judged_plan,
     make_plan,
+    newest_plan,
     pool,
     record_opening,
     store_plan,
     stored_plan,
 )
-from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
-from finjepa_pipeline.backtest.metrics import annual_return
-from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write_walks
-from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
-from finjepa_pipeline.backtest.walk_forward_assets import RIVALS, FoldBacktestConfig, docket_of
+from finjepa_pipeline.warehouse import migrate
 
 CONFIG = FinJEPAConfig().override(
     {"model.window": "24", "model.stride": "5", "training.n_assets": "3", "training.batch_size": "8"}
@@ -103,20 +104,20 @@ def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
     panel = write_panel(tmp_path, noise(900, 4, seed=3))
     plan = make_plan(panel, CONFIG, count=2, scheme="expanding", held_back=50)
     con = duckdb.connect()
+    migrate(con)
     store_plan(con, panel, plan)
     version = panel.manifest["data_version"]
     lived = []
     for k, fold in enumerate(plan.folds):
-        with pytest.raises(FinJEPAError, match="not judged yet"):
+        with pytest.raises(FinJEPAError, match="not tested yet"):
             pool(con, plan.name)
-        court = Court.over(panel, fold.test, fold.config.portfolio, stride=5, n_assets=4, window=34)
-        walks = [walk(EqualWeight(), court), walk(Cash(), court)]
+        setup = BacktestSetup.over(panel, fold.test, fold.config.portfolio, stride=5, n_assets=4, window=34)
+        walks = [simulate(EqualWeight(), setup), simulate(Cash(), setup)]
         lived.append(walks[0].net_T)
-        ensure_tables(con)
-        write_walks(con, Case(f"c{k}", version, "test", f"k{k}"), Evidence(walks))
+        write_block(con, BlockKey(f"c{k}", version, "test", f"k{k}"), BlockResults(walks))
         con.execute("UPDATE walk_forward_folds SET checkpoint = ? WHERE fold = ?", [f"c{k}", fold.name])
     assert pool(con, plan.name) == version
-    assert judged_plan(con)[0] == plan.name
+    assert newest_plan(con)[0] == plan.name
     assert [fold.test for fold in stored_plan(con, panel, plan.name).folds] == [fold.test for fold in plan.folds]
     build_leaderboard(con, plan.name, version, labels={"fold": "all folds"})
     row = next(row for row in leaderboard_rows(con, plan.name) if row["strategy"] == "equal_weight")
@@ -124,28 +125,23 @@ def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
     assert row["annual_return"] == pytest.approx(annual_return(np.concatenate(lived)))
     assert row["fold"] == "all folds"
     query = "SELECT wealth FROM backtest_returns WHERE checkpoint = ? AND strategy = 'equal_weight' ORDER BY date DESC"
-    last = con.execute(query, [plan.name]).fetchone()
-    assert last is not None
-    assert last[0] == pytest.approx(np.prod(1 + np.concatenate(lived)))
+    wealth = con.execute(query, [plan.name]).fetchall()
+    assert wealth[0][0] == pytest.approx(np.prod(1 + np.concatenate(lived)))
     assert record_opening(con, panel, plan, "c1", "run") == 1
     assert record_opening(con, panel, plan, "c1", "run") == 2
 
 
-def test_every_partition_of_a_walk_forward_walks_its_own_strategy(tmp_path, monkeypatch):
-    """With the utility and the fill that were asked for; whoever is not known is told so, not passed over."""
+def test_the_config_of_a_walk_forward_names_its_strategies(tmp_path, monkeypatch):
+    """With the utility and the fill that were asked for; an unknown name is refused."""
     mine = tmp_path / "mine.py"
     mine.write_text("def decide(view):\n    return None\n")
     monkeypatch.setenv("FINJEPA_STRATEGIES", str(tmp_path))
-    asked = FoldBacktestConfig(utility="log_growth - 5*variance", fill="open", n_assets=7)
-
-    def walked(who: str) -> list[str]:
-        return [name for name in docket_of(who, asked).names("test") if name != "equal_weight"]
-
-    assert walked("mppi") == ["mppi | log_growth - 5*variance"]
-    assert walked("ridge") == ["ridge"]
-    assert walked(f"{mine}:decide")[0].startswith("mine:decide@")
-    assert "momentum_60" in walked(RIVALS)
-    assert walked("momentum_60") == ["momentum_60"]
-    assert (docket_of("mppi", asked).fill, docket_of("mppi", asked).n_assets) == ("open", 7)
+    asked = {"planner": "mppi", "utility": "log_growth - 5*variance", "fill": "open", "n_assets": 7}
+    backtest = FoldBacktestConfig(controls="ridge", strategies=[f"{mine}:decide"], **asked).settings()
+    names = backtest.names("test")
+    assert {"mppi | log_growth - 5*variance", "ridge", "equal_weight", "momentum_60"} < set(names)
+    assert names[-1].startswith("mine:decide@")
+    assert (backtest.fill, backtest.n_assets) == ("open", 7)
+    assert "ridge" not in backtest.names("validation")
     with pytest.raises(FinJEPAError, match="nobody"):
-        docket_of("nobody", asked)
+        FoldBacktestConfig(controls="nobody").settings()

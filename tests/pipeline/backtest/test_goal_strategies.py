@@ -3,49 +3,48 @@
 import numpy as np
 import pytest
 import torch
-from handmade_court import config_for, court_over_test_block, write_lineage
 from handmade_panel import noise, write_panel
+from handmade_setup import config_for, setup_over_test_block, write_lineage
 
 from finjepa_model.data.batches import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.goal_library import build_library
 from finjepa_model.world_model import FinJEPA
-from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy, strategy_name
-from finjepa_pipeline.backtest.market_imagination import MarketImagination
+from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination, strategy_name
 
 DAYS, ASSETS = 900, 6
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """A panel, an untrained checkpoint that fits it, and a court over the test block."""
+    """A panel, an untrained checkpoint that fits it, and a setup over the test block."""
     folder = tmp_path_factory.mktemp("goals")
     config = config_for(ASSETS)
     panel = write_panel(folder / "panel", noise(DAYS, ASSETS))
     torch.manual_seed(0)
     FinJEPA(config).save_pretrained(folder / "model")
     write_lineage(folder / "model", config, panel)
-    return panel, folder / "model", court_over_test_block(panel, config, 16)
+    return panel, folder / "model", setup_over_test_block(panel, config, 16)
 
 
 @pytest.mark.parametrize("goal", ["goal(exposure=0.3)", "goal(volatility=0.1, drawdown=0.05)", "goal(realised)"])
 def test_a_strategy_is_drawn_to_the_goal_that_its_utility_names(case, goal):
-    _, checkpoint, court = case
+    _, checkpoint, setup = case
     strategy = FinJEPAStrategy(strategy_name("cem", f"-{goal}"), MarketImagination(checkpoint))
-    result = walk(strategy, court)
+    result = simulate(strategy, setup)
     assert np.isfinite(result.net_T).all()
     [(_, expected), *_] = strategy.expected
     assert list(expected.terms) == [f"-{goal}".replace(" ", "")]
 
 
 def test_what_went_best_is_of_training_dates_and_blind_to_what_comes_after(case):
-    panel, checkpoint, court = case
+    panel, checkpoint, setup = case
     model = FinJEPA.from_pretrained(checkpoint)
     train = split_dates(DAYS, model.config).train
     library = build_library(model, panel, train, dates=24)
-    assert library.known_L.max() < train[1] < court.decisions[0]
+    assert library.known_L.max() < train[1] < setup.decisions[0]
     again = build_library(model, panel, train, dates=24)
     assert torch.equal(library.goals_LD, again.goals_LD)
     returns_DA = noise(DAYS, ASSETS)
@@ -56,7 +55,7 @@ def test_what_went_best_is_of_training_dates_and_blind_to_what_comes_after(case)
 
 def test_a_utility_prices_the_disagreement_of_checkpoints_that_it_names(case):
     """Another checkpoint of the home makes an ensemble; the dearer its disagreement, the less of it a plan keeps."""
-    _, checkpoint, court = case
+    _, checkpoint, setup = case
     torch.manual_seed(1)
     other = FinJEPA(FinJEPA.from_pretrained(checkpoint).config)
     weights_Z = 50 * torch.randn_like(
@@ -68,8 +67,8 @@ def test_a_utility_prices_the_disagreement_of_checkpoints_that_it_names(case):
     for price in (0, 500):
         name = strategy_name("cem", f"log_growth + gross - {price}*disagreement('4e70other')")
         strategy = FinJEPAStrategy(name, MarketImagination(checkpoint))
-        view = court.views()[0]
-        plan = strategy.plan(view, PortfolioSimulator(court.costs).start((1, ASSETS)))
+        view = setup.views()[0]
+        plan = strategy.plan(view, PortfolioSimulator(setup.costs).start((1, ASSETS)))
         means_KN = np.stack([member.at(view)[0].mean_BHN[0, 0].numpy() for member in strategy._imagination.members])
         assert plan.account is not None
         holdings_N = plan.account.holdings_BHN[0, 0].numpy()
@@ -92,31 +91,31 @@ def test_a_checkpoint_that_is_not_there_is_named(case):
     "limit", ["net >= 3", "cash <= -1", "short >= 0.2", "log_growth >= 1", "gross >= 0.9, cash >= 0.9"]
 )
 def test_a_limit_that_no_portfolio_keeps_is_refused_with_its_name(case, limit):
-    _, checkpoint, court = case
+    _, checkpoint, setup = case
     strategy = FinJEPAStrategy(strategy_name("mppi", f"log_growth - variance, {limit}"), MarketImagination(checkpoint))
     with pytest.raises(FinJEPAError, match="no portfolio that keeps the limit"):
-        walk(strategy, court)
+        simulate(strategy, setup)
 
 
 def test_a_forecast_that_is_not_finite_is_refused_with_the_name_of_its_asset(case):
-    _, checkpoint, court = case
+    _, checkpoint, setup = case
     imagination = MarketImagination(checkpoint)
     imagination.model.readout.weights_Z.fill_(3e38)  # finite, and sums of it are not
     with pytest.raises(FinJEPAError, match="forecast of A"):
-        walk(FinJEPAStrategy("qp", imagination), court)
+        simulate(FinJEPAStrategy("qp", imagination), setup)
 
 
 def test_every_planner_lives_through_an_asset_that_is_delisted_tomorrow(case, tmp_path):
     """It may be bought at its last close; then it is liquidated, and no later decision holds it."""
-    _, checkpoint, court = case
-    first, alive_DA = court.decisions[0], np.ones((DAYS, ASSETS), bool)
+    _, checkpoint, setup = case
+    first, alive_DA = setup.decisions[0], np.ones((DAYS, ASSETS), bool)
     alive_DA[first + 2 :, 2] = False
     panel = write_panel(tmp_path, noise(DAYS, ASSETS), alive_DA=alive_DA, delisting_return_A=np.full(ASSETS, -0.3))
-    block, rules = (first, first + 16), court.costs
-    ending = Court.over(panel, block, rules, stride=5, n_assets=ASSETS, window=court.window)
+    block, rules = (first, first + 16), setup.costs
+    ending = BacktestSetup.over(panel, block, rules, stride=5, n_assets=ASSETS, window=setup.window)
     imagination = MarketImagination(checkpoint)
     for planner in ("cem", "mppi", "gradient", "qp", "random"):
-        result = walk(FinJEPAStrategy(planner, imagination), ending)
+        result = simulate(FinJEPAStrategy(planner, imagination), ending)
         assert np.isfinite(result.net_T).all()
         assert (result.held_KR[:, 2] == 0).all()
         assert (result.weights_KR[1:, 2] == 0).all()

@@ -10,21 +10,27 @@ from handmade_panel import noise, write_panel
 
 from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest import report_data
-from finjepa_pipeline.backtest.baselines import EveryDecision
 from finjepa_pipeline.backtest.claim import has_skill, headline
-from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.backtest.evidence import Expectations, calibration
+from finjepa_pipeline.backtest.engine import BacktestSetup, attribution, cost_grid, simulate
+from finjepa_pipeline.backtest.inference import deflated_sharpe
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows, traded_assets
-from finjepa_pipeline.backtest.overfitting import deflated_sharpe
-from finjepa_pipeline.backtest.replay import attribution, cost_grid
+from finjepa_pipeline.backtest.metrics import Expectations, calibration
 from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
-from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, insert, now, write_failure, write_walks
-from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
+from finjepa_pipeline.backtest.results import (
+    BlockKey,
+    BlockResults,
+    insert,
+    now,
+    write_block,
+    write_failure,
+)
+from finjepa_pipeline.backtest.strategies import Cash, EqualWeight, EveryDecision
 from finjepa_pipeline.report.backtest import write_report
 from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.warehouse import migrate
 
-CASE = Case("c1", "d1", "test", "court1")
+KEY = BlockKey("c1", "d1", "test", "setup1")
 DATES = np.datetime64("2021-03-01") + np.arange(3)
 
 
@@ -33,7 +39,9 @@ def judged(tmp_path) -> duckdb.DuckDBPyConnection:
     """1/N, cash, and two `planners`: one follows its panel's planted winner, one is random."""
     returns_DA = noise(600, 4, seed=1)
     returns_DA[:, 2] += 0.006
-    court = Court.over(write_panel(tmp_path, returns_DA), (30, 600), PortfolioConfig(), stride=5, n_assets=4, window=20)
+    setup = BacktestSetup.over(
+        write_panel(tmp_path, returns_DA), (30, 600), PortfolioConfig(), stride=5, n_assets=4, window=20
+    )
     rng = np.random.default_rng(0)
     strategies = [
         EqualWeight(),
@@ -41,11 +49,10 @@ def judged(tmp_path) -> duckdb.DuckDBPyConnection:
         EveryDecision("winner", lambda view: np.eye(4)[2]),
         EveryDecision("random", lambda view: rng.random(4)),
     ]
-    walks = [walk(strategy, court) for strategy in strategies]
+    walks = [simulate(strategy, setup) for strategy in strategies]
     con = duckdb.connect()
-    con.execute(sql("prices/schema"))
-    ensure_tables(con)
-    write_walks(con, CASE, Evidence(walks, replays={**cost_grid(walks, court), **attribution(walks, court)}))
+    migrate(con)
+    write_block(con, KEY, BlockResults(walks, replays={**cost_grid(walks, setup), **attribution(walks, setup)}))
     return con
 
 
@@ -59,7 +66,7 @@ def test_a_planted_winner_has_evidence_and_the_number_of_trials_takes_it_away(ju
     assert rows["cash"]["sharpe"] is None
     assert rows["equal_weight"]["effective_n"] == pytest.approx(4, rel=0.01)
     assert {row["run_id"] for row in rows.values()} == {"r1"}
-    said = judged.execute("SELECT trials, pbo, len(pbo_logits), spa_p FROM court_inference").fetchone()
+    said = judged.execute("SELECT trials, pbo, len(pbo_logits), spa_p FROM backtest_inference").fetchone()
     assert said is not None
     assert said[0] == 2  # 1/N and cash were chosen beforehand
     assert said[2] == 12870
@@ -67,19 +74,19 @@ def test_a_planted_winner_has_evidence_and_the_number_of_trials_takes_it_away(ju
     assert said[3] < 0.05
 
     for k in range(40):  # forty more were tried, and broke
-        write_failure(judged, replace(CASE, court=f"court{k + 2}"), "winner", DATES)
+        write_failure(judged, replace(KEY, setup=f"setup{k + 2}"), "winner", DATES)
     judged.execute("DELETE FROM leaderboard")
     build_leaderboard(judged, "c1", "d1", untried=5)
     after = {row["strategy"]: row for row in leaderboard_rows(judged, "c1")}
-    assert judged.execute("SELECT trials FROM court_inference").fetchone() == (47,)
+    assert judged.execute("SELECT trials FROM backtest_inference").fetchone() == (47,)
     assert after["winner"]["dsr"] < rows["winner"]["dsr"]
     assert after["winner"]["psr"] == rows["winner"]["psr"]
 
 
 def test_a_trial_has_the_dates_of_its_walk_also_where_the_strategy_failed(judged):
-    write_failure(judged, replace(CASE, court="court2"), "winner", DATES)
+    write_failure(judged, replace(KEY, setup="setup2"), "winner", DATES)
     query = (
-        "SELECT start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials WHERE strategy = 'winner' ORDER BY court"
+        "SELECT start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials WHERE strategy = 'winner' ORDER BY setup"
     )
     assert judged.execute(query).fetchall() == [("2020-02-01", "2021-08-22"), ("2021-03-01", "2021-03-03")]
 
@@ -87,32 +94,32 @@ def test_a_trial_has_the_dates_of_its_walk_also_where_the_strategy_failed(judged
 def test_the_same_walks_are_measured_once_until_more_was_tried(judged):
     assert build_leaderboard(judged, "c1", "d1")
     assert not build_leaderboard(judged, "c1", "d1")
-    write_failure(judged, replace(CASE, court="court2"), "winner", DATES)
+    write_failure(judged, replace(KEY, setup="setup2"), "winner", DATES)
     assert build_leaderboard(judged, "c1", "d1")
     assert not build_leaderboard(judged, "c1", "d1")
 
 
 def trials(con: duckdb.DuckDBPyConnection) -> int:
     build_leaderboard(con, "c1", "d1")
-    return con.execute("SELECT trials FROM court_inference").fetchall()[0][0]
+    return con.execute("SELECT trials FROM backtest_inference").fetchall()[0][0]
 
 
 def test_configurations_are_counted_by_their_dates_and_each_result_once(judged):
     assert trials(judged) == 2
-    again = """INSERT INTO backtest_trials BY NAME SELECT * REPLACE ('court2' AS court, 'd2' AS data_version) FROM backtest_trials
+    again = """INSERT INTO backtest_trials BY NAME SELECT * REPLACE ('setup2' AS setup, 'd2' AS data_version) FROM backtest_trials
     WHERE strategy = 'winner'"""
     judged.execute(again)  # the same result on the same days: nothing else was tried
     assert trials(judged) == 2
-    elsewhere = again.replace("'court2'", "'court3'").replace("'d2'", "'d3'")
-    judged.execute(f"{elsewhere} AND court = 'court1'")
-    other = "UPDATE backtest_trials SET block = 'validation', excess_sharpe = 0.01, checkpoint = 'c2' WHERE court = 'court3'"
+    elsewhere = again.replace("'setup2'", "'setup3'").replace("'d2'", "'d3'")
+    judged.execute(f"{elsewhere} AND setup = 'setup1'")
+    other = "UPDATE backtest_trials SET block = 'validation', excess_sharpe = 0.01, checkpoint = 'c2' WHERE setup = 'setup3'"
     judged.execute(other)
     assert trials(judged) == 3, "a validation block of other data on these days"
     judged.execute(
-        "UPDATE backtest_trials SET start_date = '2023-01-01', end_date = '2024-01-01' WHERE court = 'court3'"
+        "UPDATE backtest_trials SET start_date = '2023-01-01', end_date = '2024-01-01' WHERE setup = 'setup3'"
     )
     assert trials(judged) == 2, "no day in common"
-    judged.execute("UPDATE backtest_trials SET start_date = NULL, end_date = NULL WHERE court = 'court3'")
+    judged.execute("UPDATE backtest_trials SET start_date = NULL, end_date = NULL WHERE setup = 'setup3'")
     assert trials(judged) == 3, "nobody knows its days"
 
 
@@ -191,7 +198,7 @@ def test_the_headline_speaks_of_the_planner_that_acts_and_not_of_the_luckiest():
 def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verdict(judged, tmp_path, monkeypatch):
     monkeypatch.setattr(report_data, "quality_summary", lambda con: [])
     judged.execute(
-        """INSERT INTO backtest_returns BY NAME SELECT * REPLACE ('validation' AS block, 'court0' AS court) FROM backtest_returns
+        """INSERT INTO backtest_returns BY NAME SELECT * REPLACE ('validation' AS block, 'setup0' AS setup) FROM backtest_returns
         WHERE strategy IN ('random', 'equal_weight')"""
     )
     for test, passed, text in (
@@ -240,8 +247,7 @@ def test_a_calibrated_planner_has_slope_one_and_an_overconfident_one_less():
 )
 def test_it_says_how_many_assets_are_traded_and_which(eligible: int, columns: list[str], says: str):
     with duckdb.connect() as con:
-        for schema in ("prices/schema", "backtest_schema"):
-            con.execute(sql(schema))
+        migrate(con)
         assert traded_assets(con, "model") == ""
         for day in ("2020-01-02", "2020-01-09"):
             con.execute(

@@ -10,10 +10,8 @@ from handmade_panel import noise, write_panel
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_pipeline.backtest.baselines import EveryDecision, Monthly, extreme_quintile
-from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.backtest.replay import COST_GRID, attribution, cost_grid, replay
-from finjepa_pipeline.backtest.strategies import BuyAndHold, EqualWeight
+from finjepa_pipeline.backtest.engine import COST_GRID, BacktestSetup, attribution, cost_grid, simulate
+from finjepa_pipeline.backtest.strategies import BuyAndHold, EqualWeight, EveryDecision, Monthly, extreme_quintile
 
 
 class Erratic:
@@ -34,13 +32,13 @@ class Erratic:
 
 
 @pytest.fixture
-def court(tmp_path) -> Court:
+def setup(tmp_path) -> BacktestSetup:
     n_days, n_assets = 260, 5
     alive_DA = np.ones((n_days, n_assets), bool)
     alive_DA[150:, 4] = False
     tradable_DA = np.random.default_rng(3).random((n_days, n_assets)) > 0.1
     panel = write_panel(tmp_path, noise(n_days, n_assets, seed=1), alive_DA=alive_DA, tradable_DA=tradable_DA)
-    return Court.over(panel, (30, n_days), PortfolioConfig(allow_short=True), stride=5, n_assets=4, window=20)
+    return BacktestSetup.over(panel, (30, n_days), PortfolioConfig(allow_short=True), stride=5, n_assets=4, window=20)
 
 
 def strategies():
@@ -53,12 +51,13 @@ def strategies():
     ]
 
 
-def test_a_replay_under_the_same_costs_is_the_walk(court):
-    walks = [walk(strategy, court) for strategy in strategies()]
-    again = replay(walks, court, court.costs)
-    for k, one in enumerate(walks):
-        np.testing.assert_allclose(again.net_TK[:, k], one.net_T, atol=1e-12, err_msg=one.strategy)
-        np.testing.assert_allclose(again.gross_TK[:, k], one.gross_T, atol=1e-12, err_msg=one.strategy)
+def test_decisions_replayed_at_many_costs_are_the_simulations_at_these_costs(setup):
+    """All strategies and levels side by side are what each is alone."""
+    grid = cost_grid([simulate(strategy, setup) for strategy in strategies()], setup)
+    for bps in COST_GRID:
+        dearer = replace(setup, costs=replace(setup.costs, cost_bps=bps))
+        for k, one in enumerate(simulate(strategy, dearer) for strategy in strategies()):
+            np.testing.assert_allclose(grid[f"cost_{bps:g}"][:, k], one.net_T, atol=1e-12, err_msg=one.strategy)
 
 
 def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
@@ -67,30 +66,22 @@ def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
     returns_DA = np.zeros((430, 2))
     returns_DA[32::10, 0] = returns_DA[37::10, 1] = 0.004
     panel = write_panel(tmp_path, returns_DA)
-    court = Court.over(panel, (30, 430), PortfolioConfig(), stride=5, n_assets=2, window=20)
+    setup = BacktestSetup.over(panel, (30, 430), PortfolioConfig(), stride=5, n_assets=2, window=20)
 
     def right_one(view):
         return np.array([1.0, 0.0]) if panel.date_index(view.date) % 10 == 0 else np.array([0.0, 1.0])
 
-    walks = [walk(EqualWeight(), court), walk(EveryDecision("right", right_one), court)]
-    grid = cost_grid(walks, court)
+    walks = [simulate(EqualWeight(), setup), simulate(EveryDecision("right", right_one), setup)]
+    grid = cost_grid(walks, setup)
     for low, high in itertools.pairwise(COST_GRID):
         assert (grid[f"cost_{high:g}"].mean(0) < grid[f"cost_{low:g}"].mean(0)).all()
     gap_0, gap_50 = (np.diff(grid[f"cost_{bps}"].mean(0))[0] for bps in (0, 50))
     assert 50 * gap_0 / (gap_0 - gap_50) == pytest.approx(10, rel=0.1)
 
 
-def test_strategies_side_by_side_at_many_costs_are_what_they_are_alone(court):
-    walks = [walk(strategy, court) for strategy in strategies()]
-    grid = cost_grid(walks, court)
-    for bps in COST_GRID:
-        alone = replay(walks, court, replace(court.costs, cost_bps=bps))
-        np.testing.assert_allclose(grid[f"cost_{bps:g}"], alone.net_TK, atol=1e-12)
-
-
-def test_each_part_of_an_action_adds_what_it_adds(court):
-    always_long, erratic = walk(EqualWeight(), court), walk(Erratic(), court)
-    parts = attribution([always_long, erratic], court)
+def test_each_part_of_an_action_adds_what_it_adds(setup):
+    always_long, erratic = simulate(EqualWeight(), setup), simulate(Erratic(), setup)
+    parts = attribution([always_long, erratic], setup)
     np.testing.assert_allclose(parts["weights"][:, 0], parts["hedge"][:, 0])  # nothing to switch on
     assert not np.allclose(parts["signals"][:, 1], parts["weights"][:, 1])
     assert not np.allclose(parts["hedge"][:, 1], parts["signals"][:, 1])
@@ -110,8 +101,8 @@ def test_a_fill_at_the_open_earns_the_day_and_not_the_night(tmp_path):
         return np.array([0.0, 1.0]) if panel.date_index(view.date) == 35 else np.array([1.0, 0.0])
 
     for given, wealth in ((overnight, 1.2), (None, 1.0)):
-        judged = Court.over(panel, (30, 60), free, stride=5, n_assets=2, window=20, overnight=given)
-        result = walk(EveryDecision("oracle", decided_at_35), judged)
+        judged = BacktestSetup.over(panel, (30, 60), free, stride=5, n_assets=2, window=20, overnight=given)
+        result = simulate(EveryDecision("oracle", decided_at_35), judged)
         assert result.wealth_T[-1] == pytest.approx(wealth, rel=1e-6)
         assert len(result.dates_T) == 29
 
@@ -132,11 +123,11 @@ def test_a_fill_at_the_open_pays_interest_and_fees_of_a_session_once(tmp_path, w
             return PortfolioAction(torch.full((1, 2), 0.5, dtype=torch.float64), signals_1N, torch.ones(1).double())
 
     night = np.zeros(len(panel.returns))
-    courts = [
-        Court.over(panel, (30, 60), rules, stride=5, n_assets=2, window=20, overnight=overnight)
+    setups = [
+        BacktestSetup.over(panel, (30, 60), rules, stride=5, n_assets=2, window=20, overnight=overnight)
         for overnight in (night, None)
     ]
-    opened, closed = (walk(Fixed(), judged) for judged in courts)
+    opened, closed = (simulate(Fixed(), judged) for judged in setups)
     np.testing.assert_allclose(opened.net_T, closed.net_T, atol=1e-12)
     np.testing.assert_allclose(opened.cost_T, closed.cost_T, atol=1e-12)
     assert opened.gross_T[0] == pytest.approx(1e-4, rel=1e-3)  # of cash, in the session of the first fill

@@ -1,4 +1,4 @@
-"""A strategy of the user's own stands before the same court, and a new version of it is a new trial."""
+"""A strategy of the user's own stands before the same setup, and a new version of it is a new trial."""
 
 import os
 from types import SimpleNamespace
@@ -8,9 +8,9 @@ from handmade_panel import noise, write_panel
 
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest import user_strategy
-from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.backtest.user_strategy import load_strategy
+from finjepa_pipeline.backtest import strategies
+from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.strategies import load_strategy
 
 SOURCE = """
 import torch
@@ -32,10 +32,10 @@ class Counting:
 def test_a_callable_and_a_class_are_walked_like_anybody(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(SOURCE)
-    court = Court.over(
+    setup = BacktestSetup.over(
         write_panel(tmp_path / "panel", noise(120, 3)), (30, 120), PortfolioConfig(), stride=5, n_assets=3, window=20
     )
-    one, two = (walk(load_strategy(f"{file}:{name}"), court) for name in ("decide", "Counting"))
+    one, two = (simulate(load_strategy(f"{file}:{name}"), setup) for name in ("decide", "Counting"))
     assert one.wealth_T[-1] == two.wealth_T[-1] != 1
     assert one.strategy.startswith("mine:decide@")
     file.write_text(SOURCE + "# tuned")
@@ -78,7 +78,7 @@ def test_a_strategy_that_returns_no_action_is_one_clear_line(tmp_path):
 
 
 def test_outside_of_the_command_line_only_the_operators_folder_has_strategies(tmp_path, monkeypatch):
-    monkeypatch.setattr(user_strategy, "_from_command_line", False)
+    monkeypatch.setattr(strategies, "_from_command_line", False)
     allowed, other = tmp_path / "allowed", tmp_path / "other"
     for folder in (allowed, other):
         folder.mkdir()
@@ -93,14 +93,14 @@ def test_outside_of_the_command_line_only_the_operators_folder_has_strategies(tm
     ]
     for spec in (own, *foreign):
         with pytest.raises(FinJEPAError, match="FINJEPA_STRATEGIES"):
-            user_strategy.refuse_untrusted([spec])
+            strategies.refuse_untrusted([spec])
     monkeypatch.setenv("FINJEPA_STRATEGIES", str(allowed))
-    user_strategy.refuse_untrusted([None, own])
+    strategies.refuse_untrusted([None, own])
     for spec in foreign:
         with pytest.raises(FinJEPAError, match="FINJEPA_STRATEGIES"):
-            user_strategy.refuse_untrusted([spec])
-    user_strategy.trust_command_line()
-    user_strategy.refuse_untrusted(foreign)
+            strategies.refuse_untrusted([spec])
+    strategies.trust_command_line()
+    strategies.refuse_untrusted(foreign)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    user_strategy.load_strategy(own)
+    strategies.load_strategy(own)
     assert "HF_TOKEN" not in os.environ

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
-from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
-from finjepa_pipeline.backtest.store import insert, now
+from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, insert, now
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import lineage
 from finjepa_pipeline.warehouse import Warehouse, sql
@@ -87,7 +86,7 @@ class Home:
             self.add_audit(checkpoint, strategy)
         noise_T = np.random.default_rng(7).normal(0, 0.01, days)
         noise_T -= noise_T.mean()
-        key = {"checkpoint": checkpoint, "data_version": data_version, "court": f"court-{checkpoint}"}
+        key = {"checkpoint": checkpoint, "data_version": data_version, "setup": f"setup-{checkpoint}"}
         span = {"start_date": date(2020, 1, 2), "end_date": date(2022, 12, 28), "created_at": now()}
         nothing = {"cost": 0.0, "turnover": 0.0, "wealth": 1.0, "hedge": False}
         with self.warehouse.connect() as con:

@@ -10,15 +10,14 @@ import torch
 from finjepa_model.data.batches import history_needed
 from finjepa_model.td.training import TDTrainer
 from finjepa_model.world_model import FinJEPA
-from finjepa_pipeline.backtest import engine
-from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.backtest.finjepa_strategy import FinJEPAStrategy
-from finjepa_pipeline.backtest.market_imagination import MarketImagination
+from finjepa_pipeline.backtest import market_view
+from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing import daily, decision
 from finjepa_pipeline.publishing.daily import backfill_decisions, make_decision
-from tests.pipeline.backtest.handmade_court import config_for
 from tests.pipeline.backtest.handmade_panel import write_panel
+from tests.pipeline.backtest.handmade_setup import config_for
 from tests.pipeline.publishing.conftest import Home
 
 STRIDE, ASSETS, LENGTH, REBALANCED = 5, 7, 23, 10
@@ -72,8 +71,7 @@ def model(market):
 
 @pytest.fixture(autouse=True)
 def universe_changes(monkeypatch):
-    monkeypatch.setattr(engine, "REBALANCE_UNIVERSE_EVERY", REBALANCED)
-    monkeypatch.setattr(decision, "REBALANCE_UNIVERSE_EVERY", REBALANCED)
+    monkeypatch.setattr(market_view, "REBALANCE_UNIVERSE_EVERY", REBALANCED)
 
 
 def _config():
@@ -109,8 +107,10 @@ def night(home: Home, market: Market, session: int, monkeypatch) -> dict:
 
 def judged_by(market: Market, checkpoint, planner: str, block: tuple[int, int]):
     panel, config = market.until(market.days - 1), _config()
-    court = Court.over(panel, block, config.portfolio, stride=STRIDE, n_assets=20, window=history_needed(config))
-    return court, walk(FinJEPAStrategy(planner, MarketImagination(checkpoint)), court)
+    setup = BacktestSetup.over(
+        panel, block, config.portfolio, stride=STRIDE, n_assets=20, window=history_needed(config)
+    )
+    return setup, simulate(FinJEPAStrategy(planner, MarketImagination(checkpoint)), setup)
 
 
 def assert_same(found: dict, judged, session: int, first: int) -> None:
@@ -142,8 +142,8 @@ def test_nightly_runs_hold_what_the_backtest_holds(planner, seed, market, model,
     checkpoint = home.add_checkpoint("aaaa", model=model)
     promote(home, "aaaa", planner)
     first = market.first
-    court, judged = judged_by(market, checkpoint, planner, (first, market.days))
-    assert len({universe.start for universe in court.universes}) > 1  # or nothing is tried of it
+    setup, judged = judged_by(market, checkpoint, planner, (first, market.days))
+    assert len({universe.start for universe in setup.universes}) > 1  # or nothing is tried of it
     for session in range(first, market.days):
         if session - first in missed:
             continue

@@ -63,7 +63,7 @@ def test_a_book_trades_as_many_assets_as_its_backtest_and_another_number_is_a_tr
         con.execute(
             """INSERT INTO backtest_returns BY NAME SELECT 'aaaa' AS checkpoint, 'mppi' AS strategy, 'test' AS block,
             DATE '2020-01-05' AS date, 0 AS gross_return, 0 AS net_return, 0 AS cost, 0 AS turnover, 1 AS wealth, false AS hedge,
-            'data1' AS data_version, '0123456789ab-5' AS court"""
+            'data1' AS data_version, '0123456789ab-5' AS setup"""
         )
     for n_assets in (None, 5, 3):
         make_decision(home.settings, home.warehouse, n_assets=n_assets)

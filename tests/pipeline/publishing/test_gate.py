@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from finjepa_pipeline.backtest.charges import BEFORE_THE_GATE
+from finjepa_pipeline.backtest.results import BEFORE_THE_GATE
 from finjepa_pipeline.publishing.gate import Finding, Verdict, current_champion, judge, probability_better, summary
 
 
@@ -170,11 +170,11 @@ def test_a_challenger_that_was_not_audited_or_failed_a_test_is_refused_and_the_c
 @pytest.mark.parametrize(
     ("test", "who", "refused"),
     [
-        ("truncation", "finjepa_mppi", True),
+        ("future_invariance", "finjepa_mppi", True),
         ("fill_lag", "finjepa_mppi", True),
         ("label_alignment", "mine.py:decide", True),
-        ("truncation", "all planners", True),
-        ("truncation", "mine.py:decide", False),  # what differed is a decision of that strategy
+        ("future_invariance", "all planners", True),
+        ("future_invariance", "mine.py:decide", False),  # what differed is a decision of that strategy
         ("null_market", "finjepa_mppi", False),
         ("delay", "finjepa_mppi", False),
     ],
@@ -192,7 +192,7 @@ def test_what_failed_in_the_data_refuses_every_planner_of_a_checkpoint(champion_
     [
         ("delay", "not enough data: 40 sessions are too few", "promoted"),
         ("null_market", "not enough data: 40 sessions are too few", "promoted"),
-        ("truncation", "not enough data: 40 sessions are too few", "refused"),
+        ("future_invariance", "not enough data: 40 sessions are too few", "refused"),
         ("null_market", "not run: no cluster", "refused"),
     ],
 )
@@ -211,16 +211,16 @@ def test_a_test_without_a_verdict_is_neither_passed_nor_failed(champion_home, te
 
 def test_that_all_checks_passed_is_only_said_where_they_were_run_and_did(champion_home):
     verdict = _challenge(champion_home, 0.0015, write=False)
-    planted = _finding(verdict, "audit: planted_market")
+    planted = _finding(verdict, "audit: known_truth")
     assert (planted.passed, planted.blocking, planted.verdict) == (None, False, "not run")
-    assert "audit: planted_market" in verdict.reasons[-1]
+    assert "audit: known_truth" in verdict.reasons[-1]
     assert "all" not in verdict.reasons[-1]
     passed = [Finding(name, True, "sound") for name in ("files", "data")]
     assert summary(passed) == "all 2 checks passed"
     failed = Finding("overfitting", False, "0.7", blocking=False)
     assert summary([*passed, failed]) == "no check forbids it; 2 of 3 passed (failed: overfitting)"
     champion_home.rows(
-        """INSERT INTO audit_results BY NAME SELECT * REPLACE ('planted_market' AS test, false AS passed) FROM audit_results
+        """INSERT INTO audit_results BY NAME SELECT * REPLACE ('known_truth' AS test, false AS passed) FROM audit_results
         WHERE checkpoint = 'bbbb' AND test = 'delay'"""
     )
     assert _judge(champion_home, "bbbb").verdict == "refused"  # nobody has to ask for it, but a failure stands

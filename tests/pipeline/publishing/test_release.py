@@ -19,8 +19,8 @@ from finjepa_pipeline.publishing import hub as client
 from finjepa_pipeline.publishing.gate import current_champion, judge
 from finjepa_pipeline.publishing.release import Release, is_outstanding, plan_release, release
 from tests.hub_lookalike import READER, WRITER, HubLookalike
-from tests.pipeline.backtest.handmade_court import config_for
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
+from tests.pipeline.backtest.handmade_setup import config_for
 
 ROOT = Path(__file__).parents[3]
 REPO = "tester/finjepa"

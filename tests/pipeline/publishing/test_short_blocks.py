@@ -7,26 +7,27 @@ import numpy as np
 import pytest
 
 from finjepa_model.config import PortfolioConfig
-from finjepa_pipeline.backtest.baselines import EveryDecision
-from finjepa_pipeline.backtest.engine import Court, walk
-from finjepa_pipeline.backtest.evidence import forecast_quality
+from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.inference import (
     block_length,
+    forecast_quality,
+    overfitting_logits,
     power,
+    probabilistic_sharpe,
     sharpe_intervals,
     superior_predictive_ability,
 )
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
 from finjepa_pipeline.backtest.metrics import SHORTEST
-from finjepa_pipeline.backtest.overfitting import overfitting_logits, probabilistic_sharpe
 from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
-from finjepa_pipeline.backtest.store import Case, Evidence, ensure_tables, write_walks
-from finjepa_pipeline.backtest.strategies import EqualWeight
+from finjepa_pipeline.backtest.results import BlockKey, BlockResults, write_block
+from finjepa_pipeline.backtest.strategies import EqualWeight, EveryDecision
 from finjepa_pipeline.publishing.card import model_card
 from finjepa_pipeline.publishing.gate import findings
 from finjepa_pipeline.publishing.release import corrections, standings
 from finjepa_pipeline.report.backtest import write_report
 from finjepa_pipeline.report.history import write_history
+from finjepa_pipeline.warehouse import migrate
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
 BOUNDS = (
@@ -40,16 +41,16 @@ def judged_over(tmp_path, sessions: int, con: duckdb.DuckDBPyConnection | None =
     returns_DA = noise(sessions + 40, 4, seed=1)
     returns_DA[:, 2] += 0.02
     block = (39, 39 + sessions + 1)
-    court = Court.over(
+    setup = BacktestSetup.over(
         write_panel(tmp_path / "p", returns_DA), block, PortfolioConfig(), stride=5, n_assets=4, window=20
     )
-    walks = [walk(EqualWeight(), court), walk(EveryDecision("mppi", lambda view: np.eye(4)[2]), court)]
-    found = {"winner": forecast_quality(lambda view: np.arange(4.0), court, court.views())}
+    walks = [simulate(EqualWeight(), setup), simulate(EveryDecision("mppi", lambda view: np.eye(4)[2]), setup)]
+    found = {"winner": forecast_quality(lambda view: np.arange(4.0), setup, setup.views())}
     con = con or duckdb.connect()
-    ensure_tables(con)
+    migrate(con)
     for name in ("validation", "test"):
-        evidence = Evidence(walks, forecasts={} if name == "validation" else found)
-        write_walks(con, Case("c1", "d1", name, f"{name}-court"), evidence)
+        evidence = BlockResults(walks, forecasts={} if name == "validation" else found)
+        write_block(con, BlockKey("c1", "d1", name, f"{name}-setup"), evidence)
     build_leaderboard(con, "c1", "d1")
     return con
 
@@ -63,7 +64,7 @@ def test_a_short_block_has_no_interval_in_any_table(tmp_path, sessions):
         assert row["n_days"] == sessions
         assert row["sharpe"] > 5  # it is measured, and nothing is claimed
         assert {name: row[name] for name in BOUNDS} == dict.fromkeys(BOUNDS)
-    whole = con.execute("SELECT pbo, len(pbo_logits), spa_p FROM court_inference").fetchall()
+    whole = con.execute("SELECT pbo, len(pbo_logits), spa_p FROM backtest_inference").fetchall()
     assert set(whole) == {(None, 0, None)}
     assert con.execute("SELECT low, high, t, ratio FROM forecast_quality").fetchall() == [(None,) * 4] * 2
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest.evaluate import checkpoint_folder
+from finjepa_pipeline.backtest.blocks import checkpoint_folder
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import content_hash, named_checkpoint
 from tests.hub_lookalike import READER, HubLookalike

@@ -1,24 +1,137 @@
 """The world model as a strategy: it imagines the market, and a planner searches for the action.
 
-Shapes: B decision dates, N assets of a view, H decision steps.
+Shapes: B decision dates (1), N assets of a view, H decision steps, D latent width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.checkpoint import resolve_checkpoint
+from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace, Plan, Utility, parse_utility
+from finjepa_model.planning import ActionSpace, Ensemble, Plan, Utility, parse_utility
+from finjepa_model.planning.goals import goal_latent, target_latent
 from finjepa_model.planning.imagination import ImaginedMarket, PlanningWorld
 from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective
-from finjepa_model.portfolio import PortfolioState
+from finjepa_model.planning.utility import parse_goal
+from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.td.planner import TDPlanner
-from finjepa_pipeline.backtest.ensemble import ensemble_of
-from finjepa_pipeline.backtest.market_imagination import HORIZON, Imagined
+from finjepa_model.world_model import FinJEPA, Imagination
+from finjepa_pipeline.backtest.engine import StrategyResult
 from finjepa_pipeline.backtest.market_view import MarketView
+from finjepa_pipeline.backtest.metrics import Expectations
+
+HORIZON = 2  # decision steps
+
+
+class Imagined(Protocol):
+    """What a planner plans in: the market of a decision, as somebody imagines it."""
+
+    @property
+    def config(self) -> FinJEPAConfig: ...
+    @property
+    def simulator(self) -> PortfolioSimulator: ...
+    def at(self, view: MarketView) -> tuple[ImaginedMarket, torch.Tensor | None]:
+        """The imagined market, and the latent of its goal, goal_1D, where there is one."""
+        ...
+
+    def goal(self, name: str, view: MarketView) -> torch.Tensor:
+        """The latent goal_1D of a goal that a utility names."""
+        ...
+
+
+class MarketImagination:
+    """The market as a checkpoint imagines it. It does not depend on what is held, so every planner of the checkpoint shares
+    it.
+
+    Each date is imagined by itself: in a batch the last digits depend on the other dates, and a search turns last digits into
+    another plan. So a backtest and a single decision of the same close agree.
+    """
+
+    def __init__(self, checkpoint: str | Path):
+        # Tensors of a plan are small: a second thread gains little, and on a busy machine it costs ten times the time.
+        torch.set_num_threads(1)
+        self.checkpoint = checkpoint
+        self.folder = resolve_checkpoint(checkpoint)
+        self.model = FinJEPA.from_pretrained(self.folder)
+        self.config = self.model.config
+        self.simulator = PortfolioSimulator(self.config.portfolio)
+        self._imagined: WeakKeyDictionary[MarketView, tuple[Imagination, torch.Tensor]] = WeakKeyDictionary()
+
+    def at(self, view: MarketView) -> tuple[Imagination, torch.Tensor]:
+        """The imagined market of a decision, and the latent of its goal, goal_1D."""
+        if view not in self._imagined:
+            imagination = self.model.imagine(view.observation(self.config), HORIZON)
+            goal_1D = goal_latent(imagination, self.simulator, self.config.model.stride)
+            self._imagined[view] = imagination, goal_1D
+        return self._imagined[view]
+
+    def goal(self, name: str, view: MarketView) -> torch.Tensor:
+        """The latent goal_1D of a goal that a utility names: a state in the market of now, or what went best in similar
+        markets on training dates."""
+        imagination, _ = self.at(view)
+        target = parse_goal(name)
+        if target is not None:
+            return target_latent(imagination, self.simulator, self.config.model.stride, target)
+        return view.goal_library(self.model, self.folder).nearest(imagination.tokens_BMD[:, -1], view.session)
+
+    def forecast(self, view: MarketView) -> np.ndarray:
+        """Expected simple return of each asset over the next decision step, [N]."""
+        return self.at(view)[0].mean_BHN[0, 0].numpy()
+
+
+class EnsembleImagination:
+    """Plans in the mixture of its members; the first one gives the rules of trading."""
+
+    def __init__(self, members: Sequence[MarketImagination]):
+        self.members = members
+        self.config, self.simulator = members[0].config, members[0].simulator
+
+    def at(self, view: MarketView) -> tuple[Ensemble, torch.Tensor]:
+        """The imagined market, and the latent of its goal in all members side by side."""
+        ensemble = Ensemble([member.at(view)[0] for member in self.members])
+        return ensemble, goal_latent(ensemble, self.simulator, self.config.model.stride)
+
+    def goal(self, name: str, view: MarketView) -> torch.Tensor:
+        """See `MarketImagination.goal`; the latents of all members side by side."""
+        target = parse_goal(name)
+        if target is None:
+            return torch.cat([member.goal(name, view) for member in self.members], dim=-1)
+        return target_latent(self.at(view)[0], self.simulator, self.config.model.stride, target)
+
+
+def checkpoint_beside(checkpoint: Path, name: str) -> Path:
+    """The folder of another checkpoint: an id beside this one in its home, a folder, or a Hub repository."""
+    beside = checkpoint.parent / name
+    return beside if beside.is_dir() else resolve_checkpoint(name)
+
+
+def ensemble_of(imagination: Imagined, others: Sequence[str]) -> EnsembleImagination:
+    """A checkpoint and others: ids beside it in its home, folders, or Hub repositories.
+
+    Raises:
+        FinJEPAError: if one is not there, or reads other channels or steps than the first.
+    """
+    if not isinstance(imagination, MarketImagination):
+        raise FinJEPAError("a control has no checkpoint, so there is nothing to disagree with")
+    members = [imagination]
+    for name in others:
+        other = MarketImagination(checkpoint_beside(imagination.folder, name))
+        mine, its = imagination.config.model, other.config.model
+        for part in ("channels", "market_channels", "stride"):
+            if getattr(mine, part) != getattr(its, part):
+                raise FinJEPAError(f"checkpoint {name} has another model.{part}; an ensemble must see the same market")
+        members.append(other)
+    return EnsembleImagination(members)
+
 
 WITH_UTILITY = " | "  # between the names of a planner and of its utility
 
@@ -54,6 +167,20 @@ class Expectation:
         return self.path[0][1]
 
 
+def compare_expectations(expected: Sequence[tuple[np.datetime64, Expectation]], result: StrategyResult) -> Expectations:
+    """Line up what a strategy expected at its decisions with what came of them; a step runs to the close of the
+    next decision."""
+    wealth = dict(zip(result.dates_T, result.wealth_T, strict=True))
+    wealth[result.decided_K[0]] = 1.0
+    ends = dict(zip(result.decided_K, [*result.decided_K[1:], result.dates_T[-1]], strict=True))
+    return Expectations(
+        dates_D=np.array([date for date, _ in expected]),
+        imagined_D=np.array([one.growth for _, one in expected]),
+        volatility_D=np.array([one.volatility for _, one in expected]),
+        realised_D=np.array([np.log(wealth[ends[date]] / wealth[date]) for date, _ in expected]),
+    )
+
+
 def strategy_name(planner: str, utility: str | None) -> str:
     """How a planner with a utility of its own is called, on leaderboards and by the champion.
 
@@ -77,7 +204,7 @@ def checkpoints_of(name: str) -> tuple[str, ...]:
 class FinJEPAStrategy:
     """One planner on one checkpoint, warm-started from decision to decision.
 
-    Unless it is told its utility, CEM moves the portfolio latent towards a goal latent (JEPA-WMs), and every other planner
+    Without a utility of its own, CEM moves the portfolio latent towards a goal latent (JEPA-WMs), and every other planner
     maximises predicted growth after exact costs with a price on risk (EB-JEPA).
     """
 
@@ -136,9 +263,7 @@ class FinJEPAStrategy:
         # the noise of a date is its own, so that a decision needs nothing of those before it but their plan
         generator = torch.Generator().manual_seed(_seed(config.training.seed, view.date))
         plan = self._planner.plan(Objective(world, self._utility), space, warm_start, generator)
-        if self.last is None and not isinstance(
-            self._planner, TDPlanner
-        ):  # which charges limits and keeps none for sure
+        if self.last is None and not isinstance(self._planner, TDPlanner):  # it prices limits, and keeps none for sure
             self._refuse_broken_limits(plan)
         self.last = (view.assets, plan)
         return plan

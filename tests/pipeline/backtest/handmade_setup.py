@@ -1,4 +1,4 @@
-"""The smallest config that reads a hand-made panel, the lineage of a checkpoint of it, and a court over its test block."""
+"""The smallest config that reads a hand-made panel, the lineage of a checkpoint of it, and a setup over its test block."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import numpy as np
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.data.batches import history_needed, split_dates
 from finjepa_model.data.panel import Panel
-from finjepa_pipeline.backtest.engine import Court
+from finjepa_pipeline.backtest.engine import BacktestSetup
 
 
 def config_for(n_assets: int) -> FinJEPAConfig:
@@ -32,12 +32,12 @@ def write_lineage(folder: Path, config: FinJEPAConfig, panel: Panel, *, dates: b
     (folder / "lineage.json").write_text(json.dumps(made))
 
 
-def court_over_test_block(
+def setup_over_test_block(
     panel: Panel, config: FinJEPAConfig, sessions: int, overnight: np.ndarray | None = None
-) -> Court:
+) -> BacktestSetup:
     """Over the first so many sessions of the test block."""
     first = split_dates(len(panel.dates), config).test[0]
-    return Court.over(
+    return BacktestSetup.over(
         panel,
         (first, first + sessions),
         config.portfolio,

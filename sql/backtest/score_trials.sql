@@ -1,4 +1,4 @@
--- The Sharpe ratio, per session, of what each trial of a court earned over 1/N.
+-- The Sharpe ratio, per session, of what each configuration of a setup earned over 1/N.
 UPDATE main.backtest_trials AS trial
 SET excess_sharpe = scored.ratio
 FROM (
@@ -8,8 +8,8 @@ FROM (
             THEN avg(mine.net_return - benchmark.net_return) / stddev_samp(mine.net_return - benchmark.net_return)
         END AS ratio
     FROM main.backtest_returns AS mine
-    JOIN main.backtest_returns AS benchmark USING (court, date)
-    WHERE mine.court = $court AND benchmark.strategy = $benchmark
+    JOIN main.backtest_returns AS benchmark USING (setup, date)
+    WHERE mine.setup = $setup AND benchmark.strategy = $benchmark
     GROUP BY mine.strategy
 ) AS scored
-WHERE trial.court = $court AND trial.strategy = scored.strategy
+WHERE trial.setup = $setup AND trial.strategy = scored.strategy

@@ -1,6 +1,6 @@
--- What the backtests leave behind. Returns, costs and turnover are shares of the wealth at the close before; wealth begins
--- at 1 in every block; all rates and drawdowns are fractions. `court` is a hash of the conditions
--- of a walk: protocol, panel, universe, block; only walks of one court may be compared.
+-- What backtests leave behind. Returns, costs and turnover are shares of the wealth at the close before; wealth begins at 1 in
+-- every block; all rates and drawdowns are fractions. `setup` is a hash of the conditions of a result (protocol, panel, universe,
+-- block); only results of one setup may be compared.
 CREATE TABLE IF NOT EXISTS backtest_returns (
     checkpoint VARCHAR NOT NULL,
     strategy VARCHAR NOT NULL,
@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS backtest_returns (
     wealth DOUBLE NOT NULL,
     hedge BOOLEAN NOT NULL,
     data_version VARCHAR NOT NULL,
-    court VARCHAR NOT NULL
+    setup VARCHAR NOT NULL
 );
 -- One row an asset and decision; `date` is the close of the decision, which is filled at the next one.
 CREATE TABLE IF NOT EXISTS backtest_decisions (
@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS backtest_decisions (
     held DOUBLE NOT NULL,  -- signed share of wealth when the decision's step ended
     hedge DOUBLE NOT NULL,
     data_version VARCHAR NOT NULL,
-    court VARCHAR NOT NULL
+    setup VARCHAR NOT NULL
 );
 -- What a planner expected of each decision step, by the model's own account, and what came of it. Log growth, not annualised.
 CREATE TABLE IF NOT EXISTS backtest_expectations (
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS backtest_expectations (
     imagined_volatility DOUBLE NOT NULL,
     realised_growth DOUBLE NOT NULL,
     data_version VARCHAR NOT NULL,
-    court VARCHAR NOT NULL
+    setup VARCHAR NOT NULL
 );
 -- The same decisions under other costs, and with one part of the action after the other switched on.
 CREATE TABLE IF NOT EXISTS backtest_replays (
@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS backtest_replays (
     sharpe DOUBLE,
     annual_return DOUBLE NOT NULL,
     data_version VARCHAR NOT NULL,
-    court VARCHAR NOT NULL
+    setup VARCHAR NOT NULL
 );
 -- Whether forecasts of a decision step's return order the assets: mean correlations with Newey-West 95 % intervals.
 CREATE TABLE IF NOT EXISTS forecast_quality (
@@ -65,11 +65,11 @@ CREATE TABLE IF NOT EXISTS forecast_quality (
     ratio DOUBLE,  -- mean per standard deviation over decisions
     decisions BIGINT NOT NULL,
     data_version VARCHAR NOT NULL,
-    court VARCHAR NOT NULL
+    setup VARCHAR NOT NULL
 );
--- Every walk that was ever judged, kept for good: the number of trials that a deflated Sharpe ratio has to answer for.
+-- Every configuration that was ever tried, kept for good: a deflated Sharpe ratio counts them.
 CREATE TABLE IF NOT EXISTS backtest_trials (
-    court VARCHAR NOT NULL,
+    setup VARCHAR NOT NULL,
     checkpoint VARCHAR NOT NULL,
     strategy VARCHAR NOT NULL,
     block VARCHAR NOT NULL,
@@ -77,7 +77,7 @@ CREATE TABLE IF NOT EXISTS backtest_trials (
     excess_sharpe DOUBLE,  -- of the net return over 1/N, per session; NULL where it never differed, failed or is not known
     n_days BIGINT NOT NULL,
     created_at TIMESTAMP NOT NULL,
-    start_date DATE,  -- first and last session of the walk; NULL where an older version did not store them
+    start_date DATE,  -- first and last session; NULL where an older version did not store them
     end_date DATE
 );
 CREATE TABLE IF NOT EXISTS leaderboard (
@@ -104,7 +104,7 @@ CREATE TABLE IF NOT EXISTS leaderboard (
     probability_better DOUBLE,  -- share of the bootstrap samples with a Sharpe ratio above that of 1/N
     n_days BIGINT NOT NULL,
     data_version VARCHAR NOT NULL,
-    court VARCHAR NOT NULL,
+    setup VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL,
     kind VARCHAR,  -- planner, baseline, control, user
     feed VARCHAR,  -- the prices
@@ -112,7 +112,7 @@ CREATE TABLE IF NOT EXISTS leaderboard (
     run_id VARCHAR,  -- of Dagster
     sharpe_lo DOUBLE,  -- corrected for autocorrelation
     psr DOUBLE,  -- probability that the true Sharpe ratio is above 0
-    dsr DOUBLE,  -- probability that the ratio of the return over 1/N is above what the best of all trials would show by luck
+    dsr DOUBLE,  -- probability that the ratio of the return over 1/N is above what the best of all configurations would show by luck
     best_baseline VARCHAR,  -- the one with the highest Sharpe ratio
     best_excess DOUBLE,  -- Sharpe ratio minus that of the best baseline
     best_excess_low DOUBLE,  -- 95 % interval, paired stationary bootstrap
@@ -125,23 +125,23 @@ CREATE TABLE IF NOT EXISTS leaderboard (
     break_even_bps DOUBLE,  -- one-way cost at which the mean return is that of 1/N; NULL where it never is
     detectable DOUBLE  -- true gain in Sharpe ratio over 1/N that such a block shows in 80 % of cases
 );
--- What is said of a whole table: one row a court.
-CREATE TABLE IF NOT EXISTS court_inference (
+-- Statistics of a whole leaderboard: one row a setup.
+CREATE TABLE IF NOT EXISTS backtest_inference (
     checkpoint VARCHAR NOT NULL,
     block VARCHAR NOT NULL,
     strategies BIGINT NOT NULL,
     trials BIGINT NOT NULL,  -- configurations ever tried on some of these sessions, failed ones included
-    effective_trials BIGINT NOT NULL,  -- clusters of walks that correlate by less than 0.5
+    effective_trials BIGINT NOT NULL,  -- clusters of returns that correlate by less than 0.5
     pbo DOUBLE,  -- probability of backtest overfitting, CSCV
     pbo_logits DOUBLE [],
     spa_p DOUBLE,  -- Hansen's test that nobody beats 1/N in mean return
     years DOUBLE NOT NULL,
     sharpe_error DOUBLE NOT NULL,  -- standard error of an annualised Sharpe ratio
     data_version VARCHAR NOT NULL,
-    court VARCHAR NOT NULL,
+    setup VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL
 );
--- Verdicts of `finjepa audit`. Nothing is replaced: a failure stands beside a later pass.
+-- Results of `finjepa audit`. Nothing is replaced: a failure stands beside a later pass.
 CREATE TABLE IF NOT EXISTS audit_results (
     checkpoint VARCHAR NOT NULL,
     strategy VARCHAR NOT NULL,
@@ -153,16 +153,16 @@ CREATE TABLE IF NOT EXISTS audit_results (
     run_id VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL
 );
--- What was found on each market of known truth that an audit has traded; it is not traded again.
+-- What was found on each known-truth market that an audit has simulated; it is not simulated again.
 CREATE TABLE IF NOT EXISTS audit_markets (
     checkpoint VARCHAR NOT NULL,
     strategy VARCHAR NOT NULL,
     test VARCHAR NOT NULL,
     seed BIGINT NOT NULL,
-    protocol BIGINT NOT NULL,  -- of the backtest: what another one found does not count
+    protocol BIGINT NOT NULL,  -- of the backtest: results of another one do not count
     found_json VARCHAR NOT NULL
 );
--- Each time that the held-back block was looked at.
+-- Each time that a backtest opened the held-back block.
 CREATE TABLE IF NOT EXISTS held_back_openings (
     checkpoint VARCHAR NOT NULL,
     data_version VARCHAR NOT NULL,
@@ -170,4 +170,18 @@ CREATE TABLE IF NOT EXISTS held_back_openings (
     end_date DATE NOT NULL,
     run_id VARCHAR NOT NULL,
     opened_at TIMESTAMP NOT NULL
+);
+-- The folds of each walk-forward plan: one model a fold. Dates are the first and the last session of a block.
+CREATE TABLE IF NOT EXISTS walk_forward_folds (
+    plan VARCHAR NOT NULL,
+    fold VARCHAR NOT NULL,
+    checkpoint VARCHAR,  -- NULL until its model is trained
+    train_start DATE NOT NULL,
+    train_end DATE NOT NULL,
+    validation_start DATE NOT NULL,
+    validation_end DATE NOT NULL,
+    test_start DATE NOT NULL,
+    test_end DATE NOT NULL,
+    data_version VARCHAR NOT NULL,
+    config_json VARCHAR NOT NULL
 );

@@ -1,0 +1,443 @@
+"""Backtests of a checkpoint: who is tested on which block, what of it is not stored yet, and its computation.
+
+A block is a range of sessions. Each strategy on each block is a task of `compute.map`: a process or a node of a cluster opens the
+panel and the checkpoint once and keeps them for the tasks that follow.
+
+Shapes: D decisions, N assets of a view.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.batches import (
+    checkpoint_blocks,
+    checkpoint_splits,
+    history_needed,
+    shortest_block,
+    training_block,
+)
+from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import to_json
+from finjepa_model.planners import make_planner
+from finjepa_pipeline import compute
+from finjepa_pipeline.backtest.controls import FITTED, TO_FIT, Controls
+from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, attribution, cost_grid, simulate
+from finjepa_pipeline.backtest.inference import Information, forecast_quality
+from finjepa_pipeline.backtest.market_view import MarketView
+from finjepa_pipeline.backtest.metrics import Expectations
+from finjepa_pipeline.backtest.planner_strategies import (
+    FinJEPAStrategy,
+    MarketImagination,
+    checkpoint_beside,
+    checkpoints_of,
+    compare_expectations,
+    strategy_name,
+)
+from finjepa_pipeline.backtest.results import (
+    BlockKey,
+    BlockResults,
+    known_results,
+    write_block,
+    write_failure,
+)
+from finjepa_pipeline.backtest.strategies import CONTROLS, Strategy, baselines, kind, load_strategy
+from finjepa_pipeline.prices.history import require_shown
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.checkpoints import checkpoint_here, current_checkpoint, named_checkpoint
+from finjepa_pipeline.warehouse import Warehouse
+
+PROTOCOL = 6  # raise it when a change of the code changes the results of a strategy: everything is then computed again
+ON_VALIDATION = (
+    "equal_weight",
+    "buy_and_hold",
+    "cash",
+)  # it only chooses among planners; the other baselines are in the test
+FILLS = ("close", "open")
+_OVERNIGHT = """
+    SELECT entity, date, open / lag(close) OVER (PARTITION BY entity ORDER BY date) - 1 AS overnight
+    FROM main.adjusted_prices
+    ORDER BY entity, date
+"""
+
+
+@dataclass(frozen=True)
+class BacktestSettings:
+    """Who is tested, and how.
+
+    Attributes:
+        planners: on the checkpoint's world model; controls: names in `CONTROLS`; specs: strategies of the user.
+        n_assets: largest universe.
+        fill: orders are filled at the next `close` or the next `open`.
+    """
+
+    planners: tuple[str, ...] = ("cem", "mppi")
+    controls: tuple[str, ...] = ()
+    specs: tuple[str, ...] = ()
+    n_assets: int = 20
+    fill: str = "close"
+
+    def __post_init__(self) -> None:
+        if self.fill not in FILLS:
+            raise FinJEPAError(f"fill={self.fill!r} is unknown; choose one of {', '.join(FILLS)}")
+
+    def names(self, block: str) -> list[str]:
+        """The strategies of a block."""
+        on_validation = block == "validation"
+        plain = [s.name for s in baselines() if not on_validation or s.name in ON_VALIDATION]
+        own = [load_strategy(spec).name for spec in self.specs]
+        return [*plain, *self.planners, *(() if on_validation else self.controls), *own]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sessions [start, stop) to test on, and which assets may be traded there (all where None)."""
+
+    name: str
+    start: int
+    stop: int
+    allowed: Any = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class PendingBlock:
+    """A block on which strategies have no stored result yet, and what another process needs to compute them.
+
+    Attributes:
+        panel: folder of the panel.
+        conditions: of `BacktestSetup`, all but the panel.
+    """
+
+    key: BlockKey
+    checkpoint: Path
+    panel: Path
+    backtest: BacktestSettings
+    names: tuple[str, ...]
+    dates_T: np.ndarray = field(compare=False)
+    conditions: Mapping[str, Any] = field(compare=False)  # the key has their hash
+
+    @property
+    def forecasters(self) -> list[str]:
+        """Whose forecasts are compared with what came; nobody's on the validation block."""
+        if self.key.block == "validation":
+            return []
+        controls = [name for name in self.names if name in CONTROLS and name != "shuffled_actions"]
+        imagines = set(self.names) & {*self.backtest.planners, "shuffled_actions"}
+        return ["world_model", *controls] if imagines else controls
+
+
+@dataclass(frozen=True)
+class BacktestRun:
+    """What a call of `run_backtests` did; results are counted by strategy and block."""
+
+    checkpoint: str
+    feed: str
+    data_version: str
+    strategies: tuple[str, ...]
+    blocks: dict[str, tuple[str, str]]  # first and last session
+    computed: int
+    reused: int
+    rows: int  # written to backtest_returns
+
+
+class StrategyError(Exception):
+    """A strategy raised `cause`."""
+
+    def __init__(self, cause: Exception):
+        super().__init__(cause)
+        self.cause = cause
+
+
+def run_backtests(
+    warehouse: Warehouse,
+    home: Settings,
+    checkpoint: Path,
+    panel_folder: Path,
+    backtest: BacktestSettings,
+    log: Callable[[str], object],
+) -> BacktestRun:
+    """Test every strategy on the validation and the test block of a checkpoint and store the results; what is stored already is
+    not computed again.
+
+    Raises:
+        FinJEPAError: for an unknown strategy, a checkpoint that does not fit the panel, or a history that is too short.
+    """
+    panel = Panel.open(panel_folder)
+    blocks = backtest_blocks(checkpoint, panel)
+    pending = pending_blocks(warehouse, checkpoint, panel, backtest, blocks)
+    rows = run_blocks(warehouse, home, pending, log)
+    computed = sum(len(block.names) for block in pending)
+    return BacktestRun(
+        checkpoint=checkpoint.name,
+        feed=str(panel.manifest["feed"]),
+        data_version=str(panel.manifest["data_version"]),
+        strategies=tuple(backtest.names("test")),
+        blocks={b.name: (str(panel.dates[b.start]), str(panel.dates[b.stop - 1])) for b in blocks},
+        computed=computed,
+        reused=sum(len(backtest.names(block.name)) for block in blocks) - computed,
+        rows=rows,
+    )
+
+
+def pending_blocks(
+    warehouse: Warehouse, checkpoint: Path, panel: Panel, backtest: BacktestSettings, blocks: Sequence[Block]
+) -> list[PendingBlock]:
+    """The blocks on which strategies have no result in the warehouse yet.
+
+    Raises:
+        FinJEPAError: if a block holds sessions that the checkpoint has seen, or cannot be traded.
+    """
+    config, data_version = read_config(checkpoint), str(panel.manifest["data_version"])
+    _refuse_what_was_seen(checkpoint, panel, backtest, blocks)
+    if set(backtest.controls) & set(FITTED):  # known before anything is computed
+        training_block(checkpoint, panel, config, TO_FIT)
+    with warehouse.connect() as con:
+        known = known_results(con, checkpoint.name, data_version)
+        overnight = overnight_returns(con, panel) if backtest.fill == "open" else None
+    pending = []
+    for block in blocks:
+        made_of = (backtest.n_assets, backtest.fill, block.name, block.start, block.stop)
+        digest = hashlib.sha256(to_json((PROTOCOL, checkpoint.name, panel.content_hash, *made_of)).encode()).hexdigest()
+        key = BlockKey(checkpoint.name, data_version, block.name, f"{digest[:12]}-{backtest.n_assets}")
+        names = tuple(name for name in backtest.names(block.name) if (key.setup, name) not in known)
+        if not names:
+            continue
+        setup = BacktestSetup.over(
+            panel,
+            (block.start, block.stop),
+            config.portfolio,
+            stride=config.model.stride,
+            n_assets=backtest.n_assets,
+            window=history_needed(config),
+            allowed=block.allowed,
+            overnight=overnight,
+        )
+        conditions = {part.name: getattr(setup, part.name) for part in fields(setup) if part.name != "panel"}
+        folders = checkpoint.absolute(), panel.folder.absolute()
+        pending.append(PendingBlock(key, *folders, backtest, names, setup.dates_T, conditions))
+    return pending
+
+
+def run_blocks(
+    warehouse: Warehouse, home: Settings, pending: Sequence[PendingBlock], log: Callable[[str], object]
+) -> int:
+    """Compute and store the results of blocks; returns the rows written to `backtest_returns`.
+
+    A block is stored when it is complete, so that a run that is killed goes on with the first block that is not. The warehouse is
+    opened only to write, never while strategies decide.
+    """
+    rows = 0
+    for block, results in compute_blocks(warehouse, home, pending, log):
+        with warehouse.connect() as con:
+            rows += write_block(con, block.key, results)
+    return rows
+
+
+def compute_blocks(
+    warehouse: Warehouse, home: Settings, pending: Sequence[PendingBlock], log: Callable[[str], object]
+) -> Iterator[tuple[PendingBlock, BlockResults]]:
+    """The results of each block, in the order of the blocks; the first strategy that fails is stored as tried, and ends all."""
+    jobs = [(block, *task) for block in pending for task in _tasks(block)]
+    folders = {folder for block in pending for folder in (block.checkpoint, block.panel)}
+    with compute.map(home, _run_task, jobs, folders) as found:
+        for block in pending:
+            simulated: dict[str, tuple[StrategyResult, Expectations | None]] = {}
+            forecasts = {}
+            for what, name in _tasks(block):
+                try:
+                    (simulated if what is _simulate else forecasts)[name] = next(found)
+                except StrategyError as error:
+                    with warehouse.connect() as con:
+                        write_failure(con, block.key, name, block.dates_T)
+                    raise error.cause from None
+                if what is _simulate:
+                    log(f"{block.key.block}: {name} has decided {len(block.conditions['decisions'])} times")
+            results = [simulated[name][0] for name in block.names]
+            replays = {}
+            if block.key.block != "validation":
+                setup, _ = _setup(block)
+                replays = {**cost_grid(results, setup), **attribution(results, setup)}
+            expectations = {name: expected for name, (_, expected) in simulated.items() if expected is not None}
+            yield block, BlockResults(results, expectations, replays, forecasts)
+
+
+def _tasks(block: PendingBlock) -> list[tuple[Callable[[PendingBlock, str], Any], str]]:
+    """Those that take longest begin first; otherwise workers are idle at the end (Graham 1969)."""
+    names = sorted(block.names, key=lambda name: kind(name) == "baseline")
+    return [*((_simulate, name) for name in names), *((_forecast, name) for name in block.forecasters)]
+
+
+def _run_task(job: tuple[PendingBlock, Callable[[PendingBlock, str], Any], str]) -> Any:
+    block, what, name = job
+    return what(block, name)
+
+
+def _simulate(block: PendingBlock, name: str) -> tuple[StrategyResult, Expectations | None]:
+    setup, views = _setup(block)
+    try:
+        strategy = _strategy(block, name)
+        result = simulate(strategy, setup, views)
+    except Exception as error:
+        raise StrategyError(error) from error
+    return result, compare_expectations(strategy.expected, result) if isinstance(strategy, FinJEPAStrategy) else None
+
+
+def _forecast(block: PendingBlock, name: str) -> dict[str, Information]:
+    controls = _controls(block.checkpoint, block.panel)
+    return forecast_quality(
+        controls.imagination.forecast if name == "world_model" else controls.forecast(name), *_setup(block)
+    )
+
+
+def _strategy(block: PendingBlock, name: str) -> Strategy:
+    """A new one for each block: a strategy may carry memory from one decision to the next."""
+    controls = _controls(block.checkpoint, block.panel)
+    if name in block.backtest.planners:
+        return FinJEPAStrategy(name, controls.imagination)
+    if name in CONTROLS:
+        return controls.make(name)
+    return {s.name: s for s in (*baselines(), *map(load_strategy, block.backtest.specs))}[name]
+
+
+@lru_cache(maxsize=2)
+def _controls(checkpoint: Path, panel: Path) -> Controls:
+    return Controls(Panel.open(compute.local_folder(panel)), MarketImagination(compute.local_folder(checkpoint)))
+
+
+@lru_cache(maxsize=2)
+def _setup(block: PendingBlock) -> tuple[BacktestSetup, list[MarketView]]:
+    setup = BacktestSetup(panel=Panel.open(compute.local_folder(block.panel)), **block.conditions)
+    return setup, setup.views()
+
+
+def backtest_blocks(checkpoint: Path, panel: Panel) -> list[Block]:
+    """The sessions of a panel on which a checkpoint may be tested: its validation block, by date, where the panel has it, and
+    everything from its test block on.
+
+    A block begins where the first asset is eligible with its whole window.
+
+    Raises:
+        FinJEPAError: if the panel has too few sessions after those that the checkpoint was trained and chosen on.
+    """
+    config, splits = read_config(checkpoint), checkpoint_splits(checkpoint, panel)
+    least, blocks = shortest_block(config), []
+    for name, (first, last) in (("validation", splits.validation), ("test", splits.test)):
+        ready = (s for s in range(first, last) if len(panel.eligible_assets(s, history_needed(config))))
+        first = next(ready, last)
+        if last - first >= least:
+            blocks.append(Block(name, first, last))
+        elif name == "test":
+            raise FinJEPAError(
+                f"{checkpoint.name} has {last - first} sessions to be tested on, and {least} are needed: its training and its "
+                f"validation end on {checkpoint_blocks(checkpoint, panel)['validation'][1]}, these prices on {panel.dates[-1]}; "
+                "ingest newer prices, or train again"
+            )
+    return blocks
+
+
+def _refuse_what_was_seen(checkpoint: Path, panel: Panel, backtest: BacktestSettings, blocks: Sequence[Block]) -> None:
+    """
+    Raises:
+        FinJEPAError: if a checkpoint, of an ensemble too, was trained or chosen on sessions of a block.
+    """
+    others = dict.fromkeys(other for name in backtest.planners for other in checkpoints_of(name))
+    for folder in (checkpoint, *(checkpoint_beside(checkpoint, other) for other in others)):
+        own = checkpoint_blocks(folder, panel)
+        for block in blocks:
+            first, _ = own["validation" if block.name == "validation" else "test"]
+            if panel.dates[block.start] < np.datetime64(first):
+                raise FinJEPAError(
+                    f"the {block.name} block begins on {panel.dates[block.start]}, and {folder.name} may be tested from {first} "
+                    "on, after what it was trained and chosen on; leave it out, or train it on these prices"
+                )
+
+
+def checkpoint_folder(settings: Settings, checkpoint: str | None) -> Path:
+    """The folder of a checkpoint of this home, the newest one where None.
+
+    Raises:
+        FinJEPAError: if there is none, or it lies elsewhere or holds other files than this home trained.
+    """
+    folder = current_checkpoint(settings) if checkpoint is None else checkpoint_here(settings, checkpoint)
+    if folder is None or not (folder / "config.json").is_file():
+        raise FinJEPAError(
+            f"there is no checkpoint {checkpoint!r} in {settings.checkpoints}; leave it out for the newest"
+        )
+    if named_checkpoint(settings, folder).name != folder.name:
+        raise FinJEPAError(
+            f"{folder} is not as this home trained it, and results are stored under its id; name a checkpoint of "
+            f"{settings.checkpoints}, or train it again"
+        )
+    return folder
+
+
+def read_config(checkpoint: Path) -> FinJEPAConfig:
+    """The config of a checkpoint folder.
+
+    Raises:
+        FinJEPAError: if there is none.
+    """
+    try:
+        return FinJEPAConfig.from_json((checkpoint / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FinJEPAError(
+            f"there is no checkpoint at {checkpoint}; run `finjepa train` or name another one"
+        ) from error
+
+
+def overnight_returns(con: duckdb.DuckDBPyConnection, panel: Panel) -> np.ndarray:
+    """Simple returns from the close before to the open, float64 by row of the panel.
+
+    Where a session has no open its whole return counts as the night's, so that an order is filled at the close.
+
+    Raises:
+        FinJEPAError: if the source has no opens at all, or the tables show other prices than those of the panel.
+    """
+    require_shown(con, panel.manifest["feed"], panel.manifest["data_version"])
+    overnight_R = np.asarray(panel.returns, np.float64).copy()
+    found = con.sql(_OVERNIGHT).pl().drop_nulls()
+    if found.is_empty():
+        raise FinJEPAError("these prices have no opens; fill at the close instead (--fill close)")
+    asset_of = {name: place for place, name in enumerate(panel.assets)}
+    asset_X = np.array([asset_of.get(name, -1) for name in found["entity"]])
+    session_X = np.searchsorted(panel.dates, found["date"].to_numpy().astype("datetime64[D]"))
+    rows_X = panel.rows(session_X, asset_X)
+    overnight_R[rows_X[rows_X >= 0]] = found["overnight"].to_numpy()[rows_X >= 0]
+    return overnight_R
+
+
+def parse_names(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
+    """Names out of a comma list, each once; `all` and `none` are understood.
+
+    Raises:
+        FinJEPAError: for an unknown name.
+    """
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    if names in (("all",), ("none",)):
+        return tuple(known) if names == ("all",) else ()
+    for name in names:
+        if name not in known:
+            raise FinJEPAError(f"unknown {what} {name!r}; choose some of {', '.join(sorted(known))}, or all, or none")
+    return names
+
+
+def parse_planners(text: str, utility: str | None = None) -> tuple[str, ...]:
+    """Names of the strategies out of a comma list of planners, each once; all with the utility where one is given.
+
+    Raises:
+        FinJEPAError: for an unknown name, an empty list, or a utility that cannot be read.
+    """
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    if not names:
+        raise FinJEPAError("no planner was named; try --planner cem,mppi")
+    for name in names:
+        make_planner(name)
+    return tuple(strategy_name(name, utility) for name in names)

@@ -1,0 +1,273 @@
+"""Tests on known-truth markets: luck must look like luck, and nobody may know more than can be known.
+
+A synthetic market goes through the whole pipeline, from prices to a panel, and decisions are scored on its true moments. An
+audit draws its markets from the checkpoint's id, so that no rule can have been fitted to them. A result is of all markets that
+were ever tried.
+
+Shapes: T sessions, D decisions, R assets of the roster.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import binom, norm
+
+from finjepa_model.data.panel import Panel
+from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult
+from finjepa_pipeline.backtest.inference import one_sided_p
+from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, Product, build
+from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR
+from finjepa_pipeline.backtest.strategies import EqualWeight
+from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.prices.sources import PriceSourceConfig
+from finjepa_pipeline.prices.synthetic import SyntheticConfig, SyntheticMarket, generate
+from finjepa_pipeline.prices.synthetic.bars import symbols_of
+from finjepa_pipeline.prices.synthetic.oracle import share_of_gain, simplex, utility
+from finjepa_pipeline.settings import Settings
+
+RISK_AVERSION = 5.0  # the planners' own
+_ABSENT_MEAN, _ABSENT_VARIANCE = -1.0, 0.01  # for an oracle's eyes only: it buys nothing that is not there
+
+USUAL_SIZE = SyntheticConfig.assets, SyntheticConfig.sessions
+
+
+@dataclass(frozen=True)
+class KnownTruthMarket:
+    """A synthetic market, and the panel that the pipeline makes of its bars."""
+
+    market: SyntheticMarket
+    panel: Panel
+
+    @classmethod
+    def of(
+        cls, home: Path, variant: str, seed: int, channels: tuple[str, ...] = (), size: tuple[int, int] = USUAL_SIZE
+    ) -> "KnownTruthMarket":
+        """Ingest, derive and build, or find it done.
+
+        Args:
+            home: folder of this market's own FINJEPA_HOME.
+            channels: of the panel; all where empty.
+            size: assets and sessions.
+        """
+        settings = Settings(home=home).ensure()
+        assets, sessions = size
+        market = generate(SyntheticConfig(variant, seed, assets, sessions))
+        if not (settings.panels / "current.json").is_file():
+            build(
+                settings,
+                PriceSourceConfig(
+                    data_source="synthetic",
+                    synthetic_variant=variant,
+                    synthetic_seed=seed,
+                    synthetic_assets=assets,
+                    synthetic_sessions=sessions,
+                ),
+                channels,
+            )
+        return cls(market, Panel.open(current_panel(settings)))
+
+    def truth_of(self, setup: BacktestSetup, closes_T: np.ndarray) -> "Truth":
+        """Expected returns and covariances of the roster: what is known at each close about the session after it."""
+        sessions_T = np.searchsorted(self.market.dates, setup.panel.dates[closes_T])
+        assets_R = [self._market_asset(setup.panel.assets[a], setup.panel, a) for a in setup.roster_R]
+        present_TR = setup.panel.rows(closes_T[:, None] + 1, setup.roster_R[None]) >= 0
+        decided_T = np.searchsorted(setup.decisions, closes_T, side="right") - 1
+        for t, d in enumerate(decided_T):  # who is not in the universe of the day cannot be held
+            outside_R = np.ones(len(setup.roster_R), bool)
+            outside_R[setup.places(setup.decisions[d])] = False
+            present_TR[t, outside_R] = False
+        pairs_TRR = present_TR[:, :, None] & present_TR[:, None, :]
+        covariance_TRR = self.market.covariance(sessions_T)[:, assets_R][:, :, assets_R]
+        return Truth(
+            np.where(present_TR, self.market.expected_DA[sessions_T][:, assets_R], 0.0),
+            np.where(pairs_TRR, covariance_TRR, 0.0),
+            present_TR,
+        )
+
+    def _market_asset(self, entity: str, panel: Panel, asset: int) -> int:
+        """Symbols may have been taken over by another company: the one that was listed on the entity's first session."""
+        symbol, first = entity.split("#")[0], panel.dates[panel.first[asset]]
+        day = int(np.searchsorted(self.market.dates, first))
+        bearers = [i for i, name in enumerate(symbols_of(self.market)) if name == symbol]
+        return min(bearers, key=lambda i: abs(int(self.market.alive_DA[:, i].argmax()) - day))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What could be known at each close about the next session; assets that are absent there neither earn nor move."""
+
+    mean_TR: np.ndarray
+    covariance_TRR: np.ndarray
+    present_TR: np.ndarray
+
+    def score(self, held_TR: np.ndarray) -> float:
+        """Expected utility a session of what was held, without costs."""
+        return float(utility(held_TR, self.mean_TR, self.covariance_TRR, RISK_AVERSION).mean())
+
+    def oracle(self) -> np.ndarray:
+        """The best long-only weights by session, of the assets that are there."""
+        absent_TR = ~self.present_TR
+        mean_TR = np.where(absent_TR, _ABSENT_MEAN, self.mean_TR)
+        covariance_TRR = self.covariance_TRR + np.eye(absent_TR.shape[1]) * absent_TR[:, :, None] * _ABSENT_VARIANCE
+        return simplex(mean_TR, covariance_TRR, RISK_AVERSION)
+
+    @property
+    def equal_TR(self) -> np.ndarray:
+        return self.present_TR / np.maximum(self.present_TR.sum(1, keepdims=True), 1)
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """How much of what can be known a strategy made use of.
+
+    Attributes:
+        of_oracle: (U - U(1/N)) / (U(oracle) - U(1/N)), on expected utility without costs; the oracle trades at every close.
+        of_clock: the same against an oracle that decides and is filled when the strategy is.
+        oracle_gain: U(oracle) - U(1/N) a year.
+    """
+
+    of_oracle: float
+    of_clock: float
+    oracle_gain: float
+
+
+def fraction(ground: KnownTruthMarket, setup: BacktestSetup, result: StrategyResult) -> Fraction:
+    """Score a result on the market's truth, hedge included: a hedge is a short of the equal-weight market."""
+    decisions_D = np.array(setup.decisions)
+    closes_T = np.arange(decisions_D[0] + 1, setup.end)  # from the first fill to the last return that is earned
+    lengths_D = np.diff([*(decisions_D + 1), setup.end])
+    truth = ground.truth_of(setup, closes_T)
+    equal, best = truth.score(truth.equal_TR), truth.score(truth.oracle())
+    # what the oracle knew at the close of each decision, held from the fill to the next fill
+    clocked_DR = ground.truth_of(setup, decisions_D).oracle()
+    signals_DR = result.signals_KR if setup.costs.allow_short else np.maximum(result.signals_KR, 0.0)
+    mine_DR = result.weights_KR * signals_DR
+    hedge_D = mine_DR.sum(1) * result.hedges_K * setup.costs.allow_hedge
+    mine_DR = mine_DR - hedge_D[:, None] / mine_DR.shape[1]
+    clocked, mine = (truth.score(np.repeat(held_DR, lengths_D, axis=0)) for held_DR in (clocked_DR, mine_DR))
+    return Fraction(share_of_gain(mine, equal, best), share_of_gain(mine, equal, clocked), (best - equal) * 252)
+
+
+LEVEL = 0.05
+_SURPRISE = 0.001  # of a gain, or of a number of rejections, under luck alone; a failure stands, so it has to be rare
+_POWER = 0.8
+_LARGEST_RATIO = 2.0  # annual Sharpe ratio of the gain over 1/N; where only more would be found there is no result
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a strategy gained over 1/N on one null market, a year, with standard errors.
+
+    Attributes:
+        p: one-sided, before costs. gross, net: before and after costs.
+    """
+
+    p: float
+    gross: float
+    gross_error: float
+    net: float
+    net_error: float
+    years: float
+
+
+def seeds_of(checkpoint: str, test: str, count: int) -> list[int]:
+    """The first seeds of a checkpoint's own sequence of markets."""
+    digests = (hashlib.sha256(f"{checkpoint} {test} {k}".encode()).digest() for k in range(count))
+    return [int.from_bytes(digest[:4], "big") >> 1 for digest in digests]
+
+
+def null_gain(product: Product, folder: Path, seed: int) -> Gain:
+    """Of the test block of one null market.
+
+    Args:
+        folder: an empty one, where the market gets a home.
+    """
+    panel = KnownTruthMarket.of(folder, "null", seed, product.config.model.channels).panel
+    setup = product.setup(panel)
+    views = setup.views()
+    mine, plain = (product.simulate(s, setup, views) for s in (product.strategy(panel), EqualWeight()))
+    p = one_sided_p(mine.gross_T, plain.gross_T, samples=1000)
+    gross, gross_error = _a_year(mine.gross_T - plain.gross_T)
+    net, net_error = _a_year(mine.net_T - plain.net_T)
+    return Gain(p, gross, gross_error, net, net_error, len(mine.net_T) / SESSIONS_PER_YEAR)
+
+
+def _a_year(gain_T: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error, a year."""
+    mean, error = gain_T.mean(), gain_T.std(ddof=1) / np.sqrt(len(gain_T))
+    return float(mean * SESSIONS_PER_YEAR), float(error * SESSIONS_PER_YEAR)
+
+
+def null_finding(tried: Sequence[Gain]) -> AuditFinding:
+    """On martingale markets no strategy beats 1/N: the pooled gain over it, before costs and after, and the number of markets
+    with p < 5 %, are what luck gives.
+
+    The spread of the pooled gain is that of all daily returns, so a few markets are enough. Each of the three bounds is passed
+    by luck in one of a thousand audits. A gain whose annual Sharpe ratio is 3.93 / sqrt(years of all markets together) is found
+    in 80 % of cases: 1.7 for four markets of 1.4 years. A leak of one session is worth several times that.
+
+    Raises:
+        NotEnoughDataError: if a Sharpe ratio of 2 would not be found in 80 % of cases.
+    """
+    surprise = float(norm.ppf(1 - _SURPRISE))
+    detectable = (surprise + float(norm.ppf(_POWER))) / np.sqrt(sum(gain.years for gain in tried))
+    rejected = sum(gain.p < LEVEL for gain in tried)
+    most = int(binom.ppf(1 - _SURPRISE, len(tried), LEVEL))
+    failed, pooled = rejected > most, []
+    for when in ("gross", "net"):
+        mean = float(np.mean([getattr(gain, when) for gain in tried]))
+        error = float(np.sqrt(np.sum([getattr(gain, f"{when}_error") ** 2 for gain in tried])) / len(tried))
+        failed |= mean > surprise * error + 1e-9
+        pooled.append(
+            f"{mean:+.1%} a year {'before' if when == 'gross' else 'after'} costs (luck gives up to {surprise * error:+.1%})"
+        )
+    text = (
+        f"over 1/N on {len(tried)} null markets: {', '.join(pooled)}; p < {LEVEL:g} on {rejected} (luck gives up to {most}); a "
+        f"gain with a Sharpe ratio of {detectable:.1f} is found in 80 % of cases"
+    )
+    if not failed and detectable > _LARGEST_RATIO:
+        raise NotEnoughDataError(f"{len(tried)} null markets are too few: {text}")
+    return AuditFinding("null_market", not failed, rejected / len(tried), text)
+
+
+def known_truth_score(product: Product, folder: Path, seed: int) -> Fraction:
+    """The share of the oracle's gain on one market with a known drift; see `null_gain`."""
+    ground = KnownTruthMarket.of(folder, "drift", seed, product.config.model.channels)
+    setup = product.setup(ground.panel)
+    return fraction(ground, setup, product.simulate(product.strategy(ground.panel), setup, None))
+
+
+def known_truth_finding(tried: Sequence[Fraction]) -> AuditFinding:
+    """On markets with a known drift nobody gains more than an oracle that decides and is filled at the same times.
+
+    Gains are expected utilities under the market's truth, free of luck: one market on which the oracle is beaten is a fault, of
+    whatever size. It is beaten by who knows expected returns after the decision; who only knows returns is not found here, but
+    on null markets.
+    """
+    clocked = [score.of_clock for score in tried]
+    text = (
+        f"{np.mean(clocked):+.2f} of the gain of an oracle with the same clock, {np.mean([s.of_oracle for s in tried]):+.2f} "
+        f"of that of one that trades daily, {len(tried)} markets"
+    )
+    failed = any(share > 1.0 for share in clocked)
+    if not failed and not np.isfinite(clocked).all():
+        raise NotEnoughDataError(f"the oracle gained nothing on a market: {text}")
+    return AuditFinding("known_truth", not failed, float(np.mean(clocked)), text)
+
+
+class MarketTest(NamedTuple):
+    """A test on markets: what is measured on one (product, folder, seed), its type, and what all of them say."""
+
+    measure: Callable[[Product, Path, int], Any]
+    kind: type
+    finding: Callable[[Sequence[Any]], AuditFinding]
+
+
+MARKETS = {
+    "null_market": MarketTest(null_gain, Gain, null_finding),
+    "known_truth": MarketTest(known_truth_score, Fraction, known_truth_finding),
+}

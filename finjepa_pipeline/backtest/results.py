@@ -1,0 +1,246 @@
+"""The tables of backtests and audits. What is written replaces what it supersedes in one transaction: a rerun adds no row."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.backtest.metrics import BENCHMARK, Expectations, annual_return, sharpe
+from finjepa_pipeline.warehouse import sql
+
+if TYPE_CHECKING:  # with torch and scipy behind them, which the definitions do not load
+    from finjepa_pipeline.backtest.engine import StrategyResult
+    from finjepa_pipeline.backtest.inference import Information
+
+# The tests of an audit.
+TESTS = {
+    "fill_lag": "An order earns nothing before the session after its fill.",
+    "label_alignment": "Models are trained on the returns that are paid, no session earlier or later.",
+    "future_invariance": "Features, universe and decisions stay when everything is computed again with another future.",
+    "permutation": "The order of the assets does not matter.",
+    "delay": "What is earned does not depend on a single session.",
+    "null_market": "Where there is nothing to find, nothing is found.",
+    "known_truth": "Nobody gains more than an oracle of the market's truth.",
+}
+# Run for every challenger, each night. `known_truth` measures how much a model finds, and takes a market of its own each time.
+BEFORE_THE_GATE = ("fill_lag", "label_alignment", "future_invariance", "permutation", "delay", "null_market")
+# These find their fault, whatever its size, with one decision; a home that is too short for them has nothing to publish. The
+# others compare returns with luck, and a short history may leave them without a result.
+EXACT = ("fill_lag", "label_alignment", "future_invariance")
+NOT_ENOUGH_DATA = "not enough data"
+NOT_RUN = "not run"
+
+_TABLES = ("backtest_returns", "backtest_decisions", "backtest_replays", "backtest_expectations", "forecast_quality")
+_BLOCK = "checkpoint = $checkpoint AND data_version = $data_version AND block = $block"
+_LOG_CONFIGURATION = """
+    INSERT INTO main.backtest_trials BY NAME
+    SELECT $setup AS setup, $checkpoint AS checkpoint, $strategy AS strategy, $block AS block, $data_version AS data_version,
+        $n_days AS n_days, $created_at AS created_at, $start_date AS start_date, $end_date AS end_date
+    WHERE NOT EXISTS (FROM main.backtest_trials WHERE setup = $setup AND strategy = $strategy)
+"""
+_BEST_PLANNER = """
+    SELECT strategy FROM main.backtest_returns
+    WHERE checkpoint = $checkpoint AND data_version = $data_version AND block = 'validation'
+        AND NOT list_contains($not_planners, strategy) AND strategy NOT LIKE '%:%'
+    GROUP BY strategy
+    ORDER BY avg(net_return) / nullif(stddev_samp(net_return), 0) DESC NULLS LAST, strategy
+    LIMIT 1
+"""
+
+
+@dataclass(frozen=True)
+class BlockKey:
+    """Where results belong: a block of a checkpoint, and `setup`, a hash of everything that a result depends on but the
+    strategy."""
+
+    checkpoint: str
+    data_version: str
+    block: str
+    setup: str
+
+
+@dataclass(frozen=True)
+class BlockResults:
+    """What strategies have done on a block.
+
+    Attributes:
+        expectations: of planners, by strategy.
+        replays: returns_TK of the strategies, in their order, by replay.
+        forecasts: quality by measure, by forecaster.
+    """
+
+    strategies: "Sequence[StrategyResult]"
+    expectations: Mapping[str, Expectations] = field(default_factory=dict)
+    replays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    forecasts: "Mapping[str, Mapping[str, Information]]" = field(default_factory=dict)
+
+
+def status_of(passed: bool | None, text: str) -> str:
+    """`passed`, `failed`, `not enough data` or `not run`, of a test and its finding."""
+    if passed is None:
+        return NOT_ENOUGH_DATA if text.startswith(NOT_ENOUGH_DATA) else NOT_RUN
+    return "passed" if passed else "failed"
+
+
+def known_results(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> set[tuple[str, str]]:
+    """(setup, strategy) of the results whose returns are stored."""
+    query = "SELECT DISTINCT setup, strategy FROM main.backtest_returns WHERE checkpoint = ? AND data_version = ?"
+    return {(setup, strategy) for setup, strategy in con.execute(query, [checkpoint, data_version]).fetchall()}
+
+
+def write_block(con: duckdb.DuckDBPyConnection, key: BlockKey, results: BlockResults) -> int:
+    """Put the results of a block into the tables, and configurations that were never tried before into `backtest_trials`.
+
+    Results of the same block under another setup (another universe, say) are removed: a leaderboard compares like with like.
+
+    Returns:
+        Rows written to `backtest_returns`.
+    """
+    with transaction(con):
+        for table in _TABLES:
+            con.execute(f"DELETE FROM main.{table} WHERE {_BLOCK} AND setup <> $setup", asdict(key))
+        for k, result in enumerate(results.strategies):
+            replays = {name: returns_TK[:, k] for name, returns_TK in results.replays.items()}
+            tables = _tables_of(result, results.expectations.get(result.strategy), replays)
+            for table, columns in tables.items():
+                _replace(con, table, key, {"strategy": result.strategy}, columns)
+            _log_configuration(con, key, result.strategy, result.dates_T, len(result.dates_T))
+        con.execute(sql("backtest/score_trials"), {"setup": key.setup, "benchmark": BENCHMARK})
+        for name, qualities in results.forecasts.items():
+            columns: dict[str, Any] = {"measure": list(qualities)}
+            for number in ("mean", "low", "high", "t", "ratio", "decisions"):
+                columns[number] = [or_null(getattr(quality, number)) for quality in qualities.values()]
+            _replace(con, "forecast_quality", key, {"forecaster": name}, columns)
+    return sum(len(result.dates_T) for result in results.strategies)
+
+
+def write_failure(con: duckdb.DuckDBPyConnection, key: BlockKey, strategy: str, dates_T: np.ndarray) -> None:
+    """A strategy that failed on these sessions counts as tried."""
+    _log_configuration(con, key, strategy, dates_T, 0)
+
+
+def never_backtested(con: duckdb.DuckDBPyConnection, checkpoints: Path) -> int:
+    """How many trainings were begun in this home, finished or not, whose checkpoint was never backtested: each is a configuration
+    that was tried. Every training leaves its run folder behind."""
+    tested = {name for (name,) in con.execute("SELECT DISTINCT checkpoint FROM main.backtest_trials").fetchall()}
+    begun = {folder.name.removesuffix(".run") for folder in checkpoints.glob("*.run")}
+    return len(begun - tested)
+
+
+def most_assets(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str) -> int:
+    """How many assets the stored backtest of a strategy trades at most, by the end of its `setup`; 20 where none is known."""
+    query = "SELECT max_by(setup, date) FROM main.backtest_returns WHERE checkpoint = ? AND strategy = ?"
+    [(setup,)] = con.execute(query, [checkpoint, strategy]).fetchall()
+    found = re.fullmatch(r"[0-9a-f]+-(\d+)", setup or "")
+    return int(found[1]) if found else 20
+
+
+def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
+    """The planner that acts for a checkpoint: that with the best net Sharpe ratio on the validation block; None without one.
+
+    Raises:
+        FinJEPAError: if nothing was backtested yet.
+    """
+    from finjepa_pipeline.backtest.strategies import not_planners  # here: it loads torch
+
+    asked = {"checkpoint": checkpoint, "data_version": data_version, "not_planners": not_planners()}
+    try:
+        rows = con.execute(_BEST_PLANNER, asked).fetchall()
+    except duckdb.CatalogException as error:
+        raise FinJEPAError("nothing was backtested yet; run `finjepa backtest` first") from error
+    return rows[0][0] if rows else None
+
+
+def insert(con: duckdb.DuckDBPyConnection, table: str, constants: dict[str, Any], columns: dict[str, Any]) -> None:
+    """Append rows: `columns` are arrays of one length, `constants` are the same in every row."""
+    length = len(next(iter(columns.values())))
+    repeated = {name: pa.array([value] * length) for name, value in constants.items()}
+    con.register("incoming_rows", pa.table({**repeated, **columns}))
+    con.execute(f"INSERT INTO main.{table} BY NAME SELECT * FROM incoming_rows")
+    con.unregister("incoming_rows")
+
+
+@contextmanager
+def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All or nothing."""
+    con.begin()
+    try:
+        yield
+    except BaseException:
+        con.rollback()
+        raise
+    con.commit()
+
+
+def now() -> datetime:
+    """UTC without a zone, as the tables hold it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def or_null(value: float) -> float | None:
+    """NULL where a number is undefined."""
+    return None if value != value else value
+
+
+def _replace(
+    con: duckdb.DuckDBPyConnection, table: str, key: BlockKey, who: dict[str, str], columns: dict[str, Any]
+) -> None:
+    [name] = who
+    where = asdict(key) | who
+    con.execute(f"DELETE FROM main.{table} WHERE {_BLOCK} AND setup = $setup AND {name} = ${name}", where)
+    insert(con, table, where, columns)
+
+
+def _log_configuration(
+    con: duckdb.DuckDBPyConnection, key: BlockKey, strategy: str, dates_T: np.ndarray, n_days: int
+) -> None:
+    span = {"start_date": dates_T[0].item(), "end_date": dates_T[-1].item()}
+    con.execute(_LOG_CONFIGURATION, asdict(key) | span | {"strategy": strategy, "n_days": n_days, "created_at": now()})
+
+
+def _tables_of(
+    result: "StrategyResult", expectations: Expectations | None, replays: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    """Columns of each table."""
+    decisions, assets = result.weights_KR.shape
+    tables: dict[str, dict[str, Any]] = {
+        "backtest_returns": {
+            "date": result.dates_T,
+            "gross_return": result.gross_T,
+            "net_return": result.net_T,
+            "cost": result.cost_T,
+            "turnover": result.turnover_T,
+            "wealth": result.wealth_T,
+            "hedge": result.hedged_T,
+        },
+        "backtest_decisions": {
+            "date": np.repeat(result.decided_K, assets),
+            "entity": np.tile(np.array(result.assets_R, dtype=object), decisions),
+            "weight": result.weights_KR.ravel(),
+            "signal": result.signals_KR.ravel(),
+            "held": result.held_KR.ravel(),
+            "hedge": np.repeat(result.hedges_K, assets),
+        },
+    }
+    if replays:
+        tables["backtest_replays"] = {
+            "replay": list(replays),
+            "sharpe": [or_null(float(sharpe(net_T))) for net_T in replays.values()],
+            "annual_return": [annual_return(net_T) for net_T in replays.values()],
+        }
+    if expectations is not None:
+        tables["backtest_expectations"] = {
+            "date": expectations.dates_D,
+            "imagined_growth": expectations.imagined_D,
+            "imagined_volatility": expectations.volatility_D,
+            "realised_growth": expectations.realised_D,
+        }
+    return tables

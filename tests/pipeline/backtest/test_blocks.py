@@ -1,0 +1,138 @@
+"""Blocks of a backtest: the same results from several processes, complete or not stored, and a failure counts as tried."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline import compute
+from finjepa_pipeline.backtest import blocks
+from finjepa_pipeline.backtest.blocks import (
+    BacktestSettings,
+    backtest_blocks,
+    compute_blocks,
+    pending_blocks,
+    run_blocks,
+)
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import Artifacts, files_of
+from finjepa_pipeline.warehouse import Warehouse
+from tests.pipeline.backtest.handmade_panel import noise, write_panel
+from tests.pipeline.backtest.handmade_setup import config_for, write_lineage
+
+ASSETS = 12
+NAMES = {"equal_weight", "momentum_60", "mppi", "ewma", "shuffled_actions"}
+
+
+class Home:
+    """An untrained checkpoint on a panel by hand."""
+
+    def __init__(self, folder: Path):
+        self.settings = Settings(home=folder, compute="local:1").ensure()
+        self.warehouse = Warehouse.from_settings(self.settings)
+        config = config_for(ASSETS)
+        self.panel = write_panel(self.settings.panels / "p", noise(1400, ASSETS))
+        self.checkpoint = self.settings.checkpoints / "c"
+        torch.manual_seed(0)
+        FinJEPA(config).save_pretrained(self.checkpoint)
+        write_lineage(self.checkpoint, config, self.panel)
+
+    def pending(self, **asked) -> list[blocks.PendingBlock]:
+        backtest = BacktestSettings(n_assets=ASSETS, **{"planners": ("mppi",), **asked})
+        spans = [
+            blocks.Block(block.name, block.start, block.start + 24)
+            for block in backtest_blocks(self.checkpoint, self.panel)
+        ]
+        return pending_blocks(self.warehouse, self.checkpoint, self.panel, backtest, spans)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Home:
+    plain = blocks.baselines
+    monkeypatch.setattr(blocks, "baselines", lambda: [one for one in plain() if one.name in NAMES])
+    return Home(tmp_path / "home")
+
+
+def test_several_processes_have_the_results_of_one(home, monkeypatch):
+    monkeypatch.setattr(blocks, "overnight_returns", lambda con, panel: np.zeros(len(panel.returns)) + 1e-4)
+    pending = home.pending(controls=("ewma", "shuffled_actions"), fill="open")
+    several = home.settings.model_copy(update={"compute": "local:2"})
+    here, there = (
+        [results for _, results in compute_blocks(home.warehouse, settings, pending, lambda line: None)]
+        for settings in (home.settings, several)
+    )
+    for mine, theirs in zip(here, there, strict=True):
+        for one, other in zip(mine.strategies, theirs.strategies, strict=True):
+            for name, value in vars(one).items():
+                np.testing.assert_array_equal(getattr(other, name), value, err_msg=f"{one.strategy} {name}")
+        for name, array in mine.replays.items():
+            np.testing.assert_array_equal(theirs.replays[name], array)
+        assert repr((mine.expectations, mine.forecasts)) == repr(
+            (theirs.expectations, theirs.forecasts)
+        )  # NaN equals NaN
+    assert {result.strategy for result in here[1].strategies} == NAMES
+    assert np.isfinite(here[1].forecasts["ewma"]["ic"].mean)
+
+
+def test_a_node_that_does_not_see_the_home_fetches_a_copy_once(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    store = Artifacts(str(tmp_path / "store"))
+    for folder in (home.panel.folder, home.checkpoint):
+        store.put(folder.parent.name, folder.name, files_of(folder))
+    block = home.pending()[1]
+    near, _ = blocks._simulate(block, "mppi")
+    job = pickle.dumps((blocks._run_task, (block, blocks._simulate, "mppi")))
+    home.settings.home.rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("FINJEPA_ARTIFACTS", "")  # set by the call, and unset after the test
+    for cached in (blocks._setup, blocks._controls):
+        cached.cache_clear()
+    returned, error = compute._call(job)
+    assert not returned
+    assert "is not a feature panel" in str(error)
+    returned, (far, _) = compute._call(job, store.url)
+    assert returned
+    np.testing.assert_array_equal(far.net_T, near.net_T)
+    copies = [path for path in tmp_path.glob("finjepa-artifacts-*/*/*/*") if path.is_dir()]
+    assert sorted(path.name for path in copies) == ["c", "p"]
+
+
+def test_a_task_is_names_and_numbers_and_planners_come_first(home):
+    block = home.pending(controls=("ewma", "shuffled_actions"))[1]
+    assert len(pickle.dumps(block)) < 5_000
+    order = [name for what, name in blocks._tasks(block) if what is blocks._simulate]
+    assert order == ["mppi", "ewma", "shuffled_actions", "equal_weight", "momentum_60"]
+
+
+def test_a_backtest_that_was_killed_goes_on_with_the_first_block_that_is_not_complete(home, monkeypatch):
+    pending = home.pending()
+    assert [block.key.block for block in pending] == ["validation", "test"]
+    simulate = blocks.simulate
+
+    def killed_in_the_second(strategy, setup, views):
+        if setup.decisions[0] == pending[1].conditions["decisions"][0] and strategy.name == "momentum_60":
+            raise KeyboardInterrupt
+        return simulate(strategy, setup, views)
+
+    monkeypatch.setattr(blocks, "simulate", killed_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run_blocks(home.warehouse, home.settings, pending, lambda line: None)
+    monkeypatch.setattr(blocks, "simulate", simulate)
+    rest = home.pending()
+    assert [(block.key, block.names) for block in rest] == [(pending[1].key, pending[1].names)]
+    assert run_blocks(home.warehouse, home.settings, rest, lambda line: None) == 23 * len(rest[0].names)
+    assert home.pending() == []
+
+
+def test_a_strategy_that_fails_is_named_with_its_line_and_counts_as_tried(home, tmp_path):
+    (tmp_path / "mine.py").write_text("def decide(view):\n    return 1 / 0\n")
+    pending = home.pending(planners=(), specs=(f"{tmp_path}/mine.py:decide",))
+    with pytest.raises(FinJEPAError, match=r"mine\.py:2: ZeroDivisionError"):
+        run_blocks(home.warehouse, home.settings, pending, lambda line: None)
+    with home.warehouse.connect() as con:
+        tried = con.execute("SELECT strategy, block, n_days FROM backtest_trials").fetchall()
+    assert [(name.partition("@")[0], block, days) for name, block, days in tried] == [("mine:decide", "validation", 0)]
