@@ -15,7 +15,7 @@ from finjepa_model.data.batches import history_needed
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_pipeline.backtest.engine import REBALANCE_UNIVERSE_EVERY, decide_at
+from finjepa_pipeline.backtest.engine import decide_at
 from finjepa_pipeline.backtest.market_view import MarketView, next_universe, traded_text
 from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.prices.calendar import session_after
@@ -138,7 +138,7 @@ def decide(
     simulator = PortfolioSimulator(config.portfolio)
     holdings = holdings or cash(simulator)
     previous, carried = holdings.previous, None if book == "trial" else holdings.universe
-    universe = next_universe(carried, panel, session, n_assets, history, REBALANCE_UNIVERSE_EVERY)
+    universe = next_universe(carried, panel, session, n_assets, history)
     view = MarketView(panel, session, universe.assets_N, history)
     strategy = FinJEPAStrategy(planner, imagination)
     if previous and holdings.universe and holdings.plan and (previous.checkpoint, previous.planner) == (name, planner):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from finjepa_pipeline import cli
+from finjepa_pipeline import cli, commands
 from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.results import TESTS
 from finjepa_pipeline.definitions import defs
@@ -44,7 +44,7 @@ def test_not_enough_data_is_a_warning_in_dagster_and_never_passed(passed, text, 
     ],
 )
 def test_the_audit_command_says_what_has_no_verdict(monkeypatch, checks, status, says):
-    monkeypatch.setattr(cli, "_run", lambda *_: SimpleNamespace(checks=checks))
+    monkeypatch.setattr(commands, "_run", lambda *_: SimpleNamespace(checks=checks))
     done = CliRunner().invoke(cli.main, ["audit"])
     assert says in done.output
     assert ("All tests passed" in done.output) == (len(checks) == len(TESTS))

@@ -27,7 +27,6 @@ from finjepa_pipeline.backtest.results import (
 from finjepa_pipeline.backtest.strategies import Cash, EqualWeight, EveryDecision
 from finjepa_pipeline.report.backtest import write_report
 from finjepa_pipeline.report.history import write_history
-from finjepa_pipeline.sql_files import sql
 from finjepa_pipeline.warehouse import migrate
 
 KEY = BlockKey("c1", "d1", "test", "setup1")

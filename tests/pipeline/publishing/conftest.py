@@ -32,7 +32,6 @@ class Home:
         self.settings = Settings(home=folder).ensure()
         self.warehouse = Warehouse.from_settings(self.settings)
         with self.warehouse.connect() as con:
-            con.execute(sql("backtest_schema"))
             for version in ("data1", "data2"):
                 self.add_prices(con, version)
 
