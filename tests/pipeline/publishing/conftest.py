@@ -12,7 +12,7 @@ from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, insert, now
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import lineage
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from finjepa_model import FinJEPA
