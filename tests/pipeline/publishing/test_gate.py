@@ -154,15 +154,15 @@ def test_a_challenger_that_was_not_audited_or_failed_a_test_is_refused_and_the_c
     assert len(verdict.reasons) == len(BEFORE_THE_GATE)
     assert all("not run" in reason for reason in verdict.reasons)
     champion_home.add_audit("bbbb", "finjepa_mppi")  # of another planner: it does not count
-    champion_home.add_audit("bbbb", truncation="it reads tomorrow")
+    champion_home.add_audit("bbbb", future_invariance="it reads tomorrow")
     verdict = _judge(champion_home, "bbbb")
     assert (verdict.verdict, verdict.champion) == ("refused", "aaaa")
-    assert verdict.reasons == ("audit: truncation: it reads tomorrow",)
+    assert verdict.reasons == ("audit: future_invariance: it reads tomorrow",)
     stored = champion_home.rows("SELECT reasons FROM champions WHERE checkpoint = 'bbbb' ORDER BY created_at")
     assert stored[-1] == verdict.reasons
     champion_home.add_audit("bbbb")
     verdict = _judge(champion_home, "bbbb")
-    assert verdict.reasons == ("audit: truncation: it reads tomorrow (it passed later, and a failure stands)",)
+    assert verdict.reasons == ("audit: future_invariance: it reads tomorrow (it passed later, and a failure stands)",)
     champion_home.rows("UPDATE audit_results SET passed = true")
     assert _judge(champion_home, "bbbb").verdict == "promoted"
 
