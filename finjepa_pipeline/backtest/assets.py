@@ -285,7 +285,9 @@ def fold_models(
     home = settings.get()
     panel = Panel.open(current_panel(home))
     with warehouse.connect() as con:  # on the panel that the plan was made for
-        plans = {name: stored_plan(con, panel, name) for name in {key.partition(":")[0] for key in context.partition_keys}}
+        plans = {
+            name: stored_plan(con, panel, name) for name in {key.partition(":")[0] for key in context.partition_keys}
+        }
     wanted = {}
     for key in context.partition_keys:
         name, _, fold = key.partition(":")
