@@ -23,6 +23,7 @@ from finjepa_model.training.risk_scorecard import (
     score_portfolios,
     score_tails,
     score_volatility,
+    scorecard,
 )
 from finjepa_model.world_model import FinJEPA
 from tests.model.training_runs import run_config
@@ -270,3 +271,10 @@ def test_a_checkpoint_keeps_the_risk_model_and_an_older_one_has_none(
     save_file(old, tmp_path / "new" / "model.safetensors")
     plain = FinJEPA.from_pretrained(tmp_path / "new").forecast_risk(observation)
     torch.testing.assert_close(plain.volatility_BNV, RiskModel(len(CONFIG.model.channels))(observation).volatility_BNV)
+
+
+def test_the_scorecard_of_a_checkpoint_has_every_row(panel: Panel, world_model: FinJEPA):
+    found, against_har = scorecard(world_model, RiskBlock(panel, SPLIT, SESSIONS))
+    assert len(found) == 2 * 4 + 2 * 5 + 3
+    assert all(np.isfinite(value) for value in found.values())
+    assert against_har.difference < 0
