@@ -152,11 +152,6 @@ def to_sphere(vectors_XD: Tensor) -> Tensor:
     return vectors_XD.shape[-1] ** 0.5 * nn.functional.normalize(vectors_XD, dim=-1)
 
 
-def second_moment(features_YD: Tensor) -> Tensor:
-    """E psi psi', [D, D]."""
-    return features_YD.T @ features_YD / len(features_YD)
-
-
 def orthonormality(features_YD: Tensor) -> Tensor:
     """1/2 mean over pairs i != j of (e_i'e_j)^2 - mean |e_i|^2: up to a constant and sampling, the squared distance of the
     second moment to the identity."""

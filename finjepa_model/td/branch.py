@@ -42,12 +42,13 @@ class TDBranch(nn.Module):
             raise FinJEPAError(f"config key td.task_dim must be more than the {len(OUTCOMES)} outcomes of a step")
         outcomes = OutcomeFeatures()
         state_dim = td.task_dim if td.symmetric else td.state_dim
-        back = SuccessorPredictor(outcomes, width, td.task_dim, td.task_dim, td.state_dim, td, False)
         parts = Parts(
             state_encoder=None if td.symmetric else StateEncoder(width, td.state_dim, td.hidden),
             task_encoder=TaskEncoder(outcomes, width, td.task_dim, td.hidden),
-            predictor=SuccessorPredictor(outcomes, width, state_dim, td.task_dim, td.task_dim, td, True),
-            back_predictor=None if td.symmetric else back,
+            predictor=SuccessorPredictor(outcomes, width, state_dim, td.task_dim, td, back=False),
+            back_predictor=(
+                None if td.symmetric else SuccessorPredictor(outcomes, width, td.task_dim, td.state_dim, td, back=True)
+            ),
             actor=PortfolioActor(width, state_dim, td.task_dim, td, config.portfolio),
         )
         self.algorithm = TDJEPA(parts, td, td.discount**config.model.stride)

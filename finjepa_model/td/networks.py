@@ -26,37 +26,28 @@ def branch(inputs: int, hidden: int) -> nn.Sequential:
 
 
 class OutcomeFeatures(nn.Module):
-    """An invertible linear map of the outcomes of a step to features of unit variance that are not correlated.
+    """The outcomes of a step in standard deviations from their mean.
 
-    It is measured once, before the branch is trained, and stays: what an action does to the step that comes is then known, and
+    Both are measured once, before the branch is trained, and then fixed: the effect of an action on the next step is known, and
     only what follows that step is learned.
     """
 
     mean_O: Tensor
     scale_O: Tensor
-    weight_OO: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean_O", torch.zeros(len(OUTCOMES)))
         self.register_buffer("scale_O", torch.ones(len(OUTCOMES)))
-        self.register_buffer("weight_OO", torch.zeros(len(OUTCOMES), len(OUTCOMES)).fill_diagonal_(1.0))
 
     @torch.no_grad()
     def calibrate(self, outcome_YO: Tensor) -> None:
-        """Hardly varying directions stay small."""
         self.mean_O.copy_(outcome_YO.mean(0))
         self.scale_O.copy_(outcome_YO.std(0).clamp(min=1e-6))
-        values_YO = self.standardised(outcome_YO)
-        spread_O, axes_OO = torch.linalg.eigh(values_YO.T @ values_YO / len(values_YO))
-        self.weight_OO.copy_((axes_OO / spread_O.clamp(min=1e-2).sqrt()).T)
-
-    def standardised(self, outcome_YO: Tensor) -> Tensor:
-        return (outcome_YO - self.mean_O) / self.scale_O
 
     def forward(self, outcome_YO: Tensor) -> Tensor:
         """features_YO."""
-        return self.standardised(outcome_YO) @ self.weight_OO.T
+        return (outcome_YO - self.mean_O) / self.scale_O
 
     def expected(self, consequences_YQ: Tensor) -> Tensor:
         """features_YO that a step is expected to have, from what the mechanics and the moments say of it."""
@@ -91,38 +82,36 @@ class TaskEncoder(nn.Module):
 
     def forward(self, s: PolicyState) -> Tensor:
         """features_YZ."""
-        values_YO = self.outcomes.standardised(s.outcome_YO)
-        free = self.free(torch.cat([values_YO, s.market_YD, s.portfolio_YD], dim=-1))
-        return torch.cat([self.outcomes(s.outcome_YO), free], dim=-1)
+        outcome_YO = self.outcomes(s.outcome_YO)
+        free = self.free(torch.cat([outcome_YO, s.market_YD, s.portfolio_YD], dim=-1))
+        return torch.cat([outcome_YO, free], dim=-1)
 
 
 class SuccessorPredictor(nn.Module):
     """T: successor features of an action and then of pi_z.
 
-    What the action does is given in two ways: its embedding beside the assets' latents, and its exact consequences, by the
-    mechanics and the world model's moments. Of task features the step that comes is then known but for its noise and for the
-    free features, so it is added as it is (`outcomes.expected`), and the networks learn the rest.
+    What the action does is an input in two ways: its embedding beside the assets' latents, and its exact outcomes, by the
+    mechanics and the world model's moments. The outcomes of the next step are thus known but for noise; the predictor of task
+    features adds them (`OutcomeFeatures.expected`), and its networks learn the rest, which is zero at the start.
     """
 
-    def __init__(
-        self,
-        outcomes: OutcomeFeatures,
-        width: int,
-        state_dim: int,
-        task_dim: int,
-        out: int,
-        config: TDConfig,
-        of_task_features: bool,
-    ):
+    def __init__(self, outcomes: OutcomeFeatures, width: int, state_dim: int, out: int, config: TDConfig, back: bool):
+        """
+        Args:
+            back: whether it predicts state features (of which no outcome is known) rather than task features.
+        """
         super().__init__()
-        self.outcomes, self.of_task_features = outcomes, of_task_features
+        self.outcomes, self.back = outcomes, back
         self.action = ActionEmbedder(width)
-        self.intent = branch(state_dim + task_dim, config.hidden)
+        self.intent = branch(state_dim + config.task_dim, config.hidden)
         self.step = branch(state_dim + width + len(OUTCOMES), config.hidden)
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * config.hidden, config.hidden), nn.GELU(), nn.Linear(config.hidden, out))
             for _ in range(config.members)
         )
+        for name, parameter in self.heads.named_parameters():
+            if not back and ".2." in name:  # the last layers
+                nn.init.zeros_(parameter)
 
     def forward(self, s: PolicyState, state_YE: Tensor, action: PortfolioAction, task_YZ: Tensor) -> Tensor:
         """successor_KYO of as many features as the predictor has."""
@@ -136,7 +125,7 @@ class SuccessorPredictor(nn.Module):
             dim=-1,
         )
         rest_KYO = torch.stack([head(hidden_YU) for head in self.heads])
-        if not self.of_task_features:
+        if self.back:
             return rest_KYO
         return rest_KYO + F.pad(expected_YO, (0, rest_KYO.shape[-1] - expected_YO.shape[-1]))
 

@@ -26,9 +26,10 @@ from finjepa_model.td.state import OUTCOMES
 from finjepa_model.td.transitions import MarketPaths, Transition, draw_transition
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.state import Best, append_record, forget_after, load_best, load_state, save_best, save_state
-from finjepa_model.training.trainer import Report, TrainingInterruptedError, falling
+from finjepa_model.training.trainer import Report, TrainingInterruptedError, falling, seed_of
 from finjepa_model.world_model import FinJEPA
 
+_STREAM = 76  # of random numbers, apart from those of the world model's training
 TD_FOLDER = "td"  # in the run folder of the world model
 
 
@@ -93,7 +94,7 @@ class TDTrainer:
         }
 
     def train_step(self) -> dict[str, Tensor]:
-        torch.manual_seed(_mix(self.config.training.seed, self.step))
+        torch.manual_seed(seed_of(self.config.training.seed, self.step, _STREAM))
         for group in self.optimizer.param_groups:
             group["lr"] = falling(self.config.td.learning_rate, self.step, self.config.td.steps)
         transition = draw_transition(self.paths.draw(self.step // self.config.td.reuse), self.branch)
@@ -138,7 +139,7 @@ class TDTrainer:
         td = self.config.td
         drawn = []
         for number in range(math.ceil(td.kept_states / (td.dates * td.portfolios))):
-            torch.manual_seed(_mix(self.config.training.seed, first_step + number))
+            torch.manual_seed(seed_of(self.config.training.seed, first_step + number, _STREAM))
             drawn.append(draw_transition(self.paths.draw(first_step + number), self.branch))
         return drawn
 
@@ -174,10 +175,6 @@ class TDTrainer:
         self.branch.calibrate(torch.cat([transition.after.outcome_YO for transition in self._draw(0)]))
         self.score = PolicyScore(self.model, self.panel)
         self._score_and_keep()
-
-
-def _mix(seed: int, step: int) -> int:
-    return (seed * 1_000_003 + step * 8_191 + 77) % (2**63)
 
 
 _DATES, _TASKS = 32, 16  # of a score

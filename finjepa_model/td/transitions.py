@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.data.batches import PAST, BatchSource, MarketBatch
+from finjepa_model.data.batches import PAST, BatchSource
 from finjepa_model.data.panel import Panel
 from finjepa_model.planning.imagination import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
@@ -87,25 +87,18 @@ class MarketPaths:
         self._source = BatchSource(panel, replace(model.config, training=training), block, past=PAST)
         self._simulator = PortfolioSimulator(model.config.portfolio)
         self._rows_Y = torch.arange(dates, device=self.device).repeat_interleave(portfolios)
-        self._encoded: tuple[int, MarketBatch, list[Imagination]] | None = None
+        self._drawn: tuple[int, MarketPath] | None = None  # the last one, since several steps use it
 
     def draw(self, number: int) -> MarketPath:
-        """The portfolios of a date stand side by side."""
-        if self._encoded is None or self._encoded[0] != number:
-            batch, stride = self._source.draw(number).to(self.device), self.model.config.model.stride
-            imaginations = [
-                self.model.imagine(batch.observation.step(k - DECISIONS, stride), 1) for k in range(DECISIONS)
-            ]
-            self._encoded = (number, batch, imaginations)
-        _, batch, imaginations = self._encoded
-        return MarketPath(
-            self.model,
-            self._simulator,
-            tuple(imagination.take(self._rows_Y) for imagination in imaginations),
-            batch.returns_BKTN[self._rows_Y],
-            batch.market_returns_BKT[self._rows_Y],
-            batch.tradable_BKTN[self._rows_Y],
-        )
+        """The path of that number; the portfolios of a date follow each other."""
+        if self._drawn is None or self._drawn[0] != number:
+            batch, rows_Y = self._source.draw(number).to(self.device), self._rows_Y
+            steps = [batch.observation.step(k - DECISIONS, self.model.config.model.stride) for k in range(DECISIONS)]
+            seen = [self.model.imagine(step, 1) for step in steps]
+            held = (batch.returns_BKTN[rows_Y], batch.market_returns_BKT[rows_Y], batch.tradable_BKTN[rows_Y])
+            path = MarketPath(self.model, self._simulator, tuple(one.take(rows_Y) for one in seen), *held)
+            self._drawn = number, path
+        return self._drawn[1]
 
 
 def draw_transition(path: MarketPath, branch: TDBranch) -> Transition:

@@ -117,7 +117,7 @@ class Trainer:
             mininterval=0.5,
         )  # fmt: skip
         last: dict[str, Any] = {}
-        while self.step < self.total_steps and not self._is_done():
+        while self.step < self.total_steps and not 0 < training.patience <= self.best.evaluations_since:
             before = time.perf_counter()
             terms = self.train_step()
             self._seconds, self._timed_steps = self._seconds + time.perf_counter() - before, self._timed_steps + 1
@@ -184,12 +184,12 @@ class Trainer:
         self.model.eval()
         totals: Terms = {}
         for i in range(training.evaluate_batches):
-            torch.manual_seed(_mix(training.seed, i, -1))  # the same on every rank, see draw_rows
+            torch.manual_seed(seed_of(training.seed, i, -1))  # the same on every rank, see draw_rows
             batch = self.validation.draw(i).to(self.device)
             terms = self.model.loss(batch, sample_path(batch, self.config.portfolio), seed=i)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0) + value / training.evaluate_batches
-        torch.manual_seed(_mix(training.seed, 0, -1))
+        torch.manual_seed(seed_of(training.seed, 0, -1))
         batch = self.validation.draw(0).to(self.device)
         diagnostics = [monitor(self.model, batch, sample_path(batch, self.config.portfolio))]
         if self.ranks > 1:  # monitors are taken over one rank's share, and all must decide alike
@@ -199,7 +199,7 @@ class Trainer:
 
     def _forward(self, batch: MarketBatch, part: int) -> Terms:
         training = self.config.training
-        seed = _mix(training.seed, self.step, 0)
+        seed = seed_of(training.seed, self.step, 0)
         torch.manual_seed(seed)  # the same on every rank and for every part, see draw_rows
         with part_of_batch(part, training.accumulate):
             path = sample_path(batch, self.config.portfolio)
@@ -218,10 +218,6 @@ class Trainer:
                 save_best(self.run_folder, self.model, {"validation": validation, "diagnostics": diagnostics})
         else:
             self.best.evaluations_since += 1
-
-    def _is_done(self) -> bool:
-        patience = self.config.training.patience
-        return patience > 0 and self.best.evaluations_since >= patience
 
     def _average_gradients(self) -> None:
         """Over the ranks, in one message that also says whether one of them has to stop."""
@@ -294,7 +290,8 @@ def pick_device(rank: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
-def _mix(seed: int, step: int, stream: int) -> int:
+def seed_of(seed: int, step: int, stream: int) -> int:
+    """The seed of a step's random numbers; those of another stream differ."""
     return (seed * 1_000_003 + step * 8_191 + stream + 1) % (2**63)
 
 

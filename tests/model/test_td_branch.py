@@ -33,20 +33,13 @@ def panel(tmp_path_factory) -> Panel:
 
 def _config(**td) -> FinJEPAConfig:
     small = small_config()
-    settings = {
-        "enabled": True,
-        "steps": 6,
-        "dates": 8,
-        "hidden": 16,
-        "kept_states": 256,
-        "reuse": 2,
-        "evaluate_every": 2,
-    }
+    settings = {"enabled": True, "steps": 6, "dates": 8, "portfolios": 4, "hidden": 16, "kept_states": 256, "reuse": 2}
+    settings |= {"evaluate_every": 2, **td}
     return replace(
         small,
         model=replace(small.model, market_channels=("market",)),
         training=TrainingConfig(batch_size=8, n_assets=4, checkpoint_every=4, log_every=1),
-        td=TDConfig(**(settings | td)),
+        td=TDConfig(**settings),
     )
 
 
@@ -73,7 +66,7 @@ def _world(model: FinJEPA, dates: int = 3) -> PlanningWorld:
 
 
 @pytest.mark.parametrize(
-    "variant", [{}, {"symmetric": True, "behaviour_cloning": 1.0}, {"learning_rate": 0.1, "patience": 3, "steps": 20}]
+    "variant", [{}, {"symmetric": True, "behaviour_cloning": 1.0, "learning_rate": 0.1, "patience": 3, "steps": 20}]
 )
 def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, variant):
     """It is interrupted after one score and before the next, and ends with the best policy."""
@@ -91,9 +84,8 @@ def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, variant
     assert sum(record["kind"] == "td_validation" for record in records[0]) >= 3
 
 
-@pytest.mark.parametrize("rate", [1e-3, 0.03])
-def test_training_never_ends_below_its_start_and_keeps_the_best_policy(panel, tmp_path, rate):
-    model = _model(_config(learning_rate=rate, steps=8))
+def test_training_never_ends_below_its_start_and_keeps_the_best_policy(panel, tmp_path):
+    model = _model(_config(learning_rate=0.03, steps=8))
     metrics = TDTrainer(model, panel, tmp_path).train()
     scores = {r["step"]: r["score"] for r in read_metrics(tmp_path / TD_FOLDER) if r["kind"] == "td_validation"}
     assert list(scores) == [0, 2, 4, 6, 8]
@@ -108,7 +100,7 @@ def test_training_without_progress_stops(panel, tmp_path):
 
 def test_a_score_is_what_the_policy_gains_over_equal_weights(panel, tmp_path):
     """1/N itself scores nothing, and a policy that does the opposite of what it is asked for is worse than the other."""
-    model = _model(_config(steps=60, evaluate_every=20))
+    model = _model(_config(steps=40, evaluate_every=20))
     TDTrainer(model, panel, tmp_path).train()
     score = PolicyScore(model, panel)
     good = score()
@@ -221,7 +213,7 @@ def test_the_td_planner_is_a_planner_like_the_others(trained):
         make_planner("td").plan(lambda actions: actions.hedge_X.sum(-1), space)
 
 
-def test_a_branch_that_was_not_trained_says_so():
+def test_a_branch_that_was_not_trained_is_refused():
     with pytest.raises(FinJEPAError, match="has not been trained"):
         _model(_config()).td.infer(parse_utility("log_growth"))
 
@@ -261,7 +253,7 @@ def test_every_rule_of_trading_is_kept_by_what_the_policy_does(panel, rules):
 
 
 def test_the_step_that_comes_is_known_exactly_to_a_task(trained):
-    """Of any action: the task's worth of the expected features is the utility, but for its unit and origin."""
+    """Of any action: the expected features along the task are the utility, but for its unit and origin."""
     model, _ = trained
     world = _world(model, dates=64)
     state, outcomes = PolicyState.of(world.imagination, world), model.td.algorithm.task_encoder.outcomes

@@ -13,7 +13,7 @@ from finjepa_model.config import PortfolioConfig, TDConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.td.algorithm import TDJEPA, Parts, orthonormality, second_moment, to_sphere
+from finjepa_model.td.algorithm import TDJEPA, Parts, orthonormality, to_sphere
 from finjepa_model.td.branch import infer_task
 
 STATES, ACTIONS, DISCOUNT = 6, 2, 0.9
@@ -197,14 +197,15 @@ def test_successor_features_of_a_portfolio_equal_their_closed_form():
         assert float(error_D.max()) < 0.02, error_D
 
 
-@pytest.mark.parametrize(("symmetric", "steps"), [(False, 1200), pytest.param(True, 3000, marks=pytest.mark.slow)])
-def test_ten_rewards_named_after_training_are_solved_as_by_value_iteration(symmetric, steps):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_ten_rewards_named_after_training_are_solved_as_by_value_iteration(symmetric):
+    """The rewards are random directions, and so are the tasks that are learned for."""
     torch.manual_seed(1)
     chances_SAS = _markov(1)
-    own = (None, None) if symmetric else (OneHot(), TablePredictor())
-    parts = Parts(own[0], OneHot(), TablePredictor(), own[1], TableActor())
-    algorithm = TDJEPA(parts, _config(symmetric=symmetric), DISCOUNT)
-    _learn(algorithm, chances_SAS, steps, rate=4e-3)
+    state_encoder, back = (None, None) if symmetric else (OneHot(), TablePredictor())
+    parts = Parts(state_encoder, OneHot(), TablePredictor(), back, TableActor())
+    algorithm = TDJEPA(parts, _config(symmetric=symmetric, goal_ratio=0.0), DISCOUNT)
+    _learn(algorithm, chances_SAS, 1200, rate=4e-3)
     states_Y, gaps = torch.arange(STATES), []
     for seed in range(10):
         reward_S = torch.rand(STATES, generator=torch.Generator().manual_seed(100 + seed))
@@ -228,7 +229,8 @@ def test_orthonormality_is_the_known_number_and_pushes_the_covariance_to_the_ide
         optimizer.zero_grad()
         orthonormality(mix(inputs_YD)).backward()
         optimizer.step()
-    torch.testing.assert_close(second_moment(mix(inputs_YD)), torch.eye(4), atol=0.05, rtol=0)
+    features_YD = mix(inputs_YD)
+    torch.testing.assert_close(features_YD.T @ features_YD / 256, torch.eye(4), atol=0.05, rtol=0)
 
 
 def test_a_linear_reward_gives_back_its_weights():
@@ -242,7 +244,7 @@ def test_a_linear_reward_gives_back_its_weights():
     assert task.advice is None
 
 
-def test_a_reward_that_the_features_do_not_hold_is_told_with_advice():
+def test_a_reward_that_the_features_do_not_express_comes_with_advice():
     torch.manual_seed(3)
     features_RZ = torch.randn(4000, 8)
     task = infer_task(lambda values: values["reward"], features_RZ, {"reward": torch.randn(4000)})
