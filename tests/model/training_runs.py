@@ -36,7 +36,7 @@ def records(run_folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    """Bit by bit."""
+    """Bit by bit; NaN equals NaN."""
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert torch.equal(value, other[name]), name
+        torch.testing.assert_close(value, other[name], rtol=0, atol=0, equal_nan=True, msg=name)
