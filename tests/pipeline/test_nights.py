@@ -224,7 +224,9 @@ def test_a_failed_run_is_reported_with_its_red_check_and_without_tokens():
 
 
 def test_a_red_check_of_a_green_run_is_reported_as_well():
-    @dg.asset(check_specs=[dg.AssetCheckSpec(name, asset="trial") for name in ("delay", "future_invariance", "coverage")])
+    @dg.asset(
+        check_specs=[dg.AssetCheckSpec(name, asset="trial") for name in ("delay", "future_invariance", "coverage")]
+    )
     def trial() -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         yield dg.MaterializeResult("trial")
         yield dg.AssetCheckResult(passed=True, check_name="delay")

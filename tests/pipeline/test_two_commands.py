@@ -57,6 +57,9 @@ class Home:
         self.wrap(features, "build_panel")
         self.replace(training, "train_in_step", self.trained)
         monkeypatch.setattr("finjepa_model.training.evaluation.probe", lambda _, panel, *rest: self.saw(panel) or {})
+        monkeypatch.setattr(
+            "finjepa_model.training.risk_scorecard.scorecard", lambda _, block: (self.saw(block.panel) or {}, None)
+        )
         monkeypatch.setattr(FinJEPA, "from_pretrained", lambda folder: None)
         self.replace(backtest, "run_backtests", self.tested)
         self.replace(publishing, "audit_challenger", self.audited)

@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 
 from finjepa_pipeline.automation import price_source_sensor
+from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.prices.assets import ASSETS, price_source
 from finjepa_pipeline.prices.contract import docs_page
 from finjepa_pipeline.settings import SettingsResource
@@ -96,7 +97,7 @@ def test_an_old_newest_session_blocks_where_freshness_is_asked_for(home: Home) -
 
 def test_the_sensor_starts_an_ingestion_once_when_the_source_moves(home: Home) -> None:
     def tick(cursor: str | None) -> Any:
-        with dg.build_sensor_context(cursor=cursor, resources=resources(home)) as context:
+        with dg.build_sensor_context(cursor=cursor, resources=resources(home), definitions=defs) as context:
             return price_source_sensor.evaluate_tick(context)
 
     assert not tick(None).run_requests  # an empty home
