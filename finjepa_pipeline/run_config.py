@@ -67,8 +67,9 @@ def checked_overrides(name: str, overrides: Mapping[str, str]) -> None:
 
 def _check_values(ops: Mapping[str, Any]) -> None:
     """Names inside values, which Dagster takes for text: config keys, presets, planners, controls, utilities."""
+    # here: they load torch, and the schedule's tick does not
     from finjepa_pipeline.backtest.blocks import parse_names, parse_planners
-    from finjepa_pipeline.backtest.strategies import CONTROLS  # here: they load torch, and the schedule's tick does not
+    from finjepa_pipeline.backtest.strategies import CONTROLS
 
     asked = {name: (op or {}).get("config") or {} for name, op in ops.items()}
     model = asked.get("world_model", {})

@@ -104,6 +104,7 @@ def world_model_evaluation(
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Losses, collapse monitors and the risk scorecard on the validation block, probes on the test block, and the curves of the
     training."""
+    # here: torch takes seconds to load, and the code location has no need of it
     from finjepa_model.data.batches import checkpoint_splits
     from finjepa_model.training.evaluation import probe
     from finjepa_model.training.risk_fit import RiskBlock
@@ -154,6 +155,7 @@ def world_model_evaluation(
 
 
 def _curves(checkpoint: Path) -> dg.MetadataValue:
+    # here: torch takes seconds to load
     from finjepa_model.training.state import read_metrics
 
     records = list(read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")))

@@ -71,6 +71,7 @@ class HubSource:
         return True  # a commit does not change
 
     def _download(self, name: str, commit: str) -> Path:
+        # here: only a download needs the client
         from huggingface_hub import hf_hub_download
 
         from finjepa_pipeline.prices.sources.resume import resumed_downloads
