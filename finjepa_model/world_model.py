@@ -66,7 +66,7 @@ class FinJEPA(nn.Module):
         if (
             config.td.enabled
         ):  # imported here for start-up time, and the id of other trainings leaves the branch's code out
-            from finjepa_model.td.branch import TDBranch
+            from finjepa_model.td.branch import TDBranch  # here: the branch is built on the model, and most checkpoints have none
 
             self.td = TDBranch(config)
 
