@@ -63,10 +63,9 @@ class FinJEPA(nn.Module):
         # last, so that the world model begins the same with and without it
         self.risk = RiskModel(len(model.channels), model.dim)
         self.td = None
-        if (
-            config.td.enabled
-        ):  # imported here for start-up time, and the id of other trainings leaves the branch's code out
-            from finjepa_model.td.branch import TDBranch  # here: the branch is built on the model, and most checkpoints have none
+        if config.td.enabled:
+            # here: the branch takes seconds to load, and the ids of other trainings leave its code out
+            from finjepa_model.td.branch import TDBranch
 
             self.td = TDBranch(config)
 
