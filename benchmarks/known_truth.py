@@ -29,8 +29,8 @@ import torch
 from student import half_width
 
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.data.batches import history_needed, split_dates
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import history_needed, split_dates
 from finjepa_model.training.readout_fit import fit_readout
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.controls import Controls, ShuffledActions, untrained

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from finjepa_model.config import FinJEPAConfig, ModelConfig
-from finjepa_model.data.batches import unseen
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import unseen
 from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.risk import HORIZONS, LOOKBACKS, RiskForecast, RiskHead, RiskInputs, RiskModel
 from finjepa_model.training.risk_fit import (

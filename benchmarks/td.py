@@ -21,7 +21,7 @@ from student import half_width
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.data.batches import history_needed, split_dates
+from finjepa_model.data.splits import history_needed, split_dates
 from finjepa_model.planners import make_planner
 from finjepa_model.planning import ActionSpace, Utility, parse_utility, project_to_simplex
 from finjepa_model.planning.imagination import PlanningWorld, quantities

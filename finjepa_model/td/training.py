@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.data.batches import split_dates
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.td.algorithm import to_sphere
 from finjepa_model.td.branch import infer_task
@@ -25,7 +25,8 @@ from finjepa_model.td.networks import TaskEncoder
 from finjepa_model.td.state import OUTCOMES
 from finjepa_model.td.transitions import MarketPaths, Transition, draw_transition
 from finjepa_model.training.behaviour import random_action
-from finjepa_model.training.state import Best, append_record, forget_after, load_best, load_state, save_best, save_state
+from finjepa_model.training.records import append_record, forget_after
+from finjepa_model.training.state import Best, load_best, load_state, save_best, save_state
 from finjepa_model.training.trainer import Report, TrainingInterruptedError, falling, seed_of
 from finjepa_model.world_model import FinJEPA
 

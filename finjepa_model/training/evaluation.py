@@ -16,8 +16,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.data.batches import MarketBatch, Observation, Splits, observe
+from finjepa_model.data.batches import MarketBatch, Observation, observe
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import Splits
 from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.predictor import MarketMemory
 from finjepa_model.world_model import FinJEPA, PortfolioPath

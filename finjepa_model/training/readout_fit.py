@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from finjepa_model.data.batches import EligibleIndex, history_needed, observe, split_dates, unseen
+from finjepa_model.data.batches import EligibleIndex, observe
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import history_needed, split_dates, unseen
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.world_model import FinJEPA

@@ -13,16 +13,9 @@ import torch
 from torch import Tensor
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import (
-    RISK_SESSIONS,
-    EligibleIndex,
-    Observation,
-    observe,
-    returns_until,
-    split_dates,
-    unseen,
-)
+from finjepa_model.data.batches import RISK_SESSIONS, EligibleIndex, Observation, observe, returns_until
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import split_dates, unseen
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.covariance import minimum_variance
 from finjepa_model.nn.encoder import ContextEncoder

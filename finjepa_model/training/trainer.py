@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from finjepa_model.config import FinJEPAConfig, LossConfig, TrainingConfig
-from finjepa_model.data.batches import BatchSource, MarketBatch, split_dates
+from finjepa_model.data.batches import BatchSource, MarketBatch
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.distributed import part_of_batch, rank_and_ranks
 from finjepa_model.nn.layers import Block
@@ -22,8 +23,9 @@ from finjepa_model.nn.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.evaluation import monitor
 from finjepa_model.training.readout_fit import fit_readout
+from finjepa_model.training.records import append_record, forget_after
 from finjepa_model.training.risk_fit import fit_trained
-from finjepa_model.training.state import Best, append_record, forget_after, load_best, load_state, save_best, save_state
+from finjepa_model.training.state import Best, load_best, load_state, save_best, save_state
 from finjepa_model.world_model import FinJEPA
 
 

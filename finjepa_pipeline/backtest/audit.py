@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from finjepa_model.data.batches import split_dates
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline import compute

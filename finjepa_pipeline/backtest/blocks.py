@@ -17,14 +17,14 @@ import duckdb
 import numpy as np
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import (
+from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import (
     checkpoint_blocks,
     checkpoint_splits,
     history_needed,
     shortest_block,
     training_block,
 )
-from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_model.planners import make_planner

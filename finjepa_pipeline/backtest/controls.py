@@ -19,8 +19,9 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import BatchSource, Observation, training_block
+from finjepa_model.data.batches import BatchSource, Observation
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import training_block
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA

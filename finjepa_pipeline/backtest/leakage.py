@@ -18,8 +18,9 @@ import polars as pl
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import BatchSource, history_needed, split_dates
+from finjepa_model.data.batches import BatchSource
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import history_needed, split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, simulate, without_costs

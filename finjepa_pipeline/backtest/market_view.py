@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import Observation, observe, training_block
+from finjepa_model.data.batches import Observation, observe
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import training_block
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.goals import GoalLibrary
 from finjepa_model.portfolio import Liquidity

@@ -17,8 +17,8 @@ import duckdb
 import numpy as np
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import cut_by_shares, shortage, shortest_block, split_dates, unseen
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import cut_by_shares, shortage, shortest_block, split_dates, unseen
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline.backtest.blocks import Block

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.data.batches import history_needed
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import history_needed
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.engine import decide_at

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finjepa_model.data.batches import Observation, checkpoint_splits, history_needed
+from finjepa_model.data.batches import Observation
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import checkpoint_splits, history_needed
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning import Plan
 from finjepa_model.planning.imagination import Moments

@@ -253,7 +253,7 @@ def _paired_returns(
     A champion of an older version, whose lineage has no dates, was judged on the right sessions with the prices of its own
     training only.
     """
-    from finjepa_model.data.batches import lineage_of, stored_blocks  # with torch behind it
+    from finjepa_model.data.splits import lineage_of, stored_blocks  # with torch behind it
 
     folder = checkpoint.with_name(champion.checkpoint)
     spans = [blocks["validation"] for blocks in map(stored_blocks, (folder, checkpoint)) if blocks]

@@ -105,7 +105,7 @@ def world_model_evaluation(
     """Losses, collapse monitors and the risk scorecard on the validation block, probes on the test block, and the curves of the
     training."""
     # here: torch takes seconds to load, and the code location has no need of it
-    from finjepa_model.data.batches import checkpoint_splits
+    from finjepa_model.data.splits import checkpoint_splits
     from finjepa_model.training.evaluation import probe
     from finjepa_model.training.risk_fit import RiskBlock
     from finjepa_model.training.risk_scorecard import scorecard
@@ -156,7 +156,7 @@ def world_model_evaluation(
 
 def _curves(checkpoint: Path) -> dg.MetadataValue:
     # here: torch takes seconds to load
-    from finjepa_model.training.state import read_metrics
+    from finjepa_model.training.records import read_metrics
 
     records = list(read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")))
     return dg.MetadataValue.md(training_curves(records) if records else "no training log in this home")

@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import shortage, split_dates, ways_out
 from finjepa_model.data.panel import Panel
-from finjepa_model.training.state import read_metrics
+from finjepa_model.data.splits import shortage, split_dates, ways_out
+from finjepa_model.training.records import read_metrics
 from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.prices.history import find_revision
 from finjepa_pipeline.settings import Settings

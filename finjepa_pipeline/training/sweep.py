@@ -10,7 +10,7 @@ from pydantic import Field
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.state import read_metrics
+from finjepa_model.training.records import read_metrics
 from finjepa_pipeline import compute
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from finjepa_model.data.batches import split_dates
+from finjepa_model.data.splits import split_dates
 from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.training.readout_fit import ReadoutRows, fit_readout, fit_rows
 from finjepa_model.world_model import FinJEPA

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finjepa_model.config import preset
-from finjepa_model.data.batches import DateSampler, EligibleIndex, shortage, split_dates, subsets, ways_out
+from finjepa_model.data.batches import DateSampler, EligibleIndex, subsets
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import shortage, split_dates, ways_out
 from finjepa_model.errors import FinJEPAError
 from tests.model.test_panel import SESSIONS, panel  # noqa: F401  (a fixture)
 

@@ -19,7 +19,7 @@ from finjepa_model.td.state import CONSEQUENCES, OUTCOMES, PolicyState
 from finjepa_model.td.training import TD_FOLDER, PolicyScore, TDTrainer
 from finjepa_model.td.transitions import MarketPaths, Transition, draw_transition
 from finjepa_model.training.behaviour import random_action
-from finjepa_model.training.state import read_metrics
+from finjepa_model.training.records import read_metrics
 from finjepa_model.training.trainer import TrainingInterruptedError
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config

@@ -11,13 +11,14 @@ import dagster as dg
 import duckdb
 import pytest
 import torch
-from dagster._core.errors import DagsterPipesExecutionError
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.state import STATE_FILE, Best, load_state, save_state
+from finjepa_model.training.records import STATE_FILE
+from finjepa_model.training.state import Best, load_state, save_state
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.cli import one_line
+from finjepa_pipeline.compute import ProcessDiedError
 from finjepa_pipeline.failures import CRASH_RETRIES, final
 from finjepa_pipeline.prices.scan import plain
 from finjepa_pipeline.runner import open_instance
@@ -70,7 +71,7 @@ def too_little_memory(folder):
 @dg.asset
 @final
 def crashing() -> None:
-    raise DagsterPipesExecutionError("External execution process failed with code 1")
+    raise ProcessDiedError("the training process ended with status -9")
 
 
 def killed_training(_):

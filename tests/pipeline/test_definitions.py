@@ -7,7 +7,7 @@ import dagster as dg
 
 from finjepa_pipeline.definitions import defs
 
-HEAVY = {"torch", "great_expectations", "skfolio", "datasets", "sklearn", "matplotlib.pyplot", "ray"}
+HEAVY = {"great_expectations", "skfolio", "datasets", "sklearn", "matplotlib.pyplot", "ray"}
 ORDER = ("prices", "features", "model", "walk_forward", "backtest", "publishing")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.data.batches import history_needed, split_dates
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import history_needed, split_dates
 from finjepa_pipeline.backtest.engine import BacktestSetup
 
 

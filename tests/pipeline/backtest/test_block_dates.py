@@ -10,7 +10,8 @@ from handmade_setup import config_for, write_lineage
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from finjepa_model.data.batches import (
+from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import (
     EMBARGO,
     checkpoint_splits,
     history_needed,
@@ -18,7 +19,6 @@ from finjepa_model.data.batches import (
     split_dates,
     training_block,
 )
-from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest import audit

@@ -8,7 +8,8 @@ import pytest
 from handmade_panel import noise, write_panel
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import EMBARGO, BatchSource, shortest_block, split_dates, unseen
+from finjepa_model.data.batches import BatchSource
+from finjepa_model.data.splits import EMBARGO, shortest_block, split_dates, unseen
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.assets import FoldBacktestConfig
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate

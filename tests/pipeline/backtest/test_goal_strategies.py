@@ -6,7 +6,7 @@ import torch
 from handmade_panel import noise, write_panel
 from handmade_setup import config_for, setup_over_test_block, write_lineage
 
-from finjepa_model.data.batches import split_dates
+from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.goal_library import build_library

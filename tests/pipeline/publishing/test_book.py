@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from finjepa_model.data.batches import history_needed
+from finjepa_model.data.splits import history_needed
 from finjepa_model.td.training import TDTrainer
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest import market_view

@@ -7,7 +7,7 @@ import pytest
 from finjepa_model.config import TrainingConfig, preset
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.state import STATE_FILE
+from finjepa_model.training.records import STATE_FILE
 from finjepa_pipeline import compute
 from finjepa_pipeline.causes import FAILURE_FILE
 from finjepa_pipeline.settings import Settings

@@ -1,0 +1,216 @@
+"""Which sessions are for training, which for validation, and which for the test.
+
+A training cuts its panel by the shares of its config and keeps the dates of the cuts in its checkpoint; they hold on whatever
+panel the checkpoint is used later. Nothing here needs torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
+
+BLOCKS = ("train", "validation", "test")
+
+
+EMBARGO = 21  # sessions between two blocks, at least
+
+
+ELIGIBLE_AFTER = 252  # sessions of an asset, the default of the universe
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Half-open ranges of session numbers, in time order, with purged sessions between them."""
+
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+
+    def dates(self, dates_D: np.ndarray) -> dict[str, list[str]]:
+        """The first and the last session of each block, ISO dates: what a lineage keeps as `blocks`."""
+        return {name: [str(dates_D[first]), str(dates_D[last - 1])] for name, (first, last) in asdict(self).items()}
+
+    @classmethod
+    def on(cls, dates_D: np.ndarray, blocks: Mapping[str, Sequence[str]]) -> "Splits":
+        """Blocks by their dates, as sessions of a calendar. The test block lasts until the calendar's end, so that a panel
+        that grew lengthens it; of a block that lies outside the calendar nothing is left."""
+        ranges = {
+            name: (
+                int(np.searchsorted(dates_D, np.datetime64(first))),
+                int(np.searchsorted(dates_D, np.datetime64(last), side="right")) if name != "test" else len(dates_D),
+            )
+            for name, (first, last) in blocks.items()
+        }
+        return cls(ranges["train"], ranges["validation"], ranges["test"])
+
+
+def lineage_of(folder: Path) -> dict[str, Any]:
+    """The lineage of a checkpoint folder.
+
+    Raises:
+        FinJEPAError: if there is none that can be read.
+    """
+    try:
+        return json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FinJEPAError(
+            f"it is not known on which sessions the checkpoint {folder.name} was trained: it has no lineage.json; train it again"
+        ) from error
+
+
+def stored_blocks(folder: Path) -> dict[str, list[str]] | None:
+    """The dates of a checkpoint's blocks as its lineage has them; None in a lineage of an older version."""
+    return lineage_of(folder).get("blocks")
+
+
+def checkpoint_blocks(folder: Path, panel: Panel) -> dict[str, list[str]]:
+    """The dates of a checkpoint's blocks: the first and the last session of each.
+
+    Those of a checkpoint of an older version follow from its config, where the panel that it was trained on is this one or
+    lies beside it.
+
+    Raises:
+        FinJEPAError: if it is not known on which sessions it was trained.
+    """
+    lineage = lineage_of(folder)
+    try:
+        if "blocks" in lineage:
+            return {name: [str(np.datetime64(day)) for day in lineage["blocks"][name]] for name in BLOCKS}
+        own = panel
+        if lineage["data"]["data_version"] != panel.manifest["data_version"]:
+            own = Panel.open(panel.folder.with_name(lineage["panel_hash"]))
+        return split_dates(len(own.dates), FinJEPAConfig.from_dict(lineage["config"])).dates(own.dates)
+    except (ValueError, KeyError, TypeError, FinJEPAError) as error:
+        raise FinJEPAError(
+            f"it is not known on which sessions the checkpoint {folder.name} was trained: its lineage has no dates of blocks, "
+            "and these are not the prices that it was trained on; train it again"
+        ) from error
+
+
+def checkpoint_splits(folder: Path, panel: Panel) -> Splits:
+    """A checkpoint's own blocks as sessions of any panel; see `Splits.on`, and `checkpoint_blocks` for the errors."""
+    return Splits.on(panel.dates, checkpoint_blocks(folder, panel))
+
+
+def training_block(folder: Path, panel: Panel, config: FinJEPAConfig, what: str) -> tuple[int, int]:
+    """The sessions of a panel that a checkpoint was trained on.
+
+    Args:
+        what: is to be learned from them, and how to do without.
+
+    Raises:
+        FinJEPAError: if the panel has too few of them.
+    """
+    block = checkpoint_splits(folder, panel).train
+    if block[1] - _purge(config) <= max(block[0], history_needed(config) + config.model.stride):
+        raise FinJEPAError(
+            f"these prices, from {panel.dates[0]} to {panel.dates[-1]}, have {max(block[1] - block[0], 0)} of the sessions that "
+            f"{folder.name} was trained on, too few for {what}"
+        )
+    return block
+
+
+def split_dates(sessions: int, config: FinJEPAConfig) -> Splits:
+    """Split a calendar by the shares of the config.
+
+    Between two blocks the sessions that a target of the earlier one could reach are left out: the K + 1 decision steps of
+    a training sample, and the session between a decision and its fill (finance.md, section 3.1: purge), and a month at
+    least (embargo). An observation may look back across a border.
+
+    Raises:
+        FinJEPAError: if the calendar is too short for the model's windows; it names what would make it long enough.
+    """
+    splits = cut_by_shares(sessions, config)
+    short = shortage(splits, config)
+    if short:
+        raise FinJEPAError(f"{sessions} sessions are too few: {short}; {ways_out(sessions, config)}")
+    return splits
+
+
+def cut_by_shares(sessions: int, config: FinJEPAConfig) -> Splits:
+    """The blocks, however short they are."""
+    training, gap = config.training, max(_purge(config), EMBARGO)
+    train_start = int(sessions * training.train_from)
+    train_end = int(sessions * training.train_share)
+    validation_end = int(sessions * (training.train_share + training.validation_share))
+    return Splits((train_start, train_end), (train_end + gap, validation_end), (validation_end + gap, sessions))
+
+
+def shortage(splits: Splits, config: FinJEPAConfig, least: int = 0) -> str:
+    """Which block is too short, in words; nothing where none is.
+
+    Args:
+        least: sessions that the validation and the test block must have, more than the model's windows need.
+    """
+    judged = max(shortest_block(config), least)
+    learned = history_needed(config) + _purge(config) + config.training.batch_size // 8
+    blocks = (
+        ("training", splits.train, learned),
+        ("validation", splits.validation, judged),
+        ("test", splits.test, judged),
+    )
+    for name, (first, last), needed in blocks:
+        if last - first < needed:
+            return f"the {name} block has {max(last - first, 0)} and must have {needed}"
+    return ""
+
+
+def ways_out(sessions: int, config: FinJEPAConfig, least: int = 0) -> str:
+    """What makes every block of a calendar long enough, in words: each of them alone is enough, and others are not named.
+
+    Args:
+        least: see `shortage`.
+    """
+    training = config.training
+
+    def fits(sessions: int, section: str = "training", **changes: Any) -> bool:
+        try:
+            changed = replace(config, **{section: replace(getattr(config, section), **changes)})
+        except FinJEPAError:  # no config, such as one whose patches do not divide the window
+            return False
+        splits = cut_by_shares(sessions, changed)
+        learns = splits.train[1] - _purge(changed) > max(splits.train[0], ELIGIBLE_AFTER)
+        return learns and not shortage(splits, changed, least)
+
+    most = 100 * sessions + 100_000
+    found = [f"bring a history of {next((n for n in range(sessions + 1, most) if fits(n)), most)} sessions"]
+    shares = [(a / 20, b / 20) for a in range(4, 19) for b in range(1, 19 - a)]
+    nearest = sorted(shares, key=lambda pair: abs(pair[0] - training.train_share))
+    for train, validation in nearest:
+        if train > training.train_from and fits(sessions, train_share=train, validation_share=validation):
+            found.append(f"--set training.train_share={train} --set training.validation_share={validation}")
+            break
+    for key in ("stride", "window"):
+        for value in range(getattr(config.model, key) - 1, 1, -1):
+            if fits(sessions, "model", **{key: value}):
+                found.append(f"--set model.{key}={value}")
+                break
+    return " or ".join(found)
+
+
+def shortest_block(config: FinJEPAConfig) -> int:
+    """Sessions that a validation or test block must have."""
+    return 2 * _purge(config)
+
+
+def _purge(config: FinJEPAConfig) -> int:
+    """Sessions that the targets of a training sample reach beyond its date: K + 1 decision steps, and the one until the fill."""
+    return config.model.stride * (config.loss.rollout_steps + 1) + 1
+
+
+def history_needed(config: FinJEPAConfig) -> int:
+    """Sessions before and including a decision that the context of W steps looks at."""
+    return config.model.window + config.model.stride * (config.model.context_steps - 1)
+
+
+def unseen(symbol: str, share: float) -> bool:
+    """Whether training never sees a symbol: a hash decides, so that a symbol stays on its side for good."""
+    return int(hashlib.sha256(symbol.encode()).hexdigest()[:8], 16) < share * 2**32
