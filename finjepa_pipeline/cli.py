@@ -77,6 +77,8 @@ def one_line(error: BaseException) -> str:
         if isinstance(error, KeyboardInterrupt) and error.args:
             return f"interrupted: {error.args[0]}; `{command}` goes on from there"
         return f"interrupted: nothing is left half done; `{command}` does what is missing"
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("finjepa"):
+        return f"the command line needs {error.name}, which is not installed: pip install 'finjepa[pipeline]'"
     text = " ".join(str(error).split()) or type(error).__name__
     known = explained(error) or (text if isinstance(error, FinJEPAError) else None)
     return known or f"{type(error).__name__}: {text} (unexpected; run with `finjepa --debug ...` and report it)"

@@ -13,6 +13,7 @@ F channels, R sessions of the past, D width, L factors, V horizons, Z simple inp
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -246,7 +247,7 @@ class RiskModel(nn.Module):
         self.register_buffer("level_JV", level_JV)
         self.register_buffer("market_shift_V", torch.zeros(len(HORIZONS)))  # of fixed HAR, for the market proxy
         self.register_buffer("share_V", torch.zeros(len(HORIZONS)))  # of the network in the distance
-        normal_Q = torch.special.ndtri(torch.tensor(LEVELS, dtype=torch.float64)).float()
+        normal_Q = torch.tensor([NormalDist().inv_cdf(level) for level in LEVELS])
         self.register_buffer("quantiles_2YQ", normal_Q.repeat(2, len(RETURN_HORIZONS), 1))
 
     def log_volatility(self, inputs: RiskInputs, distance_BNV: Tensor | None = None) -> Tensor:

@@ -62,6 +62,7 @@ try:
 except ModuleNotFoundError:
     print("hidden")  # or else nothing was shown
 from finjepa_pipeline.__main__ import main
+sys.argv = ["finjepa", "doctor"]
 main()
 """
 
@@ -102,6 +103,7 @@ def test_where_only_the_models_packages_are_installed_all_modules_and_a_checkpoi
             [sys.executable, "-c", _ONLY_THE_MODELS_PACKAGES + _LOAD],
             env=environment(tmp_path, hub), cwd=tmp_path, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
+    assert done.stdout, done.stderr[-3000:]
     total, hidden = done.stdout.split()
     assert float(total) == pytest.approx(
         sum(float(x.double().abs().sum()) for x in model.state_dict().values()), rel=1e-12
