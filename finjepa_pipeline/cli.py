@@ -45,14 +45,7 @@ class Commands(click.Group):
             return None
         if not ctx.params.get("debug"):  # before the import, which warns
             warnings.filterwarnings("ignore")  # warnings of libraries are for programmers
-        try:
-            return getattr(importlib.import_module("finjepa_pipeline.commands"), cmd_name)
-        except ModuleNotFoundError as error:  # only the model package may be installed
-            if (error.name or "").startswith("finjepa"):
-                raise
-            raise FinJEPAError(
-                f"the command line needs {error.name}, which is not installed: pip install 'finjepa[pipeline]'"
-            ) from error
+        return getattr(importlib.import_module("finjepa_pipeline.commands"), cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -77,7 +70,9 @@ def one_line(error: BaseException) -> str:
         if isinstance(error, KeyboardInterrupt) and error.args:
             return f"interrupted: {error.args[0]}; `{command}` goes on from there"
         return f"interrupted: nothing is left half done; `{command}` does what is missing"
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("finjepa"):
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith(
+        "finjepa"
+    ):  # the model package alone
         return f"the command line needs {error.name}, which is not installed: pip install 'finjepa[pipeline]'"
     text = " ".join(str(error).split()) or type(error).__name__
     known = explained(error) or (text if isinstance(error, FinJEPAError) else None)

@@ -7,7 +7,7 @@ from finjepa_pipeline.backtest import assets as backtest
 from finjepa_pipeline.features import assets as features
 from finjepa_pipeline.prices import assets as prices
 from finjepa_pipeline.publishing import assets as publishing
-from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training import assets as training
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -19,5 +19,5 @@ defs = dg.Definitions(
     jobs=automation.JOBS,
     schedules=automation.SCHEDULES,
     sensors=[*automation.SENSORS, *alerts.SENSORS],
-    resources={"settings": SettingsResource(), "warehouse": Warehouse.from_settings(Settings.from_env())},
+    resources={"settings": SettingsResource(), "warehouse": Warehouse()},
 )

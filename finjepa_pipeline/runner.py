@@ -29,7 +29,6 @@ from finjepa_pipeline.retention import hold_reserve
 from finjepa_pipeline.run_config import explain
 from finjepa_pipeline.runs import end_lost_runs, locked, wait_for_pool
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.warehouse import Warehouse
 
 _INSTANCE_FILES = (Path(__file__).parent.parent / "dagster.yaml", Path(__file__).parent / "dagster.yaml")
 
@@ -121,9 +120,6 @@ def run_job(
             job.execute_in_process(
                 run_config=config,
                 instance=instance,
-                resources={
-                    "warehouse": Warehouse.from_settings(settings)
-                },  # the home may differ from that of the import
                 run_id=report.run_id,
                 tags={"finjepa/why": f"finjepa {name}", BY_HAND: "command line", **mark, **_range(partitions)},
             )

@@ -28,9 +28,10 @@ DUCKDB_SHARE = 0.85
 
 
 class Warehouse(dg.ConfigurableResource):
-    """Opens the warehouse for as long as one piece of SQL needs it, never across a training."""
+    """Opens the warehouse for as long as one piece of SQL needs it, never across a training; without a `path` that of the
+    environment's home, as it is then."""
 
-    path: str
+    path: str | None = None
     memory_limit: str | None = None
 
     @classmethod
@@ -54,6 +55,8 @@ class Warehouse(dg.ConfigurableResource):
             connection.close()
 
     def _open(self, read_only: bool) -> duckdb.DuckDBPyConnection:
+        if self.path is None:
+            return Warehouse.from_settings(Settings.from_env())._open(read_only)
         if read_only and not Path(self.path).is_file():
             raise FinJEPAError(f"there are no prices yet at {self.path}; run `finjepa ingest` first")
         # A Python object that happens to carry the name of a table must never be read in its place.
