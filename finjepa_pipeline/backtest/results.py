@@ -12,7 +12,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.metrics import BENCHMARK, Expectations, annual_return, sharpe
 from finjepa_pipeline.warehouse import sql
 
@@ -144,18 +143,11 @@ def most_assets(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str) 
 
 
 def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
-    """The planner that acts for a checkpoint: that with the best net Sharpe ratio on the validation block; None without one.
-
-    Raises:
-        FinJEPAError: if nothing was backtested yet.
-    """
+    """The planner that acts for a checkpoint: that with the best net Sharpe ratio on the validation block; None without one."""
     from finjepa_pipeline.backtest.strategies import not_planners  # here: it loads torch
 
     asked = {"checkpoint": checkpoint, "data_version": data_version, "not_planners": not_planners()}
-    try:
-        rows = con.execute(_BEST_PLANNER, asked).fetchall()
-    except duckdb.CatalogException as error:
-        raise FinJEPAError("nothing was backtested yet; run `finjepa backtest` first") from error
+    rows = con.execute(_BEST_PLANNER, asked).fetchall()
     return rows[0][0] if rows else None
 
 

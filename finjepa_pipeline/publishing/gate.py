@@ -43,12 +43,8 @@ from finjepa_pipeline.warehouse import Warehouse
 REPLACE_ABOVE = 0.5  # probability
 BOOTSTRAP_SAMPLES = 2000
 PBO_LIMIT = 0.2
-AUDIT_SCALE = {
-    "dates": 2,
-    "seeds": 4,
-    "symbols": 10,
-    "sessions": 1000,
-}  # of a nightly run; `finjepa audit` runs longer ones
+# Of a nightly run; `finjepa audit` runs longer ones.
+AUDIT_SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}
 _RANKS = ("effective_rank_assets", "effective_rank_market")
 
 Outcome = Literal["promoted", "kept", "refused"]
@@ -143,9 +139,6 @@ def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, w
     Args:
         checkpoint: folder of the challenger.
         write: False for the verdict only; nothing is stored then.
-
-    Raises:
-        FinJEPAError: if no backtest has been stored yet.
     """
     champion, challenger = current_champion(con), checkpoint.name
     if champion is not None and champion.checkpoint == challenger:
@@ -317,14 +310,6 @@ def findings(
     )
 
 
-def _rows(con: duckdb.DuckDBPyConnection, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Rows of a query; none where a stage has not run in this home, so that its tables are not there."""
-    try:
-        return con.execute(query, values).fetchall()
-    except duckdb.CatalogException:
-        return []
-
-
 def _files(checkpoint: Path) -> Finding:
     missing = [name for name in CHECKPOINT_FILES if name != "README.md" and not (checkpoint / name).is_file()]
     return Finding("files", not missing, f"the checkpoint has no {', '.join(missing)}" if missing else "all are there")
@@ -343,7 +328,7 @@ def _collapse(checkpoint: Path) -> Finding:
 def _data(con: duckdb.DuckDBPyConnection, data_version: str) -> Finding:
     """The price contract, as it was checked when these prices came in."""
     query = "SELECT outcomes_json FROM main.revisions WHERE data_version = $data_version ORDER BY revision DESC LIMIT 1"
-    rows = _rows(con, query, {"data_version": data_version})
+    rows = con.execute(query, {"data_version": data_version}).fetchall()
     if not rows:
         return Finding("data", None, f"nothing is known of the prices {data_version}")
     outcomes = json.loads(rows[0][0])
@@ -366,7 +351,8 @@ def _baseline(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: str
         "WHERE checkpoint = $checkpoint AND data_version = $data_version AND block = 'validation' "
         "AND strategy IN ($strategy, $benchmark)"
     )
-    rows = {row[0]: row[1:] for row in _rows(con, query, key | {"strategy": strategy, "benchmark": BENCHMARK})}
+    asked = key | {"strategy": strategy, "benchmark": BENCHMARK}
+    rows = {row[0]: row[1:] for row in con.execute(query, asked).fetchall()}
     if strategy not in rows or BENCHMARK not in rows:
         return Finding("baseline", None, f"the leaderboard lacks {strategy} or {BENCHMARK} on the validation block")
     if rows[strategy][0] != rows[BENCHMARK][0]:
@@ -388,7 +374,7 @@ def audit_of(
     """The standing verdict of each test that was ever run of a checkpoint's planner: whether it passed, None without a verdict,
     and what was found."""
     query = sql("publishing/audit_of_checkpoint")
-    rows = _rows(con, query, {"checkpoint": checkpoint, "strategy": strategy})
+    rows = con.execute(query, {"checkpoint": checkpoint, "strategy": strategy}).fetchall()
     return {test: (passed, text) for test, passed, text in rows}
 
 
@@ -415,7 +401,7 @@ def _corrected(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: st
         "WHERE board.checkpoint = $checkpoint AND board.data_version = $data_version AND board.block = 'validation' "
         "AND board.strategy = $strategy"
     )
-    rows = _rows(con, query, key | {"strategy": strategy})
+    rows = con.execute(query, key | {"strategy": strategy}).fetchall()
     names = ("deflated Sharpe ratio", "overfitting")
     if not rows:
         unknown = "the leaderboard has no inference for the validation block"
@@ -458,7 +444,7 @@ def audit_challenger(
     """Run those tests that the gate asks for and that were not run for this challenger before, and show them in its report.
 
     Raises:
-        FinJEPAError: if there is no backtest.
+        FinJEPAError: see `run_audit`.
     """
     from finjepa_pipeline.backtest.audit import run_audit  # with torch behind them
     from finjepa_pipeline.backtest.report_data import report_of

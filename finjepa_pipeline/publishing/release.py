@@ -157,11 +157,8 @@ def _ended(con: duckdb.DuckDBPyConnection, data_version: str) -> tuple[int, int]
     revision = current_revision(con)
     if revision is None or revision.data_version != data_version:
         return None
-    try:
-        [(ended, companies)] = con.execute("SELECT count(ended_because), count(*) FROM main.entities").fetchall()
-        return ended, companies
-    except duckdb.CatalogException:
-        return None
+    [(ended, companies)] = con.execute("SELECT count(ended_because), count(*) FROM main.entities").fetchall()
+    return ended, companies
 
 
 def _package(settings: Settings, champion: Champion) -> Package:

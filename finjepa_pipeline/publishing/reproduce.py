@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 from safetensors.numpy import load_file
 
 from finjepa_model.config import FinJEPAConfig, preset
@@ -105,9 +104,9 @@ def surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, 
     names = sorted({*before, *after})
     return tuple(
         f"{name}: {before.get(name)} then, {after.get(name)} now"
-        for name in names
+        for name in names  # a lineage of an older version has no dates of blocks
         if before.get(name) != after.get(name) and (name in before or not name.endswith(" block"))
-    )  # a lineage of an older version has no dates of blocks
+    )
 
 
 def _facts(lineage: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,11 +187,8 @@ def _revision_of(settings: Settings, data_version: str, scratch: Settings) -> in
     if not settings.warehouse.is_file():
         return None
     with Warehouse.from_settings(settings).connect() as con:
-        try:
-            query = "SELECT max(revision) FROM main.revisions WHERE data_version = $data_version"
-            [(revision,)] = con.execute(query, {"data_version": data_version}).fetchall()
-        except duckdb.CatalogException:  # nothing was ingested here
-            return None
+        query = "SELECT max(revision) FROM main.revisions WHERE data_version = $data_version"
+        [(revision,)] = con.execute(query, {"data_version": data_version}).fetchall()
         if revision is not None:
             con.execute("CHECKPOINT")
             shutil.copyfile(settings.warehouse, scratch.warehouse)
