@@ -114,16 +114,14 @@ class FinJEPA(nn.Module):
         now = observation.steps - 1
         assets_BHND, market_BHD = tokens_BSMD[:, now:, :-1], tokens_BSMD[:, now:, -1]
         asset_scale_B1N, market_scale_B1 = self.scales(observation, slice(now, now + 1))
-        log_std_BHN = self.heads.asset(self.heads.asset_inputs(assets_BHND, market_BHD))
-        market_log_std_BH = self.heads.market(market_BHD)
         inputs_BNZ = self.readout.inputs(observation.features_BSNTF[:, now], assets_BHND[:, 0])
         mean_BHN = self.readout(inputs_BNZ, asset_scale_B1N.squeeze(1), observation.present_BN, horizon)
-        volatility_BHN, market_volatility_BH = (
-            log_std_BHN.exp() * asset_scale_B1N,
-            market_log_std_BH.exp() * market_scale_B1,
-        )
-        covariance_BHMM = None
-        if observation.past_BNR is not None:
+        if observation.past_BNR is None:
+            covariance_BHMM = None
+            log_std_BHN = self.heads.asset(self.heads.asset_inputs(assets_BHND, market_BHD))
+            volatility_BHN = log_std_BHN.exp() * asset_scale_B1N
+            market_volatility_BH = self.heads.market(market_BHD).exp() * market_scale_B1
+        else:
             risk = self.risk(observation, assets_BHND[:, 0], market_BHD[:, 0])
             covariance_BHMM = risk.step_covariance(self.config.model.stride, horizon)
             volatility_BHM = covariance_BHMM.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -208,9 +206,8 @@ class Imagination:
     first_step: int
     memory: MarketMemory
     model: FinJEPA
-    covariance_BHMM: Tensor | None = (
-        None  # of the assets and, last, of the market proxy; None without returns of the past
-    )
+    # of the assets and, last, of the market proxy; None without returns of the past
+    covariance_BHMM: Tensor | None = None
 
     def date(self, b: int) -> "Imagination":
         """The decision b alone, with a batch of one."""

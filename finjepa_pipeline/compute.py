@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json
+from finjepa_model.training.records import append_record
 from finjepa_pipeline.causes import FAILURE_FILE
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import Artifacts, files_of, keep
@@ -272,8 +272,7 @@ def _train_on_cluster(ray: Any, settings: Settings, training: Training, watch: C
             if checkpoint is not None:
                 _bring(checkpoint, training.run_folder)
             else:
-                with (training.run_folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(to_json(metrics[0]) + "\n")
+                append_record(training.run_folder, metrics[0])
 
     needed = _needed(ray, training.ranks)
     _await_room(ray, {name: count * training.ranks for name, count in needed.items()}, watch)
@@ -365,11 +364,8 @@ def tune(
             ),
         ).fit()
     for result in results:
-        reported, failed = (
-            result.metrics or {},
-            _last_line(result.error) if result.error is not None else "stopped early",
-        )
-        ended[result.config["name"]] = "" if reported.get("over") else failed
+        failed = "stopped early" if result.error is None else _last_line(result.error)
+        ended[result.config["name"]] = "" if (result.metrics or {}).get("over") else failed
     return ended
 
 

@@ -228,7 +228,6 @@ class RiskModel(nn.Module):
         factors: L that the network learns; 0 for none, and C is textbook estimators alone.
     """
 
-    scale_Z: Tensor
     linear_ZV: Tensor
     level_JV: Tensor
     market_shift_V: Tensor

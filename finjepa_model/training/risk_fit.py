@@ -456,7 +456,6 @@ def fit_trained(model: FinJEPA, panel: Panel) -> dict[str, float]:
     blocks = [RiskBlock(panel, *block, seen_A) for block in (splits.train, splits.validation)]
     model.to("cpu").eval()
     try:
-        blocks[0].index()
         heads = [model.risk.head] if model.risk.head is not None and config.loss.risk > 0 else []
         networks = Networks([latents_of(model.encoder)] * len(heads), heads)
         held_out = [blocks[1:] if blocks[1].has_pairs() else []] * len(heads)

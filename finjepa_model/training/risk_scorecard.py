@@ -14,7 +14,7 @@ from torch import Tensor
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.nn.covariance import estimate, ledoit_wolf, minimum_variance, quadratic_inverse_shrinkage
 from finjepa_model.nn.risk import HORIZONS, LEVELS, LOOKBACKS, RETURN_HORIZONS, RiskForecast, RiskInputs, log_realised
-from finjepa_model.training.risk_fit import Chunk, RiskBlock, random_portfolios
+from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, latents_of, random_portfolios
 from finjepa_model.training.risk_scores import (
     Comparison,
     christoffersen,
@@ -128,9 +128,7 @@ class TailScores:
 
     coverage: dict[float, float]  # of central intervals
     by_year: dict[float, tuple[float, float]]  # the lowest and the highest coverage of a calendar year
-    calm_stormy: dict[
-        float, tuple[float, float]
-    ]  # of the calmer and the stormier half of the dates, by what was realised
+    calm_stormy: dict[float, tuple[float, float]]  # the same of the calmer and of the stormier half of the dates
     crps: float
     pit: list[float]  # shares of ten bins
     kupiec: float  # p-value of the 5 % value at risk of the equally weighted portfolio
@@ -162,13 +160,10 @@ def score_tails(
                 for horizon in RETURN_HORIZONS:
                     return_N = (1 + after_NT[:, :horizon]).prod(-1) - 1
                     of_assets_NQ = one.quantiles(LEVELS, horizon)[0]
-                    outcome_C, of_portfolios_CQ = (
-                        weights_CN @ return_N,
-                        one.portfolio_quantiles(weights_CN[None], LEVELS, horizon)[0],
-                    )
-                    breaches[horizon].append(
-                        (int(date), bool(outcome_C[-1] < of_portfolios_CQ[-1, LEVELS.index(0.05)]))
-                    )
+                    outcome_C = weights_CN @ return_N
+                    of_portfolios_CQ = one.portfolio_quantiles(weights_CN[None], LEVELS, horizon)[0]
+                    breach = bool(outcome_C[-1] < of_portfolios_CQ[-1, LEVELS.index(0.05)])
+                    breaches[horizon].append((int(date), breach))
                     for kind, outcome_R, quantile_RQ in (
                         ("assets", return_N, of_assets_NQ),
                         ("portfolios", outcome_C[:-1], of_portfolios_CQ[:-1]),
@@ -286,10 +281,12 @@ def scorecard(model: FinJEPA, block: RiskBlock) -> tuple[dict[str, float], Compa
     Raises:
         FinJEPAError: if the block has no session with eight assets that have a year behind them and a month before them.
     """
-    month = HORIZONS.index(21)
+    month, head = HORIZONS.index(21), model.risk.head
+    networks = Networks() if head is None else Networks([latents_of(model.encoder)], [head])
 
-    def volatility(chunk: Chunk) -> Tensor:
-        return model.forecast_risk(chunk.observation).volatility_BNV.log()
+    def volatility(chunk: Chunk) -> Tensor:  # alone: correlations cost most of a forecast
+        distance_BNV, _ = networks.read(chunk.observation)
+        return model.risk.log_volatility(RiskInputs.of(chunk.observation), distance_BNV)
 
     volatilities = {"model": volatility, "fixed HAR": fixed_har_volatility, "EWMA": ewma_volatility}
     of_volatility = score_volatility(block, model.config, volatilities | {"20-day history": history_volatility})
