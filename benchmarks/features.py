@@ -75,9 +75,8 @@ def one_asset(random: np.random.Generator, name: str) -> pl.DataFrame:
 
 def source(folder: Path) -> duckdb.DuckDBPyConnection:
     """The tables of the features stage."""
-    return duckdb.connect(
-        str(folder / DATA), read_only=True, config={"memory_limit": "512MB"}
-    )  # as build_panel sets it
+    memory = {"memory_limit": "512MB"}  # as build_panel sets it
+    return duckdb.connect(str(folder / DATA), read_only=True, config=memory)
 
 
 def ours(folder: Path) -> None:

@@ -130,9 +130,7 @@ class LossConfig(Bounded):
     latent_variance: float = bounded(16.0, 0, 1e6)  # EB-JEPA, on market latents, recipe `vicreg` only
     latent_covariance: float = bounded(8.0, 0, 1e6)
     temporal_similarity: float = bounded(12.0, 0, 1e6)
-    risk: float = bounded(
-        1.0, 0, 1e6
-    )  # cross-section of volatility after the context; its gradient reaches the encoder
+    risk: float = bounded(1.0, 0, 1e6)  # cross-section of volatility after the context; teaches the encoder too
     heads: float = bounded(0.1, 0, 1e6)  # on detached latents: teaches the read-outs, never the encoder
     # momentum of the teacher at the first and the last step, linear between them (I-JEPA; TS-JEPA ends near 0.9996)
     ema_start: float = bounded(0.996, 0, 1)

@@ -24,9 +24,8 @@ _DENIED = re.compile(r"permission denied|attempt to write a readonly database|re
 
 def explained(error: BaseException) -> str | None:
     """What caused an error and the way out; None where no known cause is in its chain."""
-    known = isinstance(
-        error, FinJEPAError
-    )  # it names the place already, and only these two reasons need another way out
+    # it names the place already, and only the first two reasons need another way out
+    known = isinstance(error, FinJEPAError)
     for one in _chain(error):
         found = _disk(one) or _memory(one) or (None if known else _denied(one) or _database(one))
         if found is not None:

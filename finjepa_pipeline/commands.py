@@ -113,9 +113,8 @@ def backtest(debug: bool, ops: Ops) -> None:
         )
         return
     refuse_given("with --folds, which trains its own models", "checkpoint")
-    check_overrides(
-        {"preset": PlanConfig().preset} | plan
-    )  # wrong keys and names end here, and not after the trainings
+    # wrong keys and names end here, and not after the trainings
+    check_overrides({"preset": PlanConfig().preset} | plan)
     FoldBacktestConfig(**folds).settings().names("test")
     made = run_walk_forward(lambda job, config, partitions: _run(job, config, debug, partitions), plan, folds)
     console.print_leaderboard({"leaderboard": made})

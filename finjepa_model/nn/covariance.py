@@ -1,8 +1,8 @@
 """Correlations of many assets: textbook estimators, their convex mix, and portfolios of least variance.
 
 Every estimator gives a positive semidefinite matrix with a unit diagonal, and does not depend on the order of the assets. The
-mix has a dozen weights that are trained on the realised variance of minimum-variance portfolios (`finjepa_model.training.risk`):
-for portfolio choice that loss counts, not the distance between matrices (Bongiorno et al. 2025).
+mix has a dozen weights, trained on the realised variance of minimum-variance portfolios (`finjepa_model.training.risk_fit`): for
+portfolio choice that loss counts, not the distance between matrices (Bongiorno et al. 2025).
 
 Shapes: B dates, N assets, R sessions of history, newest last, K estimators, L factors.
 """
@@ -17,9 +17,8 @@ ESTIMATORS = (
 LEARNED = "learned_factors"
 HISTORY = 504  # sessions that the estimators look at; where there are fewer, they use what there is
 _LOCAL_DECAY, _EWMA_DECAY = 0.94, 0.99  # RiskMetrics 1996 for volatility; correlations change more slowly
-_LEAST_DIAGONAL = (
-    0.01  # of the identity, in every correlation that is handed out: positive definite whatever the weights
-)
+# Share of the identity in every correlation that is handed out: positive definite whatever the weights.
+_LEAST_DIAGONAL = 0.01
 
 
 def scaled_by_local_volatility(returns_BNR: Tensor, observed_BNR: Tensor) -> Tensor:
@@ -53,9 +52,8 @@ def estimate(scaled_BNR: Tensor, names: tuple[str, ...] = ESTIMATORS) -> Tensor:
         loading_BN = (scaled_BNR * index_B1R).sum(-1) / length_BN
         found["one_factor"] = with_diagonal(loading_BN.unsqueeze(-1) * loading_BN.unsqueeze(-2))
     if "five_factors" in names:
-        there_BNN = torch.where(
-            present_BN.unsqueeze(-1), long_BNN, 0.0
-        )  # or who is absent would be a factor of its own
+        # without its diagonal, or an absent asset would be a factor of its own
+        there_BNN = torch.where(present_BN.unsqueeze(-1), long_BNN, 0.0)
         value_BN, vector_BNN = torch.linalg.eigh(there_BNN)
         top_BNL = vector_BNN[..., -5:] * value_BN[..., -5:].clamp(min=0).sqrt().unsqueeze(-2)
         found["five_factors"] = with_diagonal(top_BNL @ top_BNL.mT)

@@ -56,11 +56,8 @@ from finjepa_pipeline.training.checkpoints import checkpoint_here, current_check
 from finjepa_pipeline.warehouse import Warehouse
 
 PROTOCOL = 6  # raise it when a change of the code changes the results of a strategy: everything is then computed again
-ON_VALIDATION = (
-    "equal_weight",
-    "buy_and_hold",
-    "cash",
-)  # it only chooses among planners; the other baselines are in the test
+# The validation block only chooses among planners; the other baselines are in the test.
+ON_VALIDATION = ("equal_weight", "buy_and_hold", "cash")
 FILLS = ("close", "open")
 _OVERNIGHT = """
     SELECT entity, date, open / lag(close) OVER (PARTITION BY entity ORDER BY date) - 1 AS overnight

@@ -141,9 +141,8 @@ class MarketStep:
         returns_1TR = torch.from_numpy(returns_1RT).transpose(1, 2).double()
         market_1T = torch.from_numpy(panel.market_returns[session + 1 : end + 1].astype(np.float64))[None]
         tradable_1TR = torch.from_numpy(tradable_1RT).transpose(1, 2)
-        last_R = (
-            panel.first[roster_R] + panel.lengths[roster_R] - 1
-        )  # an asset that lasts to the panel's end is not delisted
+        # an asset that lasts to the panel's end is not delisted
+        last_R = panel.first[roster_R] + panel.lengths[roster_R] - 1
         delisted_1TR = torch.from_numpy(np.arange(session + 1, end + 1)[:, None] > last_R)[None]
         if night_R is not None:  # the night and the day of the fill become two sessions
             night_1R = torch.from_numpy(night_R)[None]
@@ -393,9 +392,8 @@ class _GradedSimulator(PortfolioSimulator):
 
     def __init__(self, costs: PortfolioConfig, bps_S: np.ndarray):
         dearest = float(bps_S.max())
-        super().__init__(
-            replace(costs, cost_bps=dearest)
-        )  # so that the fixed point of wealth after costs is exact for all
+        # the dearest, so that the fixed point of wealth after costs is exact for all
+        super().__init__(replace(costs, cost_bps=dearest))
         self._less_S1 = torch.from_numpy(1e-4 * (bps_S - dearest))[:, None]
 
     def frictions(self, liquidity: Liquidity | None) -> Frictions:

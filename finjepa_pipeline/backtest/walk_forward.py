@@ -218,10 +218,10 @@ def pool(con: duckdb.DuckDBPyConnection, plan: str) -> str:
     missing = [fold for fold, _, tested in folds if not tested]
     if missing or not folds:
         raise FinJEPAError(f"{plan}: not tested yet: {', '.join(missing) or 'every fold'}")
-    of_folds = (
+    of_folds = (  # changes when a fold is tested again or a strategy joins
         "SELECT DISTINCT setup, strategy FROM main.backtest_returns JOIN main.walk_forward_folds USING (checkpoint) "
         "WHERE plan = ? AND block = 'test' ORDER BY ALL"
-    )  # changes when a fold is tested again or a strategy joins
+    )
     state = hashlib.sha256(to_json(con.execute(of_folds, [plan]).fetchall()).encode()).hexdigest()[:8]
     with transaction(con):
         for table in ("backtest_returns", "backtest_decisions"):

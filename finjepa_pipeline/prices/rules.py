@@ -155,9 +155,8 @@ def bits(*names: str) -> int:
 
 SESSION_BITS = bits("thin_session", "late_session")
 TICK_BITS = bits("impossible_move", "factor_step")
-HARD_BITS = sum(
-    rule.bit for rule in ROW_RULES if rule.severity == "hard"
-)  # of a row in quarantine, as in the views of schema.sql
+# Of a row in quarantine, as in the views of schema.sql.
+HARD_BITS = sum(rule.bit for rule in ROW_RULES if rule.severity == "hard")
 # Of what a row is by itself; ticks and sessions depend on rows that may come later.
 FIRM_BITS = HARD_BITS & ~SESSION_BITS & ~TICK_BITS
 # A row that belongs to no symbol or no session.

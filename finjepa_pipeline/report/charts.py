@@ -125,8 +125,8 @@ def _range(values: np.ndarray, log: bool, from_zero: bool) -> tuple[float, float
     low, high = float(values.min()), float(values.max())
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    room = 0.04 * (high - low) or 0.5 * abs(high) or 1.0
-    return low - (0 if from_zero and low == 0 else room), high + room
+    margin = 0.04 * (high - low) or 0.5 * abs(high) or 1.0
+    return low - (0 if from_zero and low == 0 else margin), high + margin
 
 
 def _ticks(low: float, high: float, most: int = 5) -> list[float]:

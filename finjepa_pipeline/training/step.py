@@ -20,16 +20,8 @@ from finjepa_pipeline.training.lineage import build_inputs, lineage, upstream_ma
 from finjepa_pipeline.warehouse import Warehouse
 
 _POINTS = 200  # of a curve of training losses, at most; every evaluation is reported
-_OF_REVISION = (
-    "number",
-    "feed",
-    "source",
-    "version",
-    "rows",
-    "quarantined_rows",
-    "columns",
-    "accepted",
-)  # for the lineage
+# What the lineage keeps of a revision.
+_OF_REVISION = ("number", "feed", "source", "version", "rows", "quarantined_rows", "columns", "accepted")
 _UPSTREAM = (
     "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
     "feature_panel",

@@ -55,9 +55,8 @@ class HubSource:
                 )
                 unread = tuple(file.path for file in files if file.path.endswith(SUFFIXES) and file not in shards)
                 return Snapshot(commit, tuple(map(SourceFile, (shard.path for shard in shards), hashes)), unread)
-        return Snapshot(
-            commit, (SourceFile("datasets", commit),)
-        )  # `datasets` reads it; the commit stands for its content
+        # `datasets` reads it; the commit stands for its content
+        return Snapshot(commit, (SourceFile("datasets", commit),))
 
     def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
         return [

@@ -31,7 +31,7 @@ def fraction_of_oracle(
     weights_TA: np.ndarray, oracle_TA: np.ndarray, mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float
 ) -> float:
     """The share of the oracle's gain over 1/N, on expected utility without costs. All assets are there on all sessions; for
-    a walk on the house's own panel, where they come and go, see `finjepa_pipeline.backtest.known_truth.fraction`."""
+    a backtest on the market's panel, where they come and go, see `finjepa_pipeline.backtest.known_truth.fraction`."""
     equal_TA = np.full_like(weights_TA, 1.0 / weights_TA.shape[1])
     policy, oracle, equal = (
         float(utility(w_TA, mean_TA, covariance_TAA, aversion).mean()) for w_TA in (weights_TA, oracle_TA, equal_TA)
