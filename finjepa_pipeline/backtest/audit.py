@@ -4,10 +4,9 @@ A failure stands: a later run of the test that passes is stored beside it and do
 data change.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,11 @@ import polars as pl
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json
 from finjepa_pipeline import compute
-from finjepa_pipeline.backtest.blocks import PROTOCOL, backtest_blocks, read_config
+from finjepa_pipeline.backtest import leakage
+from finjepa_pipeline.backtest.blocks import backtest_blocks, read_config
 from finjepa_pipeline.backtest.known_truth import MARKETS, seeds_of
-from finjepa_pipeline.backtest.leakage import (
-    AuditFinding,
-    NotEnoughDataError,
-    Product,
-    delay,
-    fill_lag,
-    future_invariance,
-    label_alignment,
-    permutation,
-    raw_rows,
-)
+from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, Product, future_invariance, raw_rows
 from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.backtest.results import (
     NOT_ENOUGH_DATA,
@@ -40,19 +29,16 @@ from finjepa_pipeline.backtest.results import (
     TESTS,
     insert,
     now,
+    or_null,
     status_of,
     transaction,
 )
 from finjepa_pipeline.backtest.strategies import Strategy, load_strategy
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.checkpoints import content_hash
 from finjepa_pipeline.warehouse import Warehouse
 
 ALL_PLANNERS = "all planners"  # in place of a strategy of the user, where the data fail
-_TRIED = """
-    SELECT seed, found_json FROM main.audit_markets
-    WHERE checkpoint = $checkpoint AND strategy = $strategy AND test = $test AND protocol = $protocol
-    ORDER BY seed
-"""
 _NEWEST = """
     SELECT passed, finding FROM main.audit_results
     WHERE checkpoint = $checkpoint AND strategy = $strategy AND data_version = $data_version AND test = $test
@@ -104,13 +90,12 @@ def run_audit(
     sessions: int,
     only: Collection[str] = TESTS,
 ) -> Iterator[AuditFinding]:
-    """Audit a planner, or a strategy of the user (its name has a colon). A test that was not run has no finding; one that failed
-    before on these prices, or on known-truth markets, is yielded as failed, with what it finds now.
+    """Audit a planner, or a strategy of the user (its name has a colon). A test that failed before on these prices, or on
+    known-truth markets, is yielded as failed, with what it finds now.
 
     Args:
         panel: of the prices that are computed again.
         dates: random dates of the future-invariance test; seeds: null markets, and a quarter as many with known drift; none at 0.
-            Markets that were simulated before are not simulated again, and count.
         symbols, sessions: the part of the home's prices that is computed again.
         only: the tests that are run.
 
@@ -120,31 +105,22 @@ def run_audit(
     manifest = Panel.open(panel).manifest
     name = load_strategy(who).name if ":" in who else who  # of a user's own it changes with the source
     key = {"checkpoint": checkpoint.name, "strategy": name, "data_version": str(manifest["data_version"])}
-    tests = [test for test in TESTS if test in only and not (seeds == 0 and test in MARKETS)]
     with warehouse.connect() as con:
         rows = raw_rows(con, manifest["feed"], manifest["data_version"], symbols, sessions)
-        tried = {test: _tried(con, key, test) for test in tests if test in MARKETS}
-    tasks = []
-    for test in tests:
+    model, tasks = content_hash(checkpoint), []
+    for test in (test for test in TESTS if test in only):
         task = AuditTask(test, checkpoint.absolute(), panel.absolute(), who, settings.home.absolute(), dates)
-        if test in MARKETS:
-            wanted = seeds_of(checkpoint.name, test, seeds if test == "null_market" else max(1, seeds // 4))
-            tasks += [replace(task, seed=seed) for seed in wanted if seed not in tried[test]]
-        else:
+        if test not in MARKETS:
             tasks.append(replace(task, rows=rows if test == "future_invariance" else None))
+        elif seeds:
+            wanted = seeds_of(model, test, seeds if test == "null_market" else max(1, seeds // 4))
+            tasks += [replace(task, seed=seed) for seed in wanted]
     with compute.map(settings, run_test, tasks, (checkpoint, panel)) as results:
-        for test in tests:
-            finding = None
-            for task in (task for task in tasks if task.test == test):
-                log(f"{test} of {who}" + (f" on the market {task.seed}" if task.seed is not None else ""))
-                result = next(results)
-                if isinstance(result, AuditFinding) or task.seed is None:
-                    finding = result
-                    continue
-                tried[test][task.seed] = result
-                with warehouse.connect() as con:
-                    _store_market(con, key, task, result)
-            finding = finding or finding_of(test, lambda test=test: MARKETS[test].finding(list(tried[test].values())))
+        for test in dict.fromkeys(task.test for task in tasks):
+            log(f"{test} of {who}")
+            found = [next(results) for task in tasks if task.test == test]
+            broken = next((one for one in found if isinstance(one, AuditFinding)), None)
+            finding = broken or finding_of(test, lambda test=test, found=found: MARKETS[test][1](found))
             of = key | ({"strategy": ALL_PLANNERS} if finding.of_data and ":" in who else {})
             with warehouse.connect() as con, transaction(con):
                 standing = _store(con, of, finding, run_id)
@@ -159,15 +135,10 @@ def run_test(task: AuditTask) -> Any:
         folder = task.home if task.home.is_dir() else None
         with tempfile.TemporaryDirectory(prefix=".audit-", dir=folder, ignore_cleanup_errors=True) as work:
             if task.seed is not None:
-                return MARKETS[task.test].measure(product, Path(work), task.seed)
+                return MARKETS[task.test][0](product, Path(work), task.seed)
             if task.rows is not None:
                 return future_invariance(product, task.rows, Path(work), dates=task.dates)
-            return {
-                "fill_lag": fill_lag,
-                "label_alignment": label_alignment,
-                "permutation": permutation,
-                "delay": delay,
-            }[task.test](product, panel)
+            return getattr(leakage, task.test)(product, panel)
 
     return finding_of(task.test, run)
 
@@ -211,23 +182,9 @@ def _store(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], finding: Audi
     newest = con.execute(_NEWEST, asked).fetchall()
     failed = con.execute(_FAILURE, asked | {"markets": list(MARKETS)}).fetchall()
     if newest != [(finding.passed, finding.text)]:
-        value = None if finding.value != finding.value else finding.value
-        columns = {"passed": [finding.passed], "value": [value], "created_at": [now()]}
+        columns = {"passed": [finding.passed], "value": [or_null(finding.value)], "created_at": [now()]}
         insert(con, "audit_results", asked | {"finding": finding.text, "run_id": run_id}, columns)
     if not failed or finding.passed is False:
         return finding
     since = f"since then {status_of(finding.passed, finding.text)}: {finding.text}"
     return replace(finding, passed=False, text=f"it failed before, and a failure stands: {failed[0][0]}; {since}")
-
-
-def _tried(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], test: str) -> dict[int, Any]:
-    """What was measured on markets of a test before, by seed, under the present protocol."""
-    asked = {name: key[name] for name in ("checkpoint", "strategy")} | {"test": test, "protocol": PROTOCOL}
-    found = {seed: json.loads(text).items() for seed, text in con.execute(_TRIED, asked).fetchall()}
-    made = MARKETS[test].kind
-    return {s: made(**{k: float("nan") if v is None else v for k, v in items}) for s, items in found.items()}
-
-
-def _store_market(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], task: AuditTask, result: Any) -> None:
-    row = {name: key[name] for name in ("checkpoint", "strategy")} | {"test": task.test, "protocol": PROTOCOL}
-    insert(con, "audit_markets", row, {"seed": [task.seed], "found_json": [to_json(asdict(result))]})

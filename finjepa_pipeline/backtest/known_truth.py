@@ -1,8 +1,6 @@
 """Tests on known-truth markets: luck must look like luck, and nobody may know more than can be known.
 
-A synthetic market goes through the whole pipeline, from prices to a panel, and decisions are scored on its true moments. An
-audit draws its markets from the checkpoint's id, so that no rule can have been fitted to them. A result is of all markets that
-were ever tried.
+A synthetic market goes through the whole pipeline, from prices to a panel, and decisions are scored on its true moments.
 
 Shapes: T sessions, D decisions, R assets of the roster.
 """
@@ -11,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.stats import binom, norm
@@ -54,21 +52,13 @@ class KnownTruthMarket:
             size: assets and sessions.
         """
         settings = Settings(home=home).ensure()
-        assets, sessions = size
-        market = generate(SyntheticConfig(variant, seed, assets, sessions))
+        made = {"variant": variant, "seed": seed, "assets": size[0], "sessions": size[1]}
         if not (settings.panels / "current.json").is_file():
-            build(
-                settings,
-                PriceSourceConfig(
-                    data_source="synthetic",
-                    synthetic_variant=variant,
-                    synthetic_seed=seed,
-                    synthetic_assets=assets,
-                    synthetic_sessions=sessions,
-                ),
-                channels,
+            source = PriceSourceConfig(
+                data_source="synthetic", **{f"synthetic_{name}": value for name, value in made.items()}
             )
-        return cls(market, Panel.open(current_panel(settings)))
+            build(settings, source, channels)
+        return cls(generate(SyntheticConfig(**made)), Panel.open(current_panel(settings)))
 
     def truth_of(self, setup: BacktestSetup, closes_T: np.ndarray) -> "Truth":
         """Expected returns and covariances of the roster: what is known at each close about the session after it."""
@@ -77,9 +67,7 @@ class KnownTruthMarket:
         present_TR = setup.panel.rows(closes_T[:, None] + 1, setup.roster_R[None]) >= 0
         decided_T = np.searchsorted(setup.decisions, closes_T, side="right") - 1
         for t, d in enumerate(decided_T):  # who is not in the universe of the day cannot be held
-            outside_R = np.ones(len(setup.roster_R), bool)
-            outside_R[setup.places(setup.decisions[d])] = False
-            present_TR[t, outside_R] = False
+            present_TR[t] &= np.isin(np.arange(len(setup.roster_R)), setup.places(setup.decisions[d]))
         pairs_TRR = present_TR[:, :, None] & present_TR[:, None, :]
         covariance_TRR = self.market.covariance(sessions_T)[:, assets_R][:, :, assets_R]
         return Truth(
@@ -174,9 +162,13 @@ class Gain:
     years: float
 
 
-def seeds_of(checkpoint: str, test: str, count: int) -> list[int]:
-    """The first seeds of a checkpoint's own sequence of markets."""
-    digests = (hashlib.sha256(f"{checkpoint} {test} {k}".encode()).digest() for k in range(count))
+def seeds_of(model: str, test: str, count: int) -> list[int]:
+    """The first seeds of a model's own sequence of markets, so that no rule can have been fitted to them.
+
+    Args:
+        model: hash of its config and weights, which do not depend on where its home lies.
+    """
+    digests = (hashlib.sha256(f"{model} {test} {k}".encode()).digest() for k in range(count))
     return [int.from_bytes(digest[:4], "big") >> 1 for digest in digests]
 
 
@@ -259,15 +251,8 @@ def known_truth_finding(tried: Sequence[Fraction]) -> AuditFinding:
     return AuditFinding("known_truth", not failed, float(np.mean(clocked)), text)
 
 
-class MarketTest(NamedTuple):
-    """A test on markets: what is measured on one (product, folder, seed), its type, and what all of them say."""
-
-    measure: Callable[[Product, Path, int], Any]
-    kind: type
-    finding: Callable[[Sequence[Any]], AuditFinding]
-
-
-MARKETS = {
-    "null_market": MarketTest(null_gain, Gain, null_finding),
-    "known_truth": MarketTest(known_truth_score, Fraction, known_truth_finding),
+# By test: what is measured on one market (product, folder, seed), and what all of them say.
+MARKETS: dict[str, tuple[Callable[[Product, Path, int], Any], Callable[[Sequence[Any]], AuditFinding]]] = {
+    "null_market": (null_gain, null_finding),
+    "known_truth": (known_truth_score, known_truth_finding),
 }

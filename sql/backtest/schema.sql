@@ -153,15 +153,6 @@ CREATE TABLE IF NOT EXISTS audit_results (
     run_id VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL
 );
--- What was found on each known-truth market that an audit has simulated; it is not simulated again.
-CREATE TABLE IF NOT EXISTS audit_markets (
-    checkpoint VARCHAR NOT NULL,
-    strategy VARCHAR NOT NULL,
-    test VARCHAR NOT NULL,
-    seed BIGINT NOT NULL,
-    protocol BIGINT NOT NULL,  -- of the backtest: results of another one do not count
-    found_json VARCHAR NOT NULL
-);
 -- Each time that a backtest opened the held-back block.
 CREATE TABLE IF NOT EXISTS held_back_openings (
     checkpoint VARCHAR NOT NULL,
