@@ -1,16 +1,16 @@
-"""FINJEPA_ARTIFACTS: checkpoints, states of trainings, panels, releases and reports where every machine finds them, in an object
-store or a shared folder, through fsspec.
+"""FINJEPA_ARTIFACTS: checkpoints, panels and releases where every machine finds them, in an object store or a shared folder,
+through fsspec.
 
-An artefact is a folder of files:
+An artefact is a folder of files, named by what made it, and written once:
 
     <root>/<kind>/<name>/<start of its SHA-256>/<file>    uploaded first; nobody looks there
     <root>/<kind>/<name>/manifest.json                    written last: each file with its size and SHA-256
 
-Who finds no manifest finds nothing, and who finds one finds all of its files. Two writers never share an object that is not the
-same, so the later manifest wins whole.
+Who finds no manifest finds nothing, and who finds one finds all of its files.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -18,7 +18,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,17 @@ from finjepa_pipeline.settings import Settings
 
 MANIFEST = "manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_WRITTEN_ONCE = ("checkpoints", "panels", "releases")  # their names are hashes of what made them
-_TRIES = 3  # to read an artefact that is replaced meanwhile
 
 
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Every file of a folder by its path in it, but for what is hidden or half-written."""
+    found = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {inside: file for inside, file in found.items() if not any(p.startswith(".") for p in inside.split("/"))}
 
 
 class Artifacts:
@@ -50,7 +54,7 @@ class Artifacts:
     def __init__(self, url: str):
         self.url = url
         with self._reported("be opened"):
-            from fsspec.core import url_to_fs
+            from fsspec.core import url_to_fs  # here: few homes have a store
             from fsspec.implementations.local import LocalFileSystem
 
             self._fs, self._root = url_to_fs(url, use_listings_cache=False)
@@ -65,60 +69,39 @@ class Artifacts:
         """Whether the artefact is there, whole."""
         return self._manifest(kind, name) is not None
 
-    def put(self, kind: str, name: str, files: Mapping[str, Path]) -> int:
-        """Bring the artefact there, in the place of the one that has its name; what is there already is not sent again.
-
-        Args:
-            files: what the artefact holds, by the path within it.
-
-        Returns:
-            Bytes that were sent.
-        """
-        before = self._manifest(kind, name) or {}
-        wanted = {inside: {"bytes": file.stat().st_size, "sha256": sha256(file)} for inside, file in files.items()}
-        if wanted == before:
-            return 0
-        sent = 0
-        with self._reported(f"take {kind}/{name}"):
+    def put(self, kind: str, name: str, folder: Path) -> bool:
+        """Bring a folder there unless it is; returns whether anything was sent."""
+        if self.has(kind, name):
+            return False
+        files = files_of(folder)
+        manifest = {inside: {"bytes": file.stat().st_size, "sha256": sha256(file)} for inside, file in files.items()}
+        with self._reported(f"take {kind}/{name}"), tempfile.NamedTemporaryFile("w", encoding="utf-8") as listed:
+            listed.write(to_json({"files": manifest}, indent=2, sort_keys=True) + "\n")
+            listed.flush()
             for inside, file in files.items():
-                place = self._place(kind, name, inside, wanted[inside])
-                if self._size(place) != wanted[inside]["bytes"]:
-                    self._send(file, place)
-                    sent += wanted[inside]["bytes"]
-            self._write(f"{self._root}/{kind}/{name}/{MANIFEST}", wanted)
-            self._drop(kind, name, {inside: one for inside, one in before.items() if wanted.get(inside) != one})
-        return sent
+                self._send(file, self._place(kind, name, inside, manifest[inside]))
+            self._send(Path(listed.name), f"{self._root}/{kind}/{name}/{MANIFEST}")
+        return True
 
     def get(self, kind: str, name: str, folder: Path) -> bool:
-        """Fetch an artefact into `folder`, which appears whole; where it is there, file by file, each of them whole.
-
-        Returns:
-            Whether there is such an artefact.
-        """
-        for attempt in range(_TRIES):
-            manifest = self._manifest(kind, name)
-            if manifest is None:
-                return False
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
-            try:
-                with self._reported(f"give {kind}/{name}"):
-                    for inside, one in manifest.items():
-                        (beside / inside).parent.mkdir(parents=True, exist_ok=True)
-                        place = self._place(kind, name, inside, one)
-                        if self._size(place) != one["bytes"]:
-                            raise OSError(f"{inside} is damaged")
-                        self._fs.get_file(place, str(beside / inside))
-                        if sha256(beside / inside) != one["sha256"]:
-                            raise OSError(f"{inside} is damaged")
-                _into_place(beside, folder)
-                return True
-            except FinJEPAError:
-                if attempt == _TRIES - 1 or self._manifest(kind, name) == manifest:
-                    raise
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
-        return False
+        """Fetch an artefact as `folder`, which appears whole; returns whether there is such an artefact."""
+        manifest = self._manifest(kind, name)
+        if manifest is None:
+            return False
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
+        try:
+            with self._reported(f"give {kind}/{name}"):
+                for inside, one in manifest.items():
+                    (beside / inside).parent.mkdir(parents=True, exist_ok=True)
+                    self._fs.get_file(self._place(kind, name, inside, one), str(beside / inside))
+                    if sha256(beside / inside) != one["sha256"]:
+                        raise OSError(f"{inside} is damaged")
+            with contextlib.suppress(OSError):  # somebody was faster
+                os.replace(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return True
 
     def in_place(self, folder: Path) -> Path:
         """The folder of an artefact on this machine: `folder` where it is seen from here, or else a copy that is fetched once
@@ -133,7 +116,8 @@ class Artifacts:
         copy = self.cache() / kind / name
         if not copy.is_dir():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with alone(copy.with_name(f".{name}.lock")):
+            with copy.with_name(f".{name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
                 if not copy.is_dir() and not self.get(kind, name, copy):
                     raise FinJEPAError(f"{kind}/{name} is neither at {folder} nor in FINJEPA_ARTIFACTS={self.url}")
         return copy
@@ -148,11 +132,10 @@ class Artifacts:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise FinJEPAError(
-                f"{folder} is not a folder of this user; remove it, or set TMPDIR to a folder that you own"
+                f"{folder} is not a folder of this user alone; remove it, or set TMPDIR to one of your own"
             )
-        folder.chmod(0o700)  # an older version left it open
         return folder / hashlib.sha256(self.url.encode()).hexdigest()[:8]
 
     def _manifest(self, kind: str, name: str) -> dict[str, dict[str, Any]] | None:
@@ -163,20 +146,12 @@ class Artifacts:
                 return None
             files = from_json(bytes(text).decode())["files"]
             for inside, one in files.items():
-                if not _is_inside(inside) or not _SHA256.fullmatch(one["sha256"]) or not isinstance(one["bytes"], int):
+                if not _is_inside(inside) or not _SHA256.fullmatch(one["sha256"]):
                     raise ValueError(f"the manifest of {kind}/{name} names {inside[:100]!r}, which is no file of it")
             return files
 
-    def _write(self, place: str, files: Mapping[str, Any]) -> None:
-        text = to_json({"files": files}, indent=2, sort_keys=True) + "\n"
-        if self._is_folder:
-            beside = f"{place}.{uuid.uuid4().hex}"
-            Path(beside).write_text(text, encoding="utf-8")
-            os.replace(beside, place)
-        else:
-            self._fs.pipe_file(place, text.encode())  # an object appears whole
-
     def _send(self, file: Path, place: str) -> None:
+        """It appears whole: an object does, and a file is renamed into its place."""
         if self._is_folder:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             beside = f"{place}.{uuid.uuid4().hex}"
@@ -185,18 +160,7 @@ class Artifacts:
         else:
             self._fs.put_file(str(file), place)
 
-    def _size(self, place: str) -> int | None:
-        try:
-            return int(self._fs.info(place)["size"])
-        except FileNotFoundError:
-            return None
-
-    def _drop(self, kind: str, name: str, files: Mapping[str, Mapping[str, Any]]) -> None:
-        for inside, one in files.items():
-            with contextlib.suppress(FileNotFoundError):
-                self._fs.rm_file(self._place(kind, name, inside, one))
-
-    def _place(self, kind: str, name: str, inside: str, one: Mapping[str, Any]) -> str:
+    def _place(self, kind: str, name: str, inside: str, one: dict[str, Any]) -> str:
         return f"{self._root}/{kind}/{name}/{one['sha256'][:16]}/{inside}"
 
     @contextlib.contextmanager
@@ -204,7 +168,7 @@ class Artifacts:
         """Every file system raises errors of its own; a user gets one line."""
         try:
             yield
-        except (FinJEPAError, KeyboardInterrupt):
+        except FinJEPAError:
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -213,58 +177,21 @@ class Artifacts:
             raise FinJEPAError(f"FINJEPA_ARTIFACTS={self.url} cannot {what} ({reason[:200]}); {way_out}") from error
 
 
-def store_of(settings: Settings) -> Artifacts | None:
-    """The store that FINJEPA_ARTIFACTS names."""
-    return None if settings.artifacts is None else Artifacts(settings.artifacts)
-
-
-def keep(settings: Settings, folder: Path) -> int:
-    """Bring a folder of the home, such as checkpoints/<id>, to the store; nothing where there is none, or it has it already.
-
-    Returns:
-        Bytes that were sent.
-    """
-    store, kind, name = store_of(settings), folder.parent.name, folder.name
-    if store is None or not folder.is_dir() or (kind in _WRITTEN_ONCE and store.has(kind, name)):
-        return 0
-    return store.put(kind, name, files_of(folder))
+def keep(settings: Settings, folder: Path) -> bool:
+    """Bring a folder of the home, such as checkpoints/<id>, to the store of the settings; returns whether anything was sent."""
+    if settings.artifacts is None or not folder.is_dir():
+        return False
+    return Artifacts(settings.artifacts).put(folder.parent.name, folder.name, folder)
 
 
 def bring(settings: Settings, folder: Path) -> bool:
     """Fetch a folder of the home that is not there from the store; returns whether it is there now."""
-    if not folder.is_dir():
-        store = store_of(settings)
-        return store is not None and store.get(folder.parent.name, folder.name, folder)
-    return True
-
-
-def files_of(folder: Path) -> dict[str, Path]:
-    """Every file of a folder by its path in it, but for what is hidden or half-written."""
-    found = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    return {inside: file for inside, file in found.items() if not any(p.startswith(".") for p in inside.split("/"))}
+    if folder.is_dir() or settings.artifacts is None:
+        return folder.is_dir()
+    return Artifacts(settings.artifacts).get(folder.parent.name, folder.name, folder)
 
 
 def _is_inside(name: str) -> bool:
     """Whether a name of a manifest is a plain path below its artefact; hidden files are never sent."""
     parts = name.split("/")
     return not any(part.startswith(".") or part == "" or "\\" in part or ":" in part or "\0" in part for part in parts)
-
-
-def _into_place(beside: Path, folder: Path) -> None:
-    if not folder.is_dir():
-        with contextlib.suppress(OSError):  # somebody was faster
-            os.replace(beside, folder)
-            return
-    for inside, file in files_of(beside).items():
-        (folder / inside).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, folder / inside)
-
-
-@contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """One process of this machine at a time."""
-    import fcntl
-
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

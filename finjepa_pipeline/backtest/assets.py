@@ -45,9 +45,8 @@ from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.report.markdown import cell
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
-from finjepa_pipeline.store import keep
 from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel, train_side_by_side
-from finjepa_pipeline.training.step import train_in_step
+from finjepa_pipeline.training.step import ModelChoice, train_in_step
 from finjepa_pipeline.warehouse import Warehouse
 
 FOLDS = dg.DynamicPartitionsDefinition(name="fold")
@@ -88,14 +87,13 @@ class BacktestConfig(StrategiesConfig):
     checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
 
 
-class PlanConfig(dg.Config):
+class PlanConfig(ModelChoice):
     """How history is cut, and what is trained on each part."""
 
     folds: int = Field(default=5, ge=1, description="Number of folds.")
     scheme: str = Field(default="expanding", description="expanding, or rolling (eight years).")
     held_back: int = Field(default=504, ge=0, description="Sessions at the end that no fold sees.")
-    preset: str = Field(default="tiny", description="tiny, small, base or large.")
-    overrides: dict[str, str] = Field(default_factory=dict, description="Dotted config keys and their values as text.")
+    preset: str = Field(default="tiny", description=ModelChoice.model_fields["preset"].description)
     unseen_symbols: float = Field(default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees.")
 
 
@@ -193,7 +191,6 @@ def leaderboard(
     page = page_of(home.reports, checkpoint, data_version)
     if written or not _is_current(page, newest):
         write_report(page, f"FinJEPA {checkpoint}", report)
-    keep(home, page.parent)
     statistics = next(iter(report.of("inference").to_dicts()), {})
     return dg.MaterializeResult(
         metadata={
@@ -363,7 +360,6 @@ def walk_forward_leaderboard(
     write_history(home.reports / "leaderboard.html", history, home.checkpoints, home.ui_url)
     page = page_of(home.reports, plan, version)
     write_report(page, f"FinJEPA {plan}", report)
-    keep(home, page.parent)
     return dg.MaterializeResult(
         metadata={
             "plan": plan,

@@ -1,6 +1,5 @@
 """Assets of the training stage: `world_model`, `world_model_evaluation` and `model_sweep`."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,29 +9,30 @@ from pydantic import Field
 
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import checkpoint_splits
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import read_json
+from finjepa_model.training import evaluation, risk_scorecard
+from finjepa_model.training.records import read_metrics
+from finjepa_model.training.risk_fit import RiskBlock
+from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline import compute
 from finjepa_pipeline.failures import final
 from finjepa_pipeline.report.markdown import numbers_table
 from finjepa_pipeline.report.metadata import training_curves
 from finjepa_pipeline.run_inputs import checkpoint_of_run, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
-from finjepa_pipeline.training.checkpoints import for_panel
-from finjepa_pipeline.training.code import training_code_version
-from finjepa_pipeline.training.step import train_in_step
+from finjepa_pipeline.training.checkpoints import for_panel, training_code_version
+from finjepa_pipeline.training.step import ModelChoice, train_in_step
 from finjepa_pipeline.training.sweep import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
 
 _SPEED = ("best_step", "samples_per_second", "gpu_memory_bytes")
 
 
-class TrainConfig(dg.Config):
+class TrainConfig(ModelChoice):
     """What is trained."""
 
-    preset: str = Field(default="small", description="tiny, small, base or large.")
-    overrides: dict[str, str] = Field(
-        default_factory=dict, description='Dotted config keys and their values as text, such as {"model.dim": "256"}.'
-    )
     processes: int | None = Field(default=None, description="Ranks; one for each GPU, or one on the CPU, when empty.")
     resume: bool = Field(default=True, description="Go on with an interrupted training of the same checkpoint.")
 
@@ -57,7 +57,7 @@ def world_model(
     wanted = for_panel(preset(config.preset).override(config.overrides), panel)
     where = compute.ranks(home, config.processes)
     folder, reused = train_in_step(context, home, warehouse, panel, wanted, where, resume=config.resume)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(folder / "metrics.json")
     return dg.MaterializeResult(
         metadata={
             "checkpoint": folder.name,
@@ -104,22 +104,15 @@ def world_model_evaluation(
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Losses, collapse monitors and the risk scorecard on the validation block, probes on the test block, and the curves of the
     training."""
-    # here: torch takes seconds to load, and the code location has no need of it
-    from finjepa_model.data.splits import checkpoint_splits
-    from finjepa_model.training.evaluation import probe
-    from finjepa_model.training.risk_fit import RiskBlock
-    from finjepa_model.training.risk_scorecard import scorecard
-    from finjepa_model.world_model import FinJEPA
-
     home = settings.get()
     folder = checkpoint_of_run(context, home)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(folder / "metrics.json")
     diagnostics = metrics["diagnostics"]
     panel = Panel.open(panel_of_run(context, home))
     model, splits = FinJEPA.from_pretrained(folder), checkpoint_splits(folder, panel)
-    probes = probe(model, panel, splits)
+    probes = evaluation.probe(model, panel, splits)
     try:
-        risk, against_har = scorecard(model, RiskBlock(panel, *splits.validation))
+        risk, against_har = risk_scorecard.scorecard(model, RiskBlock(panel, *splits.validation))
     except FinJEPAError as error:  # too few assets or sessions
         risk, against_har = {"not scored": str(error)}, None
     yield dg.MaterializeResult(
@@ -155,9 +148,6 @@ def world_model_evaluation(
 
 
 def _curves(checkpoint: Path) -> dg.MetadataValue:
-    # here: torch takes seconds to load
-    from finjepa_model.training.records import read_metrics
-
     records = list(read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")))
     return dg.MetadataValue.md(training_curves(records) if records else "no training log in this home")
 

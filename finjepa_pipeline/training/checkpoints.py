@@ -4,36 +4,34 @@
 with `metrics.jsonl` and the state from which an interrupted training goes on.
 """
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
-import json
 import os
 import re
 import shutil
-import tempfile
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import finjepa_model
 from finjepa_model.checkpoint import CHECKPOINT_FILES, resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json, write_text
-from finjepa_model.training.records import METRICS_FILE, STATE_FILE
+from finjepa_model.files import read_json, to_json, write_text
+from finjepa_model.training.records import STATE_FILE
 from finjepa_pipeline import compute
 from finjepa_pipeline.causes import FAILURE_FILE, disk_full
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.store import Artifacts, bring, files_of, keep, store_of
+from finjepa_pipeline.store import bring, keep, sha256
 from finjepa_pipeline.training import process
-from finjepa_pipeline.training.code import refuse_other_code, training_code_version
 from finjepa_pipeline.training.process import CONFIG_FILE, RESULT_FOLDER
 
 _CONTENT = ("config.json", "model.safetensors")
-_RECORDS = (CONFIG_FILE, METRICS_FILE)
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -77,7 +75,7 @@ def current_checkpoint(settings: Settings) -> Path:
     """
     pointer = settings.checkpoints / "current.json"
     if pointer.is_file():
-        folder = settings.checkpoints / json.loads(pointer.read_text(encoding="utf-8"))["checkpoint"]
+        folder = settings.checkpoints / read_json(pointer)["checkpoint"]
         if folder.is_dir():
             return folder
     raise FinJEPAError(f"there is no checkpoint in {settings.checkpoints} yet; run `finjepa train` first")
@@ -93,12 +91,29 @@ def checkpoint_here(settings: Settings, name: str) -> Path | None:
 
 def checkpoint_id(config: FinJEPAConfig, panel: Panel) -> str:
     """Hash of the config, the panel's content and the code that trains: the same id is the same checkpoint."""
-    made_by = {
-        "config": config.to_dict(),
-        "panel": panel.content_hash,
-        "code": training_code_version(config.td.enabled),
-    }
+    made_by = {"config": config.to_dict(), "panel": panel.content_hash, "code": training_code_version()}
     return hashlib.sha256(to_json(made_by, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def training_code_version() -> str:
+    """Hash of the code that trains: the model package and the training process."""
+    package = Path(finjepa_model.__file__).parent
+    digest = hashlib.sha256()
+    for file in [*sorted(package.rglob("*.py")), Path(process.__file__)]:
+        digest.update(f"{file.relative_to(package.parent)} {sha256(file)}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def refuse_other_code(version: str) -> None:
+    """
+    Raises:
+        FinJEPAError: if this machine has other training code than the one that started the training.
+    """
+    if (here := training_code_version()) != version:
+        raise FinJEPAError(
+            f"the node {socket.gethostname()} has training code {here} and the driver {version}; install the same FinJEPA on both"
+        )
 
 
 def content_hash(folder: Path) -> str:
@@ -110,8 +125,7 @@ def content_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     try:
         for name in _CONTENT:
-            with (folder / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(sha256(folder / name)))
     except OSError as error:
         raise FinJEPAError(f"{folder} is not a FinJEPA checkpoint: {error.filename} cannot be read") from error
     return digest.hexdigest()
@@ -140,7 +154,7 @@ def train_checkpoint(
         lineage: content of `lineage.json`.
         where: processes and threads, as `compute.ranks` counts them.
         watch: called every second or so while it trains.
-        resume: go on from the state that an interrupted run has left, here or in the store; otherwise start anew.
+        resume: go on from the state that an interrupted run has left; otherwise start anew.
         make_current: whether whoever asks for the newest checkpoint gets this one; the model of a fold is not for use.
 
     Returns:
@@ -154,10 +168,14 @@ def train_checkpoint(
     if not reused:
         if not resume:
             shutil.rmtree(run_folder, ignore_errors=True)
-        training = begin(settings, config, panel, where)
-        if training is not None:
-            _train(settings, training, watch)
-        _finish(settings, panel, lineage, checkpoint)
+        try:
+            if (training := begin(settings, config, panel, where)) is not None:
+                compute.train(settings, training, watch)
+        except BaseException as interruption:
+            if not isinstance(interruption, Exception) and (run_folder / STATE_FILE).is_file():
+                interruption.add_note(f"{_reason(run_folder)}, its state is saved")
+            raise
+        _finish(panel, lineage, checkpoint)
     keep(settings, checkpoint)
     if make_current:
         _write_json(settings.checkpoints / "current.json", {"checkpoint": checkpoint.name})
@@ -165,15 +183,10 @@ def train_checkpoint(
 
 
 def begin(settings: Settings, config: FinJEPAConfig, panel: Panel, where: Mapping[str, Any]) -> compute.Training | None:
-    """What is left to train; None where there is a checkpoint, or all that makes one. A state that is here or in the store
-    stays."""
+    """What is left to train, from the state that is there; None where there is a checkpoint, or all that makes one."""
     checkpoint = settings.checkpoints / checkpoint_id(config, panel)
-    run_folder, store = run_folder_of(checkpoint), store_of(settings)
-    if bring(settings, checkpoint):
-        return None
-    if store is not None and not (run_folder / STATE_FILE).is_file():
-        store.get(run_folder.parent.name, run_folder.name, run_folder)
-    if (run_folder / RESULT_FOLDER / "metrics.json").is_file():  # and nobody lived to say so
+    run_folder = run_folder_of(checkpoint)
+    if bring(settings, checkpoint) or (run_folder / RESULT_FOLDER / "metrics.json").is_file():
         return None
     shutil.rmtree(run_folder / RESULT_FOLDER, ignore_errors=True)
     run_folder.mkdir(parents=True, exist_ok=True)
@@ -209,36 +222,9 @@ def run_folder_of(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.name}.run")
 
 
-def _train(settings: Settings, training: compute.Training, watch: Callable[[], object]) -> None:
-    """Whatever the training saves goes to the store too; one that fails meanwhile is tried again, and must work at the end."""
-    run_folder, store = training.run_folder, store_of(settings)
-    shared = _saved_at(run_folder)
-
-    def share() -> None:
-        nonlocal shared
-        saved = _saved_at(run_folder)
-        if store is not None and saved != shared:
-            _share(store, run_folder)
-            shared = saved
-
-    def watch_and_share() -> None:
-        watch()
-        with contextlib.suppress(FinJEPAError):
-            share()
-
-    try:
-        compute.train(settings, training, watch_and_share)
-    except BaseException as interruption:
-        if not isinstance(interruption, Exception) and (run_folder / STATE_FILE).is_file():
-            interruption.add_note(f"{_reason(run_folder)}, its state is saved")
-        raise
-    finally:
-        share()
-
-
-def _finish(settings: Settings, panel: Panel, lineage: Mapping[str, Any], checkpoint: Path) -> None:
+def _finish(panel: Panel, lineage: Mapping[str, Any], checkpoint: Path) -> None:
     """Make a checkpoint of what a training has left."""
-    run_folder, store = run_folder_of(checkpoint), store_of(settings)
+    run_folder = run_folder_of(checkpoint)
     result = run_folder / RESULT_FOLDER
     if not (result / "metrics.json").is_file():
         raise FinJEPAError(_reason(run_folder))
@@ -251,28 +237,6 @@ def _finish(settings: Settings, panel: Panel, lineage: Mapping[str, Any], checkp
     )
     assert sorted(p.name for p in result.iterdir()) == sorted(CHECKPOINT_FILES)
     os.replace(result, checkpoint)
-    if store is not None:  # the state has served; the curves stay
-        records = {file: run_folder / file for file in _RECORDS if (run_folder / file).is_file()}
-        store.put(run_folder.parent.name, run_folder.name, records)
-
-
-def _share(store: Artifacts, run_folder: Path) -> None:
-    """Bring a run folder as it is to the store, so that another machine can go on with it.
-
-    The state first: the best model may be newer than it, for it is found again in the same step, but never older.
-    """
-    with tempfile.TemporaryDirectory(prefix=".tmp-share-", dir=run_folder) as beside:
-        files = {STATE_FILE: run_folder / STATE_FILE} | files_of(run_folder)
-        still = {}
-        for inside, file in files.items():
-            if file.is_file():
-                still[inside] = Path(shutil.copyfile(file, Path(beside) / f"{len(still)}"))
-        store.put(run_folder.parent.name, run_folder.name, still)
-
-
-def _saved_at(run_folder: Path) -> int:
-    files = [*run_folder.rglob(STATE_FILE), run_folder / FAILURE_FILE, run_folder / RESULT_FOLDER / "metrics.json"]
-    return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
 
 
 def _reason(run_folder: Path) -> str:
@@ -286,7 +250,7 @@ def _reason(run_folder: Path) -> str:
 def _recorded(folder: Path) -> tuple[str, str] | None:
     """The id and the content with which a checkpoint was trained; None in checkpoints of older versions."""
     try:
-        made = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
+        made = read_json(folder / "lineage.json")
         return str(made["checkpoint"]), str(made["content"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -3,94 +3,106 @@
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+import duckdb
 
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import split_dates
 from finjepa_pipeline.prices.history import derived_options, find_revision, options_of
 from finjepa_pipeline.run_inputs import event_of_run
-
-if TYPE_CHECKING:
-    import duckdb
+from finjepa_pipeline.training.checkpoints import training_code_version
+from finjepa_pipeline.warehouse import Warehouse
 
 FORMAT = 1
 _LIBRARIES = (
     "torch", "numpy", "scipy", "safetensors", "huggingface_hub", "datasets", "dagster", "duckdb", "polars", "pyarrow", "pandas",
     "great-expectations", "skfolio", "arch", "exchange-calendars", "pydantic",
 )  # fmt: skip
+# What is kept of a revision of the prices.
+_OF_REVISION = ("number", "feed", "source", "version", "rows", "quarantined_rows", "columns", "accepted")
+_UPSTREAM = (
+    "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
+    "feature_panel",
+)  # fmt: skip
 
 
-def lineage(
-    *,
-    config: Mapping[str, Any],
-    seed: int,
-    data: Mapping[str, Any],
-    panel_hash: str,
-    device: str,
-    blocks: Mapping[str, Any],
-    run_id: str | None = None,
-    upstream: Mapping[str, Any] | None = None,
-    build: Mapping[str, Any] | None = None,
+def lineage_of_run(
+    context: dg.AssetExecutionContext,
+    warehouse: Warehouse,
+    panel: Panel,
+    config: FinJEPAConfig,
+    where: Mapping[str, Any],
+    fold: str | None = None,
 ) -> dict[str, Any]:
-    """What made a checkpoint, ready for JSON.
+    """What makes a checkpoint again, as the run that trains it knows it, ready for JSON.
 
     Args:
-        config: the whole config, as in config.json.
-        data: where the prices came from: `data_version`, and as far as known `feed`, `source`, `version` (Hub commit or hash
-            of the files), `rows`, `quarantined_rows`, `first_date`, `last_date` (ISO dates), `assets`, `columns`.
-        panel_hash: content hash of the feature panel.
-        blocks: first and last session (ISO dates) of `train`, `validation` and `test`: a checkpoint is judged by these dates,
-            whatever panel it meets later.
-        device: what it was trained on, as in "cpu" or "cuda: NVIDIA H200".
-        run_id: of the Dagster run.
-        upstream: for each upstream asset key its last materialisation: at least `run_id`, `timestamp`, `data_version`.
-        build: what makes the inputs again: as `build_inputs`, with the panel's `channels`, the hash of the `training_code`, and
-            the `processes` and `threads` of the training.
+        where: processes, threads and device, as `compute.ranks` finds them.
+        fold: partition of the walk-forward that the checkpoint is for.
+
+    Returns:
+        `data`: where the prices came from, dates in ISO format. `blocks`: first and last session of `train`, `validation` and
+        `test`; a checkpoint is judged by these dates, whatever panel it meets later. `build`: what makes its inputs again.
+        `dagster`: the run, and the last materialisation of each upstream asset.
     """
-    return {
+    data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
+    with warehouse.connect() as connection:
+        revision = find_revision(connection, panel.manifest["feed"], data["data_version"])
+        inputs = _build_inputs(connection, panel.manifest)
+    if revision is not None:
+        data |= {name: getattr(revision, name) for name in _OF_REVISION}
+        data |= {name: str(getattr(revision, name)) for name in ("first_date", "last_date")}
+        # what a person let pass, the next ingestion of the same would refuse
+        inputs["source"] |= {"accept": list(revision.accepted)} if revision.accepted else {}
+    if fold is not None:
+        data["fold"] = fold
+    return made_with() | {
         "format": FORMAT,
-        "code": code_version(),
-        "config": dict(config),
-        "seed": seed,
-        "data": dict(data),
-        "panel_hash": panel_hash,
-        "blocks": dict(blocks),
-        "build": dict(build or {}),
-        "device": device,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "libraries": library_versions(),
-        "dagster": {"run_id": run_id, "upstream": dict(upstream or {})},
+        "config": config.to_dict(),
+        "seed": config.training.seed,
+        "data": data,
+        "panel_hash": panel.content_hash,
+        "blocks": split_dates(len(panel.dates), config).dates(panel.dates),
+        "build": inputs
+        | {"channels": list(panel.channels), "training_code": training_code_version()}
+        | {"processes": where["processes"], "threads": where["threads"]},
+        "device": where["device"],
+        "dagster": {
+            "run_id": context.run.run_id,
+            "upstream": {key: _materialization(context, key) for key in _UPSTREAM},
+        },
     }
 
 
-def build_inputs(con: "duckdb.DuckDBPyConnection", manifest: Mapping[str, Any]) -> dict[str, Any]:
+def made_with() -> dict[str, Any]:
+    """Code, interpreter and libraries of this process."""
+    return {
+        "code": _code_version(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+    }
+
+
+def _build_inputs(con: duckdb.DuckDBPyConnection, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """How the prices and the universe of a panel are made again: the options of the source, and of the universe."""
-    source = options_of(con, manifest["feed"]) or "{}"
     universe = manifest.get("universe_options") or derived_options(con)  # of panels that were made before they had it
-    known = find_revision(con, manifest["feed"], manifest["data_version"])
-    # what a person let pass, the next ingestion of the same would refuse
-    accept = {"accept": list(known.accepted)} if known and known.accepted else {}
-    return {"source": json.loads(source) | accept, "universe": json.loads(universe)}
+    return {"source": json.loads(options_of(con, manifest["feed"]) or "{}"), "universe": json.loads(universe)}
 
 
-def code_version() -> dict[str, Any]:
+def _code_version() -> dict[str, Any]:
     """The package version and, in a checkout, the git revision and whether files were changed since."""
-    code: dict[str, Any] = {"finjepa": _version("finjepa"), "revision": None, "modified": None}
     root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists():
-        revision = _git(root, "rev-parse", "HEAD")
-        if revision:
-            code |= {"revision": revision, "modified": bool(_git(root, "status", "--porcelain"))}
-    return code
-
-
-def library_versions() -> dict[str, str | None]:
-    return {name: _version(name) for name in _LIBRARIES}
+    revision = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    modified = bool(_git(root, "status", "--porcelain")) if revision else None
+    return {"finjepa": _version("finjepa"), "revision": revision, "modified": modified}
 
 
 def _version(distribution: str) -> str | None:
@@ -109,13 +121,8 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def upstream_materializations(context: dg.AssetExecutionContext, asset_keys: Iterable[str]) -> dict[str, Any]:
-    """The materialisation of each asset in this run, or else its last one, for `lineage(upstream=...)`; None for an asset that
-    has none."""
-    return {key: _materialization(context, key) for key in asset_keys}
-
-
 def _materialization(context: dg.AssetExecutionContext, key: str) -> dict[str, Any] | None:
+    """That of an asset in this run, or else its last one; None for an asset that has none."""
     event = event_of_run(context, key) or context.instance.get_latest_materialization_event(dg.AssetKey(key))
     if event is None or event.asset_materialization is None:
         return None

@@ -6,26 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import shortage, split_dates, ways_out
 from finjepa_model.training.records import read_metrics
 from finjepa_pipeline.backtest.metrics import SHORTEST
-from finjepa_pipeline.prices.history import find_revision
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_id, run_folder_of, train_checkpoint
-from finjepa_pipeline.training.code import training_code_version
-from finjepa_pipeline.training.lineage import build_inputs, lineage, upstream_materializations
+from finjepa_pipeline.training.lineage import lineage_of_run
 from finjepa_pipeline.warehouse import Warehouse
 
 _POINTS = 200  # of a curve of training losses, at most; every evaluation is reported
-# What the lineage keeps of a revision.
-_OF_REVISION = ("number", "feed", "source", "version", "rows", "quarantined_rows", "columns", "accepted")
-_UPSTREAM = (
-    "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
-    "feature_panel",
-)  # fmt: skip
+
+
+class ModelChoice(dg.Config):
+    """The config of a model: a preset, and what differs from it."""
+
+    preset: str = Field(default="small", description="tiny, small, base or large.")
+    overrides: dict[str, str] = Field(
+        default_factory=dict, description='Dotted config keys and their values as text, such as {"model.dim": "256"}.'
+    )
 
 
 def train_in_step(
@@ -60,7 +62,7 @@ def train_in_step(
         metadata = {"step": step} | {f"{kind}_{name}": value for name, value in numbers.items()}
         context.log_event(dg.AssetObservation(context.asset_key, partition=fold, metadata=metadata))
 
-    made_by = provenance(context, warehouse, panel, config, where, fold)
+    made_by = lineage_of_run(context, warehouse, panel, config, where, fold)
     if fold is None and (warning := without_intervals(len(panel.dates), config)):
         context.log.warning(warning)
     context.log.info("training starts in processes of its own")
@@ -71,11 +73,8 @@ def train_in_step(
 
 
 def new_records(run_folder: Path, total_steps: int, report: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-    """What reports, at every call, the records of a run folder that are new since the one before.
-
-    Args:
-        total_steps: of the training; of its losses one in `total_steps` / 200 steps is reported.
-    """
+    """What reports, at every call, the records of a run folder that are new since the one before; of the losses of training
+    one in `total_steps` / 200 steps."""
     seen = {record["kind"]: record["step"] for record in read_metrics(run_folder)}
     spacing = max(total_steps // _POINTS, 1)
 
@@ -87,44 +86,6 @@ def new_records(run_folder: Path, total_steps: int, report: Callable[[dict[str, 
                 report(record)
 
     return report_new
-
-
-def provenance(
-    context: dg.AssetExecutionContext,
-    warehouse: Warehouse,
-    panel: Panel,
-    config: FinJEPAConfig,
-    where: Mapping[str, Any],
-    fold: str | None = None,
-) -> dict[str, Any]:
-    """The content of `lineage.json`: what makes the checkpoint again, as the run that trains it knows it.
-
-    Args:
-        where: processes, threads and device, as `compute.ranks` finds them.
-        fold: partition of the walk-forward that the checkpoint is for.
-    """
-    data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
-    with warehouse.connect() as connection:
-        revision = find_revision(connection, panel.manifest["feed"], data["data_version"])
-        inputs = build_inputs(connection, panel.manifest)
-    if revision is not None:
-        data |= {name: getattr(revision, name) for name in _OF_REVISION}
-        data |= {name: str(getattr(revision, name)) for name in ("first_date", "last_date")}
-    if fold is not None:
-        data["fold"] = fold
-    return lineage(
-        config=config.to_dict(),
-        seed=config.training.seed,
-        data=data,
-        panel_hash=panel.content_hash,
-        blocks=split_dates(len(panel.dates), config).dates(panel.dates),
-        build=inputs
-        | {"channels": list(panel.channels), "training_code": training_code_version(config.td.enabled)}
-        | {"processes": where["processes"], "threads": where["threads"]},
-        device=where["device"],
-        run_id=context.run.run_id,
-        upstream=upstream_materializations(context, _UPSTREAM),
-    )
 
 
 def without_intervals(sessions: int, config: FinJEPAConfig) -> str:

@@ -1,7 +1,6 @@
 """Trainings that differ in some keys of the config, or in their seed: an ablation grid, or an ensemble."""
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
@@ -10,6 +9,7 @@ from pydantic import Field
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import read_json
 from finjepa_model.training.records import read_metrics
 from finjepa_pipeline import compute
 from finjepa_pipeline.failures import final
@@ -17,15 +17,13 @@ from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.report.markdown import cell
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.checkpoints import checkpoint_id, for_panel, run_folder_of, train_side_by_side
-from finjepa_pipeline.training.step import train_in_step
+from finjepa_pipeline.training.step import ModelChoice, train_in_step
 from finjepa_pipeline.warehouse import Warehouse
 
 
-class SweepConfig(dg.Config):
-    """What is trained, and how often."""
+class SweepConfig(ModelChoice):
+    """What is trained, and how often; all trainings share the overrides."""
 
-    preset: str = Field(default="small", description="tiny, small, base or large.")
-    overrides: dict[str, str] = Field(default_factory=dict, description="Dotted config keys that all trainings share.")
     grid: dict[str, list[str]] = Field(
         default_factory=dict,
         description='Dotted config keys and the values to try, as in {"loss.recipe": ["ema", "both"]}.',
@@ -74,7 +72,7 @@ def model_sweep(
             rows.append((value, name, step, failed[name]))
             continue
         folder, _ = train_in_step(context, home, warehouse, panel, one, where, make_current=False, curves=False)
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = read_json(folder / "metrics.json")
         value = compute.metric_value(metrics["validation"] | metrics["diagnostics"], config.metric)
         checkpoints[name] = folder.name
         rows.append((value, name, metrics["training"]["steps"], folder.name))

@@ -22,7 +22,7 @@ from finjepa_pipeline.publishing.gate import ChallengerAudit, Verdict
 from finjepa_pipeline.run_inputs import made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training import assets as training
-from finjepa_pipeline.training.step import provenance
+from finjepa_pipeline.training.lineage import lineage_of_run
 from finjepa_pipeline.warehouse import Warehouse
 from tests.pipeline.prices.frames import prices as frame
 
@@ -105,7 +105,7 @@ class Home:
 
     def trained(self, context, home, warehouse, panel, config, where, **_):
         self.saw(panel)
-        self.lineage = provenance(context, warehouse, panel, config, where)
+        self.lineage = lineage_of_run(context, warehouse, panel, config, where)
         folder = self.checkpoint("mine")
         (folder / "lineage.json").write_text(json.dumps(self.lineage))
         return folder, False

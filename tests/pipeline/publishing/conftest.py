@@ -11,7 +11,7 @@ import pytest
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, insert, now
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.lineage import lineage
+from finjepa_pipeline.training.lineage import made_with
 from finjepa_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Home:
         model = model or FinJEPA(config)
         config, folder = model.config, self.settings.checkpoints / name
         model.save_pretrained(folder)
-        made = lineage(config=config.to_dict(), seed=seed, data=DATA, panel_hash="panel1", device="cpu", blocks=BLOCKS)
+        made = made_with() | {"config": config.to_dict(), "seed": seed, "data": DATA, "blocks": BLOCKS, "build": {}}
+        made |= {"panel_hash": "panel1", "device": "cpu", "dagster": {"run_id": None, "upstream": {}}}
         diagnostics = {"effective_rank_assets": 5.0, "effective_rank_market": 4.0, "collapsed": collapsed}
         for file, content in {
             "normalization.json": {"channels": [{"name": channel} for channel in config.model.channels]},
