@@ -5,7 +5,6 @@ a crash between commit and tag, and a second run are one case: the next look fin
 """
 
 import hashlib
-import random
 import re
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from finjepa_pipeline.store import sha256
 ATTEMPTS = 8
 LONGEST_WAIT_S = 300.0  # a Hub that asks for more is left for the next run
 REQUEST_TIMEOUT_S = 60.0  # the client's own default is to wait for ever
-_NETWORK_TROUBLE = (httpx.HTTPError, OSError, RuntimeError, ValueError)
+_TROUBLE = (httpx.HTTPError, OSError, RuntimeError, ValueError)  # RuntimeError: how the client wraps a failed upload
 _TRY_AGAIN = (408, 409, 412, 425, 429)  # and what is 500 or more; 412: somebody committed since the look
 
 set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=REQUEST_TIMEOUT_S))
@@ -37,7 +36,6 @@ class Publication:
 
     url: str
     commit: str
-    tag: str
     new: bool
 
 
@@ -58,7 +56,7 @@ def publish(package: Package, repo_id: str) -> Publication:
     for attempt in range(ATTEMPTS):
         try:
             return _complete(HfApi(), package, repo_id)
-        except _NETWORK_TROUBLE as error:
+        except _TROUBLE as error:
             wait_s = _wait_before_retry(error, attempt)
             if wait_s is None or attempt == ATTEMPTS - 1:
                 # without its cause: the client's errors quote answers of a server, which may quote the token
@@ -73,85 +71,57 @@ def published(package: Package, repo_id: str) -> str | None:
         return _find_commit(HfApi(), package, repo_id)
     except RepositoryNotFoundError:
         return None
-    except _NETWORK_TROUBLE as error:
+    except _TROUBLE as error:
         raise FinJEPAError(_advice(error, package, repo_id)) from None
-
-
-def redact(text: str) -> str:
-    """The first line of a text, without anything that is a token or looks like one."""
-    token = get_token()
-    line = (text.strip().splitlines() or [""])[0]
-    return re.sub(r"hf_\w{6,}", "hf_***", line.replace(token, "***") if token else line)
 
 
 def _complete(api: HfApi, package: Package, repo_id: str) -> Publication:
     try:
-        head = _head(api, repo_id)
+        refs = api.list_repo_refs(repo_id)
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
         api.create_repo(repo_id, exist_ok=True)
-        head = _head(api, repo_id)
+        refs = api.list_repo_refs(repo_id)
     commit = _find_commit(api, package, repo_id)
     new = commit is None
     if commit is None:
-        files = [CommitOperationAdd(name, package.folder / name) for name in CHECKPOINT_FILES]
-        made = api.create_commit(
+        commit = api.create_commit(
             repo_id,
-            files,
+            [CommitOperationAdd(name, package.folder / name) for name in CHECKPOINT_FILES],
             commit_message=package.title,
             commit_description=f"content {package.content_hash}",
-            parent_commit=head,  # the Hub refuses where somebody committed since
-        )
-        commit = made.oid
-    _tag(api, package, repo_id, commit)
+            # the Hub refuses where somebody committed since
+            parent_commit=next((branch.target_commit for branch in refs.branches if branch.name == "main"), None),
+        ).oid
+    tagged = next((tag.target_commit for tag in refs.tags if tag.name == package.tag), None)
+    if tagged != commit:
+        if tagged is not None:
+            api.delete_tag(repo_id, tag=package.tag)
+        api.create_tag(repo_id, tag=package.tag, revision=commit)
     # a commit that was found may carry another card of the same content, made in another home
-    if not _same_content(api, package, repo_id, commit, CHECKPOINT_FILES if new else CONTENT):
+    if not _holds(api, package, repo_id, commit, CHECKPOINT_FILES if new else CONTENT):
         raise FinJEPAError(
             f"{repo_url(repo_id)} at {commit[:8]} does not hold what was sent; delete that commit and run "
             "`finjepa publish` again"
         )
-    return Publication(repo_url(repo_id), commit, package.tag, new)
-
-
-def _head(api: HfApi, repo_id: str) -> str | None:
-    branches = api.list_repo_refs(repo_id).branches
-    return next((branch.target_commit for branch in branches if branch.name == "main"), None)
+    return Publication(repo_url(repo_id), commit, new)
 
 
 def _find_commit(api: HfApi, package: Package, repo_id: str) -> str | None:
-    """The commit that released this content: the first of that title, or else what the tag names if the content is the same."""
+    """The first commit that released this content."""
     titled = [commit.commit_id for commit in api.list_repo_commits(repo_id) if commit.title == package.title]
-    if titled:
-        return titled[-1]
-    tagged = _tagged(api, package, repo_id)
-    return tagged if tagged and _same_content(api, package, repo_id, tagged, CONTENT) else None
+    return titled[-1] if titled else None
 
 
-def _tagged(api: HfApi, package: Package, repo_id: str) -> str | None:
-    tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo_id).tags}
-    return tags.get(package.tag)
-
-
-def _tag(api: HfApi, package: Package, repo_id: str, commit: str) -> None:
-    """Put the tag on the commit; one that stands elsewhere is moved, since `exist_ok` leaves it where it is."""
-    tagged = _tagged(api, package, repo_id)
-    if tagged == commit:
-        return
-    if tagged is not None:
-        api.delete_tag(repo_id, tag=package.tag)
-    api.create_tag(repo_id, tag=package.tag, revision=commit, exist_ok=True)
-    if _tagged(api, package, repo_id) != commit:
-        raise ConnectionError("another publisher moved the tag meanwhile")
-
-
-def _same_content(api: HfApi, package: Package, repo_id: str, commit: str, names: Sequence[str]) -> bool:
-    """Whether the Hub's files at a commit are the package's: sha256 of what is in LFS or Xet, git's hash of the others."""
+def _holds(api: HfApi, package: Package, repo_id: str, commit: str, names: Sequence[str]) -> bool:
+    """Whether the Hub's files at a commit are the package's."""
     stored = {info.path: info for info in api.get_paths_info(repo_id, list(names), revision=commit)}
     return all(_is_file(stored.get(name), package.folder / name) for name in names)
 
 
 def _is_file(stored: RepoFile | RepoFolder | None, path: Path) -> bool:
+    """By the sha256 of what is in LFS or Xet, and git's hash of others."""
     if not isinstance(stored, RepoFile):
         return False
     if stored.lfs:
@@ -162,44 +132,40 @@ def _is_file(stored: RepoFile | RepoFolder | None, path: Path) -> bool:
 
 def _wait_before_retry(error: Exception, attempt: int) -> float | None:
     """Seconds to wait before the next look; None if trying again cannot help."""
-    status, headers = _status(error)
-    backoff_s = min(30.0, 2.0**attempt) * random.uniform(0.8, 1.2)
+    status, asked = _answer(error)
     if status is None:
-        is_transport = isinstance(error, httpx.TransportError | ConnectionError | RuntimeError)
-        return backoff_s if is_transport and not is_offline() else None
-    if status not in _TRY_AGAIN and status < 500:
-        return None
-    if status == 412:
-        return random.uniform(0.0, 1.0)
-    asked = headers.get("retry-after", "")
-    wait_s = float(asked) if asked.isdigit() else backoff_s
-    return wait_s if wait_s <= LONGEST_WAIT_S else None
+        may_pass = isinstance(error, httpx.TransportError | ConnectionError | RuntimeError) and not is_offline()
+    else:
+        may_pass = status in _TRY_AGAIN or status >= 500
+    wait_s = float(asked) if asked.isdigit() else min(30.0, 2.0**attempt)
+    return wait_s if may_pass and wait_s <= LONGEST_WAIT_S else None
 
 
-def _status(error: Exception) -> tuple[int | None, dict[str, str]]:
-    """HTTP status and headers of the answer; the client wraps a failed LFS upload into a RuntimeError."""
-    for candidate in (error, error.__cause__):
-        if isinstance(candidate, HfHubHTTPError):
-            return candidate.response.status_code, dict(candidate.response.headers)  # names in lower case
-    return None, {}
+def _answer(error: Exception) -> tuple[int | None, str]:
+    """HTTP status and Retry-After of what the Hub answered."""
+    for one in (error, error.__cause__):
+        if isinstance(one, HfHubHTTPError):
+            return one.response.status_code, one.response.headers.get("retry-after", "")
+    return None, ""
 
 
 def _advice(error: Exception, package: Package, repo_id: str) -> str:
-    status, headers = _status(error)
-    stays = f"the release stays in {package.folder}"
-    again = f"{stays}; run `finjepa publish` again"
+    status, asked = _answer(error)
+    token = get_token()
+    said = (str(error).strip().splitlines() or [""])[0]
+    said = re.sub(r"hf_\w{6,}", "hf_***", said.replace(token, "***") if token else said)
     if status == 401:
-        login = "run `hf auth login`, or put a valid one into HF_TOKEN, then `finjepa publish`"
-        return f"the Hub does not accept the token (401): {login}; {stays}"
-    if isinstance(error, GatedRepoError):
-        return f"the Hub repository {repo_id} is gated for this token: ask its owner for access; {stays}"
-    if status == 403:
-        other = "use a token with write access to it, or another --hub-repo-id"
-        return f"the token may not write to {repo_id} (403): {other}; {stays}"
-    if status == 429:
-        return f"the Hub asks to wait {headers.get('retry-after', 'a few')} seconds (429); {again} later"
-    if status is not None:
-        return f"the Hub answers {status} for {repo_id} ({redact(str(error))}); {again} later"
-    if isinstance(error, ValueError):
-        return f"the Hub client refuses {repo_id}: {redact(str(error))}; {stays}"
-    return f"the Hub cannot be reached ({type(error).__name__}: {redact(str(error))}); {again} when it can"
+        found = "the Hub does not accept the token (401): run `hf auth login`, or put a valid one into HF_TOKEN"
+    elif isinstance(error, GatedRepoError):
+        found = f"the Hub repository {repo_id} is gated for this token: ask its owner for access"
+    elif status == 403:
+        found = f"the token may not write to {repo_id} (403): use one with write access, or another --hub-repo-id"
+    elif status == 429:
+        found = f"the Hub asks to wait {asked or 'a few'} seconds (429)"
+    elif status is not None:
+        found = f"the Hub answers {status} for {repo_id} ({said})"
+    elif isinstance(error, ValueError):
+        found = f"the Hub client refuses {repo_id}: {said}"
+    else:
+        found = f"the Hub cannot be reached ({type(error).__name__}: {said})"
+    return f"{found}; the release stays in {package.folder}; run `finjepa publish` again when that is mended"

@@ -19,7 +19,6 @@ CONTENT = ("config.json", "model.safetensors", "normalization.json")
 
 _PATH = re.compile(r"(?<![\w./\\])(?:~|\b[A-Za-z]:)?[/\\](?![/\\\s]|$)[^\s'\"]*")
 _QUOTED = re.compile(r"(?<=['\"])(?:~|[A-Za-z]:)?[/\\][^'\"]*(?=['\"])")
-_GLOB = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -52,21 +51,15 @@ def package_of(checkpoint: Path, releases: Path) -> Package:
     return Package(releases / tag, checkpoint.name, tag, content_hash)
 
 
-def write_package(package: Package, checkpoint: Path, card: str, home: Path) -> None:
-    """Copy the checkpoint with its card beside the release folder and rename it into place; the lineage as `public` gives it."""
+def write_package(package: Package, checkpoint: Path, card: str, lineage: Mapping[str, Any]) -> None:
+    """Copy the checkpoint with its card and lineage beside the release folder and rename it into place."""
     beside = package.folder.with_name(f".tmp-{package.tag}-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    lineage = read_json(checkpoint / "lineage.json")
-    written = {
-        "README.md": card,
-        "lineage.json": to_json(public(lineage, places_of(lineage, home)), indent=2, sort_keys=True) + "\n",
-    }
     for name in CHECKPOINT_FILES:
-        if name in written:
-            write_text(beside / name, written[name])
-        else:
-            shutil.copyfile(checkpoint / name, beside / name)
+        shutil.copyfile(checkpoint / name, beside / name)
+    write_text(beside / "README.md", card)
+    write_text(beside / "lineage.json", to_json(lineage, indent=2, sort_keys=True) + "\n")
     try:
         os.replace(beside, package.folder)
     except OSError:
@@ -105,8 +98,9 @@ def places_of(lineage: Mapping[str, Any], home: Path) -> dict[str, str]:
 
 def _public_name(path: str) -> str:
     """The last folder of a path or pattern, of letters and digits; a hash where that is the user's or the host's name."""
-    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", "~", ".", "..")]
-    whole = [part for part in parts if not _GLOB.search(part)]
-    name = re.sub(r"[^\w.-]+", "_", whole[-1]) if whole else ""
+    parts = [
+        part for part in re.split(r"[/\\]", path) if part not in ("", "~", ".", "..") and not set(part) & set("*?[")
+    ]
+    name = re.sub(r"[^\w.-]+", "_", parts[-1]) if parts else ""
     private = {os.environ.get("USER", ""), Path.home().name, socket.gethostname(), "home", "root", "Users", ""}
     return hashlib.sha256(path.encode(errors="replace")).hexdigest()[:12] if name in private else name

@@ -3,24 +3,26 @@
 A content is released once. A checkpoint that was only trained or judged again is not released again under another card.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_pipeline.backtest.leaderboard import traded_assets
-from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing import hub
-from finjepa_pipeline.publishing.card import Corrections, Standing, model_card
-from finjepa_pipeline.publishing.gate import Champion, current_champion, known_findings
-from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, public_strategy, write_package
+from finjepa_pipeline.publishing.card import card_of
+from finjepa_pipeline.publishing.gate import Champion, current_champion
+from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, write_package
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import keep
 from finjepa_pipeline.training.checkpoints import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse
 
 LOCAL = "local"
+_NOTE = """
+    INSERT INTO main.releases (checkpoint, content_hash, target, commit, tag)
+    VALUES ($checkpoint, $content_hash, $target, $commit, $tag) ON CONFLICT DO NOTHING
+"""
 
 
 @dataclass(frozen=True)
@@ -50,29 +52,32 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
             and the next call goes on from it.
     """
     package = _package(settings, champion)
-    new_locally = not package.folder.is_dir()
+    new = not package.folder.is_dir()
     with warehouse.connect() as con:
-        if new_locally:
-            card = card_of(con, settings, package, champion)
-            write_package(package, settings.checkpoints / champion.checkpoint, card, settings.home)
+        if new:
+            folder = settings.checkpoints / champion.checkpoint
+            lineage = read_json(folder / "lineage.json")
+            places = places_of(lineage, settings.home)
+            write_package(package, folder, card_of(con, folder, package.tag, champion, places), public(lineage, places))
         _note(con, package, LOCAL, None)
     keep(settings, package.folder)
-    local = f"{'wrote' if new_locally else 'already released in'} {package.folder}"
+    local = f"{'wrote' if new else 'already released in'} {package.folder}"
     if repo_id is None:
-        return Release(package, None, None, new_locally, f"{local}; no Hub repository is configured")
+        return Release(package, None, None, new, f"{local}; no Hub repository is configured")
     url = hub.repo_url(repo_id)
     with warehouse.connect() as con:
-        known = _released_to(con, package, url)
+        query = "SELECT commit FROM main.releases WHERE content_hash = ? AND target = ?"
+        known = con.execute(query, [package.content_hash, url]).fetchall()
     if known:
-        return Release(package, url, known[0][0], new_locally, f"{package.tag} is on {url} already")
+        return Release(package, url, known[0][0], new, f"{package.tag} is on {url} already")
     if hub.is_offline():
         note = f"{local}; HF_HUB_OFFLINE is set, and a later run publishes it to {repo_id}"
-        return Release(package, None, None, new_locally, note)
-    publication = hub.publish(package, repo_id)
+        return Release(package, None, None, new, note)
+    made = hub.publish(package, repo_id)
     with warehouse.connect() as con:
-        _note(con, package, url, publication.commit)
-    done = "published" if publication.new else "found"
-    return Release(package, url, publication.commit, publication.new, f"{done} {package.tag} on {url}")
+        _note(con, package, url, made.commit)
+    done = "published" if made.new else "found"
+    return Release(package, url, made.commit, made.new, f"{done} {package.tag} on {url}")
 
 
 def plan_release(settings: Settings, champion: Champion, repo_id: str | None) -> str:
@@ -95,70 +100,11 @@ def is_outstanding(con: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
     champion = current_champion(con)
     if champion is None or settings.hub_repo_id is None or hub.is_offline():
         return False
-    return not con.execute(
+    query = (
         "SELECT 1 FROM main.releases AS there JOIN main.releases AS here USING (content_hash) "
-        "WHERE here.checkpoint = $checkpoint AND there.target = $target",
-        {"checkpoint": champion.checkpoint, "target": hub.repo_url(settings.hub_repo_id)},
-    ).fetchall()
-
-
-def card_of(con: duckdb.DuckDBPyConnection, settings: Settings, package: Package, champion: Champion) -> str:
-    """The model card of a package, from the checkpoint's files, its newest leaderboard and the gate's reasons."""
-    folder, key = settings.checkpoints / champion.checkpoint, {"checkpoint": champion.checkpoint}
-    names = ("config", "metrics", "lineage", "normalization")
-    config, metrics, lineage, normalization = (read_json(folder / f"{name}.json") for name in names)
-    places = places_of(lineage, settings.home)
-    reasons = con.execute(
-        "SELECT reasons FROM main.champions WHERE checkpoint = $checkpoint AND verdict = 'promoted' "
-        "ORDER BY created_at DESC, rowid DESC LIMIT 1",
-        key,
-    ).fetchall()
-    return model_card(
-        tag=package.tag,
-        config=config,
-        metrics=metrics,
-        lineage=public(lineage, places),
-        normalization=normalization,
-        standings=[replace(one, strategy=public_strategy(one.strategy)) for one in standings(con, champion.checkpoint)],
-        planner=public_strategy(champion.strategy),
-        verdict=public(reasons[0][0].split("\n") if reasons else [], places),
-        checks=[replace(c, detail=public(c.detail, places)) for c in known_findings(con, champion.checkpoint)],
-        corrections=corrections(con, champion.checkpoint),
-        traded=traded_assets(con, champion.checkpoint),
-        ended=_ended(con, lineage["data"]["data_version"]),
+        "WHERE here.checkpoint = ? AND there.target = ?"
     )
-
-
-def standings(con: duckdb.DuckDBPyConnection, checkpoint: str) -> list[Standing]:
-    """A checkpoint's newest leaderboard."""
-    columns = ", ".join(Standing.__dataclass_fields__)
-    rows = con.execute(
-        f"SELECT {columns} FROM main.leaderboard WHERE checkpoint = $checkpoint AND data_version = (SELECT data_version "
-        "FROM main.leaderboard WHERE checkpoint = $checkpoint ORDER BY created_at DESC LIMIT 1) "
-        "ORDER BY block, sharpe DESC NULLS LAST, strategy",
-        {"checkpoint": checkpoint},
-    ).fetchall()
-    return [Standing(*row) for row in rows]
-
-
-def corrections(con: duckdb.DuckDBPyConnection, checkpoint: str) -> Corrections | None:
-    """What is said of the whole test block of a checkpoint's newest leaderboard."""
-    rows = con.execute(
-        "SELECT trials, effective_trials, pbo, spa_p FROM main.backtest_inference "
-        "WHERE checkpoint = $checkpoint AND block = 'test' ORDER BY created_at DESC LIMIT 1",
-        {"checkpoint": checkpoint},
-    ).fetchall()
-    return Corrections(*rows[0]) if rows else None
-
-
-def _ended(con: duckdb.DuckDBPyConnection, data_version: str) -> tuple[int, int] | None:
-    """How many companies ended, and how many there are, in the prices of a checkpoint; None where others have taken their
-    place in the tables."""
-    revision = current_revision(con)
-    if revision is None or revision.data_version != data_version:
-        return None
-    [(ended, companies)] = con.execute("SELECT count(ended_because), count(*) FROM main.entities").fetchall()
-    return ended, companies
+    return not con.execute(query, [champion.checkpoint, hub.repo_url(settings.hub_repo_id)]).fetchall()
 
 
 def _package(settings: Settings, champion: Champion) -> Package:
@@ -168,20 +114,6 @@ def _package(settings: Settings, champion: Champion) -> Package:
     return package_of(folder, settings.releases)
 
 
-def _released_to(con: duckdb.DuckDBPyConnection, package: Package, target: str) -> list[tuple[str]]:
-    query = "SELECT commit FROM main.releases WHERE content_hash = $content_hash AND target = $target"
-    return con.execute(query, {"content_hash": package.content_hash, "target": target}).fetchall()
-
-
 def _note(con: duckdb.DuckDBPyConnection, package: Package, target: str, commit: str | None) -> None:
-    con.execute(
-        "INSERT INTO main.releases (checkpoint, content_hash, target, commit, tag) "
-        "VALUES ($checkpoint, $content_hash, $target, $commit, $tag) ON CONFLICT DO NOTHING",
-        {
-            "checkpoint": package.checkpoint,
-            "content_hash": package.content_hash,
-            "target": target,
-            "commit": commit,
-            "tag": package.tag,
-        },
-    )
+    known = {name: getattr(package, name) for name in ("checkpoint", "content_hash", "tag")}
+    con.execute(_NOTE, known | {"target": target, "commit": commit})

@@ -22,9 +22,8 @@ from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
 from finjepa_pipeline.backtest.results import BlockKey, BlockResults, write_block
 from finjepa_pipeline.backtest.strategies import EqualWeight, EveryDecision
-from finjepa_pipeline.publishing.card import model_card
+from finjepa_pipeline.publishing.card import corrections, model_card
 from finjepa_pipeline.publishing.gate import findings
-from finjepa_pipeline.publishing.release import corrections, standings
 from finjepa_pipeline.report.backtest import write_report
 from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.warehouse import migrate
@@ -98,7 +97,7 @@ def _tell(tmp_path, home, con, checkpoint):
         name: json.loads((checkpoint / f"{name}.json").read_text())
         for name in ("config", "metrics", "lineage", "normalization")
     }
-    tables = {"standings": standings(con, "c1"), "corrections": corrections(con, "c1")}
+    tables = {"rows": leaderboard_rows(con, "c1"), "corrections": corrections(con, "c1")}
     card = model_card(tag="t", planner="mppi", verdict=["first"], **tables, **files)
     assert "too short" in card
     assert "±" not in card
