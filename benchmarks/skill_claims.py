@@ -75,7 +75,7 @@ def over_cash(con: duckdb.DuckDBPyConnection) -> dict[str, float]:
     names = [name for name in frame.columns if name != BENCHMARK]
     net_TK = frame.select(names).to_numpy()
     ratios_K = net_TK.mean(0) / net_TK.std(0, ddof=1)
-    return {name: deflated_sharpe(net_TK[:, k], ratios_K, len(names)) for k, name in enumerate(names)}
+    return {name: deflated_sharpe(net_TK[:, k], ratios_K) for k, name in enumerate(names)}
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def backtest(debug: bool, ops: Ops) -> None:
     refuse_given("with --folds, which trains its own models", "checkpoint")
     # wrong keys and names end here, and not after the trainings
     check_overrides({"preset": PlanConfig().preset} | plan)
-    FoldBacktestConfig(**folds).settings().names("test")
+    FoldBacktestConfig(**folds).tested("test")
     made = run_walk_forward(lambda job, config, partitions: _run(job, config, debug, partitions), plan, folds)
     console.print_leaderboard({"leaderboard": made})
 

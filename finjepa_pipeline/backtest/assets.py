@@ -1,11 +1,11 @@
 """Dagster's side of the backtest stage: backtests, the leaderboard, the walk-forward and the audit."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
 from pydantic import Field
 
 from finjepa_model.config import preset
@@ -14,20 +14,20 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.audit import run_audit
 from finjepa_pipeline.backtest.blocks import (
-    BacktestSettings,
     Block,
+    StrategiesConfig,
     checkpoint_folder,
-    parse_names,
     parse_planners,
     pending_blocks,
     run_backtests,
     run_blocks,
 )
-from finjepa_pipeline.backtest.leaderboard import build_leaderboard
-from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
+from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, report_of
 from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, TESTS, never_backtested, status_of
-from finjepa_pipeline.backtest.strategies import CONTROLS, refuse_untrusted
+from finjepa_pipeline.backtest.strategies import refuse_untrusted
 from finjepa_pipeline.backtest.walk_forward import (
+    Fold,
+    Plan,
     fold_blocks,
     make_plan,
     newest_plan,
@@ -40,45 +40,18 @@ from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.history import feed_of_content
 from finjepa_pipeline.report import metadata
-from finjepa_pipeline.report.backtest import page_of, write_report
+from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_report
 from finjepa_pipeline.report.history import write_history
-from finjepa_pipeline.report.markdown import cell
+from finjepa_pipeline.report.markdown import cell, table
+from finjepa_pipeline.report.page import number
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
-from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel, train_side_by_side
 from finjepa_pipeline.training.step import ModelChoice, train_in_step
 from finjepa_pipeline.warehouse import Warehouse
 
 FOLDS = dg.DynamicPartitionsDefinition(name="fold")
-_SHOWN = ("sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr")
-
-
-class StrategiesConfig(dg.Config):
-    """Who is tested, and how."""
-
-    planner: str = Field(default="cem,mppi", description="Comma list of planners.")
-    utility: str | None = Field(
-        default=None, description="What they maximise, e.g. log_growth - 5*variance; their own when empty."
-    )
-    controls: str = Field(default="ewma,ridge", description="Comma list of model-matched controls, or all, or none.")
-    strategies: list[str] = Field(
-        default_factory=list, description="Strategies of your own, as module:callable or file.py:callable."
-    )
-    fill: str = Field(default="close", description="Orders are filled at the next close, or at the next open.")
-    n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded.")
-
-    def settings(self) -> BacktestSettings:
-        """
-        Raises:
-            FinJEPAError: for an unknown name.
-        """
-        return BacktestSettings(
-            planners=parse_planners(self.planner, self.utility),
-            controls=parse_names(self.controls, CONTROLS, "control"),
-            specs=tuple(self.strategies),
-            n_assets=self.n_assets,
-            fill=self.fill,
-        )
+_STATISTICS = ("trials", "effective_trials", "pbo", "spa_p")
 
 
 class BacktestConfig(StrategiesConfig):
@@ -142,24 +115,25 @@ def planner_backtests(
     """Daily returns of each planner and baseline on the validation and the test block: decided at a close, filled at the
     next, after costs. A result that is stored already is not computed again."""
     refuse_untrusted(config.strategies)
-    home, backtest = settings.get(), config.settings()
+    home = settings.get()
     folder = checkpoint_folder(home, config.checkpoint or checkpoint_of_run(context, home).name)
     panel = panel_of_run(context, home)
-    run = run_backtests(warehouse, home, folder, panel, backtest, context.log.info)
+    done = run_backtests(warehouse, home, folder, panel, config, context.log.info)
+    manifest = Panel.open(panel).manifest
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": run.rows,
-            "checkpoint": run.checkpoint,
-            "data_version": run.data_version,
-            "feed": run.feed,
+            "dagster/row_count": done["rows"],
+            "checkpoint": folder.name,
+            "data_version": manifest["data_version"],
+            "feed": manifest["feed"],
             "panel": panel.name,
-            "strategies": ", ".join(run.strategies),
-            "planners": ", ".join(backtest.planners),
-            "blocks": dg.MetadataValue.json({name: list(dates) for name, dates in run.blocks.items()}),
-            "computed": run.computed,
-            "reused": run.computed == 0,
+            "strategies": ", ".join(config.tested("test")),
+            "planners": ", ".join(parse_planners(config.planner, config.utility)),
+            "blocks": dg.MetadataValue.json(done["blocks"]),
+            "computed": done["computed"],
+            "reused": done["computed"] == 0,
         },
-        data_version=dg.DataVersion(f"{run.checkpoint}-{run.data_version}"),
+        data_version=dg.DataVersion(f"{folder.name}-{manifest['data_version']}"),
     )
 
 
@@ -179,18 +153,11 @@ def leaderboard(
     tested = made_in_run(context, "planner_backtests") or made_last(context, "planner_backtests")
     checkpoint = str(tested["checkpoint"]) if tested else current_checkpoint(home).name
     data_version = str(tested["data_version"]) if tested else ""
-    history = home.reports / "leaderboard.html"
     with warehouse.connect() as con:
         labels = {"fold": "single", "run_id": context.run.run_id, "feed": tested.get("feed")}
         untried = never_backtested(con, home.checkpoints)
-        written = build_leaderboard(con, checkpoint, data_version, untried=untried, labels=labels)
-        report = report_of(con, home.checkpoints / checkpoint, data_version)
-        [(newest,)] = con.execute("SELECT max(created_at) FROM main.leaderboard").fetchall()
-        if not _is_current(history, newest):
-            write_history(history, leaderboard_history(con), home.checkpoints, home.ui_url)
-    page = page_of(home.reports, checkpoint, data_version)
-    if written or not _is_current(page, newest):
-        write_report(page, f"FinJEPA {checkpoint}", report)
+        build_leaderboard(con, checkpoint, data_version, untried=untried, labels=labels)
+        report, page = _write_pages(con, home, checkpoint, data_version)
     statistics = next(iter(report.of("inference").to_dicts()), {})
     return dg.MaterializeResult(
         metadata={
@@ -200,39 +167,37 @@ def leaderboard(
             "verdict": report.headline,
             "traded": report.traded,
             "report": dg.MetadataValue.path(str(page)),
-            "everything_ever_judged": dg.MetadataValue.path(str(history)),
-            **{
-                name: statistics[name]
-                for name in ("trials", "effective_trials", "pbo", "spa_p")
-                if statistics.get(name) is not None
-            },
+            "everything_ever_judged": dg.MetadataValue.path(str(home.reports / "leaderboard.html")),
+            **{name: statistics[name] for name in _STATISTICS if statistics.get(name) is not None},
             "test_block": dg.MetadataValue.md(_markdown(report.test)),
             "wealth": dg.MetadataValue.md(metadata.wealth(report.returns)),
             "calibration": dg.MetadataValue.md(metadata.calibration(report.expectations)),
-            "reused": not written,
         },
         data_version=dg.DataVersion(f"{checkpoint}-{data_version}"),
     )
 
 
+def _write_pages(
+    con: duckdb.DuckDBPyConnection, home: Settings, checkpoint: str, data_version: str
+) -> tuple[BacktestReport, Path]:
+    """The report of a checkpoint or of a plan, with its page, and the page of every leaderboard."""
+    report = report_of(con, home.checkpoints / checkpoint, data_version)
+    write_history(home.reports / "leaderboard.html", leaderboard_history(con), home.checkpoints, home.ui_url)
+    page = page_of(home.reports, checkpoint, data_version)
+    write_report(page, f"FinJEPA {checkpoint}", report)
+    return report, page
+
+
 def _markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| strategy | Sharpe | minus 1/N | 95 % interval | DSR | return | drawdown |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
+    cells = []
     for row in rows:
-        sharpe, excess, low, high, dsr = ("–" if row[name] is None else f"{row[name]:.2f}" for name in _SHOWN)
-        interval = "too short" if row["excess_low"] is None else f"{low} to {high}"
-        lines.append(
-            f"| {cell(row['strategy'])} | {sharpe} | {excess} | {interval} | {dsr} | {row['annual_return']:.1%} "
-            f"| {row['max_drawdown']:.1%} |"
+        sharpe, excess, low, high, dsr = (
+            number(row[name]) for name in ("sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr")
         )
-    return "\n".join(lines)
-
-
-def _is_current(page: Path, since: datetime | None) -> bool:
-    """Whether a page is younger than the newest row that it shows; a process that was killed in between left the older one."""
-    return page.is_file() and (since is None or page.stat().st_mtime >= since.replace(tzinfo=UTC).timestamp())
+        interval = "too short" if row["excess_low"] is None else f"{low} to {high}"
+        shares = f"{row['annual_return']:.1%}", f"{row['max_drawdown']:.1%}"
+        cells.append((cell(row["strategy"]), sharpe, excess, interval, dsr, *shares))
+    return table(("strategy", "Sharpe", "minus 1/N", "95 % interval", "DSR", "return", "drawdown"), cells)
 
 
 @dg.asset(**_common("walk_forward_plan", "walk_forward", "duckdb"), deps=["feature_panel"], pool="duckdb")
@@ -254,11 +219,10 @@ def walk_forward_plan(
         return f"{panel.dates[block[0]]} to {panel.dates[block[1] - 1]}" if block[1] > block[0] else "nothing"
 
     rows = [(fold.name, days(fold.train), days(fold.validation), days(fold.test)) for fold in plan.folds]
-    table = [("fold", "train", "validation", "test"), ("---",) * 4, *rows]
     return dg.MaterializeResult(
         metadata={
             "plan": plan.name,
-            "folds": dg.MetadataValue.md("\n".join(f"| {' | '.join(row)} |" for row in table)),
+            "folds": dg.MetadataValue.md(table(("fold", "train", "validation", "test"), rows, numbers=False)),
             "held_back": days(plan.held_back),
             "partitions": dg.MetadataValue.json(partitions),
         },
@@ -281,27 +245,31 @@ def fold_models(
     """The world models of folds: each has seen nothing after its training block, its pretraining included."""
     home = settings.get()
     panel = Panel.open(current_panel(home))
-    with warehouse.connect() as con:  # on the panel that the plan was made for
-        plans = {
-            name: stored_plan(con, panel, name) for name in {key.partition(":")[0] for key in context.partition_keys}
-        }
-    wanted = {}
-    for key in context.partition_keys:
-        name, _, fold = key.partition(":")
-        wanted[key] = plans[name].fold(fold).config
+    folds = _folds_of(context, warehouse, panel)
+    wanted = {key: fold.config for key, (_, fold) in folds.items()}
     where = compute.ranks(home, None if home.ray_address is None else 1)
     if home.ray_address is not None and len(wanted) > 1:
         train_side_by_side(home, panel, wanted, where, context.log.info)
     checkpoints, reused = {}, []
-    for key, model in wanted.items():
-        name, _, fold = key.partition(":")
-        folder, known = train_in_step(context, home, warehouse, panel, model, where, make_current=False, fold=key)
+    for key, (plan, fold) in folds.items():
+        folder, known = train_in_step(context, home, warehouse, panel, fold.config, where, make_current=False, fold=key)
         with warehouse.connect() as con:
             query = "UPDATE main.walk_forward_folds SET checkpoint = ? WHERE plan = ? AND fold = ?"
-            con.execute(query, [folder.name, name, fold])
+            con.execute(query, [folder.name, plan.name, fold.name])
         checkpoints[key] = folder.name
         reused.append(known)
     return dg.MaterializeResult(metadata={"checkpoints": dg.MetadataValue.json(checkpoints), "reused": all(reused)})
+
+
+def _folds_of(context: dg.AssetExecutionContext, warehouse: Warehouse, panel: Panel) -> dict[str, tuple[Plan, Fold]]:
+    """The plan and the fold of each partition of a run, on the panel that the plan was made for."""
+    folds = {}
+    with warehouse.connect() as con:
+        for key in context.partition_keys:
+            name, _, fold = key.partition(":")
+            plan = stored_plan(con, panel, name)
+            folds[key] = plan, plan.fold(fold)
+    return folds
 
 
 @dg.asset(
@@ -317,25 +285,22 @@ def fold_backtests(
 ) -> dg.MaterializeResult:
     """Every strategy on folds: validation block, test block, and the symbols that training never saw."""
     refuse_untrusted(config.strategies)
-    home, backtest = settings.get(), config.settings()
+    home = settings.get()
     panel = Panel.open(current_panel(home))
     pending, checkpoints, found = [], {}, {}
-    for key in context.partition_keys:
-        name, _, fold_name = key.partition(":")
-        with warehouse.connect() as con:
-            plan = stored_plan(con, panel, name)
-            fold = plan.fold(fold_name)
-            if fold.checkpoint is None:
-                raise FinJEPAError(f"fold {fold_name} of {name} has no model yet; run fold_models before")
-            blocks = fold_blocks(panel, fold)
-            if config.open_held_back and plan.held_back[1] > plan.held_back[0] and fold is plan.folds[-1]:
+    for key, (plan, fold) in _folds_of(context, warehouse, panel).items():
+        if fold.checkpoint is None:
+            raise FinJEPAError(f"fold {fold.name} of {plan.name} has no model yet; run fold_models before")
+        blocks = fold_blocks(panel, fold)
+        if config.open_held_back and plan.held_back[1] > plan.held_back[0] and fold is plan.folds[-1]:
+            with warehouse.connect() as con:
                 opened = record_opening(con, panel, plan, fold.checkpoint, context.run.run_id)
-                found["held_back_opening"] = opened
-                blocks.append(Block("held_back", *plan.held_back))
+            found["held_back_opening"] = opened
+            blocks.append(Block("held_back", *plan.held_back))
         checkpoints[key] = fold.checkpoint
-        pending += pending_blocks(warehouse, home.checkpoints / fold.checkpoint, panel, backtest, blocks)
+        pending += pending_blocks(warehouse, home.checkpoints / fold.checkpoint, panel, config, blocks)
     run_blocks(warehouse, home, pending, context.log.info)
-    computed = sum(len(block.names) for block in pending)
+    computed = sum(len(block.strategies) for block in pending)
     found |= {"checkpoints": dg.MetadataValue.json(checkpoints), "computed": computed, "reused": not computed}
     return dg.MaterializeResult(metadata=found)
 
@@ -356,10 +321,7 @@ def walk_forward_leaderboard(
         untried = never_backtested(con, home.checkpoints)
         for fold, checkpoint in [*folds, ("all folds", plan)]:
             build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": fold})
-        report, history = report_of(con, home.checkpoints / plan, version), leaderboard_history(con)
-    write_history(home.reports / "leaderboard.html", history, home.checkpoints, home.ui_url)
-    page = page_of(home.reports, plan, version)
-    write_report(page, f"FinJEPA {plan}", report)
+        report, page = _write_pages(con, home, plan, version)
     return dg.MaterializeResult(
         metadata={
             "plan": plan,

@@ -2,21 +2,21 @@
 
 A block is a range of sessions. Each strategy on each block is a task of `compute.map`: a process or a node of a cluster opens the
 panel and the checkpoint once and keeps them for the tasks that follow.
-
-Shapes: D decisions, N assets of a view.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import numpy as np
+from pydantic import Field
 
-from finjepa_model.config import FinJEPAConfig
+from finjepa_model.checkpoint import read_config
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import (
     checkpoint_blocks,
@@ -30,10 +30,9 @@ from finjepa_model.files import to_json
 from finjepa_model.planners import make_planner
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.controls import FITTED, TO_FIT, Controls
-from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, attribution, cost_grid, simulate
-from finjepa_pipeline.backtest.inference import Information, forecast_quality
+from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, replayed, simulate
+from finjepa_pipeline.backtest.inference import forecast_quality
 from finjepa_pipeline.backtest.market_view import MarketView
-from finjepa_pipeline.backtest.metrics import Expectations
 from finjepa_pipeline.backtest.planner_strategies import (
     FinJEPAStrategy,
     MarketImagination,
@@ -42,13 +41,7 @@ from finjepa_pipeline.backtest.planner_strategies import (
     compare_expectations,
     strategy_name,
 )
-from finjepa_pipeline.backtest.results import (
-    BlockKey,
-    BlockResults,
-    known_results,
-    write_block,
-    write_failure,
-)
+from finjepa_pipeline.backtest.results import BlockKey, known_results, write_block, write_failure
 from finjepa_pipeline.backtest.strategies import CONTROLS, Strategy, baselines, kind, load_strategy
 from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.settings import Settings
@@ -66,32 +59,33 @@ _OVERNIGHT = """
 """
 
 
-@dataclass(frozen=True)
-class BacktestSettings:
-    """Who is tested, and how.
+class StrategiesConfig(dg.Config):
+    """Who is tested, and how."""
 
-    Attributes:
-        planners: on the checkpoint's world model; controls: names in `CONTROLS`; specs: strategies of the user.
-        n_assets: largest universe.
-        fill: orders are filled at the next `close` or the next `open`.
-    """
+    planner: str = Field(default="cem,mppi", description="Comma list of planners.")
+    utility: str | None = Field(
+        default=None, description="What they maximise, e.g. log_growth - 5*variance; their own when empty."
+    )
+    controls: str = Field(default="ewma,ridge", description="Comma list of model-matched controls, or all, or none.")
+    strategies: list[str] = Field(
+        default_factory=list, description="Strategies of your own, as module:callable or file.py:callable."
+    )
+    fill: str = Field(default="close", description="Orders are filled at the next close, or at the next open.")
+    n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded.")
 
-    planners: tuple[str, ...] = ("cem", "mppi")
-    controls: tuple[str, ...] = ()
-    specs: tuple[str, ...] = ()
-    n_assets: int = 20
-    fill: str = "close"
+    def tested(self, block: str) -> dict[str, str]:
+        """The names of the strategies of a block; those of the user with what loads them.
 
-    def __post_init__(self) -> None:
+        Raises:
+            FinJEPAError: for an unknown name, or another fill.
+        """
         if self.fill not in FILLS:
             raise FinJEPAError(f"fill={self.fill!r} is unknown; choose one of {', '.join(FILLS)}")
-
-    def names(self, block: str) -> list[str]:
-        """The strategies of a block."""
         on_validation = block == "validation"
         plain = [s.name for s in baselines() if not on_validation or s.name in ON_VALIDATION]
-        own = [load_strategy(spec).name for spec in self.specs]
-        return [*plain, *self.planners, *(() if on_validation else self.controls), *own]
+        controls = parse_names(self.controls, CONTROLS, "control")
+        names = [*plain, *parse_planners(self.planner, self.utility), *(() if on_validation else controls)]
+        return {name: name for name in names} | {load_strategy(spec).name: spec for spec in self.strategies}
 
 
 @dataclass(frozen=True)
@@ -110,47 +104,16 @@ class PendingBlock:
 
     Attributes:
         panel: folder of the panel.
-        conditions: of `BacktestSetup`, all but the panel.
+        strategies: by name, with what loads those of the user.
+        conditions: of `BacktestSetup`, all but the panel; the key has their hash.
     """
 
     key: BlockKey
     checkpoint: Path
     panel: Path
-    backtest: BacktestSettings
-    names: tuple[str, ...]
+    strategies: Mapping[str, str] = field(compare=False)
     dates_T: np.ndarray = field(compare=False)
-    conditions: Mapping[str, Any] = field(compare=False)  # the key has their hash
-
-    @property
-    def forecasters(self) -> list[str]:
-        """Whose forecasts are compared with what came; nobody's on the validation block."""
-        if self.key.block == "validation":
-            return []
-        controls = [name for name in self.names if name in CONTROLS and name != "shuffled_actions"]
-        imagines = set(self.names) & {*self.backtest.planners, "shuffled_actions"}
-        return ["world_model", *controls] if imagines else controls
-
-
-@dataclass(frozen=True)
-class BacktestRun:
-    """What a call of `run_backtests` did; results are counted by strategy and block."""
-
-    checkpoint: str
-    feed: str
-    data_version: str
-    strategies: tuple[str, ...]
-    blocks: dict[str, tuple[str, str]]  # first and last session
-    computed: int
-    reused: int
-    rows: int  # written to backtest_returns
-
-
-class StrategyError(Exception):
-    """A strategy raised `cause`."""
-
-    def __init__(self, cause: Exception):
-        super().__init__(cause)
-        self.cause = cause
+    conditions: Mapping[str, Any] = field(compare=False)
 
 
 def run_backtests(
@@ -158,68 +121,65 @@ def run_backtests(
     home: Settings,
     checkpoint: Path,
     panel_folder: Path,
-    backtest: BacktestSettings,
+    config: StrategiesConfig,
     log: Callable[[str], object],
-) -> BacktestRun:
+) -> dict[str, Any]:
     """Test every strategy on the validation and the test block of a checkpoint and store the results; what is stored already is
     not computed again.
+
+    Returns:
+        Rows that were written to `backtest_returns`, blocks with their first and last session, strategies computed.
 
     Raises:
         FinJEPAError: for an unknown strategy, a checkpoint that does not fit the panel, or a history that is too short.
     """
     panel = Panel.open(panel_folder)
     blocks = backtest_blocks(checkpoint, panel)
-    pending = pending_blocks(warehouse, checkpoint, panel, backtest, blocks)
-    rows = run_blocks(warehouse, home, pending, log)
-    computed = sum(len(block.names) for block in pending)
-    return BacktestRun(
-        checkpoint=checkpoint.name,
-        feed=str(panel.manifest["feed"]),
-        data_version=str(panel.manifest["data_version"]),
-        strategies=tuple(backtest.names("test")),
-        blocks={b.name: (str(panel.dates[b.start]), str(panel.dates[b.stop - 1])) for b in blocks},
-        computed=computed,
-        reused=sum(len(backtest.names(block.name)) for block in blocks) - computed,
-        rows=rows,
-    )
+    pending = pending_blocks(warehouse, checkpoint, panel, config, blocks)
+    return {
+        "rows": run_blocks(warehouse, home, pending, log),
+        "blocks": {b.name: [str(panel.dates[b.start]), str(panel.dates[b.stop - 1])] for b in blocks},
+        "computed": sum(len(block.strategies) for block in pending),
+    }
 
 
 def pending_blocks(
-    warehouse: Warehouse, checkpoint: Path, panel: Panel, backtest: BacktestSettings, blocks: Sequence[Block]
+    warehouse: Warehouse, checkpoint: Path, panel: Panel, config: StrategiesConfig, blocks: Sequence[Block]
 ) -> list[PendingBlock]:
     """The blocks on which strategies have no result in the warehouse yet.
 
     Raises:
         FinJEPAError: if a block holds sessions that the checkpoint has seen, or cannot be traded.
     """
-    config, data_version = read_config(checkpoint), str(panel.manifest["data_version"])
-    _refuse_what_was_seen(checkpoint, panel, backtest, blocks)
-    if set(backtest.controls) & set(FITTED):  # known before anything is computed
-        training_block(checkpoint, panel, config, TO_FIT)
+    model, data_version = read_config(checkpoint), str(panel.manifest["data_version"])
+    tested = {block.name: config.tested(block.name) for block in blocks}
+    _refuse_what_was_seen(checkpoint, panel, config.tested("test"), blocks)
+    if config.tested("test").keys() & set(FITTED):  # known before anything is computed
+        training_block(checkpoint, panel, model, TO_FIT)
     with warehouse.connect() as con:
         known = known_results(con, checkpoint.name, data_version)
-        overnight = overnight_returns(con, panel) if backtest.fill == "open" else None
+        overnight = overnight_returns(con, panel) if config.fill == "open" else None
     pending = []
     for block in blocks:
-        made_of = (backtest.n_assets, backtest.fill, block.name, block.start, block.stop)
+        made_of = (config.n_assets, config.fill, block.name, block.start, block.stop)
         digest = hashlib.sha256(to_json((PROTOCOL, checkpoint.name, panel.content_hash, *made_of)).encode()).hexdigest()
-        key = BlockKey(checkpoint.name, data_version, block.name, f"{digest[:12]}-{backtest.n_assets}")
-        names = tuple(name for name in backtest.names(block.name) if (key.setup, name) not in known)
-        if not names:
+        key = BlockKey(checkpoint.name, data_version, block.name, f"{digest[:12]}-{config.n_assets}")
+        strategies = {name: spec for name, spec in tested[block.name].items() if (key.setup, name) not in known}
+        if not strategies:
             continue
         setup = BacktestSetup.over(
             panel,
             (block.start, block.stop),
-            config.portfolio,
-            stride=config.model.stride,
-            n_assets=backtest.n_assets,
-            window=history_needed(config),
+            model.portfolio,
+            stride=model.model.stride,
+            n_assets=config.n_assets,
+            window=history_needed(model),
             allowed=block.allowed,
             overnight=overnight,
         )
         conditions = {part.name: getattr(setup, part.name) for part in fields(setup) if part.name != "panel"}
         folders = checkpoint.absolute(), panel.folder.absolute()
-        pending.append(PendingBlock(key, *folders, backtest, names, setup.dates_T, conditions))
+        pending.append(PendingBlock(key, *folders, strategies, setup.dates_T, conditions))
     return pending
 
 
@@ -240,68 +200,49 @@ def run_blocks(
 
 def compute_blocks(
     warehouse: Warehouse, home: Settings, pending: Sequence[PendingBlock], log: Callable[[str], object]
-) -> Iterator[tuple[PendingBlock, BlockResults]]:
+) -> Iterator[tuple[PendingBlock, list[StrategyResult]]]:
     """The results of each block, in the order of the blocks; the first strategy that fails is stored as tried, and ends all."""
-    jobs = [(block, *task) for block in pending for task in _tasks(block)]
+    jobs = [(block, name) for block in pending for name in _longest_first(block)]
     folders = {folder for block in pending for folder in (block.checkpoint, block.panel)}
-    with compute.map(home, _run_task, jobs, folders) as found:
+    with compute.map(home, result_of, jobs, folders) as found:
         for block in pending:
-            simulated: dict[str, tuple[StrategyResult, Expectations | None]] = {}
-            forecasts = {}
-            for what, name in _tasks(block):
+            results = {}
+            for name in _longest_first(block):
                 try:
-                    (simulated if what is _simulate else forecasts)[name] = next(found)
-                except StrategyError as error:
+                    results[name] = next(found)
+                except Exception:
                     with warehouse.connect() as con:
                         write_failure(con, block.key, name, block.dates_T)
-                    raise error.cause from None
-                if what is _simulate:
-                    log(f"{block.key.block}: {name} has decided {len(block.conditions['decisions'])} times")
-            results = [simulated[name][0] for name in block.names]
-            replays = {}
-            if block.key.block != "validation":
-                setup, _ = _setup(block)
-                replays = {**cost_grid(results, setup), **attribution(results, setup)}
-            expectations = {name: expected for name, (_, expected) in simulated.items() if expected is not None}
-            yield block, BlockResults(results, expectations, replays, forecasts)
+                    raise
+                log(f"{block.key.block}: {name} has decided {len(block.conditions['decisions'])} times")
+            ordered = [results[name] for name in block.strategies]
+            yield block, ordered if block.key.block == "validation" else replayed(ordered, _setup(block)[0])
 
 
-def _tasks(block: PendingBlock) -> list[tuple[Callable[[PendingBlock, str], Any], str]]:
-    """Those that take longest begin first; otherwise workers are idle at the end (Graham 1969)."""
-    names = sorted(block.names, key=lambda name: kind(name) == "baseline")
-    return [*((_simulate, name) for name in names), *((_forecast, name) for name in block.forecasters)]
+def _longest_first(block: PendingBlock) -> list[str]:
+    """Otherwise workers are idle at the end (Graham 1969)."""
+    return sorted(block.strategies, key=lambda name: kind(name) == "baseline")
 
 
-def _run_task(job: tuple[PendingBlock, Callable[[PendingBlock, str], Any], str]) -> Any:
-    block, what, name = job
-    return what(block, name)
-
-
-def _simulate(block: PendingBlock, name: str) -> tuple[StrategyResult, Expectations | None]:
+def result_of(job: tuple[PendingBlock, str]) -> StrategyResult:
+    """One strategy on one block, a new one for each: it may carry memory from one decision to the next. On the validation block,
+    no forecast is compared with what came."""
+    block, name = job
     setup, views = _setup(block)
-    try:
-        strategy = _strategy(block, name)
-        result = simulate(strategy, setup, views)
-    except Exception as error:
-        raise StrategyError(error) from error
-    return result, compare_expectations(strategy.expected, result) if isinstance(strategy, FinJEPAStrategy) else None
-
-
-def _forecast(block: PendingBlock, name: str) -> dict[str, Information]:
+    if kind(name) in ("baseline", "user"):
+        plain = {strategy.name: strategy for strategy in baselines()}
+        return simulate(plain.get(name) or load_strategy(block.strategies[name]), setup, views)
     controls = _controls(block.checkpoint, block.panel)
-    return forecast_quality(
-        controls.imagination.forecast if name == "world_model" else controls.forecast(name), *_setup(block)
-    )
-
-
-def _strategy(block: PendingBlock, name: str) -> Strategy:
-    """A new one for each block: a strategy may carry memory from one decision to the next."""
-    controls = _controls(block.checkpoint, block.panel)
-    if name in block.backtest.planners:
-        return FinJEPAStrategy(name, controls.imagination)
-    if name in CONTROLS:
-        return controls.make(name)
-    return {s.name: s for s in (*baselines(), *map(load_strategy, block.backtest.specs))}[name]
+    strategy: Strategy = controls.make(name) if name in CONTROLS else FinJEPAStrategy(name, controls.imagination)
+    result = simulate(strategy, setup, views)
+    if isinstance(strategy, FinJEPAStrategy):
+        result = replace(result, expectations=compare_expectations(strategy.expected, result))
+    if block.key.block == "validation":
+        return result
+    by_model = name not in CONTROLS or name == "shuffled_actions"
+    forecaster = "world_model" if by_model else name
+    forecast = controls.imagination.forecast if by_model else controls.forecast(name)
+    return replace(result, forecasts={forecaster: forecast_quality(forecast, setup, views)})
 
 
 @lru_cache(maxsize=2)
@@ -340,12 +281,9 @@ def backtest_blocks(checkpoint: Path, panel: Panel) -> list[Block]:
     return blocks
 
 
-def _refuse_what_was_seen(checkpoint: Path, panel: Panel, backtest: BacktestSettings, blocks: Sequence[Block]) -> None:
-    """
-    Raises:
-        FinJEPAError: if a checkpoint, of an ensemble too, was trained or chosen on sessions of a block.
-    """
-    others = dict.fromkeys(other for name in backtest.planners for other in checkpoints_of(name))
+def _refuse_what_was_seen(checkpoint: Path, panel: Panel, names: Iterable[str], blocks: Sequence[Block]) -> None:
+    """Refuse a checkpoint, of an ensemble too, that was trained or chosen on sessions of a block."""
+    others = dict.fromkeys(other for name in names for other in checkpoints_of(name))
     for folder in (checkpoint, *(checkpoint_beside(checkpoint, other) for other in others)):
         own = checkpoint_blocks(folder, panel)
         for block in blocks:
@@ -374,20 +312,6 @@ def checkpoint_folder(settings: Settings, checkpoint: str | None) -> Path:
             f"{settings.checkpoints}, or train it again"
         )
     return folder
-
-
-def read_config(checkpoint: Path) -> FinJEPAConfig:
-    """The config of a checkpoint folder.
-
-    Raises:
-        FinJEPAError: if there is none.
-    """
-    try:
-        return FinJEPAConfig.from_json((checkpoint / "config.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FinJEPAError(
-            f"there is no checkpoint at {checkpoint}; run `finjepa train` or name another one"
-        ) from error
 
 
 def overnight_returns(con: duckdb.DuckDBPyConnection, panel: Panel) -> np.ndarray:

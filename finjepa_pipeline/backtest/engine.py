@@ -8,9 +8,10 @@ Shapes: T sessions of a block, K decisions, N assets of a universe, R assets of 
 is the batch of one portfolio.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.portfolio import Frictions, Ledger, Liquidity, PortfolioSimulator, PortfolioState
+from finjepa_model.portfolio import Ledger, Liquidity, PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.market_view import MarketView, Universe, panel_beta, panel_liquidity, universes
+from finjepa_pipeline.backtest.metrics import Expectations
 from finjepa_pipeline.backtest.strategies import Strategy
 
 
@@ -205,6 +207,9 @@ class StrategyResult:
         weights_KR, signals_KR, hedges_K: the decisions, or what was kept where nothing was ordered; zero outside the universe of
             the day.
         assets_R: symbols of the roster.
+        expectations: of a planner, what it expected of each decision step and what came.
+        forecasts: quality by measure, by forecaster.
+        replays: net_T of the same decisions by replay, see `replayed`.
     """
 
     strategy: str
@@ -222,6 +227,9 @@ class StrategyResult:
     signals_KR: np.ndarray
     hedges_K: np.ndarray
     held_KR: np.ndarray
+    expectations: Expectations | None = None
+    forecasts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    replays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def simulate(strategy: Strategy, setup: BacktestSetup, views: Sequence[MarketView] | None = None) -> StrategyResult:
@@ -335,7 +343,6 @@ def _checked(action: PortfolioAction, view: MarketView, name: str) -> PortfolioA
 # The decisions of a block traded once more, under other costs or with parts of the action switched off.
 
 COST_GRID = (0.0, 5.0, 10.0, 25.0, 50.0)  # one-way basis points; spreads by tier and impact come on top
-PARTS = ("weights", "signals", "hedge", "net")
 
 
 def without_costs(costs: PortfolioConfig) -> PortfolioConfig:
@@ -352,72 +359,50 @@ def without_costs(costs: PortfolioConfig) -> PortfolioConfig:
     )
 
 
-def cost_grid(results: Sequence[StrategyResult], setup: BacktestSetup) -> dict[str, np.ndarray]:
-    """Net returns net_TK by `cost_<bps>`: commission and half-spread of the most liquid tier, and the hedge's, at each level."""
-    orders = _orders(results)
-    simulator = _GradedSimulator(setup.costs, np.repeat(np.array(COST_GRID), len(results)))
-    net_TS = _replayed([torch.cat([part] * len(COST_GRID), dim=1) for part in orders], setup, simulator)
-    levels = np.split(net_TS, len(COST_GRID), axis=1)
-    return {f"cost_{bps:g}": net_TK for bps, net_TK in zip(COST_GRID, levels, strict=True)}
+def replayed(results: Sequence[StrategyResult], setup: BacktestSetup) -> list[StrategyResult]:
+    """The results with their `replays`:
 
-
-def attribution(results: Sequence[StrategyResult], setup: BacktestSetup) -> dict[str, np.ndarray]:
-    """Returns_TK with one part of the action after the other switched on, without costs, and then all with costs.
-
-    `weights`: long whatever has a budget; `signals`: as they were decided; `hedge`: the hedge too; `net`: after costs. The
-    effect of a part is the difference to the part before, that of the weights the difference to 1/N.
+    `cost_<bps>`: commission and half-spread of the most liquid tier, and the hedge's, at each level.
+    `weights`, `signals`, `hedge`, `net`: one part of the action after the other switched on, without costs, and then all with
+    costs: long whatever has a budget; signals as they were decided; the hedge too; after costs. The effect of a part is the
+    difference to the part before, that of the weights the difference to 1/N.
     """
-    weights_DKR, signals_DKR, hedges_DK, ordered_DK = _orders(results)
-    long_DKR, none_DK = (weights_DKR > 0).double(), torch.zeros_like(hedges_DK)
-    orders = [
-        torch.cat([weights_DKR] * 3, dim=1),
-        torch.cat([long_DKR, signals_DKR, signals_DKR], dim=1),
-        torch.cat([none_DK, none_DK, hedges_DK], dim=1),
-        torch.cat([ordered_DK] * 3, dim=1),
+    weights_DKR, signals_DKR, hedges_DK, ordered_DK = (
+        torch.from_numpy(np.stack([getattr(result, name) for result in results], axis=1))
+        for name in ("weights_KR", "signals_KR", "hedges_K", "ordered_K")
+    )
+    free, none_DK = without_costs(setup.costs), torch.zeros_like(hedges_DK)
+    ways = {f"cost_{bps:g}": (signals_DKR, hedges_DK, replace(setup.costs, cost_bps=bps)) for bps in COST_GRID} | {
+        "weights": ((weights_DKR > 0).double(), none_DK, free),
+        "signals": (signals_DKR, none_DK, free),
+        "hedge": (signals_DKR, hedges_DK, free),
+    }
+    net = {
+        name: _traded_again(setup, costs, zip(weights_DKR, signals, hedges, ordered_DK, strict=True))
+        for name, (signals, hedges, costs) in ways.items()
+    }
+    return [
+        replace(result, replays={name: net_TK[:, k] for name, net_TK in net.items()} | {"net": result.net_T})
+        for k, result in enumerate(results)
     ]
-    net_TS = _replayed(orders, setup, PortfolioSimulator(without_costs(setup.costs)))
-    earned = [*np.split(net_TS, 3, axis=1), np.column_stack([result.net_T for result in results])]
-    return dict(zip(PARTS, earned, strict=True))
 
 
-def _orders(results: Sequence[StrategyResult]) -> list[Tensor]:
-    """What the strategies decided: weights_DKR, signals_DKR, hedges_DK, ordered_DK."""
-    names = ("weights_KR", "signals_KR", "hedges_K", "ordered_K")
-    parts = [torch.from_numpy(np.stack([getattr(result, name) for result in results], axis=1)) for name in names]
-    return [*(part.double() for part in parts[:3]), parts[3]]
-
-
-class _GradedSimulator(PortfolioSimulator):
-    """Portfolios side by side that pay different commissions: `bps_S`, of each in basis points."""
-
-    def __init__(self, costs: PortfolioConfig, bps_S: np.ndarray):
-        dearest = float(bps_S.max())
-        # the dearest, so that the fixed point of wealth after costs is exact for all
-        super().__init__(replace(costs, cost_bps=dearest))
-        self._less_S1 = torch.from_numpy(1e-4 * (bps_S - dearest))[:, None]
-
-    def frictions(self, liquidity: Liquidity | None) -> Frictions:
-        prices = super().frictions(liquidity)
-        return replace(prices, spread=prices.spread + self._less_S1)
-
-
-def _replayed(orders: Sequence[Tensor], setup: BacktestSetup, simulator: PortfolioSimulator) -> np.ndarray:
-    """Net daily returns_TS of S strategies side by side; `orders` as `_orders` gives them."""
-    costs, net = simulator.config, []
-    state = simulator.start(tuple(orders[0].shape[1:]))
-    for step, weights_SR, signals_SR, hedges_S, ordered_S in zip(setup.steps, *orders, strict=True):
-        action = PortfolioAction(weights_SR, signals_SR, hedges_S)
-        ordered_S1 = ordered_S[:, None]
+def _traded_again(setup: BacktestSetup, costs: PortfolioConfig, orders: Iterable[Sequence[Tensor]]) -> np.ndarray:
+    """Net daily returns_TK of K strategies side by side; orders of a decision: weights_KR, signals_KR, hedges_K, ordered_K."""
+    simulator, net, state = PortfolioSimulator(costs), [], None
+    for step, (weights_KR, signals_KR, hedges_K, ordered_K) in zip(setup.steps, orders, strict=True):
+        state = state or simulator.start(tuple(weights_KR.shape))
+        action, ordered_K1 = PortfolioAction(weights_KR, signals_KR, hedges_K), ordered_K[:, None]
         state = replace(  # orders are left in the book, for the mechanics to fill as they would fill waiting ones
             state,
-            orders_XN=torch.where(ordered_S1, action.positions(costs.allow_short, costs.max_gross), state.waiting_XN),
-            signals_XN=torch.where(ordered_S1, action.signals_XN, state.signals_XN),
-            hedged_X=torch.where(ordered_S, action.hedge_X * costs.allow_hedge, state.hedged_X),
+            orders_XN=torch.where(ordered_K1, action.positions(costs.allow_short, costs.max_gross), state.waiting_XN),
+            signals_XN=torch.where(ordered_K1, action.signals_XN, state.signals_XN),
+            hedged_X=torch.where(ordered_K, action.hedge_X * costs.allow_hedge, state.hedged_X),
         )
-        wealth_S = state.wealth_X
+        wealth_K = state.wealth_X
         state, ledgers = step.advance(simulator, state, None)
         for ledger in ledgers:
-            earned_S = ledger.pnl_X - ledger.cost_X
-            net.append(earned_S / wealth_S)
-            wealth_S = wealth_S + ledger.pnl_X - ledger.cost_X
+            earned_K = ledger.pnl_X - ledger.cost_X
+            net.append(earned_K / wealth_K)
+            wealth_K = wealth_K + earned_K
     return torch.stack(net).numpy()

@@ -12,17 +12,44 @@ two halves.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
-from scipy.stats import kurtosis, norm, rankdata, skew
+from scipy.stats import norm, rankdata
 
 from finjepa_pipeline.backtest.engine import BacktestSetup
 from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, SHORTEST, sharpe
 
 MIN_BLOCK = 21  # sessions: volatility clusters for about a month, whatever the mean's autocorrelation says
+CSCV_BLOCKS = 16  # 12,870 splits
+SAME_BET = 0.5  # configurations that correlate more than this count as one
+_LEAST_ASSETS = 3  # a correlation of two points is always one
+
+
+def bootstrap(
+    returns_TX: np.ndarray, statistic: Callable[[np.ndarray], Any], *, block: int, samples: int, seed: int = 0
+) -> np.ndarray:
+    """A statistic of each sample of the stationary bootstrap, of whole rows, stacked: [S, ...].
+
+    Args:
+        block: mean length, see `block_length`.
+    """
+    from arch.bootstrap import StationaryBootstrap  # half a second, which a definition need not wait for
+
+    drawn = StationaryBootstrap(block, returns_TX, seed=seed).bootstrap(samples)
+    return np.stack([statistic(np.asarray(data[0])) for data, _ in drawn])
+
+
+def block_length(returns_T: np.ndarray) -> int:
+    """Mean block of the stationary bootstrap, in sessions; a tenth of them at most, so that there are ten blocks."""
+    from arch.bootstrap import optimal_block_length  # likewise
+
+    optimal = float(optimal_block_length(returns_T)["stationary"].iloc[0]) if returns_T.std() > 0 else MIN_BLOCK
+    longest = max(MIN_BLOCK, len(returns_T) // 10)
+    return min(max(MIN_BLOCK, int(np.ceil(np.nan_to_num(optimal)))), longest, len(returns_T))
 
 
 @dataclass(frozen=True)
@@ -41,76 +68,59 @@ class SharpeIntervals:
     excess_low_K: np.ndarray
     excess_high_K: np.ndarray
     better_K: np.ndarray
-    block: float
-    samples: int
 
 
-def sharpe_intervals(
-    excess_TK: np.ndarray, benchmark: int, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0
-) -> SharpeIntervals:
-    """Stationary bootstrap (Politis and Romano 1994) of whole rows, so that strategies stay paired with the benchmark.
-
-    The mean block is the optimal length for the benchmark's returns (Politis and White 2004), and at least 21 sessions.
-    It depends on the benchmark
-    only, and so does the random stream: an interval does not change when another strategy joins the table.
+def sharpe_intervals(excess_TK: np.ndarray, benchmark: int, *, samples: int = 2000) -> SharpeIntervals:
+    """95 % intervals. Strategies stay paired with the benchmark; blocks and the random stream depend on the benchmark only, so
+    that an interval does not change when another strategy joins the table.
 
     Args:
         excess_TK: daily returns over cash.
         benchmark: column of the benchmark.
     """
-    from arch.bootstrap import StationaryBootstrap
-
-    block = block_length(excess_TK[:, benchmark])
     sharpe_K = sharpe(excess_TK)
-    if len(excess_TK) < SHORTEST:
-        sharpe_SK = np.full((1, len(sharpe_K)), np.nan)
-    else:
-        bootstrap = StationaryBootstrap(block, excess_TK, seed=seed)
-        sharpe_SK = np.stack([sharpe(np.asarray(data[0])) for data, _ in bootstrap.bootstrap(samples)])
+    sharpe_SK = np.full((1, len(sharpe_K)), np.nan)
+    if len(excess_TK) >= SHORTEST:
+        sharpe_SK = bootstrap(excess_TK, sharpe, block=block_length(excess_TK[:, benchmark]), samples=samples)
     excess_SK = sharpe_SK - sharpe_SK[:, [benchmark]]
-    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-    low_K, high_K = np.percentile(sharpe_SK, tails, axis=0)
-    excess_low_K, excess_high_K = np.percentile(excess_SK, tails, axis=0)
-    return SharpeIntervals(
-        sharpe_K=sharpe_K,
-        low_K=low_K,
-        high_K=high_K,
-        excess_K=sharpe_K - sharpe_K[benchmark],
-        excess_low_K=excess_low_K,
-        excess_high_K=excess_high_K,
-        better_K=np.where(np.isnan(excess_SK).any(0), np.nan, (excess_SK > 0).mean(0)),
-        block=block,
-        samples=samples,
-    )
+    better_K = np.where(np.isnan(excess_SK).any(0), np.nan, (excess_SK > 0).mean(0))
+    low_K, high_K = np.percentile(sharpe_SK, [2.5, 97.5], axis=0)
+    excess_low_K, excess_high_K = np.percentile(excess_SK, [2.5, 97.5], axis=0)
+    excess_K = sharpe_K - sharpe_K[benchmark]
+    return SharpeIntervals(sharpe_K, low_K, high_K, excess_K, excess_low_K, excess_high_K, better_K)
 
 
-def block_length(returns_T: np.ndarray) -> int:
-    """Mean block of the stationary bootstrap, in sessions; a tenth of them at most, so that there are ten blocks."""
-    from arch.bootstrap import optimal_block_length
+def bands(returns_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pointwise 95 % bands of wealth and of drawdown, [2, T] each, of the returns in another order and number."""
+    samples_ST = bootstrap(returns_T, np.asarray, block=block_length(returns_T), samples=300)
+    wealth_ST = np.cumprod(1 + samples_ST, axis=1)
+    drawdown_ST = wealth_ST / np.maximum.accumulate(np.maximum(wealth_ST, 1.0), axis=1) - 1
+    wealth_2T, drawdown_2T = (np.percentile(x_ST, [2.5, 97.5], axis=0) for x_ST in (wealth_ST, drawdown_ST))
+    return wealth_2T, drawdown_2T
 
-    optimal = float(optimal_block_length(returns_T)["stationary"].iloc[0]) if returns_T.std() > 0 else MIN_BLOCK
-    longest = max(MIN_BLOCK, len(returns_T) // 10)
-    return min(max(MIN_BLOCK, int(np.ceil(np.nan_to_num(optimal)))), longest, len(returns_T))
+
+def one_sided_p(returns_T: np.ndarray, benchmark_T: np.ndarray, *, samples: int = 2000) -> float:
+    """p-value that the mean return is not above the benchmark's: bootstrap of the centred difference."""
+    difference_T = returns_T - benchmark_T
+    if difference_T.std() <= 1e-12:
+        return 1.0
+    centred_T, block = difference_T - difference_T.mean(), block_length(difference_T)
+    return float((bootstrap(centred_T, np.mean, block=block, samples=samples) >= difference_T.mean()).mean())
 
 
-def superior_predictive_ability(
-    returns_TK: np.ndarray, benchmark: int, *, samples: int = 1000, seed: int = 0
-) -> float | None:
+def superior_predictive_ability(returns_TK: np.ndarray, benchmark: int, *, samples: int = 1000) -> float | None:
     """p-value of Hansen's test (2005, consistent version) that no strategy has a higher mean return than the benchmark.
 
     None where there is nobody to compare, nobody that differs from the benchmark, or fewer than `SHORTEST` sessions.
     """
-    from arch.bootstrap import SPA
+    from arch.bootstrap import SPA  # likewise
 
-    others_TK = np.delete(returns_TK, benchmark, axis=1)
-    differs_K = (others_TK - returns_TK[:, [benchmark]]).std(axis=0) > 1e-12
+    others_TK, benchmark_T = np.delete(returns_TK, benchmark, axis=1), returns_TK[:, benchmark]
+    differs_K = (others_TK - benchmark_T[:, None]).std(axis=0) > 1e-12
     if not differs_K.any() or len(returns_TK) < SHORTEST:
         return None
-    block = block_length(returns_TK[:, benchmark])
-    test = SPA(
-        -returns_TK[:, benchmark], -others_TK[:, differs_K], block_size=block, reps=samples, bootstrap="stationary",
-        seed=seed,
-    )  # fmt: skip
+    how = {"block_size": block_length(benchmark_T), "reps": samples, "bootstrap": "stationary", "seed": 0}
+    test = SPA(-benchmark_T, -others_TK[:, differs_K], **how)
     test.compute()
     return float(np.asarray(test.pvalues)[1])  # lower, consistent, upper
 
@@ -141,66 +151,42 @@ def power(excess_TK: np.ndarray, strategy: int, benchmark: int) -> Power:
     rho = float(np.corrcoef(pair_T2, rowvar=False)[0, 1]) if moving else 0.0
     daily = float(np.nan_to_num(sharpe(excess_TK[:, strategy]))) / np.sqrt(SESSIONS_PER_YEAR)
     difference = float(np.sqrt(2 * max(1 - rho, 0.0) / years))
-    return Power(
-        years=years,
-        error=float(np.sqrt((1 + daily**2 / 2) / years)),
-        difference_error=difference,
-        detectable=float((norm.ppf(0.95) + norm.ppf(0.80)) * difference)
-        if len(excess_TK) >= SHORTEST
-        else float("nan"),
-    )
-
-
-def one_sided_p(returns_T: np.ndarray, benchmark_T: np.ndarray, *, samples: int = 2000, seed: int = 0) -> float:
-    """p-value that the mean return is not above the benchmark's: stationary bootstrap of the centred difference."""
-    from arch.bootstrap import StationaryBootstrap
-
-    difference_T = returns_T - benchmark_T
-    if difference_T.std() <= 1e-12:
-        return 1.0
-    bootstrap = StationaryBootstrap(block_length(difference_T), difference_T - difference_T.mean(), seed=seed)
-    mean_S = np.array([np.asarray(data[0]).mean() for data, _ in bootstrap.bootstrap(samples)])
-    return float((mean_S >= difference_T.mean()).mean())
-
-
-_EULER = 0.5772156649015329
-CSCV_BLOCKS = 16  # 12,870 splits
-SAME_BET = 0.5  # configurations that correlate more than this count as one
+    detectable = float((norm.ppf(0.95) + norm.ppf(0.80)) * difference) if len(excess_TK) >= SHORTEST else float("nan")
+    return Power(years, float(np.sqrt((1 + daily**2 / 2) / years)), difference, detectable)
 
 
 def probabilistic_sharpe(excess_T: np.ndarray, target: float = 0.0) -> float:
     """PSR: probability that the true Sharpe ratio is above `target` (per session). NaN where nothing moves, or there are fewer
     than `SHORTEST` sessions."""
+    from skfolio.measures import probabilistic_sharpe_ratio  # likewise
+
     if len(excess_T) < SHORTEST or excess_T.std(ddof=1) <= 1e-12:
         return float("nan")
-    ratio = excess_T.mean() / excess_T.std(ddof=1)
-    variance = 1 - skew(excess_T) * ratio + (kurtosis(excess_T, fisher=False) - 1) / 4 * ratio**2
-    return float(norm.cdf((ratio - target) * np.sqrt(len(excess_T) - 1) / np.sqrt(max(variance, 1e-12))))
+    return float(probabilistic_sharpe_ratio(excess_T, target))
 
 
-def expected_highest_sharpe(tried_N: np.ndarray, count: int, spread: float = 0.0) -> float:
-    """The Sharpe ratio that the best of `count` configurations without skill is expected to show, per session.
+def expected_highest_sharpe(tried_N: np.ndarray, spread: float = 0.0) -> float:
+    """The Sharpe ratio that the best of N configurations without skill is expected to show, per session.
 
     Args:
-        tried_N: Sharpe ratios of the configurations whose result is known; their spread is what chance can do.
+        tried_N: Sharpe ratios of all, NaN where none is known; the spread of the known ones is what chance can do.
         spread: what it is taken to be where fewer than two are known.
     """
+    from skfolio.measures import expected_max_sharpe_ratio  # likewise
+
     known_N = tried_N[np.isfinite(tried_N)]
-    if count < 2:
-        return 0.0
-    spread = known_N.std(ddof=1) if len(known_N) > 1 else spread
-    luck = (1 - _EULER) * norm.ppf(1 - 1 / count) + _EULER * norm.ppf(1 - 1 / (count * np.e))
-    return float(spread * luck)
+    return expected_max_sharpe_ratio(max(len(tried_N), 1), known_N.std(ddof=1) if len(known_N) > 1 else spread)
 
 
-def deflated_sharpe(excess_T: np.ndarray, tried_N: np.ndarray, count: int) -> float:
+def deflated_sharpe(excess_T: np.ndarray, tried_N: np.ndarray) -> float:
     """DSR: the PSR against what the best of all configurations tried would show without skill.
 
     Args:
         excess_T: the return that the claim is about, here that over 1/N.
-        tried_N: ratios of the same quantity. Where fewer than two are known, their spread is that of independent ones.
+        tried_N: ratios of the same quantity, NaN where none is known. Where fewer than two are known, their spread is that of
+            independent ones.
     """
-    return probabilistic_sharpe(excess_T, expected_highest_sharpe(tried_N, count, 1 / np.sqrt(len(excess_T))))
+    return probabilistic_sharpe(excess_T, expected_highest_sharpe(tried_N, 1 / np.sqrt(len(excess_T))))
 
 
 def effective_trials(returns_TN: np.ndarray) -> int:
@@ -217,11 +203,8 @@ def effective_trials(returns_TN: np.ndarray) -> int:
 def overfitting_logits(returns_TK: np.ndarray, blocks: int = CSCV_BLOCKS) -> np.ndarray:
     """CSCV: for each way to halve the blocks, the logit of the out-of-sample rank of the in-sample winner, logit_C.
 
-    Sums and sums of squares of each block are enough for a Sharpe ratio of any union of blocks, so all splits are two
-    matrix products.
-
-    Args:
-        blocks: even; leading sessions that do not fill a block are left out.
+    Sums and sums of squares of each block are enough for a Sharpe ratio of any union of blocks. Leading sessions that do not
+    fill a block are left out.
     """
     length = len(returns_TK) // blocks
     strategies = returns_TK.shape[1]
@@ -229,7 +212,9 @@ def overfitting_logits(returns_TK: np.ndarray, blocks: int = CSCV_BLOCKS) -> np.
         return np.zeros(0)
     blocks_SLK = returns_TK[len(returns_TK) - length * blocks :].reshape(blocks, length, strategies)
     sum_SK, square_SK = blocks_SLK.sum(axis=1), (blocks_SLK**2).sum(axis=1)
-    chosen_CS = _halves(blocks)
+    halves = np.array(list(combinations(range(blocks), blocks // 2)))
+    chosen_CS = np.zeros((len(halves), blocks))
+    np.put_along_axis(chosen_CS, halves, 1.0, axis=1)
     inside_CK = _sharpe_of_sums(chosen_CS @ sum_SK, chosen_CS @ square_SK, length * blocks // 2)
     outside_CK = _sharpe_of_sums((1 - chosen_CS) @ sum_SK, (1 - chosen_CS) @ square_SK, length * blocks // 2)
     winner_C = inside_CK.argmax(axis=1)
@@ -245,23 +230,12 @@ def probability_of_overfitting(logits_C: np.ndarray) -> float:
     return float((logits_C <= 0).mean()) if len(logits_C) else float("nan")
 
 
-def _halves(blocks: int) -> np.ndarray:
-    """float [C, S]: 1 for the blocks of the in-sample half, every choice once."""
-    choices = np.array(list(combinations(range(blocks), blocks // 2)))
-    chosen_CS = np.zeros((len(choices), blocks))
-    np.put_along_axis(chosen_CS, choices, 1.0, axis=1)
-    return chosen_CS
-
-
 def _sharpe_of_sums(sum_CK: np.ndarray, square_CK: np.ndarray, count: int) -> np.ndarray:
     """Per session; 0 where nothing moves, so that cash is neither best nor worst."""
     mean_CK = sum_CK / count
     variance_CK = (square_CK - count * mean_CK**2) / (count - 1)
     moves_CK = variance_CK > 1e-16
     return np.where(moves_CK, mean_CK / np.sqrt(np.where(moves_CK, variance_CK, 1.0)), 0.0)
-
-
-_LEAST_ASSETS = 3  # a correlation of two points is always one
 
 
 @dataclass(frozen=True)
@@ -281,7 +255,9 @@ class Information:
     decisions: int
 
 
-def information(forecast_KN: np.ndarray, outcome_KN: np.ndarray, *, ranks: bool, lags: int = 0) -> Information:
+def information(
+    forecast_KN: Sequence[np.ndarray], outcome_KN: Sequence[np.ndarray], *, ranks: bool, lags: int = 0
+) -> Information:
     """IC, or RankIC with `ranks`.
 
     Args:
@@ -289,50 +265,30 @@ def information(forecast_KN: np.ndarray, outcome_KN: np.ndarray, *, ranks: bool,
     """
     series_K = np.array([_correlation(f, o, ranks) for f, o in zip(forecast_KN, outcome_KN, strict=True)])
     series_K = series_K[np.isfinite(series_K)]
+    nan = float("nan")
     if len(series_K) < 3:
-        nan = float("nan")
         return Information(nan, nan, nan, nan, nan, len(series_K))
-    mean, error = float(series_K.mean()), newey_west_error(series_K, lags)
-    spread = float(series_K.std(ddof=1))
-    return Information(
-        mean=mean,
-        ratio=mean / spread if spread > 0 else float("nan"),
-        t=mean / error if error > 0 else float("nan"),
-        low=mean - 1.96 * error,
-        high=mean + 1.96 * error,
-        decisions=len(series_K),
-    )
+    mean, spread, error = float(series_K.mean()), float(series_K.std(ddof=1)), newey_west_error(series_K, lags)
+    ratio, t = mean / spread if spread > 0 else nan, mean / error if error > 0 else nan
+    return Information(mean, ratio, t, mean - 1.96 * error, mean + 1.96 * error, len(series_K))
 
 
 def forecast_quality(
-    forecast: Callable[[MarketView], np.ndarray], setup: BacktestSetup, views: Sequence[MarketView], shift: int = 0
+    forecast: Callable[[MarketView], np.ndarray], setup: BacktestSetup, views: Sequence[MarketView]
 ) -> dict[str, Information]:
-    """IC and RankIC of a forecast of the next decision step's return, from the fill on.
-
-    Args:
-        shift: sessions by which the outcomes are moved; a forecast that is best at another shift than 0 has been fitted to
-            other labels than it is paid for.
-    """
+    """IC and RankIC of a forecast of the next decision step's return, from the fill on."""
     stride = int(np.median(np.diff(setup.decisions))) if len(setup.decisions) > 1 else setup.end - min(setup.decisions)
     forecasts, outcomes = [], []
     for session, view in zip(setup.decisions, views, strict=True):
-        start = session + 1 + shift
+        start, assets_N = session + 1, view.asset_indices
         if start + stride > len(setup.panel.dates) - 1:
             continue
-        assets_N = view.asset_indices
         returns_1NT, _ = setup.panel.returns_after(np.array([start]), assets_N[None], stride)
-        alive_N = setup.panel.rows(start + stride, assets_N) >= 0
-        known_N = view.present_N & alive_N
+        known_N = view.present_N & (setup.panel.rows(start + stride, assets_N) >= 0)
         forecasts.append(np.where(known_N, forecast(view), np.nan))
-        growth_N = np.log1p(returns_1NT.astype(np.float64)).sum(-1).ravel()
-        outcomes.append(np.where(known_N, growth_N, np.nan))
-    width = max((len(row) for row in forecasts), default=0)
-    forecast_DN, outcome_DN = (
-        np.array([np.pad(row, (0, width - len(row)), constant_values=np.nan) for row in rows]).reshape(-1, width)
-        for rows in (forecasts, outcomes)
-    )
+        outcomes.append(np.where(known_N, np.log1p(returns_1NT.astype(np.float64)).sum(-1).ravel(), np.nan))
     # consecutive steps do not overlap; a lag of one covers the session between a decision and its fill
-    found = {name: information(forecast_DN, outcome_DN, ranks=name == "rank_ic", lags=1) for name in ("ic", "rank_ic")}
+    found = {name: information(forecasts, outcomes, ranks=name == "rank_ic", lags=1) for name in ("ic", "rank_ic")}
     if len(setup.dates_T) < SHORTEST:  # too short for an interval and a t-value
         nan = float("nan")
         return {name: replace(one, ratio=nan, t=nan, low=nan, high=nan) for name, one in found.items()}

@@ -1,4 +1,5 @@
-"""The leaderboard: every strategy of a setup with its metrics, its intervals, and what is left after all that was tried.
+"""The leaderboard: every strategy of a setup with its metrics, its intervals, and what is left after all that was tried; and
+what the pages of the backtest show of it.
 
 Adding a metric: a field of `metrics.Metrics`, a column of `leaderboard` in sql/backtest/schema.sql with a migration, and a
 column of the page in `finjepa_pipeline/report/backtest.py`.
@@ -6,8 +7,10 @@ column of the page in `finjepa_pipeline/report/backtest.py`.
 Shapes: T sessions, K strategies, N configurations tried.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -15,8 +18,10 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.backtest.claim import TOO_SHORT, has_skill, headline, same_return_for_all
 from finjepa_pipeline.backtest.engine import COST_GRID
 from finjepa_pipeline.backtest.inference import (
+    bands,
     deflated_sharpe,
     effective_trials,
     overfitting_logits,
@@ -27,9 +32,12 @@ from finjepa_pipeline.backtest.inference import (
     superior_predictive_ability,
 )
 from finjepa_pipeline.backtest.market_view import traded_text
-from finjepa_pipeline.backtest.metrics import BENCHMARK, exposure, measure, months_better
-from finjepa_pipeline.backtest.results import insert, now, or_null, transaction
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, calibration, exposure, measure, months_better
+from finjepa_pipeline.backtest.results import best_planner, insert, now, or_null, status_of, transaction
 from finjepa_pipeline.backtest.strategies import kind, not_planners
+from finjepa_pipeline.prices import current_revision
+from finjepa_pipeline.prices.quality import quality_summary
+from finjepa_pipeline.report.backtest import BacktestReport, shown
 from finjepa_pipeline.warehouse import sql
 
 Frames = Mapping[str, pl.DataFrame]  # of backtest_returns, by strategy
@@ -38,10 +46,6 @@ _BLOCK = f"{_CHECKPOINT} AND block = $block AND setup = $setup"
 _RETURNS = f"""
     SELECT block, strategy, date, gross_return, net_return, cost, turnover, wealth, hedge, setup
     FROM main.backtest_returns WHERE {_CHECKPOINT} ORDER BY block, strategy, date
-"""
-_MEASURED = f"""
-    SELECT block, setup, trials, strategy
-    FROM main.leaderboard JOIN main.backtest_inference USING (checkpoint, data_version, block, setup) WHERE {_CHECKPOINT}
 """
 _HELD = f"""
     SELECT strategy, date, entity, held, hedge FROM main.backtest_decisions WHERE {_BLOCK} ORDER BY strategy, date, entity
@@ -66,6 +70,15 @@ _TRIED_RETURNS = """
     WHERE NOT list_contains($not_planners, strategy)
         AND date IN (FROM (SELECT date FROM main.backtest_returns WHERE setup = $setup))
     ORDER BY trial, date
+"""
+_DECISIONS = """
+    SELECT block, strategy, date, entity, weight, signal, held, hedge FROM main.backtest_decisions
+    WHERE checkpoint = $checkpoint AND data_version = $data_version ORDER BY block, strategy, date, entity
+"""
+_HISTORY = """
+    SELECT leaderboard.*, backtest_inference.pbo, backtest_inference.trials
+    FROM main.leaderboard LEFT JOIN main.backtest_inference USING (checkpoint, block, data_version, setup)
+    ORDER BY leaderboard.created_at DESC, block, sharpe DESC NULLS LAST, strategy
 """
 
 
@@ -93,15 +106,12 @@ def build_leaderboard(
     *,
     untried: int = 0,
     labels: dict[str, str] | None = None,
-) -> bool:
+) -> None:
     """Measure every stored result of a checkpoint and write its part of `leaderboard` and `backtest_inference`.
 
     Args:
         untried: configurations that were trained or begun and never backtested; they count as tried.
         labels: `feed`, `fold` and `run_id` of the rows.
-
-    Returns:
-        Whether anything was written: a leaderboard of the same results is left as it is, unless more was tried since.
 
     Raises:
         FinJEPAError: if nothing was backtested.
@@ -110,46 +120,58 @@ def build_leaderboard(
     if returns.is_empty():
         raise FinJEPAError(f"checkpoint {checkpoint} was not backtested on these prices; run `finjepa backtest` first")
     key = {"checkpoint": checkpoint, "data_version": data_version}
-    blocks = list(returns.group_by("block", "setup", maintain_order=True))
-    tried = {keys: _tried_ratios(con, table, untried) for keys, table in blocks}
-    wanted = {(*keys, len(tried[keys]), strategy) for keys, table in blocks for strategy in table["strategy"].unique()}
-    if wanted == set(con.execute(_MEASURED, key).fetchall()):
-        return False
     with transaction(con):
         for table in ("leaderboard", "backtest_inference"):
             con.execute(f"DELETE FROM main.{table} WHERE {_CHECKPOINT}", key)
-        for (block, setup), table in blocks:
+        for (block, setup), table in returns.group_by("block", "setup", maintain_order=True):
             frames = {str(name): frame for (name,), frame in table.group_by("strategy", maintain_order=True)}
-            of_block = key | {"block": block, "setup": setup}
-            created = of_block | {"created_at": now()}
-            rows = _rows(con, of_block, frames, tried[block, setup])
-            insert(con, "leaderboard", created | (labels or {"fold": "single"}), rows)
-            insert(con, "backtest_inference", created, _statistics(con, str(setup), frames, len(tried[block, setup])))
-    return True
+            of_block, tried_N = key | {"block": block, "setup": setup}, _tried_ratios(con, table, untried)
+            for name, rows, more in (
+                ("leaderboard", _rows(con, of_block, frames, tried_N), labels or {"fold": "single"}),
+                ("backtest_inference", [_statistics(con, str(setup), frames, len(tried_N))], {}),
+            ):
+                columns = {column: [row[column] for row in rows] for column in rows[0]}
+                insert(con, name, of_block | {"created_at": now()} | more, columns)
 
 
 def _rows(
     con: duckdb.DuckDBPyConnection, of_block: dict[str, Any], frames: Frames, tried_N: np.ndarray
-) -> dict[str, Any]:
-    """Columns of the leaderboard."""
-    names = list(frames)
-    columns: dict[str, Any] = {"strategy": names, "kind": [kind(name) for name in names]}
-    measured = [
-        asdict(measure(*(frame[part].to_numpy() for part in ("net_return", "gross_return", "turnover"))))
-        for frame in frames.values()
-    ]
-    columns |= {name: [or_null(metrics[name]) for metrics in measured] for name in measured[0]}
-    columns["months_better"] = [
-        months_better(
-            frame["net_return"].to_numpy(), frames[BENCHMARK]["net_return"].to_numpy(), frame["date"].to_numpy()
-        )
-        for frame in frames.values()
-    ]
-    columns["start_date"] = [frame["date"][0] for frame in frames.values()]
-    columns["end_date"] = [frame["date"][-1] for frame in frames.values()]
-    columns |= _intervals(names, _net(frames), tried_N)
-    columns |= _exposures(con, of_block, names)
-    return columns | {"break_even_bps": _break_even(con, of_block, names)}
+) -> list[dict[str, Any]]:
+    """Of the leaderboard, by strategy."""
+    names, net_TK = list(frames), _net(frames)
+    benchmark = names.index(BENCHMARK)
+    against = sharpe_intervals(net_TK, benchmark)
+    baselines = [k for k, name in enumerate(names) if kind(name) == "baseline" and np.isfinite(against.sharpe_K[k])]
+    best = max(baselines, key=lambda k: against.sharpe_K[k], default=benchmark)
+    against_best = sharpe_intervals(net_TK, best) if best != benchmark else against
+    held = {name: made for (name,), made in con.sql(_HELD, params=of_block).pl().group_by("strategy")}
+    query = f"SELECT strategy, replay, annual_return FROM main.backtest_replays WHERE {_BLOCK}"
+    growth = {(strategy, replay): value for strategy, replay, value in con.execute(query, of_block).fetchall()}
+    rows = []
+    for k, (name, frame) in enumerate(frames.items()):
+        net_T, over_T = net_TK[:, k], net_TK[:, k] - net_TK[:, benchmark]
+        numbers = {
+            **asdict(measure(net_T, frame["gross_return"].to_numpy(), frame["turnover"].to_numpy())),
+            **asdict(exposure(held[name])),
+            "months_better": months_better(net_T, net_TK[:, benchmark], frame["date"].to_numpy()),
+            "sharpe_low": against.low_K[k],
+            "sharpe_high": against.high_K[k],
+            "excess_sharpe": against.excess_K[k],
+            "excess_low": against.excess_low_K[k],
+            "excess_high": against.excess_high_K[k],
+            "probability_better": against.better_K[k],
+            "best_excess": against_best.excess_K[k],
+            "best_excess_low": against_best.excess_low_K[k],
+            "best_excess_high": against_best.excess_high_K[k],
+            "psr": probabilistic_sharpe(net_T),
+            "dsr": deflated_sharpe(over_T, tried_N),
+            "detectable": power(net_TK, k, benchmark).detectable,
+            "break_even_bps": _break_even(growth, name),
+        }
+        texts = {"strategy": name, "kind": kind(name), "best_baseline": names[best]}
+        dates = {"start_date": frame["date"][0], "end_date": frame["date"][-1]}
+        rows.append(texts | dates | {column: or_null(float(value)) for column, value in numbers.items()})
+    return rows
 
 
 def _statistics(con: duckdb.DuckDBPyConnection, setup: str, frames: Frames, tried: int) -> dict[str, Any]:
@@ -159,44 +181,19 @@ def _statistics(con: duckdb.DuckDBPyConnection, setup: str, frames: Frames, trie
     logits_C = overfitting_logits(net_TK[:, [k for k, name in enumerate(names) if name != "cash"]])
     strength = power(net_TK, benchmark, benchmark)
     return {
-        "strategies": [len(names)],
-        "trials": [tried],
-        "effective_trials": [_different_bets(con, setup)],
-        "pbo": [or_null(probability_of_overfitting(logits_C))],
-        "pbo_logits": [logits_C.tolist()],
-        "spa_p": [superior_predictive_ability(net_TK, benchmark)],
-        "years": [strength.years],
-        "sharpe_error": [strength.error],
+        "strategies": len(names),
+        "trials": tried,
+        "effective_trials": _different_bets(con, setup),
+        "pbo": or_null(probability_of_overfitting(logits_C)),
+        "pbo_logits": logits_C.tolist(),
+        "spa_p": superior_predictive_ability(net_TK, benchmark),
+        "years": strength.years,
+        "sharpe_error": strength.error,
     }
 
 
 def _net(frames: Frames) -> np.ndarray:
     return np.column_stack([frame["net_return"].to_numpy() for frame in frames.values()])
-
-
-def _intervals(names: list[str], net_TK: np.ndarray, tried_N: np.ndarray) -> dict[str, Any]:
-    benchmark = names.index(BENCHMARK)
-    against = sharpe_intervals(net_TK, benchmark)
-    baselines = [k for k, name in enumerate(names) if kind(name) == "baseline" and np.isfinite(against.sharpe_K[k])]
-    best = max(baselines, key=lambda k: against.sharpe_K[k], default=benchmark)
-    against_best = sharpe_intervals(net_TK, best) if best != benchmark else against
-    over_KT = (net_TK - net_TK[:, [benchmark]]).T
-    columns = {
-        "sharpe_low": against.low_K,
-        "sharpe_high": against.high_K,
-        "excess_sharpe": against.excess_K,
-        "excess_low": against.excess_low_K,
-        "excess_high": against.excess_high_K,
-        "probability_better": against.better_K,
-        "best_excess": against_best.excess_K,
-        "best_excess_low": against_best.excess_low_K,
-        "best_excess_high": against_best.excess_high_K,
-        "psr": [probabilistic_sharpe(net_T) for net_T in net_TK.T],
-        "dsr": [deflated_sharpe(over_T, tried_N, len(tried_N)) for over_T in over_KT],
-        "detectable": [power(net_TK, k, benchmark).detectable for k in range(len(names))],
-    }
-    listed: dict[str, Any] = {name: [or_null(float(v)) for v in values] for name, values in columns.items()}
-    return listed | {"best_baseline": [names[best]] * len(names)}
 
 
 def _tried_ratios(con: duckdb.DuckDBPyConnection, returns: pl.DataFrame, untried: int) -> np.ndarray:
@@ -217,34 +214,79 @@ def _different_bets(con: duckdb.DuckDBPyConnection, setup: str) -> int:
     return effective_trials(whole.to_numpy()) if whole.width else 0
 
 
-def _exposures(con: duckdb.DuckDBPyConnection, of_block: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    held = con.sql(_HELD, params=of_block).pl()
-    found = []
-    for name in names:
-        mine = held.filter(pl.col("strategy") == name)
-        wide = mine.pivot("entity", index="date", values="held", aggregate_function="first").fill_null(0.0)
-        hedge = mine.group_by("date", maintain_order=True).agg(pl.col("hedge").first())["hedge"]
-        found.append(exposure(wide.drop("date").to_numpy(), hedge.to_numpy()))
-    return {
-        "effective_n": [or_null(one.effective_n) for one in found],
-        "gross_exposure": [one.gross for one in found],
-        "net_exposure": [one.net for one in found],
-        "hedged": [one.hedged for one in found],
-    }
-
-
-def _break_even(con: duckdb.DuckDBPyConnection, of_block: dict[str, Any], names: list[str]) -> list[float | None]:
+def _break_even(growth: Mapping[tuple[str, str], float], name: str) -> float:
     """One-way cost at which the annual return is that of 1/N under the same cost, on the line through the two ends of the
-    grid; None where it is not between 0 and ten times the highest cost of the grid."""
-    query = f"SELECT strategy, replay, annual_return FROM main.backtest_replays WHERE {_BLOCK}"
-    growth = {(strategy, replay): value for strategy, replay, value in con.execute(query, of_block).fetchall()}
-    low, high = (f"cost_{bps:g}" for bps in (COST_GRID[0], COST_GRID[-1]))
-    found: list[float | None] = []
-    for name in names:
-        if name == BENCHMARK or (name, low) not in growth or (BENCHMARK, low) not in growth:
-            found.append(None)
-            continue
-        gap_low, gap_high = (growth[name, cost] - growth[BENCHMARK, cost] for cost in (low, high))
-        reachable = gap_low > 0 and gap_low > gap_high and gap_low / (gap_low - gap_high) <= 10
-        found.append(COST_GRID[-1] * gap_low / (gap_low - gap_high) if reachable else None)
-    return found
+    grid; NaN where it is not between 0 and ten times the highest cost of the grid."""
+    ends = [f"cost_{bps:g}" for bps in (COST_GRID[0], COST_GRID[-1])]
+    if name == BENCHMARK or (name, ends[0]) not in growth or (BENCHMARK, ends[0]) not in growth:
+        return float("nan")
+    low, high = (growth[name, cost] - growth[BENCHMARK, cost] for cost in ends)
+    reachable = low > 0 and low > high and low / (low - high) <= 10
+    return COST_GRID[-1] * low / (low - high) if reachable else float("nan")
+
+
+def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -> BacktestReport:
+    """All that the report of a checkpoint on one version of the data shows.
+
+    Args:
+        folder: of the checkpoint; the plan of a walk-forward has a name and no folder.
+    """
+    checkpoint, metrics = folder.name, folder / "metrics.json"
+    key = {"checkpoint": checkpoint, "data_version": data_version}
+
+    def all_of(name: str, order: str) -> pl.DataFrame:
+        query = f"FROM main.{name} WHERE checkpoint = $checkpoint AND data_version = $data_version ORDER BY {order}"
+        return con.sql(query, params=key).pl()
+
+    rows = [_with_skill(row) for row in leaderboard_rows(con, checkpoint)]
+    test = [row for row in rows if row["block"] == "test"]
+    acting = best_planner(con, checkpoint, data_version)
+    returns = stored_returns(con, checkpoint, data_version)
+    net = {name: one["net_return"].to_numpy() for (name,), one in returns.filter(block="test").group_by("strategy")}
+    short = bool(test) and test[0]["n_days"] < SHORTEST
+    remark = same_return_for_all(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None
+    expectations = all_of("backtest_expectations", "strategy, date")
+    return BacktestReport(
+        headline=" ".join(filter(None, (remark, headline(rows, acting)))),
+        rows=rows,
+        acting=acting,
+        benchmark=BENCHMARK,
+        returns=returns,
+        bands=None if short or not test else bands(net[shown(test, acting, BENCHMARK)[0]]),
+        too_short=TOO_SHORT if short else None,
+        decisions=con.sql(_DECISIONS, params=key).pl(),
+        inference=all_of("backtest_inference", "block"),
+        replays=all_of("backtest_replays", "strategy, replay"),
+        expectations=expectations,
+        calibration=_calibration(expectations),
+        forecasts=all_of("forecast_quality", "forecaster, measure"),
+        audit=[
+            row | {"verdict": status_of(row["passed"], row["finding"])}
+            for row in all_of("audit_results", "created_at").to_dicts()
+        ],
+        quality=_quality(con, data_version),
+        traded=traded_assets(con, checkpoint),
+        cost_grid=COST_GRID,
+    )
+
+
+def leaderboard_history(con: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """The rows of every leaderboard of this home, the newest first."""
+    return [_with_skill(row) for row in con.sql(_HISTORY).pl().to_dicts()]
+
+
+def _with_skill(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"skill": "yes" if has_skill(row) else "no"}
+
+
+def _calibration(expectations: pl.DataFrame) -> dict[str, dict[str, float]]:
+    columns = ("imagined_growth", "imagined_volatility", "realised_growth")
+    test = expectations.filter(block="test").group_by("strategy", maintain_order=True)
+    return {str(name): asdict(calibration(*(one[column].to_numpy() for column in columns))) for (name,), one in test}
+
+
+def _quality(con: duckdb.DuckDBPyConnection, data_version: str) -> list[tuple[str, ...]]:
+    """What was found in these prices; nothing where another run shows others by now."""
+    revision = current_revision(con)
+    found = quality_summary(con) if revision is not None and revision.data_version == data_version else []
+    return [(f.rule, f.severity, f"{f.rows:,}", ", ".join(f.examples[:3])) for f in found]

@@ -7,6 +7,7 @@ Shapes: T sessions, K strategies, D decisions, R assets. All returns are simple 
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 SESSIONS_PER_YEAR = 252
 BENCHMARK = "equal_weight"  # 1/N, which every difference is measured against
@@ -133,20 +134,25 @@ class Exposure:
     """
 
     effective_n: float
-    gross: float
-    net: float
+    gross_exposure: float
+    net_exposure: float
     hedged: float
 
 
-def exposure(held_DR: np.ndarray, hedge_D: np.ndarray) -> Exposure:
-    """From signed shares of wealth at the end of each decision step."""
-    gross_D = np.abs(held_DR).sum(axis=1)
-    invested_D = gross_D > 1e-9
-    shares_DR = held_DR[invested_D] / gross_D[invested_D, None]
+def exposure(decisions: pl.DataFrame) -> Exposure:
+    """From rows by date and entity: `held`, signed shares of wealth at the end of the decision's step, and `hedge`."""
+    by_date = decisions.group_by("date").agg(
+        pl.col("held").abs().sum().alias("gross"),
+        pl.col("held").sum().alias("net"),
+        (pl.col("held") ** 2).sum().alias("square"),
+        pl.col("hedge").first(),
+    )
+    gross_D, net_D, square_D, hedge_D = (by_date[name].to_numpy() for name in ("gross", "net", "square", "hedge"))
+    held_D = gross_D > 1e-9
     return Exposure(
-        effective_n=float((1 / (shares_DR**2).sum(axis=1)).mean()) if invested_D.any() else float("nan"),
-        gross=float(gross_D.mean()),
-        net=float(held_DR.sum(axis=1).mean()),
+        effective_n=float((gross_D[held_D] ** 2 / square_D[held_D]).mean()) if held_D.any() else float("nan"),
+        gross_exposure=float(gross_D.mean()),
+        net_exposure=float(net_D.mean()),
         hedged=float((hedge_D > 0.5).mean()),
     )
 
@@ -175,14 +181,13 @@ class Calibration:
     covered: float
 
 
-def calibration(expectations: Expectations) -> Calibration:
-    """Of the decisions of one planner."""
-    imagined_D, realised_D = expectations.imagined_D, expectations.realised_D
+def calibration(imagined_D: np.ndarray, volatility_D: np.ndarray, realised_D: np.ndarray) -> Calibration:
+    """Of the decisions of one planner, see `Expectations`."""
     if len(imagined_D) < 3 or imagined_D.std() < 1e-12 or realised_D.std() < 1e-12:
         return Calibration(float("nan"), float("nan"), float("nan"))
     correlation = float(np.corrcoef(imagined_D, realised_D)[0, 1])
     return Calibration(
         correlation=correlation,
         slope=float(correlation * realised_D.std() / imagined_D.std()),
-        covered=float((np.abs(realised_D - imagined_D) <= 2 * expectations.volatility_D).mean()),
+        covered=float((np.abs(realised_D - imagined_D) <= 2 * volatility_D).mean()),
     )

@@ -1,23 +1,21 @@
 """The tables of backtests and audits. What is written replaces what it supersedes in one transaction: a rerun adds no row."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from finjepa_pipeline.backtest.metrics import BENCHMARK, Expectations, annual_return, sharpe
+from finjepa_pipeline.backtest.engine import StrategyResult
+from finjepa_pipeline.backtest.metrics import BENCHMARK, annual_return, sharpe
+from finjepa_pipeline.backtest.strategies import not_planners
 from finjepa_pipeline.warehouse import sql
-
-if TYPE_CHECKING:  # with torch and scipy behind them, which the definitions do not load
-    from finjepa_pipeline.backtest.engine import StrategyResult
-    from finjepa_pipeline.backtest.inference import Information
 
 # The tests of an audit.
 TESTS = {
@@ -66,22 +64,6 @@ class BlockKey:
     setup: str
 
 
-@dataclass(frozen=True)
-class BlockResults:
-    """What strategies have done on a block.
-
-    Attributes:
-        expectations: of planners, by strategy.
-        replays: returns_TK of the strategies, in their order, by replay.
-        forecasts: quality by measure, by forecaster.
-    """
-
-    strategies: "Sequence[StrategyResult]"
-    expectations: Mapping[str, Expectations] = field(default_factory=dict)
-    replays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    forecasts: "Mapping[str, Mapping[str, Information]]" = field(default_factory=dict)
-
-
 def status_of(passed: bool | None, text: str) -> str:
     """`passed`, `failed`, `not enough data` or `not run`, of a test and its finding."""
     if passed is None:
@@ -95,7 +77,7 @@ def known_results(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version:
     return {(setup, strategy) for setup, strategy in con.execute(query, [checkpoint, data_version]).fetchall()}
 
 
-def write_block(con: duckdb.DuckDBPyConnection, key: BlockKey, results: BlockResults) -> int:
+def write_block(con: duckdb.DuckDBPyConnection, key: BlockKey, results: Sequence[StrategyResult]) -> int:
     """Put the results of a block into the tables, and configurations that were never tried before into `backtest_trials`.
 
     Results of the same block under another setup (another universe, say) are removed: a leaderboard compares like with like.
@@ -106,19 +88,18 @@ def write_block(con: duckdb.DuckDBPyConnection, key: BlockKey, results: BlockRes
     with transaction(con):
         for table in _TABLES:
             con.execute(f"DELETE FROM main.{table} WHERE {_BLOCK} AND setup <> $setup", asdict(key))
-        for k, result in enumerate(results.strategies):
-            replays = {name: returns_TK[:, k] for name, returns_TK in results.replays.items()}
-            tables = _tables_of(result, results.expectations.get(result.strategy), replays)
-            for table, columns in tables.items():
+        for result in results:
+            for table, columns in _tables_of(result).items():
                 _replace(con, table, key, {"strategy": result.strategy}, columns)
             _log_configuration(con, key, result.strategy, result.dates_T, len(result.dates_T))
+            for name, qualities in result.forecasts.items():
+                numbers = {
+                    number: [or_null(getattr(quality, number)) for quality in qualities.values()]
+                    for number in ("mean", "low", "high", "t", "ratio", "decisions")
+                }
+                _replace(con, "forecast_quality", key, {"forecaster": name}, {"measure": list(qualities), **numbers})
         con.execute(sql("backtest/score_trials"), {"setup": key.setup, "benchmark": BENCHMARK})
-        for name, qualities in results.forecasts.items():
-            columns: dict[str, Any] = {"measure": list(qualities)}
-            for number in ("mean", "low", "high", "t", "ratio", "decisions"):
-                columns[number] = [or_null(getattr(quality, number)) for quality in qualities.values()]
-            _replace(con, "forecast_quality", key, {"forecaster": name}, columns)
-    return sum(len(result.dates_T) for result in results.strategies)
+    return sum(len(result.dates_T) for result in results)
 
 
 def write_failure(con: duckdb.DuckDBPyConnection, key: BlockKey, strategy: str, dates_T: np.ndarray) -> None:
@@ -144,8 +125,6 @@ def most_assets(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str) 
 
 def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
     """The planner that acts for a checkpoint: that with the best net Sharpe ratio on the validation block; None without one."""
-    from finjepa_pipeline.backtest.strategies import not_planners  # here: it loads torch
-
     asked = {"checkpoint": checkpoint, "data_version": data_version, "not_planners": not_planners()}
     rows = con.execute(_BEST_PLANNER, asked).fetchall()
     return rows[0][0] if rows else None
@@ -198,9 +177,7 @@ def _log_configuration(
     con.execute(_LOG_CONFIGURATION, asdict(key) | span | {"strategy": strategy, "n_days": n_days, "created_at": now()})
 
 
-def _tables_of(
-    result: "StrategyResult", expectations: Expectations | None, replays: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, Any]]:
+def _tables_of(result: StrategyResult) -> dict[str, dict[str, Any]]:
     """Columns of each table."""
     decisions, assets = result.weights_KR.shape
     tables: dict[str, dict[str, Any]] = {
@@ -222,13 +199,13 @@ def _tables_of(
             "hedge": np.repeat(result.hedges_K, assets),
         },
     }
-    if replays:
+    if result.replays:
         tables["backtest_replays"] = {
-            "replay": list(replays),
-            "sharpe": [or_null(float(sharpe(net_T))) for net_T in replays.values()],
-            "annual_return": [annual_return(net_T) for net_T in replays.values()],
+            "replay": list(result.replays),
+            "sharpe": [or_null(float(sharpe(net_T))) for net_T in result.replays.values()],
+            "annual_return": [annual_return(net_T) for net_T in result.replays.values()],
         }
-    if expectations is not None:
+    if (expectations := result.expectations) is not None:
         tables["backtest_expectations"] = {
             "date": expectations.dates_D,
             "imagined_growth": expectations.imagined_D,

@@ -447,7 +447,7 @@ def audit_challenger(
         FinJEPAError: see `run_audit`.
     """
     from finjepa_pipeline.backtest.audit import run_audit  # with torch behind them
-    from finjepa_pipeline.backtest.report_data import report_of
+    from finjepa_pipeline.backtest.leaderboard import report_of
 
     data_version = str(Panel.open(panel).manifest["data_version"])
     with warehouse.connect() as con:

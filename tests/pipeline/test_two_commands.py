@@ -9,7 +9,6 @@ import pytest
 from finjepa_model import FinJEPA
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest import assets as backtest
-from finjepa_pipeline.backtest.blocks import BacktestRun
 from finjepa_pipeline.features import assets as features
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices import assets as prices
@@ -112,9 +111,7 @@ class Home:
 
     def tested(self, warehouse, home, checkpoint, panel, backtest, log):
         self.saw(Panel.open(panel), checkpoint.name)
-        manifest = Panel.open(panel).manifest
-        key = {"checkpoint": checkpoint.name, "feed": manifest["feed"], "data_version": manifest["data_version"]}
-        return BacktestRun(**key, strategies=(), blocks={}, computed=1, reused=0, rows=0)
+        return {"rows": 0, "blocks": {}, "computed": 1}
 
     def audited(self, settings, warehouse, checkpoint, panel, run_id, log):
         self.saw(Panel.open(panel), checkpoint.name)

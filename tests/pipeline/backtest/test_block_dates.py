@@ -22,7 +22,7 @@ from finjepa_model.data.splits import (
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest import audit
-from finjepa_pipeline.backtest.blocks import BacktestSettings, Block, backtest_blocks, pending_blocks
+from finjepa_pipeline.backtest.blocks import Block, StrategiesConfig, backtest_blocks, pending_blocks
 from finjepa_pipeline.backtest.controls import Controls
 from finjepa_pipeline.backtest.planner_strategies import MarketImagination
 from finjepa_pipeline.settings import Settings
@@ -90,7 +90,7 @@ def test_a_block_that_holds_sessions_of_the_training_is_refused_before_anybody_w
     warehouse = Warehouse.from_settings(settings)
     for block in (Block("validation", splits.train[1] - 5, DAYS), Block("test", *splits.validation)):
         with pytest.raises(FinJEPAError, match=f"the {block.name} block begins on .* may be tested from"):
-            pending_blocks(warehouse, checkpoint, panel, BacktestSettings(), [block])
+            pending_blocks(warehouse, checkpoint, panel, StrategiesConfig(), [block])
 
 
 def test_an_ensemble_is_judged_after_what_each_of_its_members_saw(home, tmp_path):
@@ -98,7 +98,7 @@ def test_an_ensemble_is_judged_after_what_each_of_its_members_saw(home, tmp_path
     settings, panel, checkpoint = home
     later = panel_of(tmp_path / "later", FIRST + np.arange(2 * DAYS), data_version="later")
     write_lineage(settings.checkpoints / "later", CONFIG, later)
-    wanted = BacktestSettings(planners=("mppi | log_growth - disagreement('later')",))
+    wanted = StrategiesConfig(planner="mppi", utility="log_growth - disagreement('later')")
     with pytest.raises(FinJEPAError, match="later may be tested from"):
         pending_blocks(Warehouse.from_settings(settings), checkpoint, panel, wanted, backtest_blocks(checkpoint, panel))
 

@@ -15,7 +15,7 @@ from finjepa_pipeline.backtest.assets import FoldBacktestConfig
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
 from finjepa_pipeline.backtest.metrics import annual_return
-from finjepa_pipeline.backtest.results import BlockKey, BlockResults, write_block
+from finjepa_pipeline.backtest.results import BlockKey, write_block
 from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
 from finjepa_pipeline.backtest.walk_forward import (
     fold_blocks,
@@ -115,7 +115,7 @@ def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
         setup = BacktestSetup.over(panel, fold.test, fold.config.portfolio, stride=5, n_assets=4, window=34)
         walks = [simulate(EqualWeight(), setup), simulate(Cash(), setup)]
         lived.append(walks[0].net_T)
-        write_block(con, BlockKey(f"c{k}", version, "test", f"k{k}"), BlockResults(walks))
+        write_block(con, BlockKey(f"c{k}", version, "test", f"k{k}"), walks)
         con.execute("UPDATE walk_forward_folds SET checkpoint = ? WHERE fold = ?", [f"c{k}", fold.name])
     assert pool(con, plan.name) == version
     assert newest_plan(con)[0] == plan.name
@@ -138,11 +138,10 @@ def test_the_config_of_a_walk_forward_names_its_strategies(tmp_path, monkeypatch
     mine.write_text("def decide(view):\n    return None\n")
     monkeypatch.setenv("FINJEPA_STRATEGIES", str(tmp_path))
     asked = {"planner": "mppi", "utility": "log_growth - 5*variance", "fill": "open", "n_assets": 7}
-    backtest = FoldBacktestConfig(controls="ridge", strategies=[f"{mine}:decide"], **asked).settings()
-    names = backtest.names("test")
+    config = FoldBacktestConfig(controls="ridge", strategies=[f"{mine}:decide"], **asked)
+    names = list(config.tested("test"))
     assert {"mppi | log_growth - 5*variance", "ridge", "equal_weight", "momentum_60"} < set(names)
     assert names[-1].startswith("mine:decide@")
-    assert (backtest.fill, backtest.n_assets) == ("open", 7)
-    assert "ridge" not in backtest.names("validation")
+    assert "ridge" not in config.tested("validation")
     with pytest.raises(FinJEPAError, match="nobody"):
-        FoldBacktestConfig(controls="nobody").settings()
+        FoldBacktestConfig(controls="nobody").tested("test")

@@ -9,21 +9,18 @@ import pytest
 from handmade_panel import noise, write_panel
 
 from finjepa_model.config import PortfolioConfig
-from finjepa_pipeline.backtest import report_data
+from finjepa_pipeline.backtest import leaderboard
 from finjepa_pipeline.backtest.claim import has_skill, headline
-from finjepa_pipeline.backtest.engine import BacktestSetup, attribution, cost_grid, simulate
+from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, replayed, simulate
 from finjepa_pipeline.backtest.inference import deflated_sharpe
-from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows, traded_assets
-from finjepa_pipeline.backtest.metrics import Expectations, calibration
-from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
-from finjepa_pipeline.backtest.results import (
-    BlockKey,
-    BlockResults,
-    insert,
-    now,
-    write_block,
-    write_failure,
+from finjepa_pipeline.backtest.leaderboard import (
+    build_leaderboard,
+    leaderboard_history,
+    leaderboard_rows,
+    report_of,
+    traded_assets,
 )
+from finjepa_pipeline.backtest.results import BlockKey, insert, now, write_block, write_failure
 from finjepa_pipeline.backtest.strategies import Cash, EqualWeight, EveryDecision
 from finjepa_pipeline.report.backtest import write_report
 from finjepa_pipeline.report.history import write_history
@@ -33,13 +30,18 @@ KEY = BlockKey("c1", "d1", "test", "setup1")
 DATES = np.datetime64("2021-03-01") + np.arange(3)
 
 
-@pytest.fixture
-def judged(tmp_path) -> duckdb.DuckDBPyConnection:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> list[StrategyResult]:
     """1/N, cash, and two `planners`: one follows its panel's planted winner, one is random."""
     returns_DA = noise(600, 4, seed=1)
     returns_DA[:, 2] += 0.006
     setup = BacktestSetup.over(
-        write_panel(tmp_path, returns_DA), (30, 600), PortfolioConfig(), stride=5, n_assets=4, window=20
+        write_panel(tmp_path_factory.mktemp("panel"), returns_DA),
+        (30, 600),
+        PortfolioConfig(),
+        stride=5,
+        n_assets=4,
+        window=20,
     )
     rng = np.random.default_rng(0)
     strategies = [
@@ -48,10 +50,14 @@ def judged(tmp_path) -> duckdb.DuckDBPyConnection:
         EveryDecision("winner", lambda view: np.eye(4)[2]),
         EveryDecision("random", lambda view: rng.random(4)),
     ]
-    walks = [simulate(strategy, setup) for strategy in strategies]
+    return replayed([simulate(strategy, setup) for strategy in strategies], setup)
+
+
+@pytest.fixture
+def judged(results) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect()
     migrate(con)
-    write_block(con, KEY, BlockResults(walks, replays={**cost_grid(walks, setup), **attribution(walks, setup)}))
+    write_block(con, KEY, results)
     return con
 
 
@@ -90,14 +96,6 @@ def test_a_trial_has_the_dates_of_its_walk_also_where_the_strategy_failed(judged
     assert judged.execute(query).fetchall() == [("2020-02-01", "2021-08-22"), ("2021-03-01", "2021-03-03")]
 
 
-def test_the_same_walks_are_measured_once_until_more_was_tried(judged):
-    assert build_leaderboard(judged, "c1", "d1")
-    assert not build_leaderboard(judged, "c1", "d1")
-    write_failure(judged, replace(KEY, setup="setup2"), "winner", DATES)
-    assert build_leaderboard(judged, "c1", "d1")
-    assert not build_leaderboard(judged, "c1", "d1")
-
-
 def trials(con: duckdb.DuckDBPyConnection) -> int:
     build_leaderboard(con, "c1", "d1")
     return con.execute("SELECT trials FROM backtest_inference").fetchall()[0][0]
@@ -132,7 +130,7 @@ def test_what_is_deflated_is_the_return_over_one_over_n(judged):
     ).fetchall()
     assert dict(stored) == pytest.approx({"winner": ratios[0], "random": ratios[1]} | dict(stored))
     rows = {row["strategy"]: row for row in leaderboard_rows(judged, "c1")}
-    assert rows["random"]["dsr"] == pytest.approx(deflated_sharpe(over["random"], ratios, 2), abs=1e-9)
+    assert rows["random"]["dsr"] == pytest.approx(deflated_sharpe(over["random"], ratios), abs=1e-9)
     assert rows["equal_weight"]["dsr"] is None
 
 
@@ -195,11 +193,12 @@ def test_the_headline_speaks_of_the_planner_that_acts_and_not_of_the_luckiest():
 
 
 def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verdict(judged, tmp_path, monkeypatch):
-    monkeypatch.setattr(report_data, "quality_summary", lambda con: [])
-    judged.execute(
-        """INSERT INTO backtest_returns BY NAME SELECT * REPLACE ('validation' AS block, 'setup0' AS setup) FROM backtest_returns
-        WHERE strategy IN ('random', 'equal_weight')"""
-    )
+    monkeypatch.setattr(leaderboard, "quality_summary", lambda con: [])
+    for table in ("backtest_returns", "backtest_decisions"):
+        judged.execute(
+            f"INSERT INTO {table} BY NAME SELECT * REPLACE ('validation' AS block, 'setup0' AS setup) FROM {table} "
+            "WHERE strategy IN ('random', 'equal_weight')"
+        )
     for test, passed, text in (
         ("delay", False, "collapses"), ("delay", True, "fades"), ("null_market", None, "not enough data: two markets"),
     ):  # fmt: skip
@@ -223,17 +222,6 @@ def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verd
     assert "which chose random" in said
     for words in ("FAILED", "passed, after a failure that stands", "not enough data"):
         assert words in page
-
-
-def test_a_calibrated_planner_has_slope_one_and_an_overconfident_one_less():
-    rng = np.random.default_rng(0)
-    imagined_D = 0.01 * rng.standard_normal(2000)
-    realised_D = imagined_D + 0.02 * rng.standard_normal(2000)
-    dates_D, volatility_D = np.arange(2000), np.full(2000, 0.02)
-    honest = calibration(Expectations(dates_D, imagined_D, volatility_D, realised_D))
-    assert honest.slope == pytest.approx(1, abs=0.1)
-    assert honest.covered == pytest.approx(0.954, abs=0.02)
-    assert calibration(Expectations(dates_D, 3 * imagined_D, volatility_D, realised_D)).slope < 0.5
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from handmade_panel import noise, write_panel
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_pipeline.backtest.engine import COST_GRID, BacktestSetup, attribution, cost_grid, simulate
+from finjepa_pipeline.backtest.engine import COST_GRID, BacktestSetup, replayed, simulate
 from finjepa_pipeline.backtest.strategies import BuyAndHold, EqualWeight, EveryDecision, Monthly, extreme_quintile
 
 
@@ -51,13 +51,19 @@ def strategies():
     ]
 
 
+def stacked(results) -> dict[str, np.ndarray]:
+    """Returns_TK by replay."""
+    return {name: np.column_stack([one.replays[name] for one in results]) for name in results[0].replays}
+
+
 def test_decisions_replayed_at_many_costs_are_the_simulations_at_these_costs(setup):
     """All strategies and levels side by side are what each is alone."""
-    grid = cost_grid([simulate(strategy, setup) for strategy in strategies()], setup)
+    again = replayed([simulate(strategy, setup) for strategy in strategies()], setup)
     for bps in COST_GRID:
         dearer = replace(setup, costs=replace(setup.costs, cost_bps=bps))
-        for k, one in enumerate(simulate(strategy, dearer) for strategy in strategies()):
-            np.testing.assert_allclose(grid[f"cost_{bps:g}"][:, k], one.net_T, atol=1e-12, err_msg=one.strategy)
+        for one, strategy in zip(again, strategies(), strict=True):
+            net_T = simulate(strategy, dearer).net_T
+            np.testing.assert_allclose(one.replays[f"cost_{bps:g}"], net_T, atol=1e-12, err_msg=one.strategy)
 
 
 def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
@@ -72,7 +78,7 @@ def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
         return np.array([1.0, 0.0]) if panel.date_index(view.date) % 10 == 0 else np.array([0.0, 1.0])
 
     walks = [simulate(EqualWeight(), setup), simulate(EveryDecision("right", right_one), setup)]
-    grid = cost_grid(walks, setup)
+    grid = stacked(replayed(walks, setup))
     for low, high in itertools.pairwise(COST_GRID):
         assert (grid[f"cost_{high:g}"].mean(0) < grid[f"cost_{low:g}"].mean(0)).all()
     gap_0, gap_50 = (np.diff(grid[f"cost_{bps}"].mean(0))[0] for bps in (0, 50))
@@ -81,7 +87,7 @@ def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
 
 def test_each_part_of_an_action_adds_what_it_adds(setup):
     always_long, erratic = simulate(EqualWeight(), setup), simulate(Erratic(), setup)
-    parts = attribution([always_long, erratic], setup)
+    parts = stacked(replayed([always_long, erratic], setup))
     np.testing.assert_allclose(parts["weights"][:, 0], parts["hedge"][:, 0])  # nothing to switch on
     assert not np.allclose(parts["signals"][:, 1], parts["weights"][:, 1])
     assert not np.allclose(parts["hedge"][:, 1], parts["signals"][:, 1])

@@ -1,6 +1,7 @@
 """A block that is too short gives no interval, no p-value and no claim, wherever it is told."""
 
 import json
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -17,10 +18,9 @@ from finjepa_pipeline.backtest.inference import (
     sharpe_intervals,
     superior_predictive_ability,
 )
-from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
+from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, leaderboard_rows, report_of
 from finjepa_pipeline.backtest.metrics import SHORTEST
-from finjepa_pipeline.backtest.report_data import leaderboard_history, report_of
-from finjepa_pipeline.backtest.results import BlockKey, BlockResults, write_block
+from finjepa_pipeline.backtest.results import BlockKey, write_block
 from finjepa_pipeline.backtest.strategies import EqualWeight, EveryDecision
 from finjepa_pipeline.publishing.card import corrections, model_card
 from finjepa_pipeline.publishing.gate import findings
@@ -45,11 +45,11 @@ def judged_over(tmp_path, sessions: int, con: duckdb.DuckDBPyConnection | None =
     )
     walks = [simulate(EqualWeight(), setup), simulate(EveryDecision("mppi", lambda view: np.eye(4)[2]), setup)]
     found = {"winner": forecast_quality(lambda view: np.arange(4.0), setup, setup.views())}
+    judged = {"validation": walks, "test": [walks[0], replace(walks[1], forecasts=found)]}
     con = con or duckdb.connect()
     migrate(con)
-    for name in ("validation", "test"):
-        evidence = BlockResults(walks, forecasts={} if name == "validation" else found)
-        write_block(con, BlockKey("c1", "d1", name, f"{name}-setup"), evidence)
+    for name, results in judged.items():
+        write_block(con, BlockKey("c1", "d1", name, f"{name}-setup"), results)
     build_leaderboard(con, "c1", "d1")
     return con
 
@@ -76,7 +76,7 @@ def test_a_block_of_the_least_length_has_them_all(tmp_path):
 
 
 def test_report_history_card_and_gate_say_too_short(tmp_path, home, monkeypatch):
-    monkeypatch.setattr("finjepa_pipeline.backtest.report_data.quality_summary", lambda con: [])
+    monkeypatch.setattr("finjepa_pipeline.backtest.leaderboard.quality_summary", lambda con: [])
     checkpoint = home.add_checkpoint("c1")
     with home.warehouse.connect() as con:
         judged_over(tmp_path, 55, con)
