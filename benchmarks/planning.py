@@ -25,10 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace
 from finjepa_model.planning.goals import goal_latent
-from finjepa_model.planning.imagination import PlanningWorld
-from finjepa_model.planning.objective import GOAL, Objective
+from finjepa_model.planning.objective import GOAL, Objective, PlanningWorld
+from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.world_model import FinJEPA, Imagination
 from tests.model.markets import random_observation

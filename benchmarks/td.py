@@ -22,12 +22,12 @@ from student import half_width
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.data.splits import history_needed, split_dates
-from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace, Utility, parse_utility, project_to_simplex
-from finjepa_model.planning.imagination import PlanningWorld, quantities
-from finjepa_model.planning.objective import Objective
+from finjepa_model.planners import TDPlanner, make_planner
+from finjepa_model.planning.imagination import one_factor_covariance
+from finjepa_model.planning.objective import Objective, PlanningWorld, quantities
+from finjepa_model.planning.plan import ActionSpace, project_to_simplex
+from finjepa_model.planning.utility import Utility, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.td.planner import TDPlanner
 from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.trainer import Trainer
 from finjepa_model.world_model import FinJEPA, Imagination
@@ -58,8 +58,7 @@ class TrueMoments:
     """The truth at a close in the words of an imagination: moments of a decision step under the one-factor model."""
 
     mean_BHN: torch.Tensor
-    volatility_BHN: torch.Tensor
-    market_volatility_BH: torch.Tensor
+    covariance_BHMM: torch.Tensor
     beta_BN: torch.Tensor
     present_BN: torch.Tensor
 
@@ -73,13 +72,12 @@ class TrueMoments:
             tensor = torch.as_tensor(value, dtype=torch.float32)
             return tensor.expand(1, horizon, *tensor.shape)
 
-        return cls(
-            steps(sessions * mean_N),
-            steps(np.sqrt(sessions * np.diag(covariance_NN))),
-            steps(float(np.sqrt(sessions * variance))),
-            torch.as_tensor(covariance_NN @ market_N / variance, dtype=torch.float32)[None],
-            torch.ones(1, len(mean_N), dtype=torch.bool),
+        beta_1N = torch.as_tensor(covariance_NN @ market_N / variance, dtype=torch.float32)[None]
+        volatility_1HN, market_volatility_1H = (
+            steps(np.sqrt(sessions * x)) for x in (np.diag(covariance_NN), float(variance))
         )
+        covariance_1HMM = one_factor_covariance(volatility_1HN, market_volatility_1H, beta_1N)
+        return cls(steps(sessions * mean_N), covariance_1HMM, beta_1N, torch.ones(1, len(mean_N), dtype=torch.bool))
 
 
 @dataclass(frozen=True)

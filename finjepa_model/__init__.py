@@ -15,47 +15,32 @@ if TYPE_CHECKING:
     from finjepa_model.nn.layers import TimeSeriesTokenizer
     from finjepa_model.nn.losses import InverseDynamics, SIGReg
     from finjepa_model.nn.predictor import Predictor
-    from finjepa_model.planning import CEMPlanner, MPPIPlanner
+    from finjepa_model.planning.search import CEMPlanner, MPPIPlanner
     from finjepa_model.portfolio import PortfolioSimulator
     from finjepa_model.td.algorithm import TDJEPA
     from finjepa_model.world_model import FinJEPA
 
-_HOMES = {
-    "ActionEmbedder": "actions",
-    "CEMPlanner": "planning",
-    "ContextEncoder": "nn.encoder",
-    "FinJEPA": "world_model",
-    "FinJEPAConfig": "config",
-    "FinJEPAError": "errors",
-    "InverseDynamics": "nn.losses",
-    "MPPIPlanner": "planning",
-    "PortfolioAction": "actions",
-    "PortfolioSimulator": "portfolio",
-    "Predictor": "nn.predictor",
-    "SIGReg": "nn.losses",
-    "TDJEPA": "td.algorithm",
-    "TimeSeriesTokenizer": "nn.layers",
+_MODULES = {
+    "actions": ["ActionEmbedder", "PortfolioAction"],
+    "config": ["FinJEPAConfig"],
+    "errors": ["FinJEPAError"],
+    "nn.encoder": ["ContextEncoder"],
+    "nn.layers": ["TimeSeriesTokenizer"],
+    "nn.losses": ["InverseDynamics", "SIGReg"],
+    "nn.predictor": ["Predictor"],
+    "planning.search": ["CEMPlanner", "MPPIPlanner"],
+    "portfolio": ["PortfolioSimulator"],
+    "td.algorithm": ["TDJEPA"],
+    "world_model": ["FinJEPA"],
 }
-
 __all__ = [
-    "TDJEPA",
-    "ActionEmbedder",
-    "CEMPlanner",
-    "ContextEncoder",
-    "FinJEPA",
-    "FinJEPAConfig",
-    "FinJEPAError",
-    "InverseDynamics",
-    "MPPIPlanner",
-    "PortfolioAction",
-    "PortfolioSimulator",
-    "Predictor",
-    "SIGReg",
-    "TimeSeriesTokenizer",
-]
+    "TDJEPA", "ActionEmbedder", "CEMPlanner", "ContextEncoder", "FinJEPA", "FinJEPAConfig", "FinJEPAError", "InverseDynamics",
+    "MPPIPlanner", "PortfolioAction", "PortfolioSimulator", "Predictor", "SIGReg", "TimeSeriesTokenizer",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"finjepa_model.{_HOMES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"finjepa_model.{module}"), name)
     raise AttributeError(f"module 'finjepa_model' has no attribute {name!r}")

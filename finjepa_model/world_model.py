@@ -105,7 +105,11 @@ class FinJEPA(nn.Module):
 
     @torch.no_grad()
     def imagine(self, observation: Observation, horizon: int) -> "Imagination":
-        """Roll the market out once for B decisions; candidates then roll only their portfolio token."""
+        """Roll the market out once for B decisions; candidates then roll only their portfolio token.
+
+        Args:
+            observation: with the returns of the past (`observe`), for the forecast of risk.
+        """
         tokens_BSMD = self.see(self.encoder, observation)[0]
         if horizon > 1:
             ahead_BHMD = self.rollout(tokens_BSMD, observation.present_BN, horizon - 1)
@@ -113,23 +117,13 @@ class FinJEPA(nn.Module):
         _, memory = self.predictor.market(tokens_BSMD, observation.present_BN)
         now = observation.steps - 1
         assets_BHND, market_BHD = tokens_BSMD[:, now:, :-1], tokens_BSMD[:, now:, -1]
-        asset_scale_B1N, market_scale_B1 = self.scales(observation, slice(now, now + 1))
+        asset_scale_B1N, _ = self.scales(observation, slice(now, now + 1))
         inputs_BNZ = self.readout.inputs(observation.features_BSNTF[:, now], assets_BHND[:, 0])
         mean_BHN = self.readout(inputs_BNZ, asset_scale_B1N.squeeze(1), observation.present_BN, horizon)
-        if observation.past_BNR is None:
-            covariance_BHMM = None
-            log_std_BHN = self.heads.asset(self.heads.asset_inputs(assets_BHND, market_BHD))
-            volatility_BHN = log_std_BHN.exp() * asset_scale_B1N
-            market_volatility_BH = self.heads.market(market_BHD).exp() * market_scale_B1
-        else:
-            risk = self.risk(observation, assets_BHND[:, 0], market_BHD[:, 0])
-            covariance_BHMM = risk.step_covariance(self.config.model.stride, horizon)
-            volatility_BHM = covariance_BHMM.diagonal(dim1=-2, dim2=-1).sqrt()
-            volatility_BHN, market_volatility_BH = volatility_BHM[..., :-1], volatility_BHM[..., -1]
+        risk = self.risk(observation, assets_BHND[:, 0], market_BHD[:, 0])
         return Imagination(
             mean_BHN=mean_BHN,
-            volatility_BHN=volatility_BHN,
-            market_volatility_BH=market_volatility_BH,
+            covariance_BHMM=risk.step_covariance(self.config.model.stride, horizon),
             beta_BN=observation.beta_BSN[:, now],
             present_BN=observation.present_BN,
             assets_BHND=assets_BHND,
@@ -137,7 +131,6 @@ class FinJEPA(nn.Module):
             first_step=now,
             memory=memory,
             model=self,
-            covariance_BHMM=covariance_BHMM,
         )
 
     @torch.no_grad()
@@ -197,8 +190,7 @@ class Imagination:
     """The market, rolled out once for B decisions; h = 0 is the decision to be made now."""
 
     mean_BHN: Tensor  # expected simple return over each decision step
-    volatility_BHN: Tensor  # its standard deviation
-    market_volatility_BH: Tensor
+    covariance_BHMM: Tensor  # of the assets and, last, of the market proxy
     beta_BN: Tensor
     present_BN: Tensor  # bool
     assets_BHND: Tensor
@@ -206,8 +198,6 @@ class Imagination:
     first_step: int
     memory: MarketMemory
     model: FinJEPA
-    # of the assets and, last, of the market proxy; None without returns of the past
-    covariance_BHMM: Tensor | None = None
 
     def date(self, b: int) -> "Imagination":
         """The decision b alone, with a batch of one."""
@@ -232,16 +222,12 @@ class Imagination:
         """
         dates = max(1, _ROLLED_AT_ONCE // held_BCHN.shape[1])
         if held_BCHN.shape[0] > dates:
-            paths = []
-            for b in range(0, held_BCHN.shape[0], dates):
-                part = slice(b, b + dates)
-                some = (
-                    state.map(lambda x, part=part: x[part]),
-                    held_BCHN[part],
-                    actions.map(lambda x, part=part: x[part]),
-                )
-                paths.append(self.take(part).portfolio_path(*some))
-            return torch.cat(paths)
+
+            def path_of(part: slice) -> Tensor:
+                some, taken = state.map(lambda x: x[part]), actions.map(lambda x: x[part])
+                return self.take(part).portfolio_path(some, held_BCHN[part], taken)
+
+            return torch.cat([path_of(slice(b, b + dates)) for b in range(0, held_BCHN.shape[0], dates)])
         dtype = self.assets_BHND.dtype
         actions, held_BCHN = actions.map(lambda x: x.to(dtype)), held_BCHN.to(dtype)
         candidates, horizon = held_BCHN.shape[1:3]

@@ -132,7 +132,7 @@ def _read_pairs(context: click.Context, option: click.Parameter, texts: Sequence
 
 def _read_utility(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
     """A utility that cannot be read is refused now, not after the prices have been read."""
-    from finjepa_model.planning import parse_utility, utility_help  # here: it loads torch
+    from finjepa_model.planning.utility import parse_utility, utility_help  # here: it loads torch
 
     if text is None:
         return None

@@ -1,18 +1,17 @@
 """Goals: states of a portfolio, as latents that a plan is drawn to. Never a path of prices, which no trade can make true.
 
-Three kinds: what is best under the imagined moments, a state that the user names, and what went best on training dates in
-a market like this one.
+What is best under the imagined moments, or a state that the user names; `training.goal_library` has what went best on training
+dates.
 
-Shapes: B decision dates, N assets, D latent width, G portfolio scalars, L training dates in the library.
+Shapes: B decision dates, N assets, D latent width, G portfolio scalars.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.imagination import ImaginedMarket, Moments
 from finjepa_model.planning.utility import Target
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
@@ -110,42 +109,3 @@ def _latent(
         scalars_BG[:, SCALARS.index(name)] = value
     seen = (state.holdings_XN.unsqueeze(1), signals_BN.unsqueeze(1), scalars_BG.unsqueeze(1))
     return imagination.encode_portfolio(*seen)[:, 0]
-
-
-@dataclass(frozen=True)
-class GoalLibrary:
-    """What went best on training dates, by market.
-
-    Attributes:
-        markets_LD: market latents of the dates; goals_LD: mean portfolio latents of the best portfolios there.
-        known_L: int64, the session at whose close it was known what had gone best.
-    """
-
-    markets_LD: Tensor
-    goals_LD: Tensor
-    known_L: Tensor
-
-    def nearest(self, market_BD: Tensor, session: int, dates: int = 16) -> Tensor:
-        """Mean goal of the dates known by a session whose market was most like this one, in standardised latents.
-
-        Returns:
-            goal_BD.
-
-        Raises:
-            FinJEPAError: if nothing was known by then.
-        """
-        known_L = self.known_L <= session
-        if not known_L.any():
-            raise FinJEPAError("no training date lies before this decision, so nothing is known of what went best")
-        markets_LD = self.markets_LD[known_L]
-        scale_D = markets_LD.std(0, correction=0).clamp(min=1e-6)
-        distance_BL = torch.cdist(market_BD / scale_D, markets_LD / scale_D)
-        nearest_BK = distance_BL.topk(min(dates, len(markets_LD)), largest=False).indices
-        return self.goals_LD[known_L][nearest_BK].mean(1)
-
-
-@torch.no_grad()
-def best_realised(latents_BKD: Tensor, utility_BK: Tensor, share: float = 0.1) -> Tensor:
-    """Mean latent of the portfolios of the best realised utilities on each date: goal_BD."""
-    best = utility_BK.topk(max(1, round(share * utility_BK.shape[1])), dim=1).indices
-    return latents_BKD.gather(1, best.unsqueeze(-1).expand(-1, -1, latents_BKD.shape[-1])).mean(1)

@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.imagination import PlanningWorld
-from finjepa_model.planning.plan import Cost, Plan, Record
-from finjepa_model.planning.space import ActionSpace, action_of_positions, project_to_exposure, project_to_simplex
-from finjepa_model.planning.utility import Utility
+from finjepa_model.planning.objective import Objective
+from finjepa_model.planning.plan import (
+    ActionSpace,
+    Cost,
+    Plan,
+    Record,
+    action_of_positions,
+    project_to_exposure,
+    project_to_simplex,
+)
 
 _ITERATIONS = 300
 _LINEAR = ("log_growth", "variance", "turnover", "cost")
@@ -32,23 +38,17 @@ class Quadratic:
     price_BHN: Tensor
     held_BN: Tensor
 
-    def value(self, x_BHN: Tensor) -> Tensor:
-        """What is maximised, value_B."""
-        before_BHN = torch.cat([self.held_BN.unsqueeze(1), x_BHN[:, :-1]], dim=1)
-        risk_BH = torch.einsum("bhn,bhnm,bhm->bh", x_BHN, self.covariance_BHNN, x_BHN)
-        traded_BH = (self.price_BHN * (x_BHN - before_BHN).abs()).sum(-1)
-        return ((self.mean_BHN * x_BHN).sum(-1) - risk_BH / 2 - traded_BH).sum(-1)
 
-
-def quadratic_of(world: PlanningWorld, utility: Utility, hedged: bool) -> Quadratic:
-    """The part of a utility that is growth, variance and turnover; what else is in it is left out.
+def quadratic_of(objective: Objective, hedged: bool) -> Quadratic:
+    """The part of the utility that is growth, variance and turnover; what else is in it is left out.
 
     A hedge shorts the market proxy by the beta of the positions, which takes beta times its expected return, and its price.
 
     Raises:
         FinJEPAError: for a utility that is not linear in these quantities.
     """
-    rules, moments = world.simulator.config, world.moments
+    world, utility = objective.world, objective.utility
+    rules, moments, beta_BN = world.simulator.config, world.moments, world.moments.beta_BN
     slopes = utility.slopes(_LINEAR)
     if slopes is None:
         raise FinJEPAError(
@@ -56,23 +56,16 @@ def quadratic_of(world: PlanningWorld, utility: Utility, hedged: bool) -> Quadra
             "cem or gradient"
         )
     growth, risk = slopes["log_growth"], max(-2 * slopes["variance"], 0.0)
-    spread = world.frictions.spread if world.frictions is not None else rules.cost_bps * 1e-4
+    spread = world.frictions.spread
     price = growth * torch.as_tensor(spread) - (slopes["turnover"] / 2 + slopes["cost"] * spread)
     gross, mean_BHN = rules.max_gross, growth * moments.mean_BHN
     covariance_BHNN = moments.covariance_BHMM[..., :-1, :-1]
     if hedged:
         fee = rules.hedge_cost_bps * 1e-4 + rules.borrow_rate / rules.sessions_per_year * world.sessions
         relief_BH1 = growth * (moments.market_mean_BH + fee).unsqueeze(-1)
-        mean_BHN = mean_BHN - moments.beta_BN.unsqueeze(1) * relief_BH1
-        assets = moments.beta_BN.shape[-1]
-        with_hedge_BNM = torch.cat(
-            [
-                torch.eye(assets).to(moments.beta_BN).expand(len(moments.beta_BN), -1, -1),
-                -moments.beta_BN.unsqueeze(-1),
-            ],
-            dim=-1,
-        )
-        with_hedge_B1NM = with_hedge_BNM.unsqueeze(1)
+        mean_BHN = mean_BHN - beta_BN.unsqueeze(1) * relief_BH1
+        eye_BNN = torch.diag_embed(torch.ones_like(beta_BN))
+        with_hedge_B1NM = torch.cat([eye_BNN, -beta_BN.unsqueeze(-1)], dim=-1).unsqueeze(1)
         covariance_BHNN = with_hedge_B1NM @ moments.covariance_BHMM @ with_hedge_B1NM.mT
     return Quadratic(
         gross * mean_BHN,
@@ -155,19 +148,16 @@ class QPPlanner:
         """See `Planner.plan`; the solution is unique, so neither start nor generator is used.
 
         Raises:
-            FinJEPAError: if the cost has no mean-variance part.
+            FinJEPAError: if the cost is no `Objective`, or has no mean-variance part.
         """
-        record, quadratic = Record(cost), getattr(cost, "quadratic", None)  # `Objective.quadratic`
-        if quadratic is None:
+        if not isinstance(cost, Objective):
             raise FinJEPAError("the planner qp needs a cost with a mean-variance part; use cem, mppi or gradient")
-        if warm_start is not None:
-            space.refuse_mismatch(warm_start.path)
-        free: Quadratic = quadratic(hedged=False)
+        record, free = Record(cost), quadratic_of(cost, hedged=False)
         held_BHN = project_to_exposure(free.held_BN.unsqueeze(1).expand_as(free.mean_BHN), space)
         for x_BHN in (torch.zeros_like(held_BHN), held_BHN):
             record.evaluate(action_of_positions(x_BHN, space, hedge=0.0))
         for hedged in (False, True) if space.allow_hedge else (False,):
-            problem = quadratic(hedged)
+            problem = quadratic_of(cost, hedged)
             for invested in (False, True):
                 x_BHN = solve(problem, space, invested)
                 for share in _SHARES:

@@ -1,4 +1,4 @@
-"""Search by sampling: CEM, MPPI and random shooting over mixed actions, one loop for the three.
+"""Search: CEM, MPPI and random shooting over mixed actions by one loop of sampling, and projected gradients.
 
 Weights are independent Gaussians in R^N that are projected onto the simplex when they are decoded, and the raw numbers are
 fitted; unlike a softmax or a Dirichlet this reaches exact zeros and shrinks without bias (measured gaps to the optimum, 30
@@ -8,27 +8,23 @@ serves every date, so a date's plan does not depend on the dates that are planne
 Shapes: B decision dates, C candidates, E elites, H decision steps, N assets.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.planning.plan import Cost, Plan, Record, effective_samples
-from finjepa_model.planning.space import ActionSpace
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.plan import ActionSpace, Cost, Plan, Record, effective_samples
 
-
-@dataclass(frozen=True, kw_only=True)
-class ProposalConfig:
-    """How the distribution starts and how fast it may move."""
-
-    initial_std: float = 0.3  # of raw weights
-    initial_flat: float = 0.2  # probability of a flat signal; long, and short where it is allowed, share the rest
-    warm_std: float = 0.15  # of raw weights around a plan that is carried over
-    warm_trust: float = 0.8  # probability of each signal and hedge of a plan that is carried over
-    min_std: float = 1e-4
-    smoothing: float = 0.01  # Laplace smoothing of probabilities, so that no choice ever dies out
-    momentum: float = 0.1  # share of the old distribution that is kept in a fit
+# How the distribution starts, and how fast it may move
+_INITIAL_STD = 0.3  # of raw weights
+_INITIAL_FLAT = 0.2  # probability of a flat signal; long, and short where it is allowed, share the rest
+_WARM_STD = 0.15  # of raw weights around a plan that is carried over
+_WARM_TRUST = 0.8  # probability of each signal and hedge of a plan that is carried over
+_MIN_STD = 1e-4
+_SMOOTHING = 0.01  # Laplace smoothing of probabilities, so that no choice ever dies out
+_MOMENTUM = 0.1  # share of the old distribution that is kept in a fit
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,6 @@ class Proposal:
     """
 
     space: ActionSpace
-    config: ProposalConfig
     mean_BHN: Tensor
     std_BHN: Tensor
     short_BHN: Tensor
@@ -62,28 +57,29 @@ class Proposal:
     hedge_BH: Tensor
 
     @classmethod
-    def start(cls, space: ActionSpace, config: ProposalConfig, warm_start: Plan | None) -> "Proposal":
+    def start(cls, space: ActionSpace, warm_start: Plan | None) -> "Proposal":
         """Around the shifted plan of the decision before, or else around 1/N, mostly invested, hedged half the time."""
+        mean_BHN = space.equal_weights()
         if warm_start is None:
-            mean_BHN = space.equal_weights()
             ones_BHN = torch.ones_like(mean_BHN)
-            long = (1 - config.initial_flat) / (2 if space.allow_short else 1)
+            long = (1 - _INITIAL_FLAT) / (2 if space.allow_short else 1)
             short = long if space.allow_short else 0.0
             hedge_BH = torch.full_like(mean_BHN[..., 0], 0.5 if space.allow_hedge else 0.0)
-            std_BHN = ones_BHN * config.initial_std
-            return cls(space, config, mean_BHN, std_BHN, ones_BHN * short, ones_BHN * long, hedge_BH)
+            std_BHN = ones_BHN * _INITIAL_STD
+            return cls(space, mean_BHN, std_BHN, ones_BHN * short, ones_BHN * long, hedge_BH)
         path = warm_start.shifted()
-        space.refuse_mismatch(path)
-        rest = 1 - config.warm_trust
+        if path.weights_XN.shape != mean_BHN.shape:
+            raise FinJEPAError("the plan to start from has other dates, steps or assets; start without it")
+        rest = 1 - _WARM_TRUST
 
         def around(chosen_X: Tensor, others: int) -> Tensor:
-            return torch.where(chosen_X, config.warm_trust, rest / others)
+            return torch.where(chosen_X, _WARM_TRUST, rest / others)
 
         others = 2 if space.allow_short else 1
         short_BHN = around(path.signals_XN < 0, others) * float(space.allow_short)
         hedge_BH = around(path.hedge_X > 0.5, 1) * float(space.allow_hedge)
-        std_BHN = torch.full_like(path.weights_XN, config.warm_std)
-        return cls(space, config, path.weights_XN, std_BHN, short_BHN, around(path.signals_XN > 0, others), hedge_BH)
+        std_BHN = torch.full_like(path.weights_XN, _WARM_STD)
+        return cls(space, path.weights_XN, std_BHN, short_BHN, around(path.signals_XN > 0, others), hedge_BH)
 
     def sample(self, count: int, generator: torch.Generator | None) -> Samples:
         """Draw `count` candidates for each date; number 0 is the mean of the weights and the mode of the rest, number 1
@@ -112,7 +108,7 @@ class Proposal:
 
     def fit(self, samples: Samples, weights_BE: Tensor) -> "Proposal":
         """Move towards weighted samples; the weights sum to 1 on each date, or to 0 where no candidate has a finite cost."""
-        config, space = self.config, self.space
+        space = self.space
         signals_BEHN = samples.actions.signals_XN
         weights_BE11 = weights_BE[..., None, None]
         mean_BHN = (weights_BE11 * samples.raw_BCHN).sum(1)
@@ -120,18 +116,17 @@ class Proposal:
         choices = 3 if space.allow_short else 2
 
         def smooth(probability_X: Tensor, choices: int) -> Tensor:
-            return (probability_X + config.smoothing) / (1 + choices * config.smoothing)
+            return (probability_X + _SMOOTHING) / (1 + choices * _SMOOTHING)
 
         long_BHN = smooth((weights_BE11 * (signals_BEHN > 0)).sum(1), choices)
         short_BHN = smooth((weights_BE11 * (signals_BEHN < 0)).sum(1), choices) * float(space.allow_short)
         hedge_BH = smooth((weights_BE.unsqueeze(-1) * samples.actions.hedge_X).sum(1), 2) * float(space.allow_hedge)
-        pace_B = (1 - config.momentum) * (weights_BE.sum(-1) > 0).to(mean_BHN.dtype)
+        pace_B = (1 - _MOMENTUM) * (weights_BE.sum(-1) > 0).to(mean_BHN.dtype)
         pace_B1, pace_B11 = pace_B[:, None], pace_B[:, None, None]
         return Proposal(
             space,
-            config,
             self.mean_BHN.lerp(mean_BHN, pace_B11),
-            self.std_BHN.lerp(variance_BHN.sqrt(), pace_B11).clamp(min=config.min_std),
+            self.std_BHN.lerp(variance_BHN.sqrt(), pace_B11).clamp(min=_MIN_STD),
             self.short_BHN.lerp(short_BHN, pace_B11),
             self.long_BHN.lerp(long_BHN, pace_B11),
             self.hedge_BH.lerp(hedge_BH, pace_B1),
@@ -148,7 +143,6 @@ class SamplingPlanner:
 
     samples: int = 128
     iterations: int = 10
-    proposal: ProposalConfig = field(default_factory=ProposalConfig)
 
     def choose(self, cost_BC: Tensor) -> Choice | None:
         """What the next distribution is fitted to; None where it stays."""
@@ -159,7 +153,7 @@ class SamplingPlanner:
         self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
     ) -> Plan:
         """See `Planner.plan`. The plan is the best candidate that was seen, not the mean that the distribution ends at."""
-        proposal, record = Proposal.start(space, self.proposal, warm_start), Record(cost)
+        proposal, record = Proposal.start(space, warm_start), Record(cost)
         for _ in range(self.iterations):
             samples = proposal.sample(self.samples, generator)
             chosen = self.choose(record.evaluate(samples.actions))
@@ -242,3 +236,77 @@ def normalise_costs(cost_BC: Tensor) -> Tensor:
     gap_BC = torch.where(cost_BC.isfinite(), cost_BC - cost_BC.amin(-1, keepdim=True), torch.nan)
     median_B1 = gap_BC.nanmedian(-1, keepdim=True).values.nan_to_num(1.0)
     return (gap_BC / median_B1.clamp(min=torch.finfo(gap_BC.dtype).tiny)).nan_to_num(torch.inf)
+
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientPlanner:
+    """Follows the slope of the cost from several starts at once: weights are projected onto the simplex after every step,
+    signals and the hedge are relaxed to intervals and rounded in the end.
+
+    Only actions that can be traded are ever a plan: what is relaxed is rounded before it is put on record.
+    """
+
+    starts: int = 8
+    iterations: int = 40
+    relaxed_share: float = 0.6  # of the iterations; then signals and hedge are rounded, and weights are refined alone
+    weight_rate: float = 0.2  # Adam's step, a share of wealth; it falls to a tenth
+    signal_rate: float = 0.4
+
+    def plan(
+        self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
+    ) -> Plan:
+        """See `Planner.plan`."""
+        record = Record(cost)
+        starts = Proposal.start(space, warm_start).sample(self.starts, generator).actions
+        low = -1.0 if space.allow_short else 0.0
+        parts = [starts.weights_XN, starts.signals_XN, starts.hedge_X]
+        first = [torch.zeros_like(part) for part in parts]
+        second = [torch.zeros_like(part) for part in parts]
+        relaxed = round(self.relaxed_share * self.iterations)
+        for iteration in range(self.iterations):
+            with torch.no_grad():
+                record.evaluate(_rounded(parts))
+            if iteration == relaxed:
+                positions = parts[0] * parts[1].abs()
+                parts = [space.project(positions), parts[1].round(), parts[2].round()]
+            moving = 3 if iteration < relaxed else 1
+            slopes = _slopes(cost, parts, moving)
+            pace = 0.1 ** (iteration / self.iterations)
+            # Weights move along the simplex, and at one pace: a pace for each would bend the direction, and what weights have
+            # in common would set it and be projected away.
+            slopes = (space.tangent(slopes[0]), *slopes[1:])
+            for i, slope in enumerate(slopes):
+                first[i] = first[i].lerp(slope, 1 - _BETAS[0])
+                square = slope.square().mean(-1, keepdim=True) if i == 0 else slope.square()
+                second[i] = second[i].lerp(square, 1 - _BETAS[1])
+                mean = first[i] / (1 - _BETAS[0] ** (iteration + 1))
+                root = (second[i] / (1 - _BETAS[1] ** (iteration + 1))).sqrt()
+                rate = pace * (self.weight_rate if i == 0 else self.signal_rate)
+                parts[i] = parts[i] - rate * mean / (root + _EPSILON)
+            parts[0] = space.project(parts[0])
+            parts[1] = parts[1].clamp(low, 1.0)
+            parts[2] = parts[2].clamp(0.0, 1.0) * float(space.allow_hedge)
+        with torch.no_grad():
+            record.evaluate(_rounded(parts))
+            return record.plan()
+
+
+def _slopes(cost: Cost, parts: list[Tensor], moving: int) -> tuple[Tensor, ...]:
+    """Of the cost in the first `moving` of weights, signals and hedge; 0 where it is not a number."""
+    leaves = [part.detach().requires_grad_(i < moving) for i, part in enumerate(parts)]
+    with torch.enable_grad():
+        cost_BC = cost(PortfolioAction(*leaves))
+        finite_BC = torch.where(cost_BC.isfinite(), cost_BC, 0.0)
+        total = finite_BC.sum() + 0 * leaves[0].sum()  # a cost may not depend on what moves
+        slopes = torch.autograd.grad(total, leaves[:moving], allow_unused=True)
+    pairs = zip(slopes, leaves, strict=False)
+    return tuple(torch.zeros_like(leaf) if slope is None else slope.nan_to_num(0, 0, 0) for slope, leaf in pairs)
+
+
+def _rounded(parts: list[Tensor]) -> PortfolioAction:
+    """The nearest action that can be traded."""
+    weights_BCHN, signals_BCHN, hedge_BCH = parts
+    return PortfolioAction(weights_BCHN, signals_BCHN.round(), hedge_BCH.round())

@@ -12,8 +12,8 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -61,24 +61,23 @@ def parse_goal(text: str) -> Target | None:
         FinJEPAError: for what is no goal; it names what a goal may say.
     """
     known = [field.name for field in fields(Target)]
-    tree = ast.parse(text, mode="eval").body
-    assert isinstance(tree, ast.Call)
-    if len(tree.args) == 1 and not tree.keywords and ast.unparse(tree.args[0]) == "realised":
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call)
+    if ast.unparse(call) == REALISED:
         return None
     wanted: dict[str, float] = {}
-    for keyword in tree.keywords:
+    for keyword in call.keywords:
         try:
             number = ast.literal_eval(keyword.value)
         except (ValueError, TypeError, SyntaxError):
-            number = None
-        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST_OF_GOAL:
-            number = None
-        if keyword.arg not in known or number is None:
+            number = math.nan
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if keyword.arg not in known or not is_number or not abs(number) <= _LARGEST_OF_GOAL:
             raise FinJEPAError(
                 f"{ast.unparse(keyword)[:100]!r} is no part of a goal, which has numbers for {', '.join(known)}"
             )
         wanted[keyword.arg] = float(number)
-    if tree.args or not wanted:
+    if call.args or not wanted:
         raise FinJEPAError(
             f"{text[:100]!r} is no goal; write it like {GOAL_EXAMPLE}, of {', '.join(known)}, or as {REALISED}"
         )
@@ -87,46 +86,38 @@ def parse_goal(text: str) -> Target | None:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity of a decision step that a utility may contain."""
+    """A quantity of a decision step that a utility may contain; no portfolio, whatever its rules, has less than `least` or
+    more than `most` of it."""
 
     name: str
     unit: str
     formula: str
+    least: float = 0.0
+    most: float = math.inf
 
 
 # fmt: off
 QUANTITIES = {q.name: q for q in (
-    Quantity("log_growth", "log return a step", "log(wealth after / wealth before), costs included"),
+    Quantity("log_growth", "log return a step", "log(wealth after / wealth before), costs included", -math.inf),
     Quantity("variance", "squared return a step", "variance of the step's simple return; 2.5 of it is a risk aversion of 5"),
     Quantity("volatility", "return a step", "root of the variance"),
-    Quantity("cvar", "share of wealth", "mean loss in the worst 5 % of cases, as if returns were Gaussian"),
-    Quantity("drawdown", "share of wealth", "fall from the highest wealth so far on a path at the worst 5 % (Gaussian)"),
+    Quantity("cvar", "share of wealth", "mean loss in the worst 5 % of cases, as if returns were Gaussian", -math.inf),
+    Quantity("drawdown", "share of wealth", "fall from the highest wealth so far on a path at the worst 5 % (Gaussian)", most=1),
     Quantity("cost", "share of wealth", "commissions, spreads, impact and borrow fees of the step"),
     Quantity("turnover", "share of wealth", "half of what is bought and sold, one-way"),
     Quantity("gross", "share of wealth", "sum of absolute positions after the trade"),
-    Quantity("net", "share of wealth", "sum of positions after the trade"),
+    Quantity("net", "share of wealth", "sum of positions after the trade", -math.inf),
     Quantity("short", "share of wealth", "sum of positions held short"),
-    Quantity("cash", "share of wealth", "1 - net, the cash that is the investor's own"),
-    Quantity("beta", "1", "to the market proxy, hedge included"),
+    Quantity("cash", "share of wealth", "1 - net, the cash that is the investor's own", -math.inf),
+    Quantity("beta", "1", "to the market proxy, hedge included", -math.inf),
     Quantity("concentration", "1", "sum of squared positions"),
-    Quantity("hedge", "0 or 1", "whether the market proxy is sold"),
+    Quantity("hedge", "0 or 1", "whether the market proxy is sold", most=1),
     Quantity("disagreement", "return a step", "deviation of the expected return over an ensemble of models"),
     Quantity("goal_distance", "1", "mean squared distance of the portfolio latent to the goal's"),
     Quantity("final_goal_distance", "1", "the same at the last step, 0 before"),
 )}
 # fmt: on
 
-_ARITHMETIC: dict[type, Callable] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
-_FUNCTIONS: dict[str, Callable] = {
-    "above": lambda x, limit: (x - limit).clamp(min=0),
-    "below": lambda x, limit: (limit - x).clamp(min=0),
-    "abs": lambda x: x.abs(),
-}
 EXAMPLE = "log_growth - 2.5*variance - 0.002*turnover - above(drawdown, 0.1), gross <= 0.8"
 _ENSEMBLE = "disagreement('ID', 'ID')"
 _GOALS = (
@@ -136,21 +127,19 @@ _GOALS = (
     f"{_ENSEMBLE}: the same as disagreement, between the checkpoint that plans and others (ids of this home, folders,\n"
     "Hub repositories); plans are then made in the mixture of them all"
 )
+_KNOWN = f"known are {', '.join(QUANTITIES)} (finjepa decide --utility help)"
 _HELP = "above(x, limit) = max(0, x - limit), below(x, limit) = max(0, limit - x), abs(x), + - * / and numbers"
 
-_LONGEST, _DEEPEST = 2000, 60  # characters, and levels of the syntax tree
-_LARGEST = 1e12  # of a number; single precision squares it
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-_STRANGE = re.compile(r"[^A-Za-z0-9_ .+*/(),<>=\-]")
-# What no portfolio can go beyond, whatever its rules.
-_LEAST: dict[str, float] = dict.fromkeys(
-    ("variance", "volatility", "drawdown", "cost", "turnover", "gross", "short", "concentration", "hedge",
-     "disagreement", "goal_distance", "final_goal_distance"), 0.0,
-)  # fmt: skip
-_MOST = {"drawdown": 1.0, "hedge": 1.0}
+
+def utility_help() -> str:
+    """A table of what a utility may contain."""
+    width, units = (max(len(getattr(q, a)) for q in QUANTITIES.values()) for a in ("name", "unit"))
+    table = [f"{q.name:<{width}}  {q.unit:<{units}}  {q.formula}" for q in QUANTITIES.values()]
+    begin = "A utility is arithmetic over these quantities of a decision step, and limits after commas, as in"
+    return "\n".join((begin, "", f"  {EXAMPLE}", "", *table, "", _GOALS, "", _HELP))
+
 
 Values = Mapping[str, Tensor]
-_Part = Callable[[Values], Tensor | float] | float
 
 
 @dataclass(frozen=True)
@@ -159,20 +148,14 @@ class Utility:
 
     Attributes:
         text: as written.
-        names: the quantities that it contains.
-        addends: text and function of each addend; limits: the same of each limit, the excess over it.
+        names: the quantities, goals and disagreements that it contains.
+        addends: source and syntax tree of each addend; limits: the same of each limit.
     """
 
     text: str
-    names: frozenset[str]
-    addends: tuple[tuple[str, _Part], ...]
-    limits: tuple[tuple[str, _Part], ...] = ()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Utility) and self.text == other.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
+    names: frozenset[str] = field(compare=False)
+    addends: tuple[tuple[str, ast.expr], ...] = field(compare=False)
+    limits: tuple[tuple[str, ast.expr], ...] = field(compare=False)
 
     @property
     def goals(self) -> list[str]:
@@ -182,9 +165,8 @@ class Utility:
     @property
     def checkpoints(self) -> list[str]:
         """The checkpoints whose disagreement is priced, without the one that plans."""
-        calls = [ast.parse(name, mode="eval").body for name in sorted(self.names) if name.startswith("disagreement(")]
-        found = [argument.value for call in calls for argument in call.args]  # type: ignore[attr-defined]
-        return list(dict.fromkeys(found))
+        calls = [name for name in sorted(self.names) if name.startswith("disagreement(")]
+        return list(dict.fromkeys(name for call in calls for name in ast.literal_eval(f"[{call[13:-1]}]")))
 
     def by_term(self, values: Values) -> dict[str, Tensor]:
         """Each addend, value_X; they add up to the utility."""
@@ -202,21 +184,17 @@ class Utility:
         """The coefficients of some quantities; None where the utility is not linear in them, whatever the others are."""
         chosen = sorted(self.names.intersection(names))
         generator = torch.Generator().manual_seed(0)
-        draws = torch.rand(2, 8, len(self.names), generator=generator, dtype=torch.float64)
-        values = dict(zip(sorted(self.names), draws.unbind(-1), strict=True))
-        for name in chosen:  # from 0 in the first row; the second has the same values of the others
-            values[name] = torch.stack([torch.zeros(8, dtype=torch.float64), 4 * values[name][0] - 2])
-        for name in self.names.difference(chosen):
-            values[name] = values[name][:1].expand(2, -1)
-        before, after = self(values)
-        points = torch.stack([values[name][1] for name in chosen], -1) if chosen else torch.zeros(8, 0).double()
-        if not (before.isfinite() & after.isfinite()).all():
+        values = {name: torch.rand(8, generator=generator, dtype=torch.float64) for name in sorted(self.names)}
+        values |= {name: 4 * values[name] - 2 for name in chosen}
+        without = values | {name: torch.zeros_like(values[name]) for name in chosen}
+        rest_8, whole_8 = self(without), self(values)
+        slopes = {name: self(without | {name: torch.ones_like(rest_8)}) - rest_8 for name in chosen}
+        linear_8 = rest_8 + sum(slope_8 * values[name] for name, slope_8 in slopes.items())
+        errors = [linear_8 - whole_8, *(slope_8 - slope_8.mean() for slope_8 in slopes.values())]
+        tolerance = 1e-9 * max(float(rest_8.abs().max()), float(whole_8.abs().max()), 1.0)
+        if not (tolerance < math.inf and all(float(error_8.abs().max()) <= tolerance for error_8 in errors)):
             return None
-        slopes = torch.linalg.lstsq(points, (after - before).unsqueeze(-1)).solution[:, 0]
-        error = (points @ slopes - (after - before)).abs().max()
-        if error > 1e-9 * max(float(after.abs().max()), float(before.abs().max()), 1.0):
-            return None
-        return dict.fromkeys(names, 0.0) | dict(zip(chosen, slopes.tolist(), strict=True))
+        return dict.fromkeys(names, 0.0) | {name: float(slope_8.mean()) for name, slope_8 in slopes.items()}
 
 
 def parse_utility(text: str) -> Utility:
@@ -229,40 +207,30 @@ def parse_utility(text: str) -> Utility:
     text = " ".join(text.split())
     tree = _tree(text)
     body, *limits = tree.elts if isinstance(tree, ast.Tuple) and tree.elts else [tree]
-    names: set[str] = set()
-    addends = [(source, _compiled(part, names)) for source, part in _addends(body, "")]
+    names = _names(body)
     if not names:
-        raise FinJEPAError(f"the utility {_short(ast.unparse(body))!r} contains no quantity; {_known()}")
-    kept = tuple(_limit(limit, names) for limit in limits)
+        raise FinJEPAError(f"the utility {_source(body)!r} contains no quantity; {_KNOWN}")
+    for limit in limits:
+        if not isinstance(limit, ast.Compare) or len(limit.ops) > 1 or not isinstance(limit.ops[0], ast.LtE | ast.GtE):
+            raise FinJEPAError(
+                f"the limit {_source(limit)!r} cannot be read; write it like gross <= 0.8 or cash >= 0.1"
+            )
+        names |= set().union(*map(_names, _sides(limit)))
     _refuse_impossible(limits)
-    return Utility(text, frozenset(names), tuple(addends), kept)
+    sourced = tuple((ast.unparse(limit).replace(" ", ""), limit) for limit in limits)
+    return Utility(text, frozenset(names), tuple(_addends(body)), sourced)
 
 
-def utility_help() -> str:
-    """A table of what a utility may contain."""
-    width, units = (max(len(getattr(q, a)) for q in QUANTITIES.values()) for a in ("name", "unit"))
-    lines = [f"{q.name:<{width}}  {q.unit:<{units}}  {q.formula}" for q in QUANTITIES.values()]
-    return "\n".join(
-        (
-            "A utility is arithmetic over these quantities of a decision step, and limits after commas, as in",
-            "",
-            f"  {EXAMPLE}",
-            "",
-            *lines,
-            "",
-            _GOALS,
-            "",
-            _HELP,
-        )
-    )
+_LONGEST, _DEEPEST = 2000, 60  # characters, and levels of the syntax tree
+_LARGEST = 1e12  # of a number; single precision squares it
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_STRANGE = re.compile(r"[^A-Za-z0-9_ .+*/(),<>=\-]")
 
 
 def _tree(text: str) -> ast.expr:
     """The syntax tree of a text of known characters, of bounded length and depth."""
     if len(text) > _LONGEST:
-        raise FinJEPAError(
-            f"the utility {_short(text)!r} cannot be read: it has {len(text)} characters, at most {_LONGEST}"
-        )
+        raise FinJEPAError(f"a utility of {len(text)} characters cannot be read; at most {_LONGEST} are")
     if strange := _STRANGE.search(_QUOTED.sub("", text)):
         raise FinJEPAError(f"{strange[0]!r} cannot be part of a utility, which is made of {_HELP}")
     try:
@@ -272,142 +240,142 @@ def _tree(text: str) -> ast.expr:
         while layer and depth <= _DEEPEST:
             layer, depth = [child for node in layer for child in ast.iter_child_nodes(node)], depth + 1
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise FinJEPAError(
-            f"the utility {_short(text)!r} cannot be read; write it like log_growth - 5*variance"
-        ) from error
+        raise FinJEPAError(f"the utility {text[:100]!r} cannot be read; write it like {EXAMPLE}") from error
     if layer:
-        raise FinJEPAError(f"the utility {_short(text)!r} cannot be read: it is nested too deeply")
+        raise FinJEPAError(f"the utility {text[:100]!r} cannot be read: it is nested too deeply")
     return tree
 
 
-def _addends(tree: ast.expr, sign: str) -> list[tuple[str, ast.expr]]:
-    """Source and tree of each addend, its sign included."""
-    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add | ast.Sub):
-        flip = {"": "-", "-": ""}[sign]
-        return _addends(tree.left, sign) + _addends(tree.right, sign if isinstance(tree.op, ast.Add) else flip)
-    signed = ast.UnaryOp(ast.USub(), tree) if sign else tree
-    return [(ast.unparse(signed).replace(" ", ""), signed)]
+_ARITHMETIC: dict[type, Callable] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_FUNCTIONS: dict[str, tuple[int, Callable]] = {  # the number of arguments, and the function
+    "above": (2, lambda x, limit: _positive(x - limit)),
+    "below": (2, lambda x, limit: _positive(limit - x)),
+    "abs": (1, abs),
+}
 
 
-def _limit(tree: ast.expr, names: set[str]) -> tuple[str, _Part]:
-    source = ast.unparse(tree)
-    if not isinstance(tree, ast.Compare) or len(tree.ops) != 1 or not isinstance(tree.ops[0], ast.LtE | ast.GtE):
-        raise FinJEPAError(f"the limit {_short(source)!r} cannot be read; write it like gross <= 0.8 or cash >= 0.1")
-    low, high = _compiled(tree.left, names), _compiled(tree.comparators[0], names)
-    if isinstance(tree.ops[0], ast.GtE):
-        low, high = high, low
-    return source.replace(" ", ""), lambda values: torch.as_tensor(_at(low, values) - _at(high, values)).clamp(min=0)
+def _names(tree: ast.expr) -> set[str]:
+    """The quantities, goals and disagreements of a part.
+
+    Raises:
+        FinJEPAError: if it is no arithmetic over known ones; it names the part that is not.
+    """
+    match tree:
+        case ast.Constant(value=int() | float()) if not isinstance(tree.value, bool):
+            found = set()
+        case ast.Name():
+            if tree.id not in QUANTITIES:
+                raise FinJEPAError(f"unknown quantity {_source(tree)!r} in a utility; {_KNOWN}")
+            return {tree.id}
+        case ast.Call(func=ast.Name("goal")):
+            parse_goal(_key(tree))
+            return {_key(tree)}
+        case ast.Call(func=ast.Name("disagreement")):
+            if not tree.args or tree.keywords or not all(_is_text(argument) for argument in tree.args):
+                raise FinJEPAError(f"{_source(tree)!r} cannot be read; name the other checkpoints: {_ENSEMBLE}")
+            return {_key(tree)}
+        case ast.Call(func=ast.Name(name), args=parts, keywords=[]) if _FUNCTIONS.get(name, (0,))[0] == len(parts) > 0:
+            found = set().union(*map(_names, parts))
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
+            found = _names(tree.operand)
+        case ast.BinOp() if type(tree.op) in _ARITHMETIC:
+            divisor = _names(tree.right)
+            if isinstance(tree.op, ast.Div) and not divisor and _evaluate(tree.right, {}) == 0:
+                raise FinJEPAError(f"{_source(tree)!r} divides by zero")
+            found = _names(tree.left) | divisor
+        case _:
+            raise FinJEPAError(f"{_source(tree)!r} cannot be part of a utility, which is made of {_HELP}")
+    if not found and not abs(_evaluate(tree, {})) <= _LARGEST:
+        raise FinJEPAError(f"{_source(tree)!r} is too large a number; at most {_LARGEST:g} is read")
+    return found
 
 
-def _refuse_impossible(limits: Iterable[ast.expr]) -> None:
-    """Limits on one quantity, or on none, that contradict what the quantity can be or each other."""
-    least, most = dict(_LEAST), dict(_MOST)
-    for tree in limits:
-        assert isinstance(tree, ast.Compare)
-        left, right, source = tree.left, tree.comparators[0], _short(ast.unparse(tree))
-        low, high = (left, right) if isinstance(tree.ops[0], ast.LtE) else (right, left)
-        numbers = [None if isinstance(side, ast.Name) else _number(side) for side in (low, high)]
-        if isinstance(low, ast.Name) and numbers[1] is not None:
-            name, most[low.id] = low.id, min(most.get(low.id, math.inf), numbers[1])
-        elif isinstance(high, ast.Name) and numbers[0] is not None:
-            name, least[high.id] = high.id, max(least.get(high.id, -math.inf), numbers[0])
-        elif numbers[0] is not None and numbers[1] is not None and numbers[0] > numbers[1]:
-            raise FinJEPAError(f"the limit {source} can never be kept; write it like gross <= 0.8")
-        else:
-            continue
-        if least.get(name, -math.inf) > most.get(name, math.inf):
-            raise FinJEPAError(
-                f"the limit {source} cannot be kept: {name} would have to be at least {least[name]:g} and at most "
-                f"{most[name]:g}"
-            )
+def _evaluate(tree: ast.expr, values: Values) -> Tensor | float:
+    """The value_X of a part; of a limit, how far it is broken. A number where it contains no quantity."""
+    match tree:
+        case ast.Constant():
+            return tree.value  # type: ignore[return-value]
+        case ast.UnaryOp():
+            value = _evaluate(tree.operand, values)
+            return -value if isinstance(tree.op, ast.USub) else value
+        case ast.BinOp():
+            return _ARITHMETIC[type(tree.op)](_evaluate(tree.left, values), _evaluate(tree.right, values))
+        case ast.Call(func=ast.Name(name)) if name in _FUNCTIONS:
+            return _FUNCTIONS[name][1](*(_evaluate(argument, values) for argument in tree.args))
+        case ast.Compare():
+            low, high = _sides(tree)
+            return _positive(_evaluate(low, values) - _evaluate(high, values))
+    return values[_key(tree)]
 
 
-def _number(tree: ast.expr) -> float | None:
-    """The value of a part without quantities."""
-    names: set[str] = set()
-    part = _compiled(tree, names)
-    return None if callable(part) else part
-
-
-def _compiled(tree: ast.expr, names: set[str]) -> _Part:
-    """A function of the values, or a number where there is no quantity; the names that it reads are added to `names`."""
-    if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float) and not isinstance(tree.value, bool):
-        number = tree.value
-        return _bounded(tree, lambda: float(number))
-    if isinstance(tree, ast.Name):
-        name = tree.id
-        if name not in QUANTITIES:
-            raise FinJEPAError(f"unknown quantity {_short(name)!r} in a utility; {_known()}")
-        names.add(name)
-        return lambda values: values[name]
-    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "goal":
-        goal = ast.unparse(tree).replace(" ", "")
-        parse_goal(goal)
-        names.add(goal)
-        return lambda values: values[goal]
-    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "disagreement":
-        named = [argument.value for argument in tree.args if isinstance(argument, ast.Constant)]
-        if not named or len(named) < len(tree.args) or tree.keywords or not all(isinstance(n, str) for n in named):
-            raise FinJEPAError(f"{_short(ast.unparse(tree))!r} cannot be read; name the other checkpoints: {_ENSEMBLE}")
-        call = ast.unparse(tree)
-        names.add(call)
-        return lambda values: values[call]
-    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub | ast.UAdd):
-        inner, sign = _compiled(tree.operand, names), -1.0 if isinstance(tree.op, ast.USub) else 1.0
-        return (lambda values: sign * inner(values)) if callable(inner) else sign * inner
-    if isinstance(tree, ast.BinOp) and type(tree.op) in _ARITHMETIC:
-        left, right = _compiled(tree.left, names), _compiled(tree.right, names)
-        combine = _ARITHMETIC[type(tree.op)]
-        if isinstance(tree.op, ast.Div) and right == 0:
-            raise FinJEPAError(f"{_short(ast.unparse(tree))!r} divides by zero")
-        if not callable(left) and not callable(right):
-            return _bounded(tree, lambda: combine(left, right))
-        return lambda values: combine(_at(left, values), _at(right, values))
-    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id in _FUNCTIONS:
-        function = _FUNCTIONS[tree.func.id]
-        arguments = [_compiled(argument, names) for argument in tree.args]
-        if len(arguments) == function.__code__.co_argcount and not tree.keywords:
-            if not any(map(callable, arguments)):
-                return _bounded(tree, lambda: float(function(*map(_exact, arguments))))
-            return lambda values: function(*(_as_tensor(_at(argument, values)) for argument in arguments))
-    raise FinJEPAError(f"{_short(ast.unparse(tree))!r} cannot be part of a utility, which is made of {_HELP}")
-
-
-def _bounded(tree: ast.expr, number: Callable[[], float]) -> float:
-    try:
-        value = number()
-    except OverflowError:
-        value = math.inf
-    if not abs(value) <= _LARGEST:
-        raise FinJEPAError(f"{_short(ast.unparse(tree))!r} is too large a number; at most {_LARGEST:g} is read")
-    return value
-
-
-def _at(part: _Part, values: Values) -> Tensor | float:
-    return part(values) if callable(part) else part
-
-
-def _as_tensor(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value)
-
-
-def _exact(value: _Part) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def _evaluated(parts: tuple[tuple[str, _Part], ...], values: Values) -> dict[str, Tensor]:
+def _evaluated(parts: Sequence[tuple[str, ast.expr]], values: Values) -> dict[str, Tensor]:
+    """value_X of each part; parts of one source are added."""
     like = next(iter(values.values()))
     shape = torch.broadcast_shapes(*(value.shape for value in values.values()))
     found: dict[str, Tensor] = {}
-    for source, part in parts:
-        value = torch.as_tensor(_at(part, values), dtype=like.dtype, device=like.device).expand(shape)
+    for source, tree in parts:
+        value = torch.as_tensor(_evaluate(tree, values), dtype=like.dtype, device=like.device).expand(shape)
         found[source] = found[source] + value if source in found else value
     return found
 
 
-def _known() -> str:
-    return f"known are {', '.join(QUANTITIES)} (finjepa decide --utility help)"
+def _addends(tree: ast.expr, negative: bool = False) -> list[tuple[str, ast.expr]]:
+    """Source and tree of each addend, its sign included."""
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add | ast.Sub):
+        return _addends(tree.left, negative) + _addends(tree.right, negative != isinstance(tree.op, ast.Sub))
+    signed = ast.UnaryOp(ast.USub(), tree) if negative else tree
+    return [(ast.unparse(signed).replace(" ", ""), signed)]
+
+
+def _refuse_impossible(limits: Sequence[ast.expr]) -> None:
+    """Limits on one quantity, or on none, that contradict what the quantity can be or each other."""
+    ranges = {name: (quantity.least, quantity.most) for name, quantity in QUANTITIES.items()}
+
+    def range_of(side: ast.expr) -> tuple[float, float]:
+        if isinstance(side, ast.Name):
+            return ranges[side.id]
+        number = _evaluate(side, {}) if not _names(side) else None
+        return (-math.inf, math.inf) if number is None else (float(number), float(number))
+
+    for limit in limits:
+        low, high = _sides(limit)
+        least, most = range_of(low)[0], range_of(high)[1]
+        if least > most:
+            raise FinJEPAError(
+                f"the limit {_source(limit)} can never be kept: what must be at most {most:g} is at least {least:g}"
+            )
+        for side in (low, high):
+            if isinstance(side, ast.Name):
+                own = ranges[side.id]
+                ranges[side.id] = (own[0], min(own[1], most)) if side is low else (max(own[0], least), own[1])
+
+
+def _sides(limit: ast.expr) -> tuple[ast.expr, ast.expr]:
+    """Of a limit: what must not exceed what."""
+    assert isinstance(limit, ast.Compare)
+    left, right = limit.left, limit.comparators[0]
+    return (left, right) if isinstance(limit.ops[0], ast.LtE) else (right, left)
+
+
+def _is_text(tree: ast.expr) -> bool:
+    return isinstance(tree, ast.Constant) and isinstance(tree.value, str)
+
+
+def _key(tree: ast.expr) -> str:
+    """The name under which values have a quantity, a goal or a disagreement."""
+    source = ast.unparse(tree)
+    return source if source.startswith("disagreement(") else source.replace(" ", "")
+
+
+def _positive(value: Tensor | float) -> Tensor | float:
+    return value.clamp(min=0) if isinstance(value, Tensor) else max(value, 0.0)
+
+
+def _source(tree: ast.expr) -> str:
+    text = ast.unparse(tree)
+    return text if len(text) <= 100 else f"{text[:97]}..."

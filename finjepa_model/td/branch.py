@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.imagination import PlanningWorld
+from finjepa_model.planning.objective import PlanningWorld
 from finjepa_model.planning.utility import Utility
 from finjepa_model.td.algorithm import TDJEPA, Parts, to_sphere
 from finjepa_model.td.networks import OutcomeFeatures, PortfolioActor, StateEncoder, SuccessorPredictor, TaskEncoder

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.config import PortfolioConfig, TDConfig
-from finjepa_model.planning.space import ActionSpace, action_of_positions, project_to_exposure
+from finjepa_model.planning.plan import ActionSpace, action_of_positions, project_to_exposure
 from finjepa_model.portfolio import SCALARS
 from finjepa_model.td.algorithm import to_sphere
 from finjepa_model.td.state import ASSET_NUMBERS, OUTCOMES, PolicyState

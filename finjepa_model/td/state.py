@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.planning.imagination import PlanningWorld, quantities
+from finjepa_model.planning.objective import PlanningWorld, quantities
 from finjepa_model.portfolio import PortfolioState
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class PolicyState:
         state, moments, present_YN = world.state, world.moments, imagination.present_BN
         assets_YND, market_YD = imagination.tokens_BMD[:, :-1], imagination.tokens_BMD[:, -1]
         scalars_YG = state.scalars(moments.beta_BN)
-        mean_YN, volatility_YN = imagination.mean_BHN[:, 0], imagination.volatility_BHN[:, 0]
+        mean_YN = imagination.mean_BHN[:, 0]
+        volatility_YN = imagination.covariance_BHMM[:, 0].diagonal(dim1=-2, dim2=-1)[:, :-1].sqrt()
         own_YNV = torch.stack(
             [
                 state.holdings_XN,

@@ -13,7 +13,7 @@ from torch import Tensor
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.batches import PAST, BatchSource
 from finjepa_model.data.panel import Panel
-from finjepa_model.planning.imagination import PlanningWorld
+from finjepa_model.planning.objective import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.td.branch import TDBranch
 from finjepa_model.td.state import CONSEQUENCES, QUANTITY_NAMES, REALISED, PolicyState, realised

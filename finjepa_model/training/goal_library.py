@@ -1,18 +1,52 @@
 """Goals from data: on training dates, portfolios are drawn and held through what really came, and the best are remembered.
 
-Shapes: L training dates, C portfolios on each, Y = L x C, N assets, T sessions, D latent width.
+Shapes: B decision dates, L training dates, C portfolios on each, Y = L x C, N assets, T sessions, D latent width.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from finjepa_model.data.batches import BatchSource
+from finjepa_model.data.batches import PAST, BatchSource
 from finjepa_model.data.panel import Panel
-from finjepa_model.planning.goals import RISK_AVERSION, GoalLibrary, best_realised
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.goals import RISK_AVERSION
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.world_model import FinJEPA
+
+
+@dataclass(frozen=True)
+class GoalLibrary:
+    """What went best on training dates, by market.
+
+    Attributes:
+        markets_LD: market latents of the dates; goals_LD: mean portfolio latents of the best portfolios there.
+        known_L: int64, the session at whose close it was known what had gone best.
+    """
+
+    markets_LD: Tensor
+    goals_LD: Tensor
+    known_L: Tensor
+
+    def nearest(self, market_BD: Tensor, session: int, dates: int = 16) -> Tensor:
+        """Mean goal of the dates known by a session whose market was most like this one, in standardised latents.
+
+        Returns:
+            goal_BD.
+
+        Raises:
+            FinJEPAError: if nothing was known by then.
+        """
+        known_L = self.known_L <= session
+        if not known_L.any():
+            raise FinJEPAError("no training date lies before this decision, so nothing is known of what went best")
+        markets_LD = self.markets_LD[known_L]
+        scale_D = markets_LD.std(0, correction=0).clamp(min=1e-6)
+        distance_BL = torch.cdist(market_BD / scale_D, markets_LD / scale_D)
+        nearest_BK = distance_BL.topk(min(dates, len(markets_LD)), largest=False).indices
+        return self.goals_LD[known_L][nearest_BK].mean(1)
 
 
 @torch.no_grad()
@@ -31,11 +65,11 @@ def build_library(
         FinJEPAError: if the panel is too short for the model's windows.
     """
     config = replace(model.config, training=replace(model.config.training, batch_size=dates))
-    source = BatchSource(panel, config, block)
+    source = BatchSource(panel, config, block, past=PAST)
     sessions_L, assets_LN = source.sampler.batch(0)
     batch = source.batch(sessions_L, assets_LN)
     steps, stride = config.loss.rollout_steps, config.model.stride
-    now, after = (model.imagine(batch.observation.step(-1 - k), 1) for k in (steps, steps - 1))
+    now, after = (model.imagine(batch.observation.step(-1 - k, stride), 1) for k in (steps, steps - 1))
     rows_Y = torch.arange(dates).repeat_interleave(portfolios)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
@@ -59,3 +93,9 @@ def build_library(
     )
     goals_LD = best_realised(latents_LCD, utility_Y.view(dates, portfolios))
     return GoalLibrary(now.tokens_BMD[:, -1], goals_LD, torch.from_numpy(sessions_L) + stride)
+
+
+def best_realised(latents_BKD: Tensor, utility_BK: Tensor, share: float = 0.1) -> Tensor:
+    """Mean latent of the portfolios of the best realised utilities on each date: goal_BD."""
+    best = utility_BK.topk(max(1, round(share * utility_BK.shape[1])), dim=1).indices
+    return latents_BKD.gather(1, best.unsqueeze(-1).expand(-1, -1, latents_BKD.shape[-1])).mean(1)

@@ -23,6 +23,7 @@ from finjepa_model.data.batches import BatchSource, Observation
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import training_block
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.imagination import one_factor_covariance
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.market_view import MarketView
@@ -41,8 +42,7 @@ class ForecastMarket:
     """A market of which only the moments are imagined (`finjepa_model.planning.imagination.Imagination`)."""
 
     mean_BHN: Tensor
-    volatility_BHN: Tensor
-    market_volatility_BH: Tensor
+    covariance_BHMM: Tensor
     beta_BN: Tensor
     present_BN: Tensor
 
@@ -73,15 +73,12 @@ class ForecastImagination:
         stride = self.config.model.stride
         volatility_N = ewma_volatility(view) * np.sqrt(stride)
         market_volatility = _ewma_deviation(view.market_returns(4 * _RISK_SPAN)[:, None])[0] * np.sqrt(stride)
-        steps_HN = np.ones((HORIZON, 1))
-        market = ForecastMarket(
-            mean_BHN=_float(steps_HN * self._forecast(view))[None],
-            volatility_BHN=_float(steps_HN * volatility_N)[None],
-            market_volatility_BH=_float(np.full(HORIZON, market_volatility))[None],
-            beta_BN=_float(view.beta_N)[None],
-            present_BN=torch.from_numpy(view.present_N)[None],
+        steps_HN, beta_BN = np.ones((HORIZON, 1)), _float(view.beta_N)[None]
+        mean_BHN, volatility_BHN = (_float(steps_HN * x_N)[None] for x_N in (self._forecast(view), volatility_N))
+        covariance_BHMM = one_factor_covariance(
+            volatility_BHN, _float(np.full(HORIZON, market_volatility))[None], beta_BN
         )
-        return market, None
+        return ForecastMarket(mean_BHN, covariance_BHMM, beta_BN, torch.from_numpy(view.present_N)[None]), None
 
 
 def ewma_volatility(view: MarketView) -> np.ndarray:

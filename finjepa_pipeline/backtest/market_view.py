@@ -17,9 +17,8 @@ from finjepa_model.data.batches import Observation, observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import training_block
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.goals import GoalLibrary
 from finjepa_model.portfolio import Liquidity
-from finjepa_model.training.goal_library import build_library
+from finjepa_model.training.goal_library import GoalLibrary, build_library
 from finjepa_model.world_model import FinJEPA
 
 REBALANCE_UNIVERSE_EVERY = 252  # sessions

@@ -16,14 +16,13 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace, Ensemble, Plan, Utility, parse_utility
+from finjepa_model.planners import TDPlanner, make_planner
 from finjepa_model.planning.goals import goal_latent, target_latent
-from finjepa_model.planning.imagination import ImaginedMarket, PlanningWorld
-from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective
-from finjepa_model.planning.utility import parse_goal
+from finjepa_model.planning.imagination import Ensemble, ImaginedMarket
+from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective, PlanningWorld
+from finjepa_model.planning.plan import ActionSpace, Plan
+from finjepa_model.planning.utility import Utility, parse_goal, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.td.planner import TDPlanner
 from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_pipeline.backtest.engine import StrategyResult
 from finjepa_pipeline.backtest.market_view import MarketView
@@ -279,9 +278,10 @@ class FinJEPAStrategy:
 
 
 def _refuse_odd_forecasts(imagination: ImaginedMarket, view: MarketView) -> None:
-    parts = (imagination.mean_BHN, imagination.volatility_BHN, imagination.beta_BN.unsqueeze(1))
+    variance_BHM = imagination.covariance_BHMM.diagonal(dim1=-2, dim2=-1)
+    parts = (imagination.mean_BHN, variance_BHM[..., :-1], imagination.beta_BN.unsqueeze(1))
     odd_N = torch.stack([~part.isfinite().all(1)[0] for part in parts]).any(0) & imagination.present_BN[0]
-    if odd_N.any() or not imagination.market_volatility_BH.isfinite().all():
+    if odd_N.any() or not variance_BHM[..., -1].isfinite().all():
         of = view.assets[int(odd_N.nonzero()[0])] if odd_N.any() else "the market"
         raise FinJEPAError(f"the model's forecast of {of} on {view.date} is not finite; train the checkpoint again")
 

@@ -15,8 +15,8 @@ from finjepa_model.data.batches import Observation
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_splits, history_needed
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning import Plan
 from finjepa_model.planning.imagination import Moments
+from finjepa_model.planning.plan import Plan
 from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.planner_strategies import Expectation, MarketImagination
 

@@ -1,12 +1,12 @@
 """Random observations, batches and portfolios for the tests of the world model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig, preset
-from finjepa_model.data.batches import MarketBatch, Observation
+from finjepa_model.data.batches import PAST, MarketBatch, Observation
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.world_model import FinJEPA, PortfolioPath
 
@@ -50,6 +50,8 @@ def random_observation(
         volatility_BSN=torch.full(shape[:-1], 0.01),
         market_volatility_BS=torch.full(shape[:2], 0.01),
         beta_BSN=torch.ones(shape[:-1]),
+        past_BNR=0.01 * torch.randn(dates, assets, PAST, generator=generator),
+        market_past_BR=0.01 * torch.randn(dates, PAST, generator=generator),
     )
 
 
@@ -80,29 +82,3 @@ def random_actions(shape: tuple[int, ...], seed: int = 0) -> PortfolioAction:
         torch.randint(0, 2, shape, generator=generator).float(),
         torch.randint(0, 2, shape[:-1], generator=generator).float(),
     )
-
-
-@dataclass(frozen=True)
-class HandmadeMoments:
-    """The forecasts of an imagination, without a world model behind them."""
-
-    mean_BHN: torch.Tensor
-    volatility_BHN: torch.Tensor
-    market_volatility_BH: torch.Tensor
-    beta_BN: torch.Tensor
-    present_BN: torch.Tensor
-
-
-def handmade_moments(dates: int, assets: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> HandmadeMoments:
-    """Random expected returns, risks and betas of one decision step."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=dtype)
-
-    beta_BN = 1 + 0.3 * normal(dates, assets)
-    market_volatility_BH = 0.03 * (0.2 * normal(dates, 1)).exp()
-    specific_BHN = 0.03 * (0.3 * normal(dates, 1, assets)).exp()
-    volatility_BHN = (specific_BHN.square() + (beta_BN[:, None] * market_volatility_BH[..., None]).square()).sqrt()
-    present_BN = torch.ones(dates, assets, dtype=torch.bool)
-    return HandmadeMoments(0.01 * normal(dates, 1, assets), volatility_BHN, market_volatility_BH, beta_BN, present_BN)

@@ -12,9 +12,9 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, TDConfig, TrainingConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace, parse_utility
-from finjepa_model.planning.imagination import PlanningWorld
-from finjepa_model.planning.objective import Objective
+from finjepa_model.planning.objective import Objective, PlanningWorld
+from finjepa_model.planning.plan import ActionSpace
+from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.state import PolicyState
 from finjepa_model.td.training import TDTrainer

@@ -11,9 +11,9 @@ from finjepa_model.config import FinJEPAConfig, TDConfig, TrainingConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace, parse_utility
-from finjepa_model.planning.imagination import PlanningWorld
-from finjepa_model.planning.objective import Objective
+from finjepa_model.planning.objective import Objective, PlanningWorld
+from finjepa_model.planning.plan import ActionSpace
+from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.state import CONSEQUENCES, OUTCOMES, PolicyState
 from finjepa_model.td.training import TD_FOLDER, PolicyScore, TDTrainer
@@ -58,8 +58,6 @@ def _world(model: FinJEPA, dates: int = 3) -> PlanningWorld:
     observation = random_observation(model.config, dates=dates)
     weights_Z = torch.randn(len(model.readout.weights_Z), generator=torch.Generator().manual_seed(0))
     model.readout.set(0.3 * weights_Z, 0.0, 1.0)
-    with torch.no_grad():
-        model.heads.asset.mlp[-1].weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
     imagination = model.imagine(observation, 2)
     simulator = PortfolioSimulator(model.config.portfolio)
     return PlanningWorld.of(imagination, simulator, simulator.start((dates, 4), dtype=torch.float32), 2)
@@ -162,12 +160,12 @@ def test_decisions_are_allowed_ones_and_do_not_depend_on_the_order_of_the_assets
     assert set(action.signals_XN.unique().tolist()) <= {0.0, 1.0}
     assert set(action.hedge_X.unique().tolist()) <= {0.0, 1.0}
 
-    order = torch.tensor([2, 0, 3, 1])
+    order, both = torch.tensor([2, 0, 3, 1]), torch.tensor([2, 0, 3, 1, 4])
     imagined = world.imagination
     mixed = replace(
         imagined,
         mean_BHN=imagined.mean_BHN[..., order],
-        volatility_BHN=imagined.volatility_BHN[..., order],
+        covariance_BHMM=imagined.covariance_BHMM[..., both[:, None], both],
         beta_BN=imagined.beta_BN[..., order],
         present_BN=imagined.present_BN[..., order],
         tokens_BMD=torch.cat([imagined.tokens_BMD[:, :-1][:, order], imagined.tokens_BMD[:, -1:]], dim=1),

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.planning import ActionSpace
-from finjepa_model.planning.imagination import PlanningWorld
+from finjepa_model.planning.imagination import one_factor_covariance
+from finjepa_model.planning.objective import PlanningWorld
+from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 
 FREE = PortfolioConfig(cost_bps=0.0, hedge_cost_bps=0.0, borrow_rate=0.0, allow_hedge=False)
@@ -19,8 +20,7 @@ class PerfectImagination:
     """True moments; its portfolio latent is the exact state itself: positions asked for and the hedge."""
 
     mean_BHN: Tensor
-    volatility_BHN: Tensor
-    market_volatility_BH: Tensor
+    covariance_BHMM: Tensor
     beta_BN: Tensor
     present_BN: Tensor
 
@@ -43,13 +43,11 @@ def perfect_market(
     beta_BN = 0.5 + torch.rand(dates, assets, generator=generator)
     specific_B1N = 0.02 + 0.03 * torch.rand(dates, 1, assets, generator=generator)
     volatility_B1N = (specific_B1N.square() + (0.02 * beta_BN.unsqueeze(1)).square()).sqrt()
-    return PerfectImagination(
-        mean_B1N.expand(-1, horizon, -1),
-        volatility_B1N.expand(-1, horizon, -1),
-        torch.full((dates, horizon), 0.02),
-        beta_BN,
-        torch.ones(dates, assets, dtype=torch.bool),
+    covariance_BHMM = one_factor_covariance(
+        volatility_B1N.expand(-1, horizon, -1), torch.full((dates, horizon), 0.02), beta_BN
     )
+    present_BN = torch.ones(dates, assets, dtype=torch.bool)
+    return PerfectImagination(mean_B1N.expand(-1, horizon, -1), covariance_BHMM, beta_BN, present_BN)
 
 
 def world_of(imagination: PerfectImagination, config: PortfolioConfig = FREE) -> tuple[PlanningWorld, ActionSpace]:

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from finjepa_model.config import PortfolioConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planners import make_planner
-from finjepa_model.planning import parse_utility
-from finjepa_model.planning.goals import GoalLibrary, best_realised, target_latent
-from finjepa_model.planning.imagination import PlanningWorld, quantities
-from finjepa_model.planning.objective import Objective
-from finjepa_model.planning.utility import parse_goal
+from finjepa_model.planning.goals import target_latent
+from finjepa_model.planning.objective import Objective, PlanningWorld, quantities
+from finjepa_model.planning.utility import parse_goal, parse_utility
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
+from finjepa_model.training.goal_library import GoalLibrary, best_realised
 from tests.model.planning.markets import FREE, perfect_market, seeded, world_of
 
 
@@ -43,8 +43,6 @@ def test_a_goal_of_low_volatility_leads_to_low_volatility():
 def test_growth_drawdown_and_hedge_of_a_goal_are_what_the_latent_says():
     imagination, seen = perfect_market(2, 1, 5), []
     imagination.encode_portfolio = lambda holdings, signals, scalars: seen.append(scalars) or holdings  # type: ignore[method-assign]
-    from finjepa_model.config import PortfolioConfig
-
     target = parse_goal("goal(growth=0.252,drawdown=0.1,hedge=1)")
     assert target is not None
     target_latent(imagination, PortfolioSimulator(PortfolioConfig()), 5, target)

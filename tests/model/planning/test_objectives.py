@@ -9,15 +9,15 @@ import torch
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace, parse_utility
 from finjepa_model.planning.goals import goal_latent
-from finjepa_model.planning.imagination import Moments, PlanningWorld, quantities
-from finjepa_model.planning.objective import GOAL, Objective
+from finjepa_model.planning.imagination import Moments
+from finjepa_model.planning.objective import GOAL, Objective, PlanningWorld, quantities
+from finjepa_model.planning.plan import ActionSpace
+from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
 from tests.model.planning.markets import FREE, perfect_market, seeded, world_of
 
 RISK_AVERSION = 5.0
-BOTH = pytest.mark.parametrize("name", ["cem", "mppi"])
 ALL = pytest.mark.parametrize("name", ["cem", "mppi", "gradient", "qp"])
 SEARCH = {"cem": {"samples": 300, "iterations": 15}, "mppi": {"samples": 300, "iterations": 15}}
 
@@ -169,9 +169,6 @@ def test_a_plan_says_what_it_costs_and_where_it_leads(name):
     assert torch.allclose(torch.stack(list(terms.values())).sum(0), plan.cost_B, atol=1e-6)
     assert torch.allclose(terms["log_growth"], -plan.account.growth_BH.sum(-1))
     assert torch.allclose(terms["-(2.5*variance)"], 2.5 * plan.account.volatility_BH.square().sum(-1), atol=1e-9)
-    assert plan.account.holdings_BHN.shape == (3, 2, 6)
-    first_BN = plan.action.positions(False) * (1 - plan.account.cost_BH[:, :1])
-    assert torch.allclose(plan.account.holdings_BHN[:, 0], first_BN, atol=1e-3)
 
 
 def test_rollout_is_the_mechanics():

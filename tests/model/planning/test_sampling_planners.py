@@ -6,8 +6,8 @@ import torch
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace, project_to_simplex
-from finjepa_model.planning.search import MPPIPlanner, ProposalConfig, effective_samples, mppi_weights
+from finjepa_model.planning.plan import ActionSpace, project_to_simplex
+from finjepa_model.planning.search import MPPIPlanner, effective_samples, mppi_weights
 from tests.model.planning.markets import seeded
 
 BOTH = pytest.mark.parametrize("name", ["cem", "mppi"])
@@ -26,19 +26,13 @@ def space_of(dates=2, horizon=5, assets=3, **rules):
 
 
 @ALL
-def test_quadratic_is_solved(name):
-    target_HN = torch.tensor([[0.2, 0.3, 0.5], [1, 0, 0], [0.6, 0.4, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0.1, 0.9]])
-    plan = make_planner(name, **SEARCH.get(name, {})).plan(distance_to(target_HN), space_of(), None, seeded())
-    assert (plan.cost_B < 1e-4).all()
-
-
-@ALL
-def test_optimum_outside_the_bounds_ends_at_its_projection(name):
-    target_HN = 2 * torch.randn(5, 3, generator=seeded(1))
-    space = space_of(max_weight=0.6)
-    plan = make_planner(name, **SEARCH.get(name, {})).plan(distance_to(target_HN), space, None, seeded())
-    nearest_HN = project_to_simplex(target_HN, torch.ones(5, 3, dtype=torch.bool), 0.6)
-    assert (plan.path.weights_XN - nearest_HN).square().sum((-1, -2)).max() < 1e-3
+def test_an_optimum_is_found_and_one_outside_the_bounds_at_its_projection(name):
+    inside_HN = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0], [0.6, 0.4, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0.4, 0.6]])
+    space, planner = space_of(max_weight=0.6), make_planner(name, **SEARCH.get(name, {}))
+    for target_HN, error in ((inside_HN, 1e-4), (2 * torch.randn(5, 3, generator=seeded(1)), 1e-3)):
+        plan = planner.plan(distance_to(target_HN), space, None, seeded())
+        nearest_HN = project_to_simplex(target_HN, torch.ones(5, 3, dtype=torch.bool), 0.6)
+        assert (plan.path.weights_XN - nearest_HN).square().sum((-1, -2)).max() < error
 
 
 @BOTH
@@ -77,18 +71,6 @@ def test_best_sequence_of_signals_is_found(name):
     assert plan.path.hedge_X.min() == 1
 
 
-def test_smoothing_keeps_every_choice_alive():
-    planner = make_planner("cem", iterations=12)
-    seen = []
-
-    def cost(actions):
-        seen.append(actions.signals_XN[:, 1:])
-        return (actions.signals_XN != 1).float().sum((-1, -2))
-
-    planner.plan(cost, space_of(1, 2, 20, allow_short=True), None, seeded())
-    assert {-1.0, 0.0, 1.0} <= set(seen[-1].unique().tolist())
-
-
 def test_mppi_weights_divide_by_the_temperature():
     cost_BC = torch.linspace(0, 10, 20, dtype=torch.float64).unsqueeze(0)
     assert effective_samples(mppi_weights(cost_BC, 0.5)).item() == pytest.approx(2.07, abs=0.005)
@@ -106,16 +88,6 @@ def test_mppi_keeps_its_effective_sample_size_in_the_band():
         share_IB = plan.effective_samples_IB / planner.samples
         assert (share_IB > 0.09).all()
         assert (share_IB < 0.31).all()
-
-
-def test_mppi_refits_its_noise():
-    target_HN = torch.tensor([[0.2, 0.3, 0.5]])
-    space = space_of()
-    refitted = make_planner("mppi", iterations=20).plan(distance_to(target_HN), space, None, seeded())
-    frozen = ProposalConfig(min_std=0.3)
-    fixed = make_planner("mppi", iterations=20, proposal=frozen).plan(distance_to(target_HN), space, None, seeded())
-    assert refitted.cost_B.max() < 1e-3
-    assert fixed.cost_B.min() > 10 * refitted.cost_B.max()
 
 
 @ALL

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace
+from finjepa_model.planning.plan import ActionSpace
 from finjepa_pipeline.prices.synthetic import oracle
 from finjepa_pipeline.prices.synthetic.market import SyntheticConfig, generate
 

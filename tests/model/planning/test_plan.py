@@ -1,19 +1,72 @@
-"""The receding-horizon QP against an interior-point solver, and its answers as actions."""
+"""Action spaces, the projection onto the simplex, positions as actions; the receding-horizon QP against an interior-point one."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planners import make_planner
-from finjepa_model.planning import ActionSpace, parse_utility
 from finjepa_model.planning.objective import Objective
-from finjepa_model.planning.qp import Quadratic, solve
-from finjepa_model.planning.space import action_of_positions, project_to_exposure
+from finjepa_model.planning.plan import ActionSpace, action_of_positions, project_to_exposure, project_to_simplex
+from finjepa_model.planning.qp import Quadratic, quadratic_of, solve
+from finjepa_model.planning.utility import parse_utility
 from tests.model.planning.markets import perfect_market, seeded, world_of
+
+
+@st.composite
+def projections(draw):
+    """Points, who is present, and a cap that leaves room."""
+    assets = draw(st.integers(1, 12))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    scale = draw(st.sampled_from([0.01, 0.3, 3.0, 30.0]))
+    points_XN = scale * torch.randn(5, assets, generator=generator, dtype=torch.float64)
+    if draw(st.booleans()):
+        points_XN = (points_XN * 4 / scale).round() * scale / 4  # ties
+    present_XN = torch.rand(5, assets, generator=generator) < 0.7
+    present_XN[:, 0] = True
+    fewest = int(present_XN.sum(-1).min())
+    cap = draw(st.sampled_from([1.0, 0.5, 0.3, 1 / fewest]))
+    return points_XN, present_XN, max(cap, 1 / fewest)
+
+
+@given(projections())
+def test_projection_is_feasible_idempotent_and_nearest(case):
+    points_XN, present_XN, cap = case
+    weights_XN = project_to_simplex(points_XN, present_XN, cap)
+    assert torch.allclose(weights_XN.sum(-1), torch.ones(5, dtype=torch.float64), atol=1e-6)
+    assert (weights_XN >= 0).all()
+    assert (weights_XN <= cap + 1e-9).all()
+    assert (weights_XN[~present_XN] == 0).all()
+    assert torch.allclose(project_to_simplex(weights_XN, present_XN, cap), weights_XN, atol=1e-6)
+    # the variational inequality of a projection, against the best vertex of a linear objective over the set
+    gradient_XN = (points_XN - weights_XN).masked_fill(~present_XN, -torch.inf)
+    order_XN = gradient_XN.argsort(-1, descending=True)
+    budget_XN = (1 - cap * torch.arange(points_XN.shape[-1])).clamp(min=0, max=cap).expand_as(points_XN)
+    vertex_XN = torch.zeros_like(points_XN).scatter(-1, order_XN, budget_XN.to(points_XN.dtype))
+    gap_X = ((points_XN - weights_XN) * (vertex_XN - weights_XN)).sum(-1)
+    assert (gap_X <= 1e-5 * (1 + points_XN.abs().amax())).all()
+
+
+def test_projection_in_float32_keeps_the_budget():
+    points_XN = torch.randn(1000, 20, generator=torch.Generator().manual_seed(0))
+    present_XN = torch.ones(1000, 20, dtype=torch.bool)
+    for cap in (1.0, 0.2, 0.05):
+        assert (project_to_simplex(points_XN, present_XN, cap).sum(-1) - 1).abs().max() < 1e-6
+
+
+def test_impossible_spaces_are_refused_with_the_way_out():
+    present_BN = torch.ones(2, 5, dtype=torch.bool)
+    with pytest.raises(FinJEPAError, match=r"max_weight=0.1 .* at least 0.2"):
+        ActionSpace.from_config(PortfolioConfig(max_weight=0.1), present_BN, 2)
+    with pytest.raises(FinJEPAError, match="no asset is present"):
+        ActionSpace(torch.zeros(1, 5, dtype=torch.bool), 1)
+    with pytest.raises(FinJEPAError, match="horizon"):
+        ActionSpace(present_BN, 0)
 
 
 def by_interior_point(problem: Quadratic, space: ActionSpace, invested: bool) -> torch.Tensor:
@@ -49,10 +102,14 @@ def test_the_solution_is_that_of_an_interior_point_solver(assets, rules, investe
     imagination.mean_BHN = imagination.mean_BHN * torch.tensor([1.0, 0.5, -0.5])[None, :, None]  # trades at every step
     world, space = world_of(imagination, rules)
     held = torch.softmax(2 * torch.randn(2, assets, generator=seeded(3)), -1)
-    problem = Objective(world).quadratic(hedged=False)
+    problem = quadratic_of(Objective(world), hedged=False)
     problem = replace(problem, held_BN=project_to_exposure(held.unsqueeze(1), space)[:, 0])
     best_B = by_interior_point(problem, space, invested)
-    reached_B = problem.value(solve(problem, space, invested))
+    x_BHN = solve(problem, space, invested)
+    before_BHN = torch.cat([problem.held_BN.unsqueeze(1), x_BHN[:, :-1]], dim=1)
+    risk_BH = torch.einsum("bhn,bhnm,bhm->bh", x_BHN, problem.covariance_BHNN, x_BHN)
+    traded_BH = (problem.price_BHN * (x_BHN - before_BHN).abs()).sum(-1)
+    reached_B = ((problem.mean_BHN * x_BHN).sum(-1) - risk_BH / 2 - traded_BH).sum(-1)
     assert (best_B - reached_B).max() < 1e-5 + 2e-3 * best_B.abs().max()
 
 
@@ -88,9 +145,9 @@ def test_the_qp_holds_cash_when_nothing_is_worth_holding_and_holds_on_when_tradi
     world, space = world_of(perfect_market(3, 2, 8), PortfolioConfig(cost_bps=500.0, allow_hedge=False))
     equal = PortfolioAction(torch.full((3, 8), 0.125), torch.ones(3, 8), torch.zeros(3))
     held, _ = world.simulator.trade(world.state, equal, world.moments.beta_BN, world.moments.present_BN)
-    plan = make_planner("qp").plan(Objective(replace(world, state=held)), space)
-    assert plan.account is not None
-    assert plan.account.turnover_BH.max() < 0.02
+    dear = replace(world, state=held)
+    plan = make_planner("qp").plan(Objective(dear), space)
+    assert dear.roll(plan.path.map(lambda x: x.unsqueeze(1))).turnover_BCH.max() < 0.02
 
 
 def test_the_qp_hedges_when_the_market_is_expected_to_fall():
