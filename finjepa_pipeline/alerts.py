@@ -17,7 +17,7 @@ import dagster as dg
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
-from finjepa_pipeline.publishing.gate import champion_since
+from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -142,11 +142,10 @@ def stale_champion_alert(
 ) -> dg.SkipReason:
     home = settings.get()
     with warehouse.connect() as con:
-        champion = champion_since(con)
+        champion = current_champion(con)
     if champion is None:
         return dg.SkipReason("there is no champion yet")
-    name, since = champion
-    age = (datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - since).days
+    name, age = champion.checkpoint, (datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - champion.since).days
     if age <= home.champion_max_age_days:
         return dg.SkipReason(f"the champion {name} is {age} days old")
     mark = f"{name} {(age - home.champion_max_age_days) // 7}"

@@ -24,9 +24,8 @@ SWEEP = dg.AssetSelection.assets("model_sweep")
 MODEL = dg.AssetSelection.groups("features", "model") - SWEEP
 AUDIT = dg.AssetSelection.checks(audit)
 BACKTEST = dg.AssetSelection.groups("backtest") - AUDIT  # an audit takes minutes, and runs when it is asked for
-PAST = dg.AssetSelection.assets("past_decisions")
 RELEASE = dg.AssetSelection.assets("challenger_audit", "champion", "hub_release")
-PUBLISHING = dg.AssetSelection.groups("publishing") - PAST
+PUBLISHING = dg.AssetSelection.groups("publishing")
 
 _WHY, _NIGHTLY = "finjepa/why", {"finjepa/night": "one at a time"}  # dagster.yaml limits runs by the second tag
 _HOUR_S = 3600
@@ -68,7 +67,6 @@ JOBS = [
         priority=5,
     ),
     _job("decide", dg.AssetSelection.assets("daily_decision"), "The decision for a date.", hours=1, priority=5),
-    _job("catch_up", PAST, "Decisions of earlier dates: launch it for a range of them.", hours=6, priority=-10),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Assets of the publishing stage: challenger_audit, champion, hub_release, daily_decision, past_decisions, retention."""
+"""Assets of the publishing stage: challenger_audit, champion, hub_release, daily_decision, retention."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,18 +9,15 @@ from pydantic import Field
 
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
-from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, status_of
+from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, now, status_of
 from finjepa_pipeline.failures import final
-from finjepa_pipeline.publishing.gate import Verdict, audit_challenger, current_champion, judge
+from finjepa_pipeline.publishing.gate import Champion, Verdict, audit_challenger, current_champion, judge
 from finjepa_pipeline.report import metadata
 from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_panel, panel_of_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
-DECISION_DAYS = dg.TimeWindowPartitionsDefinition(
-    start="1990-01-01", cron_schedule="0 0 * * 1-5", timezone="America/New_York", fmt="%Y-%m-%d"
-)
 _NO_CONFIG: dict[str, Any] = {}  # without it any key is accepted, and dropped
 
 
@@ -153,7 +150,9 @@ def hub_release(
     with warehouse.connect() as connection:
         winner = current_champion(connection)
     if config.dry_run:
-        winner = _judge(context, settings, warehouse, write=False).winner or winner
+        verdict = _judge(context, settings, warehouse, write=False)
+        if verdict.verdict == "promoted":
+            winner = Champion(verdict.challenger, verdict.strategy or "", now())
     if winner is None:
         return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is released", "reused": True})
     if config.dry_run:
@@ -182,7 +181,7 @@ def daily_decision(
     """Weights, signals and hedge for the next session, from the portfolio that the decision before left; with what the
     model expects of them, why, and what changed. A decision is due when `model.stride` sessions have passed since the last one;
     in between the book holds. Shares are of wealth, rates are a year."""
-    from finjepa_pipeline.publishing.daily import make_decision  # with torch behind it
+    from finjepa_pipeline.publishing.daily import make_decision  # with skfolio behind it
 
     home, asked = settings.get(), (config.as_of, config.checkpoint, config.planner, config.utility)
     prices = (config.prices.feed, config.prices.data_version) if config.prices else None
@@ -206,34 +205,6 @@ def daily_decision(
             "reused": not made.new,
         },
         data_version=dg.DataVersion(f"{decision['date']}-{decision['checkpoint']}-{decision['data_version']}"),
-    )
-
-
-@dg.asset(
-    **_common(["champion", "feature_panel"], {"duckdb"}, "decisions"),
-    config_schema=_NO_CONFIG,
-    partitions_def=DECISION_DAYS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-)
-@final
-def past_decisions(
-    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
-) -> dg.MaterializeResult:
-    """Decisions that are due on earlier dates, by the checkpoint that was champion in the night of each. Where none was champion
-    yet, and before the first decision of the champion's book, the decision goes to a book of its own, `hindsight`. Launch it
-    for a date or a range of dates."""
-    from finjepa_pipeline.publishing.daily import backfill_decisions  # with torch behind it
-
-    days = context.partition_key_range
-    made = backfill_decisions(settings.get(), warehouse, days.start, days.end, context.log.info)
-    return dg.MaterializeResult(
-        metadata={
-            "dagster/row_count": len(made),
-            "decided": sum(decision.new for decision in made),
-            "books": ", ".join(sorted({decision.decision["book"] for decision in made})) or "none",
-            "checkpoints": ", ".join(sorted({decision.decision["checkpoint"] for decision in made})) or "none",
-            "folder": dg.MetadataValue.path(str(settings.get().reports / "decisions")),
-        }
     )
 
 
@@ -272,5 +243,5 @@ def _judge(context: dg.AssetExecutionContext, settings: SettingsResource, wareho
         return judge(connection, checkpoint_of_run(context, home), data_version, write)
 
 
-ASSETS = [challenger_audit, champion, hub_release, daily_decision, past_decisions, retention]
+ASSETS = [challenger_audit, champion, hub_release, daily_decision, retention]
 CHECKS: list[dg.AssetChecksDefinition] = []

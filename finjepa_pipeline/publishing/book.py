@@ -1,14 +1,12 @@
 """The portfolio that goes from one decision to the next, by the steps of the backtest engine.
 
-A book is a chain of decisions on one feed. `champion` is the real one; `hindsight` has the decisions for dates before the
-first decision of `champion`; a `trial` (another checkpoint, planner or utility, asked for by a person) starts from the
-champion's book and is nobody's past.
+The book is a chain of decisions of champions on one feed. A trial (another checkpoint, planner or utility, asked for by a
+person, or a date before the book) starts from what the book holds and is nobody's past.
 
 Shapes: R assets of the roster, which is what is held, ordered or traded; N assets of the universe, H decision steps of a plan;
 a leading 1 is the batch of one portfolio.
 """
 
-import json
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,12 +18,12 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.panel import Panel
-from finjepa_model.files import to_json
+from finjepa_model.files import from_json, to_json
 from finjepa_model.portfolio import Ledger, PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.engine import MarketStep
 from finjepa_pipeline.backtest.market_view import Universe
 
-BookName = Literal["champion", "hindsight", "trial"]
+BookName = Literal["champion", "trial"]
 
 
 @dataclass(frozen=True)
@@ -116,39 +114,36 @@ def cash(simulator: PortfolioSimulator, note: str | None = None) -> Holdings:
 
 
 def holdings_at(
-    con: duckdb.DuckDBPyConnection,
-    panel: Panel,
-    session: int,
-    book: BookName,
-    simulator: PortfolioSimulator,
-    included: bool = False,
+    con: duckdb.DuckDBPyConnection, panel: Panel, session: int, simulator: PortfolioSimulator, included: bool = False
 ) -> Holdings:
-    """What the newest decision of a book before `session` has led to by that close, by the mechanics of the backtest.
+    """What the newest decision of the book before `session` has led to by that close, by the mechanics of the backtest.
 
     Args:
         included: whether that may be the decision of `session` itself, before its orders are filled.
     """
-    followed = "champion" if book == "trial" else book
     until = panel.dates[session] - (0 if included else 1)
     found = con.execute(
-        "SELECT date, checkpoint, planner, data_version, wealth, peak, cash, hedge_held, state, coalesce(made_afterwards, false) "
-        "FROM main.decision_portfolios WHERE feed = $feed AND book = $book AND date <= $date::DATE "
+        "SELECT date, checkpoint, planner, data_version, state, made_afterwards "
+        "FROM main.decision_portfolios WHERE feed = $feed AND book = 'champion' AND date <= $date::DATE "
         "ORDER BY date DESC, created_at DESC, rowid DESC LIMIT 1",
-        {"feed": str(panel.manifest["feed"]), "book": followed, "date": str(until)},
-    ).fetchone()
-    if found is None:
+        {"feed": str(panel.manifest["feed"]), "date": str(until)},
+    ).fetchall()
+    if not found:
         return cash(simulator, "First decision: the portfolio starts in cash.")
     columns = ("date", "checkpoint", "planner", "data_version")
-    decision = dict(zip(columns, map(str, found[:4]), strict=True))
-    wealth, peak, cash_share, hedge_share, stored, made_afterwards = found[4:]
+    decision = dict(zip(columns, map(str, found[0][:4]), strict=True))
+    stored, made_afterwards = found[0][4:]
+    if stored is None:
+        older = f"the decision of {decision['date']} is of an older version, without an exact portfolio"
+        return cash(simulator, f"{older}: the book begins anew, in cash")
     rows = con.execute(
-        "SELECT asset, weight, signal, position, coalesce(held, 0), hedge, expected_return, expected_volatility "
+        "SELECT asset, weight, signal, position, hedge, expected_return, expected_volatility "
         "FROM main.decisions WHERE date = $date::DATE AND checkpoint = $checkpoint AND planner = $planner "
-        "AND data_version = $data_version AND book = $book ORDER BY asset",
-        decision | {"book": followed},
+        "AND data_version = $data_version AND book = 'champion' ORDER BY asset",
+        decision,
     ).fetchall()
-    names, weights, signals, positions, held, hedges, growths, volatilities = map(list, zip(*rows, strict=True))
-    record = json.loads(stored) if stored else _older_record(names, held, wealth, peak, cash_share, hedge_share)
+    names, weights, signals, positions, hedges, growths, volatilities = map(list, zip(*rows, strict=True))
+    record = from_json(stored)
     missing = [name for name, money in zip(record["assets"], record["positions"], strict=True) if money]
     missing = [name for name in missing if name not in panel.assets]
     if missing:
@@ -165,7 +160,7 @@ def holdings_at(
         expected_return=growths[0],
         expected_volatility=volatilities[0],
         made_afterwards=bool(made_afterwards),
-        same_return=bool(record.get("same_return")),
+        same_return=record["same_return"],
     )
     return _advance(panel, simulator, record, previous, session)
 
@@ -203,26 +198,6 @@ def record_of(
             "plan": plan and [part.tolist() for part in (plan.weights_XN, plan.signals_XN, plan.hedge_X)],
         }
     )
-
-
-def _older_record(
-    names: list[str], held: list[float], wealth: float, peak: float, cash_share: float, hedge_share: float
-) -> dict[str, Any]:
-    """The record of a decision of a version that stored shares of wealth alone."""
-    nothing = [0.0] * len(names)
-    return {
-        "assets": names,
-        "positions": [share * wealth for share in held],
-        "signals": nothing,
-        "orders": [None] * len(names),
-        "cash": cash_share * wealth,
-        "hedge": hedge_share * wealth,
-        "hedged": 0.0,
-        "peak": peak,
-        "ordered": True,
-        "universe": None,
-        "plan": None,
-    }
 
 
 def _advance(

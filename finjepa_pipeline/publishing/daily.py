@@ -6,19 +6,19 @@ it missed is decided first, in order, as of those closes: so the book is the bac
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 
 from finjepa_model.checkpoint import read_config
+from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json, write_text
+from finjepa_model.files import read_json, to_json, write_text
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.planner_strategies import planner_of, strategy_name
 from finjepa_pipeline.backtest.results import insert, most_assets, transaction
@@ -55,12 +55,12 @@ class _Decider:
     name: str
 
     @property
-    def stride(self) -> int:
-        return read_config(self.checkpoint.folder).model.stride
+    def config(self) -> FinJEPAConfig:
+        return read_config(self.checkpoint.folder)
 
     @property
     def simulator(self) -> PortfolioSimulator:
-        return PortfolioSimulator(read_config(self.checkpoint.folder).portfolio)
+        return PortfolioSimulator(self.config.portfolio)
 
 
 def make_decision(
@@ -93,9 +93,17 @@ def make_decision(
     panel = _panel_for(settings, warehouse, named, of_run, prices)
     session = decision_session(panel, as_of)
     with warehouse.connect() as con:
-        decider = _decider(con, settings, panel, session, named, planner, utility)
+        decider = (
+            _champion_of(con, settings, panel, session)
+            if named is None
+            else _acting(con, named, strategy_name(planner or "mppi", utility), "trial")
+        )
     if decider is None:
         return None
+    if named is None and (planner or utility):
+        asked = strategy_name(planner or planner_of(decider.planner), utility)
+        if asked != decider.planner:
+            decider = replace(decider, planner=asked, book="trial", name=asked)
     if n_assets not in (None, decider.n_assets):
         decider = replace(decider, book="trial", n_assets=n_assets, name=f"{decider.planner}, {n_assets} assets")
     follow = _follow if decider.book == "champion" else _made
@@ -114,51 +122,24 @@ def act(checkpoint: str, planner: str = "mppi") -> dict[str, Any]:
     return made.decision
 
 
-def backfill_decisions(
-    settings: Settings, warehouse: Warehouse, first: str, last: str, log: Callable[[str], object] = lambda line: None
-) -> list[MadeDecision]:
-    """Decide where a decision is due from `first` to `last` (ISO dates, both included), in order; a date on which a book has a
-    decision keeps it.
-
-    Raises:
-        FinJEPAError: if there is no champion.
-    """
-    panel = Panel.open(current_panel(settings))
-    wanted = (panel.dates >= np.datetime64(first)) & (panel.dates <= np.datetime64(last))
-    made = []
-    for session in np.nonzero(wanted)[0].tolist():
-        with warehouse.connect() as con:
-            decider = _champion_of(con, settings, panel, session)
-            if decider is None:
-                raise FinJEPAError("there is no champion yet; run `finjepa demo`, or train and publish one")
-            decided = _decided(con, panel, decider.book)
-        if session in decided:
-            log(f"{panel.dates[session]} was decided before")
-        elif _is_due(decider, decided, session):
-            made.append(_made(settings, warehouse, panel, session, decider))
-            log(f"{panel.dates[session]}: {decider.book} book, checkpoint {made[-1].decision['checkpoint']}")
-    return made
-
-
 # Schedule
 
 
 def _follow(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:
     """The champion's book at a close, after what it missed before."""
     with warehouse.connect() as con:
-        decided = _decided(con, panel, decider.book)
+        decided = _decided(con, panel)
         due = _due(con, settings, panel, session, decider, decided)
     made = [_made(settings, warehouse, panel, day, by) for day, by in due]
     if due and due[-1][0] == session:
         return made[-1]
-    path = _folder(settings) / f"{panel.dates[session]}.json"
+    path = settings.reports / "decisions" / f"{panel.dates[session]}.json"
     if session in decided and path.is_file():
-        return MadeDecision(json.loads(path.read_text(encoding="utf-8")), path, new=False)
+        return MadeDecision(read_json(path), path, new=False)
     with warehouse.connect() as con:
-        holdings = holdings_at(con, panel, session, decider.book, decider.simulator, included=True)
-        standing = hold(panel, session, holdings, decider.book, decider.stride, _calendar(con))
-    _write(standing, path)
-    return MadeDecision(standing.to_json(), path, new=False)
+        holdings = holdings_at(con, panel, session, decider.simulator, included=True)
+        standing = hold(panel, session, holdings, decider.book, decider.config.model.stride, _calendar(con))
+    return MadeDecision(_written(standing, path), path, new=False)
 
 
 def _due(
@@ -174,23 +155,16 @@ def _due(
     start = max((one for one in decided if one <= session), default=session)
     for day in range(start, session + 1):
         by = decider if day == session else _champion_of(con, settings, panel, day) or decider
-        if day not in decided and _is_due(by, [*decided, *(one for one, _ in due)], day):
+        newest = max((*decided, *(one for one, _ in due)), default=None)
+        if newest is None or day >= newest + by.config.model.stride:
             due.append((day, replace(by, book=decider.book)))
     return due
 
 
-def _is_due(decider: _Decider, decided: Sequence[int], session: int) -> bool:
-    """Whether a book that has decided at these sessions decides at another one: never before its newest decision."""
-    return not decided or session >= max(decided) + decider.stride
-
-
-def _decided(con: duckdb.DuckDBPyConnection, panel: Panel, book: BookName) -> list[int]:
-    """The sessions at whose close a book has a decision, ascending."""
-    rows = con.execute(
-        "SELECT DISTINCT date FROM main.decision_portfolios WHERE feed = $feed AND book = $book ORDER BY date",
-        {"feed": str(panel.manifest["feed"]), "book": book},
-    ).fetchall()
-    dates = [row[0].isoformat() for row in rows]
+def _decided(con: duckdb.DuckDBPyConnection, panel: Panel) -> list[int]:
+    """The sessions at whose close the champion's book has a decision, ascending."""
+    query = "SELECT DISTINCT date FROM main.decision_portfolios WHERE feed = ? AND book = 'champion' ORDER BY date"
+    dates = [row[0].isoformat() for row in con.execute(query, [panel.manifest["feed"]]).fetchall()]
     return [panel.date_index(date) for date in dates if date >= str(panel.dates[0])]
 
 
@@ -214,9 +188,9 @@ def _panel_for(
     with warehouse.connect() as con:
         if prices is not None:
             require_shown(con, *prices)
-            champion = current_champion(con)
-            folder = checkpoint_here(settings, champion.checkpoint) if champion is not None else None
-            checkpoint = checkpoint or (NamedCheckpoint(folder, folder.name) if folder is not None else None)
+            champion = current_champion(con) if checkpoint is None else None
+            folder = champion and checkpoint_here(settings, champion.checkpoint)
+            checkpoint = checkpoint or (NamedCheckpoint(folder, folder.name) if folder else None)
         if checkpoint is None:
             return Panel.open(of_run or current_panel(settings))
         model, revision = read_config(checkpoint.folder).model, current_revision(con)
@@ -233,34 +207,15 @@ def _panel_for(
         return Panel.open(build_panel(con, settings, model.channels, make_current=False, of=prices))
 
 
-def _decider(
-    con: duckdb.DuckDBPyConnection,
-    settings: Settings,
-    panel: Panel,
-    session: int,
-    checkpoint: NamedCheckpoint | None,
-    planner: str | None,
-    utility: str | None,
-) -> _Decider | None:
-    if checkpoint is not None:
-        return _acting(con, checkpoint, strategy_name(planner or "mppi", utility), "trial")
-    chosen = _champion_of(con, settings, panel, session)
-    if chosen is None or (planner is None and utility is None):
-        return chosen
-    asked = strategy_name(planner or planner_of(chosen.planner), utility)
-    return chosen if asked == chosen.planner else replace(chosen, planner=asked, book="trial", name=asked)
-
-
 def _acting(con: duckdb.DuckDBPyConnection, checkpoint: NamedCheckpoint, planner: str, book: BookName) -> _Decider:
     return _Decider(checkpoint, planner, book, most_assets(con, checkpoint.name, planner), planner)
 
 
 def _champion_of(con: duckdb.DuckDBPyConnection, settings: Settings, panel: Panel, session: int) -> _Decider | None:
     """Who was champion in the night after a close; the present one where there was none yet, or where that one can no longer
-    act. The book is `hindsight` before the first decision of the champion's, or where there was no champion."""
+    act. It is a trial before the first decision of the champion's book, or where there was no champion."""
     night = datetime.combine(panel.dates[session].item() + timedelta(days=1), NIGHT_ENDS)
-    decided = _decided(con, panel, "champion")
-    present = current_champion(con)
+    decided, present = _decided(con, panel), current_champion(con)
     then = present if session == len(panel.dates) - 1 else current_champion(con, until=night)
     if present is None:
         return None
@@ -271,66 +226,39 @@ def _champion_of(con: duckdb.DuckDBPyConnection, settings: Settings, panel: Pane
     folder = checkpoint_here(settings, chosen.checkpoint)
     if folder is None:
         raise FinJEPAError(f"the champion {chosen.checkpoint} is gone from {settings.checkpoints}; train it again")
-    return _acting(con, named_checkpoint(settings, folder), chosen.strategy, "champion" if own else "hindsight")
+    return _acting(con, named_checkpoint(settings, folder), chosen.strategy, "champion" if own else "trial")
 
 
 # Tables and files
 
 
 def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:
-    """The decision of a session: found where it stands in the tables and in its file, otherwise made and stored."""
-    key = {
-        "date": str(panel.dates[session]),
-        "checkpoint": decider.checkpoint.name,
-        "planner": decider.name,
-        "data_version": str(panel.manifest["data_version"]),
-        "feed": str(panel.manifest["feed"]),
-        "book": decider.book,
-    }
-    path = _folder(settings) / _file_name(key)
+    """The decision of a session, written; that of the champion's book also into the tables, unless another process was faster."""
     with warehouse.connect() as con:
-        if _is_stored(con, key) and path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if all(found.get(name) == value for name, value in key.items()):
-                return MadeDecision(found, path, new=False)
-        holdings = holdings_at(con, panel, session, decider.book, decider.simulator)
-        calendar = _calendar(con)
+        holdings, calendar = holdings_at(con, panel, session, decider.simulator), _calendar(con)
     decision = decide(
         decider.checkpoint, panel, decider.planner, session, holdings, decider.book, decider.n_assets, calendar
     )
-    decision = replace(decision, planner=decider.name)
-    with warehouse.connect() as con:
-        new = not _is_stored(con, key)
-        if new:
-            _store(con, decision, key)
-    _write(decision, path)
-    return MadeDecision(json.loads(path.read_text(encoding="utf-8")), path, new)
+    decision, name = replace(decision, planner=decider.name), decision.date
+    new = True
+    if decider.book == "champion":
+        with warehouse.connect() as con:
+            new = session not in _decided(con, panel)
+            if new:
+                _store(con, decision)
+    else:  # its file never takes the place of the book's; a utility has signs that no file name may have
+        planner = re.sub(r"[^A-Za-z0-9.]+", "-", decider.name)
+        name += f"-trial-{planner}-{decision.checkpoint.replace('/', '--')}"
+    path = settings.reports / "decisions" / f"{name}.json"
+    return MadeDecision(_written(decision, path), path, new)
 
 
-def _folder(settings: Settings) -> Path:
-    return settings.reports / "decisions"
-
-
-def _file_name(key: dict[str, str]) -> str:
-    """Decisions of the champion's book are named by their date; others never take their place."""
-    if key["book"] == "champion":
-        return f"{key['date']}.json"
-    planner = re.sub(r"[^A-Za-z0-9.]+", "-", key["planner"])  # a utility has signs that no file name may have
-    return f"{key['date']}-{key['book']}-{planner}-{key['checkpoint'].replace('/', '--')}.json"
-
-
-def _is_stored(con: duckdb.DuckDBPyConnection, key: dict[str, str]) -> bool:
-    """Whether this very decision is in the tables; the champion's book has one a date."""
-    [(known,)] = con.execute(
-        "SELECT count(*) > 0 FROM main.decision_portfolios WHERE date = $date::DATE AND feed = $feed AND book = $book "
-        "AND (book = 'champion' OR (checkpoint = $checkpoint AND planner = $planner AND data_version = $data_version))",
-        key,
-    ).fetchall()
-    return bool(known)
-
-
-def _store(con: duckdb.DuckDBPyConnection, decision: Decision, key: dict[str, str]) -> None:
+def _store(con: duckdb.DuckDBPyConnection, decision: Decision) -> None:
     """Add a decision to `decisions`, a row an asset, and what it started from to `decision_portfolios`."""
+
+    def of(*names: str) -> dict[str, Any]:
+        return {name: getattr(decision, name) for name in names}
+
     names = list(dict.fromkeys((*decision.assets, *decision.weights, *decision.held)))
     rows = {
         "asset": names,
@@ -339,16 +267,17 @@ def _store(con: duckdb.DuckDBPyConnection, decision: Decision, key: dict[str, st
         "position": [decision.positions.get(name, 0.0) for name in names],
         "held": [decision.held.get(name, 0.0) for name in names],
     }
-    of_all = {name: getattr(decision, name) for name in ("hedge", "expected_return", "expected_volatility")}
-    portfolio = {name: getattr(decision, name) for name in ("previous_date", "wealth", "peak", "made_afterwards")}
+    key = of("date", "checkpoint", "planner", "data_version", "book")
+    portfolio = of("wealth", "peak", "made_afterwards")
     portfolio |= {"cash": decision.held_cash, "hedge_held": decision.held_hedge, "state": decision.record}
     with transaction(con):
-        insert(con, "decisions", {name: key[name] for name in key if name != "feed"} | of_all, rows)
-        insert(con, "decision_portfolios", key, {name: [value] for name, value in portfolio.items()})
+        insert(con, "decisions", key | of("hedge", "expected_return", "expected_volatility"), rows)
+        insert(con, "decision_portfolios", key | of("feed") | portfolio, {"previous_date": [decision.previous_date]})
 
 
-def _write(decision: Decision, path: Path) -> None:
-    """Write the JSON file of a decision or of a hold, and the page beside it."""
+def _written(decision: Decision, path: Path) -> dict[str, Any]:
+    """The content of the JSON file of a decision or of a hold, which is written, and the page beside it."""
     content = decision.to_json()
     write_text(path.with_suffix(".html"), decision_page(content))
     write_text(path, to_json(content, indent=2) + "\n")
+    return read_json(path)

@@ -14,12 +14,11 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.engine import decide_at
 from finjepa_pipeline.backtest.market_view import MarketView, next_universe, traded_text
 from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.prices.calendar import session_after
-from finjepa_pipeline.publishing.book import BookName, Holdings, cash, record_of
+from finjepa_pipeline.publishing.book import BookName, Holdings, record_of
 from finjepa_pipeline.publishing.explanation import Reasons, Search, reasons_for
 from finjepa_pipeline.report.page import SIGNALS
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint
@@ -97,7 +96,10 @@ def decision_session(panel: Panel, as_of: str | None) -> int:
     """
     if as_of is None:
         return len(panel.dates) - 1
-    date = np.datetime64(_checked_date(as_of))
+    try:
+        date = np.datetime64(day.fromisoformat(as_of))
+    except ValueError as error:
+        raise FinJEPAError(f"{as_of!r} is not a date; write it as YYYY-MM-DD") from error
     if not panel.dates[0] <= date <= panel.dates[-1]:
         raise FinJEPAError(
             f"there are no prices on {as_of}: the sessions are {panel.dates[0]} to {panel.dates[-1]}; ingest newer prices, or "
@@ -111,17 +113,17 @@ def decide(
     panel: Panel,
     planner: str,
     session: int,
-    holdings: Holdings | None = None,
-    book: BookName = "trial",
-    n_assets: int = 20,
-    calendar: str = "XNYS",
+    holdings: Holdings,
+    book: BookName,
+    n_assets: int,
+    calendar: str,
 ) -> Decision:
     """Decide at a close.
 
     Args:
         session: as `decision_session` gives it.
-        holdings: what is held at that close; cash where None. Its universe and its plan are carried on as in a backtest,
-            the plan where the same planner of the same checkpoint decided before; a trial chooses its universe anew.
+        holdings: what is held at that close. Its universe and its plan are carried on as in a backtest, the plan where the same
+            planner of the same checkpoint decided before; a trial chooses its universe anew.
         calendar: of the exchange, for the date of the next decision.
 
     Raises:
@@ -135,8 +137,6 @@ def decide(
             f"{', '.join(panel.channels)}; ingest the prices it was trained on, or train again"
         )
     history, name = history_needed(config), checkpoint.name
-    simulator = PortfolioSimulator(config.portfolio)
-    holdings = holdings or cash(simulator)
     previous, carried = holdings.previous, None if book == "trial" else holdings.universe
     universe = next_universe(carried, panel, session, n_assets, history)
     view = MarketView(panel, session, universe.assets_N, history)
@@ -243,16 +243,13 @@ def _as_before(holdings: Holdings, assets: tuple[str, ...]) -> dict[str, Any]:
     """The decision before, which stands; nothing held where there was none."""
     previous = holdings.previous
     if previous is None:
-        flat = dict.fromkeys(assets, 0.0)
-        equal = dict.fromkeys(assets, 1 / len(assets))
-        kept = {
+        nothing = {
             "assets": assets,
-            "weights": equal,
+            "weights": dict.fromkeys(assets, 1 / len(assets)),
             "signals": dict.fromkeys(assets, 0),
-            "positions": flat,
-            "hedge": False,
         }
-        return kept | {"cash": 1.0, "expected_return": 0.0, "expected_volatility": 0.0}
+        nothing |= {"positions": dict.fromkeys(assets, 0.0), "hedge": False, "cash": 1.0}
+        return nothing | {"expected_return": 0.0, "expected_volatility": 0.0}
     names = ("weights", "signals", "positions", "hedge", "expected_return", "expected_volatility")
     kept = {name: getattr(previous, name) for name in names}
     return kept | {"assets": tuple(previous.weights), "cash": 1 - sum(previous.positions.values())}
@@ -277,10 +274,3 @@ def _changes(holdings: Holdings, positions: dict[str, float], signals: dict[str,
                 f"{name}: {shares.get(name, 0.0):.1%} held, {positions.get(name, 0.0):.1%} wanted ({trade:+.1%})"
             )
     return tuple(lines) or (f"nothing since {previous.date}",)
-
-
-def _checked_date(text: str) -> str:
-    try:
-        return day.fromisoformat(text).isoformat()
-    except ValueError as error:
-        raise FinJEPAError(f"{text!r} is not a date; write it as YYYY-MM-DD") from error

@@ -18,9 +18,12 @@ from typing import Any, Literal
 import duckdb
 import numpy as np
 
+from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import stored_blocks
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import read_json
 from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT
 from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, sharpe
 from finjepa_pipeline.backtest.results import (
@@ -76,10 +79,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Champion:
-    """A checkpoint with the planner that acts for it."""
+    """A checkpoint with the planner that acts for it; `since` is the moment of its promotion in UTC."""
 
     checkpoint: str
     strategy: str
+    since: datetime
 
 
 @dataclass(frozen=True)
@@ -106,31 +110,16 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     new: bool = True
 
-    @property
-    def winner(self) -> Champion | None:
-        """The challenger, if it was promoted."""
-        return Champion(self.challenger, self.strategy) if self.verdict == "promoted" and self.strategy else None
-
 
 def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = None) -> Champion | None:
     """The champion of now, or of a moment in UTC."""
-    row = _newest_promotion(con, until)
-    return Champion(row[0], row[1]) if row else None
-
-
-def champion_since(con: duckdb.DuckDBPyConnection) -> tuple[str, datetime] | None:
-    """The champion of now, and the moment of its promotion in UTC."""
-    row = _newest_promotion(con, None)
-    return (row[0], row[2]) if row else None
-
-
-def _newest_promotion(con: duckdb.DuckDBPyConnection, until: datetime | None) -> tuple[Any, ...] | None:
-    return con.execute(
+    rows = con.execute(
         "SELECT checkpoint, strategy, created_at FROM main.champions "
         "WHERE verdict = 'promoted' AND ($until::TIMESTAMP IS NULL OR created_at <= $until::TIMESTAMP) "
         "ORDER BY created_at DESC, rowid DESC LIMIT 1",
         {"until": until},
-    ).fetchone()
+    ).fetchall()
+    return Champion(*rows[0]) if rows else None
 
 
 def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, write: bool = True) -> Verdict:
@@ -203,7 +192,8 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
         return say("refused", *(f"{finding.name}: {finding.detail}" for finding in forbidding))
     if champion is None:
         return say("promoted", "there was no champion", summary(found))
-    unusable = why_unusable(checkpoint.with_name(champion.checkpoint))
+    folder = checkpoint.with_name(champion.checkpoint)
+    unusable = why_unusable(folder) or (None if stored_blocks(folder) else "its lineage has no dates of its blocks")
     if unusable is not None:
         return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", summary(found))
     champion_T, challenger_T = _paired_returns(con, champion, checkpoint, strategy, data_version)
@@ -227,8 +217,6 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
 
 def why_unusable(checkpoint: Path) -> str | None:
     """Why a checkpoint cannot act any more, as after an upgrade or when it was deleted; None where it can."""
-    from finjepa_model import FinJEPA  # with torch behind it
-
     if not checkpoint.is_dir():
         return "its folder is gone"
     try:
@@ -241,26 +229,19 @@ def why_unusable(checkpoint: Path) -> str | None:
 def _paired_returns(
     con: duckdb.DuckDBPyConnection, champion: Champion, checkpoint: Path, strategy: str, data_version: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of champion and challenger, on the sessions that are in the validation blocks of both: neither was trained on them.
-
-    A champion of an older version, whose lineage has no dates, was judged on the right sessions with the prices of its own
-    training only.
-    """
-    from finjepa_model.data.splits import lineage_of, stored_blocks  # with torch behind it
-
-    folder = checkpoint.with_name(champion.checkpoint)
-    spans = [blocks["validation"] for blocks in map(stored_blocks, (folder, checkpoint)) if blocks]
+    """Of champion and challenger, on the sessions that are in the validation blocks of both: neither was trained on them."""
+    folders = (checkpoint.with_name(champion.checkpoint), checkpoint)
+    spans = [blocks["validation"] for blocks in map(stored_blocks, folders) if blocks]
     pairs = con.execute(
         sql("publishing/paired_validation_returns"),
         {
             "champion": champion.checkpoint,
             "champion_strategy": champion.strategy,
-            "trained_on": None if stored_blocks(folder) else lineage_of(folder)["data"]["data_version"],
             "challenger": checkpoint.name,
             "challenger_strategy": strategy,
             "data_version": data_version,
-            "first": max((first for first, _ in spans), default="0001-01-01"),
-            "last": min((last for _, last in spans), default="9999-12-31"),
+            "first": max(first for first, _ in spans),
+            "last": min(last for _, last in spans),
         },
     ).fetchnumpy()
     return np.asarray(pairs["champion"], float), np.asarray(pairs["challenger"], float)
@@ -273,6 +254,7 @@ def probability_better(champion_T: np.ndarray, challenger_T: np.ndarray) -> tupl
         champion_T, challenger_T: daily net returns on the same sessions. Returns that never move (all in cash) have a
             ratio of 0 here, and equal returns are not better.
     """
+
     from arch.bootstrap import StationaryBootstrap  # slow to import, and definitions read this module
 
     from finjepa_pipeline.backtest.inference import block_length  # likewise
@@ -317,7 +299,7 @@ def _files(checkpoint: Path) -> Finding:
 
 def _collapse(checkpoint: Path) -> Finding:
     try:
-        diagnostics = json.loads((checkpoint / "metrics.json").read_text(encoding="utf-8"))["diagnostics"]
+        diagnostics = read_json(checkpoint / "metrics.json")["diagnostics"]
         collapsed = bool(diagnostics["collapsed"])
     except (OSError, ValueError, KeyError):
         return Finding("collapse", None, "metrics.json has no collapse diagnostics")
@@ -446,7 +428,7 @@ def audit_challenger(
     Raises:
         FinJEPAError: see `run_audit`.
     """
-    from finjepa_pipeline.backtest.audit import run_audit  # with torch behind them
+    from finjepa_pipeline.backtest.audit import run_audit  # with arch behind them, which is slow to import
     from finjepa_pipeline.backtest.leaderboard import report_of
 
     data_version = str(Panel.open(panel).manifest["data_version"])

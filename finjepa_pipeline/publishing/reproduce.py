@@ -22,6 +22,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
 from finjepa_pipeline.prices.derive import UniverseConfig
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
+from finjepa_pipeline.publishing.package import CONTENT
 from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import sha256
@@ -30,7 +31,6 @@ from finjepa_pipeline.warehouse import Warehouse
 
 RUN_FILE = "reproduction.json"
 _BASE = "tiny"  # the preset that the lineage's config is written as a difference to
-_SAME_FILES = ("model.safetensors", "config.json", "normalization.json")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Reproduction:
 
 
 def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
-    """Rebuild and compare; the report is left in `reports/reproductions/` too.
+    """Rebuild and compare.
 
     Args:
         checkpoint: id of a checkpoint of this home, a folder, or a Hub repository.
@@ -61,58 +61,40 @@ def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
         FinJEPAError: if it has no lineage that can be followed, or its prices can no longer be had.
     """
     with locked(settings.dagster / "commands", f"reproduce-{os.getpid()}"):  # so that nothing that it reads is removed
-        return _reproduce(settings, checkpoint)
-
-
-def _reproduce(settings: Settings, checkpoint: str) -> Reproduction:
-    named = named_checkpoint(settings, checkpoint)
-    original = named.folder
-    lineage = _lineage(original)
-    home = settings.home / "reproductions" / sha256(original / "lineage.json")[:16]
-    shutil.rmtree(home, ignore_errors=True)
-    scratch = Settings(home=home).ensure()
-    write_text(home / RUN_FILE, to_json({"ops": _ops(settings, scratch, lineage)}, indent=2) + "\n")
-    rebuilt = _train(scratch, lineage)
-    differences = compare(original, rebuilt)
-    report = Reproduction(
-        checkpoint=named.name,
-        identical=not differences,
-        differences=differences,
-        surroundings=surroundings(lineage, _lineage(rebuilt)),
-        rebuilt=rebuilt,
-    )
-    content = vars(report) | {"rebuilt": str(rebuilt)}
-    write_text(
-        settings.reports / "reproductions" / f"{named.name.replace('/', '--')}.json", to_json(content, indent=2) + "\n"
-    )
-    return report
+        named = named_checkpoint(settings, checkpoint)
+        lineage = _lineage(named.folder)
+        home = settings.home / "reproductions" / sha256(named.folder / "lineage.json")[:16]
+        shutil.rmtree(home, ignore_errors=True)
+        scratch = Settings(home=home).ensure()
+        write_text(home / RUN_FILE, to_json({"ops": _ops(settings, scratch, lineage)}, indent=2) + "\n")
+        rebuilt = _train(scratch, lineage)
+        differences = compare(named.folder, rebuilt)
+        return Reproduction(named.name, not differences, differences, surroundings(lineage, _lineage(rebuilt)), rebuilt)
 
 
 def compare(original: Path, rebuilt: Path) -> tuple[str, ...]:
     """What differs between two checkpoint folders, in words; nothing where the model acts the same, bit by bit."""
-    differences = []
-    for name in _SAME_FILES:
-        if sha256(original / name) == sha256(rebuilt / name):
-            continue
-        differences += _tensors(original / name, rebuilt / name) if name == "model.safetensors" else [f"{name} differs"]
-    return tuple(differences)
+    different = [name for name in CONTENT if sha256(original / name) != sha256(rebuilt / name)]
+    return tuple(
+        _tensors(original / name, rebuilt / name) if name.endswith(".safetensors") else f"{name} differs"
+        for name in different
+    )
 
 
 def surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     """What was not as it was, from two lineages."""
     before, after = _facts(then), _facts(now)
-    names = sorted({*before, *after})
     return tuple(
         f"{name}: {before.get(name)} then, {after.get(name)} now"
-        for name in names  # a lineage of an older version has no dates of blocks
-        if before.get(name) != after.get(name) and (name in before or not name.endswith(" block"))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
     )
 
 
 def _facts(lineage: Mapping[str, Any]) -> dict[str, Any]:
     build = lineage["build"]
     facts = {name: lineage[name] for name in ("device", "python", "platform", "panel_hash")}
-    facts |= {f"{name} block": " to ".join(days) for name, days in lineage.get("blocks", {}).items()}
+    facts |= {f"{name} block": " to ".join(days) for name, days in lineage["blocks"].items()}
     facts |= {name.replace("_", " "): build.get(name) for name in ("training_code", "threads", "processes")}
     return facts | {"prices": lineage["data"]["data_version"]} | lineage["libraries"]
 
@@ -120,13 +102,14 @@ def _facts(lineage: Mapping[str, Any]) -> dict[str, Any]:
 def _lineage(checkpoint: Path) -> dict[str, Any]:
     try:
         found = read_json(checkpoint / "lineage.json")
-        needed = found["build"]["source"]["data_source"], found["build"]["channels"], found["data"]["version"]
+        build = found["build"]
+        needed = build["source"]["data_source"], build["channels"], found["data"]["version"], found["blocks"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FinJEPAError(
             f"{checkpoint} has no lineage that can be followed ({type(error).__name__}: {error})"
         ) from error
     if not all(needed):
-        raise FinJEPAError(f"{checkpoint} has a lineage without its prices or channels: it cannot be followed")
+        raise FinJEPAError(f"{checkpoint} has a lineage without its prices, channels or blocks: it cannot be followed")
     return found
 
 
@@ -210,20 +193,11 @@ def _train(scratch: Settings, lineage: Mapping[str, Any]) -> Path:
     return current_checkpoint(scratch)
 
 
-def _tensors(original: Path, rebuilt: Path) -> list[str]:
+def _tensors(original: Path, rebuilt: Path) -> str:
     before, after = load_file(original), load_file(rebuilt)
-    odd = sorted(
-        name
-        for name in {*before, *after}
-        if name not in before or name not in after or before[name].shape != after[name].shape
-    )
-    if odd:
-        return [f"model.safetensors: {len(odd)} tensors are not in both or of another shape, the first is {odd[0]}"]
+    if {name: value.shape for name, value in before.items()} != {name: value.shape for name, value in after.items()}:
+        return "model.safetensors has other tensors"
     largest = {name: float(abs(before[name].astype("f8") - after[name].astype("f8")).max(initial=0)) for name in before}
-    moved = {name: value for name, value in largest.items() if value > 0}
-    if not moved:
-        return ["model.safetensors: equal tensors in another order or with other metadata"]
-    worst = max(moved, key=lambda name: moved[name])
-    return [
-        f"model.safetensors: {len(moved)} of {len(before)} tensors differ, most of all {worst}, by up to {moved[worst]:.3g}"
-    ]
+    worst = max(largest, key=lambda name: largest[name])
+    moved = sum(value > 0 for value in largest.values())
+    return f"model.safetensors: {moved} of {len(before)} tensors differ, most of all {worst}, by up to {largest[worst]:.3g}"

@@ -1,10 +1,9 @@
 -- Daily net returns of two checkpoints on the validation sessions from $first to $last that both were backtested on. The
--- champion's are those of the same data, or else the newest that are stored; of $trained_on alone where that is given.
+-- champion's are those of the same data, or else the newest that are stored.
 WITH champion_data AS (
     SELECT data_version
     FROM main.backtest_trials
     WHERE checkpoint = $champion AND strategy = $champion_strategy AND block = 'validation'
-        AND ($trained_on IS NULL OR data_version = $trained_on)
     ORDER BY data_version = $data_version DESC, created_at DESC
     LIMIT 1
 )

@@ -65,7 +65,7 @@ def night(home: Settings, instance: dg.DagsterInstance, number: int, promoted: b
         champion = current_champion(con)
         if promoted:
             write(home.releases / f"v{number}" / "model.safetensors", 100)
-            champion = Champion(name, "mppi")
+            champion = Champion(name, "mppi", datetime.datetime.combine(day, datetime.time()))
         con.execute(
             "INSERT INTO main.champions (checkpoint, data_version, verdict, reasons, strategy, created_at) "
             "VALUES (?, 'v', ?, 'because', 'mppi', ?)",

@@ -33,10 +33,6 @@ DATASET, REPO = "org/prices", "tester/finjepa"
 SEEDS = [int(seed) for seed in os.environ.get("FINJEPA_TEST_SEEDS", "0").split(",")]
 KILLS = int(os.environ.get("FINJEPA_TEST_KILLS", "4"))
 NIGHT = datetime.datetime(2026, 11, 24, 18, tzinfo=ZoneInfo("America/New_York")).timestamp()
-_BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
-  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
-_BACKFILL_STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
-  ... on PartitionBackfill { status error { message } } } }"""
 # Rows of these tables are those of an undisturbed home; when something was made is another matter.
 TABLES = {
     "prices": "*",
@@ -228,34 +224,6 @@ def undisturbed(tmp_path_factory, market):
             length = time.monotonic() - began
         assert server.left_behind == []
         return between, contents(home), length, releases(hub, REPO)[-1]
-
-
-def test_decisions_of_earlier_dates_are_backfilled(tmp_path, hub, undisturbed):
-    home = shutil.copytree(undisturbed[0], tmp_path / "home", symlinks=True)
-    days = ["2012-06-27", "2012-06-28", "2012-06-29"]
-    folder = home / "reports" / "decisions"
-
-    def made() -> dict[str, bytes]:
-        return {path.name[:10]: path.read_bytes() for path in folder.glob("2012-*.json")}
-
-    with server_of(home, hub) as server:
-        params = {"assetSelection": [{"path": ["past_decisions"]}], "partitionNames": days[:2]}
-        launched = server.ask(_BACKFILL, params=params)["launchPartitionBackfill"]
-        assert launched["__typename"] == "LaunchBackfillSuccess", launched
-
-        def backfill() -> dict:
-            return server.ask(_BACKFILL_STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
-
-        wait_until(lambda: backfill()["status"] not in ("REQUESTED", "SCHEDULING"), 300, every=2)
-        assert backfill()["status"] == "COMPLETED_SUCCESS", (backfill(), server.log.read_text()[-4000:])
-        before = made()
-        assert sorted(before) == days[:2]
-        # the job `catch_up` does the same for a range, and what is decided stays as it is
-        span = {"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[2]}
-        assert server.wait(server.launch_job("catch_up", {}, span)) == "SUCCESS", server.log.read_text()[-4000:]
-    assert sorted(made()) == days
-    assert before.items() <= made().items()
-    assert all(json.loads(content)["book"] == "hindsight" for content in made().values())
 
 
 @pytest.fixture(scope="module")

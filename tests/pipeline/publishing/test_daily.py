@@ -1,25 +1,26 @@
-"""Who decides for an earlier date: the checkpoint that was champion in the night after it."""
+"""Who decides: the checkpoint that was champion in the night after a date, on as many assets as its backtest traded."""
 
 import numpy as np
 import pytest
 
 from finjepa_pipeline.publishing import daily
-from finjepa_pipeline.publishing.daily import MadeDecision, backfill_decisions, make_decision
+from finjepa_pipeline.publishing.daily import MadeDecision, make_decision
 from tests.pipeline.backtest.handmade_panel import write_panel
 
 
 @pytest.fixture
 def decided(home, tmp_path, monkeypatch):
-    """(date, checkpoint, book) of every decision that a backfill of this home makes."""
-    panel = write_panel(tmp_path / "panel", np.random.default_rng(0).normal(0, 0.01, (14, 3)))
-    made: list[tuple[str, str, str]] = []
+    """A panel, and (checkpoint, book, name, assets) of every decision that is asked for."""
+    panel = write_panel(tmp_path / "panel", np.random.default_rng(0).normal(0, 0.01, (14, 8)))
+    made: list[tuple[str, str, str, int]] = []
 
     def note(settings, warehouse, panel, session, decider):
-        made.append((str(panel.dates[session]), decider.checkpoint.name, decider.book))
-        return MadeDecision({"checkpoint": decider.checkpoint.name, "book": decider.book}, tmp_path, new=True)
+        made.append((decider.checkpoint.name, decider.book, decider.name, decider.n_assets))
+        return MadeDecision({}, tmp_path, new=True)
 
     monkeypatch.setattr(daily, "current_panel", lambda settings: panel.folder)
     monkeypatch.setattr(daily, "_made", note)
+    monkeypatch.setattr(daily, "_follow", note)
     return panel, made
 
 
@@ -38,25 +39,14 @@ def test_each_date_is_decided_by_the_champion_of_its_night(home, decided):
     dates = [str(day) for day in panel.dates]
     promoted(home, "aaaa", f"{dates[4]} 23:30:00")  # in the evening after the close of session 4, UTC
     promoted(home, "bbbb", f"{dates[8]} 23:30:00")
-    backfill_decisions(home.settings, home.warehouse, dates[2], dates[10])
-    assert [date for date, _, _ in made] == dates[2:11]
-    # before the first champion the present one decides, in a book of its own
-    assert {row[1:] for row in made[:2]} == {("bbbb", "hindsight")}
-    assert {row[1:] for row in made[2:6]} == {("aaaa", "champion")}
-    assert {row[1:] for row in made[6:]} == {("bbbb", "champion")}
+    for date in dates[2:11]:
+        make_decision(home.settings, home.warehouse, as_of=date)
+    assert {row[:2] for row in made[:2]} == {("bbbb", "trial")}  # before the first champion the present one decides
+    assert {row[:2] for row in made[2:6]} == {("aaaa", "champion")}
+    assert {row[:2] for row in made[6:]} == {("bbbb", "champion")}
 
 
-def test_a_book_trades_as_many_assets_as_its_backtest_and_another_number_is_a_trial(home, tmp_path, monkeypatch):
-    panel = write_panel(tmp_path / "panel", np.random.default_rng(0).normal(0, 0.01, (14, 8)))
-    made: list[tuple[str, str, int]] = []
-
-    def note(settings, warehouse, panel, session, decider):
-        made.append((decider.book, decider.name, decider.n_assets))
-        return MadeDecision({}, tmp_path, new=True)
-
-    monkeypatch.setattr(daily, "current_panel", lambda settings: panel.folder)
-    monkeypatch.setattr(daily, "_made", note)
-    monkeypatch.setattr(daily, "_follow", note)
+def test_a_book_trades_as_many_assets_as_its_backtest_and_another_number_is_a_trial(home, decided):
     promoted(home, "aaaa", "2020-01-02 23:30:00")
     make_decision(home.settings, home.warehouse)
     with home.warehouse.connect() as con:
@@ -67,7 +57,7 @@ def test_a_book_trades_as_many_assets_as_its_backtest_and_another_number_is_a_tr
         )
     for n_assets in (None, 5, 3):
         make_decision(home.settings, home.warehouse, n_assets=n_assets)
-    assert made == [
+    assert [row[1:] for row in decided[1]] == [
         ("champion", "mppi", 20),  # its backtest is of an older version
         ("champion", "mppi", 5),
         ("champion", "mppi", 5),
