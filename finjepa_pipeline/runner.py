@@ -2,8 +2,6 @@
 
 import logging
 import os
-import signal
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
-from finjepa_model.files import from_json, write_text
+from finjepa_model.files import write_text
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.alerts import BY_HAND
 from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, NOT_RUN
@@ -206,21 +204,3 @@ def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-
-
-def main() -> None:
-    """Run a job in the home of the environment with the config of a file: python -m finjepa_pipeline.runner JOB FILE PARENT. It
-    is what `reproduce` starts, and ends with the process PARENT."""
-
-    interrupts.install()
-    interrupts.end_with(int(sys.argv[3]), lambda: os.kill(os.getpid(), signal.SIGTERM))
-    ops = from_json(Path(sys.argv[2]).read_text(encoding="utf-8"))["ops"]
-    try:
-        config = {name: op["config"] for name, op in ops.items()}
-        run_job(Settings.from_env().ensure(), sys.argv[1], config, Console(stderr=True))
-    except FinJEPAError as error:
-        sys.exit(f"finjepa: {' '.join(str(error).split())}")
-
-
-if __name__ == "__main__":
-    main()

@@ -18,11 +18,12 @@ from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, traded_asset
 from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
 from finjepa_pipeline.backtest.planner_strategies import WITH_UTILITY
 from finjepa_pipeline.prices import current_revision
-from finjepa_pipeline.publishing.gate import PBO_LIMIT, Champion, Finding, known_findings
+from finjepa_pipeline.publishing.gate import Champion, Finding, known_findings
 from finjepa_pipeline.publishing.package import public, public_strategy
 from finjepa_pipeline.report.markdown import cell, code, plain, table
 from finjepa_pipeline.report.page import number, render
 
+PBO_LIMIT = 0.2  # up to which a low risk of overfitting is spoken of
 _FACTS = {
     "feed": "feed",
     "source": "source",

@@ -24,7 +24,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import stored_blocks
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT
+from finjepa_pipeline.backtest.claim import TOO_SHORT
 from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, sharpe
 from finjepa_pipeline.backtest.results import (
     BEFORE_THE_GATE,
@@ -45,7 +45,6 @@ from finjepa_pipeline.warehouse import Warehouse
 
 REPLACE_ABOVE = 0.5  # probability
 BOOTSTRAP_SAMPLES = 2000
-PBO_LIMIT = 0.2
 # Of a nightly run; `finjepa audit` runs longer ones.
 AUDIT_SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}
 _RANKS = ("effective_rank_assets", "effective_rank_market")
@@ -288,7 +287,6 @@ def findings(
         _data(con, data_version),
         _baseline(con, key, strategy),
         *_audited(con, checkpoint.name, strategy),
-        *_corrected(con, key, strategy),
     )
 
 
@@ -372,39 +370,6 @@ def _audited(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | No
         blocking = passed is False or (test in BEFORE_THE_GATE and not undecided)
         found.append(Finding(f"audit: {test}", passed, text, blocking))
     return found
-
-
-def _corrected(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: str | None) -> tuple[Finding, Finding]:
-    """What is left of the planner's result after all that was ever tried. It decides what may be said of a champion, on the
-    card and above the report, and not who is champion: a gate on it would trust the first model for ever."""
-    query = (
-        "SELECT board.dsr, inference.pbo, inference.trials, inference.effective_trials, inference.spa_p "
-        "FROM main.leaderboard AS board JOIN main.backtest_inference AS inference USING (checkpoint, data_version, block, setup) "
-        "WHERE board.checkpoint = $checkpoint AND board.data_version = $data_version AND board.block = 'validation' "
-        "AND board.strategy = $strategy"
-    )
-    rows = con.execute(query, key | {"strategy": strategy}).fetchall()
-    names = ("deflated Sharpe ratio", "overfitting")
-    if not rows:
-        unknown = "the leaderboard has no inference for the validation block"
-        return Finding(names[0], None, unknown, blocking=False), Finding(names[1], None, unknown, blocking=False)
-    dsr, pbo, trials, effective, spa = rows[0]
-    deflated = (
-        f"{NOT_ENOUGH_DATA}: {strategy} never differed from 1/N"
-        if dsr is None
-        else f"the probability that the return of {strategy} over 1/N is better than that of the luckiest of {trials} "
-        f"configurations ever tried ({effective} different bets) without skill is {dsr:.2f} ({DSR_GOAL:g} is convincing)"
-    )
-    tested = "" if spa is None else f"; nobody beats 1/N: p = {spa:.2f} (SPA)"
-    overfitting = (
-        f"{NOT_ENOUGH_DATA}: the table is too small for PBO{tested}"
-        if pbo is None
-        else f"the probability of backtest overfitting is {pbo:.2f} (up to {PBO_LIMIT:g} is convincing){tested}"
-    )
-    return (
-        Finding(names[0], None if dsr is None else dsr >= DSR_GOAL, deflated, blocking=False),
-        Finding(names[1], None if pbo is None else pbo <= PBO_LIMIT, overfitting, blocking=False),
-    )
 
 
 # Audit before the gate

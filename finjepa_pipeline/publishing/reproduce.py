@@ -5,12 +5,11 @@ From there the run is the job `train`, as the lineage configures it. On the same
 by bit; where they are not, the report says what else is not as it was: code, libraries, prices, device, threads.
 """
 
+import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors.numpy import load_file
 
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import read_json, to_json, write_text
+from finjepa_model.files import read_json, to_json
 from finjepa_pipeline.prices.derive import UniverseConfig
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
 from finjepa_pipeline.publishing.package import CONTENT
@@ -29,7 +28,6 @@ from finjepa_pipeline.store import sha256
 from finjepa_pipeline.training.checkpoints import current_checkpoint, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
-RUN_FILE = "reproduction.json"
 _BASE = "tiny"  # the preset that the lineage's config is written as a difference to
 
 
@@ -51,10 +49,13 @@ class Reproduction:
     rebuilt: Path
 
 
-def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
+def reproduce(
+    settings: Settings, checkpoint: str, train: Callable[[Settings, dict[str, dict[str, Any]]], object]
+) -> Reproduction:
     """Rebuild and compare.
 
     Args:
+        train: runs the job `train` in a home, with the config of its ops.
         checkpoint: id of a checkpoint of this home, a folder, or a Hub repository.
 
     Raises:
@@ -66,8 +67,10 @@ def reproduce(settings: Settings, checkpoint: str) -> Reproduction:
         home = settings.home / "reproductions" / sha256(named.folder / "lineage.json")[:16]
         shutil.rmtree(home, ignore_errors=True)
         scratch = Settings(home=home).ensure()
-        write_text(home / RUN_FILE, to_json({"ops": _ops(settings, scratch, lineage)}, indent=2) + "\n")
-        rebuilt = _train(scratch, lineage)
+        ops = _ops(settings, scratch, lineage)
+        with _alone(scratch, lineage["build"].get("threads")):
+            train(scratch, ops)
+        rebuilt = current_checkpoint(scratch)
         differences = compare(named.folder, rebuilt)
         return Reproduction(named.name, not differences, differences, surroundings(lineage, _lineage(rebuilt)), rebuilt)
 
@@ -117,18 +120,17 @@ def _ops(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -> d
     """Run config of `train`, the assets' own config and nothing else."""
     build = lineage["build"]
     universe = {name: value for name, value in build["universe"].items() if name in UniverseConfig.model_fields}
+    model = {
+        "preset": _BASE,
+        "overrides": overrides(lineage["config"]),
+        "processes": build.get("processes"),
+        "resume": False,
+    }
     return {
-        "ingest_prices": {"config": _prices(settings, scratch, lineage)},
-        "derive_prices": {"config": universe},
-        "feature_panel": {"config": {"channels": build["channels"]}},
-        "world_model": {
-            "config": {
-                "preset": _BASE,
-                "overrides": overrides(lineage["config"]),
-                "processes": build.get("processes"),
-                "resume": False,
-            }
-        },
+        "ingest_prices": _prices(settings, scratch, lineage),
+        "derive_prices": universe,
+        "feature_panel": {"channels": build["channels"]},
+        "world_model": model,
     }
 
 
@@ -178,19 +180,20 @@ def _revision_of(settings: Settings, data_version: str, scratch: Settings) -> in
         return revision
 
 
-def _train(scratch: Settings, lineage: Mapping[str, Any]) -> Path:
-    """The job `train` in the scratch home, in a process of its own: a code location reads its home once."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINJEPA_", "DAGSTER_"))}
-    threads = str(lineage["build"].get("threads") or "")
-    environment = kept | {"FINJEPA_HOME": str(scratch.home)} | ({"OMP_NUM_THREADS": threads} if threads else {})
-    command = [sys.executable, "-m", "finjepa_pipeline.runner", "train", str(scratch.home / RUN_FILE), str(os.getpid())]
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("finjepa: ")]
-        raise FinJEPAError(
-            lines[-1].removeprefix("finjepa: ") if lines else f"the rebuild ended with {done.returncode}"
-        )
-    return current_checkpoint(scratch)
+@contextlib.contextmanager
+def _alone(scratch: Settings, threads: int | None) -> Iterator[None]:
+    """The environment of a home that has nothing but the lineage."""
+    before = dict(os.environ)
+    kept = {name: value for name, value in before.items() if not name.startswith(("FINJEPA_", "DAGSTER_"))}
+    os.environ.clear()
+    os.environ.update(
+        kept | {"FINJEPA_HOME": str(scratch.home)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    )
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _tensors(original: Path, rebuilt: Path) -> str:
