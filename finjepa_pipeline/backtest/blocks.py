@@ -41,7 +41,7 @@ from finjepa_pipeline.backtest.planner_strategies import (
     compare_expectations,
     strategy_name,
 )
-from finjepa_pipeline.backtest.results import BlockKey, known_results, write_block, write_failure
+from finjepa_pipeline.backtest.results import BlockKey, known_results, write_block, write_configuration
 from finjepa_pipeline.backtest.strategies import CONTROLS, Strategy, baselines, kind, load_strategy
 from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.settings import Settings
@@ -212,7 +212,7 @@ def compute_blocks(
                     results[name] = next(found)
                 except Exception:
                     with warehouse.connect() as con:
-                        write_failure(con, block.key, name, block.dates_T)
+                        write_configuration(con, block.key, name, block.dates_T)
                     raise
                 log(f"{block.key.block}: {name} has decided {len(block.conditions['decisions'])} times")
             ordered = [results[name] for name in block.strategies]

@@ -29,15 +29,9 @@ class Claim:
 
 def has_skill(row: Row | None) -> bool:
     """Whether there is evidence of skill over 1/N in a row of the leaderboard; never on the validation block, which chooses."""
-    return (
-        row is not None
-        and row["strategy"] != BENCHMARK
-        and row["block"] != "validation"
-        and row["excess_low"] is not None
-        and row["excess_low"] > 0
-        and row["dsr"] is not None
-        and row["dsr"] >= DSR_GOAL
-    )
+    if row is None or row["strategy"] == BENCHMARK or row["block"] == "validation":
+        return False
+    return (row["excess_low"] or 0) > 0 and (row["dsr"] or 0) >= DSR_GOAL
 
 
 def claim_of(row: Row | None, strategy: str) -> Claim:
@@ -49,18 +43,12 @@ def claim_of(row: Row | None, strategy: str) -> Claim:
     if row["excess_low"] is None:
         return Claim("No evidence of skill", f"{difference} {where}; {TOO_SHORT}.")
     found = f"{difference} (95 % interval {row['excess_low']:+.2f} to {row['excess_high']:+.2f}) {where}"
-    deflated = "unknown" if row["dsr"] is None else f"{row['dsr']:.2f}"
-    if has_skill(row):
-        return Claim(
-            "Evidence of skill",
-            f"{found}. The interval does not cover 0, and the deflated Sharpe ratio, which counts everything that was tried, "
-            f"is {deflated} (at least {DSR_GOAL:g} is needed).",
-        )
     if row["excess_low"] > 0:
+        skill, deflated = has_skill(row), "unknown" if row["dsr"] is None else f"{row['dsr']:.2f}"
         return Claim(
-            "No evidence of skill",
-            f"{found}. The interval does not cover 0, but the deflated Sharpe ratio, which counts everything that was tried, "
-            f"is {deflated} (at least {DSR_GOAL:g} is needed).",
+            "Evidence of skill" if skill else "No evidence of skill",
+            f"{found}. The interval does not cover 0, {'and' if skill else 'but'} the deflated Sharpe ratio, which counts "
+            f"everything that was tried, is {deflated} (at least {DSR_GOAL:g} is needed).",
         )
     if row["excess_high"] < 0:
         return Claim("Worse than 1/N", f"{found}.")

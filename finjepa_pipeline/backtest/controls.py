@@ -1,5 +1,5 @@
-"""Model-matched controls: the world model's planner with one part of the world model replaced, so that what a planner earns
-can be laid at the door of the planner, of the representation, or of the data.
+"""Model-matched controls: the world model's planner with one part of the world model replaced, so that it shows whether a result
+comes from the planner, from the representation, or from the data.
 
 `ewma` replaces the whole model by exponentially weighted moments; `ridge` and `boosted_trees` forecast from the same
 windows and labels that the model was trained on; `trained_probe` and `untrained_probe` are a ridge on the latents of the
@@ -29,6 +29,7 @@ from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.planner_strategies import HORIZON, FinJEPAStrategy, MarketImagination
 
+Forecast = Callable[[MarketView], np.ndarray]  # expected simple return over the next decision step, by asset of a view
 FITTED = ("ridge", "boosted_trees", "trained_probe", "untrained_probe")  # on the training block
 TO_FIT = f"a control that is fitted ({', '.join(FITTED)}); add --controls ewma"
 PLANNER = "mppi"  # all controls are planned by the planner that needs no latents
@@ -39,54 +40,52 @@ _LARGEST_FORECAST = 3.0  # in units of the asset's volatility over a step
 
 @dataclass(frozen=True)
 class ForecastMarket:
-    """A market of which only the moments are imagined (`finjepa_model.planning.imagination.Imagination`)."""
+    """A market of which only the moments are imagined, without latents (`finjepa_model.planning.imagination.ImaginedMarket`)."""
 
     mean_BHN: Tensor
     covariance_BHMM: Tensor
     beta_BN: Tensor
     present_BN: Tensor
 
-    def portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:
+    def portfolio_path(self, *_: Any) -> Tensor:
         raise NotImplementedError("a forecast has no latents to move a portfolio in")
 
-    def encode_portfolio(self, holdings_BCN: Tensor, signals_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
-        raise NotImplementedError("a forecast has no latents to encode a portfolio in")
+    encode_portfolio = portfolio_path
 
 
 class ForecastImagination:
     """Takes the place of `MarketImagination`: a forecast of returns, and exponentially weighted risk."""
 
-    def __init__(self, config: FinJEPAConfig, forecast: Callable[[MarketView], np.ndarray]):
+    def __init__(self, config: FinJEPAConfig, forecast: Forecast):
         self.config = config
         self.simulator = PortfolioSimulator(config.portfolio)
         self._forecast = forecast
 
     def goal(self, name: str, view: MarketView) -> torch.Tensor:
-        """
-        Raises:
-            FinJEPAError: always, for a forecast has no latents.
-        """
         raise FinJEPAError(f"a control has no portfolio latents to draw a plan to {name}")
 
     def at(self, view: MarketView) -> tuple[ForecastMarket, None]:
         """The forecast market of a decision; there is no goal latent."""
-        stride = self.config.model.stride
-        volatility_N = ewma_volatility(view) * np.sqrt(stride)
-        market_volatility = _ewma_deviation(view.market_returns(4 * _RISK_SPAN)[:, None])[0] * np.sqrt(stride)
-        steps_HN, beta_BN = np.ones((HORIZON, 1)), _float(view.beta_N)[None]
-        mean_BHN, volatility_BHN = (_float(steps_HN * x_N)[None] for x_N in (self._forecast(view), volatility_N))
-        covariance_BHMM = one_factor_covariance(
-            volatility_BHN, _float(np.full(HORIZON, market_volatility))[None], beta_BN
-        )
+
+        def ahead(x_N: np.ndarray) -> Tensor:
+            return _float(np.tile(x_N, (HORIZON, 1)))[None]
+
+        scale, returns_T1 = np.sqrt(self.config.model.stride), view.market_returns(4 * _RISK_SPAN)[:, None]
+        volatility_BHN = ahead(ewma_volatility(view.returns(4 * _RISK_SPAN)[0]) * scale)
+        market_BH1, beta_BN = ahead(ewma_volatility(returns_T1) * scale), _float(view.beta_N)[None]
+        covariance_BHMM = one_factor_covariance(volatility_BHN, market_BH1[..., 0], beta_BN)
+        mean_BHN = ahead(self._forecast(view))
         return ForecastMarket(mean_BHN, covariance_BHMM, beta_BN, torch.from_numpy(view.present_N)[None]), None
 
 
-def ewma_volatility(view: MarketView) -> np.ndarray:
-    """Daily volatility_N of each asset, exponentially weighted, span 63."""
-    return _ewma_deviation(view.returns(4 * _RISK_SPAN)[0])
+def ewma_volatility(returns_TN: np.ndarray) -> np.ndarray:
+    """Daily volatility_N, exponentially weighted, span 63."""
+    weights_T = _weights(len(returns_TN), _RISK_SPAN)
+    centred_TN = returns_TN - weights_T @ returns_TN
+    return np.maximum(np.sqrt(weights_T @ centred_TN**2), 1e-4)
 
 
-def ewma_forecast(config: FinJEPAConfig) -> Callable[[MarketView], np.ndarray]:
+def _ewma_forecast(config: FinJEPAConfig) -> Forecast:
     """Exponentially weighted mean return over a decision step, span 252."""
 
     def forecast(view: MarketView) -> np.ndarray:
@@ -123,7 +122,7 @@ class Controls:
     def __init__(self, panel: Panel, imagination: MarketImagination):
         self._panel, self.imagination = panel, imagination
         self._config = imagination.config
-        self._forecasts: dict[str, Callable[[MarketView], np.ndarray]] = {}
+        self._forecasts: dict[str, Forecast] = {}
 
     def make(self, name: str) -> Any:
         """A new strategy by its name in `CONTROLS`."""
@@ -131,13 +130,12 @@ class Controls:
             return ShuffledActions(self.imagination)
         return FinJEPAStrategy(PLANNER, ForecastImagination(self._config, self.forecast(name)), name)
 
-    def forecast(self, name: str) -> Callable[[MarketView], np.ndarray]:
-        """Expected simple return over the next decision step, by asset of a view."""
+    def forecast(self, name: str) -> Forecast:
         if name not in self._forecasts:
-            self._forecasts[name] = ewma_forecast(self._config) if name == "ewma" else self._fitted(name)
+            self._forecasts[name] = _ewma_forecast(self._config) if name == "ewma" else self._fitted(name)
         return self._forecasts[name]
 
-    def _fitted(self, name: str) -> Callable[[MarketView], np.ndarray]:
+    def _fitted(self, name: str) -> Forecast:
         inputs = self._inputs(name)
         regressor = _regressor(name)
         samples = [inputs(observation)[valid] for observation, _, valid in self._training]
@@ -205,12 +203,6 @@ def _regressor(name: str) -> Any:
             max_iter=60, max_depth=3, learning_rate=0.05, min_samples_leaf=200, random_state=0
         )
     return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(1, 6, 11)))
-
-
-def _ewma_deviation(returns_TN: np.ndarray) -> np.ndarray:
-    weights_T = _weights(len(returns_TN), _RISK_SPAN)
-    centred_TN = returns_TN - weights_T @ returns_TN
-    return np.maximum(np.sqrt(weights_T @ centred_TN**2), 1e-4)
 
 
 def _weights(sessions: int, span: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult
 from finjepa_pipeline.backtest.inference import one_sided_p
 from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, Product, build
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR
-from finjepa_pipeline.backtest.strategies import EqualWeight
+from finjepa_pipeline.backtest.strategies import one_over_n
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, SyntheticMarket, generate
@@ -181,7 +181,7 @@ def null_gain(product: Product, folder: Path, seed: int) -> Gain:
     panel = KnownTruthMarket.of(folder, "null", seed, product.config.model.channels).panel
     setup = product.setup(panel)
     views = setup.views()
-    mine, plain = (product.simulate(s, setup, views) for s in (product.strategy(panel), EqualWeight()))
+    mine, plain = (product.simulate(s, setup, views) for s in (product.strategy(panel), one_over_n()))
     p = one_sided_p(mine.gross_T, plain.gross_T, samples=1000)
     gross, gross_error = _a_year(mine.gross_T - plain.gross_T)
     net, net_error = _a_year(mine.net_T - plain.net_T)

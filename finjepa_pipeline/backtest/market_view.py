@@ -26,11 +26,9 @@ LIQUIDITY_WINDOW = 63  # sessions
 
 
 class MarketView:
-    """The market as a strategy may see it at the close of one session.
+    """The market as a strategy may see it at the close of one session: every method looks back from there, and none takes a date.
 
-    Every method looks back from that session, and none takes a date, so that a decision made from a view alone cannot
-    know the future. The assets keep their order for as long as the universe stays; those that have ended meanwhile are
-    absent (`present_N`).
+    The assets keep their order for as long as the universe stays; those that have ended meanwhile are absent (`present_N`).
     """
 
     def __init__(self, panel: Panel, session: int, assets_N: np.ndarray, window: int):
@@ -64,24 +62,14 @@ class MarketView:
         """int64 [N], the panel's numbers of the assets."""
         return self._assets_N
 
-    def features(self, length: int, steps_back: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The `length` sessions that end `steps_back` sessions before this close.
-
-        Returns:
-            features_NTF float32, and observed_NT bool; zeros and False where there is no row.
-        """
-        if steps_back < 0:
-            raise FinJEPAError("a market view looks back only: steps_back must not be negative")
-        features_1NTF, observed_1NT = self._panel.windows(
-            np.array([self._session - steps_back]), self._assets_N[None], length
-        )
+    def features(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """features_NTF float32 of the last `length` sessions, and observed_NT bool; zeros and False where there is no row."""
+        features_1NTF, observed_1NT = self._panel.windows(np.array([self._session]), self._assets_N[None], length)
         return features_1NTF[0], observed_1NT[0]
 
-    def market_features(self, length: int, steps_back: int = 0) -> np.ndarray:
+    def market_features(self, length: int) -> np.ndarray:
         """The market's context over the same sessions, float32 [T, M]; zeros before the panel begins."""
-        if steps_back < 0:
-            raise FinJEPAError("a market view looks back only: steps_back must not be negative")
-        return self._panel.market_windows([self._session - steps_back], length)[0]
+        return self._panel.market_windows([self._session], length)[0]
 
     def observation(self, config: FinJEPAConfig) -> Observation:
         """What a world model sees at this close, made by the code that made its training batches; a batch of one date."""
@@ -102,12 +90,8 @@ class MarketView:
         return panel_liquidity(self._panel, self._session, self._assets_N)
 
     def returns(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Simple total returns of the last `length` sessions, this close included.
-
-        Returns:
-            returns_TN float64, and observed_TN bool; 0 and False where the asset was not observed, and on its first
-            row.
-        """
+        """Simple total returns_TN, float64, of the last `length` sessions, this close included, and observed_TN, bool; 0 and
+        False where the asset was not observed, and on its first row."""
         days_T = self._session - length + 1 + np.arange(length)
         rows_TN = self._panel.rows(days_T[:, None], self._assets_N[None, :])
         known_TN = (
@@ -116,9 +100,7 @@ class MarketView:
         return np.where(known_TN, self._panel.returns[rows_TN], 0.0).astype(np.float64), known_TN
 
     def market_returns(self, length: int) -> np.ndarray:
-        """Simple returns of the market proxy over the last `length` sessions, float64; shorter where the panel is
-        younger.
-        """
+        """Simple returns of the market proxy, float64, over the last `length` sessions; shorter where the panel is younger."""
         return self._panel.market_returns[max(0, self._session - length + 1) : self._session + 1].astype(np.float64)
 
 
@@ -149,8 +131,9 @@ def panel_liquidity(panel: Panel, session: int, assets_N: np.ndarray) -> Liquidi
 def most_traded(panel: Panel, session: int, assets_N: np.ndarray) -> np.ndarray:
     """Assets that are observed at a close, ordered by their trailing dollar volume; where the source has none, by the length of
     their history; then by a hash of their first returns, so that the name never decides."""
-    rows_N = panel.rows(session, assets_N)
-    volume_N = np.zeros(len(assets_N)) if panel.liquidity is None else panel.liquidity[rows_N].astype(np.float64)
+    volume_N = np.zeros(len(assets_N))
+    if panel.liquidity is not None:
+        volume_N = panel.liquidity[panel.rows(session, assets_N)].astype(np.float64)
     return assets_N[np.lexsort((_hashes(panel, session, assets_N), panel.first[assets_N], -volume_N))]
 
 
@@ -183,17 +166,13 @@ class Universe:
 def universes(
     panel: Panel, decisions: Sequence[int], n_assets: int, window: int, allowed: np.ndarray | None = None
 ) -> list[Universe]:
-    """The traded universe of a block: chosen at its first decision and again every `REBALANCE_UNIVERSE_EVERY` sessions.
-
-    Raises:
-        FinJEPAError: if no asset is eligible at the first decision.
-    """
-    chosen: list[Universe] = []
+    """The traded universes of a block, see `next_universe`."""
+    chosen: dict[int, Universe] = {}
+    newest = None
     for session in decisions:
-        newest = next_universe(chosen[-1] if chosen else None, panel, session, n_assets, window, allowed)
-        if not chosen or newest is not chosen[-1]:
-            chosen.append(newest)
-    return chosen
+        newest = next_universe(newest, panel, session, n_assets, window, allowed)
+        chosen[newest.start] = newest
+    return list(chosen.values())
 
 
 def next_universe(

@@ -92,28 +92,21 @@ def annual_return(returns_T: np.ndarray) -> float:
     return float(np.expm1(np.log1p(returns_T).sum() * SESSIONS_PER_YEAR / len(returns_T)))
 
 
-def drawdowns(returns_T: np.ndarray) -> np.ndarray:
-    """V / max V so far - 1 at each close, not positive; the wealth before the first session counts as a peak."""
-    wealth_T = np.cumprod(1 + returns_T)
-    return wealth_T / np.maximum.accumulate(np.maximum(wealth_T, 1.0)) - 1
-
-
 def max_drawdown(returns_T: np.ndarray) -> float:
-    return float(drawdowns(returns_T).min())
+    """The lowest V / max V so far - 1; the wealth before the first session counts as a peak."""
+    wealth_T = np.cumprod(1 + returns_T)
+    return float((wealth_T / np.maximum.accumulate(np.maximum(wealth_T, 1.0)) - 1).min())
 
 
-def sortino(returns_T: np.ndarray, daily_target: float = 0.0) -> float:
-    """Annualised mean over the target, per downside deviation over all days."""
-    shortfall_T = np.minimum(returns_T - daily_target, 0.0)
-    downside = np.sqrt((shortfall_T**2).mean())
-    if downside == 0:
-        return float("nan")
-    return float(np.sqrt(SESSIONS_PER_YEAR) * (returns_T.mean() - daily_target) / downside)
+def sortino(returns_T: np.ndarray) -> float:
+    """Annualised mean per downside deviation over all days."""
+    downside = np.sqrt((np.minimum(returns_T, 0.0) ** 2).mean())
+    return float(np.sqrt(SESSIONS_PER_YEAR) * returns_T.mean() / downside) if downside > 0 else float("nan")
 
 
-def cvar(returns_T: np.ndarray, tail: float = 0.05) -> float:
-    """Mean loss of the worst ceil(tail T) days, positive when it is a loss."""
-    worst = int(np.ceil(tail * len(returns_T)))
+def cvar(returns_T: np.ndarray) -> float:
+    """Mean loss of the worst 5 % of days, rounded up; positive when it is a loss."""
+    worst = int(np.ceil(0.05 * len(returns_T)))
     return float(-np.partition(returns_T, worst - 1)[:worst].mean())
 
 

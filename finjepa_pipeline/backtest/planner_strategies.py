@@ -32,33 +32,24 @@ HORIZON = 2  # decision steps
 
 
 class Imagined(Protocol):
-    """What a planner plans in: the market of a decision, as somebody imagines it."""
+    """What a planner plans in: the market of a decision and the latent of its goal, goal_1D, as somebody imagines them."""
 
-    @property
-    def config(self) -> FinJEPAConfig: ...
-    @property
-    def simulator(self) -> PortfolioSimulator: ...
-    def at(self, view: MarketView) -> tuple[ImaginedMarket, torch.Tensor | None]:
-        """The imagined market, and the latent of its goal, goal_1D, where there is one."""
-        ...
+    config: FinJEPAConfig
+    simulator: PortfolioSimulator
 
-    def goal(self, name: str, view: MarketView) -> torch.Tensor:
-        """The latent goal_1D of a goal that a utility names."""
-        ...
+    def at(self, view: MarketView) -> tuple[ImaginedMarket, torch.Tensor | None]: ...
+    def goal(self, name: str, view: MarketView) -> torch.Tensor: ...
 
 
 class MarketImagination:
-    """The market as a checkpoint imagines it. It does not depend on what is held, so every planner of the checkpoint shares
-    it.
+    """The market as a checkpoint imagines it, whatever is held: every planner of the checkpoint shares it.
 
     Each date is imagined by itself: in a batch the last digits depend on the other dates, and a search turns last digits into
-    another plan. So a backtest and a single decision of the same close agree.
+    another plan.
     """
 
     def __init__(self, checkpoint: str | Path):
-        # Tensors of a plan are small: a second thread gains little, and on a busy machine it costs ten times the time.
-        torch.set_num_threads(1)
-        self.checkpoint = checkpoint
+        torch.set_num_threads(1)  # on a busy machine a second thread costs ten times the time of so small a plan
         self.folder = resolve_checkpoint(checkpoint)
         self.model = FinJEPA.from_pretrained(self.folder)
         self.config = self.model.config
@@ -66,7 +57,6 @@ class MarketImagination:
         self._imagined: WeakKeyDictionary[MarketView, tuple[Imagination, torch.Tensor]] = WeakKeyDictionary()
 
     def at(self, view: MarketView) -> tuple[Imagination, torch.Tensor]:
-        """The imagined market of a decision, and the latent of its goal, goal_1D."""
         if view not in self._imagined:
             imagination = self.model.imagine(view.observation(self.config), HORIZON)
             goal_1D = goal_latent(imagination, self.simulator, self.config.model.stride)
@@ -88,19 +78,34 @@ class MarketImagination:
 
 
 class EnsembleImagination:
-    """Plans in the mixture of its members; the first one gives the rules of trading."""
+    """Plans in the mixture of its members, whose latents are side by side; the first one gives the rules of trading.
 
-    def __init__(self, members: Sequence[MarketImagination]):
-        self.members = members
-        self.config, self.simulator = members[0].config, members[0].simulator
+    Raises:
+        FinJEPAError: if another checkpoint is not there, or reads other channels or steps than the first.
+    """
+
+    def __init__(self, first: Imagined, others: Sequence[str]):
+        """
+        Args:
+            others: ids beside the first in its home, folders, or Hub repositories.
+        """
+        if not isinstance(first, MarketImagination):
+            raise FinJEPAError("a control has no checkpoint, so there is nothing to disagree with")
+        self.config, self.simulator, self.members = first.config, first.simulator, [first]
+        for name in others:
+            other = MarketImagination(checkpoint_beside(first.folder, name))
+            for part in ("channels", "market_channels", "stride"):
+                if getattr(first.config.model, part) != getattr(other.config.model, part):
+                    raise FinJEPAError(
+                        f"checkpoint {name} has another model.{part}; an ensemble must see the same market"
+                    )
+            self.members.append(other)
 
     def at(self, view: MarketView) -> tuple[Ensemble, torch.Tensor]:
-        """The imagined market, and the latent of its goal in all members side by side."""
         ensemble = Ensemble([member.at(view)[0] for member in self.members])
         return ensemble, goal_latent(ensemble, self.simulator, self.config.model.stride)
 
     def goal(self, name: str, view: MarketView) -> torch.Tensor:
-        """See `MarketImagination.goal`; the latents of all members side by side."""
         target = parse_goal(name)
         if target is None:
             return torch.cat([member.goal(name, view) for member in self.members], dim=-1)
@@ -108,28 +113,9 @@ class EnsembleImagination:
 
 
 def checkpoint_beside(checkpoint: Path, name: str) -> Path:
-    """The folder of another checkpoint: an id beside this one in its home, a folder, or a Hub repository."""
+    """The folder of another checkpoint, see `EnsembleImagination`."""
     beside = checkpoint.parent / name
     return beside if beside.is_dir() else resolve_checkpoint(name)
-
-
-def ensemble_of(imagination: Imagined, others: Sequence[str]) -> EnsembleImagination:
-    """A checkpoint and others: ids beside it in its home, folders, or Hub repositories.
-
-    Raises:
-        FinJEPAError: if one is not there, or reads other channels or steps than the first.
-    """
-    if not isinstance(imagination, MarketImagination):
-        raise FinJEPAError("a control has no checkpoint, so there is nothing to disagree with")
-    members = [imagination]
-    for name in others:
-        other = MarketImagination(checkpoint_beside(imagination.folder, name))
-        mine, its = imagination.config.model, other.config.model
-        for part in ("channels", "market_channels", "stride"):
-            if getattr(mine, part) != getattr(its, part):
-                raise FinJEPAError(f"checkpoint {name} has another model.{part}; an ensemble must see the same market")
-        members.append(other)
-    return EnsembleImagination(members)
 
 
 WITH_UTILITY = " | "  # between the names of a planner and of its utility
@@ -152,9 +138,8 @@ class Expectation:
         """Of a plan of one date."""
         account = plan.account
         assert account is not None  # an objective always gives one
-        growths, volatilities = account.growth_BH[0].tolist(), account.volatility_BH[0].tolist()
-        terms = {name: float(cost_1[0]) for name, cost_1 in account.terms.items()}
-        return cls(tuple(zip(growths, volatilities, strict=True)), terms)
+        path = zip(account.growth_BH[0].tolist(), account.volatility_BH[0].tolist(), strict=True)
+        return cls(tuple(path), {name: float(cost_1[0]) for name, cost_1 in account.terms.items()})
 
     @property
     def growth(self) -> float:
@@ -221,7 +206,7 @@ class FinJEPAStrategy:
         self._planner = make_planner(searcher)
         self._utility: Utility = parse_utility(utility) if utility else GOAL if searcher == "cem" else CUMULATIVE
         others = self._utility.checkpoints
-        self._imagination = ensemble_of(imagination, others) if others else imagination
+        self._imagination = EnsembleImagination(imagination, others) if others else imagination
         self.last: tuple[tuple[str, ...], Plan] | None = None  # assets and plan of the newest decision
 
     def resume(self, assets: tuple[str, ...], path: PortfolioAction) -> None:
@@ -262,19 +247,15 @@ class FinJEPAStrategy:
         # the noise of a date is its own, so that a decision needs nothing of those before it but their plan
         generator = torch.Generator().manual_seed(_seed(config.training.seed, view.date))
         plan = self._planner.plan(Objective(world, self._utility), space, warm_start, generator)
-        if self.last is None and not isinstance(self._planner, TDPlanner):  # it prices limits, and keeps none for sure
-            self._refuse_broken_limits(plan)
+        # at the first decision: later a limit may be out of reach for a while, because something cannot be traded
+        for name, _ in self._utility.limits if self.last is None and not isinstance(self._planner, TDPlanner) else ():
+            assert plan.account is not None
+            if float(plan.account.terms[name].max()) > 0:  # the TD planner prices limits, and keeps none for sure
+                raise FinJEPAError(
+                    f"the planner {planner_of(self.name)} finds no portfolio that keeps the limit {name}; loosen it"
+                )
         self.last = (view.assets, plan)
         return plan
-
-    def _refuse_broken_limits(self, plan: Plan) -> None:
-        """At the first decision: later a limit may be out of reach for a while, because something cannot be traded."""
-        assert plan.account is not None
-        broken = [name for name, _ in self._utility.limits if float(plan.account.terms[name].max()) > 0]
-        if broken:
-            raise FinJEPAError(
-                f"the planner {planner_of(self.name)} finds no portfolio that keeps the limit {broken[0]}; loosen it"
-            )
 
 
 def _refuse_odd_forecasts(imagination: ImaginedMarket, view: MarketView) -> None:

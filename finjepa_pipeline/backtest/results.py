@@ -91,7 +91,7 @@ def write_block(con: duckdb.DuckDBPyConnection, key: BlockKey, results: Sequence
         for result in results:
             for table, columns in _tables_of(result).items():
                 _replace(con, table, key, {"strategy": result.strategy}, columns)
-            _log_configuration(con, key, result.strategy, result.dates_T, len(result.dates_T))
+            write_configuration(con, key, result.strategy, result.dates_T, len(result.dates_T))
             for name, qualities in result.forecasts.items():
                 numbers = {
                     number: [or_null(getattr(quality, number)) for quality in qualities.values()]
@@ -102,9 +102,12 @@ def write_block(con: duckdb.DuckDBPyConnection, key: BlockKey, results: Sequence
     return sum(len(result.dates_T) for result in results)
 
 
-def write_failure(con: duckdb.DuckDBPyConnection, key: BlockKey, strategy: str, dates_T: np.ndarray) -> None:
-    """A strategy that failed on these sessions counts as tried."""
-    _log_configuration(con, key, strategy, dates_T, 0)
+def write_configuration(
+    con: duckdb.DuckDBPyConnection, key: BlockKey, strategy: str, dates_T: np.ndarray, n_days: int = 0
+) -> None:
+    """Note that a strategy was tried on these sessions, unless it was before: on none of them where it failed."""
+    span = {"start_date": dates_T[0].item(), "end_date": dates_T[-1].item()}
+    con.execute(_LOG_CONFIGURATION, asdict(key) | span | {"strategy": strategy, "n_days": n_days, "created_at": now()})
 
 
 def never_backtested(con: duckdb.DuckDBPyConnection, checkpoints: Path) -> int:
@@ -168,13 +171,6 @@ def _replace(
     where = asdict(key) | who
     con.execute(f"DELETE FROM main.{table} WHERE {_BLOCK} AND setup = $setup AND {name} = ${name}", where)
     insert(con, table, where, columns)
-
-
-def _log_configuration(
-    con: duckdb.DuckDBPyConnection, key: BlockKey, strategy: str, dates_T: np.ndarray, n_days: int
-) -> None:
-    span = {"start_date": dates_T[0].item(), "end_date": dates_T[-1].item()}
-    con.execute(_LOG_CONFIGURATION, asdict(key) | span | {"strategy": strategy, "n_days": n_days, "created_at": now()})
 
 
 def _tables_of(result: StrategyResult) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ fitted once a month on trailing returns and left to drift in between.
 Shapes: N assets of the view, T sessions, V assets whose window has no gap; a leading 1 is the batch of one portfolio.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -53,52 +54,38 @@ class Strategy(Protocol):
 
 
 class EveryDecision:
-    """Trades to the weights of a rule at every decision. Weights need not be normalised; where the rule knows nothing (all zero),
-    1/N."""
+    """Trades to the weights of a rule. Weights need not be normalised; where the rule knows nothing (all zero), 1/N.
 
-    def __init__(self, name: str, rule: Rule):
+    Args:
+        period: of a view; within one there are no orders after the first. Orders at every decision where None.
+    """
+
+    def __init__(self, name: str, rule: Rule, period: Callable[[MarketView], Any] | None = None):
         self.name = name
-        self._rule = rule
-        self._done: tuple[Any, ...] | None = None
+        self._rule, self._period, self._done = rule, period, None
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
-        period = self.period(view)
+        period = self._period(view) if self._period else None
         if period is not None and period == self._done:
             return None
         self._done = period
         weights_N = self._rule(view)
-        return long_only(weights_N if weights_N.sum() > 0 else equal_weights(view.present_N))
-
-    @staticmethod
-    def period(view: MarketView) -> tuple[Any, ...] | None:
-        """Within one, there are no orders after the first; None for orders at every decision."""
-        return None
+        return long_only(weights_N if weights_N.sum() > 0 else equal_weights(view))
 
 
-class Monthly(EveryDecision):
+def monthly(name: str, rule: Rule) -> EveryDecision:
     """At the first decision of a month, and when the universe is chosen again."""
-
-    @staticmethod
-    def period(view: MarketView) -> tuple[Any, ...] | None:
-        return view.date.astype("datetime64[M]"), view.assets
+    return EveryDecision(name, rule, lambda view: (view.date.astype("datetime64[M]"), view.assets))
 
 
-class EqualWeight(EveryDecision):
+def one_over_n() -> EveryDecision:
     """1/N over the assets that are present."""
-
-    def __init__(self) -> None:
-        super().__init__(BENCHMARK, lambda view: equal_weights(view.present_N))
+    return EveryDecision(BENCHMARK, equal_weights)
 
 
-class BuyAndHold(EveryDecision):
+def buy_and_hold() -> EveryDecision:
     """1/N once, and again when the universe is chosen again."""
-
-    def __init__(self) -> None:
-        super().__init__("buy_and_hold", lambda view: equal_weights(view.present_N))
-
-    @staticmethod
-    def period(view: MarketView) -> tuple[Any, ...] | None:
-        return view.assets
+    return EveryDecision("buy_and_hold", equal_weights, lambda view: view.assets)
 
 
 class Cash:
@@ -107,7 +94,7 @@ class Cash:
     name = "cash"
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction:
-        action = long_only(equal_weights(view.present_N))
+        action = long_only(equal_weights(view))
         return PortfolioAction(action.weights_XN, torch.zeros_like(action.signals_XN), action.hedge_X)
 
 
@@ -117,30 +104,30 @@ def long_only(weights_N: np.ndarray) -> PortfolioAction:
     return PortfolioAction(weights_1N, torch.ones_like(weights_1N), torch.zeros(1, dtype=torch.float64))
 
 
-def equal_weights(present_N: np.ndarray) -> np.ndarray:
+def equal_weights(view: MarketView) -> np.ndarray:
     """1/N over the present assets. With none, over everything: the orders are then dropped at the fill."""
-    chosen_N = present_N if present_N.any() else np.ones_like(present_N)
+    chosen_N = view.present_N if view.present_N.any() else np.ones_like(view.present_N)
     return chosen_N / chosen_N.sum()
 
 
 def baselines() -> list[Strategy]:
     """The strategies that need no model, new ones for each simulation."""
     return [
-        EqualWeight(),
-        BuyAndHold(),
+        one_over_n(),
+        buy_and_hold(),
         Cash(),
-        Monthly("equal_weight_monthly", lambda view: equal_weights(view.present_N)),
-        Monthly("cap_proxy", _dollar_volume),
-        Monthly("inverse_volatility", _fitted("InverseVolatility")),
-        Monthly("min_variance", _fitted("MeanRisk", covariance="LedoitWolf")),
-        Monthly("max_sharpe", _fitted("MeanRisk", covariance="LedoitWolf", mean="ShrunkMu")),
-        Monthly("hierarchical_risk_parity", _fitted("HierarchicalRiskParity")),
-        Monthly("risk_parity", _fitted("RiskBudgeting")),
-        Monthly("max_diversification", _fitted("MaximumDiversification")),
-        Monthly("momentum_60", lambda view: extreme_quintile(view, 60)),
-        Monthly("momentum_252_21", lambda view: extreme_quintile(view, 252, skip=21)),
+        monthly("equal_weight_monthly", equal_weights),
+        monthly("cap_proxy", _dollar_volume),
+        monthly("inverse_volatility", _fitted("InverseVolatility")),
+        monthly("min_variance", _fitted("MeanRisk", shrunk=True)),
+        monthly("max_sharpe", _fitted("MeanRisk", shrunk=True, maximise_ratio=True)),
+        monthly("hierarchical_risk_parity", _fitted("HierarchicalRiskParity")),
+        monthly("risk_parity", _fitted("RiskBudgeting")),
+        monthly("max_diversification", _fitted("MaximumDiversification")),
+        monthly("momentum_60", lambda view: extreme_quintile(view, 60)),
+        monthly("momentum_252_21", lambda view: extreme_quintile(view, 252, skip=21)),
         EveryDecision("reversal_5", lambda view: extreme_quintile(view, 5, losers=True)),
-        Monthly("random_simplex", _random_simplex),
+        monthly("random_simplex", _random_simplex),
     ]
 
 
@@ -184,60 +171,56 @@ def _random_simplex(view: MarketView) -> np.ndarray:
     return random.exponential(size=len(view.present_N)) * view.present_N
 
 
-def _fitted(estimator: str, **parts: str) -> Rule:
+def _fitted(estimator: str, shrunk: bool = False, maximise_ratio: bool = False) -> Rule:
+    """The weights of an estimator of skfolio; nothing is known where it finds no solution.
+
+    Args:
+        shrunk: Ledoit-Wolf covariance. maximise_ratio: of the shrunk mean to risk, in place of the least risk.
+    """
+
     def weights(view: MarketView) -> np.ndarray:
+        from skfolio import moments, optimization, prior  # two seconds, which a definition need not wait for
+
+        options: dict[str, Any] = {}
+        if maximise_ratio:
+            options["objective_function"] = optimization.ObjectiveFunction.MAXIMIZE_RATIO
+        if shrunk:
+            mean = moments.ShrunkMu() if maximise_ratio else None
+            options["prior_estimator"] = prior.EmpiricalPrior(
+                mu_estimator=mean, covariance_estimator=moments.LedoitWolf()
+            )
         returns_TV, complete_N = complete_returns(view)
         weights_N = np.zeros(len(complete_N))
         if returns_TV.shape[1] == 1:
             weights_N[complete_N] = 1.0
         elif returns_TV.shape[1] > 1:
-            weights_N[complete_N] = _fit(estimator, parts, returns_TV)
+            with contextlib.suppress(Exception):  # such as a best ratio where every mean is negative
+                fitted = getattr(optimization, estimator)(**options).fit(returns_TV)
+                weights_N[complete_N] = np.maximum(np.asarray(fitted.weights_), 0.0)
         return weights_N
 
     return weights
 
 
-def _fit(name: str, parts: dict[str, str], returns_TV: np.ndarray) -> np.ndarray:
-    from skfolio import moments, optimization, prior
-
-    options: dict[str, Any] = {}
-    if "covariance" in parts:
-        means = {"mu_estimator": getattr(moments, parts["mean"])()} if "mean" in parts else {}
-        options["prior_estimator"] = prior.EmpiricalPrior(
-            covariance_estimator=getattr(moments, parts["covariance"])(), **means
-        )
-    if "mean" in parts:
-        options["objective_function"] = optimization.ObjectiveFunction.MAXIMIZE_RATIO
-    try:
-        weights_V = getattr(optimization, name)(**options).fit(returns_TV).weights_
-    except Exception:  # no solution, such as a best ratio where every mean is negative; the caller then takes 1/N
-        return np.zeros(returns_TV.shape[1])
-    return np.maximum(np.asarray(weights_V), 0.0)
-
-
 def complete_returns(view: MarketView, windows: Sequence[int] = WINDOWS) -> tuple[np.ndarray, np.ndarray]:
-    """Trailing returns of the assets without a gap, since skfolio takes no NaN: returns_TV and which of the N they are.
-
-    The window is the longest in which at least half of the present assets are complete.
-    """
-    complete_N = np.zeros(len(view.present_N), bool)
+    """Trailing returns of the assets without a gap, since skfolio takes no NaN: returns_TV and which of the N they are. The
+    window is the longest in which at least half of the present assets are complete."""
     for sessions in windows:
         returns_TN, known_TN = view.returns(sessions)
         complete_N = view.present_N & known_TN.all(0) & (returns_TN.std(0) > 0)
         if complete_N.sum() * 2 >= max(view.present_N.sum(), 1):
             return returns_TN[:, complete_N], complete_N
-    return np.zeros((0, 0)), np.zeros_like(complete_N)
+    return np.zeros((0, 0)), np.zeros(len(view.present_N), bool)
 
 
 class UserStrategy:
-    """A callable of a view, or of a view and the portfolio's state, under a name that changes with its source.
-
-    Another source is another configuration: the deflated Sharpe ratio counts every version that was ever tested.
-    """
+    """A callable of a view, or of a view and the portfolio's state, under a name that changes with its source: the deflated
+    Sharpe ratio counts every version that was ever tested."""
 
     def __init__(self, spec: str, function: Callable[..., Any]):
-        self.name = f"{spec}@{_source_hash(function)}"
         self._function, self._file = function, _source_file(function)
+        source = repr(function).encode() if self._file is None or not self._file.is_file() else self._file.read_bytes()
+        self.name = f"{spec}@{hashlib.sha256(source).hexdigest()[:6]}"  # of all that may be beside the callable
         self._wants_state = len(inspect.signature(function).parameters) > 1
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
@@ -329,20 +312,9 @@ def _module(place: str, spec: str) -> ModuleType:
 
 
 def _source_file(function: Any) -> Path | None:
-    try:
+    with contextlib.suppress(TypeError):
         return Path(inspect.getfile(inspect.unwrap(function)))
-    except TypeError:
-        return None
-
-
-def _source_hash(function: Callable) -> str:
-    """Of the whole file: what a callable does may depend on anything beside it."""
-    file = _source_file(function)
-    try:
-        source = repr(function).encode() if file is None else file.read_bytes()
-    except OSError:
-        source = repr(function).encode()
-    return hashlib.sha256(source).hexdigest()[:6]
+    return None
 
 
 def _blamed(error: BaseException, file: Path | None) -> str:

@@ -36,7 +36,7 @@ from finjepa_pipeline.backtest.leakage import (
     with_other_future,
 )
 from finjepa_pipeline.backtest.results import status_of
-from finjepa_pipeline.backtest.strategies import EqualWeight, EveryDecision, extreme_quintile, load_strategy, long_only
+from finjepa_pipeline.backtest.strategies import EveryDecision, extreme_quintile, load_strategy, long_only, one_over_n
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate
 from finjepa_pipeline.prices.synthetic.bars import bars_of
 from finjepa_pipeline.publishing.gate import audit_of
@@ -323,7 +323,7 @@ def test_who_knows_expected_returns_to_come_beats_the_oracle_of_a_planted_market
                             present_TR=truth.present_TR.all(0)[None])  # fmt: skip
             return long_only(known.oracle()[0][setup.places(session)])
 
-    shares = [fraction(ground, setup, engine.simulate(s, setup)) for s in (KnowsTheStep(), EqualWeight())]
+    shares = [fraction(ground, setup, engine.simulate(s, setup)) for s in (KnowsTheStep(), one_over_n())]
     assert known_truth_finding(shares[:1]).passed is False
     assert known_truth_finding(shares[1:]).passed
 

@@ -16,7 +16,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioState
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.market_view import MarketView, universes
-from finjepa_pipeline.backtest.strategies import BuyAndHold, Cash, EqualWeight
+from finjepa_pipeline.backtest.strategies import Cash, buy_and_hold, one_over_n
 
 CHARGED = PortfolioConfig()
 FREE = PortfolioConfig(cost_bps=0, hedge_cost_bps=0, borrow_rate=0)
@@ -91,7 +91,6 @@ def test_a_view_does_not_change_when_the_future_does(tmp_path):
     seen = [
         (
             *view.features(20),
-            *view.features(20, steps_back=5),
             *view.returns(60),
             view.market_features(70),
             view.market_returns(30),
@@ -107,19 +106,11 @@ def test_a_view_does_not_change_when_the_future_does(tmp_path):
         np.testing.assert_array_equal(before, after)
 
 
-def test_a_view_cannot_be_asked_for_a_later_session(tmp_path):
-    view = MarketView(write_panel(tmp_path, noise(60, 3)), 40, np.arange(3), window=20)
-    for look in (view.features, view.market_features):
-        with pytest.raises(FinJEPAError, match="looks back only"):
-            look(5, steps_back=-1)
-
-
 def test_the_window_ends_at_the_close_of_the_decision(tmp_path):
     returns_DA = noise(60, 3)
     view = MarketView(write_panel(tmp_path, returns_DA), 40, np.arange(3), window=20)
     np.testing.assert_allclose(view.returns(7)[0], returns_DA[34:41], atol=1e-8)
     np.testing.assert_allclose(view.features(7)[0][..., 0].T, returns_DA[34:41], atol=1e-8)
-    np.testing.assert_allclose(view.features(7, steps_back=5)[0][..., 0].T, returns_DA[29:36], atol=1e-8)
     np.testing.assert_allclose(view.market_features(7)[:, 0], returns_DA[34:41].mean(1), atol=1e-8)
     assert view.returns(50)[1].sum() == 40 * 3  # the first row has no return, and before it there is nothing
 
@@ -141,14 +132,14 @@ def test_wealth_is_conserved(tmp_path, hedge):
 
 def test_costs_are_what_the_turnover_implies(tmp_path):
     """One-way costs of 20 bp on what is bought and sold; the first purchase of everything is half a turnover."""
-    result = simulate(EqualWeight(), setup(write_panel(tmp_path, noise(100, 4)), PortfolioConfig(cost_bps=20)))
+    result = simulate(one_over_n(), setup(write_panel(tmp_path, noise(100, 4)), PortfolioConfig(cost_bps=20)))
     np.testing.assert_allclose(result.cost_T, 2 * 0.0020 * result.turnover_T * (1 + result.gross_T), rtol=1e-9)
     assert result.turnover_T[0] == pytest.approx(0.5, rel=0.01)
 
 
 def test_equal_weight_agrees_with_a_plain_computation(tmp_path):
     returns_DA = noise(80, 4, seed=5)
-    result = simulate(EqualWeight(), setup(write_panel(tmp_path, returns_DA), FREE))
+    result = simulate(one_over_n(), setup(write_panel(tmp_path, returns_DA), FREE))
     wealth, positions = 1.0, np.zeros(4)
     for day in range(31, 80):
         wealth += (positions * returns_DA[day]).sum()
@@ -160,7 +151,7 @@ def test_equal_weight_agrees_with_a_plain_computation(tmp_path):
 
 def test_buy_and_hold_trades_once(tmp_path):
     returns_DA = noise(100, 4, seed=6)
-    result = simulate(BuyAndHold(), setup(write_panel(tmp_path, returns_DA)))
+    result = simulate(buy_and_hold(), setup(write_panel(tmp_path, returns_DA)))
     assert (result.turnover_T > 0).sum() == 1
     grown_N = np.cumprod(1 + returns_DA[32:], axis=0)[-1]
     assert result.wealth_T[-1] == pytest.approx((1 / 1.001) * grown_N.mean(), rel=1e-6)
@@ -189,7 +180,7 @@ def test_an_untradable_asset_is_bought_as_soon_as_it_trades(tmp_path):
     tradable_DA = np.ones((50, 2), bool)
     tradable_DA[31:34, 0] = False  # the first fill and two sessions after it
     panel = write_panel(tmp_path, np.zeros((50, 2)), tradable_DA=tradable_DA)
-    result = simulate(EqualWeight(), setup(panel, FREE))
+    result = simulate(one_over_n(), setup(panel, FREE))
     np.testing.assert_allclose(result.turnover_T[:5], [0.25, 0, 0, 0.25, 0])
     np.testing.assert_allclose(result.held_KR[0], [0.5, 0.5])
 
@@ -209,7 +200,7 @@ def test_what_is_hardly_traded_costs_more(tmp_path):
     for name, dollars in (("none", None), ("deep", 1e12), ("thin", 1e6)):
         liquidity_DA = None if dollars is None else np.full((60, 2), dollars)
         panel = write_panel(tmp_path / name, returns_DA, liquidity_DA=liquidity_DA)
-        costs[name] = simulate(EqualWeight(), setup(panel)).cost_T[0]
+        costs[name] = simulate(one_over_n(), setup(panel)).cost_T[0]
     assert costs["deep"] == pytest.approx(costs["none"], rel=0.01)
     at_least = 35e-4 + 0.1 * returns_DA.std() * 0.5**0.5 * 0.8  # 35 bp, and half a day's volume of each asset
     assert costs["thin"] > at_least

@@ -9,12 +9,12 @@ from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.strategies import (
-    Monthly,
     baselines,
     complete_returns,
     equal_weights,
     extreme_quintile,
     kind,
+    monthly,
 )
 
 
@@ -79,7 +79,7 @@ def test_momentum_buys_what_rose_and_reversal_what_fell(tmp_path):
 def test_a_monthly_rule_orders_once_a_month(tmp_path):
     panel = write_panel(tmp_path, noise(200, 3, seed=2))
     setup = BacktestSetup.over(panel, (30, 200), PortfolioConfig(), stride=5, n_assets=3, window=20)
-    result = simulate(Monthly("monthly", lambda view: equal_weights(view.present_N)), setup)
+    result = simulate(monthly("monthly", equal_weights), setup)
     months = np.unique(setup.panel.dates[list(setup.decisions)].astype("datetime64[M]"))
     assert (result.turnover_T > 0).sum() == len(months)
 

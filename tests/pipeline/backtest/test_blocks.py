@@ -19,7 +19,7 @@ from finjepa_pipeline.backtest.blocks import (
     run_blocks,
 )
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.store import Artifacts, files_of
+from finjepa_pipeline.store import Artifacts
 from finjepa_pipeline.warehouse import Warehouse
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 from tests.pipeline.backtest.handmade_setup import config_for, write_lineage
@@ -85,7 +85,7 @@ def test_a_node_that_does_not_see_the_home_fetches_a_copy_once(home, tmp_path, m
     monkeypatch.setattr("tempfile.tempdir", None)
     store = Artifacts(str(tmp_path / "store"))
     for folder in (home.panel.folder, home.checkpoint):
-        store.put(folder.parent.name, folder.name, files_of(folder))
+        store.put(folder.parent.name, folder.name, folder)
     block = home.pending()[1]
     near = blocks.result_of((block, "mppi"))
     job = pickle.dumps((blocks.result_of, (block, "mppi")))

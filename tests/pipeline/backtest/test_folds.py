@@ -16,7 +16,7 @@ from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
 from finjepa_pipeline.backtest.metrics import annual_return
 from finjepa_pipeline.backtest.results import BlockKey, write_block
-from finjepa_pipeline.backtest.strategies import Cash, EqualWeight
+from finjepa_pipeline.backtest.strategies import Cash, one_over_n
 from finjepa_pipeline.backtest.walk_forward import (
     fold_blocks,
     make_plan,
@@ -113,7 +113,7 @@ def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
         with pytest.raises(FinJEPAError, match="not tested yet"):
             pool(con, plan.name)
         setup = BacktestSetup.over(panel, fold.test, fold.config.portfolio, stride=5, n_assets=4, window=34)
-        walks = [simulate(EqualWeight(), setup), simulate(Cash(), setup)]
+        walks = [simulate(one_over_n(), setup), simulate(Cash(), setup)]
         lived.append(walks[0].net_T)
         write_block(con, BlockKey(f"c{k}", version, "test", f"k{k}"), walks)
         con.execute("UPDATE walk_forward_folds SET checkpoint = ? WHERE fold = ?", [f"c{k}", fold.name])

@@ -20,8 +20,8 @@ from finjepa_pipeline.backtest.leaderboard import (
     report_of,
     traded_assets,
 )
-from finjepa_pipeline.backtest.results import BlockKey, insert, now, write_block, write_failure
-from finjepa_pipeline.backtest.strategies import Cash, EqualWeight, EveryDecision
+from finjepa_pipeline.backtest.results import BlockKey, insert, now, write_block, write_configuration
+from finjepa_pipeline.backtest.strategies import Cash, EveryDecision, one_over_n
 from finjepa_pipeline.report.backtest import write_report
 from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.warehouse import migrate
@@ -45,7 +45,7 @@ def results(tmp_path_factory) -> list[StrategyResult]:
     )
     rng = np.random.default_rng(0)
     strategies = [
-        EqualWeight(),
+        one_over_n(),
         Cash(),
         EveryDecision("winner", lambda view: np.eye(4)[2]),
         EveryDecision("random", lambda view: rng.random(4)),
@@ -79,7 +79,7 @@ def test_a_planted_winner_has_evidence_and_the_number_of_trials_takes_it_away(ju
     assert said[3] < 0.05
 
     for k in range(40):  # forty more were tried, and broke
-        write_failure(judged, replace(KEY, setup=f"setup{k + 2}"), "winner", DATES)
+        write_configuration(judged, replace(KEY, setup=f"setup{k + 2}"), "winner", DATES)
     judged.execute("DELETE FROM leaderboard")
     build_leaderboard(judged, "c1", "d1", untried=5)
     after = {row["strategy"]: row for row in leaderboard_rows(judged, "c1")}
@@ -89,7 +89,7 @@ def test_a_planted_winner_has_evidence_and_the_number_of_trials_takes_it_away(ju
 
 
 def test_a_trial_has_the_dates_of_its_walk_also_where_the_strategy_failed(judged):
-    write_failure(judged, replace(KEY, setup="setup2"), "winner", DATES)
+    write_configuration(judged, replace(KEY, setup="setup2"), "winner", DATES)
     query = (
         "SELECT start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials WHERE strategy = 'winner' ORDER BY setup"
     )

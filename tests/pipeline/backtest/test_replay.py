@@ -11,7 +11,7 @@ from handmade_panel import noise, write_panel
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest.engine import COST_GRID, BacktestSetup, replayed, simulate
-from finjepa_pipeline.backtest.strategies import BuyAndHold, EqualWeight, EveryDecision, Monthly, extreme_quintile
+from finjepa_pipeline.backtest.strategies import EveryDecision, buy_and_hold, extreme_quintile, monthly, one_over_n
 
 
 class Erratic:
@@ -43,10 +43,10 @@ def setup(tmp_path) -> BacktestSetup:
 
 def strategies():
     return [
-        EqualWeight(),
-        BuyAndHold(),
+        one_over_n(),
+        buy_and_hold(),
         Erratic(),
-        Monthly("momentum", lambda view: extreme_quintile(view, 60)),
+        monthly("momentum", lambda view: extreme_quintile(view, 60)),
         EveryDecision("reversal", lambda view: extreme_quintile(view, 5, losers=True)),
     ]
 
@@ -77,7 +77,7 @@ def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
     def right_one(view):
         return np.array([1.0, 0.0]) if panel.date_index(view.date) % 10 == 0 else np.array([0.0, 1.0])
 
-    walks = [simulate(EqualWeight(), setup), simulate(EveryDecision("right", right_one), setup)]
+    walks = [simulate(one_over_n(), setup), simulate(EveryDecision("right", right_one), setup)]
     grid = stacked(replayed(walks, setup))
     for low, high in itertools.pairwise(COST_GRID):
         assert (grid[f"cost_{high:g}"].mean(0) < grid[f"cost_{low:g}"].mean(0)).all()
@@ -86,7 +86,7 @@ def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
 
 
 def test_each_part_of_an_action_adds_what_it_adds(setup):
-    always_long, erratic = simulate(EqualWeight(), setup), simulate(Erratic(), setup)
+    always_long, erratic = simulate(one_over_n(), setup), simulate(Erratic(), setup)
     parts = stacked(replayed([always_long, erratic], setup))
     np.testing.assert_allclose(parts["weights"][:, 0], parts["hedge"][:, 0])  # nothing to switch on
     assert not np.allclose(parts["signals"][:, 1], parts["weights"][:, 1])

@@ -21,7 +21,7 @@ from finjepa_pipeline.backtest.inference import (
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, leaderboard_rows, report_of
 from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.results import BlockKey, write_block
-from finjepa_pipeline.backtest.strategies import EqualWeight, EveryDecision
+from finjepa_pipeline.backtest.strategies import EveryDecision, one_over_n
 from finjepa_pipeline.publishing.card import corrections, model_card
 from finjepa_pipeline.publishing.gate import findings
 from finjepa_pipeline.report.backtest import write_report
@@ -43,7 +43,7 @@ def judged_over(tmp_path, sessions: int, con: duckdb.DuckDBPyConnection | None =
     setup = BacktestSetup.over(
         write_panel(tmp_path / "p", returns_DA), block, PortfolioConfig(), stride=5, n_assets=4, window=20
     )
-    walks = [simulate(EqualWeight(), setup), simulate(EveryDecision("mppi", lambda view: np.eye(4)[2]), setup)]
+    walks = [simulate(one_over_n(), setup), simulate(EveryDecision("mppi", lambda view: np.eye(4)[2]), setup)]
     found = {"winner": forecast_quality(lambda view: np.arange(4.0), setup, setup.views())}
     judged = {"validation": walks, "test": [walks[0], replace(walks[1], forecasts=found)]}
     con = con or duckdb.connect()
