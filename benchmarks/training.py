@@ -1,6 +1,6 @@
 """How fast training is, every figure beside what it is compared to, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py [--repeats 5] [--parts steps precision attention growth compiled]
+    OMP_NUM_THREADS=1 python benchmarks/training.py [--repeats 5] [--parts steps precision attention growth]
 
 Seconds are the best of so many runs, and what is compared runs in turns. Bare is forward, backward and step of the optimiser
 on a batch in memory. Prints Markdown. With a GPU the presets have their own batches, memory is shown, and `large` as well.
@@ -24,7 +24,6 @@ from finjepa_model.data.batches import MarketBatch
 from finjepa_model.data.panel import Panel
 from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.layers import Block
-from finjepa_model.nn.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.trainer import Trainer, pick_device
 from finjepa_model.world_model import PortfolioPath
@@ -32,7 +31,7 @@ from finjepa_model.world_model import PortfolioPath
 CHANNELS, MARKET_CHANNELS = 23, 8
 ON_CPU = {"small": 64, "base": 8}  # dates in a batch; on a GPU that of the preset
 GROWN = {"model.window": (64, 128, 256), "training.n_assets": (5, 20, 100, 500)}
-PARTS = ("steps", "precision", "attention", "growth", "compiled")
+PARTS = ("steps", "precision", "attention", "growth")
 DEVICE = pick_device()
 
 
@@ -81,15 +80,6 @@ class Bare:
     def flops(self) -> int:
         return count_flops(lambda: self.loss().backward())
 
-    def compile(self) -> float:
-        """Seconds until the first compiled step is done."""
-        started = time.perf_counter()
-        for module in self.model.modules():
-            if isinstance(module, Block | MarketBlock | PortfolioBlock):
-                module.compile()
-        self.step()
-        return time.perf_counter() - started
-
 
 def machine() -> float:
     """Prints what the machine is; returns its float32 matmul rate."""
@@ -133,16 +123,6 @@ def steps(panel: Panel, folder: Path, rate: float, repeats: int) -> None:
             f"{loop / step:.3f} | {half:.3f} | {step / half:.2f} | {memory} | {hours:.1f} |",
             flush=True,
         )
-
-
-def compiled(panel: Panel, folder: Path, repeats: int) -> None:
-    """Eager against compiled; what the compiler has kept from an earlier run makes the first step quicker."""
-    print("\n| | eager, s | compiled, s | eager / compiled | first compiled step, s |\n|---|--:|--:|--:|--:|")
-    for name in sizes():
-        plain, other = (bare_of(name, panel, folder) for _ in range(2))
-        first = other.compile()
-        eager, quick = timed(plain.step, other.step, repeats=repeats)
-        print(f"| {name} | {eager:.3f} | {quick:.3f} | {eager / quick:.2f} | {first:.0f} |", flush=True)
 
 
 def curves(panel: Panel, folder: Path, steps: int = 40) -> None:
@@ -252,7 +232,6 @@ def main() -> None:
             "precision": lambda: curves(panel, folder),
             "attention": lambda: attention(panel, repeats),
             "growth": lambda: growth(panel, folder, min(repeats, 3)),
-            "compiled": lambda: compiled(panel, folder, repeats),
         }
         for part in arguments.parts:
             parts[part]()

@@ -18,17 +18,11 @@ from finjepa_model.files import from_json, to_json
 Recipe = Literal["ema", "sigreg", "both", "vicreg"]
 ConfigT = TypeVar("ConfigT")
 DefaultT = TypeVar("DefaultT")
-_OLD_TD = frozenset(  # keys that only configs with the td branch before its rewrite have
-    (
-        "actor_learning_rate",
-        "covariance_decay",
-        "fine_tune",
-        "prior_ratio",
-        "relabelled",
-        "task_learning_rate",
-        "temperature",
-    )
-)
+_RETIRED = {  # keys of checkpoints of earlier versions
+    "model": ("adaln_init", "adaln_std"),
+    "training": ("compile",),
+    "td": ("symmetric", "behaviour_cloning"),
+}
 _CHANNEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_CHANNELS, _MOST_TIERS = 1024, 16
 _MOST_PATCHES = 1024  # of one asset in an observation: attention over them takes the square of it
@@ -82,8 +76,6 @@ class ModelConfig(Bounded):
     asset_layers: int = bounded(1, 0, 128)  # encoder: attention over assets
     predictor_layers: int = bounded(3, 1, 128)
     mlp_ratio: float = bounded(4.0, 0.5, 64)
-    adaln_init: Literal["zero", "normal"] = "normal"
-    adaln_std: float = bounded(0.02, 0, 10)  # standard deviation of the AdaLN weights when `adaln_init` is "normal"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,7 +197,6 @@ class TrainingConfig(Bounded):
     evaluate_batches: int = bounded(8, 1, 1e5)
     # parts of a batch, computed in turn to save memory; statistics over samples (SIGReg, variance) are then those of one part
     accumulate: int = bounded(1, 1, 1e5)
-    compile: bool = False  # torch.compile of the transformer blocks
     deterministic: bool = False  # refuse operations that are not (on a GPU some are not; the CPU always repeats itself)
     patience: int = bounded(0, 0, 1e6)  # stop after this many evaluations without a better one; 0 for never
     checkpoint_every: int = bounded(200, 1, 1e9)  # steps between two saves of everything that resuming needs
@@ -232,7 +223,6 @@ class TDConfig(Bounded):
     section = "td"
 
     enabled: bool = False
-    symmetric: bool = False  # one encoder for state and task, one predictor
     task_dim: int = bounded(24, 1, 4096)  # D, width of the task features
     state_dim: int = bounded(32, 1, 4096)
     hidden: int = bounded(128, 1, 8192)
@@ -241,7 +231,6 @@ class TDConfig(Bounded):
     goal_ratio: float = bounded(0.2, 0, 1)  # share of tasks that are features of reached states; the others are random
     task_orthonormality: float = bounded(1.0, 0, 1e6)
     state_orthonormality: float = bounded(0.1, 0, 1e6)
-    behaviour_cloning: float = bounded(0.0, 0, 1e6)
     target_rate: float = bounded(0.01, 0, 1)  # Polyak
     steps: int = bounded(600, 0, 1e9)
     dates: int = bounded(64, 2, 1e5)  # in a batch
@@ -271,10 +260,13 @@ class FinJEPAConfig:
 
     @classmethod
     def from_dict(cls, data: Any) -> "FinJEPAConfig":
-        """Read a config, also one of a checkpoint that is older than the present td branch: it is read without its branch."""
-        td = data.get("td") if isinstance(data, dict) else None
-        if isinstance(td, dict) and not _OLD_TD.isdisjoint(td):
-            data = {section: values for section, values in data.items() if section != "td"}
+        """Read a config, also one of an earlier version; one that is older than the present td branch without its branch."""
+        data = dict(data) if isinstance(data, dict) else data
+        for section, names in _RETIRED.items():
+            if isinstance(data, dict) and isinstance(data.get(section), dict):
+                data[section] = {name: value for name, value in data[section].items() if name not in names}
+        if isinstance(data, dict) and "covariance_decay" in (data.get("td") or ()):
+            del data["td"]
         return _build(cls, data, "")
 
     @classmethod

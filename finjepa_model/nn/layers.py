@@ -94,21 +94,15 @@ class Block(nn.Module):
 
 
 class AdaLN(nn.Module):
-    """Shift, scale and gate of a sub-layer from a condition (DiT section 3.2; JEPA-WMs: one action embedding a step).
+    """Shift, scale and gate of a sub-layer from a condition (DiT section 3.2; JEPA-WMs: one action embedding a step). The
+    condition has a small effect from the first step on."""
 
-    With `init="zero"` a block is the identity at the start; with "normal" the condition has a small effect from the
-    first step on.
-    """
-
-    def __init__(self, dim: int, parts: int, init: str, std: float):
+    def __init__(self, dim: int, parts: int):
         super().__init__()
         self.parts = parts
         self.project = nn.Linear(dim, parts * dim)
         nn.init.zeros_(self.project.bias)
-        if init == "zero":
-            nn.init.zeros_(self.project.weight)
-        else:
-            nn.init.trunc_normal_(self.project.weight, std=std)
+        nn.init.trunc_normal_(self.project.weight, std=0.02)
 
     def forward(self, condition_XD: Tensor) -> tuple[Tensor, ...]:
         return self.project(F.silu(condition_XD)).chunk(self.parts, dim=-1)

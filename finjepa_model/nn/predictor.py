@@ -78,7 +78,7 @@ class PortfolioBlock(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads = config.heads
-        self.condition = AdaLN(config.dim, 6, config.adaln_init, config.adaln_std)
+        self.condition = AdaLN(config.dim, parts=6)
         self.attention_norm = nn.LayerNorm(config.dim, elementwise_affine=False)
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.market_norm = nn.LayerNorm(config.dim)

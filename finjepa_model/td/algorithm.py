@@ -16,8 +16,7 @@ Shapes: Y samples, D task features, P state features, K members of an ensemble.
 import contextlib
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,64 +24,41 @@ from torch import Tensor, nn
 from finjepa_model.config import TDConfig
 
 
-class Actor(Protocol):
-    def __call__(self, state: Any, state_YP: Tensor, task_YD: Tensor, sample: bool = True) -> Any:
-        """An action, through which gradients flow; its mode where it is not a sample."""
-        ...
+class TDJEPA(nn.Module):
+    """The networks, their slow copies, and one update of them (paper, algorithm 1). States and actions are whatever these
+    understand.
 
-    def imitation(self, action: Any, shown: Any) -> Tensor:
-        """Squared distance between the actor's actions and the ones of the data, a scalar."""
-        ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The networks, each an `nn.Module`. States and actions are whatever these understand.
-
-    Attributes:
+    Args:
         state_encoder: state -> state_YP.
         task_encoder: state -> task features_YD.
         predictor: (state, state_YP, action, task_YD) -> successor features of psi, [K, Y, D].
-        back_predictor: (state, features_YD, action, task_YD) -> successor features of phi, [K, Y, P]; None in the symmetric
-            variant, where the task encoder is the state encoder as well.
-        actor: see `Actor`.
-    """
-
-    state_encoder: nn.Module | None
-    task_encoder: nn.Module
-    predictor: nn.Module
-    back_predictor: nn.Module | None
-    actor: nn.Module
-
-
-class TDJEPA(nn.Module):
-    """The parts, their slow copies, and one update of them (paper, algorithm 1).
-
-    Args:
+        back_predictor: (state, features_YD, action, task_YD) -> successor features of phi, [K, Y, P].
+        actor: (state, state_YP, task_YD, sample) -> an action, through which gradients flow; its mode where it is not a sample.
         discount: gamma of one decision step.
     """
 
-    def __init__(self, parts: Parts, config: TDConfig, discount: float):
+    def __init__(
+        self,
+        state_encoder: nn.Module,
+        task_encoder: nn.Module,
+        predictor: nn.Module,
+        back_predictor: nn.Module,
+        actor: nn.Module,
+        config: TDConfig,
+        discount: float,
+    ):
         super().__init__()
         self.config, self.discount = config, discount
-        self.symmetric = parts.state_encoder is None
-        self.task_encoder, self.predictor, self.actor = parts.task_encoder, parts.predictor, parts.actor
-        self.targets = nn.ModuleDict(
-            {"task_encoder": _frozen(parts.task_encoder), "predictor": _frozen(parts.predictor)}
-        )
-        if parts.state_encoder is not None and parts.back_predictor is not None:
-            self.state_encoder, self.back_predictor = parts.state_encoder, parts.back_predictor
-            self.targets["state_encoder"] = _frozen(parts.state_encoder)
-            self.targets["back_predictor"] = _frozen(parts.back_predictor)
-
-    def encode(self, state: Any) -> Tensor:
-        """state_YP."""
-        return self.task_encoder(state) if self.symmetric else self.state_encoder(state)
+        self.task_encoder, self.predictor, self.actor = task_encoder, predictor, actor
+        learned = {"task_encoder": task_encoder, "predictor": predictor}
+        learned |= {"state_encoder": state_encoder, "back_predictor": back_predictor}
+        self.targets = nn.ModuleDict({name: copy.deepcopy(net).requires_grad_(False) for name, net in learned.items()})
+        self.state_encoder, self.back_predictor = state_encoder, back_predictor
 
     @torch.no_grad()
     def act(self, state: Any, task_YD: Tensor) -> Any:
         """The decision of pi_z: no search, no sampling."""
-        return self.actor(state, self.encode(state), task_YD, sample=False)
+        return self.actor(state, self.state_encoder(state), task_YD, sample=False)
 
     def losses(self, before: Any, action: Any, after: Any) -> dict[str, Tensor]:
         """Every term of one update on transitions without rewards, and their weighted sum under "loss".
@@ -90,32 +66,24 @@ class TDJEPA(nn.Module):
         The gradient of each term reaches what it should: both encoders and predictors learn from the two prediction terms and
         the orthonormality, the actor alone from its own.
         """
-        config = self.config
-        state_YP, features_YD = self.encode(before), self.task_encoder(before)
+        state_YP, features_YD = self.state_encoder(before), self.task_encoder(before)
         with torch.no_grad():
             next_features_YD = self.targets["task_encoder"](after)
-            next_state_YP = next_features_YD if self.symmetric else self.targets["state_encoder"](after)
+            next_state_YP = self.targets["state_encoder"](after)
             task_YD = self.draw_tasks(next_features_YD)
             next_action = self.actor(after, next_state_YP, task_YD)
             ahead_YD = self.targets["predictor"](after, next_state_YP, next_action, task_YD).mean(0)
+            back_YP = self.targets["back_predictor"](after, next_features_YD, next_action, task_YD).mean(0)
             target_YD = next_features_YD + self.discount * ahead_YD
+            back_target_YP = next_state_YP + self.discount * back_YP
         terms = {
             "prediction": _error(self.predictor(before, state_YP, action, task_YD), target_YD),
             "task_orthonormality": orthonormality(features_YD),
+            "back_prediction": _error(self.back_predictor(before, features_YD, action, task_YD), back_target_YP),
+            "state_orthonormality": orthonormality(state_YP),
+            "actor": self._actor_loss(before, state_YP.detach(), task_YD),
         }
-        if not self.symmetric:
-            with torch.no_grad():
-                back_YP = self.targets["back_predictor"](after, next_features_YD, next_action, task_YD).mean(0)
-                back_target_YP = next_state_YP + self.discount * back_YP
-            terms["back_prediction"] = _error(self.back_predictor(before, features_YD, action, task_YD), back_target_YP)
-            terms["state_orthonormality"] = orthonormality(state_YP)
-        terms |= self._actor_terms(before, state_YP.detach(), task_YD, action)
-        weights = {
-            "task_orthonormality": config.task_orthonormality,
-            "state_orthonormality": config.state_orthonormality,
-            "imitation": config.behaviour_cloning,
-            "value": 0.0,  # for the log
-        }
+        weights = {name: getattr(self.config, name) for name in ("task_orthonormality", "state_orthonormality")}
         terms["loss"] = torch.stack([weights.get(name, 1.0) * value for name, value in terms.items()]).sum()
         return terms
 
@@ -133,18 +101,12 @@ class TDJEPA(nn.Module):
             for slow, fast in zip(target.parameters(), getattr(self, name).parameters(), strict=True):
                 slow.lerp_(fast, self.config.target_rate)
 
-    def _actor_terms(self, state: Any, state_YP: Tensor, task_YD: Tensor, shown: Any) -> dict[str, Tensor]:
+    def _actor_loss(self, state: Any, state_YP: Tensor, task_YD: Tensor) -> Tensor:
+        """Minus the value of the actor's action, in units of its own size."""
         with _without_gradient(self.predictor):
             action = self.actor(state, state_YP, task_YD)
             value_Y = (self.predictor(state, state_YP, action, task_YD).mean(0) * task_YD).sum(-1)
-        # in units of its own size, so that the weight of imitation means the same for every task
-        terms = {
-            "value": value_Y.mean().detach(),
-            "actor": -value_Y.mean() / value_Y.detach().abs().mean().clamp(min=1e-6),
-        }
-        if self.config.behaviour_cloning:
-            terms["imitation"] = cast(Actor, self.actor).imitation(action, shown)
-        return terms
+        return -value_Y.mean() / value_Y.detach().abs().mean().clamp(min=1e-6)
 
 
 def to_sphere(vectors_XD: Tensor) -> Tensor:
@@ -164,10 +126,6 @@ def orthonormality(features_YD: Tensor) -> Tensor:
 def _error(predicted_KYD: Tensor, target_YD: Tensor) -> Tensor:
     """Squared error, summed over features, mean over samples and members."""
     return (predicted_KYD - target_YD).square().sum(-1).mean()
-
-
-def _frozen(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).requires_grad_(False)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,17 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.objective import PlanningWorld
 from finjepa_model.planning.utility import Utility
-from finjepa_model.td.algorithm import TDJEPA, Parts, to_sphere
-from finjepa_model.td.networks import OutcomeFeatures, PortfolioActor, StateEncoder, SuccessorPredictor, TaskEncoder
-from finjepa_model.td.state import OUTCOMES, QUANTITY_NAMES, PolicyState
+from finjepa_model.td.algorithm import TDJEPA, to_sphere
+from finjepa_model.td.networks import (
+    OUTCOMES,
+    QUANTITY_NAMES,
+    OutcomeFeatures,
+    PolicyState,
+    PortfolioActor,
+    StateEncoder,
+    SuccessorPredictor,
+    TaskEncoder,
+)
 
 if TYPE_CHECKING:
     from finjepa_model.world_model import Imagination
@@ -41,17 +49,15 @@ class TDBranch(nn.Module):
         if td.task_dim <= len(OUTCOMES):
             raise FinJEPAError(f"config key td.task_dim must be more than the {len(OUTCOMES)} outcomes of a step")
         outcomes = OutcomeFeatures()
-        state_dim = td.task_dim if td.symmetric else td.state_dim
-        parts = Parts(
-            state_encoder=None if td.symmetric else StateEncoder(width, td.state_dim, td.hidden),
-            task_encoder=TaskEncoder(outcomes, width, td.task_dim, td.hidden),
-            predictor=SuccessorPredictor(outcomes, width, state_dim, td.task_dim, td, back=False),
-            back_predictor=(
-                None if td.symmetric else SuccessorPredictor(outcomes, width, td.task_dim, td.state_dim, td, back=True)
-            ),
-            actor=PortfolioActor(width, state_dim, td.task_dim, td, config.portfolio),
+        self.algorithm = TDJEPA(
+            StateEncoder(width, td.state_dim, td.hidden),
+            TaskEncoder(outcomes, width, td.task_dim, td.hidden),
+            SuccessorPredictor(outcomes, width, td.state_dim, td.task_dim, td, back=False),
+            SuccessorPredictor(outcomes, width, td.task_dim, td.state_dim, td, back=True),
+            PortfolioActor(width, td.state_dim, td.task_dim, td, config.portfolio),
+            td,
+            td.discount**config.model.stride,
         )
-        self.algorithm = TDJEPA(parts, td, td.discount**config.model.stride)
         self.register_buffer("kept_RZ", torch.zeros(td.kept_states, td.task_dim))
         self.register_buffer("kept_RQ", torch.zeros(td.kept_states, len(QUANTITY_NAMES)))
 
@@ -121,7 +127,12 @@ def infer_task(reward: Reward, features_RZ: Tensor, quantities: Mapping[str, Ten
     Raises:
         FinJEPAError: if the reward cannot be computed of these quantities, is not finite, or is the same everywhere.
     """
-    reward_R = _relabel(reward, quantities).to(features_RZ.dtype)
+    if isinstance(reward, Utility) and (unknown := sorted(reward.names - quantities.keys())):
+        raise FinJEPAError(f"unknown to the td branch: {', '.join(unknown)}; it has {', '.join(sorted(quantities))}")
+    reward_R = reward(quantities)
+    for excess_R in reward.excess(quantities).values() if isinstance(reward, Utility) else ():
+        reward_R = reward_R - _LIMIT_PRICE * excess_R
+    reward_R = reward_R.to(features_RZ.dtype)
     if reward_R.shape != features_RZ.shape[:1] or not torch.isfinite(reward_R).all():
         raise FinJEPAError("a utility must give one finite number for each step")
     centred_R = (reward_R - reward_R.mean()).double()
@@ -133,15 +144,3 @@ def infer_task(reward: Reward, features_RZ: Tensor, quantities: Mapping[str, Ten
     residual_R = centred_R - centred_RZ @ solution_Z
     fit = 1 - float(residual_R.square().sum() / centred_R.square().sum())
     return Task(to_sphere(solution_Z).to(features_RZ.dtype), fit)
-
-
-def _relabel(reward: Reward, quantities: Mapping[str, Tensor]) -> Tensor:
-    if not isinstance(reward, Utility):
-        return reward(quantities)
-    unknown = sorted(reward.names - quantities.keys())
-    if unknown:
-        raise FinJEPAError(f"unknown to the td branch: {', '.join(unknown)}; it has {', '.join(sorted(quantities))}")
-    total_R = reward(quantities)
-    for excess_R in reward.excess(quantities).values():
-        total_R = total_R - _LIMIT_PRICE * excess_R
-    return total_R

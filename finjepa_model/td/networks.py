@@ -1,10 +1,13 @@
-"""Encoders, predictors and the actor of TD-JEPA for portfolios: equivariant to the order of the assets, for any number of them.
+"""TD-JEPA for portfolios: what a state is, and encoders, predictors and the actor, equivariant to the order of the assets, whose
+number is free.
 
-Shapes: Y portfolios, N assets, D width of the world model, E width of the state latent, Z task features, O outcomes,
-Q consequences, K members of an ensemble, U hidden width.
+Shapes: Y portfolios, each in a market of its own, N assets, D width of the world model, E width of the state latent, Z task
+features, O outcomes, Q consequences, G portfolio scalars, V numbers that an asset has of its own, K members of an ensemble, U
+hidden width.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -12,10 +15,85 @@ from torch import Tensor, nn
 
 from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.config import PortfolioConfig, TDConfig
+from finjepa_model.planning.objective import PlanningWorld, quantities
 from finjepa_model.planning.plan import ActionSpace, action_of_positions, project_to_exposure
-from finjepa_model.portfolio import SCALARS
+from finjepa_model.portfolio import SCALARS, PortfolioState
 from finjepa_model.td.algorithm import to_sphere
-from finjepa_model.td.state import ASSET_NUMBERS, OUTCOMES, PolicyState
+
+if TYPE_CHECKING:
+    from finjepa_model.world_model import Imagination
+
+# What a step is expected to bring by the mechanics and the world model's moments: quantities of `planning.utility`, without
+# those that are linear in the others (gross = net + 2 short, cash = 1 - net, cvar)
+CONSEQUENCES = ("log_growth", "variance", "volatility", "drawdown", "cost", "turnover", "net", "short", "beta",
+                "concentration", "hedge")  # fmt: skip
+# and what it brought: a reward must be linear in the task features, so the realised return is among them, and its square
+REALISED = ("realised_growth", "realised_square")
+OUTCOMES = (*CONSEQUENCES, *REALISED)
+# every quantity that a utility of the branch may contain
+QUANTITY_NAMES = (*CONSEQUENCES, "gross", "cash", "cvar", *REALISED)
+
+ASSET_NUMBERS = 5
+_USUAL_VOLATILITY = 0.03  # of a share over a decision step
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """The state s.
+
+    Attributes:
+        assets_YND, market_YD, portfolio_YD: latents.
+        own_YNV: of each asset: position, last signal, expected return over volatility, log volatility, beta.
+        scalars_YG: `PortfolioState.scalars`.
+        present_YN: bool.
+        outcome_YO: `OUTCOMES` of the step before, 0 at the start.
+        world: the rules and moments by which an action has consequences.
+    """
+
+    assets_YND: Tensor
+    market_YD: Tensor
+    portfolio_YD: Tensor
+    own_YNV: Tensor
+    scalars_YG: Tensor
+    present_YN: Tensor
+    outcome_YO: Tensor
+    world: PlanningWorld
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, imagination: "Imagination", world: PlanningWorld, outcome_YO: Tensor | None = None) -> "PolicyState":
+        """Of the portfolios of a world, which is made of the imagination of Y markets; without outcomes they are 0."""
+        state, moments, present_YN = world.state, world.moments, imagination.present_BN
+        assets_YND, market_YD = imagination.tokens_BMD[:, :-1], imagination.tokens_BMD[:, -1]
+        scalars_YG = state.scalars(moments.beta_BN)
+        mean_YN = imagination.mean_BHN[:, 0]
+        volatility_YN = imagination.covariance_BHMM[:, 0].diagonal(dim1=-2, dim2=-1)[:, :-1].sqrt()
+        volatilities = (mean_YN / volatility_YN, torch.log(volatility_YN / _USUAL_VOLATILITY))
+        own = (state.holdings_XN, state.signals_XN, *volatilities, moments.beta_BN - 1)
+        own_YNV = torch.stack(own, dim=-1) * present_YN.unsqueeze(-1)
+        portfolio_YD = imagination.model.encode_portfolio(
+            state.holdings_XN, state.signals_XN, scalars_YG, assets_YND, present_YN
+        )
+        if outcome_YO is None:
+            outcome_YO = scalars_YG.new_zeros(len(scalars_YG), len(OUTCOMES))
+        return cls(assets_YND, market_YD, portfolio_YD, own_YNV, scalars_YG, present_YN, outcome_YO, world)
+
+    @property
+    def held_YN(self) -> Tensor:
+        return self.world.state.holdings_XN
+
+    def quantities(self, action: PortfolioAction, names: tuple[str, ...] = CONSEQUENCES) -> Tensor:
+        """What an action is expected to bring: value_YQ, a column for each name."""
+        rollout = self.world.roll(action.map(lambda x: x[:, None, None]))
+        values = quantities(self.world, rollout, names)
+        return torch.stack([values[name][:, 0, 0] for name in names], dim=-1)
+
+
+def realised(before: PortfolioState, after: PortfolioState) -> Tensor:
+    """`REALISED` of the step between two states: [Y, 2]."""
+    growth_Y = torch.log(after.wealth_X.clamp(min=1e-6) / before.wealth_X.clamp(min=1e-6))
+    return torch.stack([growth_Y, growth_Y.square()], dim=-1)
+
 
 _EXPLORE = 0.1  # standard deviation of what is added to positions, as shares of the largest gross exposure
 
@@ -117,13 +195,9 @@ class SuccessorPredictor(nn.Module):
         """successor_KYO of as many features as the predictor has."""
         expected_YO = self.outcomes.expected(s.quantities(action))
         embedded_YD = self.action(action, s.held_YN, s.assets_YND, s.present_YN)
-        hidden_YU = torch.cat(
-            [
-                self.intent(torch.cat([state_YE, task_YZ], dim=-1)),
-                self.step(torch.cat([state_YE, embedded_YD, expected_YO], dim=-1)),
-            ],
-            dim=-1,
-        )
+        intent_YU = self.intent(torch.cat([state_YE, task_YZ], dim=-1))
+        step_YU = self.step(torch.cat([state_YE, embedded_YD, expected_YO], dim=-1))
+        hidden_YU = torch.cat([intent_YU, step_YU], dim=-1)
         rest_KYO = torch.stack([head(hidden_YU) for head in self.heads])
         if self.back:
             return rest_KYO
@@ -159,12 +233,5 @@ class PortfolioActor(nn.Module):
         soft_Y = torch.sigmoid(logit_Y)
         hedge_Y = ((logit_Y > 0).to(soft_Y.dtype) - soft_Y).detach() + soft_Y
         space = ActionSpace.from_config(self.rules, s.present_YN, horizon=1)
-        action = action_of_positions(project_to_exposure(raw_YN.unsqueeze(1), space), space, 0.0).map(
-            lambda x: x[:, 0, 0]
-        )
-        return replace(action, hedge_X=hedge_Y * float(self.rules.allow_hedge))
-
-    def imitation(self, action: PortfolioAction, shown: PortfolioAction) -> Tensor:
-        """Mean squared distance of positions and hedge."""
-        pairs = [(one.weights_XN * one.signals_XN, one.hedge_X) for one in (action, shown)]
-        return torch.stack([F.mse_loss(one, other) for one, other in zip(*pairs, strict=True)]).sum()
+        action = action_of_positions(project_to_exposure(raw_YN.unsqueeze(1), space), space, 0.0)
+        return replace(action.map(lambda x: x[:, 0, 0]), hedge_X=hedge_Y * float(self.rules.allow_hedge))

@@ -1,13 +1,16 @@
 """Trains the td branch of a world model: market paths from the panel, portfolios and actions drawn on the device.
 
 A step is a function of the seed and its number, so training resumes to the bit. Every so often the policy is scored on the
-validation block, the first time before the first step, and the best one is what is left of training.
+validation block, the first time before the first step, and the best one is what is left of training. Transitions have no rewards;
+the market of a batch is encoded once for many portfolios, since it does not depend on them.
 
-Shapes: B decision dates, C portfolios or tasks on each, Y = B x C, R next states that are kept, O outcomes, Z task features.
+Shapes: B decision dates, C portfolios or tasks on each, Y = B x C, R next states that are kept, O outcomes, Q quantities, Z task
+features.
 """
 
 import math
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,22 +19,138 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.data.batches import PAST, BatchSource, MarketBatch
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.objective import PlanningWorld
+from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.td.algorithm import to_sphere
-from finjepa_model.td.branch import infer_task
-from finjepa_model.td.networks import TaskEncoder
-from finjepa_model.td.state import OUTCOMES
-from finjepa_model.td.transitions import MarketPaths, Transition, draw_transition
-from finjepa_model.training.behaviour import random_action
+from finjepa_model.td.branch import TDBranch, infer_task
+from finjepa_model.td.networks import (
+    CONSEQUENCES,
+    OUTCOMES,
+    QUANTITY_NAMES,
+    REALISED,
+    PolicyState,
+    TaskEncoder,
+    realised,
+)
+from finjepa_model.training.behaviour import random_action, random_drawdown
 from finjepa_model.training.records import append_record, forget_after
 from finjepa_model.training.state import Best, load_best, load_state, save_best, save_state
 from finjepa_model.training.trainer import Report, TrainingInterruptedError, falling, seed_of
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import FinJEPA, Imagination
 
-_STREAM = 76  # of random numbers, apart from those of the world model's training
 TD_FOLDER = "td"  # in the run folder of the world model
+_STREAM = 76  # of random numbers, apart from those of the world model's training
+_DECISIONS = 3  # of a path: one that leads to the first state, one that is learned from, and the state after it
+_ACTED = 0.5  # share of actions that are the actor's own, so that its values are learned where they are used
+_WAITS = 0.15  # share of portfolios that have bought nothing before the first state
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What is learned from; `quantities_YQ` are `QUANTITY_NAMES` of the step between the two states."""
+
+    before: PolicyState
+    action: PortfolioAction
+    after: PolicyState
+    quantities_YQ: Tensor
+
+
+@dataclass(frozen=True)
+class MarketPath:
+    """`_DECISIONS` decisions of Y portfolios, each in a market of its own: row `rows_Y` of the batch."""
+
+    model: FinJEPA
+    simulator: PortfolioSimulator
+    imaginations: tuple[Imagination, ...]
+    batch: MarketBatch
+    rows_Y: Tensor
+
+    def start(self) -> PortfolioState:
+        """All in cash."""
+        present_YN = self.imaginations[0].present_BN
+        return self.simulator.start(tuple(present_YN.shape), dtype=torch.float32, device=present_YN.device)
+
+    def state(self, decision: int, portfolio: PortfolioState, outcome_YO: Tensor | None = None) -> PolicyState:
+        """Where portfolios stand at a decision."""
+        imagination = self.imaginations[decision]
+        world = PlanningWorld.of(imagination, self.simulator, portfolio, self.model.config.model.stride)
+        return PolicyState.of(imagination, world, outcome_YO)
+
+    @torch.no_grad()
+    def hold(self, decision: int, s: PolicyState, action: PortfolioAction) -> PortfolioState:
+        """What an action has led to at the next decision."""
+        held = (self.batch.returns_BKTN, self.batch.market_returns_BKT, self.batch.tradable_BKTN)
+        returns_YTN, market_YT, tradable_YTN = (x[:, decision - (_DECISIONS - 1)][self.rows_Y] for x in held)
+        beta_YN = s.world.moments.beta_BN
+        return self.simulator.step(s.world.state, action, returns_YTN, market_YT, beta_YN, tradable_YTN)[0]
+
+
+class MarketPaths:
+    """Those of a block of sessions; which are drawn is a function of the seed and a number alone.
+
+    Args:
+        block: half-open range of sessions.
+        dates, portfolios: of a batch.
+    """
+
+    def __init__(self, model: FinJEPA, panel: Panel, block: tuple[int, int], dates: int, portfolios: int):
+        self.model = model
+        self.device = next(model.parameters()).device
+        training = replace(model.config.training, batch_size=dates)
+        self._source = BatchSource(panel, replace(model.config, training=training), block, past=PAST)
+        self._simulator = PortfolioSimulator(model.config.portfolio)
+        self._rows_Y = torch.arange(dates, device=self.device).repeat_interleave(portfolios)
+        self._drawn: tuple[int, MarketPath] | None = None  # the last one, since several steps use it
+
+    def draw(self, number: int) -> MarketPath:
+        """The path of that number; the portfolios of a date follow each other."""
+        if self._drawn is None or self._drawn[0] != number:
+            batch, stride = self._source.draw(number).to(self.device), self.model.config.model.stride
+            steps = [batch.observation.step(k - _DECISIONS, stride) for k in range(_DECISIONS)]
+            seen = tuple(self.model.imagine(step, 1).take(self._rows_Y) for step in steps)
+            self._drawn = number, MarketPath(self.model, self._simulator, seen, batch, self._rows_Y)
+        return self._drawn[1]
+
+
+def draw_transition(path: MarketPath, branch: TDBranch) -> Transition:
+    """A transition of every portfolio of a path; what is random in it comes from torch's global generator."""
+    leading = path.state(0, random_drawdown(path.start()))
+    led_by = _behaviour(branch, leading, None)
+    # the others are in cash, as every portfolio at its start
+    waits_Y1 = torch.rand_like(led_by.signals_XN[:, :1]) < _WAITS
+    led_by = replace(led_by, signals_XN=torch.where(waits_Y1, 0.0, led_by.signals_XN))
+    portfolio, quantities_YQ = _hold(path, 0, leading, led_by)
+    before = path.state(1, portfolio, _outcome(quantities_YQ))
+    action = _behaviour(branch, before, led_by)
+    portfolio, quantities_YQ = _hold(path, 1, before, action)
+    return Transition(before, action, path.state(2, portfolio, _outcome(quantities_YQ)), quantities_YQ)
+
+
+@torch.no_grad()
+def _behaviour(branch: TDBranch, s: PolicyState, last: PortfolioAction | None) -> PortfolioAction:
+    """Some actions are random, some the actor's on random tasks."""
+    algorithm = branch.algorithm
+    acted = algorithm.actor(s, algorithm.state_encoder(s), algorithm.draw_tasks(algorithm.task_encoder(s)))
+    other = random_action(s.present_YN, last, s.world.simulator.config)
+    is_acted_Y = torch.rand(len(s.present_YN), device=s.present_YN.device) < _ACTED
+    return acted.where(is_acted_Y, other)
+
+
+@torch.no_grad()
+def _hold(path: MarketPath, decision: int, s: PolicyState, action: PortfolioAction) -> tuple[PortfolioState, Tensor]:
+    """Where an action has led, and the quantities_YQ of the step."""
+    expected_YQ = s.quantities(action, QUANTITY_NAMES[: -len(REALISED)])
+    moved = path.hold(decision, s, action)
+    return moved, torch.cat([expected_YQ, realised(s.world.state, moved)], dim=-1)
+
+
+def _outcome(quantities_YQ: Tensor) -> Tensor:
+    """The `OUTCOMES` among the quantities."""
+    return torch.cat([quantities_YQ[:, : len(CONSEQUENCES)], quantities_YQ[:, -len(REALISED) :]], dim=-1)
 
 
 class TDTrainer:
@@ -54,7 +173,6 @@ class TDTrainer:
         self.optimizer = torch.optim.Adam(self.branch.parameters(), lr=td.learning_rate)
         self.step, self.best = 0, Best()
         self.stop_requested = False
-        self.score: PolicyScore | None = None  # its tasks are in units that are known when training begins
 
     def train(self) -> dict[str, Any]:
         """Train to the end, or until `td.patience` evaluations have brought nothing better; the branch is then the best one,
@@ -67,9 +185,9 @@ class TDTrainer:
             TrainingInterruptedError: after `stop_requested` was set; the state is saved.
             FinJEPAError: if the loss is no longer a number; the last good state is kept.
         """
-        self._begin()
         td, training, started = self.config.td, self.config.training, time.monotonic()
         terms: dict[str, Tensor] = {}
+        score = self._begin()
         with tqdm(total=td.steps, initial=self.step, desc="td", unit="step", mininterval=0.5) as bar:
             while self.step < td.steps and not (0 < td.patience <= self.best.evaluations_since):
                 terms = self.train_step()
@@ -79,7 +197,7 @@ class TDTrainer:
                 if self.step % training.log_every == 0 or last:
                     self._record("td", {name: float(value) for name, value in terms.items()})
                 if self.step % td.evaluate_every == 0 or last:
-                    self._score_and_keep()
+                    self._keep_if_best(score())
                 if self.stop_requested:
                     self._save()
                     raise TrainingInterruptedError(f"training of td stopped at step {self.step} of {td.steps}")
@@ -95,6 +213,7 @@ class TDTrainer:
         }
 
     def train_step(self) -> dict[str, Tensor]:
+        """One step of the optimiser; returns every term of the loss."""
         torch.manual_seed(seed_of(self.config.training.seed, self.step, _STREAM))
         for group in self.optimizer.param_groups:
             group["lr"] = falling(self.config.td.learning_rate, self.step, self.config.td.steps)
@@ -144,10 +263,7 @@ class TDTrainer:
             drawn.append(draw_transition(self.paths.draw(first_step + number), self.branch))
         return drawn
 
-    def _score_and_keep(self) -> None:
-        """Keep the policy if it is the best so far."""
-        assert self.score is not None
-        score = self.score()
+    def _keep_if_best(self, score: float) -> None:
         self._record("td_validation", {"score": score})
         if -score < self.best.loss:
             self.best = Best(-score, self.step)
@@ -164,18 +280,18 @@ class TDTrainer:
     def _save(self) -> None:
         save_state(self.run_folder, self.step, self.best, self.branch, self.optimizer)
 
-    def _begin(self) -> None:
-        """Go on where an interrupted run was, or begin with the units of the outcomes."""
+    def _begin(self) -> "PolicyScore":
+        """Go on where an interrupted run was, or begin with the units of the outcomes, in which tasks are scored."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
         self.step, self.best = load_state(self.run_folder, self.device, self.branch, self.optimizer)
         if self.step > 0:
             forget_after(self.run_folder, self.step)
-            self.score = PolicyScore(self.model, self.panel)
-            return
+            return PolicyScore(self.model, self.panel)
         forget_after(self.run_folder, -1)  # an earlier run that saved nothing
         self.branch.calibrate(torch.cat([transition.after.outcome_YO for transition in self._draw(0)]))
-        self.score = PolicyScore(self.model, self.panel)
-        self._score_and_keep()
+        score = PolicyScore(self.model, self.panel)
+        self._keep_if_best(score())
+        return score
 
 
 _DATES, _TASKS = 32, 16  # of a score
@@ -209,8 +325,7 @@ class PolicyScore:
         drawn = [self._value(random_action(present_YN, None, rules)) for _ in range(_RANDOM)]
         self._spread_T = torch.stack(drawn).std(0).view(_DATES, _TASKS).mean(0).clamp(min=1e-9)
         signals_YN = present_YN.to(held.positions_XN.dtype)
-        no_hedge_Y = torch.zeros_like(signals_YN[:, 0])
-        equal = PortfolioAction(signals_YN / signals_YN.sum(-1, keepdim=True), signals_YN, no_hedge_Y)
+        equal = PortfolioAction(signals_YN / signals_YN.sum(-1, keepdim=True), signals_YN, 0 * signals_YN[:, 0])
         self._equal_Y = self._value(equal)
 
     @torch.no_grad()

@@ -18,8 +18,6 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.distributed import part_of_batch, rank_and_ranks
-from finjepa_model.nn.layers import Block
-from finjepa_model.nn.predictor import MarketBlock, PortfolioBlock
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.evaluation import monitor
 from finjepa_model.training.readout_fit import fit_readout
@@ -261,28 +259,6 @@ class Trainer:
         self.step, self.best = load_state(self.run_folder, self.device, self.model, self.optimizer)
         if self.rank == 0:
             forget_after(self.run_folder, self.step)
-        if self.config.training.compile:
-            self._compile()
-
-    def _compile(self) -> None:
-        """Compile the blocks, and make a step with them that changes nothing, so that it is known now whether they can be.
-
-        Raises:
-            FinJEPAError: if they cannot.
-        """
-        for module in self.model.modules():
-            if isinstance(module, Block | MarketBlock | PortfolioBlock):
-                module.compile()
-        batch = self.source.draw(self.step, 0, self.config.training.accumulate).to(self.device)
-        try:
-            self._forward(batch, 0)["loss"].backward()
-        except Exception as error:  # of dynamo, of the backend, of the C++ compiler: there is no common base
-            reason = str(error).strip().partition("\n")[0]
-            raise FinJEPAError(
-                f"training.compile=true, but the model cannot be compiled here ({reason}): install a C++ compiler, or set "
-                "training.compile=false"
-            ) from error
-        self.optimizer.zero_grad(set_to_none=True)
 
 
 def pick_device(rank: int = 0) -> torch.device:

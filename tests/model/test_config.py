@@ -46,6 +46,11 @@ def test_override_changes_only_its_key():
     assert after == before
 
 
+def test_settings_of_earlier_versions_are_read_over():
+    old = {"training": {"compile": True, "seed": 3}, "model": {"adaln_init": "zero"}, "td": {"symmetric": False}}
+    assert FinJEPAConfig.from_dict(old) == FinJEPAConfig.from_dict({"training": {"seed": 3}})
+
+
 def test_unknown_key_in_a_file_and_unknown_preset_are_refused():
     with pytest.raises(FinJEPAError, match=r"model\.flux"):
         FinJEPAConfig.from_json('{"model": {"flux": 1}}')

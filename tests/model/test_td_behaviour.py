@@ -16,7 +16,7 @@ from finjepa_model.planning.objective import Objective, PlanningWorld
 from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.td.state import PolicyState
+from finjepa_model.td.networks import PolicyState
 from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.world_model import FinJEPA

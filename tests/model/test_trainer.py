@@ -1,7 +1,5 @@
 """Training resumes to the bit, ranks share one batch, and a broken loss stops it with the last good state kept; parts, precision,
-compilation, determinism, patience, the best model and the last do what the settings promise."""
-
-from dataclasses import replace
+determinism, patience, the best model and the last do what the settings promise."""
 
 import numpy as np
 import pytest
@@ -143,32 +141,6 @@ def test_a_step_in_bfloat16_keeps_weights_and_sigreg_in_float32(panel, tmp_path)
         assert float(other[term]) == pytest.approx(float(value), rel=0.03, abs=1e-3), term
     assert float(other["loss"]) != float(one["loss"])
     assert any(not torch.equal(value, before[name]) for name, value in narrow.model.state_dict().items())
-
-
-@pytest.mark.slow
-def test_a_compiled_step_is_the_eager_one(panel, tmp_path):
-    """In training and in evaluation, for every kind of block."""
-    runs = {}
-    for compiled in (False, True):
-        config = run_config(compile=compiled, epochs=1, steps_per_epoch=2)
-        config = replace(config, model=replace(config.model, predictor_layers=1))
-        trainer = Trainer(config, panel, tmp_path / str(compiled))
-        trainer.train()
-        runs[compiled] = records(tmp_path / str(compiled))
-        blocks = [*trainer.model.encoder.time_blocks, *trainer.model.predictor.portfolio_blocks]
-        assert all((block._compiled_call_impl is not None) == compiled for block in blocks)
-    for eager, other in zip(runs[False], runs[True], strict=True):
-        assert other["loss"] == pytest.approx(eager["loss"], rel=1e-4), eager["step"]
-
-
-def test_a_model_that_cannot_be_compiled_is_refused_in_one_line(panel, tmp_path, monkeypatch):
-    def no_compiler(*_):
-        raise RuntimeError("No working C++ compiler found\n\nand a page about it")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: setattr(module, "_compiled_call_impl", no_compiler))
-    with pytest.raises(FinJEPAError, match=r"C\+\+ compiler found\).*training\.compile=false") as refused:
-        Trainer(run_config(compile=True), panel, tmp_path).train()
-    assert "\n" not in str(refused.value)
 
 
 def test_deterministic_training_repeats_itself_and_refuses_what_does_not(panel, tmp_path):
