@@ -1,21 +1,24 @@
 """Jobs, the nightly schedule, and the sensor of the source. The CLI runs these same jobs in process."""
 
 import datetime
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+import yaml
 
-from finjepa_model.errors import FinJEPAError
+from finjepa_model.config import preset
+from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_pipeline.alerts import Alert, send
 from finjepa_pipeline.backtest.assets import audit
-from finjepa_pipeline.failures import CRASH_RETRIES
+from finjepa_pipeline.backtest.blocks import parse_names, parse_planners
+from finjepa_pipeline.backtest.strategies import CONTROLS
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.prices.ingest import source_moved
 from finjepa_pipeline.prices.sources import DEFAULT_CALENDAR
-from finjepa_pipeline.retention import remove_half_written
-from finjepa_pipeline.run_config import read_run_config
+from finjepa_pipeline.runs import CRASH_RETRIES
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -93,7 +96,6 @@ def nightly_schedule(
             return dg.SkipReason(f"no new prices by {tick:%Y-%m-%d %H:%M}, and the last run succeeded: nothing to do")
     except FinJEPAError as error:  # the run reports the same where a person looks for it, and alerts
         why += f", although the source cannot be looked at: {error}"
-    remove_half_written(home)
     try:
         return _request(context, home, tick.isoformat(), why)
     except FinJEPAError as error:  # no run comes of it that could fail, and alert
@@ -128,22 +130,6 @@ def _request(
     return dg.RunRequest(run_key=run_key, tags={_WHY: why[:250]}, run_config=config)
 
 
-def nightly_config(settings: Settings, job: dg.JobDefinition) -> dict[str, Any]:
-    """Run config of a nightly run: `nightly.yaml` in the home, or the defaults.
-
-    Args:
-        job: the job `nightly`, which tells what there is to configure.
-
-    Raises:
-        FinJEPAError: if that file cannot be used.
-    """
-    path = settings.nightly_config
-    other = path.with_suffix(".yml")
-    if other.exists():
-        raise FinJEPAError(f"{other} is not read; name it {path.name}")
-    return read_run_config(path, job) if path.exists() else {}
-
-
 def _last_run_succeeded(instance: dg.DagsterInstance) -> bool:
     runs = instance.get_run_records(dg.RunsFilter(job_name=nightly.name), limit=1)
     return bool(runs) and runs[0].dagster_run.status == dg.DagsterRunStatus.SUCCESS
@@ -151,9 +137,7 @@ def _last_run_succeeded(instance: dg.DagsterInstance) -> bool:
 
 def _left_over(settings: Settings, warehouse: Warehouse) -> bool:
     """Whether there are no prices yet, or a release waits for the repository that is configured now."""
-    from finjepa_pipeline.publishing.release import (
-        is_outstanding,  # here: it loads torch, and every step loads this module
-    )
+    from finjepa_pipeline.publishing.release import is_outstanding  # here: it loads arch, and every step this module
 
     with warehouse.connect() as con:
         return current_revision(con) is None or is_outstanding(con, settings)
@@ -173,6 +157,94 @@ def with_freshness(assets: Sequence[Any]) -> list[Any]:
         return dg.apply_freshness_policy(spec, _FRESH) if spec.key.to_user_string() in _NIGHTLY_ASSETS else spec
 
     return [asset.map_asset_specs(fresh) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets]
+
+
+# Run config that a person wrote
+
+
+def nightly_config(settings: Settings, job: dg.JobDefinition) -> dict[str, Any]:
+    """Run config of a nightly run: `nightly.yaml` in the home, or the defaults where it is empty or there is none.
+
+    Args:
+        job: the job `nightly`, which tells what there is to configure.
+
+    Raises:
+        FinJEPAError: if that file is not YAML, has a key twice, or does not fit the job.
+    """
+    path = settings.nightly_config
+    if (other := path.with_suffix(".yml")).exists():
+        raise FinJEPAError(f"{other} is not read; name it {path.name}")
+    if not path.exists():
+        return {}
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FinJEPAError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        raise FinJEPAError(f"{path} must hold a mapping such as `ops: {{world_model: {{config: {{preset: base}}}}}}`")
+    try:
+        dg.validate_run_config(job, config)
+        _check_values(config.get("ops") or {})
+    except (dg.DagsterInvalidConfigError, FinJEPAError) as error:
+        text = str(error) if isinstance(error, FinJEPAError) else explain(error)
+        raise FinJEPAError(f"{path} does not fit: {text}") from error
+    return config
+
+
+def explain(error: dg.DagsterInvalidConfigError) -> str:
+    """What is wrong with a run config, in one line, with the key that was probably meant."""
+    text = " ".join(error.errors[0].message.split())
+    found = re.match(r'Received unexpected config entry "(.+?)" (at .+?)\. Expected: (.*)', text)
+    if found is None:
+        return text
+    name, where, expected = found.groups()
+    known = set(re.findall(r"([a-z_]+)\??:", expected))
+    return f"unknown key {name!r} {where}; {did_you_mean(name, known)}"
+
+
+def checked_overrides(name: str, overrides: Mapping[str, str]) -> None:
+    """
+    Args:
+        name: of the preset.
+
+    Raises:
+        FinJEPAError: for an unknown preset or config key, a value that does not fit, or a key that would have no effect.
+    """
+    config = preset(name).override(dict(overrides))
+    for key in overrides:
+        if key in ("model.channels", "model.market_channels"):
+            raise FinJEPAError(f"{key} follows from the prices, and cannot be set")
+        if key.startswith("td.") and key != "td.enabled" and not config.td.enabled:
+            raise FinJEPAError(f"{key} has no effect without --branch jepa,td (td.enabled=true)")
+
+
+def _check_values(ops: Mapping[str, Any]) -> None:
+    """Names inside values, which Dagster takes for text: config keys, presets, planners, controls, utilities."""
+    asked = {name: (op or {}).get("config") or {} for name, op in ops.items()}
+    model = asked.get("world_model", {})
+    checked_overrides(_text(model, "preset") or "small", model.get("overrides") or {})
+    for name in ("planner_backtests", "daily_decision"):
+        config = asked.get(name, {})
+        parse_planners(_text(config, "planner") or "mppi", _text(config, "utility"))
+    parse_names(_text(asked.get("planner_backtests", {}), "controls") or "none", CONTROLS, "control")
+
+
+def _text(config: Mapping[str, Any], name: str) -> str | None:
+    value = config.get(name)
+    return value if isinstance(value, str) else None  # {env: NAME} is read when the run begins
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """YAML lets a later key of the same name replace an earlier one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"the key {name!r} is there twice, {str(node.start_mark).strip()}")
+        return super().construct_mapping(node, deep)
 
 
 SCHEDULES = [nightly_schedule]

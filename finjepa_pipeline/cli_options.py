@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finjepa_model.config import TrainingConfig
-from finjepa_pipeline.run_config import checked_overrides
+from finjepa_pipeline.automation import checked_overrides
 
 Ops = dict[str, dict[str, Any]]
 

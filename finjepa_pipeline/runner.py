@@ -19,12 +19,12 @@ from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_model.files import write_text
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.alerts import BY_HAND
+from finjepa_pipeline.automation import explain
 from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, NOT_RUN
 from finjepa_pipeline.backtest.strategies import trust_command_line
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.retention import hold_reserve
-from finjepa_pipeline.run_config import explain
 from finjepa_pipeline.runs import end_lost_runs, locked, wait_for_pool
 from finjepa_pipeline.settings import Settings
 

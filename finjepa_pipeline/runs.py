@@ -1,4 +1,5 @@
-"""Runs of a home: which of them still have a process, and who holds the pools of the Dagster instance.
+"""Runs of a home: which of them still have a process, who holds the pools of the Dagster instance, and what is tried again: a
+process that died may live the next time; an exception would only be raised again.
 
 The process of a run that a command started holds a lock for as long as it lives: the kernel frees it however the process ends. A
 process id alone does not say so: another process may have it by now, after a restart of the machine or in another container.
@@ -10,17 +11,21 @@ So runs without a process are ended, their slots of pools are freed, and a livin
 
 import contextlib
 import fcntl
+import functools
+import inspect
 import json
+import multiprocessing
 import os
 import shlex
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
-from dagster import DagsterEventType, DagsterInstance, DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
@@ -28,8 +33,13 @@ from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.causes import explained
+from finjepa_pipeline.compute import ProcessDiedError
 from finjepa_pipeline.interrupts import asked
 
+P = ParamSpec("P")
+R = TypeVar("R")
+CRASH_RETRIES = dg.RetryPolicy(max_retries=2, delay=15, backoff=dg.Backoff.EXPONENTIAL)
 LOCK = "finjepa/lock"  # tag of a run that holds a lock: the name of its machine
 # What a process says of itself when it takes a run: one of a code server, or one that runs every step itself.
 _STARTED = ("Started process for run", "Executing steps in process")
@@ -39,7 +49,7 @@ _POLL_S = 0.5
 _LOOK_S = 5.0  # between two looks for holders that have died
 
 
-def lock_of(instance: DagsterInstance, run_id: str) -> Path:
+def lock_of(instance: dg.DagsterInstance, run_id: str) -> Path:
     """Beside the database of runs, so that the lock of a run is found where that was moved, copied or restored."""
     return Path(instance.root_directory) / "commands" / f"{run_id}.lock"
 
@@ -100,14 +110,14 @@ class WatchedRunLauncher(DefaultRunLauncher):
     def supports_check_run_worker_health(self) -> bool:
         return _CAN_SEE_PROCESSES  # elsewhere Dagster's time limits are all there is
 
-    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         lost = lost_process(self._instance, run)
         if lost is not None:
             return CheckRunHealthResult(WorkerStatus.FAILED, lost)
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
 
-def lost_process(instance: DagsterInstance, run: DagsterRun) -> str | None:
+def lost_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
     """Why a run that has not ended has no process any more; None if its process lives, or that cannot be seen from here."""
     if LOCK in run.tags:
         held = is_held(lock_of(instance, run.run_id))
@@ -116,7 +126,7 @@ def lost_process(instance: DagsterInstance, run: DagsterRun) -> str | None:
         return None if held else "the command that ran it is gone"
     if not _is_here(run) or not _CAN_SEE_PROCESSES:
         return None
-    for entry in reversed(instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)):
+    for entry in reversed(instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)):
         event = entry.dagster_event
         if event is None or not (event.message or "").startswith(_STARTED):
             continue
@@ -128,7 +138,7 @@ def lost_process(instance: DagsterInstance, run: DagsterRun) -> str | None:
     return None
 
 
-def _is_here(run: DagsterRun) -> bool:
+def _is_here(run: dg.DagsterRun) -> bool:
     server = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))  # none of a run whose steps run in the process of a command
     return server.get("host", "localhost") in ("localhost", "127.0.0.1", "::1")
 
@@ -217,3 +227,62 @@ def _named(instance: dg.DagsterInstance, run_id: str) -> str:
         holder(lock_of(instance, run_id))
         or f"the run {run_id[:8]} of {run.job_name}, started in the UI or by a schedule"
     )
+
+
+# Steps
+
+
+def final(function: Callable[P, R]) -> Callable[P, R]:
+    """An asset function whose exceptions end its step, whatever the retry policy of the job says; the policy is then left
+    with crashes: a step whose process was killed, or ran out of memory. The step ends with its run: see `_end_with_run`.
+
+    Goes directly over the function, below `@dg.asset`.
+    """
+
+    @contextlib.contextmanager
+    def guarded() -> Iterator[None]:
+        _end_with_run()
+        try:
+            yield
+        except (Exception, KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
+            raise _failure(error) from error
+
+    @functools.wraps(function)
+    def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        with guarded():
+            yield from function(*args, **kwargs)  # type: ignore[misc]
+
+    @functools.wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        with guarded():
+            return function(*args, **kwargs)
+
+    return generator if inspect.isgeneratorfunction(function) else plain  # type: ignore[return-value]
+
+
+@functools.cache
+def _end_with_run() -> None:
+    """Let this process end when the one that runs the steps was killed: nobody waits for this step any more, and the run that
+    is started in its place would find the warehouse and the GPU taken. A command line runs its steps itself.
+    """
+    run = multiprocessing.parent_process()
+    if run is None:
+        return
+
+    def watch() -> None:
+        run.join()
+        # what is half done is undone as after a SIGKILL; a training saves its state when its launcher is gone
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="run-watch").start()
+
+
+def _failure(error: BaseException) -> BaseException:
+    if asked.is_set() or isinstance(error, KeyboardInterrupt | dg.DagsterExecutionInterruptedError):
+        return dg.Failure(description="interrupted", allow_retries=False)
+    if isinstance(error, ProcessDiedError):  # a process that the step had started died, and the step with it
+        return dg.RetryRequested(max_retries=CRASH_RETRIES.max_retries, seconds_to_wait=CRASH_RETRIES.delay)
+    if isinstance(error, dg.Failure | dg.RetryRequested | dg.DagsterError):
+        return error
+    text = str(error) if isinstance(error, FinJEPAError) else f"{type(error).__name__}: {error}"
+    return dg.Failure(description=explained(error) or text, allow_retries=False)

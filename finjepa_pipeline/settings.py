@@ -4,10 +4,9 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from finjepa_model.errors import FinJEPAError
 
@@ -31,9 +30,10 @@ class Settings(BaseModel):
     )
     alert_webhook: str | None = Field(default=None, description="URL that alerts are posted to, as JSON")
     alert_command: str | None = Field(default=None, description="command that reads the same JSON")
-    champion_max_age_days: int = Field(default=45, description="age at which a champion is called stale, days")
+    champion_max_age_days: int = Field(default=45, gt=0, description="age at which a champion is called stale, days")
     wait_minutes: int = Field(
         default=30,  # a step of another command rarely takes longer; a training does
+        gt=0,
         description="how long a command waits for another one that uses the same home, minutes",
     )
     ui_url: str = Field(default=DEFAULT_UI_URL, description="address of the Dagster UI, for links of pages")
@@ -56,8 +56,9 @@ class Settings(BaseModel):
             return cls.model_validate({name: value for name, value in variables.items() if value})
         except ValidationError as error:
             first = error.errors()[0]
-            reason = first.get("ctx", {}).get("error", first["msg"])
-            raise FinJEPAError(f"FINJEPA_{str(first['loc'][0]).upper()}={first['input']!r} {reason}") from error
+            name, reason = str(first["loc"][0]), str(first.get("ctx", {}).get("error") or f"is refused: {first['msg']}")
+            default = cls.model_fields[name].default
+            raise FinJEPAError(f"FINJEPA_{name.upper()}={first['input']!r} {reason} (default {default})") from error
 
     @field_validator("home")
     @classmethod
@@ -68,14 +69,6 @@ class Settings(BaseModel):
     @classmethod
     def _absolute_folder(cls, artifacts: str | None) -> str | None:
         return artifacts if artifacts is None or "://" in artifacts else str(Path(artifacts).expanduser().absolute())
-
-    @field_validator("champion_max_age_days", "wait_minutes", mode="before")
-    @classmethod
-    def _whole_number(cls, number: Any, info: ValidationInfo) -> Any:
-        if not str(number).isdecimal() or int(number) == 0:
-            default, unit = cls.model_fields[info.field_name or ""].default, str(info.field_name).rpartition("_")[2]
-            raise ValueError(f"is not a number of {unit}; write it as {default}")
-        return number
 
     @field_validator("ui_url")
     @classmethod

@@ -36,7 +36,6 @@ from finjepa_pipeline.backtest.walk_forward import (
     store_plan,
     stored_plan,
 )
-from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.history import feed_of_content
 from finjepa_pipeline.report import metadata
@@ -45,6 +44,7 @@ from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import number
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
+from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel, train_side_by_side
 from finjepa_pipeline.training.step import ModelChoice, train_in_step

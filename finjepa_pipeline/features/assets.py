@@ -5,10 +5,10 @@ from pydantic import Field
 
 from finjepa_model.data.panel import Panel
 from finjepa_model.features import CHANNELS
-from finjepa_pipeline.failures import final
 from finjepa_pipeline.features.panel import CODE_VERSION, build_panel
 from finjepa_pipeline.report import metadata
 from finjepa_pipeline.run_inputs import prices_of_run
+from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from finjepa_pipeline.failures import final
 from finjepa_pipeline.prices.calendar import sessions_behind
 from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
@@ -17,6 +16,7 @@ from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.report.metadata import price_coverage
 from finjepa_pipeline.report.prices import write_quality_page, write_refusal
 from finjepa_pipeline.run_inputs import prices_of_run
+from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 

@@ -10,11 +10,11 @@ from pydantic import Field
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, now, status_of
-from finjepa_pipeline.failures import final
 from finjepa_pipeline.publishing.gate import Champion, Verdict, audit_challenger, current_champion, judge
 from finjepa_pipeline.report import metadata
 from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_panel, panel_of_run
+from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 

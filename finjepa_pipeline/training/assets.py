@@ -17,10 +17,10 @@ from finjepa_model.training.records import read_metrics
 from finjepa_model.training.risk_fit import RiskBlock
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline import compute
-from finjepa_pipeline.failures import final
 from finjepa_pipeline.report.markdown import numbers_table
 from finjepa_pipeline.report.metadata import training_curves
 from finjepa_pipeline.run_inputs import checkpoint_of_run, panel_of_run
+from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.checkpoints import for_panel, training_code_version
 from finjepa_pipeline.training.step import ModelChoice, train_in_step

@@ -12,9 +12,9 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_model.training.records import read_metrics
 from finjepa_pipeline import compute
-from finjepa_pipeline.failures import final
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.report.markdown import cell
+from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.checkpoints import checkpoint_id, for_panel, run_folder_of, train_side_by_side
 from finjepa_pipeline.training.step import ModelChoice, train_in_step

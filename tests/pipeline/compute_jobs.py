@@ -6,18 +6,15 @@ import time
 from pathlib import Path
 
 
-def divide(pair: tuple[int, int]) -> int:
-    return pair[0] // pair[1]
-
-
 def die_once(job: tuple[Path, bool]) -> int:
-    """Count the times that a job is begun; where asked, kill the worker the first time."""
+    """Count the times that a job is begun; where asked, kill the worker the first time. Job 9 raises."""
     mark, dies = job
     with mark.open("a") as file:
         file.write("x")
     if dies and mark.read_text() == "x":
         os.kill(os.getpid(), signal.SIGKILL)
-    return int(mark.name[-1])
+    number = int(mark.name[-1])
+    return number if number < 9 else number // 0
 
 
 def die(job: int) -> int:

@@ -19,9 +19,9 @@ from finjepa_pipeline import interrupts
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.cli import one_line
 from finjepa_pipeline.compute import ProcessDiedError
-from finjepa_pipeline.failures import CRASH_RETRIES, final
 from finjepa_pipeline.prices.scan import plain
 from finjepa_pipeline.runner import open_instance
+from finjepa_pipeline.runs import CRASH_RETRIES, final
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -105,7 +105,7 @@ WAYS_OUT = {
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_a_known_cause_is_named_with_the_way_out(cause, tmp_path, monkeypatch):
-    monkeypatch.setattr("finjepa_pipeline.failures.CRASH_RETRIES", CRASH_RETRIES._replace(delay=0.01))
+    monkeypatch.setattr("finjepa_pipeline.runs.CRASH_RETRIES", CRASH_RETRIES._replace(delay=0.01))
     error = CAUSES[cause](tmp_path)
     for one in (error, wrapped(wrapped(error))):
         line = one_line(one)

@@ -19,7 +19,7 @@ from finjepa_pipeline.alerts import BY_HAND, Alert, alert_of, red_checks, send, 
 from finjepa_pipeline.automation import nightly_schedule
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.doctor import Finding, examine
-from finjepa_pipeline.failures import CRASH_RETRIES, final
+from finjepa_pipeline.runs import CRASH_RETRIES, final
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 

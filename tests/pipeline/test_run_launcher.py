@@ -14,7 +14,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.launcher import WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from finjepa_pipeline.failures import final
+from finjepa_pipeline.runs import final
 
 WATCHED = {"run_launcher": {"module": "finjepa_pipeline.runs", "class": "WatchedRunLauncher"}}
 

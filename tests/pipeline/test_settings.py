@@ -33,6 +33,8 @@ def test_variables_are_read_and_paths_are_absolute(monkeypatch, tmp_path):
     found = Settings.from_env()
     assert (found.home, found.artifacts) == (tmp_path / "here", str(tmp_path / "shared"))
     assert (found.wait_minutes, found.ui_url, found.ray_address) == (5, "https://x.org", "a:6379")
+    monkeypatch.setenv(VARIABLES["compute"], "local:3")
+    assert (Settings.from_env().ray_address, Settings.from_env().processes) == (None, 3)
     monkeypatch.setenv(VARIABLES["artifacts"], "s3://bucket/prefix")
     assert Settings.from_env().artifacts == "s3://bucket/prefix"
 
@@ -40,10 +42,12 @@ def test_variables_are_read_and_paths_are_absolute(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [
-        ("wait_minutes", "ten", "a number of minutes; write it as 30"),
-        ("wait_minutes", "0", "a number of minutes"),
-        ("champion_max_age_days", "-1", "a number of days; write it as 45"),
-        ("champion_max_age_days", "1.5", "a number of days"),
+        ("wait_minutes", "ten", r"integer.*default 30"),
+        ("wait_minutes", "0", "greater than 0"),
+        ("champion_max_age_days", "1.5", "integer"),
+        ("compute", "local:0", "neither `local`"),
+        ("compute", "http://head:8265", "neither `local`"),
+        ("compute", "ray://10.0.0.1:10001", "Ray's client"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_one_line_with_the_variable(monkeypatch, name, value, named):
