@@ -106,7 +106,7 @@ class LossConfig(Bounded):
 
     section = "loss"
 
-    recipe: Recipe = "sigreg"  # its roll-outs beat no change, an EMA teacher's do not (docs/results/world-model.md)
+    recipe: Recipe = "ema"  # SIGReg costs forecasts of risk (docs/results/risk.md)
     rollout_steps: int = bounded(2, 1, 64)  # K, autoregressive steps
     truncate_rollout: bool = True  # no gradient from one rollout step into the one before (TBPTT-1, JEPA-WMs)
     mask_ratio: float = bounded(0.7, 0.001, 0.999)  # TS-JEPA
@@ -122,10 +122,10 @@ class LossConfig(Bounded):
     latent_variance: float = bounded(16.0, 0, 1e6)  # EB-JEPA, on market latents, recipe `vicreg` only
     latent_covariance: float = bounded(8.0, 0, 1e6)
     temporal_similarity: float = bounded(12.0, 0, 1e6)
-    risk: float = bounded(1.0, 0, 1e6)  # cross-section of volatility after the context; teaches the encoder too
+    risk: float = bounded(5.0, 0, 1e6)  # cross-section of volatility after the context; teaches the encoder too
     heads: float = bounded(0.1, 0, 1e6)  # on detached latents: teaches the read-outs, never the encoder
     # momentum of the teacher at the first and the last step, linear between them (I-JEPA; TS-JEPA ends near 0.9996)
-    ema_start: float = bounded(0.996, 0, 1)
+    ema_start: float = bounded(0.9, 0, 1)
     ema_end: float = bounded(1.0, 0, 1)
 
     def __post_init__(self) -> None:
@@ -180,7 +180,8 @@ class PortfolioConfig(Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Bounded):
-    """The trainer. `epochs` passes over `steps_per_epoch` batches, each of `batch_size` decision dates and `n_assets` assets."""
+    """The trainer. `epochs` passes over `steps_per_epoch` batches, each of `batch_size` decision dates and at most `n_assets`
+    assets of each."""
 
     section = "training"
 
@@ -298,12 +299,13 @@ class FinJEPAConfig:
 PRESETS: dict[str, FinJEPAConfig] = {
     "tiny": FinJEPAConfig(
         model=ModelConfig(dim=32, heads=2, predictor_layers=2, stride=10),
-        # few steps: a teacher that is hardly older than its student, and a rate that sets off at once
-        loss=LossConfig(sigreg_slices=64, ema_start=0.98),
+        loss=LossConfig(sigreg_slices=64),
+        # many assets of few dates: what is learned is how they differ within a date; and a rate that sets off at once
         training=TrainingConfig(
             epochs=4,
             steps_per_epoch=30,
-            n_assets=6,
+            batch_size=16,
+            n_assets=24,
             learning_rate=3e-3,
             warmup_steps=20,
             evaluate_batches=4,
@@ -313,7 +315,7 @@ PRESETS: dict[str, FinJEPAConfig] = {
     ),
     "small": FinJEPAConfig(
         model=ModelConfig(dim=96),  # wide enough that matrix products are most of a step (docs/results/training.md)
-        training=TrainingConfig(epochs=20, steps_per_epoch=100, n_assets=12),
+        training=TrainingConfig(epochs=20, steps_per_epoch=100, batch_size=32, n_assets=24),
     ),
     "base": FinJEPAConfig(
         model=ModelConfig(dim=128, heads=4, time_layers=4, asset_layers=2, predictor_layers=6),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.checkpoint import load_model, save_model
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import MarketBatch, Observation
+from finjepa_model.data.batches import MarketBatch, Observation, Windows
 from finjepa_model.nn.encoder import (
     ContextEncoder,
     MaskedPatchPredictor,
@@ -68,6 +68,11 @@ class FinJEPA(nn.Module):
             from finjepa_model.td.branch import TDBranch
 
             self.td = TDBranch(config)
+
+    @property
+    def teacher(self) -> ContextEncoder:
+        """The encoder whose latents are predicted."""
+        return self.target_encoder if self.has_teacher else self.encoder
 
     # -- acting ---------------------------------------------------------------------------------------------------------
 
@@ -157,7 +162,7 @@ class FinJEPA(nn.Module):
             for old, new in zip(teacher.buffers(), student.buffers(), strict=True):
                 old.copy_(new)
 
-    def see(self, encoder: ContextEncoder, observation: Observation) -> tuple[Tensor, Tensor]:
+    def see(self, encoder: ContextEncoder, observation: Windows) -> tuple[Tensor, Tensor]:
         """tokens_BSMD, the latents of the assets and, last, of the market; and patches_BSNPD, what they are made of."""
         present_BSN = observation.present_BN.unsqueeze(1).expand(-1, observation.steps, -1)
         patches_BSNPD = encoder.encode_patches(observation.features_BSNTF, observation.observed_BSNT)

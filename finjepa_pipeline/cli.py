@@ -24,6 +24,7 @@ COMMANDS = {  # name to what `finjepa --help` prints, in the order of use
     "ingest": "Prices to validated tables.",
     "train": "Everything up to a checkpoint, and on to the Hub if asked.",
     "sweep": "Train an ablation grid, or an ensemble (--no-stop-early).",
+    "forecast": "Volatilities, correlations and quantiles after a close, and how good such forecasts were.",
     "backtest": "Leaderboard and tear sheet.",
     "audit": "The leakage, null-market, known-truth, delay and permutation tests.",
     "decide": "The decision for a date, and the expected outcome.",

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -84,6 +85,7 @@ def train(debug: bool, ops: Ops, push_to_hub: bool, **shortcuts: Any) -> None:
     report = _run("train_and_release" if push_to_hub else "train", ops, debug)
     console.print_prices(report.assets)
     console.print_model(report.assets)
+    console.print_scorecard(report.assets)
     if push_to_hub:
         console.print_release(report.assets)
 
@@ -98,6 +100,21 @@ def sweep(debug: bool, ops: Ops, **shortcuts: Any) -> None:
         refuse_given("without a cluster (FINJEPA_COMPUTE)", "stop_early")
     config = add_training(ops.get("model_sweep", {}), **shortcuts)
     console.print_sweep(_run("sweep", {"model_sweep": config}, debug).assets["model_sweep"])
+
+
+@click.command()
+@options_of(
+    OpConfig("daily_decision", DecisionConfig, only=("as_of", "checkpoint")),
+    OpConfig("planner_backtests", BacktestConfig, only=("n_assets",)),
+)
+@_json
+def forecast(ops: Ops, as_json: bool) -> None:
+    """Volatilities, correlations and quantiles of returns after a close, and how good such forecasts were."""
+    from finjepa_pipeline.publishing.forecast import forecast as forecast_at  # here: it loads torch
+
+    asked, n_assets = ops.get("daily_decision", {}), BacktestConfig(**ops.get("planner_backtests", {})).n_assets
+    found = forecast_at(Settings.from_env(), asked.get("checkpoint"), asked.get("as_of"), n_assets)
+    click.echo(to_json(asdict(found))) if as_json else console.print_forecast(found)
 
 
 @click.command()
@@ -167,6 +184,7 @@ def demo(debug: bool, ops: Ops, seed: int | None) -> None:
     report = _run("nightly", _with_market_seed(ops, seed), debug)
     console.print_prices(report.assets)
     console.print_model(report.assets)
+    console.print_scorecard(report.assets)
     console.print_leaderboard(report.assets)
     console.print_release(report.assets)
     console.print_decision(console.read_decision(report.assets))

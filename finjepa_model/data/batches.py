@@ -10,7 +10,7 @@ one decision to the next.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,23 +34,35 @@ _WHOLE = ("present_BN", "past_BNR", "market_past_BR")  # what an observation has
 
 
 @dataclass(frozen=True)
-class Observation:
-    """The market at S decision steps in a row; everything of a step is known at its close."""
+class Windows:
+    """What an encoder sees at S decision steps in a row: a window of T sessions for each."""
 
     features_BSNTF: Tensor  # normalised channels, 0 where not observed
     observed_BSNT: Tensor  # bool
     market_BSTQ: Tensor  # normalised channels of the market as a whole
     present_BN: Tensor  # bool: the asset can be decided on
+
+    @property
+    def steps(self) -> int:
+        return self.features_BSNTF.shape[1]
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(**{name: x.to(device, non_blocking=True) for name, x in self._parts().items()})
+
+    def _parts(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+
+@dataclass(frozen=True)
+class Observation(Windows):
+    """The market at S decision steps in a row; everything of a step is known at its close."""
+
     volatility_BSN: Tensor  # daily, exponentially weighted over the window; see `recency`
     market_volatility_BS: Tensor  # the same of the market proxy
     beta_BSN: Tensor  # trailing, to the market proxy
     # simple returns of the last PAST sessions up to the last step, NaN where not observed; None where nobody forecasts risk
     past_BNR: Tensor | None = None
     market_past_BR: Tensor | None = None
-
-    @property
-    def steps(self) -> int:
-        return self.features_BSNTF.shape[1]
 
     def step(self, step: int, stride: int = 0) -> "Observation":
         """One of the steps; a negative number counts from the last one.
@@ -71,12 +83,6 @@ class Observation:
         """Along the dates; all parts have the same number of assets."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._parts()})
 
-    def to(self, device: torch.device | str) -> "Observation":
-        return Observation(**{name: x.to(device, non_blocking=True) for name, x in self._parts().items()})
-
-    def _parts(self) -> dict[str, Tensor]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-
 
 @dataclass(frozen=True)
 class MarketBatch:
@@ -87,6 +93,9 @@ class MarketBatch:
     """
 
     observation: Observation
+    ahead: (
+        Windows  # the window that begins after each step but the last: no session of it is in a window of the context
+    )
     step_return_BSN: Tensor  # simple return from the fill of a decision at that step to the next fill
     step_return_valid_BSN: Tensor  # bool
     market_step_return_BS: Tensor
@@ -103,6 +112,7 @@ class MarketBatch:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
+_LEAST_ASSETS = 6  # of a session that is learned from
 PAST = 504  # sessions of returns that forecasts of risk look back on
 RISK_SESSIONS = 63  # after a date, over which volatility is learned
 
@@ -162,24 +172,16 @@ class EligibleIndex:
 
 
 class DateSampler:
-    """Batches of (sessions [B], assets [B, N]): each epoch is a new order of the sessions.
-
-    Raises:
-        FinJEPAError: if a session of the index has fewer assets than a sample needs.
-    """
+    """Batches of (sessions [B], assets [B, N]): each epoch is a new order of the sessions."""
 
     def __init__(self, index: EligibleIndex, batch_size: int, n_assets: int, seed: int):
-        if int(np.diff(index.starts).min()) < n_assets:
-            raise FinJEPAError(
-                f"the index has sessions with fewer than {n_assets} assets: build it with least={n_assets}"
-            )
         self.index = index
         self.batch_size = batch_size
         self.n_assets = n_assets
         self.seed = seed
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sessions int64 [B] and assets int64 [B, N] of a step."""
+        """Sessions int64 [B] and assets int64 [B, N] of a step; -1 where a session has fewer."""
         draw = step * self.batch_size + np.arange(self.batch_size)
         epoch_B, place_B = np.divmod(draw, len(self.index))
         chosen_B = np.empty(self.batch_size, np.int64)
@@ -189,20 +191,22 @@ class DateSampler:
         random = np.random.default_rng([self.seed, step, 1])
         start_B = self.index.starts[chosen_B]
         subset_BN = subsets(random, self.index.starts[chosen_B + 1] - start_B, self.n_assets)
-        return self.index.sessions[chosen_B], self.index.assets[start_B[:, None] + subset_BN].astype(np.int64)
+        chosen_BN = self.index.assets[start_B[:, None] + np.maximum(subset_BN, 0)].astype(np.int64)
+        return self.index.sessions[chosen_B], np.where(subset_BN >= 0, chosen_BN, -1)
 
 
 def subsets(random: np.random.Generator, size_B: np.ndarray, count: int) -> np.ndarray:
-    """int64 [B, N]: `count` different numbers below size_B, every subset equally likely (Floyd's algorithm).
+    """int64 [B, N]: `count` different numbers below size_B, every subset equally likely (Floyd's algorithm); where there are
+    fewer, all of them, and -1.
 
     Works draw by draw for all of the batch at once; touches N numbers a session, not the whole universe.
     """
     chosen_BN = np.full((len(size_B), count), -1, np.int64)
     for draw in range(count):
-        top_B = size_B - count + draw
-        pick_B = random.integers(0, top_B + 1)
+        top_B = size_B - np.minimum(size_B, count) + draw
+        pick_B = random.integers(0, np.minimum(top_B + 1, size_B))
         taken_B = (chosen_BN[:, :draw] == pick_B[:, None]).any(axis=1)
-        chosen_BN[:, draw] = np.where(taken_B, top_B, pick_B)
+        chosen_BN[:, draw] = np.where(draw < size_B, np.where(taken_B, top_B, pick_B), -1)
     return chosen_BN
 
 
@@ -263,6 +267,27 @@ def returns_until(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, sess
     return _tensor(np.where(known_BNT, panel.returns[rows_BNT], np.float32("nan")))
 
 
+def windows_after(
+    panel: Panel, dates_BS: np.ndarray, assets_BN: np.ndarray, config: FinJEPAConfig, stop: int
+) -> Windows:
+    """The window that begins in the session after each date; sessions from `stop` on are not observed."""
+    window = config.model.window
+    ends_Y = dates_BS.ravel() + window
+    features, observed = panel.windows(ends_Y, np.repeat(assets_BN, dates_BS.shape[1], axis=0), window)
+    days_YT = ends_Y[:, None] + np.arange(1 - window, 1)
+    inside_YT = days_YT < stop
+    observed &= inside_YT[:, None]
+    features *= observed[..., None]
+    market = panel.market_features[np.where(inside_YT, days_YT, 0)] * inside_YT[..., None]
+    shape = (*dates_BS.shape, assets_BN.shape[1], window)
+    return Windows(
+        features_BSNTF=_tensor(features).view(*shape, -1),
+        observed_BSNT=_tensor(observed).view(shape),
+        market_BSTQ=_tensor(market).view(*dates_BS.shape, window, -1),
+        present_BN=_tensor(assets_BN >= 0),
+    )
+
+
 def volatility(returns_XT: Tensor) -> Tensor:
     """Daily volatility_X: exponentially weighted root mean square, for volatility comes in spells (Engle 1982)."""
     return (returns_XT.square() @ recency(returns_XT.shape[-1], returns_XT.dtype)).sqrt().clamp(min=_MIN_VOLATILITY)
@@ -297,7 +322,8 @@ class BatchSource:
         last = block[1] - model.stride * (config.loss.rollout_steps + 1) - 1
         seen_A = np.array([not unseen(symbol, training.unseen_symbols) for symbol in panel.assets])
         n_assets = min(training.n_assets, int(seen_A.sum()))
-        index = EligibleIndex.of(panel, history, max(block[0], history), last, least=n_assets, allowed=seen_A)
+        least = min(n_assets, _LEAST_ASSETS)
+        index = EligibleIndex.of(panel, history, max(block[0], history), last, least=least, allowed=seen_A)
         self.sampler = DateSampler(index, training.batch_size, n_assets, training.seed)
 
     def draw(self, step: int, part: int = 0, parts: int = 1) -> MarketBatch:
@@ -326,6 +352,7 @@ class BatchSource:
         shape = (len(dates_B), steps + 1, stride)
         return MarketBatch(
             observation=observation,
+            ahead=windows_after(self.panel, fills_BS[:, :-1] - 1, assets_BN, self.config, self.stop),
             step_return_BSN=(_tensor(ahead_YNT).double().log1p().sum(-1).expm1().float()).view(valid_BSN.shape),
             step_return_valid_BSN=_tensor(valid_BSN),
             market_step_return_BS=_tensor(market_BST).double().log1p().sum(-1).expm1().float(),

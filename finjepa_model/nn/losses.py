@@ -181,25 +181,18 @@ def objective(model: "FinJEPA", batch: MarketBatch, path: "PortfolioPath", seed:
     """
     weights, observation = model.config.loss, batch.observation
     tokens_BSMD, patches_BSNPD = model.see(model.encoder, observation)
-    # Targets carry no gradient in any recipe. Windows of one decision and the next share most of their sessions, so a target
-    # that learns drops the newest ones, which alone are hard to predict; and patches that are their own target go constant.
-    target_BSMD, target_patches_BSNPD = tokens_BSMD.detach(), patches_BSNPD.detach()
-    if model.has_teacher:
-        with torch.no_grad():
-            target_BSMD, target_patches_BSNPD = model.see(model.target_encoder, observation)
+    # Targets share no session with the context, or most of a prediction would be a copy and latents would keep what is old.
+    # They carry no gradient in any recipe: patches that are their own target go constant.
+    newest = observation.features_BSNTF[:, -1], observation.observed_BSNT[:, -1]
+    with torch.no_grad():
+        target_BSMD, _ = model.see(model.teacher, batch.ahead)
+        target_BNPD = model.teacher.encode_patches(*newest) if model.has_teacher else patches_BSNPD[:, -1]
 
     predicted_BSMD, memory = model.predictor.market(tokens_BSMD, observation.present_BN)
     ahead_BKMD = _roll_out(model, tokens_BSMD, predicted_BSMD, observation)
-    masked = masked_patch_error(
-        model.encoder,
-        model.patch_predictor,
-        observation.features_BSNTF[:, -1],
-        observation.observed_BSNT[:, -1],
-        target_patches_BSNPD[:, -1],
-        weights.mask_ratio,
-    )
+    masked = masked_patch_error(model.encoder, model.patch_predictor, *newest, target_BNPD, weights.mask_ratio)
     terms = {
-        "prediction": _latent_error(predicted_BSMD[:, :-1], target_BSMD[:, 1:], observation.present_BN),
+        "prediction": _latent_error(predicted_BSMD[:, :-1], target_BSMD, observation.present_BN),
         "rollout": _latent_error(ahead_BKMD, target_BSMD[:, -weights.rollout_steps :], observation.present_BN),
         "masked_patch": masked_mean(masked, observation.present_BN),
     }

@@ -16,10 +16,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.data.batches import MarketBatch, Observation, observe
+from finjepa_model.data.batches import MarketBatch, observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import Splits
-from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.predictor import MarketMemory
 from finjepa_model.world_model import FinJEPA, PortfolioPath
 
@@ -64,13 +63,15 @@ def monitor(model: FinJEPA, batch: MarketBatch, path: PortfolioPath) -> dict[str
     present_BSN = observation.present_BN.unsqueeze(1).expand(assets_BSND.shape[:-1])
     before, after = assets_BSND[:, :-1][present_BSN[:, 1:]], assets_BSND[:, 1:][present_BSN[:, 1:]]
     ahead = predicted_BSMD[:, :-1, :-1][present_BSN[:, 1:]]
-    error, change, spread = F.mse_loss(ahead, after), F.mse_loss(before, after), after.var(0).mean()
+    target = model.see(model.teacher, batch.ahead)[0][:, :, :-1][present_BSN[:, 1:]]
+    copied = model.see(model.teacher, observation)[0][:, :-1, :-1][present_BSN[:, 1:]] if model.has_teacher else before
+    error, change, spread = F.mse_loss(ahead, target), F.mse_loss(copied, target), target.var(0).mean()
     values = {
         "latent_std": spread.sqrt(),
         "latent_std_market": market_BSD.flatten(0, 1).var(0).mean().sqrt(),
         "effective_rank_assets": effective_rank(after),
         "effective_rank_market": effective_rank(market_BSD.flatten(0, 1)),
-        "slowness": 1 - change / (2 * spread).clamp(min=1e-12),
+        "slowness": 1 - F.mse_loss(before, after) / (2 * after.var(0).mean()).clamp(min=1e-12),
         "movement": F.mse_loss(ahead, before) / change.clamp(min=1e-12),
         "copy_skill": 1 - error / change.clamp(min=1e-12),
         "mean_skill": 1 - error / spread.clamp(min=1e-12),
@@ -78,7 +79,7 @@ def monitor(model: FinJEPA, batch: MarketBatch, path: PortfolioPath) -> dict[str
         "relative_error": error / spread.clamp(min=1e-12),
     }
     steps = path.holdings_BKN.shape[1] - 1
-    for k, skill in enumerate(rollout_skill(model, observation, steps), start=1):
+    for k, skill in enumerate(rollout_skill(model, batch, steps), start=1):
         values[f"rollout_skill_{k}"] = skill
     numbers = {name: float(value) for name, value in values.items()}
     failed = failures(numbers)
@@ -92,20 +93,14 @@ def failures(values: Mapping[str, float]) -> list[str]:
 
 
 @torch.no_grad()
-def rollout_skill(
-    model: FinJEPA, observation: Observation, steps: int, encoder: ContextEncoder | None = None
-) -> Tensor:
-    """1 - MSE of the roll-out / MSE of no change since the end of the context, of assets and market, at each of K steps.
-
-    Args:
-        encoder: what is true is what this one sees, such as the teacher; by default the one that sees the context.
-    """
-    tokens_BSMD = model.see(model.encoder, observation)[0]
-    ahead_BKMD = model.rollout(tokens_BSMD[:, :-steps], observation.present_BN, steps)
-    if encoder is not None:
-        tokens_BSMD = model.see(encoder, observation)[0]
-    last_B1MD, truth_BKMD = tokens_BSMD[:, -steps - 1 : -steps], tokens_BSMD[:, -steps:]
-    present_BM = F.pad(observation.present_BN, (0, 1), value=True)
+def rollout_skill(model: FinJEPA, batch: MarketBatch, steps: int) -> Tensor:
+    """1 - MSE of the roll-out / MSE of no change since the end of the context, of assets and market, at each of K steps; what is
+    true is what the teacher sees in the window that begins after the step before."""
+    tokens_BSMD = model.see(model.encoder, batch.observation)[0]
+    ahead_BKMD = model.rollout(tokens_BSMD[:, :-steps], batch.observation.present_BN, steps)
+    last_B1MD = model.see(model.teacher, batch.observation)[0][:, -steps - 1 : -steps]
+    truth_BKMD = model.see(model.teacher, batch.ahead)[0][:, -steps:]
+    present_BM = F.pad(batch.observation.present_BN, (0, 1), value=True)
 
     def error(guess_BKMD: Tensor) -> Tensor:
         return ((guess_BKMD - truth_BKMD).square().mean(-1) * present_BM.unsqueeze(1)).sum((0, 2))

@@ -4,21 +4,36 @@ Shapes: B dates, N assets, R rows (date, asset), D dates with a score, V horizon
 Q quantile levels.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from finjepa_model.config import FinJEPAConfig
+from finjepa_model.data.batches import RISK_SESSIONS, returns_until
+from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import Splits, unseen
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.covariance import estimate, ledoit_wolf, minimum_variance, quadratic_inverse_shrinkage
-from finjepa_model.nn.risk import HORIZONS, LEVELS, LOOKBACKS, RETURN_HORIZONS, RiskForecast, RiskInputs, log_realised
+from finjepa_model.nn.risk import (
+    HORIZONS,
+    LEVELS,
+    LOOKBACKS,
+    RETURN_HORIZONS,
+    RiskForecast,
+    RiskInputs,
+    RiskModel,
+    log_realised,
+)
 from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, latents_of, random_portfolios
 from finjepa_model.training.risk_scores import (
-    Comparison,
     christoffersen,
     compare,
+    compare_variance,
     coverage,
     crps,
     date_means,
@@ -35,6 +50,8 @@ Volatility = Callable[[Chunk], Tensor]  # log of the daily volatility over each 
 Covariance = Callable[[Chunk], Tensor]  # daily, over 21 sessions, [B, N, N] float64
 Distribution = Callable[[Chunk], RiskForecast]
 _YEAR = 252
+_EVERY = 5  # sessions from one scored date to the next
+_FAN = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -126,51 +143,59 @@ def score_portfolios(
 class TailScores:
     """Of the quantiles of assets (or of random portfolios) over one horizon."""
 
+    crps_D: np.ndarray  # by date
     coverage: dict[float, float]  # of central intervals
     by_year: dict[float, tuple[float, float]]  # the lowest and the highest coverage of a calendar year
     calm_stormy: dict[float, tuple[float, float]]  # the same of the calmer and of the stormier half of the dates
-    crps: float
     pit: list[float]  # shares of ten bins
     kupiec: float  # p-value of the 5 % value at risk of the equally weighted portfolio
     christoffersen: float
 
 
 def score_tails(
-    block: RiskBlock, config: FinJEPAConfig, forecast: Distribution, every: int = 5, most: int = 100
-) -> dict[tuple[str, int], TailScores]:
-    """Of ("assets" or "portfolios", 1, 5 or 21 sessions), on every `every`-th session and at most so many of its assets.
+    block: RiskBlock, config: FinJEPAConfig, forecasts: Mapping[str, Distribution], every: int = 5, most: int = 100
+) -> dict[str, dict[tuple[str, int], TailScores]]:
+    """Of each forecast for ("assets" or "portfolios", 1, 5 or 21 sessions), on every `every`-th session and at most so many of
+    its assets; portfolios are random ones.
 
     Longer horizons overlap, so the tests of breaches look at sessions that are a horizon apart.
     """
-    found: dict[tuple[str, int], list[_Outcomes]] = {}
-    breaches: dict[int, list[tuple[int, bool]]] = {horizon: [] for horizon in RETURN_HORIZONS}
+    found: dict[str, dict[tuple[str, int], list[_Outcomes]]] = {name: {} for name in forecasts}
+    breaches = {name: {horizon: [] for horizon in RETURN_HORIZONS} for name in forecasts}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for chunk in block.chunks(config, every, most):
-            whole = forecast(chunk)
+            wholes = {name: forecast(chunk) for name, forecast in forecasts.items()}
             known_BN = chunk.after_BNT[..., :21].isfinite().all(-1) & chunk.observation.present_BN
             for b, date in enumerate(chunk.dates_B):
                 at = known_BN[b].nonzero().squeeze(-1)
                 if len(at) < 3:
                     continue
-                one, after_NT = whole.take(b, at), chunk.after_BNT[b, at, :21]
+                after_NT = chunk.after_BNT[b, at, :21]
                 storm = float(after_NT.square().mean())
                 equal_1N = torch.full((1, len(at)), 1 / len(at))
                 weights_CN = torch.cat([random_portfolios(len(at), 8, generator).float(), equal_1N])
+                ones = {name: whole.take(b, at) for name, whole in wholes.items()}
                 for horizon in RETURN_HORIZONS:
                     return_N = (1 + after_NT[:, :horizon]).prod(-1) - 1
-                    of_assets_NQ = one.quantiles(LEVELS, horizon)[0]
                     outcome_C = weights_CN @ return_N
-                    of_portfolios_CQ = one.portfolio_quantiles(weights_CN[None], LEVELS, horizon)[0]
-                    breach = bool(outcome_C[-1] < of_portfolios_CQ[-1, LEVELS.index(0.05)])
-                    breaches[horizon].append((int(date), breach))
-                    for kind, outcome_R, quantile_RQ in (
-                        ("assets", return_N, of_assets_NQ),
-                        ("portfolios", outcome_C[:-1], of_portfolios_CQ[:-1]),
-                    ):
-                        one_date = _Outcomes(int(date), storm, outcome_R.numpy(), quantile_RQ.numpy())
-                        found.setdefault((kind, horizon), []).append(one_date)
-    return {key: _tail_scores(parts, _apart(breaches[key[1]], key[1]), block) for key, parts in found.items()}
+                    for name, one in ones.items():
+                        of_assets_NQ = one.quantiles(LEVELS, horizon)[0]
+                        of_portfolios_CQ = one.portfolio_quantiles(weights_CN[None], LEVELS, horizon)[0]
+                        breach = bool(outcome_C[-1] < of_portfolios_CQ[-1, LEVELS.index(0.05)])
+                        breaches[name][horizon].append((int(date), breach))
+                        for kind, outcome_R, quantile_RQ in (
+                            ("assets", return_N, of_assets_NQ),
+                            ("portfolios", outcome_C[:-1], of_portfolios_CQ[:-1]),
+                        ):
+                            one_date = _Outcomes(int(date), storm, outcome_R.numpy(), quantile_RQ.numpy())
+                            found[name].setdefault((kind, horizon), []).append(one_date)
+    return {
+        name: {
+            key: _tail_scores(parts, _apart(breaches[name][key[1]], key[1]), block) for key, parts in of_name.items()
+        }
+        for name, of_name in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -200,10 +225,10 @@ def _tail_scores(parts: list[_Outcomes], breach_D: np.ndarray, block: RiskBlock)
         halves[share] = tuple(coverage(*(x[stormy_R == stormy] for x in ends)) for stormy in (False, True))
     pit_R = probability_integral(outcome_R, quantile_RQ, levels_Q)
     return TailScores(
+        date_means(crps(outcome_R, quantile_RQ, levels_Q), date_R),
         covered,
         by_year,
         halves,
-        float(date_means(crps(outcome_R, quantile_RQ, levels_Q), date_R).mean()),
         (np.histogram(pit_R, 10, (0, 1))[0] / len(pit_R)).tolist(),
         kupiec(breach_D, 0.05),
         christoffersen(breach_D),
@@ -242,6 +267,53 @@ def fixed_har_volatility(chunk: Chunk) -> Tensor:
     return realised_BNK.mean(-1, keepdim=True).expand(*realised_BNK.shape[:2], len(HORIZONS))
 
 
+def har_with_market(blocks: Sequence[RiskBlock], config: FinJEPAConfig, every: int = 5) -> Volatility:
+    """HAR (Corsi 2009) on the four windows of the asset and of the market, by least squares on the rows of every `every`-th
+    session, moved so that its variance is unbiased there."""
+
+    def inputs(chunk: Chunk) -> Tensor:
+        seen = RiskInputs.of(chunk.observation)
+        own_BNK = seen.simple_BNZ[..., : len(LOOKBACKS)]
+        market_BNK = seen.market_BK.unsqueeze(1).expand_as(own_BNK)
+        return torch.cat([own_BNK, market_BNK, torch.ones_like(own_BNK[..., :1])], dim=-1)
+
+    rows: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for chunk in (chunk for block in blocks for chunk in block.chunks(config, every)):
+        target_BNV = chunk.target_BNV
+        known_BN = target_BNV.isfinite().all(-1)
+        rows[0].append(inputs(chunk)[known_BN])
+        rows[1].append(target_BNV[known_BN])
+    x_RJ, y_RV = (torch.cat(part).double() for part in rows)
+    weights_JV = torch.linalg.lstsq(x_RJ, y_RV, driver="gelsd").solution
+    weights_JV[-1] += 0.5 * torch.exp(2 * (y_RV - x_RJ @ weights_JV)).mean(0).log()
+    weights_JV = weights_JV.float()
+    return lambda chunk: inputs(chunk) @ weights_JV
+
+
+def normal_distribution(covariance_BNN: Tensor, chunk: Chunk) -> RiskForecast:
+    """Normal returns with one daily covariance for every horizon."""
+    volatility_BN = covariance_BNN.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
+    correlation_BNN = covariance_BNN / (volatility_BN.unsqueeze(-1) * volatility_BN.unsqueeze(-2))
+    correlation_BMM = torch.zeros(*(n + (i > 0) for i, n in enumerate(correlation_BNN.shape)))
+    correlation_BMM[:, :-1, :-1], correlation_BMM[:, -1, -1] = correlation_BNN, 1.0
+    volatility_BMV = F.pad(volatility_BN, (0, 1), value=1.0).unsqueeze(-1).expand(-1, -1, len(HORIZONS)).float()
+    plain = RiskModel(0)
+    return RiskForecast(volatility_BMV, correlation_BMM, plain.quantiles_2YQ, chunk.observation.present_BN)
+
+
+def history_distribution(chunk: Chunk, sessions: int = 20) -> RiskForecast:
+    """Normal, with the covariance of the last 20 returns."""
+    past_BNR = _past_year(chunk)[..., -sessions:]
+    return normal_distribution(past_BNR @ past_BNR.mT / sessions, chunk)
+
+
+def ewma_distribution(chunk: Chunk) -> RiskForecast:
+    """RiskMetrics 1996: normal, with the exponentially weighted covariance, decay .94."""
+    past_BNR = _past_year(chunk)
+    weight_R = 0.94 ** torch.arange(past_BNR.shape[-1] - 1, -1, -1, dtype=past_BNR.dtype)
+    return normal_distribution((past_BNR * weight_R / weight_R.sum()) @ past_BNR.mT, chunk)
+
+
 def one_factor_covariance(chunk: Chunk) -> Tensor:
     """Trailing beta, exponentially weighted volatilities: what planners used before there was a risk model."""
     seen = chunk.observation
@@ -274,38 +346,212 @@ def _past_year(chunk: Chunk) -> Tensor:
 # -- of a checkpoint ------------------------------------------------------------------------------------------------------
 
 
-def scorecard(model: FinJEPA, block: RiskBlock) -> tuple[dict[str, float], Comparison]:
-    """Scores of a world model's forecasts of risk over 21 sessions beside textbook ones, by name; and the model's QLIKE of
-    volatility less that of fixed HAR.
+@dataclass(frozen=True)
+class Score:
+    """One number of the scorecard."""
 
-    Raises:
-        FinJEPAError: if the block has no session with eight assets that have a year behind them and a month before them.
+    block: str  # validation or test
+    symbols: str  # seen or unseen in training
+    score: str
+    horizon: int  # sessions
+    forecast: str
+    value: float
+    t_value: float  # of the model's advantage, positive where it is better; NaN for itself, and where dates are too few
+
+
+@dataclass(frozen=True)
+class Example:
+    """Forecasts at one close, and what came."""
+
+    date: str
+    assets: list[str]
+    forecast_NN: list[list[float]]  # correlations
+    realised_NN: list[list[float]]  # over the 63 sessions that followed
+    portfolio: dict[
+        str, list[float]
+    ]  # of equal weights: returns since the close, and quantiles by level at 1, 5, 21 sessions
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """How good a world model's forecasts of risk are beside textbook ones."""
+
+    scores: list[Score]
+    pit: dict[str, list[float]]  # "portfolios, 5 sessions": shares of ten bins on the last block that was scored
+    example: Example | None
+    left_out: list[str]  # blocks that could not be scored, and why
+    dates: dict[str, tuple[str, str]]  # first and last session of each block
+
+
+QLIKE, R2, UTILITY = "QLIKE of volatility", "R2 within a date", "utility of volatility targeting, % a year"
+LEAST, LEAST_LONG, PORTFOLIO_QLIKE = (
+    "least variance, % a year",
+    "least variance long-only, % a year",
+    "QLIKE of portfolios",
+)
+STEP_QLIKE, STEP_RATIO = "QLIKE of portfolios in a decision step", "realised over forecast variance in a decision step"
+_STEPS = 4  # decision steps ahead
+
+
+def scorecard(model: FinJEPA, panel: Panel, splits: Splits) -> Scorecard:
+    """Score the forecasts of a world model on its validation and test block, on symbols that it saw and on those it did not.
+
+    HAR is fitted on the training block. Each t-value is by Diebold and Mariano, with as many lags as targets overlap.
     """
-    month, head = HORIZONS.index(21), model.risk.head
+    unseen_A = np.array([unseen(symbol, model.config.training.unseen_symbols) for symbol in panel.assets])
+    fitted_to = RiskBlock(panel, *splits.train, ~unseen_A)
+    scores: list[Score] = []
+    pit: dict[str, list[float]] = {}
+    example, left_out = None, []
+    try:
+        har = har_with_market([fitted_to], model.config)
+    except FinJEPAError as error:
+        return Scorecard([], {}, None, [f"training: {error}"], {})
+    for block_name, sessions in (("validation", splits.validation), ("test", splits.test)):
+        for symbols, allowed_A in (("seen", ~unseen_A), ("unseen", unseen_A)):
+            block = RiskBlock(panel, *sessions, allowed_A)
+            try:
+                if not allowed_A.any():
+                    continue
+                found, pit_of_block = _score_block(model, block, har)
+            except FinJEPAError as error:
+                left_out.append(f"{block_name}, {symbols} symbols: {error}")
+                continue
+            scores += [Score(block_name, symbols, *one) for one in found]
+            pit |= pit_of_block
+            example = _example(model, block) or example
+    dates = {
+        name: (str(panel.dates[first]), str(panel.dates[stop - 1]))
+        for name, (first, stop) in (("validation", splits.validation), ("test", splits.test))
+    }
+    return Scorecard(scores, pit, example, left_out, dates)
+
+
+_Found = list[tuple[str, int, str, float, float]]
+
+
+def _score_block(model: FinJEPA, block: RiskBlock, har: Volatility) -> tuple[_Found, dict[str, list[float]]]:
+    """(score, horizon, forecast, value, t-value) of one block, and histograms of the probability integral."""
+    config, head = model.config, model.risk.head
     networks = Networks() if head is None else Networks([latents_of(model.encoder)], [head])
 
     def volatility(chunk: Chunk) -> Tensor:  # alone: correlations cost most of a forecast
-        distance_BNV, _ = networks.read(chunk.observation)
-        return model.risk.log_volatility(RiskInputs.of(chunk.observation), distance_BNV)
+        return model.risk.log_volatility(RiskInputs.of(chunk.observation), networks.read(chunk.observation)[0])
 
-    volatilities = {"model": volatility, "fixed HAR": fixed_har_volatility, "EWMA": ewma_volatility}
-    of_volatility = score_volatility(block, model.config, volatilities | {"20-day history": history_volatility})
-    covariances = {
+    volatilities: dict[str, Volatility] = {
+        "model": volatility,
+        "without network": lambda chunk: model.risk.log_volatility(RiskInputs.of(chunk.observation)),
+        "HAR with market": har,
+        "fixed HAR": fixed_har_volatility,
+        "EWMA": ewma_volatility,
+        "20-day history": history_volatility,
+    }
+    found: _Found = []
+    of_volatility = score_volatility(block, config, volatilities)
+    for name, rows in of_volatility.items():
+        for v, horizon in enumerate(HORIZONS):
+            ours, row, lag = of_volatility["model"][v], rows[v], -(-horizon // _EVERY)
+            found += [
+                (QLIKE, horizon, name, float(row.qlike_D.mean()), _advantage(ours.qlike_D, row.qlike_D, lag)),
+                (R2, horizon, name, row.r2, _advantage(ours.squared_D, row.squared_D, lag)),
+                (UTILITY, horizon, name, float(row.utility_D.mean()), _advantage(row.utility_D, ours.utility_D, lag)),
+            ]
+    covariances: dict[str, Covariance] = {
         "model": lambda chunk: model.forecast_risk(chunk.observation).covariance(),
         "five lines": five_lines,
         "Ledoit-Wolf": sample_shrinkage,
         "non-linear shrinkage": lambda chunk: sample_shrinkage(chunk, nonlinear=True),
         "one factor, EWMA": one_factor_covariance,
     }
-    of_portfolios = score_portfolios(block, model.config, covariances, draws=1)
-    tails = score_tails(block, model.config, lambda chunk: model.forecast_risk(chunk.observation))["portfolios", 5]
-    found = {}
-    for name, rows in of_volatility.items():
-        found[f"QLIKE of volatility, {name}"] = float(rows[month].qlike_D.mean())
-        found[f"R2 within a date, {name}"] = rows[month].r2
+    of_portfolios = score_portfolios(block, config, covariances, draws=1)
+    ours = of_portfolios["model"]
     for name, row in of_portfolios.items():
-        found[f"least variance, % a year, {name}"] = row.volatility(False)
-        found[f"least variance long-only, % a year, {name}"] = row.volatility(True)
-    found |= {f"{share:.0%} interval of portfolios covers": value for share, value in tails.coverage.items()}
-    ours, plain = of_volatility["model"][month], of_volatility["fixed HAR"][month]
-    return found, compare(ours.qlike_D, plain.qlike_D, lag=5)
+        pairs = ((LEAST, ours.unconstrained_D, row.unconstrained_D), (LEAST_LONG, ours.long_only_D, row.long_only_D))
+        for score, ours_D, other_D in pairs:
+            better = -compare_variance(ours_D, other_D, lag=1).t_value if name != "model" else math.nan
+            found.append((score, 21, name, row.volatility(score == LEAST_LONG), better))
+        better = _advantage(ours.qlike_D, row.qlike_D, 1)
+        found.append((PORTFOLIO_QLIKE, 21, name, float(row.qlike_D.mean()), better))
+    found += _score_steps(model, block)
+    distributions: dict[str, Distribution] = {
+        "model": lambda chunk: model.forecast_risk(chunk.observation),
+        "EWMA": ewma_distribution,
+        "20-day history": history_distribution,
+    }
+    tails = score_tails(block, config, distributions)
+    pit = {}
+    for (kind, horizon), ours in tails["model"].items():
+        for name in distributions:
+            row, lag = tails[name][kind, horizon], -(-horizon // _EVERY)
+            better = _advantage(ours.crps_D, row.crps_D, lag)
+            found.append((f"CRPS of {kind}, %", horizon, name, 100 * float(row.crps_D.mean()), better))
+            for share, value in row.coverage.items():
+                found.append(
+                    (f"{100 * share:.0f} % interval of {kind} covers, %", horizon, name, 100 * value, math.nan)
+                )
+            if kind == "portfolios":
+                found.append(("5 % value at risk of 1/N: Kupiec p", horizon, name, row.kupiec, math.nan))
+                found.append(
+                    ("5 % value at risk of 1/N: Christoffersen p", horizon, name, row.christoffersen, math.nan)
+                )
+        pit[f"{kind}, {horizon} sessions"] = ours.pit
+    return found, pit
+
+
+def _advantage(ours_D: np.ndarray, other_D: np.ndarray, lag: int) -> float:
+    return -compare(ours_D, other_D, lag).t_value if ours_D is not other_D else math.nan
+
+
+def _score_steps(model: FinJEPA, block: RiskBlock, every: int = 21) -> _Found:
+    """The term structure: variance of random portfolios in each of the next decision steps, beside that of the first step."""
+    stride = model.config.model.stride
+    index, generator = block.index(horizon=_STEPS * stride, least=3), torch.Generator().manual_seed(0)
+    losses = np.zeros((len(range(0, len(index), every)), _STEPS, 2))
+    ratios = np.zeros((len(losses), _STEPS))
+    for d, k in enumerate(range(0, len(index), every)):
+        here = index.assets[index.starts[k] : index.starts[k + 1]][:100].astype(np.int64)
+        chunk = block.chunk(index.sessions[k : k + 1], here[None], model.config)
+        covariance_HMM = model.forecast_risk(chunk.observation).step_covariance(stride, _STEPS)[0].double()
+        weights_CN = random_portfolios(len(here), 16, generator)
+        after_NHT = returns_until(block.panel, chunk.dates_B, chunk.assets_BN, _STEPS * stride, block.stop)[0]
+        step_NH = after_NHT.nan_to_num().double().unflatten(-1, (_STEPS, stride)).log1p().sum(-1).expm1()
+        realised_CH = (weights_CN @ step_NH).square()
+        variance_CH = torch.einsum("cn,hnm,cm->ch", weights_CN, covariance_HMM[:, :-1, :-1], weights_CN)
+        ratios[d] = (realised_CH / variance_CH).mean(0)
+        for i, forecast_CH in enumerate((variance_CH, variance_CH[:, :1].expand_as(variance_CH))):
+            # one squared return a portfolio: the mean over portfolios keeps the logarithm finite
+            losses[d, :, i] = (realised_CH / forecast_CH + forecast_CH.log()).mean(0)
+    found: _Found = []
+    for h in range(_STEPS):
+        sessions, lag = (h + 1) * stride, -(-_STEPS * stride // every)
+        for i, name in enumerate(("model", "first step for all")):
+            better = _advantage(losses[:, h, 0], losses[:, h, 1], lag) if i else math.nan
+            found.append((STEP_QLIKE, sessions, name, float(losses[:, h, i].mean()), better))
+        found.append((STEP_RATIO, sessions, "model", float(ratios[:, h].mean()), math.nan))
+    return found
+
+
+def _example(model: FinJEPA, block: RiskBlock, most: int = 20) -> Example | None:
+    """At the last close of the block with 63 sessions after it, of assets that are spread over the universe."""
+    try:
+        index = block.index(horizon=RISK_SESSIONS)
+    except FinJEPAError:
+        return None
+    here = index.assets[index.starts[-2] : index.starts[-1]].astype(np.int64)
+    chosen = here[np.unique(np.linspace(0, len(here) - 1, most).astype(int))]
+    chunk = block.chunk(index.sessions[-1:], chosen[None], model.config)
+    forecast = model.forecast_risk(chunk.observation)
+    after_NT = chunk.after_BNT[0].nan_to_num().double()
+    equal_11N = torch.full((1, 1, len(chosen)), 1 / len(chosen))
+    quantiles_YQ = [
+        forecast.portfolio_quantiles(equal_11N, _FAN, horizon)[0, 0].tolist() for horizon in RETURN_HORIZONS
+    ]
+    path_T = (1 + after_NT[:, :21]).cumprod(-1).mean(0) - 1
+    return Example(
+        str(block.panel.dates[chunk.dates_B[0]]),
+        [block.panel.assets[asset] for asset in chosen],
+        forecast.correlation_BNN[0].tolist(),
+        torch.corrcoef(after_NT).nan_to_num().tolist(),
+        {"realised": path_T.tolist()}
+        | {f"{q:g}": list(column) for q, column in zip(_FAN, zip(*quantiles_YQ, strict=True), strict=True)},
+    )

@@ -6,7 +6,7 @@ import torch
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig, preset
-from finjepa_model.data.batches import PAST, MarketBatch, Observation
+from finjepa_model.data.batches import PAST, MarketBatch, Observation, Windows
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.world_model import FinJEPA, PortfolioPath
 
@@ -61,8 +61,10 @@ def random_batch(
     steps = config.model.context_steps + config.loss.rollout_steps
     held = (dates, config.loss.rollout_steps + 1, config.model.stride)
     generator = torch.Generator().manual_seed(seed)
+    seen = random_observation(config, dates, steps, assets, seed)
     batch = MarketBatch(
-        observation=random_observation(config, dates, steps, assets, seed),
+        observation=seen,
+        ahead=Windows(seen.features_BSNTF[:, 1:], seen.observed_BSNT[:, 1:], seen.market_BSTQ[:, 1:], seen.present_BN),
         step_return_BSN=0.02 * torch.randn(dates, steps, assets, generator=generator),
         step_return_valid_BSN=torch.ones(dates, steps, assets, dtype=torch.bool),
         market_step_return_BS=0.02 * torch.randn(dates, steps, generator=generator),

@@ -10,13 +10,17 @@ from safetensors.torch import load_file, save_file
 
 from finjepa_model.data.batches import BatchSource, Observation, observe
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import Splits
 from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.risk import HORIZONS, RiskForecast, RiskHead, RiskModel, factor_surprise
 from finjepa_model.planning.imagination import Moments
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, fit_risk, fit_trained, ground, latents_of
 from finjepa_model.training.risk_scorecard import (
+    QLIKE,
     five_lines,
+    har_with_market,
+    history_distribution,
     history_volatility,
     one_factor_covariance,
     sample_shrinkage,
@@ -110,8 +114,11 @@ def test_forecasts_beat_history_on_later_dates(panel: Panel, fitted: tuple[RiskM
     }  # fmt: skip
     least = score_portfolios(later, CONFIG, covariances, assets=12, draws=2, every=10)
     assert all(least["model"].volatility(False) < least[name].volatility(False) for name in ("product", "linear"))
-    tails = score_tails(later, CONFIG, lambda chunk: forecast_of(fitted, chunk.observation), every=3)
+    distributions = {"model": lambda chunk: forecast_of(fitted, chunk.observation), "history": history_distribution}
+    found = score_tails(later, CONFIG, distributions, every=3)
+    tails = found["model"]
     assert len(tails) == 6
+    assert all(row.crps_D.mean() < found["history"][key].crps_D.mean() for key, row in tails.items())
     for row in tails.values():
         assert 0.84 < row.coverage[0.9] < 0.95
         assert sum(row.pit) == pytest.approx(1)
@@ -270,7 +277,34 @@ def test_a_checkpoint_keeps_the_risk_model_and_an_older_one_has_none(
 
 
 def test_the_scorecard_of_a_checkpoint_has_every_row(panel: Panel, world_model: FinJEPA):
-    found, against_har = scorecard(world_model, RiskBlock(panel, SPLIT, SESSIONS))
-    assert len(found) == 2 * 4 + 2 * 5 + 3
-    assert all(np.isfinite(value) for value in found.values())
-    assert against_har.difference < 0
+    splits = Splits((0, 700), (700, SPLIT), (SPLIT, SESSIONS))
+    card = scorecard(world_model, panel, splits)
+    assert not card.left_out
+    assert len(card.scores) == len({(s.block, s.symbols, s.score, s.horizon, s.forecast) for s in card.scores})
+    assert all(np.isfinite(one.value) for one in card.scores)
+    for block in ("validation", "test"):
+        volatilities = [s for s in card.scores if (s.block, s.score, s.horizon) == (block, QLIKE, 21)]
+        assert [s.forecast for s in volatilities][:3] == ["model", "without network", "HAR with market"]
+        assert all(np.isnan(s.t_value) == (s.forecast == "model") for s in volatilities)
+        (covered,) = (
+            one.value
+            for one in card.scores
+            if (one.block, one.score, one.horizon, one.forecast)
+            == (block, "90 % interval of portfolios covers, %", 5, "model")
+        )
+        assert 80 < covered < 97
+    values = {s.forecast: s.value for s in card.scores if (s.block, s.score, s.horizon) == ("test", QLIKE, 21)}
+    assert values["model"] < values["20-day history"]
+    assert card.example is not None
+    assert all(abs(sum(shares) - 1) < 1e-6 for shares in card.pit.values())
+    short = scorecard(world_model, panel, Splits((0, 700), (700, 710), (SPLIT, SESSIONS)))
+    assert len(short.left_out) == 1
+
+
+def test_har_with_the_market_is_least_squares_and_unbiased(block: RiskBlock):
+    forecast = har_with_market([block], CONFIG)
+    ratios = [
+        torch.exp(2 * (chunk.target_BNV - forecast(chunk)))[chunk.target_BNV.isfinite().all(-1)]
+        for chunk in block.chunks(CONFIG, 5)
+    ]
+    torch.testing.assert_close(torch.cat(ratios).mean(0), torch.ones(3), atol=1e-3, rtol=0)

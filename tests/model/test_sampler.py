@@ -76,9 +76,14 @@ def test_a_step_is_the_same_wherever_a_run_begins(index: EligibleIndex):
     assert any((other.batch(step)[1] != whole[step][1]).any() for step in range(9))
 
 
-def test_a_sample_that_the_index_cannot_fill_is_refused(index: EligibleIndex):
-    with pytest.raises(FinJEPAError, match="least=4"):
-        DateSampler(index, batch_size=2, n_assets=4, seed=3)
+def test_a_session_with_fewer_assets_gives_all_that_it_has(index: EligibleIndex):
+    for session, assets_N in zip(*DateSampler(index, batch_size=20, n_assets=4, seed=3).batch(0), strict=True):
+        k = int(np.searchsorted(index.sessions, session))
+        here = index.assets[index.starts[k] : index.starts[k + 1]]
+        drawn = np.sort(assets_N[assets_N >= 0])
+        assert len(drawn) == min(4, len(here))
+        assert np.isin(drawn, here).all()
+        assert len(set(drawn)) == len(drawn)
 
 
 @pytest.mark.parametrize(("sessions", "block"), [(513, "validation"), (120, "training")])

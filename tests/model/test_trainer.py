@@ -97,6 +97,26 @@ def test_batches_stay_inside_their_block_and_are_a_function_of_the_step(panel):
     assert splits.train[1] + config.model.stride * (config.loss.rollout_steps + 1) < splits.validation[0]
 
 
+def test_targets_share_no_session_with_their_context_and_end_with_the_block(panel):
+    config = run_config()
+    window, stride = config.model.window, config.model.stride
+    steps = config.model.context_steps + config.loss.rollout_steps
+    date, stop = 100, 100 + stride * config.loss.rollout_steps + window // 2
+    ahead = BatchSource(panel, config, (0, stop + 2 * window)).batch(np.array([date]), np.array([[2]])).ahead
+    for s in range(steps - 1):  # the window that begins after step s
+        end = date + stride * (s + 1 - config.model.context_steps)
+        rows = panel.rows(np.arange(end + 1, end + window + 1), 2)
+        torch.testing.assert_close(ahead.features_BSNTF[0, s, 0], torch.from_numpy(panel.features[rows]))
+        torch.testing.assert_close(ahead.market_BSTQ[0, s], torch.from_numpy(panel.market_features[end + 1 :][:window]))
+    source = BatchSource(panel, config, (0, stop + 2 * window))
+    source.stop = stop
+    cut = source.batch(np.array([date]), np.array([[2]])).ahead
+    known = date + stride * (np.arange(steps - 1) + 1 - config.model.context_steps)[:, None] + np.arange(1, window + 1)
+    torch.testing.assert_close(cut.observed_BSNT[0, :, 0], torch.from_numpy(known < stop))
+    assert (cut.features_BSNTF[0, :, 0][torch.from_numpy(known >= stop)] == 0).all()
+    assert (cut.market_BSTQ[0][torch.from_numpy(known >= stop)] == 0).all()
+
+
 def test_the_labels_are_the_returns_after_the_fill(panel):
     config = run_config()
     source = BatchSource(panel, config, split_dates(len(panel.dates), config).train)

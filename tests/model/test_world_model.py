@@ -83,15 +83,17 @@ def test_the_momentum_of_the_teacher_runs_from_one_end_point_to_the_other(start,
 
 @pytest.mark.parametrize("recipe", ["ema", "sigreg", "both", "vicreg"])
 def test_targets_are_not_pulled_to_what_predicts_them(recipe):
-    """The last step is only a target, and so are masked patches. Where a target learns, latents forget the newest sessions,
-    which are the ones that the windows before do not show, and patches go constant (docs/results/world-model.md)."""
+    """What comes ahead is only a target, and so are masked patches. Where a target learns, latents forget the newest sessions,
+    and patches go constant (docs/results/world-model.md)."""
     config = small_config(recipe=recipe, rollout_steps=1)
     torch.manual_seed(0)
     model = FinJEPA(config)
     assert hasattr(model, "target_encoder") == (recipe in ("ema", "both"))
     batch, path = random_batch(config)
     seen = replace(batch.observation, features_BSNTF=batch.observation.features_BSNTF.requires_grad_())
-    terms = model.loss(replace(batch, observation=seen), path, seed=0)
+    ahead = replace(batch.ahead, features_BSNTF=batch.ahead.features_BSNTF.detach().clone().requires_grad_())
+    terms = model.loss(replace(batch, observation=seen, ahead=ahead), path, seed=0)
+    assert torch.autograd.grad(terms["loss"], ahead.features_BSNTF, retain_graph=True, allow_unused=True) == (None,)
     (of_prediction,) = torch.autograd.grad(terms["prediction"], seen.features_BSNTF, retain_graph=True)
     assert (of_prediction[:, :-1].flatten(2).abs().amax(-1) > 0).all()
     assert (of_prediction[:, -1] == 0).all()

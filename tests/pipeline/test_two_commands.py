@@ -33,6 +33,7 @@ def leaderboard() -> None:
 
 ASSETS = [
     prices.ingest_prices, prices.derive_prices, features.feature_panel, training.world_model, training.world_model_evaluation,
+    training.risk_scorecard,
     backtest.planner_backtests, leaderboard, publishing.challenger_audit, publishing.champion, publishing.daily_decision,
 ]  # fmt: skip
 
@@ -56,9 +57,7 @@ class Home:
         self.wrap(features, "build_panel")
         self.replace(training, "train_in_step", self.trained)
         monkeypatch.setattr("finjepa_model.training.evaluation.probe", lambda _, panel, *rest: self.saw(panel) or {})
-        monkeypatch.setattr(
-            "finjepa_model.training.risk_scorecard.scorecard", lambda _, block: (self.saw(block.panel) or {}, None)
-        )
+        self.replace(training, "score_checkpoint", self.scored)
         monkeypatch.setattr(FinJEPA, "from_pretrained", lambda folder: None)
         self.replace(backtest, "run_backtests", self.tested)
         self.replace(publishing, "audit_challenger", self.audited)
@@ -108,6 +107,10 @@ class Home:
         folder = self.checkpoint("mine")
         (folder / "lineage.json").write_text(json.dumps(self.lineage))
         return folder, False
+
+    def scored(self, settings, folder, panel):
+        self.saw(panel, folder.name)
+        return {"scores": [], "left_out": [], "dates": {}}, folder / "risk.html"
 
     def tested(self, warehouse, home, checkpoint, panel, backtest, log):
         self.saw(Panel.open(panel), checkpoint.name)

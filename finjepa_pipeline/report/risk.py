@@ -1,0 +1,148 @@
+"""The risk scorecard as tables, a sentence and a page: how good forecasts of risk were beside textbook ones.
+
+A scorecard is a dict as `finjepa_model.training.risk_scorecard.Scorecard` has its fields.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from finjepa_pipeline.report import figures as draw
+from finjepa_pipeline.report.page import number, styled, write_page
+
+Card = Mapping[str, Any]
+_VOLATILITY = {"QLIKE of volatility": 4, "R2 within a date": 3, "utility of volatility targeting, % a year": 2}
+_PORTFOLIOS = {"least variance, % a year": 2, "least variance long-only, % a year": 2, "QLIKE of portfolios": 3}
+_BETTER = 2.0  # t-value from which one forecast is called better than another
+
+
+def tables(card: Card, block: str = "test") -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """(title, columns, rows) of volatility over 21 sessions, of portfolios held for 21, and of intervals over 5, on a block.
+
+    In brackets is the t-value of the model's advantage (Diebold and Mariano, Newey-West over dates): positive where the model is
+    better, beyond chance from 2 on.
+    """
+    found = []
+    for symbols in ("unseen", "seen"):
+        rows = [one for one in card["scores"] if (one["block"], one["symbols"]) == (block, symbols)]
+        if not rows:
+            continue
+        of = f"{block} block, {symbols} symbols"
+        found.append((f"Volatility over 21 sessions, {of}", *_pivot(rows, _VOLATILITY, 21)))
+        found.append((f"Portfolios held for 21 sessions, {of}", *_pivot(rows, _PORTFOLIOS, 21)))
+        kinds = ("assets", "portfolios")
+        intervals = {f"{share} % interval of {kind} covers, %": 1 for kind in kinds for share in (50, 90, 98)}
+        found.append((f"Returns over 5 sessions, {of}", *_pivot(rows, {"CRPS of portfolios, %": 3} | intervals, 5)))
+    return found
+
+
+def _pivot(
+    rows: Sequence[Mapping[str, Any]], scores: Mapping[str, int], horizon: int
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row["score"] in scores and row["horizon"] == horizon:
+            text = number(row["value"], f"{{:.{scores[row['score']]}f}}")
+            if row["t_value"] is not None:
+                text += f" ({row['t_value']:+.1f})"
+            cells.setdefault(row["forecast"], {})[row["score"]] = text
+    shown = [score for score in scores if any(score in of_one for of_one in cells.values())]
+    return ("forecast", *shown), [(name, *(of.get(score, "–") for score in shown)) for name, of in cells.items()]
+
+
+def in_words(card: Card, block: str = "test") -> str:
+    """What was found, in two sentences, with t-values; why nothing was scored where nothing was."""
+    rows = [one for one in card["scores"] if one["block"] == block]
+    if not rows:
+        return "Forecasts of risk were not scored: " + ("; ".join(card["left_out"]) or "too few sessions")
+    unseen = [one for one in rows if one["symbols"] == "unseen"]
+    rows = unseen or rows
+    first, last = card["dates"][block]
+    verdicts: dict[str, list[str]] = {}
+    for row in rows:
+        if (row["score"], row["horizon"]) == ("QLIKE of volatility", 21) and row["t_value"] is not None:
+            t_value = row["t_value"]
+            kind = "better than" if t_value >= _BETTER else "worse than" if t_value <= -_BETTER else "no different from"
+            verdicts.setdefault(kind, []).append(f"{row['forecast']} (t {t_value:+.1f})")
+    said = "; ".join(f"{kind} {', '.join(names)}" for kind, names in verdicts.items())
+    text = f"Forecasts of volatility over 21 sessions, {first} to {last}: {said or 'too few dates to compare'}."
+    covered = {
+        row["score"].partition(" interval")[0]: row["value"]
+        for row in rows
+        if row["forecast"] == "model"
+        and row["horizon"] == 5
+        and row["score"].endswith("interval of portfolios covers, %")
+    }
+    if covered:
+        parts = ", ".join(f"{share} intervals {value:.1f} %" for share, value in covered.items())
+        text += f" Of random portfolios over 5 sessions, {parts.replace(' intervals', ' intervals held', 1)}."
+    return text
+
+
+def write_risk_page(path: Path, checkpoint: str, card: Card) -> None:
+    """Write the page of a scorecard: tables of both blocks, calibration, term structure, a fan chart and correlations."""
+    rows = [
+        (
+            title,
+            columns,
+            [tuple(styled(cell, "text") if i == 0 else cell for i, cell in enumerate(row)) for row in found],
+        )
+        for block in ("test", "validation")
+        for title, columns, found in tables(card, block)
+    ]
+    figures = _figures(card) if card["scores"] else {}
+    write_page(
+        path,
+        "risk.html",
+        figures,
+        title=f"Forecasts of risk: {checkpoint}",
+        words=in_words(card),
+        tables=rows,
+        left_out=card["left_out"],
+        shown=list(figures),
+        example=card["example"],
+    )
+
+
+def _figures(card: Card) -> dict[str, go.Figure]:
+    middle = [f"{10 * i}–{10 * i + 10} %" for i in range(10)]
+    histograms = [go.Bar(name=name, x=middle, y=shares) for name, shares in card["pit"].items()]
+    figures = {"calibration": draw.of(histograms, barmode="group", yaxis={"tickformat": ".0%", "title": "of outcomes"})}
+    terms = []
+    for block in ("validation", "test"):
+        steps = [
+            (row["horizon"], row["value"])
+            for row in card["scores"]
+            if row["block"] == block and row["score"] == "realised over forecast variance in a decision step"
+        ]
+        if steps:
+            sessions, ratios = zip(*sorted(steps), strict=True)
+            terms.append(go.Scatter(name=block, x=sessions, y=ratios, mode="lines+markers"))
+    figures["steps"] = draw.of(
+        terms, xaxis={"title": "sessions ahead"}, yaxis={"title": "realised / forecast variance", "rangemode": "tozero"}
+    )
+    example = card["example"]
+    if example is None:
+        return figures
+    path = example["portfolio"]
+    levels = [name for name in path if name != "realised"]
+    fan = [
+        go.Scatter(name=f"{100 * float(name):g} % quantile", x=[0, 1, 5, 21], y=[0, *path[name]], mode="lines")
+        for name in levels
+    ]
+    fan.append(
+        go.Scatter(
+            name="what came",
+            x=list(range(22)),
+            y=[0, *path["realised"]],
+            mode="lines",
+            line={"width": 3, "color": "#db2777"},
+        )
+    )
+    figures["fan"] = draw.of(fan, xaxis={"title": "sessions after the close"}, yaxis={"tickformat": ".0%"})
+    for name, values in (("forecast", example["forecast_NN"]), ("realised", example["realised_NN"])):
+        heat = go.Heatmap(z=values, x=example["assets"], y=example["assets"], zmin=-1, zmax=1, colorscale="RdBu_r")
+        figures[name] = draw.of([heat], yaxis={"autorange": "reversed"})
+    return figures
