@@ -125,7 +125,7 @@ class LossConfig(Bounded):
     risk: float = bounded(5.0, 0, 1e6)  # cross-section of volatility after the context; teaches the encoder too
     heads: float = bounded(0.1, 0, 1e6)  # on detached latents: teaches the read-outs, never the encoder
     # momentum of the teacher at the first and the last step, linear between them (I-JEPA; TS-JEPA ends near 0.9996)
-    ema_start: float = bounded(0.9, 0, 1)
+    ema_start: float = bounded(0.996, 0, 1)
     ema_end: float = bounded(1.0, 0, 1)
 
     def __post_init__(self) -> None:

@@ -34,7 +34,12 @@ def tables(card: Card, block: str = "test") -> list[tuple[str, tuple[str, ...], 
         found.append((f"Portfolios held for 21 sessions, {of}", *_pivot(rows, _PORTFOLIOS, 21)))
         kinds = ("assets", "portfolios")
         intervals = {f"{share} % interval of {kind} covers, %": 1 for kind in kinds for share in (50, 90, 98)}
-        found.append((f"Returns over 5 sessions, {of}", *_pivot(rows, {"CRPS of portfolios, %": 3} | intervals, 5)))
+        found.append(
+            (
+                f"Returns over 5 sessions, and % of them within forecast intervals, {of}",
+                *_pivot(rows, {"CRPS of portfolios, %": 3} | intervals, 5),
+            )
+        )
     return found
 
 
@@ -49,7 +54,8 @@ def _pivot(
                 text += f" ({row['t_value']:+.1f})"
             cells.setdefault(row["forecast"], {})[row["score"]] = text
     shown = [score for score in scores if any(score in of_one for of_one in cells.values())]
-    return ("forecast", *shown), [(name, *(of.get(score, "–") for score in shown)) for name, of in cells.items()]
+    heads = [score.replace(" interval of", " of").removesuffix(" covers, %") for score in shown]
+    return ("forecast", *heads), [(name, *(of.get(score, "–") for score in shown)) for name, of in cells.items()]
 
 
 def in_words(card: Card, block: str = "test") -> str:

@@ -147,7 +147,10 @@ def test_a_batch_in_parts_has_the_losses_and_the_gradients_of_the_whole(panel, t
 
 
 def test_a_step_in_bfloat16_keeps_weights_and_sigreg_in_float32(panel, tmp_path):
-    wide, narrow = (Trainer(run_config(precision=name), panel, tmp_path / name) for name in ("float32", "bfloat16"))
+    wide, narrow = (
+        Trainer(run_config({"recipe": "both"}, precision=name), panel, tmp_path / name)
+        for name in ("float32", "bfloat16")
+    )
     seen = {}
     narrow.model.encoder.pool.register_forward_hook(lambda _, __, out: seen.update(encoder=out.dtype))
     statistic = narrow.model.sigreg.statistic
