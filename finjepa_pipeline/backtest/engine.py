@@ -70,13 +70,12 @@ class BacktestSetup:
         Raises:
             FinJEPAError: if the block is too short for one decision, or nothing is eligible in it.
         """
-        decisions = tuple(range(block[0], block[1] - 1, stride))
+        first, stop = block
+        decisions = tuple(range(first, stop - 1, stride))
         if not decisions:
-            raise FinJEPAError(
-                f"a backtest block of {block[1] - block[0]} sessions is too short; ingest a longer history"
-            )
+            raise FinJEPAError(f"a backtest block of {stop - first} sessions is too short; ingest a longer history")
         chosen = universes(panel, decisions, n_assets, window, allowed)
-        setup = cls(panel, costs, decisions, block[1] - 1, tuple(chosen), window)
+        setup = cls(panel, costs, decisions, stop - 1, tuple(chosen), window)
         if overnight is None:
             return setup
         rows_KR = panel.rows(np.array(decisions)[:, None] + 1, setup.roster_R)
@@ -84,9 +83,7 @@ class BacktestSetup:
 
     def views(self) -> list[MarketView]:
         """What is known at each decision."""
-        return [
-            MarketView(self.panel, session, self._universe(session).assets_N, self.window) for session in self.decisions
-        ]
+        return [MarketView(self.panel, day, self._universe(day).assets_N, self.window) for day in self.decisions]
 
     @cached_property
     def roster_R(self) -> np.ndarray:
@@ -166,10 +163,8 @@ class MarketStep:
     def advance(
         self, simulator: PortfolioSimulator, state: PortfolioState, action: PortfolioAction | None
     ) -> tuple[PortfolioState, list[Ledger]]:
-        """Order, fill and hold: the state at the next decision, and a ledger for each session.
-
-        With a fill at the open, interest and fees of the session of the fill are owed for its night, by what is held then.
-        """
+        """Order, fill and hold: the state at the next decision, and a ledger for each session."""
+        # with a fill at the open, interest and fees of its session are owed for the night, by what is held then
         sessions_T = (1.0, 0.0, *[1.0] * (self.returns_1TR.shape[1] - 2)) if self.fills_at_open else None
         state, ledgers = simulator.step(
             state,
@@ -245,20 +240,19 @@ def simulate(strategy: Strategy, setup: BacktestSetup, views: Sequence[MarketVie
     state = simulator.start((1, len(setup.roster_R)))
     ledgers: list[Ledger] = []
     hedged: list[bool] = []
-    actions: list[PortfolioAction] = []
-    ordered: list[bool] = []
-    held: list[np.ndarray] = []
+    decided: list[tuple[bool, PortfolioAction, np.ndarray]] = []
     for session, step, view in zip(setup.decisions, setup.steps, views or setup.views(), strict=True):
         action = decide_at(strategy, view, state, setup.places(session))
-        actions.append(action or PortfolioAction(state.holdings_XN.abs(), state.signals_XN, state.hedged_X))
-        ordered.append(action is not None)
+        kept = PortfolioAction(state.holdings_XN.abs(), state.signals_XN, state.hedged_X)
         hedged.append(bool(state.hedge_X < 0))  # the session of the fill begins with the hedge of before
         state, made = step.advance(simulator, state, action)
         hedged += [bool(state.hedge_X < 0)] * (len(made) - 1)
         ledgers += made
-        held.append(state.holdings_XN[0].numpy())
-    pnl_T = torch.cat([ledger.pnl_X for ledger in ledgers]).numpy()
-    cost_T = torch.cat([ledger.cost_X for ledger in ledgers]).numpy()
+        decided.append((action is not None, action or kept, state.holdings_XN[0].numpy()))
+    ordered, actions, held = zip(*decided, strict=True)
+    pnl_T, cost_T, turnover_T = (
+        torch.cat([getattr(ledger, name) for ledger in ledgers]).numpy() for name in ("pnl_X", "cost_X", "turnover_X")
+    )
     wealth_T = 1 + np.cumsum(pnl_T - cost_T)
     if not (wealth_T > 0).all():
         ruin = setup.dates_T[int(np.argmax(wealth_T <= 0))]
@@ -270,7 +264,7 @@ def simulate(strategy: Strategy, setup: BacktestSetup, views: Sequence[MarketVie
         gross_T=pnl_T / before_T,
         net_T=(pnl_T - cost_T) / before_T,
         cost_T=cost_T / before_T,
-        turnover_T=torch.cat([ledger.turnover_X for ledger in ledgers]).numpy(),
+        turnover_T=turnover_T,
         wealth_T=wealth_T,
         hedged_T=np.array(hedged),
         decided_K=setup.panel.dates[list(setup.decisions)],
@@ -286,10 +280,8 @@ def simulate(strategy: Strategy, setup: BacktestSetup, views: Sequence[MarketVie
 def decide_at(
     strategy: Strategy, view: MarketView, state: PortfolioState, places_N: np.ndarray
 ) -> PortfolioAction | None:
-    """What a strategy decides at a close, over the roster; None for no orders.
-
-    The strategy sees the portfolio over the universe of the day; positions in assets that have left it are about to be sold, and
-    count as cash.
+    """What a strategy decides at a close, over the roster; None for no orders. Positions in assets that have left the universe of
+    the day are about to be sold, and the strategy sees them as cash.
 
     Args:
         state: of the roster.
@@ -310,13 +302,11 @@ def decide_at(
     action = strategy.decide(view, seen)
     if action is None:
         return None
-    action = _checked(action, view, strategy.name)
-
-    def on_roster(values_1N: Tensor) -> Tensor:
-        empty_1R = values_1N.new_zeros(1, state.positions_XN.shape[-1])
-        return empty_1R.index_copy(1, torch.from_numpy(places_N), values_1N)
-
-    return PortfolioAction(on_roster(action.weights_XN), on_roster(action.signals_XN), action.hedge_X)
+    action, empty_1R = _checked(action, view, strategy.name), torch.zeros_like(state.positions_XN)
+    weights_1R, signals_1R = (
+        empty_1R.index_copy(1, torch.from_numpy(places_N), x_1N) for x_1N in (action.weights_XN, action.signals_XN)
+    )
+    return PortfolioAction(weights_1R, signals_1R, action.hedge_X)
 
 
 def _checked(action: PortfolioAction, view: MarketView, name: str) -> PortfolioAction:

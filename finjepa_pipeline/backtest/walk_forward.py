@@ -66,9 +66,7 @@ class Plan:
 
 
 def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, held_back: int) -> Plan:
-    """Cut a panel's calendar into folds.
-
-    Test blocks are a year long where the history allows it, and shorter where it does not; validation blocks likewise.
+    """Cut a panel's calendar into folds. Test and validation blocks are a year long where the history allows it, or shorter.
 
     Args:
         count: folds; held_back: sessions at the end that no fold sees.
@@ -83,30 +81,30 @@ def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, h
     sessions = len(panel.dates)
     folds = _folds(sessions, config, count, scheme, held_back)
     if not folds:
-        fewer = next((n for n in range(count - 1, 0, -1) if _folds(sessions, config, n, scheme, held_back)), None)
-        less = next((n for n in range(held_back - 1, -1, -1) if _folds(sessions, config, count, scheme, n)), None)
-        ways = [f"--{name} {n}" for name, n in (("folds", fewer), ("held-back", less)) if n is not None]
-        found = f"ask for {' or '.join(ways)}" if ways else "bring a longer history"
+        fewer = (f"--folds {n}" for n in range(count - 1, 0, -1) if _folds(sessions, config, n, scheme, held_back))
+        less = (f"--held-back {n}" for n in range(held_back - 1, -1, -1) if _folds(sessions, config, count, scheme, n))
+        ways = " or ".join(filter(None, (next(fewer, None), next(less, None))))
+        found = f"ask for {ways}" if ways else "bring a longer history"
         raise FinJEPAError(f"{sessions} sessions are too few for {count} folds with {held_back} held back; {found}")
-    name = _plan_name(panel, folds, held_back)
+    made_of = [panel.content_hash, held_back, *((fold.name, fold.config.to_dict(), fold.test) for fold in folds)]
+    name = "walk-forward-" + hashlib.sha256(to_json(made_of, sort_keys=True).encode()).hexdigest()[:10]
     return Plan(name, tuple(folds), (sessions - held_back, sessions))
 
 
 def _folds(sessions: int, config: FinJEPAConfig, count: int, scheme: str, held_back: int) -> list[Fold]:
     """Nothing where one of them has a block that is too short."""
     length = min(YEAR, (sessions - held_back) // (2 * count + 2))
-    folds = []
-    for k in range(count):
-        test_end = sessions - held_back - (count - 1 - k) * length
-        fold = _fold(sessions, config, f"{scheme}-{k + 1}-of-{count}", test_end, length, scheme == "rolling")
-        if fold is None:
-            return []
-        folds.append(fold)
-    return folds
+    ends = [sessions - held_back - (count - 1 - k) * length for k in range(count)]
+    folds = [
+        _fold(sessions, config, f"{scheme}-{k}-of-{count}", end, length, scheme == "rolling")
+        for k, end in enumerate(ends, 1)
+    ]
+    return [fold for fold in folds if fold is not None] if all(folds) else []
 
 
 def _fold(sessions: int, config: FinJEPAConfig, name: str, test_end: int, length: int, rolling: bool) -> Fold | None:
-    gap = _gap(config)
+    purged = split_dates(10**6, config)
+    gap = purged.validation[0] - purged.train[1]
     validation_end = test_end - length - gap
     train_end = validation_end - length - gap
     train_from = max(0, train_end - ROLLING_YEARS * YEAR) if rolling else 0
@@ -123,17 +121,6 @@ def _fold(sessions: int, config: FinJEPAConfig, name: str, test_end: int, length
     if shortage(splits, own) or test_end - splits.test[0] < shortest_block(own):
         return None
     return Fold(name, own, splits.train, splits.validation, (splits.test[0], test_end))
-
-
-def _gap(config: FinJEPAConfig) -> int:
-    """What `split_dates` leaves out between two blocks."""
-    splits = split_dates(10**6, config)
-    return splits.validation[0] - splits.train[1]
-
-
-def _plan_name(panel: Panel, folds: list[Fold], held_back: int) -> str:
-    made_of = [panel.content_hash, held_back, *((fold.name, fold.config.to_dict(), fold.test) for fold in folds)]
-    return "walk-forward-" + hashlib.sha256(to_json(made_of, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def fold_blocks(panel: Panel, fold: Fold) -> list[Block]:
@@ -168,11 +155,11 @@ def stored_plan(con: duckdb.DuckDBPyConnection, panel: Panel, name: str) -> Plan
     Raises:
         FinJEPAError: if there is no such plan, or the panel has changed since.
     """
-    rows = con.execute(
-        "SELECT data_version, fold, checkpoint, config_json, train_start, train_end, validation_start, validation_end, "
-        "test_start, test_end FROM main.walk_forward_folds WHERE plan = ? ORDER BY test_start",
-        [name],
-    ).fetchall()
+    query = (
+        "SELECT data_version, fold, checkpoint, config_json, test_end FROM main.walk_forward_folds WHERE plan = ? "
+        "ORDER BY test_start"
+    )
+    rows = con.execute(query, [name]).fetchall()
     if not rows or rows[0][0] != panel.manifest["data_version"]:
         made_for = f"the prices {rows[0][0]}" if rows else "nothing"
         raise FinJEPAError(
@@ -180,10 +167,10 @@ def stored_plan(con: duckdb.DuckDBPyConnection, panel: Panel, name: str) -> Plan
             f"{panel.manifest['feed']} ({panel.manifest['data_version']}); run finjepa backtest --folds again"
         )
     folds = []
-    for _, fold, checkpoint, text, *days in rows:
-        places = [panel.date_index(np.datetime64(day)) for day in days]
-        train, validation, test = ((first, last + 1) for first, last in zip(places[::2], places[1::2], strict=True))
-        folds.append(Fold(fold, FinJEPAConfig.from_json(text), train, validation, test, checkpoint))
+    for _, fold, checkpoint, text, last_day in rows:
+        config = FinJEPAConfig.from_json(text)
+        splits, last = cut_by_shares(len(panel.dates), config), panel.date_index(np.datetime64(last_day))
+        folds.append(Fold(fold, config, splits.train, splits.validation, (splits.test[0], last + 1), checkpoint))
     return Plan(name, tuple(folds), (folds[-1].test[1], len(panel.dates)))
 
 
