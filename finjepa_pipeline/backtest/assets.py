@@ -171,7 +171,6 @@ def leaderboard(
             **{name: statistics[name] for name in _STATISTICS if statistics.get(name) is not None},
             "test_block": dg.MetadataValue.md(_markdown(report.test)),
             "wealth": dg.MetadataValue.md(metadata.wealth(report.returns)),
-            "calibration": dg.MetadataValue.md(metadata.calibration(report.expectations)),
         },
         data_version=dg.DataVersion(f"{checkpoint}-{data_version}"),
     )

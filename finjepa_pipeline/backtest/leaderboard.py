@@ -9,7 +9,7 @@ Shapes: T sessions, K strategies, N configurations tried.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,12 @@ from finjepa_pipeline.backtest.results import best_planner, insert, now, or_null
 from finjepa_pipeline.backtest.strategies import kind, not_planners
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.quality import quality_summary
-from finjepa_pipeline.report.backtest import BacktestReport, shown
+from finjepa_pipeline.report.backtest import BacktestReport
 from finjepa_pipeline.warehouse import sql
 
 Frames = Mapping[str, pl.DataFrame]  # of backtest_returns, by strategy
 _CHECKPOINT = "checkpoint = $checkpoint AND data_version = $data_version"
 _BLOCK = f"{_CHECKPOINT} AND block = $block AND setup = $setup"
-_RETURNS = f"""
-    SELECT block, strategy, date, gross_return, net_return, cost, turnover, wealth, hedge, setup
-    FROM main.backtest_returns WHERE {_CHECKPOINT} ORDER BY block, strategy, date
-"""
 _HELD = f"""
     SELECT strategy, date, entity, held, hedge FROM main.backtest_decisions WHERE {_BLOCK} ORDER BY strategy, date, entity
 """
@@ -71,10 +67,6 @@ _TRIED_RETURNS = """
         AND date IN (FROM (SELECT date FROM main.backtest_returns WHERE setup = $setup))
     ORDER BY trial, date
 """
-_DECISIONS = """
-    SELECT block, strategy, date, entity, weight, signal, held, hedge FROM main.backtest_decisions
-    WHERE checkpoint = $checkpoint AND data_version = $data_version ORDER BY block, strategy, date, entity
-"""
 _HISTORY = """
     SELECT leaderboard.*, backtest_inference.pbo, backtest_inference.trials
     FROM main.leaderboard LEFT JOIN main.backtest_inference USING (checkpoint, block, data_version, setup)
@@ -94,9 +86,9 @@ def leaderboard_rows(con: duckdb.DuckDBPyConnection, checkpoint: str) -> list[di
     return con.sql(_NEWEST, params={"checkpoint": checkpoint}).to_arrow_table().to_pylist()
 
 
-def stored_returns(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> pl.DataFrame:
-    """The daily returns of every strategy, by block, strategy and date."""
-    return con.sql(_RETURNS, params={"checkpoint": checkpoint, "data_version": data_version}).pl()
+def _stored(con: duckdb.DuckDBPyConnection, table: str, checkpoint: str, data_version: str, order: str) -> pl.DataFrame:
+    key = {"checkpoint": checkpoint, "data_version": data_version}
+    return con.sql(f"FROM main.{table} WHERE {_CHECKPOINT} ORDER BY {order}", params=key).pl()
 
 
 def build_leaderboard(
@@ -116,7 +108,7 @@ def build_leaderboard(
     Raises:
         FinJEPAError: if nothing was backtested.
     """
-    returns = stored_returns(con, checkpoint, data_version)
+    returns = _stored(con, "backtest_returns", checkpoint, data_version, "block, strategy, date")
     if returns.is_empty():
         raise FinJEPAError(f"checkpoint {checkpoint} was not backtested on these prices; run `finjepa backtest` first")
     key = {"checkpoint": checkpoint, "data_version": data_version}
@@ -232,42 +224,37 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -
         folder: of the checkpoint; the plan of a walk-forward has a name and no folder.
     """
     checkpoint, metrics = folder.name, folder / "metrics.json"
-    key = {"checkpoint": checkpoint, "data_version": data_version}
 
-    def all_of(name: str, order: str) -> pl.DataFrame:
-        query = f"FROM main.{name} WHERE checkpoint = $checkpoint AND data_version = $data_version ORDER BY {order}"
-        return con.sql(query, params=key).pl()
+    def stored(table: str, order: str) -> pl.DataFrame:
+        return _stored(con, table, checkpoint, data_version, order)
 
     rows = [_with_skill(row) for row in leaderboard_rows(con, checkpoint)]
-    test = [row for row in rows if row["block"] == "test"]
     acting = best_planner(con, checkpoint, data_version)
-    returns = stored_returns(con, checkpoint, data_version)
-    net = {name: one["net_return"].to_numpy() for (name,), one in returns.filter(block="test").group_by("strategy")}
-    short = bool(test) and test[0]["n_days"] < SHORTEST
     remark = same_return_for_all(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None
-    expectations = all_of("backtest_expectations", "strategy, date")
-    return BacktestReport(
+    expectations = stored("backtest_expectations", "strategy, date")
+    findings = stored("audit_results", "created_at").to_dicts()
+    report = BacktestReport(
         headline=" ".join(filter(None, (remark, headline(rows, acting)))),
         rows=rows,
         acting=acting,
         benchmark=BENCHMARK,
-        returns=returns,
-        bands=None if short or not test else bands(net[shown(test, acting, BENCHMARK)[0]]),
-        too_short=TOO_SHORT if short else None,
-        decisions=con.sql(_DECISIONS, params=key).pl(),
-        inference=all_of("backtest_inference", "block"),
-        replays=all_of("backtest_replays", "strategy, replay"),
+        returns=stored("backtest_returns", "block, strategy, date"),
+        too_short=TOO_SHORT if any(row["block"] == "test" and row["n_days"] < SHORTEST for row in rows) else None,
+        decisions=stored("backtest_decisions", "block, strategy, date, entity"),
+        inference=stored("backtest_inference", "block"),
+        replays=stored("backtest_replays", "strategy, replay"),
         expectations=expectations,
         calibration=_calibration(expectations),
-        forecasts=all_of("forecast_quality", "forecaster, measure"),
-        audit=[
-            row | {"verdict": status_of(row["passed"], row["finding"])}
-            for row in all_of("audit_results", "created_at").to_dicts()
-        ],
+        forecasts=stored("forecast_quality", "forecaster, measure"),
+        audit=[row | {"verdict": status_of(row["passed"], row["finding"])} for row in findings],
         quality=_quality(con, data_version),
         traded=traded_assets(con, checkpoint),
         cost_grid=COST_GRID,
     )
+    if report.too_short or not report.test:
+        return report
+    shown = report.of("returns").filter(strategy=report.shown[0])
+    return replace(report, bands=bands(shown["net_return"].to_numpy()))
 
 
 def leaderboard_history(con: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

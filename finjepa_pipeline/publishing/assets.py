@@ -197,7 +197,6 @@ def daily_decision(
             **({"next_decision": decision["next_decision"]} if decision["next_decision"] else {}),
             "holdings": dg.MetadataValue.md(metadata.holdings(decision)),
             "changes": dg.MetadataValue.md("\n".join(f"- {line}" for line in decision["changes"])),
-            **({"search": dg.MetadataValue.md(metadata.search(decision["search"]))} if decision.get("search") else {}),
             **{name: decision[name] for name in numbers},
             "page": dg.MetadataValue.path(str(made.path.with_suffix(".html"))),
             "path": dg.MetadataValue.path(str(made.path)),

@@ -52,14 +52,13 @@ class BacktestReport:
         headline: what is said first, everywhere.
         rows: of the leaderboard, with `skill`: "yes" or "no".
         acting: the planner that acts for the checkpoint; benchmark: the strategy that stands for 1/N.
-        bands: 95 % bands of wealth and of drawdown, [2, T] each, of the first strategy that `shown` names; None where the
-            test block is too short.
         too_short: why there are no intervals; None where there are.
         calibration: by strategy, of its forecasts of its own growth: `correlation`, `slope`, `covered`.
         audit: findings in the order of their making, with `verdict`: passed, failed, not enough data or not run.
         quality: rule, severity, rows and examples of what was found in the prices.
         traded: how many assets were traded, of how many.
         cost_grid: one-way costs in basis points.
+        bands: 95 % bands of wealth and of drawdown, [2, T] each, of the first strategy that is `shown`; None without intervals.
     """
 
     headline: str
@@ -67,7 +66,6 @@ class BacktestReport:
     acting: str | None
     benchmark: str
     returns: pl.DataFrame
-    bands: tuple[Any, Any] | None
     too_short: str | None
     decisions: pl.DataFrame
     inference: pl.DataFrame
@@ -79,9 +77,11 @@ class BacktestReport:
     quality: list[tuple[str, ...]]
     traded: str
     cost_grid: Sequence[float]
+    bands: tuple[Any, Any] | None = None
 
-    def of(self, table: str, block: str = "test") -> pl.DataFrame:
-        return getattr(self, table).filter(pl.col("block") == block)
+    def of(self, table: str) -> pl.DataFrame:
+        """Of the test block."""
+        return getattr(self, table).filter(pl.col("block") == "test")
 
     @property
     def test(self) -> list[dict[str, Any]]:
@@ -89,19 +89,16 @@ class BacktestReport:
 
     @property
     def planners(self) -> list[str]:
-        return _planners(self.test, self.acting)
+        """Strategies of the user among them; the one that acts comes first."""
+        found = [row["strategy"] for row in self.test if row["kind"] in ("planner", "user")]
+        return sorted(found, key=lambda name: name != self.acting)
 
-
-def _planners(test: Sequence[Row], acting: str | None) -> list[str]:
-    found = [row["strategy"] for row in test if row["kind"] in ("planner", "user")]
-    return sorted(found, key=lambda name: name != acting)  # the one that acts comes first
-
-
-def shown(test: Sequence[Row], acting: str | None, benchmark: str) -> list[str]:
-    """The strategies that every picture shows: the planner that acts first, other planners, 1/N and the best baseline."""
-    by_sharpe = sorted(test, key=lambda row: -(row["sharpe"] if row["sharpe"] is not None else -1e9))
-    best = [row["strategy"] for row in by_sharpe if row["kind"] == "baseline"][:1]
-    return list(dict.fromkeys([*_planners(test, acting)[:4], benchmark, *best]))
+    @property
+    def shown(self) -> list[str]:
+        """The strategies that every picture shows: the planner that acts, other planners, 1/N and the best baseline."""
+        by_sharpe = sorted(self.test, key=lambda row: -(row["sharpe"] if row["sharpe"] is not None else -1e9))
+        best = [row["strategy"] for row in by_sharpe if row["kind"] == "baseline"][:1]
+        return list(dict.fromkeys([*self.planners[:4], self.benchmark, *best]))
 
 
 def page_of(reports: Path, checkpoint: str, data_version: str) -> Path:
@@ -112,23 +109,20 @@ def page_of(reports: Path, checkpoint: str, data_version: str) -> Path:
 def write_report(path: Path, title: str, report: BacktestReport) -> None:
     """The page of a checkpoint: its test block, and what was found besides."""
     returns, decisions = report.of("returns"), report.of("decisions")
-    figures = {"forest": draw.forest([row for row in report.test if row["strategy"] != report.benchmark])}
-    figures |= _paths(report, returns) | _decisions(report, decisions) | _economics(report)
+    names = [name for name in report.shown if name in report.planners]
     inference = next(iter(report.of("inference").to_dicts()), None)
+    forecasts, expectations = report.of("forecasts").to_dicts(), report.of("expectations")
+    figures = {"forest": draw.forest([row for row in report.test if row["strategy"] != report.benchmark])}
+    figures |= _paths(report, returns) | _decisions(decisions, names) | _economics(report)
     if inference and inference["pbo_logits"]:
-        figures["logits"] = draw.histogram(
-            inference["pbo_logits"], "logit of the out-of-sample rank of the in-sample winner"
-        )
-    forecasts = report.of("forecasts").to_dicts()
+        label = "logit of the out-of-sample rank of the in-sample winner"
+        figures["logits"] = draw.histogram(inference["pbo_logits"], label)
     if forecasts:
         figures["rank_ic"] = draw.forecast_bars(forecasts)
-    expectations = report.of("expectations")
     if not expectations.is_empty():
         figures["calibration"] = draw.calibration(expectations)
-    dates = {
-        name: [str(day) for day in frame["date"].unique().sort()]
-        for name, frame in (("test", returns), ("decisions", decisions))
-    }
+    tables = {"test": returns, "decisions": decisions}
+    dates = {name: [str(day) for day in frame["date"].unique().sort()] for name, frame in tables.items()}
     write_page(
         path,
         "backtest.html",
@@ -142,15 +136,11 @@ def write_report(path: Path, title: str, report: BacktestReport) -> None:
         circumstances=_circumstances(report, inference),
         economics="costs" in figures,
         forecasts=forecasts,
-        names=[name for name in _shown(report) if name in report.planners],
+        names=names,
         inference=inference,
         calibration=[[name, *map(number, found.values())] for name, found in report.calibration.items()],
         audit=_audit(report.audit),
     )
-
-
-def _shown(report: BacktestReport) -> list[str]:
-    return shown(report.test, report.acting, report.benchmark)
 
 
 def _cells(rows: Sequence[Row], benchmark: str) -> list[list[str]]:
@@ -191,28 +181,21 @@ def _circumstances(report: BacktestReport, inference: Row | None) -> str:
 
 
 def _paths(report: BacktestReport, returns: pl.DataFrame) -> dict[str, Any]:
-    net = {
-        str(name): one["net_return"].to_numpy() for (name,), one in returns.group_by("strategy", maintain_order=True)
-    }
-    names = _shown(report)
-    wealth, drawdown = draw.wealth_and_drawdown(net, report.bands, names)
-    ratio, volatility = draw.rolling(net, names)
-    turnover = draw.turnover_and_costs(returns, [name for name in names if name != "cash"][:4])
-    return {
-        "wealth": wealth,
-        "drawdown": drawdown,
-        "rolling_sharpe": ratio,
-        "rolling_volatility": volatility,
-        "turnover": turnover,
-    }
+    by_name = returns.group_by("strategy", maintain_order=True)
+    net = {str(name): one["net_return"].to_numpy() for (name,), one in by_name}
+    wealth, drawdown = draw.wealth_and_drawdown(net, report.bands, report.shown)
+    ratio, volatility = draw.rolling(net, report.shown)
+    turnover = draw.turnover_and_costs(returns, [name for name in report.shown if name != "cash"][:4])
+    years = {"rolling_sharpe": ratio, "rolling_volatility": volatility}
+    return {"wealth": wealth, "drawdown": drawdown, **years, "turnover": turnover}
 
 
-def _decisions(report: BacktestReport, decisions: pl.DataFrame) -> dict[str, Any]:
-    made = {name: decisions.filter(pl.col("strategy") == name) for name in _shown(report) if name in report.planners}
-    figures = {}
+def _decisions(decisions: pl.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    made = {name: decisions.filter(pl.col("strategy") == name) for name in names}
+    figures = {"hedge": draw.hedge_share(made)} if made else {}
     for place, frame in enumerate(made.values()):
         figures |= {f"held_{place}": draw.held(frame), f"signals_{place}": draw.signals(frame)}
-    return figures | ({"hedge": draw.hedge_share(made)} if made else {})
+    return figures
 
 
 def _economics(report: BacktestReport) -> dict[str, Any]:

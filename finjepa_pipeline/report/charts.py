@@ -26,13 +26,13 @@ class Series:
     name: str
     x: Any
     y: Any
-    kind: Literal["line", "step", "points", "bars", "band"] = "line"
+    kind: Literal["line", "bars", "band"] = "line"
     low: Any = None
 
 
-def lines(x: Any, values: Mapping[str, Any], kind: Literal["line", "step"] = "line") -> list[Series]:
+def lines(x: Any, values: Mapping[str, Any]) -> list[Series]:
     """A line for each name over the same x."""
-    return [Series(name, x, y, kind) for name, y in values.items()]
+    return [Series(name, x, y) for name, y in values.items()]
 
 
 def chart(
@@ -42,28 +42,23 @@ def chart(
     x_label: str = "",
     log: bool = False,
     from_zero: bool = False,
-    labels: Sequence[str] | None = None,
     width: int = 560,
     height: int = 200,
 ) -> str:
-    """One chart with its axes and a legend where it has several names.
-
-    Args:
-        series: over numbers or over dates (datetime64).
-        labels: of x = 0, 1, 2, ...: names in place of numbers.
-    """
+    """One chart of series over numbers or over dates (datetime64), with a legend where it has several names."""
     series = [_thinned(one) for one in series if len(one.y)]
     if not series:
         return _svg(width, 40, f'<text x="8" y="24" font-size="11">{html.escape(y_label)}: no data</text>')
     dated = np.asarray(series[0].x).dtype.kind == "M"
     values = np.concatenate([np.asarray(v, float) for one in series for v in (one.y, one.low) if v is not None])
     xs = np.concatenate([_numbers(one.x) for one in series])
-    edge = 0.6 if any(one.kind == "bars" for one in series) and labels else 0.0
+    bars = any(one.kind == "bars" for one in series)
+    edge = 0.5 * float(np.diff(np.unique(xs)).min(initial=np.inf)) if bars and len(xs) > 1 else 0.0
     x_range = float(xs.min()) - edge, float(xs.max()) + edge
-    y_range = _range(values, log, from_zero or any(one.kind == "bars" for one in series))
+    y_range = _range(values, log, from_zero or bars)
     names = list(dict.fromkeys(one.name for one in series if one.name))
     top = _TOP + (16 if len(names) > 1 else 0)
-    bottom = height - _BOTTOM - (14 if x_label else 0) - (36 if labels else 0)
+    bottom = height - _BOTTOM - (14 if x_label else 0)
 
     def at_x(x: Any) -> np.ndarray:
         return _LEFT + (width - _LEFT - _RIGHT) * (_numbers(x) - x_range[0]) / max(x_range[1] - x_range[0], 1e-12)
@@ -73,25 +68,19 @@ def chart(
         return bottom - (bottom - top) * (level - y_range[0]) / (y_range[1] - y_range[0])
 
     parts = [_y_axis(y_range, log, at_y, width), _label(y_label, x_label, top, bottom, width, height)]
-    parts.append(_x_axis(x_range, at_x, bottom, dated, labels))
+    parts.append(_x_axis(x_range, at_x, bottom, dated))
     if len(names) > 1:
         parts.append(_legend(names, width))
-    bars = [one for one in series if one.kind == "bars"]
     for one in series:
         colour = PALETTE[(names.index(one.name) if one.name else 0) % len(PALETTE)]
         x, y = at_x(one.x), at_y(one.y)
         if one.kind == "bars":
-            parts.append(_bars(x, y, float(at_y(0.0)), colour, bars.index(one), len(bars)))
-        elif one.kind == "points":
-            parts += [
-                f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2" fill="{colour}" opacity=".6"/>'
-                for a, b in zip(x, y, strict=True)
-            ]
+            parts.append(_bars(x, y, float(at_y(0.0)), colour))
         elif one.kind == "band":
-            outline = _path([*x, *x[::-1]], [*y, *at_y(one.low)[::-1]], "line")
+            outline = _path([*x, *x[::-1]], [*y, *at_y(one.low)[::-1]])
             parts.append(f'<path d="{outline}Z" fill="{colour}" opacity=".2"/>')
         else:
-            parts.append(f'<path d="{_path(x, y, one.kind)}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+            parts.append(f'<path d="{_path(x, y)}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
     return _svg(width, height, "".join(parts))
 
 
@@ -108,7 +97,7 @@ def _svg(width: int, height: int, content: str) -> str:
 def _thinned(one: Series) -> Series:
     y = np.asarray(one.y, float)
     kept = np.nonzero(np.isfinite(y))[0]
-    if one.kind in ("line", "step") and len(kept) > MOST_POINTS:
+    if one.kind == "line" and len(kept) > MOST_POINTS:
         kept = kept[np.linspace(0, len(kept) - 1, MOST_POINTS).astype(int)]
     low = None if one.low is None else np.asarray(one.low, float)[kept]
     return Series(one.name, np.asarray(one.x)[kept], y[kept], one.kind, low)
@@ -145,14 +134,7 @@ def _y_axis(y_range: tuple[float, float], log: bool, at_y: Any, width: int) -> s
     )
 
 
-def _x_axis(x_range: tuple[float, float], at_x: Any, bottom: float, dated: bool, labels: Sequence[str] | None) -> str:
-    if labels:
-        places = [(float(at_x(i)), name) for i, name in enumerate(labels)]
-        return "".join(
-            f'<text font-size="9" text-anchor="end" transform="translate({x + 3:.1f} {bottom + 10}) rotate(-50)">'
-            f"{html.escape(name)}</text>"
-            for x, name in places
-        )
+def _x_axis(x_range: tuple[float, float], at_x: Any, bottom: float, dated: bool) -> str:
     if dated:
         days = np.linspace(*x_range, 5).astype("datetime64[D]")
         ticks = [(float(at_x(day)), str(day)) for day in days]
@@ -183,17 +165,13 @@ def _legend(names: Sequence[str], width: int) -> str:
     )
 
 
-def _bars(x: np.ndarray, y: np.ndarray, zero: float, colour: str, place: int, of: int) -> str:
-    space = float(np.diff(x).min()) if len(x) > 1 else 40.0
-    wide = max(0.8 * space / of, 1.0)
+def _bars(x: np.ndarray, y: np.ndarray, zero: float, colour: str) -> str:
+    wide = max(0.8 * float(np.diff(x).min()), 1.0) if len(x) > 1 else 32.0
     return "".join(
-        f'<rect x="{a + (place - of / 2) * wide:.1f}" y="{min(b, zero):.1f}" width="{wide:.1f}" height="{abs(b - zero):.1f}" '
-        f'fill="{colour}"/>'
+        f'<rect x="{a - wide / 2:.1f}" y="{min(b, zero):.1f}" width="{wide:.1f}" height="{abs(b - zero):.1f}" fill="{colour}"/>'
         for a, b in zip(x, y, strict=True)
     )
 
 
-def _path(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, kind: str) -> str:
-    (first_x, first_y), *others = zip(x, y, strict=True)
-    form = "H{:.1f}V{:.1f}" if kind == "step" else "L{:.1f} {:.1f}"
-    return f"M{first_x:.1f} {first_y:.1f}" + "".join(form.format(a, b) for a, b in others)
+def _path(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> str:
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))

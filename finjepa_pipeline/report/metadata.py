@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_pipeline.report.charts import Series, chart, image, lines
-from finjepa_pipeline.report.markdown import table
+from finjepa_pipeline.report.markdown import cell, table
 
 if TYPE_CHECKING:
     from finjepa_model.data.panel import Panel
@@ -79,25 +79,11 @@ def wealth(returns: pl.DataFrame) -> str:
     return image(chart(series, y_label="wealth, net of costs", log=True, height=260), "wealth on the test block")
 
 
-def calibration(expectations: pl.DataFrame) -> str:
-    """Log growth of a decision step as each planner forecast it, against what came, on the test block."""
-    series = [
-        Series(str(name), one["imagined_growth"].to_numpy(), one["realised_growth"].to_numpy(), "points")
-        for (name,), one in expectations.filter(block="test").group_by("strategy", maintain_order=True)
-    ]
-    svg = chart(series, x_label="forecast log growth of a step", y_label="realised", height=260)
-    return image(svg, "calibration on the test block")
-
-
 def holdings(decision: Mapping[str, Any]) -> str:
     """What is held and what is to be held, as shares of wealth."""
-    names = sorted({*decision["assets"], *decision["held"]})
-    sides = {"held": "held at the close", "positions": "to hold after the next"}
-    series = [
-        Series(label, range(len(names)), [decision[key].get(name, 0.0) for name in names], "bars")
-        for key, label in sides.items()
-    ]
-    return image(chart(series, y_label="share of wealth", labels=names, height=240), "holdings")
+    sides = [decision["held"], decision["positions"]]
+    rows = [(cell(name), *(f"{side.get(name, 0.0):.1%}" for side in sides)) for name in sorted({*sides[0], *sides[1]})]
+    return table(("asset", "held at the close", "to hold after the next"), rows)
 
 
 def search_charts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -105,16 +91,11 @@ def search_charts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
     iterations = np.arange(1, len(search["cost"]) + 1)
     largest = sorted(search["weights"], key=lambda name: (-search["weights"][name][-1], name))[:_LEADING]
     weights = {name: search["weights"][name] for name in largest}
-    cost = chart(lines(iterations, {"": search["cost"]}, "step"), y_label="lowest cost seen", x_label="iteration")
+    cost = chart(lines(iterations, {"": search["cost"]}), y_label="lowest cost seen", x_label="iteration")
     return [
         (cost, "lowest cost by iteration"),
         (chart(lines(iterations, weights), y_label="share of budget", x_label="iteration"), "weights by iteration"),
     ]
-
-
-def search(found: Mapping[str, Any]) -> str:
-    """How a plan was found, by iteration."""
-    return _stacked(search_charts(found))
 
 
 def _stacked(charts: Sequence[tuple[str, str]]) -> str:
