@@ -13,7 +13,6 @@ from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
 from finjepa_pipeline.prices.quality import coverage, quality_summary, quarantine_by_month, revision_history
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.report.metadata import price_coverage
 from finjepa_pipeline.report.prices import write_quality_page, write_refusal
 from finjepa_pipeline.run_inputs import prices_of_run
 from finjepa_pipeline.runs import final
@@ -92,9 +91,6 @@ def ingest_prices(
     )
     with warehouse.connect() as con:
         require_shown(con, report.revision.feed, report.revision.data_version)
-        pictures = {
-            "prices": {"coverage": dg.MarkdownMetadataValue(price_coverage(coverage(con), quarantine_by_month(con)))}
-        }
     for name, rows in (
         ("raw_prices", report.stored_rows),
         ("prices", report.revision.rows),
@@ -102,7 +98,7 @@ def ingest_prices(
     ):
         yield dg.MaterializeResult(
             name,
-            metadata={"dagster/row_count": rows, **_revision_metadata(report), **pictures.get(name, {})},
+            metadata={"dagster/row_count": rows, **_revision_metadata(report)},
             data_version=dg.DataVersion(report.revision.data_version),
         )
     yield _check_result(report.outcomes, settings.get())

@@ -8,7 +8,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +21,11 @@ _STYLE = "<style>text{fill:#59636e}@media(prefers-color-scheme:dark){text{fill:#
 
 @dataclass(frozen=True)
 class Series:
-    """Something to draw: `x` and `y` of equal length; `low` is the lower edge of a band whose upper edge is `y`."""
+    """A line of `x` and `y` of equal length; or a band, where `low` is its lower edge and `y` its upper one."""
 
     name: str
     x: Any
     y: Any
-    kind: Literal["line", "bars", "band"] = "line"
     low: Any = None
 
 
@@ -52,10 +51,7 @@ def chart(
     dated = np.asarray(series[0].x).dtype.kind == "M"
     values = np.concatenate([np.asarray(v, float) for one in series for v in (one.y, one.low) if v is not None])
     xs = np.concatenate([_numbers(one.x) for one in series])
-    bars = any(one.kind == "bars" for one in series)
-    edge = 0.5 * float(np.diff(np.unique(xs)).min(initial=np.inf)) if bars and len(xs) > 1 else 0.0
-    x_range = float(xs.min()) - edge, float(xs.max()) + edge
-    y_range = _range(values, log, from_zero or bars)
+    x_range, y_range = (float(xs.min()), float(xs.max())), _range(values, log, from_zero)
     names = list(dict.fromkeys(one.name for one in series if one.name))
     top = _TOP + (16 if len(names) > 1 else 0)
     bottom = height - _BOTTOM - (14 if x_label else 0)
@@ -74,13 +70,11 @@ def chart(
     for one in series:
         colour = PALETTE[(names.index(one.name) if one.name else 0) % len(PALETTE)]
         x, y = at_x(one.x), at_y(one.y)
-        if one.kind == "bars":
-            parts.append(_bars(x, y, float(at_y(0.0)), colour))
-        elif one.kind == "band":
+        if one.low is None:
+            parts.append(f'<path d="{_path(x, y)}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        else:
             outline = _path([*x, *x[::-1]], [*y, *at_y(one.low)[::-1]])
             parts.append(f'<path d="{outline}Z" fill="{colour}" opacity=".2"/>')
-        else:
-            parts.append(f'<path d="{_path(x, y)}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
     return _svg(width, height, "".join(parts))
 
 
@@ -97,10 +91,10 @@ def _svg(width: int, height: int, content: str) -> str:
 def _thinned(one: Series) -> Series:
     y = np.asarray(one.y, float)
     kept = np.nonzero(np.isfinite(y))[0]
-    if one.kind == "line" and len(kept) > MOST_POINTS:
+    if one.low is None and len(kept) > MOST_POINTS:
         kept = kept[np.linspace(0, len(kept) - 1, MOST_POINTS).astype(int)]
     low = None if one.low is None else np.asarray(one.low, float)[kept]
-    return Series(one.name, np.asarray(one.x)[kept], y[kept], one.kind, low)
+    return Series(one.name, np.asarray(one.x)[kept], y[kept], low)
 
 
 def _numbers(x: Any) -> np.ndarray:
@@ -162,14 +156,6 @@ def _legend(names: Sequence[str], width: int) -> str:
         f'<rect x="{_LEFT + i * step:.0f}" y="4" width="8" height="8" fill="{PALETTE[i % len(PALETTE)]}"/>'
         f'<text x="{_LEFT + i * step + 11:.0f}" y="12" font-size="9">{html.escape(name)}</text>'
         for i, name in enumerate(names)
-    )
-
-
-def _bars(x: np.ndarray, y: np.ndarray, zero: float, colour: str) -> str:
-    wide = max(0.8 * float(np.diff(x).min()), 1.0) if len(x) > 1 else 32.0
-    return "".join(
-        f'<rect x="{a - wide / 2:.1f}" y="{min(b, zero):.1f}" width="{wide:.1f}" height="{abs(b - zero):.1f}" fill="{colour}"/>'
-        for a, b in zip(x, y, strict=True)
     )
 
 

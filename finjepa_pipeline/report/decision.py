@@ -55,6 +55,6 @@ def _path(why: Mapping[str, Any]) -> str:
         points.append((middle, math.sqrt(variance)))
     mean, spread = np.array(points).T
     ahead = np.arange(len(points)) * why["step_sessions"]
-    band = Series("", ahead, np.exp(mean + spread), "band", np.exp(mean - spread))
+    band = Series("", ahead, np.exp(mean + spread), np.exp(mean - spread))
     label = "sessions ahead; the band is one forecast standard deviation"
     return chart([band, Series("", ahead, np.exp(mean))], y_label="wealth", x_label=label)

@@ -17,15 +17,6 @@ _CURVES = (("loss", "loss"), ("prediction", "prediction"), ("effective_rank_asse
 _LEADING = 8  # assets with a line of their own
 
 
-def price_coverage(sessions: pl.DataFrame, quarantined: pl.DataFrame) -> str:
-    """Symbols a session (`date`, `symbols`) and rows in quarantine a month (`month`, `rows`)."""
-    months = quarantined.group_by("month").agg(pl.col("rows").sum()).sort("month")
-    symbols = Series("", sessions["date"].to_numpy(), sessions["symbols"].to_numpy())
-    broken = Series("", months["month"].to_numpy(), months["rows"].to_numpy(), "bars")
-    shown = {"symbols a session": symbols, "rows quarantined a month": broken}
-    return _stacked([(chart([one], y_label=label, from_zero=True, height=150), label) for label, one in shown.items()])
-
-
 def channel_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The channels of a panel, as its manifest has them."""
     return table(

@@ -20,10 +20,9 @@ DAYS = np.datetime64("2020-01-01") + np.arange(3000)
     ("series", "options"),
     [
         ([Series("a", DAYS, np.linspace(1, 2, 3000)), Series(MARKUP, DAYS, np.full(3000, 1.5))], {"log": True}),
-        ([Series("", [1], [0.0])], {}),
+        ([Series("", [1], [0.0])], {"from_zero": True}),
         ([Series("", [1, 2], [float("nan"), 1.0])], {"x_label": MARKUP}),
-        ([Series("a", [0, 1], [0.1, -0.2], "bars")], {"from_zero": True}),
-        ([Series("", [0, 1], [1.0, 2.0], "band", [0.5, 0.1]), Series("", [0, 1], [0.7, 1.0])], {}),
+        ([Series("", [0, 1], [1.0, 2.0], [0.5, 0.1]), Series("", [0, 1], [0.7, 1.0])], {}),
         ([], {"y_label": MARKUP}),
     ],
 )
