@@ -22,9 +22,7 @@ CHECKPOINT_FILES = (
     "README.md",
 )
 LARGEST_WEIGHTS = 16 * 2**30  # bytes; `large` has a 60th of it
-_OLD_BRANCH = (
-    "zero_shot."  # tensors of the td branch before it was rewritten; `FinJEPAConfig.from_dict` leaves it out too
-)
+_RETIRED = ("zero_shot.", "heads.")  # tensors of earlier versions; `FinJEPAConfig.from_dict` leaves their settings out
 _TYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.bool": "BOOL"}
 
 
@@ -56,7 +54,7 @@ def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | No
     unfitted = {}
     try:
         with safe_open(file, framework="pt") as opened:
-            parts = {name: opened.get_slice(name) for name in opened.keys() if not name.startswith(_OLD_BRANCH)}  # noqa: SIM118
+            parts = {name: opened.get_slice(name) for name in opened.keys() if not name.startswith(_RETIRED)}  # noqa: SIM118
             found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
             if not any(
                 name.startswith("risk.") for name in found

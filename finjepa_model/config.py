@@ -20,6 +20,7 @@ ConfigT = TypeVar("ConfigT")
 DefaultT = TypeVar("DefaultT")
 _RETIRED = {  # keys of checkpoints of earlier versions
     "model": ("adaln_init", "adaln_std"),
+    "loss": ("heads",),
     "training": ("compile",),
     "td": ("symmetric", "behaviour_cloning"),
 }
@@ -123,7 +124,6 @@ class LossConfig(Bounded):
     latent_covariance: float = bounded(8.0, 0, 1e6)
     temporal_similarity: float = bounded(12.0, 0, 1e6)
     risk: float = bounded(5.0, 0, 1e6)  # cross-section of volatility after the context; teaches the encoder too
-    heads: float = bounded(0.1, 0, 1e6)  # on detached latents: teaches the read-outs, never the encoder
     # momentum of the teacher at the first and the last step, linear between them (I-JEPA; TS-JEPA ends near 0.9996)
     ema_start: float = bounded(0.996, 0, 1)
     ema_end: float = bounded(1.0, 0, 1)

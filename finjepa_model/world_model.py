@@ -22,7 +22,7 @@ from finjepa_model.nn.encoder import (
 )
 from finjepa_model.nn.losses import InverseDynamics, SIGReg, objective
 from finjepa_model.nn.predictor import MarketMemory, Predictor
-from finjepa_model.nn.readout import Heads, ReturnReadout
+from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.nn.risk import RiskForecast, RiskModel
 from finjepa_model.portfolio import PortfolioState
 
@@ -52,7 +52,6 @@ class FinJEPA(nn.Module):
         self.predictor = Predictor(model)
         self.patch_predictor = MaskedPatchPredictor(model)
         self.inverse_dynamics = InverseDynamics(model.dim)
-        self.heads = Heads(model.dim)
         self.readout = ReturnReadout(len(model.channels), model.dim)
         self.sigreg = SIGReg(config.loss.sigreg_slices)
         # without a teacher the target is the encoder itself; see `objective` for why it carries no gradient
@@ -122,9 +121,9 @@ class FinJEPA(nn.Module):
         _, memory = self.predictor.market(tokens_BSMD, observation.present_BN)
         now = observation.steps - 1
         assets_BHND, market_BHD = tokens_BSMD[:, now:, :-1], tokens_BSMD[:, now:, -1]
-        asset_scale_B1N, _ = self.scales(observation, slice(now, now + 1))
+        scale_BN = observation.volatility_BSN[:, now] * self.config.model.stride**0.5
         inputs_BNZ = self.readout.inputs(observation.features_BSNTF[:, now], assets_BHND[:, 0])
-        mean_BHN = self.readout(inputs_BNZ, asset_scale_B1N.squeeze(1), observation.present_BN, horizon)
+        mean_BHN = self.readout(inputs_BNZ, scale_BN, observation.present_BN, horizon)
         risk = self.risk(observation, assets_BHND[:, 0], market_BHD[:, 0])
         return Imagination(
             mean_BHN=mean_BHN,
@@ -168,11 +167,6 @@ class FinJEPA(nn.Module):
         patches_BSNPD = encoder.encode_patches(observation.features_BSNTF, observation.observed_BSNT)
         market_patches_BSPD = encoder.encode_market_patches(observation.market_BSTQ)
         return encoder.combine(patches_BSNPD, market_patches_BSPD, present_BSN), patches_BSNPD
-
-    def scales(self, observation: Observation, steps: slice) -> tuple[Tensor, Tensor]:
-        """Trailing volatility of a decision step, of assets and of the market proxy."""
-        root = self.config.model.stride**0.5
-        return observation.volatility_BSN[:, steps] * root, observation.market_volatility_BS[:, steps] * root
 
     # -- keeping --------------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,6 @@ class MarketBatch:
     )
     step_return_BSN: Tensor  # simple return from the fill of a decision at that step to the next fill
     step_return_valid_BSN: Tensor  # bool
-    market_step_return_BS: Tensor
     returns_BKTN: Tensor  # daily returns in each decision step that is held, K = rollout steps + 1
     market_returns_BKT: Tensor
     tradable_BKTN: Tensor  # bool
@@ -345,7 +344,6 @@ class BatchSource:
         assets_YN = np.repeat(assets_BN, length, axis=0)
         ahead_YNT, _ = self.panel.returns_after(fills_BS.ravel(), assets_YN, stride)
         valid_BSN = self.panel.rows(fills_BS[..., None] + stride, assets_BN[:, None, :]) >= 0
-        market_BST = self.panel.market_returns[fills_BS[..., None] + np.arange(1, stride + 1)]
 
         held_BNR, tradable_BNR = self.panel.returns_after(dates_B - stride, assets_BN, stride * (steps + 1))
         held_sessions = dates_B[:, None] - stride + np.arange(1, stride * (steps + 1) + 1)
@@ -355,7 +353,6 @@ class BatchSource:
             ahead=windows_after(self.panel, fills_BS[:, :-1] - 1, assets_BN, self.config, self.stop),
             step_return_BSN=(_tensor(ahead_YNT).double().log1p().sum(-1).expm1().float()).view(valid_BSN.shape),
             step_return_valid_BSN=_tensor(valid_BSN),
-            market_step_return_BS=_tensor(market_BST).double().log1p().sum(-1).expm1().float(),
             returns_BKTN=_tensor(held_BNR).transpose(1, 2).reshape(*shape, -1),
             market_returns_BKT=_tensor(self.panel.market_returns[held_sessions]).float().view(shape),
             tradable_BKTN=_tensor(tradable_BNR).transpose(1, 2).reshape(*shape, -1),

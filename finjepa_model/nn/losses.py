@@ -2,8 +2,8 @@
 
 Teacher-forced and K-step autoregressive prediction of target latents (JEPA-WMs, section 3), masked patches (TS-JEPA), a
 regulariser against collapse (`LossConfig.recipe`: SIGReg, VICReg or an EMA teacher), inverse dynamics and
-variance-covariance on the portfolio latents (EB-JEPA), read-outs of detached latents. With several processes each term is
-this rank's share: the average over ranks is the term of the global batch.
+variance-covariance on the portfolio latents (EB-JEPA), labels of risk. With several processes each term is this rank's share: the
+average over ranks is the term of the global batch.
 
 Shapes: B decision dates, S steps (W context steps, then K that are predicted), N assets, M = N + 1 tokens, X any leading
 dimensions, Y samples, D width, A directions, G portfolio scalars.
@@ -201,7 +201,6 @@ def objective(model: "FinJEPA", batch: MarketBatch, path: "PortfolioPath", seed:
     if weights.recipe == "vicreg":
         terms |= _vicreg(tokens_BSMD, observation.present_BN)
     terms |= _portfolio_terms(model, tokens_BSMD, memory, observation, path)
-    terms["heads"] = _heads(model, tokens_BSMD, predicted_BSMD, batch) + terms.pop("portfolio_head")
     if batch.after_BNT is not None and weights.risk > 0:
         terms["risk"] = _risk(model, tokens_BSMD[:, -1 - weights.rollout_steps], batch)
     for name in ("prediction", "rollout"):
@@ -294,22 +293,4 @@ def _portfolio_terms(
         ),
         "variance": variance,
         "covariance": covariance,
-        "portfolio_head": F.mse_loss(model.heads.portfolio(latents_BKD.detach()), path.scalars_BKG),
     }
-
-
-def _heads(model: "FinJEPA", tokens_BSMD: Tensor, predicted_BSMD: Tensor, batch: MarketBatch) -> Tensor:
-    """Likelihood of the next step's returns, from encoded and from predicted latents, on which the heads are used."""
-    observation = batch.observation
-    asset_scale_BSN, market_scale_BS = model.scales(observation, slice(None))
-    target_BSN = batch.step_return_BSN / asset_scale_BSN
-    market_target_BS = batch.market_step_return_BS / market_scale_BS
-    valid_BSN = batch.step_return_valid_BSN & observation.present_BN.unsqueeze(1)
-    everywhere_BS = torch.ones_like(market_target_BS)
-    total = target_BSN.new_zeros(())
-    for tokens, steps in ((tokens_BSMD, slice(None)), (predicted_BSMD[:, :-1], slice(1, None))):
-        assets, market = tokens[..., :-1, :], tokens[..., -1, :]
-        inputs = model.heads.asset_inputs(assets, market)
-        total = total + model.heads.asset.loss(inputs, target_BSN[:, steps], valid_BSN[:, steps])
-        total = total + model.heads.market.loss(market, market_target_BS[:, steps], everywhere_BS[:, steps])
-    return total

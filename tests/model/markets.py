@@ -42,6 +42,8 @@ def random_observation(
     generator = torch.Generator().manual_seed(seed)
     factors = torch.randn(dates, 1, assets, 8, generator=generator) @ mixing / 8**0.5
     noise = 0.5 * torch.randn(dates, steps, assets, width, generator=generator)
+    past = torch.Generator().manual_seed(seed)
+    market_past_BR = 0.01 * torch.randn(dates, PAST, generator=past)
     return Observation(
         features_BSNTF=(factors + noise).view(*shape, -1),
         observed_BSNT=torch.ones(shape, dtype=torch.bool),
@@ -50,8 +52,8 @@ def random_observation(
         volatility_BSN=torch.full(shape[:-1], 0.01),
         market_volatility_BS=torch.full(shape[:2], 0.01),
         beta_BSN=torch.ones(shape[:-1]),
-        past_BNR=0.01 * torch.randn(dates, assets, PAST, generator=generator),
-        market_past_BR=0.01 * torch.randn(dates, PAST, generator=generator),
+        past_BNR=market_past_BR.unsqueeze(1) + 0.002 * torch.randn(dates, assets, PAST, generator=past),
+        market_past_BR=market_past_BR,
     )
 
 
@@ -67,7 +69,6 @@ def random_batch(
         ahead=Windows(seen.features_BSNTF[:, 1:], seen.observed_BSNT[:, 1:], seen.market_BSTQ[:, 1:], seen.present_BN),
         step_return_BSN=0.02 * torch.randn(dates, steps, assets, generator=generator),
         step_return_valid_BSN=torch.ones(dates, steps, assets, dtype=torch.bool),
-        market_step_return_BS=0.02 * torch.randn(dates, steps, generator=generator),
         returns_BKTN=0.01 * torch.randn(*held, assets, generator=generator),
         market_returns_BKT=0.01 * torch.randn(held, generator=generator),
         tradable_BKTN=torch.ones(*held, assets, dtype=torch.bool),

@@ -109,7 +109,8 @@ def test_a_checkpoint_older_than_the_present_td_branch_is_read_without_its_branc
     config, file = json.loads((folder / "config.json").read_text()), folder / "model.safetensors"
     (folder / "config.json").write_text(json.dumps(config | {"td": old}))
     weights = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("td.")}
-    save_file(weights | ({"zero_shot.net.weight": torch.ones(2)} if enabled else {}), file)
+    gone = {"heads.portfolio.bias": torch.ones(2)} | ({"zero_shot.net.weight": torch.ones(2)} if enabled else {})
+    save_file(weights | gone, file)
     model = FinJEPA.from_pretrained(folder)
     assert model.td is None
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in weights.items())

@@ -35,7 +35,6 @@ OBJECTIVE = {
     "inverse_dynamics",
     "variance",
     "covariance",
-    "heads",
     "risk",
 }
 OF_RECIPE = {
