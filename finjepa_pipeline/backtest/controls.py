@@ -47,7 +47,7 @@ class ForecastMarket:
     beta_BN: Tensor
     present_BN: Tensor
 
-    def portfolio_path(self, *_: Any) -> Tensor:
+    def portfolio_path(self, *_: Any, **__: Any) -> Tensor:
         raise NotImplementedError("a forecast has no latents to move a portfolio in")
 
     encode_portfolio = portfolio_path
