@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -73,17 +72,15 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
     now = instance.get_run_by_id(run.run_id) or run  # whether it is tried again is a tag that comes after the event
     if BY_HAND in now.tags or now.tags.get("dagster/will_retry") == "true":
         return None
-    failures = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    why, red = f"FinJEPA {run.job_name} failed", red_checks(instance, run)
+    if red:
+        return _about_checks(why, red, run)
     steps, reason = [], "its process ended"
-    for record in failures:
+    for record in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records:
         event = record.event_log_entry.dagster_event
         if event is not None and event.step_key and event.step_failure_data.error:
             steps.append(event.step_key)
             reason = first_cause(event.step_failure_data)
-    red = red_checks(instance, run)
-    why = f"FinJEPA {run.job_name} failed"
-    if red:
-        return _about_checks(why, red, run)
     where = f" in {', '.join(steps)}" if steps else ""
     return Alert(f"{why}{where}: {reason}", "failure", run.job_name, run.run_id, tuple(steps))
 
@@ -165,12 +162,10 @@ def _post(url: str, body: str) -> None:
             with urllib.request.urlopen(request, timeout=_POST_TIMEOUT_S):
                 return
         except (OSError, ValueError) as error:
-            final = isinstance(error, ValueError) or (isinstance(error, urllib.error.HTTPError) and error.code < 500)
-            if final or attempt == TRIES - 1:
-                code = f" {error.code}" if isinstance(error, urllib.error.HTTPError) else ""
-                raise FinJEPAError(
-                    f"the alert webhook of FINJEPA_ALERT_WEBHOOK did not take an alert ({type(error).__name__}{code})"
-                ) from None
+            code = getattr(error, "code", None)  # of an answer
+            if attempt == TRIES - 1 or isinstance(error, ValueError) or (code is not None and code < 500):
+                what = type(error).__name__ if code is None else f"{type(error).__name__} {code}"
+                raise FinJEPAError(f"the webhook of FINJEPA_ALERT_WEBHOOK did not take an alert ({what})") from None
             time.sleep(2.0**attempt)
 
 
@@ -180,9 +175,8 @@ def _run(command: str, body: str) -> None:
             shlex.split(command), input=body, text=True, capture_output=True, timeout=_COMMAND_TIMEOUT_S, check=True
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise FinJEPAError(
-            f"the command of FINJEPA_ALERT_COMMAND did not take an alert ({type(error).__name__})"
-        ) from None
+        what = type(error).__name__
+        raise FinJEPAError(f"the command of FINJEPA_ALERT_COMMAND did not take an alert ({what})") from None
 
 
 SENSORS = [failure_alert, red_check_alert, stale_champion_alert]

@@ -24,6 +24,7 @@ from finjepa_pipeline.settings import Settings
 
 KEEP = 14
 _RESERVE_BYTES = 2 << 20
+_HALF_WRITTEN_S = 86_400.0
 _RUNS_A_NIGHT = 4  # the schedule starts one a night; commands and the UI add some
 _ID = re.compile(r"\b[0-9a-f]{16}\b")
 _USING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -116,7 +117,7 @@ def clean(
     alive = living(settings, instance, own_run)
     if alive is not None:
         raise FinJEPAError(f"{alive} uses this home: nothing was removed; run `finjepa clean` again when it has ended")
-    remove_half_written(settings)
+    _remove_half_written(settings)
     for one in found.removals:  # runs come last: their removal writes to tables, and the disk may be full
         if isinstance(one.place, str):
             _remove_run(instance, settings, one.place)
@@ -126,17 +127,12 @@ def clean(
     return found
 
 
-def remove_half_written(settings: Settings, older_than_s: float = 86_400.0) -> list[Path]:
-    """Remove what killed processes have left half-written, `.tmp-*`: a day old, so that no living process uses it.
-
-    Returns:
-        What was removed.
-    """
-    left = [path for depth in ("", "*/", "*/*/") for path in settings.home.glob(f"{depth}.tmp-*")]
-    old = [path for path in left if time.time() - path.lstat().st_mtime > older_than_s]
-    for path in old:
-        _delete(path)
-    return old
+def _remove_half_written(settings: Settings) -> None:
+    """Remove what killed processes have left half-written, `.tmp-*`: a day old, so that no living process uses it."""
+    for depth in ("", "*/", "*/*/"):
+        for path in settings.home.glob(f"{depth}.tmp-*"):
+            if time.time() - path.lstat().st_mtime > _HALF_WRITTEN_S:
+                _delete(path)
 
 
 def living(settings: Settings, instance: dg.DagsterInstance, own_run: str | None = None) -> str | None:
@@ -160,11 +156,9 @@ def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.Dagste
     made.keep("panels", _folders(settings.panels), {_pointed(settings.panels / "current.json", "panel"): "current"}, 1)
     reports = _folders(settings.reports)
     needed = {p.name: "report of a kept checkpoint" for p in reports if p.name.partition("-")[0] in checkpoints}
-    made.keep("reports", reports, needed | dict.fromkeys(("decisions", "reproductions"), "never removed"), keep)
+    made.keep("reports", reports, needed | {"decisions": "never removed"}, keep)
     made.keep("reproductions", _folders(home / "reproductions"), {}, 1)
-    for name in ("ray", "sweeps"):  # states of trainings on a cluster that was killed; the same of older versions
-        made.keep(f"{name} of a cluster", _folders(home / name), {}, 1)
-    made.keep("simulated markets", _folders(home / "proving"), {}, 0)  # earlier versions kept them
+    made.keep("states of a cluster", _folders(home / "ray"), {}, 1)  # of trainings whose driver was killed
     hub = home / "sources" / "hub"
     made.keep("converted data sets", (hub / "converted").glob("*.parquet"), {}, 1)
     for repo in scan_cache_dir(hub).repos if any(hub.glob("datasets--*")) else ():  # their rows are in the warehouse
@@ -178,16 +172,13 @@ def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.Dagste
 def _plan_states(made: Plan, settings: Settings, finished: set[str], keep: int) -> None:
     """States of trainings: of finished ones none is needed, and of the others the newest. The run folder with the curves stays:
     every configuration that was tried counts."""
-    unfinished = []
-    for run in settings.checkpoints.glob("*.run"):
-        if run.name.removesuffix(".run") in finished:
-            made.remove("states of finished trainings", *sorted(run.rglob("*.pt")))
-        elif any(run.rglob("*.pt")):
-            unfinished.append(run)
-    unfinished.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for run in unfinished[keep:]:
-        made.remove("states of interrupted trainings", *sorted(run.rglob("*.pt")))
-    made.kept["states of interrupted trainings"] = {"among the newest": len(unfinished[:keep])}
+    runs = [run for run in settings.checkpoints.glob("*.run") if any(run.rglob("*.pt"))]
+    begun = sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)
+    unfinished = [run for run in begun if run.stem not in finished]
+    for run in begun:
+        if run not in unfinished[:keep]:
+            made.remove("states of trainings", *sorted(run.rglob("*.pt")))
+    made.kept["states of trainings"] = {"among the newest that were interrupted": len(unfinished[:keep])}
 
 
 def _plan_runs(made: Plan, instance: dg.DagsterInstance, settings: Settings, newest: int) -> None:
