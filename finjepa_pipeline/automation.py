@@ -14,7 +14,6 @@ from finjepa_pipeline.alerts import Alert, send
 from finjepa_pipeline.backtest.assets import audit
 from finjepa_pipeline.backtest.blocks import parse_names, parse_planners
 from finjepa_pipeline.backtest.strategies import CONTROLS
-from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.prices.ingest import source_moved
 from finjepa_pipeline.prices.sources import DEFAULT_CALENDAR
@@ -92,7 +91,7 @@ def nightly_schedule(
     why = f"the close of {day}"
     try:
         moved = source_moved(warehouse, home)
-        if moved is None and _last_run_succeeded(context.instance) and not _left_over(home, warehouse):
+        if moved is None and _last_run_succeeded(context.instance):
             return dg.SkipReason(f"no new prices by {tick:%Y-%m-%d %H:%M}, and the last run succeeded: nothing to do")
     except FinJEPAError as error:  # the run reports the same where a person looks for it, and alerts
         why += f", although the source cannot be looked at: {error}"
@@ -133,14 +132,6 @@ def _request(
 def _last_run_succeeded(instance: dg.DagsterInstance) -> bool:
     runs = instance.get_run_records(dg.RunsFilter(job_name=nightly.name), limit=1)
     return bool(runs) and runs[0].dagster_run.status == dg.DagsterRunStatus.SUCCESS
-
-
-def _left_over(settings: Settings, warehouse: Warehouse) -> bool:
-    """Whether there are no prices yet, or a release waits for the repository that is configured now."""
-    from finjepa_pipeline.publishing.release import is_outstanding  # here: it loads arch, and every step this module
-
-    with warehouse.connect() as con:
-        return current_revision(con) is None or is_outstanding(con, settings)
 
 
 # Between two nightly runs lie a day, a weekend, or one with a holiday: a warning after the first two that were missed.

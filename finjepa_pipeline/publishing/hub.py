@@ -1,25 +1,20 @@
-"""Publishes a release to the Hugging Face Hub exactly once: one commit, one tag, read back.
+"""Publishes a release to the Hugging Face Hub exactly once: one commit, one tag.
 
 Every attempt first looks at what stands on the Hub and then does only what is missing. So a lost answer, a faster publisher,
 a crash between commit and tag, and a second run are one case: the next look finds the commit by its title and goes on.
 """
 
-import hashlib
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, set_client_factory
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.hf_api import RepoFile, RepoFolder
 from huggingface_hub.utils import httpx
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.publishing.package import CONTENT, Package
-from finjepa_pipeline.store import sha256
+from finjepa_pipeline.publishing.package import Package
 
 ATTEMPTS = 8
 LONGEST_WAIT_S = 300.0  # a Hub that asks for more is left for the next run
@@ -99,12 +94,6 @@ def _complete(api: HfApi, package: Package, repo_id: str) -> Publication:
         if tagged is not None:
             api.delete_tag(repo_id, tag=package.tag)
         api.create_tag(repo_id, tag=package.tag, revision=commit)
-    # a commit that was found may carry another card of the same content, made in another home
-    if not _holds(api, package, repo_id, commit, CHECKPOINT_FILES if new else CONTENT):
-        raise FinJEPAError(
-            f"{repo_url(repo_id)} at {commit[:8]} does not hold what was sent; delete that commit and run "
-            "`finjepa publish` again"
-        )
     return Publication(repo_url(repo_id), commit, new)
 
 
@@ -112,22 +101,6 @@ def _find_commit(api: HfApi, package: Package, repo_id: str) -> str | None:
     """The first commit that released this content."""
     titled = [commit.commit_id for commit in api.list_repo_commits(repo_id) if commit.title == package.title]
     return titled[-1] if titled else None
-
-
-def _holds(api: HfApi, package: Package, repo_id: str, commit: str, names: Sequence[str]) -> bool:
-    """Whether the Hub's files at a commit are the package's."""
-    stored = {info.path: info for info in api.get_paths_info(repo_id, list(names), revision=commit)}
-    return all(_is_file(stored.get(name), package.folder / name) for name in names)
-
-
-def _is_file(stored: RepoFile | RepoFolder | None, path: Path) -> bool:
-    """By the sha256 of what is in LFS or Xet, and git's hash of others."""
-    if not isinstance(stored, RepoFile):
-        return False
-    if stored.lfs:
-        return stored.lfs.sha256 == sha256(path)
-    content = path.read_bytes()
-    return stored.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _wait_before_retry(error: Exception, attempt: int) -> float | None:

@@ -11,7 +11,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_pipeline.publishing import hub
 from finjepa_pipeline.publishing.card import card_of
-from finjepa_pipeline.publishing.gate import Champion, current_champion
+from finjepa_pipeline.publishing.gate import Champion
 from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, write_package
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import keep
@@ -93,18 +93,6 @@ def plan_release(settings: Settings, champion: Champion, repo_id: str | None) ->
     if commit is not None:
         return f"{plan}; {hub.repo_url(repo_id)} has it already, commit {commit[:8]}"
     return f"{plan}; {hub.repo_url(repo_id)} would get one commit and the tag {package.tag}"
-
-
-def is_outstanding(con: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
-    """Whether the champion waits for the Hub repository of the settings."""
-    champion = current_champion(con)
-    if champion is None or settings.hub_repo_id is None or hub.is_offline():
-        return False
-    query = (
-        "SELECT 1 FROM main.releases AS there JOIN main.releases AS here USING (content_hash) "
-        "WHERE here.checkpoint = ? AND there.target = ?"
-    )
-    return not con.execute(query, [champion.checkpoint, hub.repo_url(settings.hub_repo_id)]).fetchall()
 
 
 def _package(settings: Settings, champion: Champion) -> Package:

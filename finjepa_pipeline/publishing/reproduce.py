@@ -124,7 +124,6 @@ def _ops(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -> d
         "preset": _BASE,
         "overrides": overrides(lineage["config"]),
         "processes": build.get("processes"),
-        "resume": False,
     }
     return {
         "ingest_prices": _prices(settings, scratch, lineage),

@@ -36,7 +36,6 @@ class TrainConfig(ModelChoice):
     """What is trained."""
 
     processes: int | None = Field(default=None, description="Ranks; one for each GPU, or one on the CPU, when empty.")
-    resume: bool = Field(default=True, description="Go on with an interrupted training of the same checkpoint.")
 
 
 @dg.asset(
@@ -58,7 +57,7 @@ def world_model(
     panel = Panel.open(panel_of_run(context, home))
     wanted = for_panel(preset(config.preset).override(config.overrides), panel)
     where = compute.ranks(home, config.processes)
-    folder, reused = train_in_step(context, home, warehouse, panel, wanted, where, resume=config.resume)
+    folder, reused = train_in_step(context, home, warehouse, panel, wanted, where)
     metrics = read_json(folder / "metrics.json")
     return dg.MaterializeResult(
         metadata={

@@ -144,17 +144,16 @@ def train_checkpoint(
     lineage: Mapping[str, Any],
     where: Mapping[str, Any],
     watch: Callable[[], object] = lambda: None,
-    resume: bool = True,
     make_current: bool = True,
 ) -> tuple[Path, bool]:
-    """Train, or find that it has been done: here, or on another machine that has the same FINJEPA_ARTIFACTS.
+    """Train, from the state that an interrupted run has left, or find that it has been done: here, or on another machine that
+    has the same FINJEPA_ARTIFACTS.
 
     Args:
         config: as `for_panel` returns it.
         lineage: content of `lineage.json`.
         where: processes and threads, as `compute.ranks` counts them.
         watch: called every second or so while it trains.
-        resume: go on from the state that an interrupted run has left; otherwise start anew.
         make_current: whether whoever asks for the newest checkpoint gets this one; the model of a fold is not for use.
 
     Returns:
@@ -166,8 +165,6 @@ def train_checkpoint(
     checkpoint = settings.checkpoints / checkpoint_id(config, panel)
     run_folder, reused = run_folder_of(checkpoint), bring(settings, checkpoint)
     if not reused:
-        if not resume:
-            shutil.rmtree(run_folder, ignore_errors=True)
         try:
             if (training := begin(settings, config, panel, where)) is not None:
                 compute.train(settings, training, watch)

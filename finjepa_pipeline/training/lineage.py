@@ -4,7 +4,6 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates
 from finjepa_pipeline.prices.history import derived_options, find_revision, options_of
-from finjepa_pipeline.run_inputs import event_of_run
 from finjepa_pipeline.training.checkpoints import training_code_version
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -27,10 +25,6 @@ _LIBRARIES = (
 )  # fmt: skip
 # What is kept of a revision of the prices.
 _OF_REVISION = ("number", "feed", "source", "version", "rows", "quarantined_rows", "columns", "accepted")
-_UPSTREAM = (
-    "price_source", "raw_prices", "prices", "quarantined_prices", "corporate_actions", "entities", "adjusted_prices", "universe",
-    "feature_panel",
-)  # fmt: skip
 
 
 def lineage_of_run(
@@ -50,7 +44,7 @@ def lineage_of_run(
     Returns:
         `data`: where the prices came from, dates in ISO format. `blocks`: first and last session of `train`, `validation` and
         `test`; a checkpoint is judged by these dates, whatever panel it meets later. `build`: what makes its inputs again.
-        `dagster`: the run, and the last materialisation of each upstream asset.
+        `dagster`: the run.
     """
     data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
     with warehouse.connect() as connection:
@@ -74,10 +68,7 @@ def lineage_of_run(
         | {"channels": list(panel.channels), "training_code": training_code_version()}
         | {"processes": where["processes"], "threads": where["threads"]},
         "device": where["device"],
-        "dagster": {
-            "run_id": context.run.run_id,
-            "upstream": {key: _materialization(context, key) for key in _UPSTREAM},
-        },
+        "dagster": {"run_id": context.run.run_id},
     }
 
 
@@ -119,13 +110,3 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _materialization(context: dg.AssetExecutionContext, key: str) -> dict[str, Any] | None:
-    """That of an asset in this run, or else its last one; None for an asset that has none."""
-    event = event_of_run(context, key) or context.instance.get_latest_materialization_event(dg.AssetKey(key))
-    if event is None or event.asset_materialization is None:
-        return None
-    tags = event.asset_materialization.tags or {}
-    made_at = datetime.fromtimestamp(event.timestamp, UTC).isoformat(timespec="seconds")
-    return {"run_id": event.run_id, "timestamp": made_at, "data_version": tags.get("dagster/data_version")}

@@ -10,9 +10,7 @@ from pydantic import Field
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import shortage, split_dates, ways_out
 from finjepa_model.training.records import read_metrics
-from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_id, run_folder_of, train_checkpoint
 from finjepa_pipeline.training.lineage import lineage_of_run
@@ -38,7 +36,6 @@ def train_in_step(
     config: FinJEPAConfig,
     where: Mapping[str, Any],
     *,
-    resume: bool = True,
     make_current: bool = True,
     curves: bool = True,
     fold: str | None = None,
@@ -63,13 +60,11 @@ def train_in_step(
         context.log_event(dg.AssetObservation(context.asset_key, partition=fold, metadata=metadata))
 
     made_by = lineage_of_run(context, warehouse, panel, config, where, fold)
-    if fold is None and (warning := without_intervals(len(panel.dates), config)):
-        context.log.warning(warning)
     context.log.info("training starts in processes of its own")
     run_folder = run_folder_of(home.checkpoints / checkpoint_id(config, panel))
     steps = config.training.epochs * config.training.steps_per_epoch
     watch = new_records(run_folder, steps, report) if curves else lambda: None
-    return train_checkpoint(home, config, panel, made_by, where, watch, resume, make_current)
+    return train_checkpoint(home, config, panel, made_by, where, watch, make_current)
 
 
 def new_records(run_folder: Path, total_steps: int, report: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
@@ -86,14 +81,3 @@ def new_records(run_folder: Path, total_steps: int, report: Callable[[dict[str, 
                 report(record)
 
     return report_new
-
-
-def without_intervals(sessions: int, config: FinJEPAConfig) -> str:
-    """Whether a block will be too short for an interval, and what makes it longer: known before minutes are spent."""
-    least = SHORTEST + 1  # the first session of a block has no return
-    short = shortage(split_dates(sessions, config), config, least)
-    return (
-        f"no interval, no p-value and no claim of skill will be given: {short}; {ways_out(sessions, config, least)}"
-        if short
-        else ""
-    )

@@ -64,7 +64,6 @@ def test_a_night_starts_on_sessions_only_and_says_why(home):
 def test_a_night_without_new_prices_starts_nothing_unless_the_last_one_failed(home, monkeypatch):
     moved: list[str | None] = [None]
     monkeypatch.setattr(automation, "source_moved", lambda *_: moved[0])
-    monkeypatch.setattr(automation, "_left_over", lambda *_: False)
     with dg.instance_for_test() as instance:
         assert isinstance(tick(home, instance, "2026-11-24"), dg.RunRequest)  # there was no night yet
         finished(instance, dg.DagsterRunStatus.SUCCESS)

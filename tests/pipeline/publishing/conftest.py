@@ -60,7 +60,7 @@ class Home:
         config, folder = model.config, self.settings.checkpoints / name
         model.save_pretrained(folder)
         made = made_with() | {"config": config.to_dict(), "seed": seed, "data": DATA, "blocks": BLOCKS, "build": {}}
-        made |= {"panel_hash": "panel1", "device": "cpu", "dagster": {"run_id": None, "upstream": {}}}
+        made |= {"panel_hash": "panel1", "device": "cpu", "dagster": {"run_id": None}}
         diagnostics = {"effective_rank_assets": 5.0, "effective_rank_market": 4.0, "collapsed": collapsed}
         for file, content in {
             "normalization.json": {"channels": [{"name": channel} for channel in config.model.channels]},
