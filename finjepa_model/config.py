@@ -114,8 +114,9 @@ class LossConfig(Bounded):
     masked_patch: float = bounded(1.0, 0, 1e6)
     prediction: float = bounded(1.0, 0, 1e6)
     rollout: float = bounded(1.0, 0, 1e6)
-    # of SIGReg without its factor of the number of samples; 10 (EB-JEPA) fills the width with noise, 0.3 loses factors
-    sigreg: float = bounded(1.0, 0, 1e6)
+    # of SIGReg without its factor of the number of samples: beside a teacher a guard against collapse, more of it costs forecasts
+    # of risk (docs/results/risk.md); recipe `sigreg` needs about 1
+    sigreg: float = bounded(0.01, 0, 1e6)
     sigreg_slices: int = bounded(256, 1, 65536)
     inverse_dynamics: float = bounded(1.0, 0, 1e6)
     variance: float = bounded(1.0, 0, 1e6)  # EB-JEPA, on portfolio latents
