@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-SQL_FOLDER = next(folder for folder in (_HERE.parent / "sql", _HERE / "sql") if (folder / "migrations").is_dir())
+SQL_FOLDER = next(folder for folder in (_HERE.parent / "sql", _HERE / "sql") if (folder / "prices").is_dir())
 
 
 @cache

@@ -1,7 +1,8 @@
 """The DuckDB file that holds every table: its schema, its migrations, and who may open it.
 
-`sql/<stage>/schema.sql` creates the tables of a stage as the newest version has them. `sql/migrations/NNNN_*.sql` changes tables
-that an older version created. Both run when the warehouse is opened for writing, and nowhere else.
+`sql/<stage>/schema.sql` creates the tables of a stage as the newest version has them. `sql/migrations/NNNN_*.sql`, the first of
+which will be 0013, changes tables that an older version created. Both run when the warehouse is opened for writing, and nowhere
+else.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from finjepa_pipeline.sql_files import SQL_FOLDER, file_literal, literal, sql
 
 __all__ = ["Warehouse", "file_literal", "literal", "migrate", "sql"]
 
+OLDEST_VERSION = 12  # of the tables that can be opened: what `schema.sql` made before the first migration
 LOCK_PATIENCE_S = 30.0
 _OTHER_HOME = "put a backup in its place, move it away and ingest again, or set FINJEPA_HOME to another folder"
 # Of the memory limit, which is meant for the process: DuckDB's own buffers keep to its setting, and Python and what is
@@ -48,8 +50,7 @@ class Warehouse(dg.ConfigurableResource):
         """
         connection = self._open(read_only)
         try:
-            if not read_only:
-                migrate(connection)
+            schema_version(connection) if read_only else migrate(connection)
             yield connection
         finally:
             connection.close()
@@ -84,9 +85,9 @@ class Warehouse(dg.ConfigurableResource):
 
 
 @cache
-def _schemas() -> tuple[str, ...]:
+def _schemas() -> str:
     """The SQL that creates the tables of each stage, where they are missing."""
-    return tuple(path.read_text(encoding="utf-8") for path in sorted(SQL_FOLDER.glob("*/schema.sql")))
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(SQL_FOLDER.glob("*/schema.sql")))
 
 
 @cache
@@ -97,40 +98,41 @@ def migrations() -> tuple[tuple[int, str], ...]:
 
 
 def newest_version() -> int:
-    return migrations()[-1][0]
+    return max([OLDEST_VERSION, *(version for version, _ in migrations())])
 
 
 def schema_version(con: duckdb.DuckDBPyConnection) -> int | None:
-    """The version of the tables; 1 where no number is stored, None in an empty database.
+    """The version of the tables, None in an empty database.
 
     Raises:
-        FinJEPAError: if the tables are those of another program.
+        FinJEPAError: if they are of a newer FinJEPA, of one before OLDEST_VERSION, or of another program.
     """
     tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    if not tables:
+        return None
+    version = 0
     if "schema_version" in tables:
-        [(version,)] = con.execute("SELECT max(version) FROM main.schema_version").fetchall()
-        return int(version or 1)
-    if tables and "revisions" not in tables:  # the first version of FinJEPA had this table, and no number
+        version = con.execute("SELECT max(version) FROM main.schema_version").fetchall()[0][0] or 0
+    if version > newest_version():
         raise FinJEPAError(
-            "warehouse.duckdb is a database of another program; set FINJEPA_HOME to a folder of its own, or move it away"
+            f"the warehouse has version {version}, and this FinJEPA knows up to {newest_version()}; install the newer one again"
         )
-    return 1 if tables else None
+    if version < OLDEST_VERSION:
+        raise FinJEPAError(
+            "warehouse.duckdb was made by an older FinJEPA or another program, and was left as it is; to begin anew from the "
+            "same price files, move it away and run `finjepa ingest`, or set FINJEPA_HOME to another folder; to read it, "
+            "install the FinJEPA that made it"
+        )
+    return version
 
 
-def migrate(con: duckdb.DuckDBPyConnection) -> int | None:
+def migrate(con: duckdb.DuckDBPyConnection) -> None:
     """Run the migrations that are newer than the tables, each in one transaction, then create the tables that are missing.
 
-    Returns:
-        The version that the tables had; None of an empty database.
-
     Raises:
-        FinJEPAError: if the tables are of a newer FinJEPA or another program, or hold something that a migration cannot move.
+        FinJEPAError: as `schema_version`, or if the tables hold something that a migration cannot move. Nothing is changed then.
     """
     before = schema_version(con)
-    if before is not None and before > newest_version():
-        raise FinJEPAError(
-            f"the warehouse has version {before}, and this FinJEPA knows up to {newest_version()}; install the newer one again"
-        )
     for version, statements in migrations():
         if before is not None and version > before:
             try:
@@ -141,8 +143,7 @@ def migrate(con: duckdb.DuckDBPyConnection) -> int | None:
                     f"the warehouse cannot be upgraded to version {version} ({first}); its tables are as they were: "
                     "install the FinJEPA that made it, with a backup if it was upgraded in part, or move it away and ingest again"
                 ) from error
-    _run(con, None if before is not None else newest_version(), "\n".join(_schemas()))
-    return before
+    _run(con, newest_version() if before is None else None, _schemas())
 
 
 def _run(con: duckdb.DuckDBPyConnection, version: int | None, statements: str) -> None:

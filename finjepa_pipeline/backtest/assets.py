@@ -37,7 +37,7 @@ from finjepa_pipeline.backtest.walk_forward import (
     stored_plan,
 )
 from finjepa_pipeline.features import current_panel
-from finjepa_pipeline.prices.history import feed_of_content
+from finjepa_pipeline.prices.history import find_revision
 from finjepa_pipeline.report import metadata
 from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_report
 from finjepa_pipeline.report.history import write_history
@@ -316,7 +316,8 @@ def walk_forward_leaderboard(
     with warehouse.connect() as con:
         plan, folds = newest_plan(con, config.plan)
         version = pool(con, plan)
-        labels = {"run_id": context.run.run_id, "feed": feed_of_content(con, version)}
+        known = find_revision(con, None, version)
+        labels = {"run_id": context.run.run_id, "feed": known.feed if known else None}
         untried = never_backtested(con, home.checkpoints)
         for fold, checkpoint in [*folds, ("all folds", plan)]:
             build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": fold})

@@ -1,7 +1,6 @@
 """The door of the prices stage: from an outside source to sound, adjusted prices and a universe."""
 
 import datetime
-import shutil
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
@@ -86,13 +85,14 @@ def ingest_prices(
     if report.note:
         context.log.warning(report.note)
     context.log.info(
-        f"{report.revision.feed}: {report.new_rows:,} new rows; now {report.revision.rows:,} sound and "
+        f"{report.revision.feed}: {report.moved.added:,} new rows; now {report.revision.rows:,} sound and "
         f"{report.revision.quarantined_rows:,} in quarantine"
     )
     with warehouse.connect() as con:
         require_shown(con, report.revision.feed, report.revision.data_version)
+        [(stored,)] = con.execute("SELECT count(*) FROM price_history").fetchall()
     for name, rows in (
-        ("raw_prices", report.stored_rows),
+        ("raw_prices", stored),
         ("prices", report.revision.rows),
         ("quarantined_prices", report.revision.quarantined_rows),
     ):
@@ -130,7 +130,6 @@ def derive_prices(
     context: dg.AssetExecutionContext, config: UniverseConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult]:
     prices = prices_of_run(context)
-    shutil.rmtree(settings.get().home / "snapshots", ignore_errors=True)  # Parquet copies that older versions wrote
     report = derive(warehouse, config, prices)
     with warehouse.connect() as con:
         if prices is not None:
@@ -166,12 +165,12 @@ def _revision_metadata(report: IngestReport) -> dict[str, dg.MetadataValue | int
         "revision": revision.number,
         "version": revision.version,
         "data_version": revision.data_version,
-        "new_rows": report.new_rows,
-        "ended_rows": report.ended_rows,
+        "new_rows": report.moved.added,
+        "ended_rows": report.moved.ended,
         **{name: getattr(report.moved, name) for name in ("withdrawn", "kept", "held_back", "released")},
-        "calendar": report.calendar,
+        "calendar": revision.calendar,
         "accepted": ", ".join(revision.accepted),
-        "reused": report.new_rows == report.ended_rows == 0,
+        "reused": report.moved.added == report.moved.ended == 0,
         "dates": f"{revision.first_date} to {revision.last_date}",
         "columns": ", ".join(revision.columns),
         **({"note": report.note} if report.note else {}),
@@ -216,7 +215,11 @@ def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.Asset
 def _freshness(report: IngestReport, limit: int | None) -> dg.AssetCheckResult:
     fixed = report.revision.source in ("sample", "synthetic")
     last = report.revision.last_date
-    behind = 0 if fixed or last is None else sessions_behind(report.calendar, last, datetime.datetime.now(datetime.UTC))
+    behind = (
+        0
+        if fixed or last is None
+        else sessions_behind(report.revision.calendar, last, datetime.datetime.now(datetime.UTC))
+    )
     return dg.AssetCheckResult(
         passed=behind <= (1 if limit is None else limit),
         check_name=_FRESHNESS.name,

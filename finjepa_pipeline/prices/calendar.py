@@ -2,8 +2,8 @@
 
 import contextlib
 import datetime
-import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,13 +11,15 @@ import duckdb
 import numpy as np
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.sql_files import sql
 
 DEFAULT_CALENDAR = "XNYS"
 AUTO = "auto"  # `auto:XASX`: the symbols have calendars of their own, and decisions are made at the close of XASX
 _FIRST = datetime.date(1962, 1, 2)
 _FITS = 0.01  # of the rows may lie outside a calendar
 _WITHOUT_EXCHANGE = {"24/7", "24/5"}
+_MOST_MISSING = (
+    0.15  # of their days: every day lies on 24/7, and what trades on five days a week lacks more than a quarter
+)
 _DAYS = "SELECT DISTINCT symbol, date FROM ({rows}) WHERE date IS NOT NULL"
 _RECENT_DAYS = 1_100  # of each symbol are compared with calendars: three years
 _SUFFIXES = {  # what data vendors append to a symbol of an exchange
@@ -96,14 +98,13 @@ def detect_calendar(con: duckdb.DuckDBPyConnection, rows: str, *, each: bool) ->
     Args:
         each: look at every symbol, also where most rows are on sessions of New York.
     """
-    con.execute(f"CREATE OR REPLACE TEMPORARY TABLE symbol_days AS {_DAYS.format(rows=rows)}")
-    listed = "SELECT unnest($days::DATE[])"
     days = {"days": sessions(DEFAULT_CALENDAR)}
-    query = f"SELECT count(*), count(*) FILTER (WHERE date NOT IN ({listed})) FROM symbol_days"
+    outside = "count(*) FILTER (WHERE date NOT IN (SELECT unnest($days::DATE[])))"
+    query = f"SELECT count(*), {outside} FROM ({_DAYS.format(rows=rows)})"
     ((total, outside),) = con.execute(query, days).fetchall()
     if outside <= _FITS * total and not each:
         return DEFAULT_CALENDAR
-    counts = Counter(_fitting(con, DEFAULT_CALENDAR).values())
+    counts = Counter(_fitting(con, rows, DEFAULT_CALENDAR).values())
     if not counts:
         return DEFAULT_CALENDAR
     # An exchange decides, where there is one: at its close the others are known.
@@ -111,64 +112,79 @@ def detect_calendar(con: duckdb.DuckDBPyConnection, rows: str, *, each: bool) ->
     return most if len(counts) == 1 else f"{AUTO}:{most}"
 
 
-def assign_calendars(con: duckdb.DuckDBPyConnection, feed_id: int, rows: str, clock: str) -> None:
-    """Store the calendar of each symbol of a feed that has none yet, and when the rows of each calendar are known. What was
-    once stored of a symbol stays: a later delivery does not move its past."""
-    known = f"SELECT symbol FROM symbol_calendars WHERE feed_id = {feed_id}"
-    con.execute(
-        f"CREATE OR REPLACE TEMPORARY TABLE symbol_days AS {_DAYS.format(rows=rows)} AND symbol NOT IN ({known})"
-    )
-    found = _fitting(con, clock)
-    con.execute(
-        "INSERT INTO symbol_calendars SELECT $feed_id, unnest($symbols::VARCHAR[]), unnest($calendars::VARCHAR[])",
-        {"feed_id": feed_id, "symbols": list(found), "calendars": list(found.values())},
-    )
-    names = con.execute(f"SELECT DISTINCT calendar FROM symbol_calendars WHERE feed_id = {feed_id}").fetchall()
-    con.execute(f"DELETE FROM clock_sessions WHERE feed_id = {feed_id}")
-    for name in {clock, *(name for (name,) in names)}:
-        pairs = known_at(name, clock)
+def put_calendars(con: duckdb.DuckDBPyConnection, calendar: str, feed_id: int, rows: str) -> None:
+    """The sessions of a feed's calendar as the temporary table calendar_sessions. Where its symbols have calendars of their own,
+    those of all of them; then the calendar of each symbol that has none yet is stored, and when the rows of each calendar are
+    known. What was once stored of a symbol stays: a later delivery does not move its past."""
+    clock, names = clock_of(calendar), {clock_of(calendar)}
+    if has_several(calendar):
+        known = f"SELECT symbol FROM symbol_calendars WHERE feed_id = {feed_id}"
+        found = _fitting(con, f"FROM ({rows}) WHERE symbol NOT IN ({known})", clock)
         con.execute(
-            "INSERT INTO clock_sessions SELECT $feed_id, $name, unnest($days::DATE[]), unnest($known::DATE[])",
-            {"feed_id": feed_id, "name": name, "days": [day for day, _ in pairs], "known": [day for _, day in pairs]},
+            "INSERT INTO symbol_calendars SELECT $feed_id, unnest($symbols::VARCHAR[]), unnest($calendars::VARCHAR[])",
+            {"feed_id": feed_id, "symbols": list(found), "calendars": list(found.values())},
         )
+        stored = con.execute(f"SELECT DISTINCT calendar FROM symbol_calendars WHERE feed_id = {feed_id}").fetchall()
+        names |= {name for (name,) in stored}
+        con.execute(f"DELETE FROM clock_sessions WHERE feed_id = {feed_id}")
+        for name in names:
+            days, known_on = zip(*known_at(name, clock), strict=True)
+            con.execute(
+                "INSERT INTO clock_sessions SELECT $feed_id, $name, unnest($days::DATE[]), unnest($known_on::DATE[])",
+                {"feed_id": feed_id, "name": name, "days": days, "known_on": known_on},
+            )
+    _put_sessions(con, "calendar_sessions", {name: sessions(name) for name in names})
 
 
-def _fitting(con: duckdb.DuckDBPyConnection, clock: str) -> dict[str, str]:
-    """The calendar of each symbol of the temporary table symbol_days: that of its name, else `clock`, where its days fit; the
-    best of all otherwise."""
-    names = con.execute("SELECT DISTINCT symbol FROM symbol_days WHERE symbol IS NOT NULL").fetchall()
+def _fitting(con: duckdb.DuckDBPyConnection, rows: str, clock: str) -> dict[str, str]:
+    """The calendar of each symbol: that of its name, else `clock`, where its days fit; otherwise that with the smallest share of
+    days outside it and of sessions without a row."""
+    con.execute(f"""
+        CREATE OR REPLACE TEMPORARY TABLE recent_days AS {_DAYS.format(rows=rows)} AND symbol IS NOT NULL
+        QUALIFY date >= max(date) OVER (PARTITION BY symbol) - {_RECENT_DAYS}""")
+    symbols = con.execute("SELECT DISTINCT symbol FROM recent_days").fetchall()
     usual = DEFAULT_CALENDAR if clock in _WITHOUT_EXCHANGE else clock  # on which the days of any exchange would lie
-    hints = {symbol: _hint(symbol) or usual for (symbol,) in names}
+    hints = {symbol: _hint(symbol) or usual for (symbol,) in symbols}
+    # Most symbols keep the calendar of their name; making all calendars takes a while.
+    fits = _fit(con, {*hints.values(), *_WITHOUT_EXCHANGE}, [])
     found: dict[str, str] = {}
-    exchanges = {usual, DEFAULT_CALENDAR, *_SUFFIXES.values()} - _WITHOUT_EXCHANGE
-    # Most symbols keep the calendar of their name; making all calendars takes a while. Every day lies on 24/7: what trades on
-    # five days a week lacks more than a quarter of it.
-    for candidates, worst in ((set(hints.values()), 0.0), ({"24/5"}, 0.02), ({"24/7"}, 0.15), (exchanges, math.inf)):
-        if len(found) < len(hints):
-            found |= _best(con, candidates, hints, worst)
-            con.execute("DELETE FROM symbol_days WHERE symbol IN (SELECT unnest($s::VARCHAR[]))", {"s": list(found)})
+    for (symbol, name), (outside, missing) in fits.items():
+        if outside <= _FITS and (name == hints[symbol] or (name in _WITHOUT_EXCHANGE and missing < 2 * _FITS)):
+            found[symbol] = name
+    if len(found) < len(hints):
+        best: dict[str, tuple[float, bool, str]] = {}
+        fits = _fit(con, {usual, DEFAULT_CALENDAR, *_SUFFIXES.values()}, list(found))
+        for (symbol, name), (outside, missing) in fits.items():
+            misfit = (round(outside + missing, 2), name != hints[symbol], name)
+            if name not in _WITHOUT_EXCHANGE or missing < _MOST_MISSING:
+                best[symbol] = min(best.get(symbol, misfit), misfit)
+        found |= {symbol: name for symbol, (_, _, name) in best.items()}
     return found
 
 
-def _best(con: duckdb.DuckDBPyConnection, candidates: set[str], hints: dict[str, str], worst: float) -> dict[str, str]:
-    """The hint of each symbol if its days are sessions of it; else the candidate with the smallest share of days outside it
-    and of sessions without a row, unless that is above `worst`."""
-    ((last,),) = con.execute("SELECT max(date) FROM symbol_days").fetchall()
-    first = max(_FIRST, last - datetime.timedelta(days=2 * _RECENT_DAYS))
-    con.execute("CREATE OR REPLACE TEMPORARY TABLE candidate_sessions (calendar VARCHAR, date DATE)")
-    for name in candidates:
-        con.execute(
-            "INSERT INTO candidate_sessions SELECT $name, unnest($days::DATE[])",
-            {"name": name, "days": list(_calendar(name, first).sessions.date)},
+def _fit(
+    con: duckdb.DuckDBPyConnection, calendars: set[str], without: list[str]
+) -> dict[tuple[str, str], tuple[float, ...]]:
+    """How the recent days of each symbol agree with each calendar: the shares of its days that are no session, and of the
+    sessions that lack a row."""
+    [(first,)] = con.execute("SELECT coalesce(min(date), current_date) FROM recent_days").fetchall()
+    days_of = {name: _calendar(name, max(first, _FIRST)).sessions.date for name in calendars}
+    _put_sessions(con, "candidate_sessions", days_of)
+    query = """
+        WITH spans AS (
+            SELECT symbol, min(date) AS first, max(date) AS last, count(*) AS days FROM recent_days
+            WHERE symbol NOT IN (SELECT unnest($without::VARCHAR[])) GROUP BY symbol
         )
-    best: dict[str, tuple[float, bool, str]] = {}
-    for symbol, name, outside, missing in con.execute(
-        sql("prices/calendar_fit").format(recent=_RECENT_DAYS)
-    ).fetchall():
-        hinted = name == hints[symbol]
-        fit = (-1.0 if hinted and outside <= _FITS else round(outside + missing, 2), not hinted, name)
-        best[symbol] = min(best.get(symbol, fit), fit)
-    return {symbol: name for symbol, (misfit, _, name) in best.items() if misfit <= worst}
+        SELECT symbol, calendar, 1 - count(seen.date) / any_value(days), 1 - count(seen.date) / count(*)
+        FROM spans JOIN candidate_sessions AS known ON known.date BETWEEN first AND last
+        LEFT JOIN recent_days AS seen USING (symbol, date) GROUP BY symbol, calendar"""
+    return {(symbol, name): tuple(fit) for symbol, name, *fit in con.execute(query, {"without": without}).fetchall()}
+
+
+def _put_sessions(con: duckdb.DuckDBPyConnection, table: str, days_of: Mapping[str, Sequence[datetime.date]]) -> None:
+    con.execute(f"CREATE OR REPLACE TEMPORARY TABLE {table} (calendar VARCHAR, date DATE)")
+    for name, days in days_of.items():
+        con.execute(f"INSERT INTO {table} SELECT $name, unnest($days::DATE[])", {"name": name, "days": list(days)})
 
 
 def _hint(symbol: str) -> str | None:

@@ -1,19 +1,16 @@
 """The contract that a batch of prices must keep: Great Expectations over aggregates that SQL computes."""
 
-import ast
-import contextlib
-import difflib
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.rules import ROW_RULES, Rule
+from finjepa_model.errors import FinJEPAError, did_you_mean
+from finjepa_pipeline.prices.rules import ROW_RULES
 
 BAD_SHARE = 0.5  # of the rows of a batch
 STRAY_SHARE = 0.05  # of the rows of a batch, on days on which their exchange was closed: the calendar is wrong
@@ -26,34 +23,23 @@ Severity = Literal["critical", "warning"]
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """`column` of the batch's one-row aggregate lies in [low, high]; None is no bound."""
+class Outcome:
+    """An expectation, that `column` of the batch's one-row aggregate lies in [low, high] (None is no bound), and what became
+    of it. `error` is set when it could not be evaluated, which is not the same as failing."""
 
     column: str
     low: float | None
     high: float | None
     severity: Severity
     reason: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an expectation. `error` is set when it could not be evaluated, which is not the same as failing."""
-
-    column: str
-    severity: Severity
-    success: bool
-    observed: float | None
-    bounds: str
-    reason: str
+    observed: float | None = None
+    success: bool = True
     error: str | None = None
     examples: tuple[str, ...] = ()
 
     @property
-    def expectation(self) -> Expectation:
-        """What was expected; `bounds` has the numbers as Python writes them."""
-        low, high = ast.literal_eval(self.bounds)
-        return Expectation(self.column, low, high, self.severity, self.reason)
+    def bounds(self) -> str:
+        return f"[{self.low}, {self.high}]"
 
     def __str__(self) -> str:
         if self.error is not None:
@@ -62,7 +48,7 @@ class Outcome:
         return f"{self.column} is {self.observed:g}, outside {self.bounds} ({self.reason}){such_as}"
 
 
-def expectations(aggregates: dict[str, float], accepted: frozenset[str]) -> list[Expectation]:
+def expectations(aggregates: dict[str, float], accepted: frozenset[str]) -> list[Outcome]:
     """What is expected of a batch with these aggregates (`sql/prices/aggregates.sql`). Critical is what makes the whole of it
     untrustworthy; bad rows among good ones go to quarantine, and a warning says how many.
 
@@ -70,45 +56,32 @@ def expectations(aggregates: dict[str, float], accepted: frozenset[str]) -> list
         accepted: rules and names of ACCEPTABLE that a person lets pass.
     """
     rows = aggregates["new_rows"]
+
+    def expect(column: str, low: float | None, high: float | None, reason: str, critical: bool = False) -> Outcome:
+        severity: Severity = "critical" if critical and column not in accepted else "warning"
+        return Outcome(column, low, high, severity, reason, observed=aggregates[column])
+
+    strays = {} if "stray_session" in accepted else {"stray_session": max(STRAY_SHARE * rows, FEW)}
+    most_moved, most_withdrawn = (
+        max(5.0, MOVED_SHARE * aggregates["symbols"]),
+        WITHDRAWN_SHARE * aggregates["rows_before"],
+    )
+    gone = "rows that were there before are in the delivery no longer: a history of prices does not shrink"
     return [
-        Expectation(
-            "refused_rows", 0, max(BAD_SHARE * rows, FEW), "critical", "most rows are bad: is it the right file?"
+        expect("refused_rows", 0, max(BAD_SHARE * rows, FEW), "most rows are bad: is it the right file?", True),
+        expect("sound_rows", 1, None, "a feed without a sound row is not one of prices", True),
+        expect("withdrawn_rows", 0, most_withdrawn, gone, True),
+        expect("moved_symbols", 0, most_moved, "closes of the last 30 rows changed by more than 1 %", True),
+        expect("restated_symbols", 0, 0, "closes of the last 30 rows changed by more than 1 bp"),
+        expect("rejudged_rows", 0, 0, "the rows after them put them into quarantine, or let them out of it"),
+        expect("kept_rows", 0, 0, "rows of earlier deliveries that this one does not cover are kept"),
+        expect("missing_sessions", 0, 0, "every session of the exchange has prices"),
+        expect("uneven_sessions", 0, 0, "a session has as many symbols as those before, within 10 %"),
+        *(
+            expect(rule.name, 0, strays.get(rule.name, rule.threshold * rows), rule.reason, rule.name in strays)
+            for rule in ROW_RULES
         ),
-        Expectation("sound_rows", 1, None, "critical", "a feed without a sound row is not one of prices"),
-        Expectation(
-            "withdrawn_rows",
-            0,
-            WITHDRAWN_SHARE * aggregates["rows_before"],
-            "warning" if "withdrawn_rows" in accepted else "critical",
-            "rows that were there before are in the delivery no longer: a history of prices does not shrink",
-        ),
-        Expectation(
-            "moved_symbols",
-            0,
-            max(5.0, MOVED_SHARE * aggregates["symbols"]),
-            "warning" if "moved_symbols" in accepted else "critical",
-            "closes of the last 30 rows changed by more than 1 %",
-        ),
-        Expectation("restated_symbols", 0, 0, "warning", "closes of the last 30 rows changed by more than 1 bp"),
-        Expectation(
-            "rejudged_rows", 0, 0, "warning", "the rows after them put them into quarantine, or let them out of it"
-        ),
-        Expectation("kept_rows", 0, 0, "warning", "rows of earlier deliveries that this one does not cover are kept"),
-        Expectation("missing_sessions", 0, 0, "warning", "every session of the exchange has prices"),
-        Expectation("uneven_sessions", 0, 0, "warning", "a session has as many symbols as those before, within 10 %"),
-        *(_of_rule(rule, rows, accepted) for rule in ROW_RULES),
     ]
-
-
-def _of_rule(rule: Rule, rows: float, accepted: frozenset[str]) -> Expectation:
-    if rule.name == "stray_session" and rule.name not in accepted:
-        return Expectation(rule.name, 0, max(STRAY_SHARE * rows, FEW), "critical", rule.reason)
-    return Expectation(rule.name, 0, most_allowed(rule, rows), "warning", rule.reason)
-
-
-def most_allowed(rule: Rule, rows: float) -> float:
-    """How many of so many rows may break a rule before it warns."""
-    return rule.threshold * rows
 
 
 def accepted_names(names: Sequence[str]) -> frozenset[str]:
@@ -120,29 +93,62 @@ def accepted_names(names: Sequence[str]) -> frozenset[str]:
     known = [rule.name for rule in ROW_RULES if rule.severity == "hard"] + list(ACCEPTABLE)
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise FinJEPAError(f"nothing is refused for {name!r}: {hint}")
+            raise FinJEPAError(f"nothing is refused for {name!r}; {did_you_mean(name, known)}")
     return frozenset(names)
 
 
-def judge(aggregates: dict[str, float], expected: list[Expectation]) -> tuple[Outcome, ...]:
-    """Validate one row of aggregates."""
-    results = _validation(aggregates, expected, _context()).results
-    return tuple(_outcome(result, expected, aggregates) for result in results)
+def judge(expected: Sequence[Outcome], context: Any = None) -> tuple[Outcome, ...]:
+    """Validate the observed values: the same outcomes, with success and error.
+
+    Args:
+        context: a project of Great Expectations that keeps the validation.
+    """
+    context = context or _context()
+    import great_expectations as gx
+    import pandas as pd
+    from great_expectations.core.expectation_suite import ExpectationSuite
+    from great_expectations.expectations.core.expect_column_max_to_be_between import ExpectColumnMaxToBeBetween
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
+    suite = ExpectationSuite(
+        name="price_contract",
+        expectations=[
+            ExpectColumnMaxToBeBetween(
+                column=one.column,
+                min_value=one.low,
+                max_value=one.high,
+                severity=FailureSeverity(one.severity),
+                meta={"place": place},
+                notes=one.reason,
+            )
+            for place, one in enumerate(expected)
+        ],
+    )
+    asset = context.data_sources.add_pandas("warehouse").add_dataframe_asset("revision")
+    definition = gx.ValidationDefinition(
+        name="prices", data=asset.add_batch_definition_whole_dataframe("aggregates"), suite=context.suites.add(suite)
+    )
+    frame = pd.DataFrame([{one.column: one.observed for one in expected}])
+    results = context.validation_definitions.add(definition).run(batch_parameters={"dataframe": frame}).results
+    return tuple(
+        replace(
+            expected[result.expectation_config.meta["place"]],
+            success=bool(result.success),
+            error=_raised(result.exception_info),
+        )
+        for result in results
+    )
 
 
-def write_docs(outcomes: tuple[Outcome, ...], folder: Path) -> None:
+def write_docs(outcomes: Sequence[Outcome], folder: Path) -> None:
     """Make the Data Docs at `docs_page(folder)` those of `outcomes`, unless they are so already.
 
     They take longer than the judgement, so they are written when the warehouse is open to others again; from what is stored
     of a revision, so that a process that is killed in between loses none.
     """
-    made_of = hashlib.sha256(repr(outcomes).encode()).hexdigest()
-    site, mark = docs_page(folder).parent, "made-of.txt"
-    with contextlib.suppress(OSError):
-        if (site / mark).read_text(encoding="utf-8") == made_of:
-            return
+    site, mark = docs_page(folder).parent, f"{hashlib.sha256(repr(outcomes).encode()).hexdigest()}.made"
+    if (site / mark).exists():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
     base = str(beside / "docs").replace("$", r"\$")  # Great Expectations would put variables of the environment there
@@ -157,15 +163,19 @@ def write_docs(outcomes: tuple[Outcome, ...], folder: Path) -> None:
                 "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
             },
         )
-        observed = {outcome.column: outcome.observed for outcome in outcomes}
-        _validation(observed, [outcome.expectation for outcome in outcomes], context)
+        judge(outcomes, context)
         context.build_data_docs()
-        (beside / "docs" / mark).write_text(made_of, encoding="utf-8")
+        (beside / "docs" / mark).touch()
         if site.exists():
             os.replace(site, beside / "old")
         os.replace(beside / "docs", site)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def docs_page(folder: Path) -> Path:
+    """The front page of the Data Docs."""
+    return folder / "docs" / "index.html"
 
 
 def _context() -> Any:
@@ -180,59 +190,7 @@ def _context() -> Any:
     return context
 
 
-def _validation(aggregates: Mapping[str, float | None], expected: list[Expectation], context: Any) -> Any:
-    import great_expectations as gx
-    import pandas as pd
-    from great_expectations.core.expectation_suite import ExpectationSuite
-    from great_expectations.expectations.core.expect_column_max_to_be_between import ExpectColumnMaxToBeBetween
-    from great_expectations.expectations.metadata_types import FailureSeverity
-
-    suite = ExpectationSuite(
-        name="price_contract",
-        expectations=[
-            ExpectColumnMaxToBeBetween(
-                column=expectation.column,
-                min_value=expectation.low,
-                max_value=expectation.high,
-                severity=FailureSeverity(expectation.severity),
-                meta={"place": place},
-                notes=expectation.reason,
-            )
-            for place, expectation in enumerate(expected)
-        ],
-    )
-    asset = context.data_sources.add_pandas("warehouse").add_dataframe_asset("revision")
-    definition = gx.ValidationDefinition(
-        name="prices", data=asset.add_batch_definition_whole_dataframe("aggregates"), suite=context.suites.add(suite)
-    )
-    return context.validation_definitions.add(definition).run(
-        batch_parameters={"dataframe": pd.DataFrame([dict(aggregates)])}
-    )
-
-
-def docs_page(folder: Path) -> Path:
-    """The front page of the Data Docs."""
-    return folder / "docs" / "index.html"
-
-
-def _outcome(result: Any, expected: list[Expectation], aggregates: dict[str, float]) -> Outcome:
-    expectation = expected[result.expectation_config.meta["place"]]
-    return Outcome(
-        column=expectation.column,
-        severity=expectation.severity,
-        success=bool(result.success),
-        observed=aggregates.get(expectation.column),
-        bounds=f"[{expectation.low}, {expectation.high}]",
-        reason=expectation.reason,
-        error=_raised(result.exception_info),
-    )
-
-
 def _raised(info: dict[str, Any]) -> str | None:
     """The exception inside a result, if any. An expectation that raised reports success=False like one that failed."""
-    if info.get("raised_exception"):
-        return str(info.get("exception_message"))
-    for inner in info.values():  # keyed by metric when a metric raised
-        if isinstance(inner, dict) and inner.get("raised_exception"):
-            return str(inner.get("exception_message"))
-    return None
+    raised = (one for one in (info, *info.values()) if isinstance(one, dict) and one.get("raised_exception"))
+    return next((str(one.get("exception_message")) for one in raised), None)  # keyed by metric when a metric raised

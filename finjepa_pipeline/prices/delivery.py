@@ -3,16 +3,13 @@
 Everything runs in the caller's transaction. The sessions of the feed's exchanges are in the temporary table calendar_sessions.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 import duckdb
 
 from finjepa_pipeline.prices.calendar import clock_of, has_several
 from finjepa_pipeline.prices.rules import FIRM_BITS, HARD_BITS, SESSION_BITS, TICK_BITS, UNPLACED_BITS, bits
-from finjepa_pipeline.prices.scan import scan_sql
-from finjepa_pipeline.prices.sources import Feed
 from finjepa_pipeline.warehouse import sql
 
 _BY_YEAR = "symbol, year(date)::SMALLINT AS year"
@@ -51,17 +48,13 @@ class Moved:
 
 
 class Delivery:
-    """The files of one delivery, and the revision that they make."""
+    """The rows of one delivery, a query as of `scan_sql`, and the revision that they make."""
 
-    def __init__(
-        self, con: duckdb.DuckDBPyConnection, feed: Feed, feed_id: int, revision: int, paths: Sequence[Path]
-    ) -> None:
-        self._con = con
-        self._rows = scan_sql(con, paths, feed.filter)
-        self._calendar = feed.calendar
-        self._place = {"feed_id": feed_id, "revision": revision}
-        self._held = f"FROM price_history WHERE feed_id = {feed_id} AND valid_to IS NULL"
-        self._new = f"FROM price_history WHERE valid_from = {revision}"
+    def __init__(self, con: duckdb.DuckDBPyConnection, rows: str, place: tuple[int, int], calendar: str) -> None:
+        self._con, self._rows, self._calendar = con, rows, calendar
+        self._place = dict(zip(("feed_id", "revision"), place, strict=True))
+        self._held = "FROM price_history WHERE feed_id = {feed_id} AND valid_to IS NULL".format(**self._place)
+        self._new = "FROM price_history WHERE valid_from = {revision}".format(**self._place)
 
     def write_first(self) -> Moved:
         """Write all rows of a feed's first delivery, sorted by symbol and date."""
@@ -70,9 +63,9 @@ class Delivery:
         out_of_order = self._value(f"""
             SELECT count(*) FILTER (WHERE symbol < symbol_before OR (symbol = symbol_before AND date < date_before))
             FROM (SELECT symbol, date, {before} FROM ({self._rows}))""")
-        added = self._insert(f"FROM ({self._rows})", in_order=not out_of_order)
+        self._insert(f"FROM ({self._rows}) {'ORDER BY symbol, date' if out_of_order else ''}")
         self._judge(f"SELECT symbol, date, close, adj_close, volume, broken {self._new}")
-        return Moved(added)
+        return Moved(added=self._value(f"SELECT count(*) {self._new}"))
 
     def write_changes(self, *, whole: bool, again: bool) -> Moved:
         """End the rows that the delivery replaces or withdraws, and write those that it brings.
@@ -84,106 +77,91 @@ class Delivery:
         Returns:
             Nothing added and nothing ended if the content is the same, and then nothing was written.
         """
-        held = f"SELECT rowid AS row_id, {_COLUMNS} {self._held}"
-        self._con.execute(
-            sql("prices/changes").format(
-                delivered=self._rows,
-                held=held,
-                again=again,
-                delivered_years=_digest(_BY_YEAR, f"FROM ({self._rows})"),
-                held_years=_digest(_BY_YEAR, self._held),
-                delivered_keys=_digest(_BY_KEY, "FROM delivered_rows"),
-                held_keys=_digest(_BY_KEY, "FROM held_rows"),
-            )
+        self._run(
+            "changes",
+            delivered=self._rows,
+            held=f"SELECT rowid AS row_id, {_COLUMNS} {self._held}",
+            again=again,
+            delivered_years=_digest(_BY_YEAR, f"FROM ({self._rows})"),
+            held_years=_digest(_BY_YEAR, self._held),
+            delivered_keys=_digest(_BY_KEY, "FROM delivered_rows"),
+            held_keys=_digest(_BY_KEY, "FROM held_rows"),
         )
-        withdrawn = self._value("SELECT count(*) FROM changed_keys WHERE withdrawn")
-        if withdrawn and not whole:
-            self._con.execute(sql("prices/keep_uncovered").format(delivered=self._rows, hard=FIRM_BITS | TICK_BITS))
-        left = self._value("SELECT count(*) FROM changed_keys WHERE withdrawn")
-        moved = Moved(kept=withdrawn - left)
-        if self._value("SELECT count(*) FROM changed_keys"):
-            moved = replace(self._write(), withdrawn=left, kept=moved.kept)
-        return moved
+        gone = "FROM changed_keys WHERE withdrawn"
+        uncovered = self._value(f"SELECT count(*) {gone}")
+        if uncovered and not whole:
+            self._run("keep_uncovered", delivered=self._rows, hard=FIRM_BITS | TICK_BITS)
+        withdrawn = self._value(f"SELECT count(*) {gone}")
+        kept = uncovered - withdrawn
+        if not self._value("SELECT count(*) FROM changed_keys"):
+            return Moved(kept=kept)
 
-    def _write(self) -> Moved:
+        revision = self._place["revision"]
         of_changed = (
             "FROM {} AS row WHERE EXISTS (FROM changed_keys AS key "
             "WHERE key.symbol IS NOT DISTINCT FROM row.symbol AND key.date IS NOT DISTINCT FROM row.date)"
         )
-        revision = self._place["revision"]
-        self._con.execute(
-            f"UPDATE price_history SET valid_to = {revision} WHERE rowid IN (SELECT row_id {of_changed.format('held_rows')})"
-        )
-        self._insert(of_changed.format("delivered_rows"))
-        query = sql("prices/restatements").format(**self._place, hard=FIRM_BITS | TICK_BITS)
-        restated, moved, some_restated, some_moved = self._con.execute(query).fetchall()[0]
+        ended = of_changed.format("held_rows")
+        self._con.execute(f"UPDATE price_history SET valid_to = {revision} WHERE rowid IN (SELECT row_id {ended})")
+        self._insert(f"{of_changed.format('delivered_rows')} ORDER BY symbol, date")
+        [(restated, moved, some_restated, some_moved)] = self._run("restatements", hard=FIRM_BITS | TICK_BITS)
         # Of the symbols with new rows, from two months before the first of them on; the day is a constant, so that what is
         # older is not read at all.
-        first = self._con.execute(f"SELECT coalesce(min(date) - 60, '9999-12-31')::VARCHAR {self._new}").fetchall()[0][
-            0
-        ]
+        [(first,)] = self._con.execute(f"SELECT coalesce(min(date) - 60, '9999-12-31') {self._new}").fetchall()
         held_back, released = self._judge(f"""
             SELECT history.symbol, date, close, adj_close, volume, broken FROM ({self._held}) AS history
             JOIN touched_symbols AS touched ON touched.symbol = history.symbol AND date >= first_new - 60
             WHERE date >= DATE '{first}' ORDER BY history.symbol, date""")
-        rejudged = f"FROM rejudged WHERE valid_from < {revision}"
         return Moved(
             added=self._value(f"SELECT count(*) {self._new}"),
-            ended=self._value(
-                f"SELECT count(*) FROM price_history WHERE feed_id = {self._place['feed_id']} AND valid_to = {revision}"
-            ),
+            ended=self._value(f"SELECT count(*) {self._held.replace('IS NULL', f'= {revision}')}"),
+            withdrawn=withdrawn,
+            kept=kept,
             held_back=held_back,
             released=released,
             restated_symbols=restated,
             moved_symbols=moved,
             examples={
-                "withdrawn_rows": self._examples("FROM changed_keys WHERE withdrawn"),
-                "rejudged_rows": self._examples(rejudged),
+                "withdrawn_rows": self._examples(gone),
+                "rejudged_rows": self._examples(f"FROM rejudged WHERE valid_from < {revision}"),
                 "restated_symbols": some_restated,
                 "moved_symbols": some_moved,
             },
         )
 
-    def _insert(self, rows: str, in_order: bool = False) -> int:
-        order = "" if in_order else "ORDER BY symbol, date"
-        place = f"{self._place['feed_id']}, {self._place['revision']}"
-        return self._value(f"INSERT INTO price_history SELECT {place}, {_COLUMNS}, NULL {rows} {order}")
+    def _insert(self, rows: str) -> None:
+        place = "{feed_id}, {revision}".format(**self._place)
+        self._con.execute(f"INSERT INTO price_history SELECT {place}, {_COLUMNS}, NULL {rows}")
 
-    def _judge(self, history: str) -> tuple[int, int]:
+    def _judge(self, rows: str) -> tuple[int, int]:
         """Judge by the rules that look at more than one row; how many rows of earlier revisions were held back, and released.
 
         Args:
-            history: the rows in which ticks are looked for, by symbol and date: new ones, and what they follow on.
+            rows: in which ticks are looked for, by symbol and date: new ones, and what they follow on.
         """
-        named = {
-            name: bits(name) for name in ("duplicate", "bad_symbol", "stray_session", "thin_session", "late_session")
-        }
-        masks = {
-            "hard": HARD_BITS,
-            "firm": FIRM_BITS,
-            "ticks": TICK_BITS,
-            "sessions": SESSION_BITS,
-            "unplaced": UNPLACED_BITS,
-        }
+        names = ("duplicate", "bad_symbol", "stray_session", "thin_session", "late_session")
         fragments = {
-            **self._place, **named, **masks, "calendar": clock_of(self._calendar), "several": has_several(self._calendar),
+            **{name: bits(name) for name in names}, "hard": HARD_BITS, "firm": FIRM_BITS, "ticks": TICK_BITS,
+            "sessions": SESSION_BITS, "unplaced": UNPLACED_BITS, "calendar": clock_of(self._calendar),
+            "several": has_several(self._calendar),
         }  # fmt: skip
-        self._con.execute(sql("prices/mark_sets").format(**fragments))
+        self._run("mark_sets", **fragments)
         self._con.execute(
             "CREATE OR REPLACE TEMPORARY TABLE touched_symbols AS "
             f"SELECT symbol, min(date) AS first_new {self._new} GROUP BY symbol"
         )
         self._con.execute("CREATE OR REPLACE TEMPORARY TABLE tick_rows (symbol VARCHAR, date DATE, bit UINTEGER)")
         for name, quantity, low, high, heavy in _TICKS:
-            if self._value("SELECT count(*) FROM tick_rows"):
-                history = f"FROM ({history}) ANTI JOIN tick_rows USING (symbol, date) ORDER BY symbol, date"
-            tick = {"rows": history, "firm": FIRM_BITS, "quantity": quantity, "low": low, "high": high, "heavy": heavy}
-            self._con.execute(sql("prices/find_ticks").format(**tick, bit=bits(name)))
-        self._con.execute(sql("prices/judge").format(**fragments))
+            tick = {"quantity": quantity, "low": low, "high": high, "heavy": heavy, "bit": bits(name)}
+            self._run("find_ticks", rows=rows, firm=FIRM_BITS, **tick)
+        self._run("judge", **fragments)
         counts = f"count(*) FILTER (WHERE {{0}} & {HARD_BITS} = 0 AND {{1}} & {HARD_BITS} <> 0)"
-        back, out = (counts.format(*pair) for pair in (("broken_before", "broken"), ("broken", "broken_before")))
+        back, out = counts.format("broken_before", "broken_now"), counts.format("broken_now", "broken_before")
         query = f"SELECT {back}, {out} FROM rejudged WHERE valid_from < {self._place['revision']}"
         return self._con.execute(query).fetchall()[0]
+
+    def _run(self, name: str, **fragments: object) -> list[tuple[Any, ...]]:
+        return self._con.execute(sql(f"prices/{name}").format(**self._place, **fragments)).fetchall()
 
     def _examples(self, rows: str) -> list[str]:
         query = f"SELECT coalesce(symbol, '?') || ' ' || coalesce(date::VARCHAR, '?') {rows} ORDER BY ALL LIMIT 3"
@@ -196,9 +174,8 @@ class Delivery:
 def content_digest(con: duckdb.DuckDBPyConnection, feed_id: int) -> str:
     """What the valid rows of a feed hash to, in any order."""
     rows = f"FROM price_history WHERE feed_id = {feed_id} AND valid_to IS NULL"
-    return con.execute(
-        f"SELECT to_hex(bit_xor(hash(symbol, year, n, folded, total))) FROM ({_digest(_BY_YEAR, rows)})"
-    ).fetchall()[0][0]
+    query = f"SELECT to_hex(bit_xor(hash(symbol, year, n, folded, total))) FROM ({_digest(_BY_YEAR, rows)})"
+    return con.execute(query).fetchall()[0][0]
 
 
 def _digest(keys: str, rows: str) -> str:

@@ -4,32 +4,20 @@ All of it is derived whole, from the rows that the views show. `adjusted_prices`
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import dagster as dg
-import duckdb
 from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline.prices import history
-from finjepa_pipeline.warehouse import Warehouse, literal, sql
+from finjepa_pipeline.warehouse import Warehouse, sql
 
 TABLES = ("corporate_actions", "entities", "adjusted_prices", "universe")
-STORED = (
-    "price_sessions",
-    "price_events",
-    "stale_prices",
-    "corporate_actions",
-    "entities",
-    "universe",
-    "price_histograms",
-)
-BLOCK_ROWS = 2_500_000  # about a gigabyte of windows over them; memory does not grow with the market
 # Thresholds of reference tables, on sessions, logarithms of ratios, and ratios.
 THRESHOLDS = {
-    "schema": 5,  # raise it when what is derived changes: it is made again
+    "schema": 6,  # raise it when what is derived changes: it is made again
     "long_gap": 60,  # sessions without a row after which a ticker may have been given to somebody else
     "patience": 10,  # sessions before the end of the data after which a history counts as ended
     "quarter": 63,  # sessions before its end by which a share is judged to have been falling apart
@@ -40,6 +28,13 @@ THRESHOLDS = {
     "heavy": 5,  # times the usual volume, which a gain beyond `explosion` needs to be believed
     "year": 365,  # days without a row after which a ticker has been given to somebody else
 }
+# Where symbols have calendars of their own, a row stands at the first session of the clock whose close is not before its own: a
+# decision there knows it, and none before does. Of several rows, the last one stands.
+_ON_ONE_CLOCK = """
+    SELECT symbol, clock_date AS date, open, high, low, close, volume, adj_close FROM prices
+    JOIN (SELECT symbol, calendar FROM symbol_calendars WHERE feed_id = {feed_id}) USING (symbol)
+    JOIN (SELECT calendar, date, clock_date FROM clock_sessions WHERE feed_id = {feed_id}) USING (calendar, date)
+    QUALIFY row_number() OVER (PARTITION BY symbol, clock_date ORDER BY date DESC) = 1"""
 
 
 class UniverseConfig(dg.Config):
@@ -75,85 +70,22 @@ def derive(warehouse: Warehouse, config: UniverseConfig, prices: tuple[str, str]
             raise FinJEPAError("there are no prices to derive from; run `finjepa ingest` first")
         if prices is not None:
             history.require_shown(con, *prices)
-        fragments = {**THRESHOLDS, **config.model_dump()}
-        (feed_id,) = con.execute("SELECT feed_id FROM active_view").fetchall()[0]
-        state = (feed_id, revision.number, to_json(fragments, sort_keys=True))
+        thresholds = {**THRESHOLDS, **config.model_dump()}
+        state = (revision.feed_id, revision.number, to_json(thresholds, sort_keys=True))
         reused = con.execute("FROM derived_state").fetchall() == [state]
         if not reused:
-            _put_on_clock(con, feed_id)
-            _derive_blocks(con, {**fragments, "has_volume": "volume" in revision.columns})
-            _store(con, state)
+            several = con.execute("FROM symbol_calendars WHERE feed_id = ? LIMIT 1", [revision.feed_id]).fetchall()
+            clocked = _ON_ONE_CLOCK.format(feed_id=revision.feed_id) if several else "FROM prices"
+            has_volume = "volume" in revision.columns
+            con.begin()
+            con.execute(sql("prices/derived").format(**thresholds, clocked=clocked, has_volume=has_volume))
+            con.execute("DELETE FROM derived_state")
+            con.execute("INSERT INTO derived_state VALUES (?, ?, ?)", state)
+            con.commit()
+        counts = {name: f"count(*) FROM {name}" for name in TABLES}
+        counts["adjusted_prices"] = (
+            "coalesce(sum(observations), 0)::BIGINT FROM entities"  # the same, without making them
+        )
+        rows = {name: con.execute(f"SELECT {count}").fetchall()[0][0] for name, count in counts.items()}
         options = hashlib.sha256(state[-1].encode()).hexdigest()[:8]
-        return DeriveReport(
-            {table: _rows(con, table) for table in TABLES}, f"{revision.data_version}-{options}", reused
-        )
-
-
-def _put_on_clock(con: duckdb.DuckDBPyConnection, feed_id: int) -> None:
-    """Make the view clocked_prices that of the active feed. Where symbols have calendars of their own, a row stands at the first
-    session of the clock whose close is not before its own: a decision there knows it, and none before does. Of several rows, the
-    last one stands."""
-    rows = "FROM prices"
-    if history.has_own_calendars(con, feed_id):
-        rows = f"""
-            SELECT symbol, clock_date AS date, open, high, low, close, volume, adj_close FROM prices
-            JOIN (SELECT symbol, calendar FROM symbol_calendars WHERE feed_id = {feed_id}) USING (symbol)
-            JOIN (SELECT calendar, date, clock_date FROM clock_sessions WHERE feed_id = {feed_id}) USING (calendar, date)
-            QUALIFY row_number() OVER (PARTITION BY symbol, clock_date ORDER BY date DESC) = 1"""
-    con.execute(f"CREATE OR REPLACE VIEW clocked_prices AS {rows}")
-
-
-def _derive_blocks(con: duckdb.DuckDBPyConnection, fragments: dict[str, object]) -> None:
-    """Every derived table, a run of symbols at a time, as temporary tables: they go before those of the same names."""
-    for table in STORED:
-        con.execute(f"CREATE TEMPORARY TABLE {table} AS FROM main.{table} LIMIT 0")
-    con.execute(
-        "INSERT INTO price_sessions SELECT date, row_number() OVER (ORDER BY date), count(*) FROM clocked_prices "
-        "GROUP BY date ORDER BY date"
-    )
-    con.execute(
-        "CREATE TEMPORARY TABLE best_contenders (date DATE, entity VARCHAR, traded HUGEINT, age BIGINT, tie_break UBIGINT)"
-    )
-    block = {**fragments, "adjusted": sql("prices/adjusted").format(prices="block_prices")}
-    for symbols in _blocks(con):
-        con.execute(
-            "CREATE OR REPLACE TEMPORARY TABLE block_prices AS "
-            "SELECT symbol, date, session, open, high, low, close, volume, adj_close "
-            f"FROM clocked_prices JOIN price_sessions USING (date) WHERE {symbols}"
-        )
-        for step in ("events", "corporate_actions", "entities", "universe"):
-            con.execute(sql(f"prices/{step}").format(**block))
-    con.execute("INSERT INTO universe SELECT date, entity FROM best_contenders ORDER BY date, entity")
-
-
-def _store(con: duckdb.DuckDBPyConnection, state: tuple[int, int, str]) -> None:
-    con.execute("BEGIN")
-    for table in STORED:
-        con.execute(f"CREATE OR REPLACE TABLE main.{table} AS FROM temp.{table}")
-        con.execute(f"DROP TABLE temp.{table}")
-    con.execute(f"CREATE OR REPLACE VIEW adjusted_prices AS {sql('prices/adjusted').format(prices='clocked_prices')}")
-    con.execute("DELETE FROM derived_state")
-    con.execute("INSERT INTO derived_state VALUES (?, ?, ?)", state)
-    con.execute("COMMIT")
-
-
-def _blocks(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    """Conditions that cut the symbols into runs of about BLOCK_ROWS rows."""
-    rows, first = 0, None
-    for symbol, n in con.execute("SELECT symbol, count(*) FROM prices GROUP BY symbol ORDER BY symbol").fetchall():
-        if rows >= BLOCK_ROWS:
-            yield _run(first, symbol)
-            rows, first = 0, symbol
-        rows += n
-    yield _run(first, None)
-
-
-def _run(first: str | None, beyond: str | None) -> str:
-    bounds = [f"symbol >= {literal(first)}"] if first is not None else []
-    bounds += [f"symbol < {literal(beyond)}"] if beyond is not None else []
-    return " AND ".join(bounds) or "true"
-
-
-def _rows(con: duckdb.DuckDBPyConnection, table: str) -> int:
-    count = "sum(observations) FROM main.entities" if table == "adjusted_prices" else f"count(*) FROM main.{table}"
-    return int(con.execute(f"SELECT {count}").fetchall()[0][0] or 0)
+        return DeriveReport(rows, f"{revision.data_version}-{options}", reused)

@@ -1,10 +1,11 @@
 """Ingestion: the present state of a source becomes a revision of the history of its feed, or nothing changes at all."""
 
+import datetime
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import duckdb
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline.prices import contract, history
-from finjepa_pipeline.prices.calendar import AUTO, assign_calendars, clock_of, detect_calendar, has_several, sessions
+from finjepa_pipeline.prices.calendar import AUTO, clock_of, detect_calendar, has_several, put_calendars
 from finjepa_pipeline.prices.delivery import Delivery, Moved, content_digest
 from finjepa_pipeline.prices.rules import BY_NAME, HARD_BITS, JUDGEMENT, ROW_RULES, UNPLACED_BITS, bits
 from finjepa_pipeline.prices.scan import plain, scan_sql
@@ -34,33 +35,20 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingestion did.
+    """What an ingestion did: the revision that the tables show now, and what it changed (nothing, if it was there before).
 
-    Attributes:
-        revision: what the tables show now.
-        new_rows: row versions added; ended_rows: row versions that ended, restated or withdrawn.
-        moved: the same in detail.
-        stored_rows: row versions of all feeds and revisions; calendar: the exchange of this feed.
-        outcomes: what the contract said of the rows of this revision (when nothing was new, what it said then).
-        note: a remark for a person, such as a source that could not be reached.
+    `note` is a remark for a person, such as a source that could not be reached.
     """
 
     revision: history.Revision
-    new_rows: int
-    ended_rows: int
-    stored_rows: int
-    moved: Moved
-    calendar: str
-    outcomes: tuple[contract.Outcome, ...]
+    moved: Moved = field(default_factory=Moved)
     note: str | None = None
 
-
-@dataclass(frozen=True)
-class Terms:
-    """What a person says of a delivery: which findings do not refuse it, and whether it is all there is."""
-
-    accepted: frozenset[str] = frozenset()
-    whole: bool = False
+    @property
+    def outcomes(self) -> tuple[contract.Outcome, ...]:
+        """What the contract said of the rows of the revision."""
+        found = json.loads(self.revision.outcomes_json)
+        return tuple(contract.Outcome(**{**one, "examples": tuple(one["examples"])}) for one in found)
 
 
 class ContractError(FinJEPAError):
@@ -85,59 +73,40 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
     named = make_feed(config, settings)
     if config.as_of is not None:
         return _show_as_of(warehouse, config.as_of, named)
-    feed, note = (named, None) if named else _held_feed(warehouse, settings)
-    if note:
-        with warehouse.connect() as con:
-            return _report(con, note=note)
+    accepted = contract.accepted_names(config.accept or ())
+    feed, stays = (named, None) if named else _held_feed(warehouse, settings)
+    if stays is not None:
+        return IngestReport(
+            stays, note=f"still showing {feed.name} as of revision {stays.number}; name the data source to move on"
+        )
     try:
         snapshot = feed.source.snapshot()
         with warehouse.connect() as con:
-            accepted = contract.accepted_names(config.accept or ())
             found = history.calendar_of_place(con, feed) if config.calendar is None and named else None
             feed = feed if found is None else replace(feed, calendar=found)
-            is_known = _is_known(con, feed, snapshot, config.whole)
+            is_known = _is_known(history.newest_revision(con, feed.name), snapshot, config.whole)
         # may take minutes: not while the warehouse is locked
-        paths = [] if is_known else feed.source.fetch(snapshot, snapshot.files)
+        paths = [] if is_known else feed.source.fetch(snapshot)
     except FinJEPAError as error:
-        if named is not None:
+        shown = None if named else _shown(warehouse)
+        if shown is None:
             raise
-        with warehouse.connect() as con:
-            shown = history.current_revision(con)
-            if shown is None:
-                raise
-            older = "; its rows are judged by the rules of an older version until the source can be read"
-            return _report(
-                con, note=f"carried on with what is here: {error}{older if shown.judgement < JUDGEMENT else ''}"
-            )
+        return IngestReport(shown, note=f"carried on with what is here: {error}")
     with warehouse.connect() as con:
         try:
-            if named and found is None and config.calendar in (None, AUTO):
-                rows = scan_sql(con, paths, feed.filter) if paths else None
-                feed = (
-                    feed
-                    if rows is None
-                    else replace(feed, calendar=detect_calendar(con, rows, each=config.calendar == AUTO))
-                )
-            con.execute("BEGIN")
-            report = _bring_up(con, feed, snapshot, paths, Terms(accepted, config.whole))
-            notes = [note for note in (report.note, _not_read(snapshot)) if note]
-            report = replace(report, note="; ".join(notes) or None)
+            if paths and named and found is None and config.calendar in (None, AUTO):
+                rows = scan_sql(con, paths, feed.filter)
+                feed = replace(feed, calendar=detect_calendar(con, rows, each=config.calendar == AUTO))
+            con.begin()
+            report = _bring_up(con, feed, snapshot, paths, accepted, config.whole)
         except _UNREADABLE as error:
             raise FinJEPAError(f"{feed.name} cannot be ingested: {plain(error)}") from error
-        except ContractError as refusal:
-            con.execute("ROLLBACK")
-            failed = [vars(outcome) for outcome in refusal.outcomes if not outcome.success]
-            history.put_refusal(con, refusal.feed, failed)
-            raise
-        con.execute("COMMIT")
-        return report
-
-
-def _not_read(snapshot: Snapshot) -> str | None:
-    if not snapshot.unread:
-        return None
-    more = len(snapshot.unread) - 3
-    return f"not read: {', '.join(snapshot.unread[:3])}{f' and {more} more' if more > 0 else ''}"
+        con.commit()
+    if snapshot.unread:
+        more = len(snapshot.unread) - 3
+        unread = f"not read: {', '.join(snapshot.unread[:3])}{f' and {more} more' if more > 0 else ''}"
+        report = replace(report, note="; ".join(filter(None, (report.note, unread))))
+    return report
 
 
 def price_version(warehouse: Warehouse, settings: Settings) -> str:
@@ -155,12 +124,16 @@ def source_moved(warehouse: Warehouse, settings: Settings) -> str | None:
     Raises:
         FinJEPAError: if the source cannot be read.
     """
-    with warehouse.connect() as con:
-        shown = history.current_revision(con)
+    shown = _shown(warehouse)
     if shown is None:
         return None
     version = price_version(warehouse, settings)
     return None if version == shown.version else version
+
+
+def _shown(warehouse: Warehouse) -> history.Revision | None:
+    with warehouse.connect() as con:
+        return history.current_revision(con)
 
 
 def _show_as_of(warehouse: Warehouse, text: str, named: Feed | None) -> IngestReport:
@@ -177,74 +150,56 @@ def _show_as_of(warehouse: Warehouse, text: str, named: Feed | None) -> IngestRe
             raise FinJEPAError(
                 f"{text} is the start of several revisions: {', '.join(str(one.number) for one in found)}"
             )
-        shown = found[0]
-        con.execute("BEGIN")
-        history.show(con, shown.feed, shown.number)
-        report = _report(con, note=f"showing {shown.feed} as it was at revision {shown.number}")
-        con.execute("COMMIT")
-        return report
+        history.show(con, found[0])
+        return IngestReport(found[0], note=f"showing {found[0].feed} as it was at revision {found[0].number}")
 
 
-def _held_feed(warehouse: Warehouse, settings: Settings) -> tuple[Feed, str | None]:
-    """The feed that the views show (`sample` in an empty home), and why it is not to be refreshed, if so."""
+def _held_feed(warehouse: Warehouse, settings: Settings) -> tuple[Feed, history.Revision | None]:
+    """The feed that the views show (`sample` in an empty home), and the earlier revision that they stay at, if so."""
     with warehouse.connect() as con:
-        options = history.active_options(con)
-        feed = remembered_feed(options or '{"data_source": "sample"}', settings)
-        shown, newest = history.current_revision(con), history.newest_revision(con, feed.name)
-    if shown is not None and newest is not None and shown.number != newest.number:
-        return feed, f"still showing {feed.name} as of revision {shown.number}; name the data source to move on"
-    return feed, None
+        shown = history.current_revision(con)
+        newest = history.newest_revision(con, shown.feed) if shown else None
+    feed = remembered_feed(shown.options_json if shown else '{"data_source": "sample"}', settings)
+    return feed, shown if shown != newest else None
 
 
-def _is_known(con: duckdb.DuckDBPyConnection, feed: Feed, snapshot: Snapshot, whole: bool) -> bool:
+def _is_known(newest: history.Revision | None, snapshot: Snapshot, whole: bool) -> bool:
     """Whether a feed's newest revision was made of the same files by the same rules, and of nothing else that a `whole` delivery
     ends."""
-    newest = history.newest_revision(con, feed.name)
     if newest is None or newest.judgement < JUDGEMENT or (whole and newest.kept_rows):
         return False
     return Counter(newest.files) == Counter(file.sha256 for file in snapshot.files)
 
 
-def _put_calendars(con: duckdb.DuckDBPyConnection, feed: Feed, feed_id: int, rows: str) -> None:
-    """The sessions of the feed's calendar, or of those of its symbols, as the temporary table calendar_sessions."""
-    con.execute("CREATE OR REPLACE TEMPORARY TABLE calendar_sessions (calendar VARCHAR, date DATE)")
-    clock = clock_of(feed.calendar)
-    if has_several(feed.calendar):
-        assign_calendars(con, feed_id, rows, clock)
-        con.execute(
-            f"INSERT INTO calendar_sessions SELECT calendar, date FROM clock_sessions WHERE feed_id = {feed_id}"
-        )
-    else:
-        con.execute(
-            "INSERT INTO calendar_sessions SELECT $clock, unnest($days::DATE[])",
-            {"clock": clock, "days": sessions(clock)},
-        )
-
-
 def _bring_up(
-    con: duckdb.DuckDBPyConnection, feed: Feed, snapshot: Snapshot, paths: Sequence[Path], terms: Terms
+    con: duckdb.DuckDBPyConnection,
+    feed: Feed,
+    snapshot: Snapshot,
+    paths: Sequence[Path],
+    accepted: frozenset[str],
+    whole: bool,
 ) -> IngestReport:
     before = history.newest_revision(con, feed.name)
     moved, note = Moved(), None
-    if not _is_known(con, feed, snapshot, terms.whole):
+    if not _is_known(before, snapshot, whole):
         # another command may have moved the home on meanwhile, so that the files are needed after all
-        paths = paths or feed.source.fetch(snapshot, snapshot.files)
-        feed_id, revision = history.feed_id(con, feed), history.next_revision(con)
-        _put_calendars(con, feed, feed_id, scan_sql(con, paths, feed.filter))
-        delivery = Delivery(con, feed, feed_id, revision, paths)
+        paths = paths or feed.source.fetch(snapshot)
+        place, rows = history.place_of(con, feed), scan_sql(con, paths, feed.filter)
+        put_calendars(con, feed.calendar, place[0], rows)
+        delivery = Delivery(con, rows, place, feed.calendar)
         if before is None:
             moved = delivery.write_first()
         else:
             again = before.judgement < JUDGEMENT
-            moved = delivery.write_changes(whole=terms.whole, again=again)
+            moved = delivery.write_changes(whole=whole, again=again)
             note = "all rows were judged again, by newer rules" if again else None
         if moved.added or moved.ended:
-            _accept(con, feed, snapshot, (feed_id, revision), before, moved, terms)
+            _accept(con, feed, snapshot, place, before, moved, accepted)
     newest = history.newest_revision(con, feed.name)
     if newest is None:
         raise FinJEPAError(f"{feed.name} holds no rows; is it the right place?")
-    history.show(con, feed.name, newest.number)
-    return _report(con, moved, note)
+    history.show(con, newest)
+    return IngestReport(newest, moved, note)
 
 
 def _accept(
@@ -254,18 +209,17 @@ def _accept(
     place: tuple[int, int],
     before: history.Revision | None,
     moved: Moved,
-    terms: Terms,
+    accepted: frozenset[str],
 ) -> None:
     """Record the revision (`place`: feed and revision) if the contract lets its rows pass."""
     feed_id, revision = place
-    aggregates = _aggregates(con, feed, place, terms.accepted)
-    first_date, last_date = aggregates.pop("first_date"), aggregates.pop("last_date")
-    columns: list[str] = aggregates.pop("columns")
+    found = _aggregates(con, feed, place, accepted)
+    facts = {name: found.pop(name) for name in ("first_date", "last_date", "columns")}
+    if "adj_close" not in facts["columns"]:  # a column of nulls is a column that the source lacks
+        found["missing_adj_close"] = 0
     rows_before = before.rows + before.quarantined_rows if before else 0
-    if before and moved.ended < rows_before:  # rows of before are left, and with them their columns
-        columns = [name for name in history.CHANNELS if name in {*columns, *before.columns}]
     judged = {
-        **{name: float(value or 0) for name, value in aggregates.items()},
+        **{name: float(value or 0) for name, value in found.items()},
         "rows_before": rows_before,
         "withdrawn_rows": moved.withdrawn,
         "kept_rows": moved.kept,
@@ -274,12 +228,10 @@ def _accept(
         "moved_symbols": moved.moved_symbols,
     }
     outcomes = tuple(
-        outcome
-        if outcome.success
-        else replace(outcome, examples=tuple(_examples(con, revision, outcome.column, moved)))
-        for outcome in contract.judge(judged, contract.expectations(judged, terms.accepted))
+        one if one.success else replace(one, examples=tuple(_examples(con, revision, one.column, moved)))
+        for one in contract.judge(contract.expectations(judged, accepted))
     )
-    if any(outcome.severity == "critical" and not outcome.success for outcome in outcomes):
+    if any(one.severity == "critical" and not one.success for one in outcomes):
         raise ContractError(_refusal(feed, outcomes), feed.name, outcomes)
     if not feed.source.still_is(snapshot):
         raise FinJEPAError(f"{feed.name} changed while it was read; run it again when nobody writes there")
@@ -287,20 +239,23 @@ def _accept(
     if moved.kept:  # what is here is not only what the files hold
         content += f" {content_digest(con, feed_id)}"
     total = rows_before + moved.added - moved.ended
-    facts = {
+    facts |= {
+        "revision": revision,
+        "feed_id": feed_id,
+        "version": snapshot.version,
         "data_version": hashlib.sha256(content.encode()).hexdigest()[:12],
+        "created_at": datetime.datetime.now(datetime.UTC).replace(tzinfo=None),
         "total_rows": total,
         "new_rows": moved.added,
         "ended_rows": moved.ended,
         "kept_rows": moved.kept,
         "quarantined_rows": total - int(judged["sound_rows"]),
-        "first_date": first_date,
-        "last_date": last_date,
-        "columns": columns,
-        "accepted": sorted({*(before.accepted if before else ()), *terms.accepted}),
+        "files": [file.sha256 for file in snapshot.files],
+        "accepted": sorted({*(before.accepted if before else ()), *accepted}),
+        "judgement": JUDGEMENT,
         "outcomes_json": to_json([asdict(outcome) for outcome in outcomes]),
     }
-    history.add_revision(con, feed_id, revision, snapshot, facts)
+    con.execute(f"INSERT INTO revisions BY NAME SELECT {', '.join(f'${name} AS {name}' for name in facts)}", facts)
 
 
 def _aggregates(
@@ -308,12 +263,12 @@ def _aggregates(
 ) -> dict[str, Any]:
     """A revision that was written, in numbers: new rows by rule, sessions, and which columns hold anything."""
     counts = (f"count(*) FILTER (WHERE broken & {rule.bit} <> 0)::DOUBLE AS {rule.name}" for rule in ROW_RULES)
-    columns = (f"CASE WHEN count({name}) > 0 THEN '{name}' END" for name in history.CHANNELS)
     query = sql("prices/aggregates").format(
         feed_id=place[0],
         revision=place[1],
         rule_counts=", ".join(counts),
-        columns=", ".join(columns),
+        columns=", ".join(f"CASE WHEN {name}_count > 0 THEN '{name}' END" for name in history.CHANNELS),
+        column_counts=", ".join(f"count({name}) AS {name}_count" for name in history.CHANNELS),
         hard=HARD_BITS,
         refusing=HARD_BITS & ~bits(*(accepted & BY_NAME.keys())),
         unplaced=UNPLACED_BITS,
@@ -321,37 +276,32 @@ def _aggregates(
         several=has_several(feed.calendar),
     )
     (found,) = con.execute(query).fetchall()
-    aggregates = dict(zip((column[0] for column in con.description or ()), found, strict=True))
-    if "adj_close" not in aggregates["columns"]:  # a column of nulls is a column that the source lacks
-        aggregates["missing_adj_close"] = 0.0
-    return aggregates
+    return dict(zip((column[0] for column in con.description or ()), found, strict=True))
 
 
 def _refusal(feed: Feed, outcomes: tuple[contract.Outcome, ...]) -> str:
     """Why a delivery is refused, and which option lets it pass, in one line."""
-    failed = [outcome for outcome in outcomes if outcome.severity == "critical" and not outcome.success]
-    refusing = {outcome.column for outcome in failed}
-    names = {rule.name for rule in ROW_RULES if rule.severity == "hard"}
-    bad = sorted(
-        (outcome for outcome in outcomes if outcome.column in names and outcome.observed),
-        key=lambda outcome: -(outcome.observed or 0),
+    failed = [one for one in outcomes if one.severity == "critical" and not one.success]
+    hard = {rule.name: rule for rule in ROW_RULES if rule.severity == "hard"}
+    broken = sorted(
+        (one for one in outcomes if one.column in hard and one.observed), key=lambda one: -(one.observed or 0)
     )
-    options: list[str] = []
-    for outcome in failed:
-        options += [one.column for one in bad[:3]] if outcome.column == "refused_rows" else [outcome.column]
-    options = [name for name in dict.fromkeys(options) if name in names or name in contract.ACCEPTABLE]
+    refusing = [one.column for one in failed]
+    options = [name for name in refusing if name in hard or name in contract.ACCEPTABLE]
     says = "; ".join(map(str, failed))
-    if "refused_rows" in refusing and bad:
-        says += "; " + ", ".join(f"{one.column} {one.observed:,.0f} rows" for one in bad[:3])
+    if "refused_rows" in refusing and broken:
+        says += "; " + ", ".join(f"{one.column} {one.observed:,.0f} rows" for one in broken[:3])
+        options += [one.column for one in broken[:3]]
     ways = []
     if "withdrawn_rows" in refusing:
         ways.append("deliver the whole history again")
     if "stray_session" in refusing:
         ways.append(f"name the calendar that is not {feed.calendar}, as --calendar 24/7 (--calendar auto looks for it)")
-    if any(outcome.column == "unreadable_date" and outcome.observed for outcome in outcomes):
+    if "unreadable_date" in (one.column for one in broken):
         ways.append("write days as YYYY-MM-DD")
     if options:
-        ways.append(f"--accept {','.join(options)} takes it nevertheless (bad rows stay in quarantine)")
+        names = ",".join(dict.fromkeys(options))
+        ways.append(f"--accept {names} takes it nevertheless (bad rows stay in quarantine)")
     return f"{feed.name} is refused: {says}" + (f". Way out: {'; or '.join(ways)}" if ways else "")
 
 
@@ -365,15 +315,3 @@ def _examples(con: duckdb.DuckDBPyConnection, revision: int, name: str, moved: M
         f"WHERE valid_from = {revision} AND broken & {mask} <> 0 ORDER BY symbol, date LIMIT 3"
     )
     return [text for (text,) in con.execute(query).fetchall()]
-
-
-def _report(con: duckdb.DuckDBPyConnection, moved: Moved | None = None, note: str | None = None) -> IngestReport:
-    revision = history.current_revision(con)
-    assert revision is not None  # the callers have just made or found one
-    outcomes = tuple(
-        contract.Outcome(**{**found, "examples": tuple(found.get("examples", ()))})
-        for found in json.loads(history.outcomes_json(con, revision.number))
-    )
-    moved = moved or Moved()
-    calendar = json.loads(history.active_options(con) or "{}")["calendar"]
-    return IngestReport(revision, moved.added, moved.ended, history.stored_rows(con), moved, calendar, outcomes, note)

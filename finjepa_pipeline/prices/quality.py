@@ -5,13 +5,16 @@ import math
 from dataclasses import dataclass
 
 import duckdb
+import numpy as np
 import polars as pl
 
-from finjepa_pipeline.prices.contract import most_allowed
 from finjepa_pipeline.prices.derive import THRESHOLDS
-from finjepa_pipeline.prices.history import current_revision, outcomes_json
-from finjepa_pipeline.prices.rules import BY_NAME, ROW_RULES, Rule
+from finjepa_pipeline.prices.history import current_revision
+from finjepa_pipeline.prices.rules import BY_NAME, ROW_RULES
 from finjepa_pipeline.warehouse import sql
+
+MOST_PSI = 0.25  # population stability index of a month against the twelve before it
+LEAST_ROWS = 1_000  # of a month, and of those before it, for them to be compared
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,38 @@ def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
     bits = ", ".join(f"('{rule.name}', {rule.bit})" for rule in counted)
     query = sql("prices/quality").format(**THRESHOLDS, bits=bits, missing_ohlc=BY_NAME["missing_ohlc"].bit)
     total = revision.rows + revision.quarantined_rows
-    found = [_finding(BY_NAME[name], n, total, tuple(examples)) for name, n, examples in con.execute(query).fetchall()]
+    con.register("drifts", _drifts(con).to_arrow())
+    found = []
+    for name, n, examples in con.execute(query).fetchall():
+        rule = BY_NAME[name]
+        allowed = None if rule.severity == "soft" and rule.threshold >= 1 else math.floor(rule.threshold * total)
+        found.append(Finding(name, rule.severity, n, allowed, tuple(examples), rule.reason))
+    con.unregister("drifts")
     found.sort(key=lambda finding: finding.severity)  # hard before soft; the most frequent first
     found += [
         Finding(outcome["column"], "soft", int(outcome["observed"]), 0, (), outcome["reason"])
-        for outcome in json.loads(outcomes_json(con, revision.number))
+        for outcome in json.loads(revision.outcomes_json)
         if not outcome["success"] and outcome["column"] not in BY_NAME
     ]
     return found
 
 
-def _finding(rule: Rule, n: int, total: int, examples: tuple[str, ...]) -> Finding:
-    only_told = rule.severity == "soft" and rule.threshold >= 1
-    return Finding(
-        rule.name, rule.severity, n, None if only_told else math.floor(most_allowed(rule, total)), examples, rule.reason
-    )
+def _drifts(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """The months in which returns or volumes are distributed unlike those of the twelve months before: `rule`, `example`, `date`.
+    Half a row is added to each bin, so that an empty one is no infinity."""
+    found = []
+    for quantity in ("return", "volume"):
+        cells = con.sql(f"FROM price_histograms WHERE quantity = '{quantity}' ORDER BY month").pl()
+        wide = cells.pivot("bin", index="month", values="n", aggregate_function="sum").fill_null(0)
+        n_MB = wide.drop("month").to_numpy().astype(float)
+        for place, month in enumerate(wide["month"]):
+            now_B, before_B = n_MB[place], n_MB[max(place - 12, 0) : place].sum(axis=0)
+            if min(now_B.sum(), before_B.sum()) >= LEAST_ROWS:
+                now_B, before_B = ((n_B + 0.5) / (n_B + 0.5).sum() for n_B in (now_B, before_B))
+                psi = ((now_B - before_B) * np.log(now_B / before_B)).sum()
+                if psi > MOST_PSI:
+                    found.append((f"{quantity}_drift", f"PSI {psi:.2f} {month:%Y-%m-%d}", month))
+    return pl.DataFrame(found, {"rule": pl.String, "example": pl.String, "date": pl.Date}, orient="row")
 
 
 def coverage(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:

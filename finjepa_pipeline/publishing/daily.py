@@ -4,7 +4,6 @@ A book decides when `model.stride` sessions have passed since its last decision,
 it missed is decided first, in order, as of those closes: so the book is the backtest of the same sessions, whenever it ran.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.planner_strategies import planner_of, strategy_name
 from finjepa_pipeline.backtest.results import insert, most_assets, transaction
 from finjepa_pipeline.features import build_panel, current_panel
-from finjepa_pipeline.prices.history import active_options, current_revision, require_shown
+from finjepa_pipeline.prices.history import current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, holdings_at
 from finjepa_pipeline.publishing.decision import Decision, decide, decision_session, hold
 from finjepa_pipeline.publishing.gate import current_champion, why_unusable
@@ -170,7 +169,8 @@ def _decided(con: duckdb.DuckDBPyConnection, panel: Panel) -> list[int]:
 
 def _calendar(con: duckdb.DuckDBPyConnection) -> str:
     """The exchange of this home's prices."""
-    return json.loads(active_options(con) or "{}").get("calendar") or "XNYS"
+    shown = current_revision(con)
+    return shown.calendar if shown else "XNYS"
 
 
 # Who decides, on which panel

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import duckdb
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates
-from finjepa_pipeline.prices.history import derived_options, find_revision, options_of
+from finjepa_pipeline.prices.history import derived_options, find_revision
 from finjepa_pipeline.training.checkpoints import training_code_version
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -49,7 +48,9 @@ def lineage_of_run(
     data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
     with warehouse.connect() as connection:
         revision = find_revision(connection, panel.manifest["feed"], data["data_version"])
-        inputs = _build_inputs(connection, panel.manifest)
+        universe = panel.manifest.get("universe_options") or derived_options(connection)
+    source = json.loads(revision.options_json) if revision else {}
+    inputs: dict[str, Any] = {"source": source, "universe": json.loads(universe)}
     if revision is not None:
         data |= {name: getattr(revision, name) for name in _OF_REVISION}
         data |= {name: str(getattr(revision, name)) for name in ("first_date", "last_date")}
@@ -80,12 +81,6 @@ def made_with() -> dict[str, Any]:
         "platform": platform.platform(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
     }
-
-
-def _build_inputs(con: duckdb.DuckDBPyConnection, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """How the prices and the universe of a panel are made again: the options of the source, and of the universe."""
-    universe = manifest.get("universe_options") or derived_options(con)  # of panels that were made before they had it
-    return {"source": json.loads(options_of(con, manifest["feed"]) or "{}"), "universe": json.loads(universe)}
 
 
 def _code_version() -> dict[str, Any]:

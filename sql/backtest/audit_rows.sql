@@ -1,5 +1,5 @@
 -- Rows of a feed with this content as its source gave them, for an audit: some symbols, drawn by a hash, over the last sessions.
--- Without the ticks that later rows have put into quarantine (impossible_move 4096, factor_step 16384): they are cleaned with up to
+-- Without the ticks that later rows have put into quarantine (factor_step 512, impossible_move 1024): they are cleaned with up to
 -- five rows of hindsight, which docs/operate.md says, and no audit needs to find it again.
 WITH shown AS (
     SELECT feed, max(revision) AS revision
@@ -11,7 +11,7 @@ WITH shown AS (
     FROM main.raw_prices
     JOIN shown USING (feed)
     WHERE valid_from <= shown.revision AND (valid_to IS NULL OR valid_to > shown.revision) AND symbol IS NOT NULL AND date IS NOT NULL
-        AND broken & 20480 = 0
+        AND broken & 1536 = 0
 ), drawn AS (
     SELECT DISTINCT symbol FROM rows ORDER BY md5(symbol || $seed) LIMIT $symbols
 ), recent AS (

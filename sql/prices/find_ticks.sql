@@ -4,14 +4,11 @@
 -- lost again. The rows come one symbol after the other, by date.
 INSERT INTO tick_rows
 WITH sound AS (
-    SELECT symbol, date, volume, {quantity} AS quantity
-    FROM ({rows}) WHERE broken & {firm} = 0 AND {quantity} > 0
+    SELECT symbol, date, volume, {quantity} AS quantity FROM ({rows}) WHERE broken & {firm} = 0 AND {quantity} > 0
 ),
 jumping AS (
-    SELECT DISTINCT symbol FROM (
-        SELECT symbol, lag(symbol) OVER () AS symbol_before, quantity / lag(quantity) OVER () AS ratio FROM sound
-    )
-    WHERE symbol = symbol_before AND ratio NOT BETWEEN {low} AND {high}
+    SELECT symbol FROM sound
+    QUALIFY symbol = lag(symbol) OVER () AND quantity / lag(quantity) OVER () NOT BETWEEN {low} AND {high}
 ),
 placed AS (
     SELECT symbol, date, quantity, row_number() OVER history AS place, quantity / lag(quantity) OVER history AS ratio,

@@ -1,26 +1,20 @@
 -- What the new rows of a revision break together, or against a calendar. They lie in order, so that twins are neighbours. Of twins
 -- the row with the fewest broken rules, then the smallest values, stays: the choice does not depend on the order of the files.
 UPDATE price_history SET broken = broken | {duplicate}
-WHERE valid_from = {revision} AND rowid IN (
-    SELECT row_id FROM (
-        SELECT twin.rowid AS row_id, row_number() OVER (
-            PARTITION BY symbol, date
-            ORDER BY bit_count(broken & {hard}), broken, close, open, high, low, volume, adj_close
-        ) AS place
-        FROM price_history AS twin SEMI JOIN (
-            SELECT symbol, date FROM (
-                SELECT symbol, date, lag(symbol) OVER () AS symbol_before, lag(date) OVER () AS date_before
-                FROM price_history WHERE valid_from = {revision}
-            )
-            WHERE symbol = symbol_before AND date = date_before
-        ) AS neighbours USING (symbol, date)
-        WHERE valid_from = {revision}
-    )
-    WHERE place > 1
+WHERE rowid IN (
+    SELECT twin.rowid FROM price_history AS twin SEMI JOIN (
+        SELECT symbol, date FROM price_history WHERE valid_from = {revision}
+        QUALIFY symbol = lag(symbol) OVER () AND date = lag(date) OVER ()
+    ) AS neighbours USING (symbol, date)
+    WHERE valid_from = {revision}
+    QUALIFY row_number() OVER (
+        PARTITION BY symbol, date
+        ORDER BY bit_count(broken & {hard}), broken, close, open, high, low, volume, adj_close
+    ) > 1
 );
 
 -- Judged on the distinct symbols: a pattern on every row would cost more than the load. `X#2` is how the second company behind
--- the symbol X is called (entities.sql), so that no symbol may end so.
+-- the symbol X is called (derived.sql), so that no symbol may end so.
 UPDATE price_history SET broken = broken | {bad_symbol}
 WHERE valid_from = {revision} AND coalesce(symbol, '') IN (
     SELECT symbol FROM (SELECT DISTINCT coalesce(symbol, '') AS symbol FROM price_history WHERE valid_from = {revision})

@@ -1,17 +1,15 @@
 -- A source at a place: `sample`, `files:/folder`, `hf:owner/name`. options_json makes the same source again.
 CREATE SEQUENCE IF NOT EXISTS feed_ids START 1;
-
 CREATE TABLE IF NOT EXISTS feeds (feed_id USMALLINT, feed VARCHAR, source VARCHAR, options_json VARCHAR);
 
--- A state of a feed that differed from the one before; numbers ascend over all feeds. files: in the order of reading. accepted: rules
--- and expectations that a person let pass, up to this revision. judgement: version of the rules. kept_rows: rows of earlier
+-- A state of a feed that differed from the one before; numbers ascend over all feeds. files: their hashes. accepted: rules and
+-- expectations that a person let pass, up to this revision. judgement: version of the rules. kept_rows: rows of earlier
 -- deliveries that the files of this one do not cover.
 CREATE TABLE IF NOT EXISTS revisions (
     revision INTEGER, feed_id USMALLINT, version VARCHAR, data_version VARCHAR, created_at TIMESTAMP,
-    total_rows BIGINT, new_rows BIGINT, ended_rows BIGINT, quarantined_rows BIGINT,
-    first_date DATE, last_date DATE, columns VARCHAR[],
-    files STRUCT("name" VARCHAR, sha256 VARCHAR)[], outcomes_json VARCHAR,
-    accepted VARCHAR[], judgement INTEGER, kept_rows BIGINT
+    total_rows BIGINT, new_rows BIGINT, ended_rows BIGINT, quarantined_rows BIGINT, kept_rows BIGINT,
+    first_date DATE, last_date DATE, columns VARCHAR[], files VARCHAR[], outcomes_json VARCHAR,
+    accepted VARCHAR[], judgement INTEGER
 );
 
 -- Every row as its source gave it, with the revisions of its feed in which it was valid: from valid_from on, and before valid_to (NULL: it
@@ -23,54 +21,18 @@ CREATE TABLE IF NOT EXISTS price_history (
     broken UINTEGER, unreadable VARCHAR, valid_to INTEGER
 );
 
--- What refused a delivery: the newest attempt of each feed. rule: an expectation of the contract, or a rule that rows broke.
-CREATE TABLE IF NOT EXISTS price_refusals (
-    feed VARCHAR, refused_at TIMESTAMP, rule VARCHAR, severity VARCHAR, rows DOUBLE, bounds VARCHAR, examples VARCHAR[],
-    reason VARCHAR
-);
-
 -- The calendars of a feed whose symbols have several, and when a row of each is known: at the first session of the feed's
 -- clock whose close is not before the close of the row's own exchange.
 CREATE TABLE IF NOT EXISTS symbol_calendars (feed_id USMALLINT, symbol VARCHAR, calendar VARCHAR);
-
 CREATE TABLE IF NOT EXISTS clock_sessions (feed_id USMALLINT, calendar VARCHAR, date DATE, clock_date DATE);
 
--- The feed and the revision that the views show: one row.
+-- The feed and the revision that the views show: one row. And the view and the thresholds that the derived tables (derived.sql)
+-- follow from; no row before they are first made.
 CREATE TABLE IF NOT EXISTS active_view (feed_id USMALLINT, revision INTEGER);
-
--- The view and the thresholds that the derived tables below follow from; no row before they are first made.
 CREATE TABLE IF NOT EXISTS derived_state (feed_id USMALLINT, revision INTEGER, options_json VARCHAR);
 
--- The days on which anything of the active view traded.
-CREATE TABLE IF NOT EXISTS price_sessions (date DATE, session INTEGER, rows INTEGER);
-
--- The rows at which something happens to a symbol, with what it was before: first rows, gaps, factor steps, jumps.
-CREATE TABLE IF NOT EXISTS price_events (
-    symbol VARCHAR, date DATE, date_before DATE, gap INTEGER, close_ratio DOUBLE, factor_ratio DOUBLE,
-    return_ratio DOUBLE, volume_ratio DOUBLE
-);
-
--- Rows whose close has not moved for five sessions.
-CREATE TABLE IF NOT EXISTS stale_prices (symbol VARCHAR, date DATE);
-
--- action: dividend (value: share of the close before), split (value: new shares for an old one), suspected_split (the
--- same, seen in the closes but not in the factor: nothing is repaired), unexplained_jump, extreme_move (value: return),
--- price_step (value: return that nobody is paid: the entity ends before it).
-CREATE TABLE IF NOT EXISTS corporate_actions (symbol VARCHAR, date DATE, action VARCHAR, value DOUBLE);
-
--- A company behind a symbol, which after ticker reuse is symbol#2. ended_because is NULL while it trades.
--- delisting_return: what a holder gets beyond the last close when it ends. observations: its rows in adjusted_prices.
-CREATE TABLE IF NOT EXISTS entities (
-    entity VARCHAR, symbol VARCHAR, first_date DATE, last_date DATE, adjusted BOOLEAN,
-    ended_because VARCHAR, delisting_return DOUBLE, observations BIGINT
-);
-
--- Who is eligible for a decision at the close of a date, from what was known by then.
+-- Who is eligible for a decision at the close of a date, from what was known by then (derived.sql).
 CREATE TABLE IF NOT EXISTS universe (date DATE, entity VARCHAR);
-
--- How the returns of raw closes and the volumes of a day are distributed, in the bins of events.sql; a day may have several rows
--- for a bin.
-CREATE TABLE IF NOT EXISTS price_histograms (date DATE, quantity VARCHAR, bin UTINYINT, n BIGINT);
 
 -- Views; one that changes needs a migration that drops it.
 -- All rows of the active feed as they were at the active revision, good and bad.
@@ -79,7 +41,7 @@ SELECT symbol, date, open, high, low, close, volume, adj_close, broken, unreadab
 FROM price_history JOIN active_view USING (feed_id)
 WHERE valid_from <= revision AND (valid_to IS NULL OR valid_to > revision);
 
--- The sound ones. 3758117375: the bits of the hard rules. An open, high, low or adj_close that is no price is NULL; volume is in
+-- The sound ones. 16383: the bits of the hard rules. An open, high, low or adj_close that is no price is NULL; volume is in
 -- shares as reported.
 CREATE VIEW IF NOT EXISTS prices AS
 SELECT symbol, date,
@@ -87,17 +49,16 @@ SELECT symbol, date,
     CASE WHEN high > 0 AND high < 1e12 THEN high END AS high,
     CASE WHEN low > 0 AND low < 1e12 THEN low END AS low,
     close, volume, CASE WHEN adj_close > 0 AND adj_close < 1e15 THEN adj_close END AS adj_close
-FROM seen_prices WHERE broken & 3758117375 = 0;
+FROM seen_prices WHERE broken & 16383 = 0;
 
 -- The others: the first hard rule that each broke, and all of them. A later place in the list is a higher bit.
 CREATE VIEW IF NOT EXISTS quarantined_prices AS
 SELECT * EXCLUDE (broken), rules[1] AS rule FROM (
     SELECT *, list_filter(list_transform([
         'unreadable_date', 'date_out_of_range', 'unreadable_number', 'bad_symbol', 'close_not_positive', 'adj_close_not_positive',
-        'ohlc_order', 'volume_not_a_count', 'duplicate', NULL, NULL, NULL, 'impossible_move', NULL, 'factor_step', NULL, NULL, NULL,
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'stray_session', 'thin_session', 'late_session'
+        'ohlc_order', 'volume_not_a_count', 'duplicate', 'factor_step', 'impossible_move', 'stray_session', 'thin_session', 'late_session'
     ], lambda name, place: CASE WHEN (broken >> (place - 1)) & 1 = 1 THEN name END), lambda name: name IS NOT NULL) AS rules
-    FROM seen_prices WHERE broken & 3758117375 <> 0
+    FROM seen_prices WHERE broken & 16383 <> 0
 );
 
 -- Every version of every row of every feed, with the revisions in which it was valid.

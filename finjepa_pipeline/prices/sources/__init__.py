@@ -113,13 +113,13 @@ def _make_source(config: PriceSourceConfig, settings: Settings) -> PriceSource |
     if name == "synthetic":
         return SyntheticSource(SyntheticConfig(**market), settings.home / "sources" / "synthetic")
     if name == "sample":
-        return SampleSource(folder=settings.home / "sources" / "sample")
+        return SampleSource(settings.home / "sources" / "sample")
     if name == "hf":
         return HubSource(config.dataset_name or HUB_DATASET, settings.home / "sources" / "hub", config.revision)
     if name == "files":
         if not config.path:
             raise FinJEPAError("the source `files` needs a path: --path FOLDER_OR_GLOB")
-        return FilesSource(path=config.path, hash_file=settings.home / "sources" / "hashes.json")
+        return FilesSource(config.path)
     return None
 
 

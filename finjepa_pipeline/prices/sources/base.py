@@ -2,10 +2,10 @@
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from finjepa_model.files import to_json
 from finjepa_pipeline.prices.calendar import DEFAULT_CALENDAR
@@ -30,43 +30,38 @@ class Snapshot:
     unread: tuple[str, ...] = field(default=(), compare=False)
 
 
-class PriceSource(Protocol):
+class PriceSource(ABC):
     """Looks first (`snapshot`, cheap), fetches only what is new (`fetch`)."""
 
     @property
-    def source(self) -> str:
-        """Name of the kind of source, such as `files`."""
-        ...
-
-    @property
+    @abstractmethod
     def place(self) -> str:
         """The source and where it is, such as `files:/data/prices`."""
-        ...
 
     @property
+    @abstractmethod
     def options(self) -> dict[str, object]:
         """The fields of `PriceSourceConfig` that make this source again."""
-        ...
 
+    @abstractmethod
     def snapshot(self) -> Snapshot:
         """The present state.
 
         Raises:
             FinJEPAError: if the source cannot be read.
         """
-        ...
 
-    def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
-        """Local Parquet or CSV files with the content of `files` of a snapshot, in the same order.
+    @abstractmethod
+    def fetch(self, snapshot: Snapshot) -> list[Path]:
+        """Local Parquet or CSV files with the content of a snapshot, in its order.
 
         Raises:
             FinJEPAError: if one cannot be had.
         """
-        ...
 
     def still_is(self, snapshot: Snapshot) -> bool:
-        """Whether what `fetch` gave still has the content that `snapshot` promised."""
-        ...
+        """Whether what `fetch` gave still has the content that `snapshot` promised; always, where nobody else writes."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -96,9 +91,7 @@ class PriceFilter:
 
     def where(self) -> str:
         """The condition in SQL over `symbol` and `date`, a day. A row whose day cannot be read stays, for quarantine."""
-        conditions = []
-        if self.symbols:
-            conditions.append(f"symbol IN ({', '.join(map(literal, self.symbols))})")
+        conditions = [f"symbol IN ({', '.join(map(literal, self.symbols))})"] if self.symbols else []
         conditions += [f"(date >= DATE '{self.start}' OR date IS NULL)"] if self.start else []
         conditions += [f"(date <= DATE '{self.end}' OR date IS NULL)"] if self.end else []
         return f"WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -120,12 +113,6 @@ class Feed:
     @property
     def options_json(self) -> str:
         return to_json({**self.source.options, **self.filter.options, "calendar": self.calendar}, sort_keys=True)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def with_folders(name: str, sha256: str) -> str:

@@ -1,24 +1,20 @@
 """Parquet or CSV files in the Hub schema: a folder, a glob or one file."""
 
-import contextlib
 import glob
-import json
+import hashlib
 import os
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json
-from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile, sha256_of, version_of, with_folders
+from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFile, version_of, with_folders
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
-_SETTLED_NS = 2_000_000_000  # a file changed more recently may change again within the clock's grain
 
 
 @dataclass(frozen=True)
-class FilesSource:
+class FilesSource(PriceSource):
     """`path` is a folder (all files below it), a file, or a glob of either; what exists is never taken for a pattern.
 
     Hidden files are passed over; every other file is read or in `Snapshot.unread`. Names that begin with _ are not read: Spark
@@ -26,8 +22,6 @@ class FilesSource:
     """
 
     path: str
-    hash_file: Path
-    source: str = "files"
 
     @property
     def _place(self) -> str:
@@ -44,16 +38,13 @@ class FilesSource:
     def snapshot(self) -> Snapshot:
         try:
             paths, unread = self._paths()
-            hashes = HashCache(self.hash_file).hashes(paths)
+            files = tuple(SourceFile(str(path), with_folders(str(path), _hash_of(path))) for path in paths)
         except OSError as error:
             raise FinJEPAError(f"cannot read {error.filename}: {error.strerror}") from error
-        files = tuple(
-            SourceFile(str(path), with_folders(str(path), sha256)) for path, sha256 in zip(paths, hashes, strict=True)
-        )
         return Snapshot(version_of(files), files, tuple(map(str, unread)))
 
-    def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
-        return [Path(file.name) for file in files]
+    def fetch(self, snapshot: Snapshot) -> list[Path]:
+        return [Path(file.name) for file in snapshot.files]
 
     def still_is(self, snapshot: Snapshot) -> bool:
         return self.snapshot() == snapshot
@@ -109,36 +100,13 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-class HashCache:
-    """Hashes of local files, remembered for as long as the file system says that a file is the same.
+def _hash_of(path: Path) -> str:
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
-    Hashing 25 million rows costs more than adding a day to them. The status-change time cannot be set by hand, so
-    that equal (size, mtime, ctime, inode) mean an equal file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def hashes(self, paths: Sequence[Path]) -> list[str]:
-        """SHA-256 of each file.
-
-        Raises:
-            OSError: if one cannot be read.
-        """
-        known: dict[str, list[object]] = {}
-        with contextlib.suppress(OSError, ValueError):  # a cache that cannot be read is an empty one
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-        found: dict[str, list[object]] = {}
-        for path in paths:
-            status = path.stat()
-            signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-            entry = known.get(str(path))
-            if entry is None or entry[:-1] != signature:
-                settled = time.time_ns() - status.st_ctime_ns > _SETTLED_NS
-                entry = [*(signature if settled else [0, 0, 0, 0]), sha256_of(path)]
-            found[str(path)] = entry
-        if any(known.get(name) != entry for name, entry in found.items()):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_name(f".tmp-{os.getpid()}-{self._path.name}")
-            temporary.write_text(to_json({**known, **found}), encoding="utf-8")
-            os.replace(temporary, self._path)
-        return [str(found[str(path)][-1]) for path in paths]
+@cache
+def _sha256(path: Path, *signature: int) -> str:
+    """SHA-256 of a file's bytes, remembered in the process for as long as the file system says that the file is the same."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,13 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.sources.base import Snapshot, SourceFile, with_folders
+from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFile, with_folders
 
 SUFFIXES = (".parquet", ".csv")  # read as they are, the first kind that there is
 TRIES = 4
@@ -18,13 +18,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class HubSource:
+class HubSource(PriceSource):
     """`cache` keeps the shards, as the Hub client lays them out; `revision` is a branch, a tag or a commit."""
 
     repo_id: str
     cache: Path
     revision: str | None = None
-    source: str = "hf"
 
     @property
     def place(self) -> str:
@@ -58,16 +57,13 @@ class HubSource:
         # `datasets` reads it; the commit stands for its content
         return Snapshot(commit, (SourceFile("datasets", commit),))
 
-    def fetch(self, snapshot: Snapshot, files: Sequence[SourceFile]) -> list[Path]:
+    def fetch(self, snapshot: Snapshot) -> list[Path]:
         return [
             self._converted(snapshot.version)
             if file.name == "datasets"
             else self._asked(lambda name=file.name: self._download(name, snapshot.version))
-            for file in files
+            for file in snapshot.files
         ]
-
-    def still_is(self, snapshot: Snapshot) -> bool:
-        return True  # a commit does not change
 
     def _download(self, name: str, commit: str) -> Path:
         # here: only a download needs the client

@@ -1,19 +1,15 @@
-"""Daily bars of a synthetic market in the Hub schema, and the tables of the truth behind them.
+"""Daily bars of a synthetic market in the Hub schema.
 
 Shape suffixes: D sessions, A assets, S steps within a day, N rows.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json
-from finjepa_pipeline.prices.synthetic.market import SyntheticConfig, SyntheticMarket, generate
+from finjepa_pipeline.prices.synthetic.market import SyntheticMarket
 
 STEPS = 32  # of the path within a day that open, high, low and close are read from
 BLOCK_ASSETS = 50
@@ -21,55 +17,21 @@ STALE = 0.01  # share of sessions without a trade
 DIVIDEND = 0.005  # of the price, once a quarter
 REUSED = 0.1  # share of delisted symbols that another company takes over
 SPLIT_ABOVE, MERGE_BELOW = 200.0, 2.0
-TERMINAL_RETURN = -0.3
 TICK, LEAST_HALF_SPREAD = 0.005, 0.0002  # half a cent, and 2 bp: what buying costs above and selling below the price
 
 
 def write_bars(market: SyntheticMarket, folder: Path) -> list[Path]:
-    """Write `bars-*.parquet` and, in `truth/`, expected returns, covariance factors, regimes and events.
-
-    Returns:
-        the files of bars.
-    """
-    truth = folder / "truth"
-    truth.mkdir(parents=True, exist_ok=True)
-    symbols = symbols_of(market)
-    files, events = [], []
-    for block, (bars, happened) in enumerate(_blocks(market, symbols)):
+    """Write the bars as `bars-*.parquet` into a folder; returns the files."""
+    files = []
+    for block, bars in enumerate(_blocks(market)):
         files.append(folder / f"bars-{block:05d}.parquet")
-        bars.write_parquet(files[-1], compression="zstd")
-        events.append(happened)
-    pl.concat(events).write_parquet(truth / "events.parquet")
-    _write_truth(market, symbols, truth)
+        bars.write_parquet(files[-1], compression="zstd", mkdir=True)
     return files
-
-
-def load_market(folder: Path) -> SyntheticMarket:
-    """The market behind a folder that `write_bars` wrote, with all of its truth.
-
-    It is made again from `truth/config.json` and compared with the tables beside it, so that truth and bars belong together.
-
-    Raises:
-        FinJEPAError: if there is no truth in the folder, or this version of the generator makes another market of its config.
-    """
-    truth = folder / "truth"
-    try:
-        market = generate(SyntheticConfig(**json.loads((truth / "config.json").read_text(encoding="utf-8"))))
-        written = pl.read_parquet(truth / "expected_returns.parquet", glob=False).drop("date").to_numpy()
-    except (OSError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise FinJEPAError(
-            f"{folder} holds no synthetic market with its truth ({error}); write one with write_bars"
-        ) from error
-    if not np.array_equal(written, market.expected_DA):
-        raise FinJEPAError(
-            f"{truth} was written by another version of the generator; read its tables as they are, or write it again"
-        )
-    return market
 
 
 def bars_of(market: SyntheticMarket) -> pl.DataFrame:
     """All bars: symbol, date (text), open, high, low, close, volume, adj_close."""
-    return pl.concat([bars for bars, _ in _blocks(market, symbols_of(market))])
+    return pl.concat(_blocks(market))
 
 
 def symbols_of(market: SyntheticMarket) -> list[str]:
@@ -87,19 +49,19 @@ def symbols_of(market: SyntheticMarket) -> list[str]:
     return symbols
 
 
-def _blocks(market: SyntheticMarket, symbols: list[str]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Bars and events of a few assets at a time; an asset is drawn by itself, so that blocks do not matter."""
+def _blocks(market: SyntheticMarket) -> Iterator[pl.DataFrame]:
+    """Bars of a few assets at a time; an asset is drawn by itself, so that blocks do not matter."""
+    symbols = symbols_of(market)
     order = sorted(range(len(symbols)), key=lambda asset: (symbols[asset], int(market.alive_DA[:, asset].argmax())))
     for start in range(0, len(order), BLOCK_ASSETS):
-        parts = [_asset(market, asset, symbols[asset]) for asset in order[start : start + BLOCK_ASSETS]]
-        yield pl.concat([bars for bars, _ in parts]), pl.concat([events for _, events in parts])
+        yield pl.concat([_asset(market, asset, symbols[asset]) for asset in order[start : start + BLOCK_ASSETS]])
 
 
-def _asset(market: SyntheticMarket, asset: int, symbol: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _asset(market: SyntheticMarket, asset: int, symbol: str) -> pl.DataFrame:
     random = np.random.default_rng([market.config.seed, 1000 + asset])
     days = np.flatnonzero(market.alive_DA[:, asset])
     returns = market.returns_DA[days, asset]
-    price, shares, paid = _corporate_history(random, returns, days)
+    price, shares = _corporate_history(random, returns, days)
     total_return_index = np.cumprod(1.0 + returns)
     close = price / shares
     relative = _bars(random, market, asset, days, returns)
@@ -116,7 +78,7 @@ def _asset(market: SyntheticMarket, asset: int, symbol: str) -> tuple[pl.DataFra
     factor = adjusted / close
     shown = adjusted[last_traded] / factor
     bars = np.where(stale[:, None], shown[:, None], bars)
-    frame = pl.DataFrame(
+    return pl.DataFrame(
         {
             "symbol": pl.Series([symbol]).new_from_index(0, len(days)),
             "date": pl.Series(market.dates[days]).cast(pl.Date).dt.to_string("%Y-%m-%d"),
@@ -126,13 +88,12 @@ def _asset(market: SyntheticMarket, asset: int, symbol: str) -> tuple[pl.DataFra
             "adj_close": bars[:, 3] * factor,
         }
     )
-    return frame, _events(market, asset, symbol, days, shares, paid, stale)
 
 
 def _corporate_history(
     random: np.random.Generator, returns: np.ndarray, days: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Price of a share of the first day, shares that it has become, and dividends as a share of the price, by day."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Price of a share of the first day, less the dividends that were paid, and shares that it has become, by day."""
     paid = np.where((days + random.integers(63)) % 63 == 0, DIVIDEND, 0.0)
     paid[0] = 0.0
     price = random.lognormal(3.5, 0.5) * np.cumprod((1.0 + returns) * (1.0 - paid))
@@ -142,7 +103,7 @@ def _corporate_history(
         level = price[start:] / held
         beyond = np.flatnonzero((level > SPLIT_ABOVE) | (level < MERGE_BELOW))
         if not len(beyond) or start + beyond[0] + 1 >= len(days):
-            return price, shares, paid
+            return price, shares
         factor = 2.0 if level[beyond[0]] > SPLIT_ABOVE else 0.1
         start += int(beyond[0]) + 1
         held *= factor
@@ -181,51 +142,3 @@ def _volume(
     shown = market.signal_DA[days, asset] if market.config.variant == "drift" else 0.0
     surprise = np.abs(returns) / market.volatility_A[asset]
     return np.exp(random.normal(14.0, 0.7) + 0.15 * surprise + 0.3 * shown + random.normal(0.0, 0.3, len(days)))
-
-
-def _events(
-    market: SyntheticMarket,
-    asset: int,
-    symbol: str,
-    days: np.ndarray,
-    shares: np.ndarray,
-    paid: np.ndarray,
-    stale: np.ndarray,
-) -> pl.DataFrame:
-    """symbol, asset, date, event, value: shares for one, dividend as a share of the price, terminal return."""
-    ratio = np.concatenate([[1.0], shares[1:] / shares[:-1]])
-    kinds = [("split", ratio != 1.0, ratio), ("dividend", paid > 0, paid), ("stale", stale, np.zeros(len(days)))]
-    if days[0] > 0:
-        kinds.append(("listing", np.arange(len(days)) == 0, np.zeros(len(days))))
-    if market.delisted_A[asset]:
-        end = np.arange(len(days)) == len(days) - 1
-        kinds.append(("delisting", end, np.full(len(days), TERMINAL_RETURN)))
-    frames = [
-        pl.DataFrame({"date": market.dates[days[where]], "value": value[where]}).select(
-            pl.lit(symbol).alias("symbol"), pl.lit(asset).alias("asset"), pl.col("date").cast(pl.Date),
-            pl.lit(name).alias("event"), pl.col("value").cast(pl.Float64),
-        )
-        for name, where, value in kinds
-    ]  # fmt: skip
-    return pl.concat(frames).sort("date", "event")
-
-
-def _write_truth(market: SyntheticMarket, symbols: list[str], truth: Path) -> None:
-    names = [str(asset) for asset in range(market.config.assets)]
-    date = pl.Series("date", market.dates).cast(pl.Date)
-    for name, array_DA in (
-        ("expected_returns", market.expected_DA),
-        ("own_variances", market.own_variance_DA),
-        ("signals", market.signal_DA),
-    ):
-        pl.DataFrame(array_DA, schema=names).insert_column(0, date).write_parquet(truth / f"{name}.parquet")
-    pl.DataFrame(
-        {"asset": range(len(symbols)), "symbol": symbols, "own_volatility": market.volatility_A}
-        | {f"loading_{k}": market.loadings_AK[:, k] for k in range(3)}
-    ).write_parquet(truth / "assets.parquet")
-    pl.DataFrame(
-        {"date": date, "regime": market.regime_D, "warning": market.warning_D, "crash": market.crash_D}
-        | {f"factor_{k}": market.factor_DK[:, k] for k in range(3)}
-        | {f"factor_variance_{k}": market.factor_variance_DK[:, k] for k in range(3)}
-    ).write_parquet(truth / "sessions.parquet")
-    (truth / "config.json").write_text(to_json(asdict(market.config)))

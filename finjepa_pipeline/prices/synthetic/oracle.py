@@ -39,11 +39,6 @@ def fraction_of_oracle(
     return share_of_gain(policy, equal, oracle)
 
 
-def unconstrained(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
-    """Sigma^-1 mu / gamma; its utility is mu'Sigma^-1 mu / (2 gamma)."""
-    return np.linalg.solve(covariance_TAA, mean_TA[..., None])[..., 0] / aversion
-
-
 def simplex(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
     """Best long-only weights that sum to 1."""
     return _ascend(mean_TA, covariance_TAA, aversion, project_simplex)
@@ -70,17 +65,6 @@ def signals(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) ->
         risk_X = ((weights_XA @ covariance_AA) * weights_XA).sum(axis=1)
         best_TA[t] = all_XA[np.argmax(weights_XA @ mean_A - aversion / 2.0 * risk_X)]
     return best_TA
-
-
-def hedge(weights_TA: np.ndarray, mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
-    """Whether selling the equal-weight market against the portfolio's beta is better than not, bool [T]."""
-    market_A = np.full(weights_TA.shape[1], 1.0 / weights_TA.shape[1])
-    with_market_TA = covariance_TAA @ market_A
-    beta_T = (weights_TA * with_market_TA).sum(axis=1) / (with_market_TA @ market_A)
-    hedged_TA = weights_TA - beta_T[:, None] * market_A
-    return utility(hedged_TA, mean_TA, covariance_TAA, aversion) > utility(
-        weights_TA, mean_TA, covariance_TAA, aversion
-    )
 
 
 def project_simplex(x_TA: np.ndarray) -> np.ndarray:

@@ -76,15 +76,13 @@ def warehouse_of(prices: pl.DataFrame, payer: str = "S00") -> duckdb.DuckDBPyCon
     connection.register("prices_frame", table.to_arrow())
     connection.execute("CREATE OR REPLACE TABLE adjusted_prices AS FROM prices_frame ORDER BY entity, date")
     connection.execute("""
-        INSERT INTO universe
+        CREATE OR REPLACE TABLE universe AS
         SELECT date, entity FROM (SELECT *, row_number() OVER (PARTITION BY entity ORDER BY date) AS n FROM
         prices_frame) WHERE n >= 100 ORDER BY date, entity""")
-    connection.execute(f"INSERT INTO corporate_actions VALUES ('{payer}', '2016-02-01', 'dividend', 0.01)")
-    connection.execute("""
-        INSERT INTO entities BY NAME SELECT entity, entity AS symbol, min(date) AS first_date, max(date) AS last_date,
-            true AS adjusted FROM adjusted_prices GROUP BY ALL;
-        INSERT INTO price_sessions
-        SELECT date, row_number() OVER (ORDER BY date), n FROM (SELECT date, count(*) AS n FROM adjusted_prices GROUP BY ALL)
+    connection.execute(f"""
+        CREATE TABLE corporate_actions AS SELECT '{payer}' AS symbol, DATE '2016-02-01' AS date, 'dividend' AS action;
+        CREATE TABLE entities AS SELECT DISTINCT entity, entity AS symbol, NULL::DOUBLE AS delisting_return FROM adjusted_prices;
+        CREATE TABLE price_sessions AS SELECT DISTINCT date FROM adjusted_prices ORDER BY date
         """)
     return connection
 

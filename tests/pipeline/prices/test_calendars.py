@@ -45,13 +45,17 @@ def test_a_market_that_never_closes_goes_in_whole_with_its_fractions(home: Home)
     rows = market({"BTC": "24/7", "ETH": "24/7"})
     home.write("part.csv", rows)
     report = home.ingest()
-    assert (report.calendar, report.revision.rows, report.revision.quarantined_rows) == ("24/7", rows.height, 0)
+    assert (report.revision.calendar, report.revision.rows, report.revision.quarantined_rows) == (
+        "24/7",
+        rows.height,
+        0,
+    )
     assert home.query("SELECT sum(volume) FROM prices")[0][0] == pytest.approx(rows["volume"].sum())
     derive(home.warehouse, UNIVERSE)
     assert home.query("SELECT count(*) FROM adjusted_prices") == [(rows.height,)]
     # the next ingestion of the place keeps what was found
     home.write("more.csv", market({"AAPL": "XNYS"}))
-    assert home.ingest().calendar == "24/7"
+    assert home.ingest().revision.calendar == "24/7"
 
 
 def test_a_wrong_calendar_is_refused_with_the_way_out(home: Home) -> None:
@@ -65,7 +69,7 @@ def test_a_wrong_calendar_is_refused_with_the_way_out(home: Home) -> None:
     taken = home.ingest(calendar="XNYS", accept=["stray_session"]).revision
     assert taken.rows + taken.quarantined_rows == rows.height
     assert taken.quarantined_rows > 0.25 * rows.height
-    with pytest.raises(FinJEPAError, match="'stray_sesion': did you mean stray_session"):
+    with pytest.raises(FinJEPAError, match="'stray_sesion'; did you mean 'stray_session'"):
         home.ingest(accept=["stray_sesion"])
 
 
@@ -82,7 +86,7 @@ def test_each_symbol_keeps_its_own_calendar(home: Home) -> None:
     rows = market(MARKET | {"SAP": "XETR"})
     home.write("part.parquet", rows)
     report = home.ingest(calendar="auto")
-    assert report.calendar == "auto:XNYS"
+    assert report.revision.calendar == "auto:XNYS"
     assert (report.revision.rows, report.revision.quarantined_rows) == (rows.height, 0)
     found = dict(home.query("SELECT symbol, calendar FROM symbol_calendars"))
     assert found == MARKET | {"SAP": found["SAP"]}

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from finjepa_pipeline.prices import derive as derive_module
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
@@ -17,12 +16,11 @@ UNIVERSE = UniverseConfig(size=5, min_history=10, window=5, min_dollar_volume=1e
 TABLES = (
     "price_sessions",
     "price_events",
-    "stale_prices",
     "corporate_actions",
     "entities",
     "adjusted_prices",
     "universe",
-    "(SELECT date, quantity, bin, sum(n) FROM price_histograms GROUP BY ALL)",
+    "price_histograms",
 )
 
 
@@ -78,14 +76,6 @@ def test_the_tables_are_made_again_only_for_other_prices_or_options(home: Home) 
     derived(home, market(120))
     assert derive(home.warehouse, UNIVERSE).reused
     assert not derive(home.warehouse, UniverseConfig(size=4, min_history=10, window=5)).reused
-
-
-def test_blocks_of_symbols_give_what_one_block_gives(
-    home: Home, new_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = derived(home, market(120))
-    monkeypatch.setattr(derive_module, "BLOCK_ROWS", 200)
-    assert derived(new_home(), market(120)) == whole
 
 
 @pytest.mark.parametrize("columns", [["symbol", "date", "close"], list(prices().columns)])

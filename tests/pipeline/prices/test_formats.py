@@ -227,7 +227,7 @@ def test_what_exists_is_a_path_and_no_pattern(home: Home, suffix: str) -> None:
         home.write(f"{name}/{name}.{suffix}", prices((symbol,), days=5))
 
     def symbols(place: Path) -> set[str]:
-        files = FilesSource(str(place), home.settings.home / "hashes.json").snapshot().files
+        files = FilesSource(str(place)).snapshot().files
         return {row[0] for file in files for row in scanned(Path(file.name))}
 
     for name in STRANGE:

@@ -30,7 +30,7 @@ contract.judge = lambda *_: ()  # the Hub is what is tested here
 settings = Settings(home=Path(sys.argv[1])).ensure()
 try:
     report = ingest(Warehouse.from_settings(settings), settings, PriceSourceConfig(**json.loads(sys.argv[2])))
-    print(json.dumps([report.new_rows, report.revision.rows, report.revision.version, report.note]))
+    print(json.dumps([report.moved.added, report.revision.rows, report.revision.version, report.note]))
 except FinJEPAError as error:
     print(json.dumps(str(error)))
 """
@@ -110,34 +110,6 @@ def test_a_download_that_is_cut_goes_on_where_it_was(tmp_path: Path, fault: Faul
         starts = [int(asked.removeprefix("bytes=").split("-")[0]) for asked in hub.ranges]
         assert max(starts) >= 10 << 20
         assert sum(what.startswith("GET") and "part-0" in what for what in hub.requests) == 2
-
-
-OBSERVE = """
-import json, sys
-from pathlib import Path
-import dagster as dg
-from finjepa_pipeline.prices.assets import price_source
-from finjepa_pipeline.settings import Settings, SettingsResource
-from finjepa_pipeline.warehouse import Warehouse
-
-settings = Settings(home=Path(sys.argv[1])).ensure()
-resources = {"settings": SettingsResource(home=sys.argv[1]), "warehouse": Warehouse.from_settings(settings)}
-job = dg.define_asset_job("observe", [price_source])
-ran = dg.Definitions([price_source], jobs=[job], resources=resources).resolve_job_def("observe").execute_in_process()
-(seen,) = ran.asset_observations_for_node("price_source")
-print(json.dumps(seen.data_version))
-"""
-
-
-def test_the_data_version_of_a_hub_source_is_its_commit(tmp_path: Path, shards: dict[str, bytes]) -> None:
-    with HubLookalike() as hub:
-        repo = hub.add_repo("org/prices", kind="dataset", files=shards)
-        client = Client(hub, tmp_path)
-        client.ingest()
-        assert client.run(OBSERVE) == client.run(OBSERVE) == repo.head.oid
-        first = repo.head.oid
-        repo.commit("another symbol", {"data/part-2.parquet": parquet(prices(("CCC",)))})
-        assert client.run(OBSERVE) == repo.head.oid != first
 
 
 def test_a_hub_that_asks_for_patience_gets_it(tmp_path: Path, shards: dict[str, bytes]) -> None:

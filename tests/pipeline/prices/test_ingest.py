@@ -35,10 +35,10 @@ def test_the_sample_fills_an_empty_home_and_nothing_is_ingested_twice(home: Home
     from finjepa_pipeline.prices.sources import PriceSourceConfig
 
     first = ingest(home.warehouse, home.settings, PriceSourceConfig())
-    assert first.new_rows == first.revision.rows == 166_260
+    assert first.moved.added == first.revision.rows == 166_260
     assert first.revision.columns == ("close",)
     again = ingest(home.warehouse, home.settings, PriceSourceConfig())
-    assert (again.new_rows, again.ended_rows, again.revision) == (0, 0, first.revision)
+    assert (again.moved.added, again.moved.ended, again.revision) == (0, 0, first.revision)
 
 
 BROKEN = (
@@ -137,7 +137,7 @@ def test_a_restated_row_adds_a_version_and_the_same_content_in_other_files_adds_
     )
     home.write("part.parquet", restated)
     second = home.ingest()
-    assert (second.new_rows, second.ended_rows, second.revision.rows) == (1, 1, rows.height)
+    assert (second.moved.added, second.moved.ended, second.revision.rows) == (1, 1, rows.height)
     versions = home.query("SELECT valid_from, valid_to, count(*) FROM raw_prices GROUP BY ALL ORDER BY ALL")
     assert versions == [(1, 2, 1), (1, None, rows.height - 1), (2, None, 1)]
 
@@ -149,7 +149,7 @@ def test_a_new_file_adds_only_its_rows(home: Home) -> None:
     home.ingest()
     home.write("b.parquet", rows.filter(pl.col("date") == newest))
     report = home.ingest()
-    assert (report.new_rows, report.ended_rows, report.revision.rows) == (3, 0, rows.height)
+    assert (report.moved.added, report.moved.ended, report.revision.rows) == (3, 0, rows.height)
     # The whole again in one file is the same content.
     (home.files / "b.parquet").unlink()
     home.write("a.parquet", rows)
@@ -196,7 +196,7 @@ def test_a_home_of_older_rules_is_judged_again(home: Home) -> None:
     first = home.ingest().revision
     with home.warehouse.connect() as con:  # as an older version has left it: a ticker was no symbol
         con.execute("UPDATE price_history SET broken = 8 WHERE symbol = 'AAA'")
-        con.execute("UPDATE revisions SET judgement = NULL, accepted = NULL, kept_rows = NULL, quarantined_rows = 40")
+        con.execute("UPDATE revisions SET judgement = 1, quarantined_rows = 40")
     assert home.query("SELECT count(*) FROM prices") == [(80,)]
     report = home.ingest()
     assert "judged again" in (report.note or "")
@@ -206,7 +206,7 @@ def test_a_home_of_older_rules_is_judged_again(home: Home) -> None:
         for s, d, c, v in rows.select("symbol", "date", "close", "volume").sort("symbol", "date").iter_rows()
     ]
     again = home.ingest()
-    assert (again.new_rows, again.ended_rows, again.revision, again.note) == (0, 0, report.revision, None)
+    assert (again.moved.added, again.moved.ended, again.revision, again.note) == (0, 0, report.revision, None)
     assert report.revision.data_version == first.data_version
     as_it_was = home.ingest(as_of="1")
     assert as_it_was.revision.rows == 80

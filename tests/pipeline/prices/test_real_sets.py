@@ -56,9 +56,7 @@ def test_sp500_2013_2018(home: Home) -> None:
     assert rules["unexplained_jump"].rows + rules["suspected_split"].rows == len(actions)
     assert home.query("SELECT count(*), count(ended_because) FROM entities") == [(505, 0)]
     assert len(home.query(LATE)) == 29
-    assert home.query("SELECT count(*), min(rows), arg_min(date, rows)::VARCHAR FROM price_sessions") == [
-        (1_259, 472, "2013-04-26")
-    ]
+    assert home.query("SELECT count(*) FROM price_sessions") == [(1_259,)]
     assert "thin_session" not in rules
     assert home.query(UNCHANGED) == [(5_096,)]
     assert home.query(EARLY) == [(0,)]
@@ -81,10 +79,9 @@ def test_stocknet_2012_2017(home: Home) -> None:
     assert home.query(UNCHANGED) == [(1_172,)]
     assert home.query(EARLY) == [(0,)]
     # Days without a trade, and those whose close has stood for a week, are not traded.
-    assert home.query("SELECT count(*) FROM adjusted_prices WHERE NOT tradable AND volume > 0") == [
-        (rules["stale_close"].rows - home.query("SELECT count(*) FROM stale_prices SEMI JOIN prices ON prices.symbol = "
-         "stale_prices.symbol AND prices.date = stale_prices.date AND volume = 0")[0][0],)
-    ]  # fmt: skip
+    assert home.query("SELECT count(*) FROM adjusted_prices WHERE NOT tradable AND volume > 0") == home.query(
+        "SELECT count(*) FROM price_events JOIN prices USING (symbol, date) WHERE stale AND volume > 0"
+    )
 
 
 def test_us_wide_2015_2017(home: Home) -> None:

@@ -38,7 +38,7 @@ def test_a_home_works_whatever_its_name(tmp_path: Path, name: str, monkeypatch: 
 @pytest.mark.parametrize("name", ["$HOME x", "${HOME}", "a$b$"])
 def test_data_docs_stay_in_the_home_whatever_its_name(tmp_path: Path, name: str) -> None:
     """Great Expectations replaces `$NAME` in its configuration by variables of the environment."""
-    outcomes = (Outcome("rows", "critical", True, 3.0, "(1.0, None)", "there are prices"),)
+    outcomes = (Outcome("rows", 1.0, None, "critical", "there are prices", observed=3.0),)
     write_docs(outcomes, tmp_path / name)
     assert docs_page(tmp_path / name).is_file()
     assert [path.name for path in tmp_path.iterdir()] == [name]

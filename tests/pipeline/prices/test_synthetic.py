@@ -1,5 +1,6 @@
 """The generated market is what it says: its truth explains its returns, its bars are sound, its oracle cannot be beaten."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import polars as pl
 import pytest
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.sources.builtin import SyntheticSource
-from finjepa_pipeline.prices.synthetic import VARIANTS, SyntheticConfig, generate, load_market, oracle, write_bars
+from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
+from finjepa_pipeline.prices.synthetic import VARIANTS, SyntheticConfig, generate, oracle
 from finjepa_pipeline.prices.synthetic.bars import bars_of, half_spread
+from finjepa_pipeline.settings import Settings
 
 AVERSION = 5.0
 
@@ -48,22 +50,10 @@ def test_adjusted_closes_give_the_true_returns():
 
 
 def test_the_page_of_the_synthetic_market_does_what_it_says(tmp_path, monkeypatch, capsys):
-    page = Path(__file__).parents[4] / "docs" / "synthetic.md"
+    page = Path(__file__).parents[3] / "docs" / "synthetic.md"
     monkeypatch.chdir(tmp_path)
     exec(page.read_text(encoding="utf-8").split("```python")[1].split("```")[0], {})
     assert 0.5 < float(capsys.readouterr().out) < 1  # utility is concave
-
-
-def test_truth_is_read_back_or_refused(tmp_path):
-    market = generate(SyntheticConfig("risk", seed=2, assets=5, sessions=300))
-    write_bars(market, tmp_path)
-    np.testing.assert_array_equal(load_market(tmp_path).covariance(), market.covariance())
-    table = tmp_path / "truth" / "expected_returns.parquet"
-    pl.read_parquet(table).with_columns(pl.col("0") + 1e-6).write_parquet(table)
-    with pytest.raises(FinJEPAError, match="another version"):
-        load_market(tmp_path)
-    with pytest.raises(FinJEPAError, match="no synthetic market"):
-        load_market(tmp_path / "truth")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -78,46 +68,58 @@ def test_truth_explains_the_returns(variant: str):
     assert abs(portfolio.mean()) < 3 / np.sqrt(len(portfolio))
 
 
-def test_truth_tables_and_events_are_written(tmp_path: Path):
+def test_splits_dividends_reused_tickers_and_ends_are_there():
     market = generate(SyntheticConfig("drift", seed=2, assets=200, sessions=1500))
-    files = write_bars(market, tmp_path)
-    bars = pl.concat([pl.read_parquet(file) for file in files])
-    events = pl.read_parquet(tmp_path / "truth" / "events.parquet")
-    assert set(events["event"]) == {"split", "dividend", "stale", "listing", "delisting"}
-    symbols = pl.read_parquet(tmp_path / "truth" / "assets.parquet")["symbol"]
-    assert symbols.n_unique() < len(symbols), "no ticker was used again"
-    expected = pl.read_parquet(tmp_path / "truth" / "expected_returns.parquet")
-    np.testing.assert_array_equal(expected.drop("date").to_numpy(), market.expected_DA)
-    factor = bars["adj_close"] / bars["close"]
-    splits = events.filter(pl.col("event") == "split").join(
-        bars.with_columns(ratio=factor / factor.shift(1)), left_on=["symbol", pl.col("date").dt.to_string("%F")],
-        right_on=["symbol", "date"],
-    )  # fmt: skip
-    assert len(splits)
-    np.testing.assert_allclose(splits["ratio"] / splits["value"], 1.0, atol=0.01)
+    bars = bars_of(market)
+    step = (pl.col("adj_close") / pl.col("close")).pct_change().over("symbol") + 1
+    steps = bars.sort("symbol", "date").select(step=step).drop_nulls()["step"]
+    assert ((steps > 1.9) & (steps < 2.1)).any()  # a split
+    assert ((steps > 1.004) & (steps < 1.006)).sum() > 1000  # dividends
+    assert bars["symbol"].n_unique() < 200, "no ticker was used again"
+    assert market.delisted_A.any()
+
+
+def source_of(tmp_path: Path, **options):
+    feed = make_feed(PriceSourceConfig(data_source="synthetic", **options), Settings(home=tmp_path))
+    assert feed is not None
+    return feed.source
 
 
 def test_the_source_is_one_like_any_other(tmp_path: Path):
-    source = SyntheticSource(SyntheticConfig("null", seed=5, sessions=300), tmp_path)
+    source = source_of(tmp_path, synthetic_variant="null", synthetic_seed=5, synthetic_sessions=300)
     snapshot = source.snapshot()
-    files = source.fetch(snapshot, snapshot.files)
-    assert files == source.fetch(snapshot, snapshot.files)
+    files = source.fetch(snapshot)
+    assert files == source.fetch(snapshot)
     assert all(file.is_file() for file in files)
-    assert (
-        source.snapshot().version != SyntheticSource(SyntheticConfig("risk", sessions=300), tmp_path).snapshot().version
-    )
     with pytest.raises(FinJEPAError, match="drift, momentum, risk, null"):
         SyntheticConfig("bull")
+    with pytest.raises(FinJEPAError, match="synthetic"):
+        make_feed(PriceSourceConfig(data_source="sample", synthetic_assets=5), Settings(home=tmp_path))
+
+
+def test_another_size_is_another_market_and_is_remembered(tmp_path: Path):
+    usual, wide = source_of(tmp_path, synthetic_seed=3), source_of(tmp_path, synthetic_seed=3, synthetic_assets=7)
+    assert usual.snapshot().version != wide.snapshot().version
+    assert (usual.place, wide.place) == ("synthetic:drift:3", "synthetic:drift:3:assets=7")
+    again = make_feed(PriceSourceConfig(**json.loads(json.dumps(wide.options))), Settings(home=tmp_path))
+    assert again is not None
+    assert again.source == wide
+    said = source_of(tmp_path, synthetic_seed=3, synthetic_assets=20, synthetic_sessions=2520)
+    assert said.snapshot() == usual.snapshot()  # the usual size
 
 
 def test_oracles_are_the_best_of_their_kind():
     market, assets = listed_throughout("drift", 0, 6)
     mean, covariance = market.expected_DA[:40, assets], market.covariance(slice(40))[:, assets][:, :, assets]
     random = np.random.default_rng(0)
-    best = oracle.utility(oracle.simplex(mean, covariance, AVERSION), mean, covariance, AVERSION)
-    gross = oracle.utility(oracle.long_short_flat(mean, covariance, AVERSION), mean, covariance, AVERSION)
-    signs = oracle.utility(oracle.signals(mean, covariance, AVERSION) / 6, mean, covariance, AVERSION)
-    free = oracle.utility(oracle.unconstrained(mean, covariance, AVERSION), mean, covariance, AVERSION)
+    best, gross, signs = (
+        oracle.utility(weights, mean, covariance, AVERSION)
+        for weights in (
+            oracle.simplex(mean, covariance, AVERSION),
+            oracle.long_short_flat(mean, covariance, AVERSION),
+            oracle.signals(mean, covariance, AVERSION) / 6,
+        )
+    )
     for _ in range(200):
         weights = random.dirichlet(np.full(6, 0.3), 40)
         assert (oracle.utility(weights, mean, covariance, AVERSION) <= best + 1e-7).all()
@@ -125,18 +127,16 @@ def test_oracles_are_the_best_of_their_kind():
         assert (oracle.utility(signals, mean, covariance, AVERSION) <= signs + 1e-12).all()
     assert (best <= gross + 1e-7).all()
     assert (signs <= gross + 1e-7).all()
+    # nothing beats the unconstrained optimum, mu' Sigma^-1 mu / (2 gamma)
+    free = np.einsum("ta,ta->t", mean, np.linalg.solve(covariance, mean[..., None])[..., 0]) / (2 * AVERSION)
     assert (gross <= free + 1e-7).all()
-    gain = np.einsum("ta,ta->t", mean, np.linalg.solve(covariance, mean[..., None])[..., 0]) / (2 * AVERSION)
-    np.testing.assert_allclose(free, gain, rtol=1e-9)
 
 
 def test_hedging_pays_where_a_crash_is_announced():
     market, assets = listed_throughout("risk", 0)
-    covariance = market.covariance()[:, assets][:, :, assets]
-    equal = np.full((len(market.dates), len(assets)), 1.0 / len(assets))
-    hedged = oracle.hedge(equal, market.expected_DA[:, assets], covariance, AVERSION)
-    assert hedged[market.warning_D].all()
-    assert market.crash_D[1:][market.warning_D[:-1]].mean() > 10 * market.crash_D[1:][~market.warning_D[:-1]].mean()
+    warned = market.warning_D
+    assert (market.expected_DA[warned][:, assets].mean(axis=1) < 0).all()  # 1/N costs, and cash does not
+    assert market.crash_D[1:][warned[:-1]].mean() > 10 * market.crash_D[1:][~warned[:-1]].mean()
     assert abs(market.expected_DA[:, assets].mean()) < 2e-4
 
 
