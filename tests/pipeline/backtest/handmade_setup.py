@@ -1,12 +1,13 @@
-"""The smallest config that reads a hand-made panel, the lineage of a checkpoint of it, and a setup over its test block."""
+"""The smallest config that reads a hand-made panel, the lineage of a checkpoint of it, and setups."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from finjepa_model.config import FinJEPAConfig, preset
+from finjepa_model.config import FinJEPAConfig, PortfolioConfig, preset
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed, split_dates
 from finjepa_pipeline.backtest.engine import BacktestSetup
@@ -47,3 +48,11 @@ def setup_over_test_block(
         window=history_needed(config),
         overnight=overnight,
     )
+
+
+def setup_of(
+    panel: Panel, costs: PortfolioConfig | None = None, block: tuple[int, int] | None = None, **more: Any
+) -> BacktestSetup:
+    """From session 30 to the end, a decision every five sessions, unless told otherwise."""
+    usual = {"stride": 5, "n_assets": 20, "window": 20}
+    return BacktestSetup.over(panel, block or (30, len(panel.dates)), costs or PortfolioConfig(), **usual | more)

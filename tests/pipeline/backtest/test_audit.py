@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from handmade_panel import noise, write_panel
 from scipy.stats import norm
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline import cli, commands
 from finjepa_pipeline.backtest import audit, engine, known_truth
+from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.known_truth import (
     Gain,
     KnownTruthMarket,
@@ -35,7 +39,7 @@ from finjepa_pipeline.backtest.leakage import (
     permutation,
     with_other_future,
 )
-from finjepa_pipeline.backtest.results import status_of
+from finjepa_pipeline.backtest.results import TESTS, status_of
 from finjepa_pipeline.backtest.strategies import EveryDecision, extreme_quintile, load_strategy, long_only, one_over_n
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate
 from finjepa_pipeline.prices.synthetic.bars import bars_of
@@ -110,8 +114,30 @@ def adjusted_level(folder: Path, rows: pl.DataFrame) -> Panel:
     return rewritten(panel, "features", features_RF)
 
 
-def test_the_sound_product_stays_as_it_was_with_another_future(rows, tmp_path):
-    finding = future_invariance(PRODUCT, rows, tmp_path, dates=1, seed=1)
+def unknown_after_a_cut(folder: Path, rows: pl.DataFrame) -> Panel:
+    """A channel that is a number only while the file goes on: the difference is not a number either."""
+    panel = build_from_rows(folder, rows)
+    features_RF = np.array(panel.features)
+    if len(panel.dates) < 560:
+        features_RF[:, 0] = np.nan
+    return rewritten(panel, "features", features_RF)
+
+
+def only_price(rows: pl.DataFrame) -> pl.DataFrame:
+    """The same market of a vendor whose only prices are divided by later splits and dividends: about 8 dollars."""
+    factor = pl.col("adj_close") / pl.col("close")
+    level = 8 / pl.col("adj_close").median().over("symbol")
+    return rows.with_columns(
+        *((pl.col(name) * factor * level).alias(name) for name in ("open", "high", "low", "close")),
+        (pl.col("volume") / factor / level).cast(pl.Int64),
+        pl.lit(None, pl.Float64).alias("adj_close"),
+    )
+
+
+@pytest.mark.parametrize("prices", [pl.DataFrame, only_price], ids=["whole rows", "one adjusted price"])
+def test_the_sound_product_stays_as_it_was_with_another_future(prices, rows, tmp_path):
+    """Membership must not ask how high an adjusted price is: half of it would mean a later split, not a cheaper share."""
+    finding = future_invariance(PRODUCT, prices(rows), tmp_path, dates=1, seed=1)
     assert finding.passed, finding.text
 
 
@@ -121,6 +147,7 @@ def test_the_sound_product_stays_as_it_was_with_another_future(rows, tmp_path):
         (full_sample_scaler, "cut", "the channel"),
         (future_members, "cut", "eligible"),
         (adjusted_level, "restated", "the channel log_return"),
+        (unknown_after_a_cut, "cut", "by inf"),
     ],
 )
 def test_a_leak_from_the_future_of_the_rows_is_caught(leak, future, named, rows, tmp_path):
@@ -131,11 +158,7 @@ def test_a_leak_from_the_future_of_the_rows_is_caught(leak, future, named, rows,
 
 
 def test_a_decision_that_moves_on_the_same_features_is_no_failure_of_the_data(rows, tmp_path):
-    draws = np.random.default_rng(0)
-    product = Product(
-        lambda panel: EveryDecision("random", lambda view: draws.random(len(view.assets))), CONFIG, n_assets=6
-    )
-    finding = future_invariance(product, rows, tmp_path, dates=1, seed=1, futures=("cut",))
+    finding = future_invariance(replace(PRODUCT, strategy=drawn()), rows, tmp_path, dates=1, seed=1, futures=("cut",))
     assert not finding.passed
     assert not finding.of_data
 
@@ -155,24 +178,15 @@ def same_close(strategy, setup, views=None):
     return replace(result, gross_T=result.gross_T[1:], net_T=result.net_T[1:], dates_T=result.dates_T[1:])
 
 
-def test_a_fill_at_the_close_of_the_decision_is_caught(panel):
+@pytest.mark.parametrize(("days", "assets", "decisions"), [(700, 6, 40), (430, 2, 12)])
+def test_a_fill_at_the_close_of_the_decision_is_caught(tmp_path, days, assets, decisions):
+    """With a handful of fills and two assets as well."""
+    panel = write_panel(tmp_path, noise(days, assets, seed=5))
+    assert len(PRODUCT.setup(panel).decisions) <= decisions
     assert fill_lag(PRODUCT, panel).passed
     caught = fill_lag(replace(PRODUCT, simulate=same_close), panel)
     assert caught.passed is False
     assert caught.value == 1  # session
-
-
-def test_an_early_fill_is_caught_with_a_handful_of_fills_and_two_assets(tmp_path):
-    """Ten fills were once too few for the t-value that was asked for, and the test said ok."""
-    panel = write_panel(tmp_path, noise(430, 2, seed=5))
-    assert len(PRODUCT.setup(panel).decisions) <= 12
-    assert fill_lag(PRODUCT, panel).passed
-    assert fill_lag(replace(PRODUCT, simulate=same_close), panel).passed is False
-
-
-def test_without_two_assets_that_move_apart_there_is_no_verdict_on_fills(tmp_path):
-    with pytest.raises(NotEnoughDataError, match="told apart"):
-        fill_lag(PRODUCT, write_panel(tmp_path, noise(430, 1)))
 
 
 def one_bar_early(panel, config, dates_B, assets_BN):
@@ -195,30 +209,37 @@ def test_a_strategy_that_prefers_places_is_caught(panel):
     def to_the_first(panel: Panel):
         return EveryDecision("to_the_first", lambda view: np.arange(len(view.present_N), 0, -1.0))
 
-    def random(panel: Panel):
-        rng = np.random.default_rng(1)
-        return EveryDecision("random", lambda view: rng.random(len(view.present_N)))
-
     assert permutation(PRODUCT, panel).value < 1e-6
-    assert permutation(replace(PRODUCT, strategy=random), panel).passed
+    assert permutation(replace(PRODUCT, strategy=drawn()), panel).passed
     assert permutation(replace(PRODUCT, strategy=to_the_first), panel).passed is False
 
 
-def test_a_strategy_that_decides_nothing_or_draws_among_two_has_no_verdict_on_order(panel, tmp_path):
-    class Idle:
-        name = "idle"
+class Idle:
+    name = "idle"
 
-        def decide(self, view, state):
-            return None
+    def decide(self, view, state):
+        return None
 
-    with pytest.raises(NotEnoughDataError, match="nothing was decided"):
-        permutation(replace(PRODUCT, strategy=lambda panel: Idle()), panel)
-    with pytest.raises(NotEnoughDataError, match="nothing was held"):
-        delay(replace(PRODUCT, strategy=lambda panel: Idle()), panel)
+
+def drawn():
+    """Weights are drawn, anew at each decision of all strategies of a product."""
     rng = np.random.default_rng(1)
-    drawn = replace(PRODUCT, strategy=lambda panel: EveryDecision("random", lambda view: rng.random(2)))
-    with pytest.raises(NotEnoughDataError, match="correlation"):
-        permutation(drawn, write_panel(tmp_path / "two", noise(430, 2)))
+    return lambda panel: EveryDecision("random", lambda view: rng.random(len(view.present_N)))
+
+
+@pytest.mark.parametrize(
+    ("test", "strategy", "assets", "words"),
+    [
+        (fill_lag, features_of_today, 1, "told apart"),
+        (permutation, lambda panel: Idle(), 6, "nothing was decided"),
+        (permutation, drawn(), 2, "correlation"),
+        (delay, lambda panel: Idle(), 6, "nothing was held"),
+        (delay, lambda panel: EveryDecision("m", lambda view: extreme_quintile(view, 5)), 6, "sessions are too few"),
+    ],
+)
+def test_a_test_that_could_not_have_failed_has_no_verdict(test, strategy, assets, words, tmp_path):
+    with pytest.raises(NotEnoughDataError, match=words):
+        test(replace(PRODUCT, strategy=strategy), write_panel(tmp_path, noise(430, assets, seed=2)))
 
 
 def test_a_strategy_that_reads_ahead_collapses_when_it_is_late(tmp_path):
@@ -239,14 +260,6 @@ def test_a_strategy_that_reads_ahead_collapses_when_it_is_late(tmp_path):
 
     assert delay(replace(PRODUCT, strategy=momentum), panel).passed
     assert delay(replace(PRODUCT, strategy=lambda panel: ReadsAhead()), panel).passed is False
-
-
-def test_a_short_block_gives_no_verdict_on_delay(tmp_path):
-    """A strategy with its own noise: over 30 sessions a collapse could not be told from luck."""
-    panel = write_panel(tmp_path, noise(430, 6, seed=2))
-    drawn = replace(PRODUCT, strategy=lambda panel: EveryDecision("momentum", lambda view: extreme_quintile(view, 5)))
-    with pytest.raises(NotEnoughDataError, match="sessions are too few"):
-        delay(drawn, panel)
 
 
 def gains(rng: np.random.Generator, markets: int, ratio: float = 0.0, volatility: float = 0.18, years: float = 1.38):
@@ -270,7 +283,6 @@ def test_without_an_edge_a_failure_on_null_markets_is_rare_and_with_one_it_is_fo
 
 
 def test_two_null_markets_give_no_verdict_but_for_a_gain_beyond_luck():
-    """+14 % a year of two markets was once called ok, as up to +382 % was luck."""
     rng = np.random.default_rng(0)
     with pytest.raises(NotEnoughDataError, match="2 null markets are too few"):
         null_finding(gains(rng, 2))
@@ -326,22 +338,6 @@ def test_who_knows_expected_returns_to_come_beats_the_oracle_of_a_planted_market
     shares = [fraction(ground, setup, engine.simulate(s, setup)) for s in (KnowsTheStep(), one_over_n())]
     assert known_truth_finding(shares[:1]).passed is False
     assert known_truth_finding(shares[1:]).passed
-
-
-def unknown_after_a_cut(folder: Path, rows: pl.DataFrame) -> Panel:
-    """A channel that is a number only while the file goes on: the difference is not a number either."""
-    panel = build_from_rows(folder, rows)
-    features_RF = np.array(panel.features)
-    if panel.dates[-1] < np.datetime64(rows["date"].max()) or len(panel.dates) < 560:
-        features_RF[:, 0] = np.nan
-    return rewritten(panel, "features", features_RF)
-
-
-def test_a_feature_that_is_no_number_with_another_future_is_caught(rows, tmp_path):
-    finding = future_invariance(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=("cut",), build=unknown_after_a_cut)
-    assert finding.passed is False
-    assert "the channel log_return" in finding.text
-    assert "by inf" in finding.text
 
 
 class Audit:
@@ -431,23 +427,6 @@ def test_the_markets_of_an_audit_are_those_of_the_model_wherever_its_home_lies(a
     assert audits.simulated == seeds_of(model, "null_market", 4) + seeds_of(model, "null_market", 6)
 
 
-def only_price(rows: pl.DataFrame) -> pl.DataFrame:
-    """The same market of a vendor whose only prices are divided by later splits and dividends: about 8 dollars."""
-    factor = pl.col("adj_close") / pl.col("close")
-    level = 8 / pl.col("adj_close").median().over("symbol")
-    return rows.with_columns(
-        *((pl.col(name) * factor * level).alias(name) for name in ("open", "high", "low", "close")),
-        (pl.col("volume") / factor / level).cast(pl.Int64),
-        pl.lit(None, pl.Float64).alias("adj_close"),
-    )
-
-
-def test_a_source_whose_only_price_is_back_adjusted_passes(rows: pl.DataFrame, tmp_path: Path):
-    """Membership must not ask how high a price is: half of it would mean a later split, not a cheaper share."""
-    finding = future_invariance(PRODUCT, only_price(rows), tmp_path, dates=1, seed=1)
-    assert finding.passed, finding.text
-
-
 def test_a_later_split_restates_the_only_price_and_leaves_its_dollar_volume(rows: pl.DataFrame):
     """Costs have tiers of dollar volume: were it to move with the price, so would decisions, though nothing leaks."""
     one_price = only_price(rows)
@@ -458,3 +437,36 @@ def test_a_later_split_restates_the_only_price_and_leaves_its_dollar_volume(rows
     ours, theirs = ours.filter(before), theirs.filter(before)
     assert theirs["close"].equals(ours["close"] / 2)
     assert (theirs["close"] * theirs["volume"]).equals(ours["close"] * ours["volume"])
+
+
+@pytest.mark.parametrize(
+    ("passed", "text", "severity", "verdict"),
+    [
+        (True, "sound", "ERROR", "passed"),
+        (False, "it reads tomorrow", "ERROR", "failed"),
+        (None, "not enough data: 40 sessions are too few", "WARN", "not enough data"),
+        (None, "not run: no cluster", "ERROR", "not run"),
+    ],
+)
+def test_not_enough_data_is_a_warning_in_dagster_and_never_passed(passed, text, severity, verdict):
+    result = check_result("planner_backtests", "delay", passed, text)
+    assert (result.passed, result.severity.name) == (passed is True, severity)
+    assert result.metadata["status"].value == verdict
+
+
+@pytest.mark.parametrize(
+    ("checks", "status", "says"),
+    [
+        ([(test, True, "sound") for test in TESTS], 0, "All tests passed."),
+        ([("delay", None, "not enough data: 40 sessions")], 0, "delay (not enough data)"),
+        ([("delay", None, "not run: no cluster")], 1, "delay"),
+        ([("delay", False, "collapses")], 1, "FAILED"),
+    ],
+)
+def test_the_audit_command_says_what_has_no_verdict(monkeypatch, checks, status, says):
+    monkeypatch.setattr(commands, "_run", lambda *_: SimpleNamespace(checks=checks))
+    done = CliRunner().invoke(cli.main, ["audit"])
+    assert says in done.output
+    assert ("All tests passed" in done.output) == (len(checks) == len(TESTS))
+    assert ("No verdict: fill_lag (not run)" in done.output) == (len(checks) == 1 and status == 0)
+    assert (done.exit_code == 0) == (status == 0)

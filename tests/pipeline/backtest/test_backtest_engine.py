@@ -1,11 +1,13 @@
 """The setup's rules: no sight of the future, no fill at the close of the decision, and every cent accounted for."""
 
-from dataclasses import dataclass, field
+import itertools
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
 from handmade_panel import noise, write_panel
+from handmade_setup import setup_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,9 +16,9 @@ from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioState
-from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.engine import COST_GRID, BacktestSetup, replayed, simulate
 from finjepa_pipeline.backtest.market_view import MarketView, universes
-from finjepa_pipeline.backtest.strategies import Cash, buy_and_hold, one_over_n
+from finjepa_pipeline.backtest.strategies import EveryDecision, buy_and_hold, extreme_quintile, monthly, one_over_n
 
 CHARGED = PortfolioConfig()
 FREE = PortfolioConfig(cost_bps=0, hedge_cost_bps=0, borrow_rate=0)
@@ -43,10 +45,6 @@ class Scripted:
         )
 
 
-def setup(panel: Panel, costs: PortfolioConfig = CHARGED, lo: int = 30, n_assets: int = 20) -> BacktestSetup:
-    return BacktestSetup.over(panel, (lo, len(panel.dates)), costs, stride=5, n_assets=n_assets, window=20)
-
-
 def winner_of(day: int, panel: Panel, ahead: int):
     """Everything into the best asset of `ahead` sessions after the view's: a cheat that reads the panel's files."""
 
@@ -68,11 +66,11 @@ def test_a_fill_at_the_close_of_the_decision_is_impossible(tmp_path):
     returns_DA = np.zeros((60, 3))
     returns_DA[36, 1] = 0.5  # decisions are at 30, 35, 40, ...
     panel = write_panel(tmp_path, returns_DA)
-    result = simulate(Scripted(winner_of(36, panel, ahead=1)), setup(panel, FREE))
+    result = simulate(Scripted(winner_of(36, panel, ahead=1)), setup_of(panel, FREE))
     assert result.wealth_T[-1] == pytest.approx(1.0, abs=1e-12)
     returns_DA[36, 1], returns_DA[37, 1] = 0.0, 0.5  # and the session after the fill does earn
     panel = write_panel(tmp_path / "later", returns_DA)
-    result = simulate(Scripted(winner_of(37, panel, ahead=2)), setup(panel, FREE))
+    result = simulate(Scripted(winner_of(37, panel, ahead=2)), setup_of(panel, FREE))
     assert result.wealth_T[-1] == pytest.approx(1.5, rel=1e-6)
     assert result.dates_T[np.argmax(result.gross_T)] == panel.dates[37]
 
@@ -122,7 +120,7 @@ def test_wealth_is_conserved(tmp_path, hedge):
     """
     panel = write_panel(tmp_path, noise(120, 5, seed=3))
     rng = np.random.default_rng(0)
-    result = simulate(Scripted(lambda view: rng.random(5), hedge), setup(panel, PortfolioConfig(cost_bps=25)))
+    result = simulate(Scripted(lambda view: rng.random(5), hedge), setup_of(panel, PortfolioConfig(cost_bps=25)))
     np.testing.assert_allclose(np.cumprod(1 + result.net_T), result.wealth_T, rtol=1e-12)
     np.testing.assert_allclose(result.gross_T - result.cost_T, result.net_T, atol=1e-15)
     assert (result.cost_T >= 0).all()
@@ -132,14 +130,14 @@ def test_wealth_is_conserved(tmp_path, hedge):
 
 def test_costs_are_what_the_turnover_implies(tmp_path):
     """One-way costs of 20 bp on what is bought and sold; the first purchase of everything is half a turnover."""
-    result = simulate(one_over_n(), setup(write_panel(tmp_path, noise(100, 4)), PortfolioConfig(cost_bps=20)))
+    result = simulate(one_over_n(), setup_of(write_panel(tmp_path, noise(100, 4)), PortfolioConfig(cost_bps=20)))
     np.testing.assert_allclose(result.cost_T, 2 * 0.0020 * result.turnover_T * (1 + result.gross_T), rtol=1e-9)
     assert result.turnover_T[0] == pytest.approx(0.5, rel=0.01)
 
 
 def test_equal_weight_agrees_with_a_plain_computation(tmp_path):
     returns_DA = noise(80, 4, seed=5)
-    result = simulate(one_over_n(), setup(write_panel(tmp_path, returns_DA), FREE))
+    result = simulate(one_over_n(), setup_of(write_panel(tmp_path, returns_DA), FREE))
     wealth, positions = 1.0, np.zeros(4)
     for day in range(31, 80):
         wealth += (positions * returns_DA[day]).sum()
@@ -151,28 +149,25 @@ def test_equal_weight_agrees_with_a_plain_computation(tmp_path):
 
 def test_buy_and_hold_trades_once(tmp_path):
     returns_DA = noise(100, 4, seed=6)
-    result = simulate(buy_and_hold(), setup(write_panel(tmp_path, returns_DA)))
+    result = simulate(buy_and_hold(), setup_of(write_panel(tmp_path, returns_DA)))
     assert (result.turnover_T > 0).sum() == 1
     grown_N = np.cumprod(1 + returns_DA[32:], axis=0)[-1]
     assert result.wealth_T[-1] == pytest.approx((1 / 1.001) * grown_N.mean(), rel=1e-6)
 
 
-def test_cash_stays_cash(tmp_path):
-    result = simulate(Cash(), setup(write_panel(tmp_path, noise(80, 3))))
-    assert (result.wealth_T == 1).all()
-    assert (result.turnover_T == 0).all()
-
-
-def test_a_delisted_asset_becomes_cash(tmp_path):
-    alive_DA = np.ones((80, 2), bool)
+def test_a_delisted_asset_becomes_cash_at_the_policys_return(tmp_path):
+    alive_DA, policy_A = np.ones((80, 2), bool), np.array([0.0, -0.3])
     alive_DA[43:, 1] = False
     returns_DA = np.zeros((80, 2))
     returns_DA[42, 1] = -0.5  # its last session
-    panel = write_panel(tmp_path, returns_DA, alive_DA=alive_DA, market_returns_D=np.zeros(80))
+    panel = write_panel(
+        tmp_path, returns_DA, alive_DA=alive_DA, delisting_return_A=policy_A, market_returns_D=np.zeros(80)
+    )
     strategy = Scripted(lambda view: np.array([0.0, 1.0]))
-    result = simulate(strategy, setup(panel, FREE))
-    assert result.wealth_T[-1] == pytest.approx(0.5)
-    assert strategy.states[3].cash_X.item() == pytest.approx(0.5)  # at the decision of session 45
+    result = simulate(strategy, setup_of(panel, FREE))
+    assert result.wealth_T[-1] == pytest.approx(0.5 * 0.7)
+    assert result.gross_T[panel.dates[31:] == panel.dates[43]] == pytest.approx(-0.3)  # the session after its last one
+    assert strategy.states[3].cash_X.item() == pytest.approx(0.35)  # at the decision of session 45
     assert result.held_KR[-1].sum() == 0  # and it cannot be bought again
 
 
@@ -180,18 +175,9 @@ def test_an_untradable_asset_is_bought_as_soon_as_it_trades(tmp_path):
     tradable_DA = np.ones((50, 2), bool)
     tradable_DA[31:34, 0] = False  # the first fill and two sessions after it
     panel = write_panel(tmp_path, np.zeros((50, 2)), tradable_DA=tradable_DA)
-    result = simulate(one_over_n(), setup(panel, FREE))
+    result = simulate(one_over_n(), setup_of(panel, FREE))
     np.testing.assert_allclose(result.turnover_T[:5], [0.25, 0, 0, 0.25, 0])
     np.testing.assert_allclose(result.held_KR[0], [0.5, 0.5])
-
-
-def test_a_delisted_asset_is_liquidated_at_the_policys_return(tmp_path):
-    alive_DA = np.ones((80, 2), bool)
-    alive_DA[43:, 1] = False
-    panel = write_panel(tmp_path, np.zeros((80, 2)), alive_DA=alive_DA, delisting_return_A=np.array([0.0, -0.3]))
-    result = simulate(Scripted(lambda view: np.array([0.0, 1.0])), setup(panel, FREE))
-    assert result.wealth_T[-1] == pytest.approx(0.7)
-    assert result.dates_T[np.argmin(result.gross_T)] == panel.dates[43]  # the session after its last one
 
 
 def test_what_is_hardly_traded_costs_more(tmp_path):
@@ -200,7 +186,7 @@ def test_what_is_hardly_traded_costs_more(tmp_path):
     for name, dollars in (("none", None), ("deep", 1e12), ("thin", 1e6)):
         liquidity_DA = None if dollars is None else np.full((60, 2), dollars)
         panel = write_panel(tmp_path / name, returns_DA, liquidity_DA=liquidity_DA)
-        costs[name] = simulate(one_over_n(), setup(panel)).cost_T[0]
+        costs[name] = simulate(one_over_n(), setup_of(panel)).cost_T[0]
     assert costs["deep"] == pytest.approx(costs["none"], rel=0.01)
     at_least = 35e-4 + 0.1 * returns_DA.std() * 0.5**0.5 * 0.8  # 35 bp, and half a day's volume of each asset
     assert costs["thin"] > at_least
@@ -245,7 +231,7 @@ def test_what_leaves_the_universe_is_sold_and_seen_as_cash(tmp_path):
     eligible_DA[200:, 0] = False
     panel = write_panel(tmp_path, np.zeros((400, 3)), eligible_DA=eligible_DA)
     strategy = Scripted(lambda view: np.ones(2))
-    result = simulate(strategy, setup(panel, FREE, n_assets=2))
+    result = simulate(strategy, setup_of(panel, FREE, n_assets=2))
     assert result.assets_R == ("A000", "A001", "A002")
     chosen_anew = 51  # the decision at session 285, the first 252 sessions after 30
     assert strategy.states[chosen_anew - 1].cash_X.item() == pytest.approx(0)
@@ -267,9 +253,129 @@ def test_an_unsound_action_is_refused_by_name(tmp_path, weights):
             return PortfolioAction(weights_1N, torch.ones_like(weights_1N), torch.zeros(1))
 
     with pytest.raises(FinJEPAError, match="broken_rule decided on 2020-01-31"):
-        simulate(Unsound(), setup(write_panel(tmp_path, noise(60, 2))))
+        simulate(Unsound(), setup_of(write_panel(tmp_path, noise(60, 2))))
 
 
 def test_no_eligible_asset_is_one_clear_line(tmp_path):
     with pytest.raises(FinJEPAError, match="no asset is eligible"):
-        setup(write_panel(tmp_path, noise(60, 2), alive_DA=np.arange(60)[:, None] >= np.array([50, 50])))
+        setup_of(write_panel(tmp_path, noise(60, 2), alive_DA=np.arange(60)[:, None] >= np.array([50, 50])))
+
+
+class Erratic:
+    """Random weights and signals, a hedge now and then, and no order in one decision of four."""
+
+    name = "erratic"
+
+    def __init__(self, seed: int = 0):
+        self.random = np.random.default_rng(seed)
+
+    def decide(self, view, state):
+        if self.random.random() < 0.25:
+            return None
+        weights_N = self.random.dirichlet(np.ones(len(view.present_N)))
+        signals_N = self.random.integers(-1, 2, len(weights_N)).astype(float)
+        hedge = torch.tensor([float(self.random.random() < 0.5)], dtype=torch.float64)
+        return PortfolioAction(torch.from_numpy(weights_N)[None], torch.from_numpy(signals_N)[None], hedge)
+
+
+@pytest.fixture
+def erratic(tmp_path) -> BacktestSetup:
+    """A market with gaps and a delisting, where shorts are allowed."""
+    n_days, n_assets = 260, 5
+    alive_DA = np.ones((n_days, n_assets), bool)
+    alive_DA[150:, 4] = False
+    tradable_DA = np.random.default_rng(3).random((n_days, n_assets)) > 0.1
+    panel = write_panel(tmp_path, noise(n_days, n_assets, seed=1), alive_DA=alive_DA, tradable_DA=tradable_DA)
+    return setup_of(panel, PortfolioConfig(allow_short=True), n_assets=4)
+
+
+def strategies():
+    return [
+        one_over_n(),
+        buy_and_hold(),
+        Erratic(),
+        monthly("momentum", lambda view: extreme_quintile(view, 60)),
+        EveryDecision("reversal", lambda view: extreme_quintile(view, 5, losers=True)),
+    ]
+
+
+def stacked(results) -> dict[str, np.ndarray]:
+    """Returns_TK by replay."""
+    return {name: np.column_stack([one.replays[name] for one in results]) for name in results[0].replays}
+
+
+def test_decisions_replayed_at_many_costs_are_the_simulations_at_these_costs(erratic):
+    """All strategies side by side are what each is alone."""
+    again = replayed([simulate(strategy, erratic) for strategy in strategies()], erratic)
+    for bps in COST_GRID:
+        dearer = replace(erratic, costs=replace(erratic.costs, cost_bps=bps))
+        for one, strategy in zip(again, strategies(), strict=True):
+            net_T = simulate(strategy, dearer).net_T
+            np.testing.assert_allclose(one.replays[f"cost_{bps:g}"], net_T, atol=1e-12, err_msg=one.strategy)
+
+
+def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
+    """Switching everything at each decision, for 0.4 % where 1/N gets 0.2 %: two units of wealth are traded for 0.2 %, so
+    10 bp eat the gain."""
+    returns_DA = np.zeros((430, 2))
+    returns_DA[32::10, 0] = returns_DA[37::10, 1] = 0.004
+    panel = write_panel(tmp_path, returns_DA)
+    setup = setup_of(panel)
+
+    def right_one(view):
+        return np.array([1.0, 0.0]) if panel.date_index(view.date) % 10 == 0 else np.array([0.0, 1.0])
+
+    walks = [simulate(one_over_n(), setup), simulate(EveryDecision("right", right_one), setup)]
+    grid = stacked(replayed(walks, setup))
+    for low, high in itertools.pairwise(COST_GRID):
+        assert (grid[f"cost_{high:g}"].mean(0) < grid[f"cost_{low:g}"].mean(0)).all()
+    gap_0, gap_50 = (np.diff(grid[f"cost_{bps}"].mean(0))[0] for bps in (0, 50))
+    assert 50 * gap_0 / (gap_0 - gap_50) == pytest.approx(10, rel=0.1)
+
+
+def test_each_part_of_an_action_adds_what_it_adds(erratic):
+    parts = stacked(replayed([simulate(one_over_n(), erratic), simulate(Erratic(), erratic)], erratic))
+    np.testing.assert_allclose(parts["weights"][:, 0], parts["hedge"][:, 0])  # nothing to switch on
+    assert not np.allclose(parts["signals"][:, 1], parts["weights"][:, 1])
+    assert not np.allclose(parts["hedge"][:, 1], parts["signals"][:, 1])
+    assert (np.cumprod(1 + parts["net"], axis=0)[-1] < np.cumprod(1 + parts["hedge"], axis=0)[-1]).all()
+
+
+def test_a_fill_at_the_open_earns_the_day_and_not_the_night(tmp_path):
+    """An oracle of the session after its decision gets what comes after the open, and nothing of the gap."""
+    returns_DA = np.zeros((60, 2))
+    returns_DA[36, 1] = 1.1 * 1.2 - 1  # a night of 10 % and a day of 20 %
+    panel = write_panel(tmp_path, returns_DA)
+    overnight = np.zeros(len(panel.returns))
+    overnight[panel.rows(36, 1)] = 0.1
+
+    def decided_at_35(view):
+        return np.array([0.0, 1.0]) if panel.date_index(view.date) == 35 else np.array([1.0, 0.0])
+
+    for nights, wealth in ((overnight, 1.2), (None, 1.0)):
+        judged = setup_of(panel, FREE, overnight=nights)
+        result = simulate(EveryDecision("oracle", decided_at_35), judged)
+        assert result.wealth_T[-1] == pytest.approx(wealth, rel=1e-6)
+        assert len(result.dates_T) == 29
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.5, 0.5)])
+def test_a_fill_at_the_open_pays_interest_and_fees_of_a_session_once(tmp_path, weights):
+    """Nothing moves, so cash and a hedge earn and owe as much as where orders are filled at the close: once a session,
+    on what is held over the night."""
+    panel = write_panel(tmp_path, np.zeros((60, 2)))
+    rules = PortfolioConfig(cost_bps=0, hedge_cost_bps=0, borrow_rate=0.0252, cash_rate=0.0252)
+    wanted = np.array(weights)
+
+    class Fixed:
+        name = "fixed"
+
+        def decide(self, view, state):
+            signals_1N = torch.from_numpy((wanted > 0).astype(float))[None]
+            return PortfolioAction(torch.full((1, 2), 0.5, dtype=torch.float64), signals_1N, torch.ones(1).double())
+
+    night = np.zeros(len(panel.returns))
+    opened, closed = (simulate(Fixed(), setup_of(panel, rules, overnight=nights)) for nights in (night, None))
+    np.testing.assert_allclose(opened.net_T, closed.net_T, atol=1e-12)
+    np.testing.assert_allclose(opened.cost_T, closed.cost_T, atol=1e-12)
+    assert opened.gross_T[0] == pytest.approx(1e-4, rel=1e-3)  # of cash, in the session of the first fill

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import skfolio.optimization as optimization
 from handmade_panel import noise, write_panel
+from handmade_setup import setup_of
 
-from finjepa_model.config import PortfolioConfig
-from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.engine import simulate
 from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.strategies import (
     baselines,
@@ -78,16 +78,14 @@ def test_momentum_buys_what_rose_and_reversal_what_fell(tmp_path):
 
 def test_a_monthly_rule_orders_once_a_month(tmp_path):
     panel = write_panel(tmp_path, noise(200, 3, seed=2))
-    setup = BacktestSetup.over(panel, (30, 200), PortfolioConfig(), stride=5, n_assets=3, window=20)
+    setup = setup_of(panel)
     result = simulate(monthly("monthly", equal_weights), setup)
     months = np.unique(setup.panel.dates[list(setup.decisions)].astype("datetime64[M]"))
     assert (result.turnover_T > 0).sum() == len(months)
 
 
 def test_every_baseline_walks_over_the_same_sessions(tmp_path):
-    setup = BacktestSetup.over(
-        write_panel(tmp_path, noise(320, 5)), (260, 320), PortfolioConfig(), stride=5, n_assets=5, window=20
-    )
+    setup = setup_of(write_panel(tmp_path, noise(320, 5)), block=(260, 320))
     results = [simulate(strategy, setup) for strategy in baselines()]
     assert len({result.strategy for result in results}) == len(results) >= 14
     for result in results:

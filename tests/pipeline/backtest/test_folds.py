@@ -6,13 +6,14 @@ import duckdb
 import numpy as np
 import pytest
 from handmade_panel import noise, write_panel
+from handmade_setup import setup_of
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import BatchSource
 from finjepa_model.data.splits import EMBARGO, shortest_block, split_dates, unseen
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.assets import FoldBacktestConfig
-from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.engine import simulate
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
 from finjepa_pipeline.backtest.metrics import annual_return
 from finjepa_pipeline.backtest.results import BlockKey, write_block
@@ -112,7 +113,7 @@ def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
     for k, fold in enumerate(plan.folds):
         with pytest.raises(FinJEPAError, match="not tested yet"):
             pool(con, plan.name)
-        setup = BacktestSetup.over(panel, fold.test, fold.config.portfolio, stride=5, n_assets=4, window=34)
+        setup = setup_of(panel, block=fold.test, window=34)
         walks = [simulate(one_over_n(), setup), simulate(Cash(), setup)]
         lived.append(walks[0].net_T)
         write_block(con, BlockKey(f"c{k}", version, "test", f"k{k}"), walks)

@@ -7,11 +7,11 @@ import duckdb
 import numpy as np
 import pytest
 from handmade_panel import noise, write_panel
+from handmade_setup import setup_of
 
-from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest import leaderboard
 from finjepa_pipeline.backtest.claim import has_skill, headline
-from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, replayed, simulate
+from finjepa_pipeline.backtest.engine import StrategyResult, replayed, simulate
 from finjepa_pipeline.backtest.inference import deflated_sharpe
 from finjepa_pipeline.backtest.leaderboard import (
     build_leaderboard,
@@ -35,14 +35,7 @@ def results(tmp_path_factory) -> list[StrategyResult]:
     """1/N, cash, and two `planners`: one follows its panel's planted winner, one is random."""
     returns_DA = noise(600, 4, seed=1)
     returns_DA[:, 2] += 0.006
-    setup = BacktestSetup.over(
-        write_panel(tmp_path_factory.mktemp("panel"), returns_DA),
-        (30, 600),
-        PortfolioConfig(),
-        stride=5,
-        n_assets=4,
-        window=20,
-    )
+    setup = setup_of(write_panel(tmp_path_factory.mktemp("panel"), returns_DA))
     rng = np.random.default_rng(0)
     strategies = [
         one_over_n(),

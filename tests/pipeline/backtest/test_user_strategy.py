@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 from handmade_panel import noise, write_panel
+from handmade_setup import setup_of
 
-from finjepa_model.config import PortfolioConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest import strategies
-from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.engine import simulate
 from finjepa_pipeline.backtest.strategies import load_strategy
 
 SOURCE = """
@@ -32,9 +32,7 @@ class Counting:
 def test_a_callable_and_a_class_are_walked_like_anybody(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(SOURCE)
-    setup = BacktestSetup.over(
-        write_panel(tmp_path / "panel", noise(120, 3)), (30, 120), PortfolioConfig(), stride=5, n_assets=3, window=20
-    )
+    setup = setup_of(write_panel(tmp_path / "panel", noise(120, 3)))
     one, two = (simulate(load_strategy(f"{file}:{name}"), setup) for name in ("decide", "Counting"))
     assert one.wealth_T[-1] == two.wealth_T[-1] != 1
     assert one.strategy.startswith("mine:decide@")
