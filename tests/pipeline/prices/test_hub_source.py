@@ -12,8 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.hub_lookalike import READER, WRITER, HubLookalike
-from tests.hub_lookalike.wire import Fault
+from tests.hub_lookalike import READER, WRITER, Fault, HubLookalike
 from tests.pipeline.prices.frames import prices
 
 SCRIPT = """
