@@ -19,7 +19,7 @@ from finjepa_pipeline.alerts import BY_HAND, Alert, alert_of, red_checks, send, 
 from finjepa_pipeline.automation import nightly_schedule
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.doctor import Finding, examine
-from finjepa_pipeline.runs import CRASH_RETRIES, final
+from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -118,32 +118,6 @@ def test_doctor_sees_what_would_keep_a_night_from_starting_or_ending(home, monke
     assert "dagster.yaml" in found("instance").way_out
     assert "world_modle" in found("nightly runs").way_out
     assert "FINJEPA_ALERT_WEBHOOK" in found("alerts").way_out
-
-
-def test_an_exception_is_not_tried_again_whatever_the_policy():
-    calls = []
-
-    @dg.asset
-    @final
-    def broken() -> None:
-        calls.append(1)
-        raise FinJEPAError("the prices are upside down")
-
-    @dg.multi_asset(specs=[dg.AssetSpec("also_broken")])
-    @final
-    def broken_generator() -> Iterator[dg.MaterializeResult]:
-        calls.append(2)
-        yield dg.MaterializeResult("also_broken")
-        raise ValueError("a bug")
-
-    job = dg.define_asset_job("both", op_retry_policy=CRASH_RETRIES)
-    defs = dg.Definitions(assets=[broken, broken_generator], jobs=[job])
-    result = defs.resolve_job_def("both").execute_in_process(raise_on_error=False)
-    assert sorted(calls) == [1, 2]
-    assert not any(event.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY for event in result.all_events)
-    told = {event.step_key: event.step_failure_data for event in result.all_events if event.is_step_failure}
-    assert told["broken"].user_failure_data.description == "the prices are upside down"
-    assert told["broken_generator"].user_failure_data.description == "ValueError: a bug"
 
 
 class Ear:
