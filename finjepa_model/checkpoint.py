@@ -23,7 +23,6 @@ CHECKPOINT_FILES = (
 )
 LARGEST_WEIGHTS = 16 * 2**30  # bytes; `large` has a 60th of it
 _RETIRED = ("zero_shot.", "heads.")  # tensors of earlier versions; `FinJEPAConfig.from_dict` leaves their settings out
-_TYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.bool": "BOOL"}
 
 
 def save_model(model: "FinJEPA", folder: Path) -> None:
@@ -42,7 +41,8 @@ def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | No
     """Load a checkpoint that may come from anybody: sizes are compared before memory is taken, and what is not finite is
     refused."""
     import torch  # here, as everywhere in this module: others read its constants
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     folder = resolve_checkpoint(dir_or_repo, revision)
     config = read_config(folder)
@@ -50,32 +50,26 @@ def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | No
     file = folder / "model.safetensors"
     with torch.device("meta"):  # shapes without memory; buffers that no file has are made of numbers, on the CPU
         model = cls(config)
-    expected = {name: _header(tensor) for name, tensor in model.state_dict().items()}
-    unfitted = {}
+    expected = model.state_dict()
     try:
-        with safe_open(file, framework="pt") as opened:
-            parts = {name: opened.get_slice(name) for name in opened.keys() if not name.startswith(_RETIRED)}  # noqa: SIM118
-            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
-            if not any(
-                name.startswith("risk.") for name in found
-            ):  # of a version without a risk model: nothing is fitted
-                unfitted = {f"risk.{name}": x for name, x in type(model.risk)(*model.risk.shape).state_dict().items()}
-                expected = {name: header for name, header in expected.items() if name not in unfitted}
-            wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
-            weights = {} if wrong else {name: opened.get_tensor(name).clone() for name in found}
+        found = {name: tensor for name, tensor in load_file(file).items() if not name.startswith(_RETIRED)}
     except (SafetensorError, OSError) as error:
         raise FinJEPAError(f"{file} cannot be read ({error}); fetch the checkpoint again") from error
+    if not any(name.startswith("risk.") for name in found):  # of a version without a risk model: nothing is fitted
+        found |= {f"risk.{name}": x for name, x in type(model.risk)(*model.risk.shape).state_dict().items()}
+    wrong = [name for name in expected | found if _form(expected.get(name)) != _form(found.get(name))]
     if wrong:
         raise FinJEPAError(
             f"{file} does not fit its config.json: {len(wrong)} tensors are missing, unknown or of another shape or type, "
             f"the first is {wrong[0][:120]!r}"
         )
+    weights = {name: tensor.clone() for name, tensor in found.items()}  # which lie in the file no more
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise FinJEPAError(
                 f"{file} holds numbers that are not finite, in {name}; train or fetch the checkpoint again"
             )
-    model.load_state_dict(unfitted | weights, assign=True)
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
@@ -110,9 +104,8 @@ def _json(file: Path) -> Any:
         raise FinJEPAError(f"{file} cannot be read ({error}); fetch or train the checkpoint again") from error
 
 
-def _header(tensor: "Tensor") -> tuple[tuple[int, ...], str]:
-    """As the header of a safetensors file gives a tensor."""
-    return tuple(tensor.shape), _TYPES.get(str(tensor.dtype), str(tensor.dtype))
+def _form(tensor: "Tensor | None") -> object:
+    return None if tensor is None else (tensor.shape, tensor.dtype)
 
 
 def resolve_checkpoint(dir_or_repo: str | Path, revision: str | None = None) -> Path:

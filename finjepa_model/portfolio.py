@@ -1,8 +1,7 @@
 """Exact portfolio mechanics: drift, interest, trading costs, borrow fees, pending orders, the hedge, delisting.
 
 The same code simulates portfolios for training, planning, the backtest and the live book. Money is conserved: wealth after =
-wealth before + P&L - costs. Work on [X, N] is done only where it can matter: shorts, pending orders and the hedge are looked
-for once for the whole batch.
+wealth before + P&L - costs. Work on [X, N] is done only where it can matter.
 
 Costs by asset: commission, half-spread and borrow fee by tier of liquidity; square-root impact (Almgren et al. 2005; Toth et
 al. 2011).
@@ -51,13 +50,13 @@ class Frictions:
         spread: commission and half-spread, share of the traded value.
         impact: trading x of money costs impact * x^1.5; None where there is none.
         borrow: fee on the value held short, a session.
-        rounds: after which wealth after costs, a fixed point that contracts by the cost rate, is exact.
+        rate: a bound of the costs of a trade, share of wealth.
     """
 
     spread: Tensor | float
     impact: Tensor | None
     borrow: Tensor | float
-    rounds: dict[torch.dtype, int]
+    rate: float
 
     @classmethod
     def of(cls, config: PortfolioConfig, liquidity: Liquidity | None = None) -> "Frictions":
@@ -66,14 +65,18 @@ class Frictions:
         # a hedge moves with the positions times their beta, 3 at most
         rate, gross = spread + 3 * config.hedge_cost_bps * 1e-4, max(config.max_gross, 1.0)
         if liquidity is None:
-            return cls(spread, None, daily_borrow, _rounds(rate * gross))
+            return cls(spread, None, daily_borrow, rate * gross)
         tier_XN, like = liquidity.tier(config), liquidity.volatility_XN
         spread_XN = spread + 1e-4 * like.new_tensor(config.tier_spread_bps)[tier_XN]
         borrow_XN = daily_borrow + like.new_tensor(config.tier_borrow_rate)[tier_XN] / config.sessions_per_year
         share_XN = (config.capital / liquidity.dollar_volume_XN.clamp(min=1)).nan_to_num(0.0)
         impact_XN = config.impact * liquidity.volatility_XN * share_XN.sqrt().to(like.dtype)
         rate += 1e-4 * max(config.tier_spread_bps) + (0.02 if config.impact else 0.0)
-        return cls(spread_XN, impact_XN if config.impact else None, borrow_XN, _rounds(rate * gross))
+        return cls(spread_XN, impact_XN if config.impact else None, borrow_XN, rate * gross)
+
+    def rounds(self, dtype: torch.dtype) -> int:
+        """After which wealth after costs, a fixed point that contracts by the cost rate, is exact."""
+        return 1 if self.rate == 0 else math.ceil(math.log(torch.finfo(dtype).eps) / math.log(min(self.rate, 0.9)))
 
     def trading(self, traded_XN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of trading these amounts of money: commission and half-spread, impact, and the sum of the amounts; spread_X,
@@ -86,21 +89,9 @@ class Frictions:
         rate_XN = (traded_XN.clamp(min=1e-30).sqrt() * self.impact).clamp(max=_MOST_IMPACT)
         return spread_X, (rate_XN * traded_XN).sum(-1), traded_X
 
-    def map(self, function) -> "Frictions":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Frictions":
         """Apply a function of one tensor to each part that is one."""
-
-        def part(value: Tensor | float) -> Tensor | float:
-            return function(value) if isinstance(value, Tensor) else value
-
-        impact = None if self.impact is None else function(self.impact)
-        return Frictions(part(self.spread), impact, part(self.borrow), self.rounds)
-
-
-def _rounds(rate: float) -> dict[torch.dtype, int]:
-    def of(dtype: torch.dtype) -> int:
-        return 1 if rate == 0 else math.ceil(math.log(torch.finfo(dtype).eps) / math.log(min(rate, 0.9)))
-
-    return {dtype: of(dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+        return replace(self, **{name: function(part) for name, part in vars(self).items() if isinstance(part, Tensor)})
 
 
 SCALARS = (
@@ -176,9 +167,7 @@ class PortfolioState:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "PortfolioState":
         """Apply a function of one tensor to each part; it must act on batch dimensions only."""
-        waiting = None if self.orders_XN is None else function(self.orders_XN)
-        rest = {name: function(value) for name, value in vars(self).items() if name != "orders_XN"}
-        return PortfolioState(orders_XN=waiting, **rest)
+        return replace(self, **{name: function(part) for name, part in vars(self).items() if part is not None})
 
 
 @dataclass(frozen=True)
@@ -190,6 +179,12 @@ class Ledger:
     impact_X: Tensor
     borrow_X: Tensor  # fees on what is held short
     turnover_X: Tensor
+
+    @classmethod
+    def of(cls, **parts_X: Tensor) -> "Ledger":
+        """With nothing in the parts that are not given."""
+        none_X = torch.zeros_like(next(iter(parts_X.values())))
+        return cls(**{f.name: parts_X.get(f.name, none_X) for f in fields(cls)})
 
     @property
     def cost_X(self) -> Tensor:
@@ -260,8 +255,7 @@ class PortfolioSimulator:
             step_cost_X=state.step_cost_X + borrow_X,
         )
         moved = replace(moved, peak_X=torch.maximum(moved.peak_X, moved.wealth_X))
-        none_X = torch.zeros_like(borrow_X)
-        return moved, Ledger(pnl_X, none_X, none_X, borrow_X, none_X)
+        return moved, Ledger.of(pnl_X=pnl_X, borrow_X=borrow_X)
 
     def trade(
         self,
@@ -323,17 +317,15 @@ class PortfolioSimulator:
         prices = frictions or self._flat
         wealth_X, target_XN, stuck_XN, stuck_gross_X = state.wealth_X, state.waiting_XN, None, 0.0
         if moves_XN is not None:
-            target_XN, stuck_XN = (
-                torch.where(moves_XN, target_XN, 0.0),
-                torch.where(moves_XN, 0.0, state.positions_XN),
-            )
+            target_XN = torch.where(moves_XN, target_XN, 0.0)
+            stuck_XN = torch.where(moves_XN, 0.0, state.positions_XN)
             stuck_gross_X = stuck_XN.abs().sum(-1)
         target_gross_X = target_XN.abs().sum(-1).clamp(min=1e-12)
         hedges = state.hedged_X.requires_grad or bool((state.hedged_X != 0).any() | (state.hedge_X != 0).any())
 
         positions_XN, hedge_X = state.positions_XN, state.hedge_X
         spread_X = impact_X = cost_X = traded_X = torch.zeros_like(wealth_X)
-        for _ in range(prices.rounds[wealth_X.dtype]):
+        for _ in range(prices.rounds(wealth_X.dtype)):
             left_X = (wealth_X - cost_X).clamp(min=0)
             room_X = (self.config.max_gross * left_X - stuck_gross_X).clamp(min=0) / target_gross_X
             positions_XN = target_XN * torch.minimum(left_X, room_X).unsqueeze(-1)
@@ -357,8 +349,7 @@ class PortfolioSimulator:
             step_cost_X=state.step_cost_X + cost_X,
             step_turnover_X=state.step_turnover_X + turnover_X,
         )
-        none_X = torch.zeros_like(cost_X)
-        return traded, Ledger(none_X, spread_X, impact_X, none_X, turnover_X)
+        return traded, Ledger.of(spread_X=spread_X, impact_X=impact_X, turnover_X=turnover_X)
 
     def delist(
         self, state: PortfolioState, delisted_XN: Tensor, delisting_return_XN: Tensor | float = 0.0
@@ -373,8 +364,7 @@ class PortfolioSimulator:
             cash_X=state.cash_X + gone_XN.sum(-1) + pnl_X,
             orders_XN=None if state.orders_XN is None else torch.where(delisted_XN, torch.nan, state.orders_XN),
         )
-        none_X = torch.zeros_like(pnl_X)
-        return closed, Ledger(pnl_X, none_X, none_X, none_X, none_X)
+        return closed, Ledger.of(pnl_X=pnl_X)
 
     def step(
         self,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.records import append_record
+from finjepa_model.training.run_folder import append_record
 from finjepa_pipeline.causes import FAILURE_FILE
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import Artifacts, files_of, keep

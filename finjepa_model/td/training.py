@@ -37,8 +37,15 @@ from finjepa_model.td.networks import (
     realised,
 )
 from finjepa_model.training.behaviour import random_action, random_drawdown
-from finjepa_model.training.records import append_record, forget_after
-from finjepa_model.training.state import Best, load_best, load_state, save_best, save_state
+from finjepa_model.training.run_folder import (
+    Best,
+    append_record,
+    forget_after,
+    load_best,
+    load_state,
+    save_best,
+    save_state,
+)
 from finjepa_model.training.trainer import Report, TrainingInterruptedError, falling, seed_of
 from finjepa_model.world_model import FinJEPA, Imagination
 
@@ -203,7 +210,7 @@ class TDTrainer:
                     raise TrainingInterruptedError(f"training of td stopped at step {self.step} of {td.steps}")
                 if self.step % training.checkpoint_every == 0 or last:
                     self._save()
-        policy = load_best(self.run_folder, self.device, self.branch)
+        policy = load_best(self.run_folder, self.branch)
         self._keep_states()
         return self.evaluate() | {
             "policy": policy,
@@ -283,7 +290,7 @@ class TDTrainer:
     def _begin(self) -> "PolicyScore":
         """Go on where an interrupted run was, or begin with the units of the outcomes, in which tasks are scored."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
-        self.step, self.best = load_state(self.run_folder, self.device, self.branch, self.optimizer)
+        self.step, self.best = load_state(self.run_folder, self.branch, self.optimizer)
         if self.step > 0:
             forget_after(self.run_folder, self.step)
             return PolicyScore(self.model, self.panel)

@@ -21,9 +21,16 @@ from finjepa_model.nn.distributed import part_of_batch, rank_and_ranks
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.evaluation import monitor
 from finjepa_model.training.readout_fit import fit_readout
-from finjepa_model.training.records import append_record, forget_after
 from finjepa_model.training.risk_fit import fit_trained
-from finjepa_model.training.state import Best, load_best, load_state, save_best, save_state
+from finjepa_model.training.run_folder import (
+    Best,
+    append_record,
+    forget_after,
+    load_best,
+    load_state,
+    save_best,
+    save_state,
+)
 from finjepa_model.world_model import FinJEPA
 
 
@@ -136,7 +143,7 @@ class Trainer:
         bar.close()
         if self.rank > 0:
             return {}
-        best = load_best(self.run_folder, self.device, self.model)
+        best = load_best(self.run_folder, self.model)
         return best | {
             "readout": fit_readout(self.model, self.panel),
             "risk": fit_trained(self.model, self.panel),
@@ -256,7 +263,7 @@ class Trainer:
     def _begin(self) -> None:
         """Go on where an interrupted run was."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
-        self.step, self.best = load_state(self.run_folder, self.device, self.model, self.optimizer)
+        self.step, self.best = load_state(self.run_folder, self.model, self.optimizer)
         if self.rank == 0:
             forget_after(self.run_folder, self.step)
 

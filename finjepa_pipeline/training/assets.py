@@ -13,7 +13,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_splits
 from finjepa_model.files import read_json
 from finjepa_model.training import evaluation
-from finjepa_model.training.records import read_metrics
+from finjepa_model.training.run_folder import read_metrics
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline import compute
 from finjepa_pipeline.report.markdown import numbers_table, table

@@ -23,7 +23,7 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
-from finjepa_model.training.records import STATE_FILE
+from finjepa_model.training.run_folder import STATE_FILE
 from finjepa_pipeline import compute
 from finjepa_pipeline.causes import FAILURE_FILE, disk_full
 from finjepa_pipeline.settings import Settings

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
-from finjepa_model.training.records import read_metrics
+from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_id, run_folder_of, train_checkpoint
 from finjepa_pipeline.training.lineage import lineage_of_run

@@ -10,7 +10,7 @@ from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_model.training.records import read_metrics
+from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline import compute
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.report.markdown import cell

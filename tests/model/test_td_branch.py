@@ -18,7 +18,7 @@ from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.networks import CONSEQUENCES, OUTCOMES, PolicyState
 from finjepa_model.td.training import TD_FOLDER, MarketPaths, PolicyScore, TDTrainer, Transition, draw_transition
 from finjepa_model.training.behaviour import random_action
-from finjepa_model.training.records import read_metrics
+from finjepa_model.training.run_folder import read_metrics
 from finjepa_model.training.trainer import TrainingInterruptedError
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config

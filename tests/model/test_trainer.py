@@ -8,8 +8,7 @@ import torch
 from finjepa_model.data.batches import BatchSource, observe
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.records import STATE_FILE
-from finjepa_model.training.state import BEST_FILE
+from finjepa_model.training.run_folder import BEST_FILE, STATE_FILE
 from finjepa_model.training.trainer import Trainer, TrainingInterruptedError
 from tests.model.training_runs import assert_equal, records, run_config, run_panel
 from tests.pipeline.backtest.handmade_panel import write_panel

@@ -9,7 +9,7 @@ import torch
 
 from finjepa_model.config import FinJEPAConfig, TrainingConfig
 from finjepa_model.data.panel import Panel
-from finjepa_model.training.records import read_metrics
+from finjepa_model.training.run_folder import read_metrics
 from tests.model.markets import small_config
 from tests.pipeline.backtest.handmade_panel import write_panel
 

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.records import STATE_FILE
-from finjepa_model.training.state import Best, load_state, save_state
+from finjepa_model.training.run_folder import STATE_FILE, Best, load_state, save_state
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.cli import one_line
@@ -193,7 +192,7 @@ def test_a_state_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path):
     save_state(tmp_path, 1, Best(), model, optimizer)
     program = (
         "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from finjepa_model.training.state import Best, save_state\n"
+        "from finjepa_model.training.run_folder import Best, save_state\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "model = torch.nn.Linear(300, 300); optimizer = torch.optim.AdamW(model.parameters())\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
@@ -203,5 +202,5 @@ def test_a_state_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path):
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == errno.EFBIG, done.stderr[-2000:]
     assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
-    assert load_state(tmp_path, torch.device("cpu"), model, optimizer)[0] == 1
+    assert load_state(tmp_path, model, optimizer)[0] == 1
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000

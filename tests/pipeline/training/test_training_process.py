@@ -14,7 +14,7 @@ import torch
 
 from finjepa_model.config import TrainingConfig, preset
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.training.records import METRICS_FILE, STATE_FILE, append_record, read_metrics
+from finjepa_model.training.run_folder import METRICS_FILE, STATE_FILE, append_record, read_metrics
 from finjepa_pipeline.causes import FAILURE_FILE
 from finjepa_pipeline.training.checkpoints import for_panel
 from finjepa_pipeline.training.process import CONFIG_FILE, RESULT_FOLDER, only_training_in
