@@ -10,7 +10,7 @@ import re
 import reprlib
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_model.files import from_json, to_json
@@ -43,16 +43,15 @@ def bounded(default: DefaultT, low: float, high: float) -> DefaultT:
 class Bounded:
     """A section of a config; it refuses numbers outside the bounds of their fields."""
 
-    section: ClassVar[str]
-
     def __post_init__(self) -> None:
+        section = type(self).__name__.removesuffix("Config").lower()
         for item in fields(self):
             if "bounds" in item.metadata:
                 low, high = item.metadata["bounds"]
                 value = getattr(self, item.name)
                 inside = all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,)))
                 _require(
-                    inside, f"{self.section}.{item.name}", f"must lie in [{low:g}, {high:g}], not {reprlib.repr(value)}"
+                    inside, f"{section}.{item.name}", f"must lie in [{low:g}, {high:g}], not {reprlib.repr(value)}"
                 )
 
 
@@ -62,8 +61,6 @@ class ModelConfig(Bounded):
 
     A decision step is `stride` sessions long; at each step an asset is seen through the `window` sessions that end there.
     """
-
-    section = "model"
 
     channels: tuple[str, ...] = ()  # names of the panel's channels, in order; filled in from the panel
     market_channels: tuple[str, ...] = ()  # the same of the market's context
@@ -105,8 +102,6 @@ class ModelConfig(Bounded):
 class LossConfig(Bounded):
     """Weights of the training objective (design: prediction + masked patches + collapse prevention + inverse dynamics)."""
 
-    section = "loss"
-
     recipe: Recipe = "ema"  # SIGReg costs forecasts of risk (docs/results/risk.md)
     rollout_steps: int = bounded(2, 1, 64)  # K, autoregressive steps
     truncate_rollout: bool = True  # no gradient from one rollout step into the one before (TBPTT-1, JEPA-WMs)
@@ -140,8 +135,6 @@ class PortfolioConfig(Bounded):
 
     Tiers of liquidity and impact apply where the trailing dollar volume is known; without it an asset is in tier 0.
     """
-
-    section = "portfolio"
 
     cost_bps: float = bounded(10.0, 0, 4999)  # commission and half-spread of an asset of tier 0
     hedge_cost_bps: float = bounded(2.0, 0, 4999)  # the same for the market proxy
@@ -184,8 +177,6 @@ class TrainingConfig(Bounded):
     """The trainer. `epochs` passes over `steps_per_epoch` batches, each of `batch_size` decision dates and at most `n_assets`
     assets of each."""
 
-    section = "training"
-
     seed: int = bounded(0, 0, 2**32 - 1)
     batch_size: int = bounded(64, 2, 1e6)  # over all ranks
     n_assets: int = bounded(8, 1, 10000)
@@ -221,8 +212,6 @@ class TrainingConfig(Bounded):
 @dataclass(frozen=True, kw_only=True)
 class TDConfig(Bounded):
     """The td branch (TD-JEPA, 2510.00739), trained after the world model and on its latents."""
-
-    section = "td"
 
     enabled: bool = False
     task_dim: int = bounded(24, 1, 4096)  # D, width of the task features

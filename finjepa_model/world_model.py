@@ -198,10 +198,6 @@ class Imagination:
     memory: MarketMemory
     model: FinJEPA
 
-    def date(self, b: int) -> "Imagination":
-        """The decision b alone, with a batch of one."""
-        return self.take(slice(b, b + 1))
-
     def take(self, one: slice | Tensor) -> "Imagination":
         """Some of the decisions, by their numbers; one may be taken more than once."""
         taken = {name: value[one] for name, value in vars(self).items() if isinstance(value, Tensor)}

@@ -23,8 +23,8 @@ FORMAT = "finjepa-panel-1"
 class Panel:
     """A market's features, returns and masks, memory-mapped.
 
-    Row r of asset a on session d is `offsets[a] + d - first[a]`; asset a owns `lengths[a]` rows. Rows that no asset owns
-    are room to grow and mean nothing: a later panel may share the files and write there.
+    Row r of asset a on session d is `offsets[a] + d - first[a]`; asset a owns `lengths[a]` rows. Rows that no asset owns mean
+    nothing.
 
     Attributes:
         channels: names of the F channels; `manifest["channels"]` has their units and formulas.
@@ -119,17 +119,14 @@ class Panel:
         position_BN = dates_BN - self.first[assets_BN] - (length - 1)
         whole_BN = (assets_BN >= 0) & (position_BN >= 0) & (position_BN + length <= self.lengths[assets_BN])
         start_X = np.where(whole_BN, self.offsets[assets_BN] + position_BN, 0).ravel()
-        if len(self.observed) < length:  # so few rows that no whole window exists
-            start_X, whole_BN = np.zeros(0, np.int64), np.zeros_like(whole_BN)
-            features_BNTF = np.zeros((*assets_BN.shape, length, len(self.channels)), np.float32)
-            observed_BNT = np.zeros((*assets_BN.shape, length), bool)
-        else:
-            features_BNTF = self._runs(self.features, start_X, length).reshape(*assets_BN.shape, length, -1)
-            observed_BNT = self._runs(self.observed, start_X, length).reshape(*assets_BN.shape, length)
+        features_BNTF = np.zeros((*assets_BN.shape, length, len(self.channels)), np.float32)
+        observed_BNT = np.zeros((*assets_BN.shape, length), bool)
+        if whole_BN.any():
+            features_BNTF = self._runs(self.features, start_X, length).reshape(features_BNTF.shape)
+            observed_BNT = self._runs(self.observed, start_X, length).reshape(observed_BNT.shape)
         torn_X = np.nonzero(~whole_BN)
-        if len(
-            torn_X[0]
-        ):  # windows that stick out of an asset's life are gathered row by row, so that none reads its neighbour
+        if len(torn_X[0]):
+            # windows that stick out of an asset's life are gathered row by row, so that none reads its neighbour
             days_XT = dates_BN[torn_X][:, None] + np.arange(1 - length, 1)
             rows_XT = self.rows(days_XT, assets_BN[torn_X][:, None])
             features_BNTF[torn_X] = np.where((rows_XT >= 0)[..., None], self.features[rows_XT], np.float32(0))

@@ -18,11 +18,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 
 BLOCKS = ("train", "validation", "test")
-
-
 EMBARGO = 21  # sessions between two blocks, at least
-
-
 ELIGIBLE_AFTER = 252  # sessions of an asset, the default of the universe
 
 
@@ -71,33 +67,25 @@ def stored_blocks(folder: Path) -> dict[str, list[str]] | None:
     return lineage_of(folder).get("blocks")
 
 
-def checkpoint_blocks(folder: Path, panel: Panel) -> dict[str, list[str]]:
+def checkpoint_blocks(folder: Path) -> dict[str, list[str]]:
     """The dates of a checkpoint's blocks: the first and the last session of each.
-
-    Those of a checkpoint of an older version follow from its config, where the panel that it was trained on is this one or
-    lies beside it.
 
     Raises:
         FinJEPAError: if it is not known on which sessions it was trained.
     """
-    lineage = lineage_of(folder)
     try:
-        if "blocks" in lineage:
-            return {name: [str(np.datetime64(day)) for day in lineage["blocks"][name]] for name in BLOCKS}
-        own = panel
-        if lineage["data"]["data_version"] != panel.manifest["data_version"]:
-            own = Panel.open(panel.folder.with_name(lineage["panel_hash"]))
-        return split_dates(len(own.dates), FinJEPAConfig.from_dict(lineage["config"])).dates(own.dates)
-    except (ValueError, KeyError, TypeError, FinJEPAError) as error:
+        blocks = lineage_of(folder)["blocks"]
+        return {name: [str(np.datetime64(day)) for day in blocks[name]] for name in BLOCKS}
+    except (ValueError, KeyError, TypeError) as error:
         raise FinJEPAError(
-            f"it is not known on which sessions the checkpoint {folder.name} was trained: its lineage has no dates of blocks, "
-            "and these are not the prices that it was trained on; train it again"
+            f"it is not known on which sessions the checkpoint {folder.name} was trained: its lineage has no dates of blocks; "
+            "train it again"
         ) from error
 
 
 def checkpoint_splits(folder: Path, panel: Panel) -> Splits:
     """A checkpoint's own blocks as sessions of any panel; see `Splits.on`, and `checkpoint_blocks` for the errors."""
-    return Splits.on(panel.dates, checkpoint_blocks(folder, panel))
+    return Splits.on(panel.dates, checkpoint_blocks(folder))
 
 
 def training_block(folder: Path, panel: Panel, config: FinJEPAConfig, what: str) -> tuple[int, int]:

@@ -46,14 +46,6 @@ class ReadoutRows:
         return ReadoutRows(self.date_R, *(_less_date_mean(part, self.date_R) for part in parts))
 
 
-@dataclass(frozen=True)
-class Confirmed:
-    """How forecasts out of sample did: the slope of labels on them, and its t-value."""
-
-    slope: float
-    t_value: float
-
-
 def fit_readout(model: FinJEPA, panel: Panel) -> dict[str, float | str]:
     """Set `model.readout`, and say what it rests on.
 
@@ -87,15 +79,15 @@ def fit_rows(rows: ReadoutRows, channels: int, stride: int) -> tuple[np.ndarray,
         apart_K = np.abs(dates_K - np.clip(dates_K, dates_K[fold_K[0]], dates_K[fold_K[-1]])) > stride + 1
         forecast_RZ[held_R] = scaled.inputs_RZ[held_R] * _weights(daily_KZ[apart_K], count_K[apart_K], overlap)
     tried = {name: _confirm(forecast_RZ[:, Z].sum(1), rows, overlap) for name, Z in designs.items()}
-    name, best = max(tried.items(), key=lambda item: item[1].t_value)
-    left = 1 - (_CHANCE / best.t_value) ** 2 if best.t_value > _CHANCE else 0.0
+    name, (slope, t_value) = max(tried.items(), key=lambda item: item[1][1])
+    left = 1 - (_CHANCE / t_value) ** 2 if t_value > _CHANCE else 0.0
     weights_Z, columns = np.zeros(len(scale_Z)), designs[name]
     fitted_Z = _weights(daily_KZ, count_K, overlap) / scale_Z
-    weights_Z[columns] = left * max(best.slope, 0.0) * fitted_Z[columns]
+    weights_Z[columns] = left * max(slope, 0.0) * fitted_Z[columns]
     return weights_Z, {
         "inputs": name,
         "weighted": float((weights_Z != 0).sum()),
-        "t_value": best.t_value,
+        "t_value": t_value,
         "left_by_shrinkage": left,
     }
 
@@ -170,15 +162,15 @@ def _deviation(daily_KX: np.ndarray, overlap: int) -> np.ndarray:
     return np.sqrt(np.maximum(variance_X, 1e-18))
 
 
-def _confirm(forecast_R: np.ndarray, rows: ReadoutRows, overlap: int) -> Confirmed:
-    """Slope through the origin, and its error by date."""
+def _confirm(forecast_R: np.ndarray, rows: ReadoutRows, overlap: int) -> tuple[float, float]:
+    """Slope through the origin of labels on forecasts out of sample, and its t-value by the error of the dates."""
     power = float(np.square(forecast_R).sum())
     if power < 1e-18:
-        return Confirmed(0.0, 0.0)
+        return 0.0, 0.0
     slope = float(forecast_R @ rows.target_R) / power
     _, start_K = np.unique(rows.date_R, return_index=True)
     surprise_K = np.add.reduceat(forecast_R * (rows.target_R - slope * forecast_R), start_K)
-    return Confirmed(slope, slope * power / float(_deviation(surprise_K, overlap)))
+    return slope, slope * power / float(_deviation(surprise_K, overlap))
 
 
 def _less_date_mean(x_R: np.ndarray, date_R: np.ndarray) -> np.ndarray:

@@ -275,7 +275,7 @@ def backtest_blocks(checkpoint: Path, panel: Panel) -> list[Block]:
         elif name == "test":
             raise FinJEPAError(
                 f"{checkpoint.name} has {last - first} sessions to be tested on, and {least} are needed: its training and its "
-                f"validation end on {checkpoint_blocks(checkpoint, panel)['validation'][1]}, these prices on {panel.dates[-1]}; "
+                f"validation end on {checkpoint_blocks(checkpoint)['validation'][1]}, these prices on {panel.dates[-1]}; "
                 "ingest newer prices, or train again"
             )
     return blocks
@@ -285,7 +285,7 @@ def _refuse_what_was_seen(checkpoint: Path, panel: Panel, names: Iterable[str], 
     """Refuse a checkpoint, of an ensemble too, that was trained or chosen on sessions of a block."""
     others = dict.fromkeys(other for name in names for other in checkpoints_of(name))
     for folder in (checkpoint, *(checkpoint_beside(checkpoint, other) for other in others)):
-        own = checkpoint_blocks(folder, panel)
+        own = checkpoint_blocks(folder)
         for block in blocks:
             first, _ = own["validation" if block.name == "validation" else "test"]
             if panel.dates[block.start] < np.datetime64(first):

@@ -69,7 +69,7 @@ def test_imagining_many_candidates_equals_imagining_each_alone(model):
         alone = imagination.portfolio_path(state, held[:, c : c + 1], actions.map(lambda x, c=c: x[:, c : c + 1]))
         torch.testing.assert_close(alone[:, 0], together[:, c])
     one = slice(3, 4)
-    path = imagination.date(3).portfolio_path(state.map(lambda x: x[one]), held[one], actions.map(lambda x: x[one]))
+    path = imagination.take(one).portfolio_path(state.map(lambda x: x[one]), held[one], actions.map(lambda x: x[one]))
     torch.testing.assert_close(path[0], together[3])
 
 
