@@ -132,13 +132,9 @@ def cut_by_shares(sessions: int, config: FinJEPAConfig) -> Splits:
     return Splits((train_start, train_end), (train_end + gap, validation_end), (validation_end + gap, sessions))
 
 
-def shortage(splits: Splits, config: FinJEPAConfig, least: int = 0) -> str:
-    """Which block is too short, in words; nothing where none is.
-
-    Args:
-        least: sessions that the validation and the test block must have, more than the model's windows need.
-    """
-    judged = max(shortest_block(config), least)
+def shortage(splits: Splits, config: FinJEPAConfig) -> str:
+    """Which block is too short, in words; nothing where none is."""
+    judged = shortest_block(config)
     learned = history_needed(config) + _purge(config) + config.training.batch_size // 8
     blocks = (
         ("training", splits.train, learned),
@@ -151,12 +147,8 @@ def shortage(splits: Splits, config: FinJEPAConfig, least: int = 0) -> str:
     return ""
 
 
-def ways_out(sessions: int, config: FinJEPAConfig, least: int = 0) -> str:
-    """What makes every block of a calendar long enough, in words: each of them alone is enough, and others are not named.
-
-    Args:
-        least: see `shortage`.
-    """
+def ways_out(sessions: int, config: FinJEPAConfig) -> str:
+    """What makes every block of a calendar long enough, in words: each of them alone is enough, and others are not named."""
     training = config.training
 
     def fits(sessions: int, section: str = "training", **changes: Any) -> bool:
@@ -166,7 +158,7 @@ def ways_out(sessions: int, config: FinJEPAConfig, least: int = 0) -> str:
             return False
         splits = cut_by_shares(sessions, changed)
         learns = splits.train[1] - _purge(changed) > max(splits.train[0], ELIGIBLE_AFTER)
-        return learns and not shortage(splits, changed, least)
+        return learns and not shortage(splits, changed)
 
     most = 100 * sessions + 100_000
     found = [f"bring a history of {next((n for n in range(sessions + 1, most) if fits(n)), most)} sessions"]
