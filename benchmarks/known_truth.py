@@ -35,7 +35,7 @@ from finjepa_model.training.readout_fit import fit_readout
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.controls import Controls, ShuffledActions, untrained
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
-from finjepa_pipeline.backtest.inference import forecast_quality, one_sided_p
+from finjepa_pipeline.backtest.inference import block_length, bootstrap, forecast_quality
 from finjepa_pipeline.backtest.known_truth import USUAL_SIZE, KnownTruthMarket, fraction
 from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination, strategy_name
 from finjepa_pipeline.backtest.strategies import Strategy, baselines
@@ -84,6 +84,15 @@ def main() -> None:
             with results.open("a") as file:
                 file.writelines(json.dumps({"label": label, "seed": seed, **row}) + "\n" for row in rows)
     print(table([json.loads(line) for line in results.read_text().splitlines()], label))
+
+
+def one_sided_p(returns_T: np.ndarray, benchmark_T: np.ndarray) -> float:
+    """p-value that the mean return is not above the benchmark's: bootstrap of the centred difference."""
+    difference_T = returns_T - benchmark_T
+    if difference_T.std() <= 1e-12:
+        return 1.0
+    centred_T, block = difference_T - difference_T.mean(), block_length(difference_T)
+    return float((bootstrap(centred_T, np.mean, block=block, samples=2000) >= difference_T.mean()).mean())
 
 
 def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:

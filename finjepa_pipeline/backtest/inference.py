@@ -99,15 +99,6 @@ def bands(returns_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return wealth_2T, drawdown_2T
 
 
-def one_sided_p(returns_T: np.ndarray, benchmark_T: np.ndarray, *, samples: int = 2000) -> float:
-    """p-value that the mean return is not above the benchmark's: bootstrap of the centred difference."""
-    difference_T = returns_T - benchmark_T
-    if difference_T.std() <= 1e-12:
-        return 1.0
-    centred_T, block = difference_T - difference_T.mean(), block_length(difference_T)
-    return float((bootstrap(centred_T, np.mean, block=block, samples=samples) >= difference_T.mean()).mean())
-
-
 def superior_predictive_ability(returns_TK: np.ndarray, benchmark: int, *, samples: int = 1000) -> float | None:
     """p-value of Hansen's test (2005, consistent version) that no strategy has a higher mean return than the benchmark.
 
