@@ -1,18 +1,22 @@
 """Forecasts of risk against the textbook, on symbols and later years that nothing was fitted to; prints the table of targets.
 
-    python -m benchmarks.risk --fit HOME --until 2006-12-31 --test HOME --after 2007-01-01 [--seeds 3] [--record FILE]
+    python -m benchmarks.risk --fit HOME --until 2012-12-31 --test HOME --keep FOLDER [--after DATE] [--before DATE]
+        [--exclude HOME ...] [--set key=value ...] [--variant NAME:key=value,... ...] [--seeds 3] [--record FILE]
 
-HOME is a FINJEPA_HOME that holds a feature panel (`finjepa ingest`, then `finjepa train` or any command that builds one). Symbols
-that occur in both homes are fitted to in none; of one and the same home, half of the symbols (by hash) are fitted to and the
-others tested. `--validate` scores the fitted symbols in the last two years before `--until` instead, for choices. Every opening
-of a test block appends a line to FILE. LightGBM joins where it is installed.
+HOME is a FINJEPA_HOME that holds a feature panel (any `finjepa train` builds one). The product's own trainer trains `--preset`
+(default tiny) on the sessions of --fit up to --until, on half of the symbols by their hash, and never on one that occurs in the
+home of --test, if that is another one, or in those of --exclude; of one and the same home the other half is tested. The last
+fifth of these sessions is the validation block. `--variant` trains the same with other settings, for the worth of a part.
+Checkpoints are kept in --keep and found there again. `--validate` scores the validation block instead, for choices. Every opening
+of a test block appends a line to FILE. LightGBM joins where it is installed. In brackets: t of the model's advantage (Diebold and
+Mariano, Newey-West over dates), positive where the model is better.
 """
 
 import argparse
-import copy
 import datetime
+import shutil
+import tempfile
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,94 +25,107 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finjepa_model.config import FinJEPAConfig, ModelConfig
+from finjepa_model.config import FinJEPAConfig, preset
+from finjepa_model.data.batches import Observation
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import unseen
-from finjepa_model.nn.encoder import ContextEncoder
-from finjepa_model.nn.risk import HORIZONS, LOOKBACKS, RiskForecast, RiskHead, RiskInputs, RiskModel
-from finjepa_model.training.risk_fit import (
-    Chunk,
-    Networks,
-    RiskBlock,
-    fit_risk,
-    fit_scale,
-    fit_share,
-    ground,
-    latents_of,
-)
+from finjepa_model.data.splits import split_dates, unseen
+from finjepa_model.nn.risk import HORIZONS, RETURN_HORIZONS, RiskForecast, RiskInputs
+from finjepa_model.training.risk_fit import Chunk, RiskBlock, network_of
 from finjepa_model.training.risk_scorecard import (
     Volatility,
+    ewma_distribution,
     ewma_volatility,
     five_lines,
     fixed_har_volatility,
+    har_with_market,
+    history_distribution,
     history_volatility,
     one_factor_covariance,
     sample_shrinkage,
     score_portfolios,
+    score_steps,
     score_tails,
     score_volatility,
 )
-from finjepa_model.training.risk_scores import compare, compare_variance
+from finjepa_model.training.risk_scores import compare, compare_variance, r2_within_dates, within_dates
+from finjepa_model.training.trainer import Trainer
+from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
 
 MONTH = HORIZONS.index(21)
 
 
-def config_of(panel: Panel, window: int, patch: int, dim: int) -> FinJEPAConfig:
-    model = ModelConfig(
-        channels=panel.channels, market_channels=panel.market_channels, window=window, patch=patch, dim=dim, heads=4
-    )
-    return FinJEPAConfig(model=model)
-
-
 def open_panel(home: str) -> Panel:
     return Panel.open(current_panel(Settings(home=Path(home).absolute())))
 
 
-def train(
-    blocks: Sequence[RiskBlock], config: FinJEPAConfig, seeds: int, steps: int, factors: int, frozen: bool = False
-) -> tuple[Networks, list[list[RiskBlock]], list[torch.nn.Module]]:
-    """An ensemble of encoders and heads, each without a third of the symbols (or fewer, in a larger one); those; the modules.
-
-    Args:
-        frozen: leave the encoders as they are born.
-    """
-    latents, heads, held_out, modules = [], [], [], []
-    folds = max(seeds, 3)
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        encoder, head = ContextEncoder(config.model), RiskHead(config.model.dim, factors)
-        encoder.requires_grad_(not frozen)
-        inside, outside = [], []
-        for block in blocks:
-            fold_A = np.array([zlib.crc32(symbol.encode()) % folds == seed for symbol in block.panel.assets])
-            allowed_A = np.ones_like(fold_A) if block.allowed_A is None else block.allowed_A
-            inside.append(replace(block, allowed_A=allowed_A & ~fold_A))
-            outside.append(replace(block, allowed_A=allowed_A & fold_A))
-        if steps:
-            ground(encoder, head, inside, config, steps, seed=seed)
-        latents.append(latents_of(encoder.eval()))
-        heads.append(head.eval())
-        modules += [encoder, head]
-        held_out.append(outside)
-    return Networks(latents, heads), held_out, modules
+def without(panel: Panel, symbols: set[str], folder: Path) -> Panel:
+    """A copy of a panel in which these symbols are never in the universe."""
+    shutil.copytree(panel.folder, folder)
+    eligible = np.array(panel.eligible)
+    for asset, symbol in enumerate(panel.assets):
+        if symbol in symbols:
+            eligible[panel.offsets[asset] : panel.offsets[asset] + panel.lengths[asset]] = False
+    np.save(folder / "eligible.npy", eligible)
+    return Panel.open(folder)
 
 
-def har_with_market(blocks: Sequence[RiskBlock], config: FinJEPAConfig) -> Volatility:
-    """Corsi (2009) with the market, by least squares on all rows, unbiased for the variance."""
-    x_RJ, y_RV = rows_of(blocks, config, har_inputs)
-    weights_JV = np.linalg.lstsq(x_RJ, y_RV, rcond=None)[0]
-    weights_JV[-1] += 0.5 * np.log(np.exp(2 * (y_RV - x_RJ @ weights_JV)).mean(0))
-    weights = torch.from_numpy(weights_JV).float()
-    return lambda chunk: har_inputs(chunk) @ weights
+def config_for(panel: Panel, until: str, name: str, assignments: Sequence[str]) -> FinJEPAConfig:
+    share = (panel.date_index(until) + 1) / len(panel.dates)
+    half = {"training.unseen_symbols": "0.5", "training.train_share": f"{0.8 * share:.5f}"}
+    half["training.validation_share"] = f"{0.2 * share - 1e-5:.5f}"
+    config = preset(name).override(half | dict(part.split("=", 1) for part in assignments))
+    channels = replace(config.model, channels=panel.channels, market_channels=panel.market_channels)
+    return replace(config, model=channels)
 
 
-def har_inputs(chunk: Chunk) -> Tensor:
-    inputs = RiskInputs.of(chunk.observation)
-    own_BNK = inputs.simple_BNZ[..., : len(LOOKBACKS)]
-    market_BNK = inputs.market_BK.unsqueeze(1).expand_as(own_BNK)
-    return torch.cat([own_BNK, market_BNK, torch.ones_like(own_BNK[..., :1])], dim=-1)
+def trained(panel: Panel, config: FinJEPAConfig, folder: Path) -> FinJEPA:
+    """The model of a config, from its folder or trained now."""
+    if not (folder / "model.safetensors").exists():
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as run:
+            trainer = Trainer(config, panel, Path(run))
+            metrics = trainer.train()
+            trainer.model.save_pretrained(folder)
+        skills = {name: round(value, 3) for name, value in metrics["diagnostics"].items() if name.startswith("rollout")}
+        shares = {name: round(value, 2) for name, value in metrics["risk"].items() if name.startswith("share")}
+        print(
+            f"{folder.name}: {time.perf_counter() - began:.0f} s, {metrics['risk']['rows']:.0f} rows, {shares}, {skills}"
+        )
+    return FinJEPA.from_pretrained(folder)
+
+
+def volatility_of(model: FinJEPA) -> Volatility:
+    network = network_of(model)
+    return lambda chunk: model.risk.log_volatility(RiskInputs.of(chunk.observation), network(chunk.observation)[0])
+
+
+def representation(model: FinJEPA, fitted: RiskBlock, target: RiskBlock) -> float:
+    """R2 within a date of a ridge regression of log volatility over 21 sessions on the latents alone."""
+    encoder = model.encoder.eval()
+
+    def encode(seen: Observation) -> Tensor:
+        last = seen.features_BSNTF[:, -1], seen.observed_BSNT[:, -1], seen.market_BSTQ[:, -1]
+        return encoder(*last, seen.present_BN)[0]
+
+    def rows(block: RiskBlock) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        with torch.no_grad():
+            for chunk in block.chunks(model.config, every=5):
+                known_BN = chunk.target_BNV.isfinite().all(-1)
+                date_R = np.repeat(chunk.dates_B, known_BN.sum(-1).numpy())
+                latents_RD = encode(chunk.observation)[known_BN].double().numpy()
+                found.append((latents_RD, chunk.target_BNV[known_BN][:, MONTH].double().numpy(), date_R))
+        x_RD, y_R, date_R = (np.concatenate(part) for part in zip(*found, strict=True))
+        return np.stack([within_dates(x_R, date_R) for x_R in x_RD.T], axis=1), y_R, date_R
+
+    x_RD, y_R, date_R = rows(fitted)
+    gram_DD = x_RD.T @ x_RD
+    ridge_DD = gram_DD + 1e-3 * len(x_RD) * np.diag(x_RD.var(0) + 1e-9)
+    weights_D = np.linalg.solve(ridge_DD, x_RD.T @ within_dates(y_R, date_R))
+    x_RD, y_R, date_R = rows(target)
+    return r2_within_dates(y_R, x_RD @ weights_D, date_R)
 
 
 def relative_inputs(chunk: Chunk) -> Tensor:
@@ -128,7 +145,7 @@ def rows_of(
     return torch.cat(found[0]).double().numpy(), torch.cat(found[1]).double().numpy()
 
 
-def boosted(blocks: Sequence[RiskBlock], config: FinJEPAConfig, linear: RiskModel) -> Volatility | None:
+def boosted(blocks: Sequence[RiskBlock], config: FinJEPAConfig, model: FinJEPA) -> Volatility | None:
     """LightGBM on the same inputs, of what the linear branch leaves of the distance; the level is the linear model's."""
     try:
         import lightgbm
@@ -136,7 +153,7 @@ def boosted(blocks: Sequence[RiskBlock], config: FinJEPAConfig, linear: RiskMode
         return None
 
     def inputs(chunk: Chunk) -> Tensor:
-        return torch.cat([relative_inputs(chunk), linear.log_volatility(RiskInputs.of(chunk.observation))], dim=-1)
+        return torch.cat([relative_inputs(chunk), model.risk.log_volatility(RiskInputs.of(chunk.observation))], dim=-1)
 
     x_RJ, y_RV = rows_of(blocks, config, inputs)
     settings = {"num_leaves": 15, "learning_rate": 0.05, "min_child_samples": 500, "n_jobs": 1, "verbose": -1}
@@ -213,135 +230,135 @@ def scaled(correlation: Callable[[Chunk], Tensor], volatility: Volatility) -> Ca
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fit", nargs="+", required=True, help="homes")
+    parser.add_argument("--fit", required=True, help="home")
     parser.add_argument("--test", required=True, help="home")
     parser.add_argument("--until", required=True, help="last session that is fitted to")
-    parser.add_argument("--after", help="first session of the test block")
+    parser.add_argument(
+        "--after", help="the test block begins after this session; the first one with history by default"
+    )
     parser.add_argument("--before", help="session at which the test block ends")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--exclude", nargs="*", default=[], help="homes whose symbols are fitted to in none")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--variant", nargs="*", default=[], metavar="NAME:KEY=VALUE,...")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--factors", type=int, default=0)
-    parser.add_argument("--window", type=int, default=64)
-    parser.add_argument("--patch", type=int, default=8)
-    parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--assets", type=int, default=50)
     parser.add_argument("--draws", type=int, default=4)
-    parser.add_argument("--quick", action="store_true", help="no GARCH, LightGBM, untrained encoder or tails")
-    parser.add_argument("--keep", help="file of what was fitted: read where it exists, else written")
-    parser.add_argument("--fit-only", action="store_true", help="stop before anything is scored")
+    parser.add_argument("--keep", required=True, help="folder of checkpoints")
+    parser.add_argument("--train-only", action="store_true", help="stop before anything is scored")
     parser.add_argument("--record", help="file that counts openings of test blocks")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    began = time.perf_counter()
+    began, keep = time.perf_counter(), Path(options.keep)
 
-    tested = open_panel(options.test)
-    kept_out = {symbol for home in [options.test, *options.exclude] for symbol in open_panel(home).assets}
-    blocks = []
-    for home in options.fit:
-        panel = open_panel(home)
-        own = Path(home).absolute() == Path(options.test).absolute()
-        others = {symbol for name in options.exclude for symbol in open_panel(name).assets} if own else kept_out
-        fitted_A = np.array([symbol not in others and not unseen(symbol, 0.5) for symbol in panel.assets])
-        stop = panel.date_index(options.until) + 1
-        middle = stop - 504
-        blocks.append(RiskBlock(panel, 0, stop if not options.validate else middle, fitted_A))
-        if own and options.validate:
-            target = RiskBlock(panel, middle, stop, fitted_A)
-    if not options.validate:
-        symbols_A = None
-        if any(Path(home).absolute() == Path(options.test).absolute() for home in options.fit):
-            symbols_A = np.array([unseen(symbol, 0.5) for symbol in tested.assets])
-        last = tested.date_index(options.before) if options.before else len(tested.dates)
-        target = RiskBlock(tested, tested.date_index(options.after) + 1, last, symbols_A)
-    config = config_of(blocks[0].panel, options.window, options.patch, options.dim)
+    same = Path(options.fit).absolute() == Path(options.test).absolute()
+    apart = [*options.exclude] if same else [options.test, *options.exclude]
+    banned = {symbol for home in apart for symbol in open_panel(home).assets}
+    with tempfile.TemporaryDirectory() as scratch:
+        panel = without(open_panel(options.fit), banned, Path(scratch) / "panel")
+        plain = config_for(panel, options.until, options.preset, options.set)
+        models, variants = {}, {}
+        for seed in range(options.seeds):
+            config = replace(plain, training=replace(plain.training, seed=seed))
+            models[f"seed {seed}"] = trained(panel, config, keep / f"seed-{seed}")
+        for variant in options.variant:
+            name, _, settings = variant.partition(":")
+            config = config_for(panel, options.until, options.preset, [*options.set, *settings.split(",")])
+            variants[name] = trained(panel, config, keep / name.replace(" ", "-"))
+        if options.train_only:
+            return
+        seen_A = np.array([not unseen(symbol, 0.5) for symbol in panel.assets])
+        splits = split_dates(len(panel.dates), plain)
+        fitted = RiskBlock(panel, *splits.train, seen_A)
+        if options.validate:
+            target = RiskBlock(panel, *splits.validation, seen_A)
+        else:
+            tested = panel if same else open_panel(options.test)
+            first = tested.date_index(options.after) + 1 if options.after else 0
+            last = tested.date_index(options.before) if options.before else len(tested.dates)
+            target = RiskBlock(tested, first, last, ~seen_A if same else None)
+            if options.record:
+                with Path(options.record).open("a") as record:
+                    record.write(f"{datetime.datetime.now():%F %T} {vars(options)}\n")
+        report(models, variants, fitted, target, options)
+    print(f"{time.perf_counter() - began:.0f} s")
 
-    kept = Path(options.keep) if options.keep else None
-    steps = 0 if kept is not None and kept.exists() else options.steps
-    networks, held_out, modules = train(blocks, config, options.seeds, steps, options.factors)
-    print(f"{options.seeds} networks trained: {time.perf_counter() - began:.0f} s", flush=True)
-    channels = len(config.model.channels)
-    risk = RiskModel(channels, factors=options.factors * options.seeds)
-    linear = copy.deepcopy(risk)
-    modules = torch.nn.ModuleList([*modules, risk, linear])
-    if kept is not None and kept.exists():
-        modules.load_state_dict(torch.load(kept))
-    else:
-        report = fit_risk(risk, blocks, config, networks, held_out)
-        linear.load_state_dict(risk.state_dict())
-        linear.share_V.zero_()
-        fit_scale(linear, Networks(), blocks, config)
-        print({name: round(value, 3) for name, value in report.items()})
-        if kept is not None:
-            torch.save(modules.state_dict(), kept)
-    if options.fit_only:
-        return
-    if options.record and not options.validate:
-        with Path(options.record).open("a") as record:
-            record.write(f"{datetime.datetime.now():%F %T} {vars(options)}\n")
-    print(f"fitted: {time.perf_counter() - began:.0f} s", flush=True)
+
+def report(
+    models: dict[str, FinJEPA], variants: dict[str, FinJEPA], fitted: RiskBlock, target: RiskBlock, options
+) -> None:
+    [(_, model), *others] = models.items()
+    config = model.config
+    index = target.index()
+    print(f"\n{len(index)} sessions, {np.diff(index.starts).mean():.0f} assets a session; the model is seed 0")
+    har = har_with_market(fitted, config)
+    linear: Volatility = lambda chunk: model.risk.log_volatility(RiskInputs.of(chunk.observation))  # noqa: E731
+    volatilities: dict[str, Volatility] = {"model": volatility_of(model)}
+    volatilities |= {name: volatility_of(other) for name, other in others}
+    volatilities |= {
+        "mean of the seeds": lambda chunk: torch.stack([volatility_of(one)(chunk) for one in models.values()]).mean(0)
+    }
+    volatilities |= {name: volatility_of(other) for name, other in variants.items()}
+    volatilities |= {
+        "without network": linear,
+        "HAR with market": har,
+        "fixed HAR": unbiased(fixed_har_volatility, [fitted], config),
+        "EWMA .94": unbiased(ewma_volatility, [fitted], config),
+        "20-day history": unbiased(history_volatility, [fitted], config),
+        "GARCH(1,1)": garch(target),
+    }
+    if (trees := boosted([fitted], config, model)) is not None:
+        volatilities["LightGBM"] = trees
+    print_volatility(score_volatility(target, config, volatilities))
+
+    torch.manual_seed(0)
+    named = {"untrained": FinJEPA(config), **models, **variants}
+    latents = {name: representation(one, fitted, target) for name, one in named.items()}
+    print("\nLatents alone, ridge, R2 within a date over 21 sessions: ", end="")
+    print(", ".join(f"{name} {value:.3f}" for name, value in latents.items()), flush=True)
 
     last: list[tuple[Chunk, RiskForecast]] = []
 
     def forecast(chunk: Chunk) -> RiskForecast:
         """Several rows of the tables ask for the same one."""
         if not last or last[0][0] is not chunk:
-            last[:] = [(chunk, risk.forecast(chunk.observation, *networks.read(chunk.observation)))]
+            last[:] = [(chunk, model.forecast_risk(chunk.observation))]
         return last[0][1]
-
-    def model(chunk: Chunk) -> Tensor:
-        return risk.log_volatility(RiskInputs.of(chunk.observation), networks.read(chunk.observation)[0])
-
-    har = har_with_market(blocks, config)
-    volatilities: dict[str, Volatility] = {
-        "model": model,
-        "linear branch": lambda chunk: linear.log_volatility(RiskInputs.of(chunk.observation)),
-        "HAR with market": har,
-        "fixed HAR": unbiased(fixed_har_volatility, blocks, config),
-        "EWMA .94": unbiased(ewma_volatility, blocks, config),
-        "20-day history": unbiased(history_volatility, blocks, config),
-    }
-    if not options.quick:
-        volatilities["GARCH(1,1)"] = garch(target)
-        if (trees := boosted(blocks, config, linear)) is not None:
-            volatilities["LightGBM"] = trees
-        born, born_out, _ = train(blocks, config, 1, options.steps, 0, frozen=True)
-        random = copy.deepcopy(linear)
-        fit_share(random, born, born_out, config)
-        volatilities["untrained encoder"] = lambda chunk: random.log_volatility(
-            RiskInputs.of(chunk.observation), born.read(chunk.observation)[0]
-        )
-    print_volatility(score_volatility(target, config, volatilities))
-    print(f"{time.perf_counter() - began:.0f} s", flush=True)
 
     def correlation(chunk: Chunk) -> Tensor:
         return forecast(chunk).correlation_BNN
 
     covariances = {
         "model": lambda chunk: forecast(chunk).covariance(),
-        "C with linear branch": scaled(correlation, volatilities["linear branch"]),
+        "C without network": scaled(correlation, linear),
         "C with HAR": scaled(correlation, har),
         "five lines": five_lines,
         "Ledoit-Wolf": sample_shrinkage,
         "non-linear shrinkage": lambda chunk: sample_shrinkage(chunk, nonlinear=True),
         "one factor, EWMA (eb751c4)": one_factor_covariance,
     }
-    scores = score_portfolios(target, config, covariances, options.assets, options.draws)
-    print_portfolios(scores)
-    print(f"{time.perf_counter() - began:.0f} s", flush=True)
-    tails = {} if options.quick else score_tails(target, config, forecast)
-    for (kind, horizon), row in sorted(tails.items()):
-        print(f"{kind}, {horizon} sessions: CRPS {100 * row.crps:.3f} %,", end=" ")
-        print(f"VaR 5 %: Kupiec p {row.kupiec:.2f}, Christoffersen p {row.christoffersen:.2f}", end=" ")
-        print(f"PIT {np.round(row.pit, 3).tolist()}")
-        for share, value in row.coverage.items():
-            years, halves = (100 * np.array(x[share]) for x in (row.by_year, row.calm_stormy))
-            print(
-                f"  {share:.0%} covers {100 * value:.1f}; years {years.round(1)}; calm, stormy {halves.round(1)}",
-                flush=True,
-            )
-    print(f"{time.perf_counter() - began:.0f} s")
+    print_portfolios(score_portfolios(target, config, covariances, options.assets, options.draws))
+    print("\nTerm structure of random portfolios, by decision step: realised over forecast variance; QLIKE")
+    for score, sessions, name, value, t_value in score_steps(model, target):
+        print(f"  {sessions:3d} sessions, {score}, {name}: {value:.4f} (t {t_value:.1f})")
+    distributions = {"model": forecast, "EWMA .94": ewma_distribution, "20-day history": history_distribution}
+    tails = score_tails(target, config, distributions)
+    print("\nIntervals: % covered (lowest and highest year; calm and stormy half); CRPS, %")
+    for key in [(kind, horizon) for kind in ("assets", "portfolios") for horizon in RETURN_HORIZONS]:
+        ours = tails["model"][key]
+        for name, of_name in tails.items():
+            row = of_name[key]
+            parts = []
+            for share, value in row.coverage.items():
+                years, halves = (100 * np.array(x[share]) for x in (row.by_year, row.calm_stormy))
+                parts.append(
+                    f"{100 * share:.0f}: {100 * value:.1f} ({years[0]:.1f}-{years[1]:.1f}; {halves[0]:.1f}, {halves[1]:.1f})"
+                )
+            better = -compare(ours.crps_D, row.crps_D, lag=-(-key[1] // 5)).t_value
+            print(f"  {key[0]}, {key[1]:2d} sessions, {name:15s} {', '.join(parts)}; ", end="")
+            print(f"CRPS {100 * row.crps_D.mean():.4f} (t {better:.1f}); Kupiec p {row.kupiec:.2f}, ", end="")
+            print(f"Christoffersen p {row.christoffersen:.2f}", flush=True)
 
 
 def print_volatility(scores: dict) -> None:

@@ -74,6 +74,9 @@ class ModelConfig(Bounded):
     asset_layers: int = bounded(1, 0, 128)  # encoder: attention over assets
     predictor_layers: int = bounded(3, 1, 128)
     mlp_ratio: float = bounded(4.0, 0.5, 64)
+    factors: int = bounded(
+        0, 0, 64
+    )  # loadings that the head of risk learns; none earned its place (docs/results/risk.md)
 
     def __post_init__(self) -> None:
         super().__post_init__()

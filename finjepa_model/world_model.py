@@ -60,7 +60,7 @@ class FinJEPA(nn.Module):
             self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_portfolio_encoder = copy.deepcopy(self.portfolio_encoder).requires_grad_(False)
         # last, so that the world model begins the same with and without it
-        self.risk = RiskModel(len(model.channels), model.dim)
+        self.risk = RiskModel(len(model.channels), model.dim, model.factors)
         self.td = None
         if config.td.enabled:
             # here: the branch takes seconds to load, and the ids of other trainings leave its code out

@@ -209,13 +209,18 @@ def objective(model: "FinJEPA", batch: MarketBatch, path: "PortfolioPath", seed:
     return terms
 
 
+_FACTORS = 0.1  # weight of the likelihood beside the error
+
+
 def _risk(model: "FinJEPA", tokens_BMD: Tensor, batch: MarketBatch) -> Tensor:
-    """Error of log volatility within the date, of the sessions after the last context step."""
+    """Of the sessions after the last context step: error of log volatility within the date, and, with factors, minus the log
+    likelihood of the cross-section of returns."""
     present_BN, after_BNT = batch.observation.present_BN, batch.after_BNT
     assert after_BNT is not None
     assert model.risk.head is not None
     assets_BND, market_BD = tokens_BMD[:, :-1], tokens_BMD[:, -1]
-    return model.risk.head.loss(assets_BND, market_BD, after_BNT, present_BN)["volatility"]
+    terms = model.risk.head.loss(assets_BND, market_BD, after_BNT, present_BN)
+    return terms["volatility"] + _FACTORS * terms["factors"] if "factors" in terms else terms["volatility"]
 
 
 def _roll_out(model: "FinJEPA", tokens_BSMD: Tensor, predicted_BSMD: Tensor, observation: Observation) -> Tensor:

@@ -18,13 +18,11 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates, unseen
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.covariance import minimum_variance
-from finjepa_model.nn.encoder import ContextEncoder
 from finjepa_model.nn.risk import (
     HORIZONS,
     LEVELS,
     LOOKBACKS,
     RETURN_HORIZONS,
-    RiskHead,
     RiskInputs,
     RiskModel,
     less_date_mean,
@@ -113,20 +111,24 @@ class Chunk:
         return torch.where(self.observation.present_BN.unsqueeze(-1), realised_after(self.after_BNT), torch.nan)
 
 
-Latents = Callable[[Observation], tuple[Tensor, Tensor]]
+Network = Callable[[Observation], tuple[Tensor, Tensor]]
 
 
-def latents_of(encoder: ContextEncoder) -> Latents:
-    """Latents assets_BND and market_BD of the last step of an observation."""
+def network_of(model: FinJEPA) -> Network:
+    """What the encoder and the head of risk say at the last step of an observation: distance_BNV and loading_BNL."""
 
-    def encode(seen: Observation) -> tuple[Tensor, Tensor]:
-        return encoder(seen.features_BSNTF[:, -1], seen.observed_BSNT[:, -1], seen.market_BSTQ[:, -1], seen.present_BN)
+    def read(seen: Observation) -> tuple[Tensor, Tensor]:
+        latents = model.encoder(
+            seen.features_BSNTF[:, -1], seen.observed_BSNT[:, -1], seen.market_BSTQ[:, -1], seen.present_BN
+        )
+        assert model.risk.head is not None
+        return model.risk.head(*latents)
 
-    return encode
+    return read
 
 
-def fit_linear(risk: RiskModel, blocks: Sequence[RiskBlock], config: FinJEPAConfig) -> int:
-    """Set the level and the linear branch by ridge regressions on every row of the blocks; returns how many rows there were.
+def fit_linear(risk: RiskModel, block: RiskBlock, config: FinJEPAConfig) -> int:
+    """Set the level and the linear branch by ridge regressions on every row of the block; returns how many rows there were.
 
     Only sums of products are kept. The level moves with the inputs: what is regressed is its distance from the mean of the four
     windows, on their differences, without a constant, so that it fits years that are calmer or stormier than those it knows.
@@ -137,19 +139,18 @@ def fit_linear(risk: RiskModel, blocks: Sequence[RiskBlock], config: FinJEPAConf
     contrast_JI = level_contrasts()
     products = [_Products(), _Products()]
     rows = 0
-    for block in blocks:
-        for chunk in block.chunks(config):
-            inputs, target_BNV = RiskInputs.of(chunk.observation), chunk.target_BNV
-            whole_BN = target_BNV.isfinite().all(-1)
-            kept = RiskInputs(inputs.simple_BNZ, inputs.market_BK, whole_BN)
-            relative_BNZ, target_BNV = kept.relative(), target_BNV.nan_to_num()
-            products[0].add(relative_BNZ[whole_BN], less_date_mean(target_BNV, whole_BN)[whole_BN])
-            some_B = whole_BN.sum(-1) >= 3
-            level_BJ = kept.level_inputs()[some_B]
-            mean_BV = (target_BNV * whole_BN.unsqueeze(-1)).sum(1)[some_B] / whole_BN.sum(-1)[some_B].unsqueeze(-1)
-            known_B1 = level_BJ[:, : len(LOOKBACKS)].mean(-1, keepdim=True)
-            products[1].add(level_BJ @ contrast_JI, mean_BV - known_B1)
-            rows += int(whole_BN.sum())
+    for chunk in block.chunks(config):
+        inputs, target_BNV = RiskInputs.of(chunk.observation), chunk.target_BNV
+        whole_BN = target_BNV.isfinite().all(-1)
+        kept = RiskInputs(inputs.simple_BNZ, inputs.market_BK, whole_BN)
+        relative_BNZ, target_BNV = kept.relative(), target_BNV.nan_to_num()
+        products[0].add(relative_BNZ[whole_BN], less_date_mean(target_BNV, whole_BN)[whole_BN])
+        some_B = whole_BN.sum(-1) >= 3
+        level_BJ = kept.level_inputs()[some_B]
+        mean_BV = (target_BNV * whole_BN.unsqueeze(-1)).sum(1)[some_B] / whole_BN.sum(-1)[some_B].unsqueeze(-1)
+        known_B1 = level_BJ[:, : len(LOOKBACKS)].mean(-1, keepdim=True)
+        products[1].add(level_BJ @ contrast_JI, mean_BV - known_B1)
+        rows += int(whole_BN.sum())
     if rows < _LEAST_ROWS * len(risk.linear_ZV):
         raise FinJEPAError(f"{rows} rows of an asset and a session are too few to fit forecasts of risk to")
     risk.linear_ZV.copy_(products[0].ridge(_RIDGE))
@@ -188,51 +189,6 @@ class _Products:
         return torch.linalg.solve(self.inputs_ZZ + torch.diag(strength * scale_Z + 1e-9 * self.count), self.target_ZV)
 
 
-def ground(
-    encoder: ContextEncoder,
-    head: RiskHead,
-    blocks: Sequence[RiskBlock],
-    config: FinJEPAConfig,
-    steps: int = 300,
-    dates: int = 12,
-    assets: int = 24,
-    learning_rate: float = 2e-3,
-    factor_weight: float = 0.1,
-    seed: int = 0,
-) -> list[float]:
-    """Teach encoder and head the cross-section of volatility (and, if the head has factors, of returns); the losses of each step.
-
-    A step sees `dates` sessions of one block; blocks and sessions are drawn in proportion to their assets.
-    """
-    indices = [block.index(least=8) for block in blocks]
-    pairs = np.array([len(index.assets) for index in indices], dtype=float)
-    parameters = [*encoder.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
-    latents, losses = latents_of(encoder), []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-            group["lr"] = learning_rate * min(1.0, (step + 1) / 20) * max(cosine, 0.02)
-        random = np.random.default_rng([seed, step])
-        at = int(random.choice(len(blocks), p=pairs / pairs.sum()))
-        index = indices[at]
-        size_K = np.diff(index.starts)
-        places_B = random.choice(len(index), min(dates, len(index)), replace=False, p=size_K / size_K.sum())
-        assets_BN = np.full((len(places_B), assets), -1, np.int64)  # fewer where a session has fewer
-        for b, k in enumerate(places_B):
-            here = index.assets[index.starts[k] : index.starts[k + 1]]
-            assets_BN[b, : len(here)] = random.choice(here, min(assets, len(here)), replace=False)
-        chunk = blocks[at].chunk(index.sessions[places_B], assets_BN, config)
-        terms = head.loss(*latents(chunk.observation), chunk.after_BNT, chunk.observation.present_BN)
-        loss = terms["volatility"] + factor_weight * terms.get("factors", 0.0)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
 @dataclass(frozen=True)
 class Universe:
     """Some assets of a date: what correlations and volatilities were forecast, and what came after."""
@@ -249,8 +205,8 @@ class Universe:
 @torch.no_grad()
 def draw_universes(
     risk: RiskModel,
-    networks: "Networks",
-    blocks: Sequence[RiskBlock],
+    network: Network | None,
+    block: RiskBlock,
     config: FinJEPAConfig,
     every: int = 10,
     seed: int = 0,
@@ -258,26 +214,25 @@ def draw_universes(
     """Random assets of every `every`-th session, without the quiet ones (funds of bonds, takeover targets): where they are
     present they alone make up a portfolio of least variance, and the other assets teach nothing."""
     found, random = [], np.random.default_rng(seed)
-    for block in blocks:
-        index = block.index(least=8)
-        for place, k in enumerate(range(0, len(index), every)):
-            here = index.assets[index.starts[k] : index.starts[k + 1]].astype(np.int64)
-            chunk = block.chunk(index.sessions[k : k + 1], here[None], config)
-            calm_N = RiskInputs.of(chunk.observation).simple_BNZ[0, :, LOOKBACKS.index(63)]
-            here = here[(calm_N > calm_N.median() + _QUIET).numpy()]
-            fitting = [size for size in _SIZES if size <= len(here)]
-            if not fitting:
-                continue
-            size = fitting[place % min(len(fitting), 2)]
-            chosen_N = np.sort(random.choice(here, size, replace=False))
-            chunk = block.chunk(index.sessions[k : k + 1], chosen_N[None], config)
-            found.append(universe(risk, networks, chunk))
+    index = block.index(least=8)
+    for place, k in enumerate(range(0, len(index), every)):
+        here = index.assets[index.starts[k] : index.starts[k + 1]].astype(np.int64)
+        chunk = block.chunk(index.sessions[k : k + 1], here[None], config)
+        calm_N = RiskInputs.of(chunk.observation).simple_BNZ[0, :, LOOKBACKS.index(63)]
+        here = here[(calm_N > calm_N.median() + _QUIET).numpy()]
+        fitting = [size for size in _SIZES if size <= len(here)]
+        if not fitting:
+            continue
+        size = fitting[place % min(len(fitting), 2)]
+        chosen_N = np.sort(random.choice(here, size, replace=False))
+        chunk = block.chunk(index.sessions[k : k + 1], chosen_N[None], config)
+        found.append(universe(risk, network, chunk))
     return found
 
 
-def universe(risk: RiskModel, networks: "Networks", chunk: Chunk) -> Universe:
+def universe(risk: RiskModel, network: Network | None, chunk: Chunk) -> Universe:
     """Of a chunk with one date."""
-    distance_BNV, loading_BNL = networks.read(chunk.observation)
+    distance_BNV, loading_BNL = network(chunk.observation) if network is not None else (None, None)
     volatility_BNV = risk.log_volatility(RiskInputs.of(chunk.observation), distance_BNV).exp()
     return Universe(
         risk.correlations(chunk.observation, loading_BNL)[0, :, :-1, :-1],
@@ -322,63 +277,36 @@ def random_portfolios(assets: int, count: int, generator: torch.Generator) -> Te
     return sign_CN * size_CN / size_CN.sum(-1, keepdim=True)
 
 
-@dataclass(frozen=True)
-class Networks:
-    """The networks whose distances are averaged: none, one, or an ensemble."""
-
-    latents: Sequence[Latents] = ()
-    heads: Sequence[RiskHead] = ()
-
-    def each(self) -> "list[Networks]":
-        return [Networks([encode], [head]) for encode, head in zip(self.latents, self.heads, strict=True)]
-
-    def read(self, observation: Observation) -> tuple[Tensor | None, Tensor | None]:
-        """distance_BNV and the loadings_BNL of all of them side by side; None without a network."""
-        if not self.heads:
-            return None, None
-        read = [head(*encode(observation)) for head, encode in zip(self.heads, self.latents, strict=True)]
-        loading_BNL = torch.cat([loading for _, loading in read], dim=-1) / len(read) ** 0.5
-        return torch.stack([distance for distance, _ in read]).mean(0), loading_BNL
-
-
 @torch.no_grad()
-def fit_share(
-    risk: RiskModel, networks: Networks, held_out: Sequence[Sequence[RiskBlock]], config: FinJEPAConfig
-) -> None:
-    """Set how much of the distance is the networks', by least squares within [0, 1].
-
-    Args:
-        held_out: for each network, blocks that it did not learn from.
-    """
+def fit_share(risk: RiskModel, network: Network, block: RiskBlock, config: FinJEPAConfig) -> None:
+    """Set how much of the distance is the network's, by least squares within [0, 1], on a block that it did not learn from."""
     top_V, bottom_V = torch.zeros(len(HORIZONS)), torch.zeros(len(HORIZONS))
-    for one, blocks in zip(networks.each(), held_out, strict=True):
-        for chunk in (chunk for block in blocks for chunk in block.chunks(config, every=5)):
-            target_BNV = chunk.target_BNV
-            known_BN = target_BNV.isfinite().all(-1)
-            distance_BNV, _ = one.read(chunk.observation)
-            assert distance_BNV is not None
-            linear_BNV = less_date_mean(RiskInputs.of(chunk.observation).relative() @ risk.linear_ZV, known_BN)
-            apart_BNV = less_date_mean(distance_BNV, known_BN) - linear_BNV
-            wanted_BNV = less_date_mean(target_BNV.nan_to_num(), known_BN) - linear_BNV
-            top_V += (apart_BNV * wanted_BNV).sum((0, 1))
-            bottom_V += apart_BNV.square().sum((0, 1))
+    for chunk in block.chunks(config, every=5):
+        target_BNV = chunk.target_BNV
+        known_BN = target_BNV.isfinite().all(-1)
+        distance_BNV, _ = network(chunk.observation)
+        linear_BNV = less_date_mean(RiskInputs.of(chunk.observation).relative() @ risk.linear_ZV, known_BN)
+        apart_BNV = less_date_mean(distance_BNV, known_BN) - linear_BNV
+        wanted_BNV = less_date_mean(target_BNV.nan_to_num(), known_BN) - linear_BNV
+        top_V += (apart_BNV * wanted_BNV).sum((0, 1))
+        bottom_V += apart_BNV.square().sum((0, 1))
     risk.share_V.copy_((top_V / bottom_V.clamp(min=1e-9)).clamp(0, 1))
 
 
 @torch.no_grad()
-def fit_scale(risk: RiskModel, networks: Networks, blocks: Sequence[RiskBlock], config: FinJEPAConfig) -> None:
+def fit_scale(risk: RiskModel, network: Network | None, block: RiskBlock, config: FinJEPAConfig) -> None:
     """Move the level so that the forecast of the variance is unbiased: mean of realised over forecast variance is 1, which is
     where QLIKE is least. The mean of log volatility lies below the log of its mean."""
     totals_2V, counts_2V = torch.zeros(2, len(HORIZONS)), torch.zeros(2, len(HORIZONS))
-    for block in blocks:
-        for chunk in block.chunks(config, every=5):
-            inputs = RiskInputs.of(chunk.observation)
-            forecast_BNV = risk.log_volatility(inputs, networks.read(chunk.observation)[0])
-            market_B1V = block.market_target(chunk.dates_B).unsqueeze(1)
-            pairs = ((chunk.target_BNV, forecast_BNV), (market_B1V, inputs.market_BK.mean(-1)[:, None, None]))
-            for kind, (target_BNV, log_BNV) in enumerate(pairs):
-                totals_2V[kind] += torch.exp(2 * (target_BNV - log_BNV).nan_to_num(-50.0)).sum((0, 1))
-                counts_2V[kind] += target_BNV.isfinite().sum((0, 1))
+    for chunk in block.chunks(config, every=5):
+        inputs = RiskInputs.of(chunk.observation)
+        distance_BNV = network(chunk.observation)[0] if network is not None else None
+        forecast_BNV = risk.log_volatility(inputs, distance_BNV)
+        market_B1V = block.market_target(chunk.dates_B).unsqueeze(1)
+        pairs = ((chunk.target_BNV, forecast_BNV), (market_B1V, inputs.market_BK.mean(-1)[:, None, None]))
+        for kind, (target_BNV, log_BNV) in enumerate(pairs):
+            totals_2V[kind] += torch.exp(2 * (target_BNV - log_BNV).nan_to_num(-50.0)).sum((0, 1))
+            counts_2V[kind] += target_BNV.isfinite().sum((0, 1))
     shift_2V = 0.5 * (totals_2V / counts_2V.clamp(min=1)).clamp(0.25, 4.0).log()
     risk.level_JV[-1] += shift_2V[0]
     risk.market_shift_V.copy_(shift_2V[1])
@@ -417,25 +345,24 @@ def fit_tails(risk: RiskModel, universes: Sequence[Universe], seed: int = 0) -> 
 
 def fit_risk(
     risk: RiskModel,
-    blocks: Sequence[RiskBlock],
+    block: RiskBlock,
     config: FinJEPAConfig,
-    networks: Networks | None = None,
-    held_out: Sequence[Sequence[RiskBlock]] = (),
+    network: Network | None = None,
+    held_out: RiskBlock | None = None,
 ) -> dict[str, float]:
     """Set everything that is not the network.
 
     Args:
-        held_out: for each network, blocks that it did not learn from; on them the share of the networks is fitted.
+        held_out: a block that the network did not learn from; on it the share of the network is fitted.
 
     Returns:
-        The number of rows, the share of the networks, and the weight of each correlation estimator.
+        The number of rows, the share of the network, and the weight of each correlation estimator.
     """
-    networks = networks or Networks()
-    rows = fit_linear(risk, blocks, config)
-    if networks.heads and held_out:
-        fit_share(risk, networks, held_out, config)
-    fit_scale(risk, networks, blocks, config)
-    universes = draw_universes(risk, networks, blocks, config)
+    rows = fit_linear(risk, block, config)
+    if network is not None and held_out is not None:
+        fit_share(risk, network, held_out, config)
+    fit_scale(risk, network, block, config)
+    universes = draw_universes(risk, network, block, config)
     if universes:
         fit_mix(risk, universes)
         fit_tails(risk, universes)
@@ -453,13 +380,11 @@ def fit_trained(model: FinJEPA, panel: Panel) -> dict[str, float]:
     config, device = model.config, next(model.parameters()).device
     splits = split_dates(len(panel.dates), config)
     seen_A = np.array([not unseen(symbol, config.training.unseen_symbols) for symbol in panel.assets])
-    blocks = [RiskBlock(panel, *block, seen_A) for block in (splits.train, splits.validation)]
+    train, validation = (RiskBlock(panel, *block, seen_A) for block in (splits.train, splits.validation))
     model.to("cpu").eval()
     try:
-        heads = [model.risk.head] if model.risk.head is not None and config.loss.risk > 0 else []
-        networks = Networks([latents_of(model.encoder)] * len(heads), heads)
-        held_out = [blocks[1:] if blocks[1].has_pairs() else []] * len(heads)
-        return fit_risk(model.risk, blocks[:1], config, networks, held_out)
+        network = network_of(model) if config.loss.risk > 0 else None
+        return fit_risk(model.risk, train, config, network, validation if validation.has_pairs() else None)
     except FinJEPAError:
         return {"rows": 0.0}
     finally:

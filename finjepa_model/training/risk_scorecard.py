@@ -5,7 +5,7 @@ Q quantile levels.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ from finjepa_model.nn.risk import (
     RiskModel,
     log_realised,
 )
-from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, latents_of, random_portfolios
+from finjepa_model.training.risk_fit import Chunk, RiskBlock, network_of, random_portfolios
 from finjepa_model.training.risk_scores import (
     christoffersen,
     compare,
@@ -267,7 +267,7 @@ def fixed_har_volatility(chunk: Chunk) -> Tensor:
     return realised_BNK.mean(-1, keepdim=True).expand(*realised_BNK.shape[:2], len(HORIZONS))
 
 
-def har_with_market(blocks: Sequence[RiskBlock], config: FinJEPAConfig, every: int = 5) -> Volatility:
+def har_with_market(block: RiskBlock, config: FinJEPAConfig, every: int = 5) -> Volatility:
     """HAR (Corsi 2009) on the four windows of the asset and of the market, by least squares on the rows of every `every`-th
     session, moved so that its variance is unbiased there."""
 
@@ -278,7 +278,7 @@ def har_with_market(blocks: Sequence[RiskBlock], config: FinJEPAConfig, every: i
         return torch.cat([own_BNK, market_BNK, torch.ones_like(own_BNK[..., :1])], dim=-1)
 
     rows: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for chunk in (chunk for block in blocks for chunk in block.chunks(config, every)):
+    for chunk in block.chunks(config, every):
         target_BNV = chunk.target_BNV
         known_BN = target_BNV.isfinite().all(-1)
         rows[0].append(inputs(chunk)[known_BN])
@@ -404,7 +404,7 @@ def scorecard(model: FinJEPA, panel: Panel, splits: Splits) -> Scorecard:
     pit: dict[str, list[float]] = {}
     example, left_out = None, []
     try:
-        har = har_with_market([fitted_to], model.config)
+        har = har_with_market(fitted_to, model.config)
     except FinJEPAError as error:
         return Scorecard([], {}, None, [f"training: {error}"], {})
     for block_name, sessions in (("validation", splits.validation), ("test", splits.test)):
@@ -427,16 +427,15 @@ def scorecard(model: FinJEPA, panel: Panel, splits: Splits) -> Scorecard:
     return Scorecard(scores, pit, example, left_out, dates)
 
 
-_Found = list[tuple[str, int, str, float, float]]
+Found = list[tuple[str, int, str, float, float]]
 
 
-def _score_block(model: FinJEPA, block: RiskBlock, har: Volatility) -> tuple[_Found, dict[str, list[float]]]:
+def _score_block(model: FinJEPA, block: RiskBlock, har: Volatility) -> tuple[Found, dict[str, list[float]]]:
     """(score, horizon, forecast, value, t-value) of one block, and histograms of the probability integral."""
-    config, head = model.config, model.risk.head
-    networks = Networks() if head is None else Networks([latents_of(model.encoder)], [head])
+    config, network = model.config, network_of(model)
 
     def volatility(chunk: Chunk) -> Tensor:  # alone: correlations cost most of a forecast
-        return model.risk.log_volatility(RiskInputs.of(chunk.observation), networks.read(chunk.observation)[0])
+        return model.risk.log_volatility(RiskInputs.of(chunk.observation), network(chunk.observation)[0])
 
     volatilities: dict[str, Volatility] = {
         "model": volatility,
@@ -446,7 +445,7 @@ def _score_block(model: FinJEPA, block: RiskBlock, har: Volatility) -> tuple[_Fo
         "EWMA": ewma_volatility,
         "20-day history": history_volatility,
     }
-    found: _Found = []
+    found: Found = []
     of_volatility = score_volatility(block, config, volatilities)
     for name, rows in of_volatility.items():
         for v, horizon in enumerate(HORIZONS):
@@ -472,7 +471,7 @@ def _score_block(model: FinJEPA, block: RiskBlock, har: Volatility) -> tuple[_Fo
             found.append((score, 21, name, row.volatility(score == LEAST_LONG), better))
         better = _advantage(ours.qlike_D, row.qlike_D, 1)
         found.append((PORTFOLIO_QLIKE, 21, name, float(row.qlike_D.mean()), better))
-    found += _score_steps(model, block)
+    found += score_steps(model, block)
     distributions: dict[str, Distribution] = {
         "model": lambda chunk: model.forecast_risk(chunk.observation),
         "EWMA": ewma_distribution,
@@ -502,8 +501,9 @@ def _advantage(ours_D: np.ndarray, other_D: np.ndarray, lag: int) -> float:
     return -compare(ours_D, other_D, lag).t_value if ours_D is not other_D else math.nan
 
 
-def _score_steps(model: FinJEPA, block: RiskBlock, every: int = 21) -> _Found:
-    """The term structure: variance of random portfolios in each of the next decision steps, beside that of the first step."""
+def score_steps(model: FinJEPA, block: RiskBlock, every: int = 21) -> Found:
+    """(score, sessions, forecast, value, t-value) of the term structure: variance of random portfolios in each of the next
+    decision steps, beside that of the first step."""
     stride = model.config.model.stride
     index, generator = block.index(horizon=_STEPS * stride, least=3), torch.Generator().manual_seed(0)
     losses = np.zeros((len(range(0, len(index), every)), _STEPS, 2))
@@ -521,7 +521,7 @@ def _score_steps(model: FinJEPA, block: RiskBlock, every: int = 21) -> _Found:
         for i, forecast_CH in enumerate((variance_CH, variance_CH[:, :1].expand_as(variance_CH))):
             # one squared return a portfolio: the mean over portfolios keeps the logarithm finite
             losses[d, :, i] = (realised_CH / forecast_CH + forecast_CH.log()).mean(0)
-    found: _Found = []
+    found: Found = []
     for h in range(_STEPS):
         sessions, lag = (h + 1) * stride, -(-_STEPS * stride // every)
         for i, name in enumerate(("model", "first step for all")):

@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 from finjepa_model.data.batches import BatchSource, Observation, observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import Splits
-from finjepa_model.nn.encoder import ContextEncoder
-from finjepa_model.nn.risk import HORIZONS, RiskForecast, RiskHead, RiskModel, factor_surprise
+from finjepa_model.nn.risk import HORIZONS, RiskModel, factor_surprise
 from finjepa_model.planning.imagination import Moments
 from finjepa_model.training.behaviour import sample_path
-from finjepa_model.training.risk_fit import Chunk, Networks, RiskBlock, fit_risk, fit_trained, ground, latents_of
+from finjepa_model.training.risk_fit import Chunk, RiskBlock, fit_trained
 from finjepa_model.training.risk_scorecard import (
     QLIKE,
     five_lines,
@@ -29,6 +28,7 @@ from finjepa_model.training.risk_scorecard import (
     score_volatility,
     scorecard,
 )
+from finjepa_model.training.trainer import Trainer
 from finjepa_model.world_model import FinJEPA
 from tests.model.training_runs import run_config
 from tests.pipeline.backtest.handmade_panel import write_panel
@@ -72,49 +72,42 @@ def block(panel: Panel) -> RiskBlock:
 
 
 @pytest.fixture(scope="module")
-def fitted(block: RiskBlock) -> tuple[RiskModel, Networks]:
-    """A risk model with a network that had sixty steps, and learned factors."""
-    torch.manual_seed(0)
-    encoder, head = ContextEncoder(CONFIG.model), RiskHead(CONFIG.model.dim, 2)
-    losses = ground(encoder, head, [RiskBlock(block.panel, 0, 700)], CONFIG, steps=60, assets=12)
-    assert np.mean(losses[-10:]) < np.mean(losses[:5])
-    networks = Networks([latents_of(encoder.eval())], [head.eval()])
-    risk = RiskModel(len(CONFIG.model.channels), factors=2)
-    report = fit_risk(risk, [block], CONFIG, networks, [[RiskBlock(block.panel, 700, SPLIT)]])
+def fitted(panel: Panel, tmp_path_factory: pytest.TempPathFactory) -> FinJEPA:
+    """A world model that had sixty steps, with learned factors; its blocks end before session SPLIT."""
+    training = {"epochs": 2, "steps_per_epoch": 30, "n_assets": 12, "train_share": 0.54, "validation_share": 0.14}
+    config = run_config(learning_rate=3e-3, **training)
+    config = replace(config, model=replace(config.model, factors=2))
+    trainer = Trainer(config, panel, tmp_path_factory.mktemp("run"))
+    report = trainer.train()["risk"]
     assert report["rows"] > 5000
-    return risk, networks
+    assert report["learned_factors"] > 0
+    return trainer.model.eval()
 
 
 def seen_at(panel: Panel, date: int, assets: np.ndarray) -> Observation:
     return observe(panel, np.array([date]), assets[None], 1, CONFIG)
 
 
-def forecast_of(fitted: tuple[RiskModel, Networks], observation: Observation) -> RiskForecast:
-    risk, networks = fitted
-    with torch.no_grad():
-        return risk.forecast(observation, *networks.read(observation))
-
-
 EVERY = np.arange(ASSETS)
 
 
-def test_forecasts_beat_history_on_later_dates(panel: Panel, fitted: tuple[RiskModel, Networks]):
+def test_forecasts_beat_history_on_later_dates(panel: Panel, fitted: FinJEPA):
     later = RiskBlock(panel, SPLIT, SESSIONS)
 
     def model(chunk: Chunk) -> torch.Tensor:
-        return forecast_of(fitted, chunk.observation).volatility_BNV.log()
+        return fitted.forecast_risk(chunk.observation).volatility_BNV.log()
 
     scores = score_volatility(later, CONFIG, {"model": model, "history": history_volatility})
     for ours, theirs in zip(scores["model"], scores["history"], strict=True):
         assert ours.qlike_D.mean() < 0.9 * theirs.qlike_D.mean()
         assert ours.r2 > theirs.r2 + 0.02
     covariances = {
-        "model": lambda chunk: forecast_of(fitted, chunk.observation).covariance(),
+        "model": lambda chunk: fitted.forecast_risk(chunk.observation).covariance(),
         "product": one_factor_covariance, "five": five_lines, "linear": sample_shrinkage,
     }  # fmt: skip
     least = score_portfolios(later, CONFIG, covariances, assets=12, draws=2, every=10)
     assert all(least["model"].volatility(False) < least[name].volatility(False) for name in ("product", "linear"))
-    distributions = {"model": lambda chunk: forecast_of(fitted, chunk.observation), "history": history_distribution}
+    distributions = {"model": lambda chunk: fitted.forecast_risk(chunk.observation), "history": history_distribution}
     found = score_tails(later, CONFIG, distributions, every=3)
     tails = found["model"]
     assert len(tails) == 6
@@ -124,41 +117,39 @@ def test_forecasts_beat_history_on_later_dates(panel: Panel, fitted: tuple[RiskM
         assert sum(row.pit) == pytest.approx(1)
 
 
-def test_a_forecast_reads_nothing_after_its_date(fitted: tuple[RiskModel, Networks], tmp_path: Path):
+def test_a_forecast_reads_nothing_after_its_date(fitted: FinJEPA, tmp_path: Path):
     returns_DA = market()[0]
     changed_DA = returns_DA.copy()
     changed_DA[1001:] *= 3
     one, two = (
-        forecast_of(fitted, seen_at(panel_of(tmp_path / name, x_DA), 1000, EVERY))
+        fitted.forecast_risk(seen_at(panel_of(tmp_path / name, x_DA), 1000, EVERY))
         for name, x_DA in (("one", returns_DA), ("two", changed_DA))
     )
     assert torch.equal(one.volatility_BNV, two.volatility_BNV)
     assert torch.equal(one.correlation_BNN, two.correlation_BNN)
 
 
-def test_twice_the_returns_are_twice_the_volatility(panel: Panel, fitted: tuple[RiskModel, Networks], tmp_path: Path):
+def test_twice_the_returns_are_twice_the_volatility(panel: Panel, fitted: FinJEPA, tmp_path: Path):
     twice = panel_of(tmp_path, market()[0], scale=2.0)
-    one, two = (forecast_of(fitted, seen_at(x, 1000, EVERY)) for x in (panel, twice))
+    one, two = (fitted.forecast_risk(seen_at(x, 1000, EVERY)) for x in (panel, twice))
     torch.testing.assert_close(two.volatility_BNV, 2 * one.volatility_BNV, rtol=1e-4, atol=0)
     torch.testing.assert_close(two.covariance(), 4 * one.covariance(), rtol=1e-3, atol=1e-7)
 
 
-def test_assets_are_treated_alike_and_absent_ones_change_nothing(panel: Panel, fitted: tuple[RiskModel, Networks]):
+def test_assets_are_treated_alike_and_absent_ones_change_nothing(panel: Panel, fitted: FinJEPA):
     order = np.random.default_rng(0).permutation(ASSETS)
-    plain = forecast_of(fitted, seen_at(panel, 1000, EVERY))
-    mixed = forecast_of(fitted, seen_at(panel, 1000, order))
+    plain = fitted.forecast_risk(seen_at(panel, 1000, EVERY))
+    mixed = fitted.forecast_risk(seen_at(panel, 1000, order))
     torch.testing.assert_close(mixed.volatility_BNV, plain.volatility_BNV[:, order])
     torch.testing.assert_close(mixed.covariance(), plain.covariance()[:, order][:, :, order], rtol=1e-3, atol=1e-8)
-    padded = forecast_of(fitted, seen_at(panel, 1000, np.concatenate([EVERY, [-1, -1]])))
+    padded = fitted.forecast_risk(seen_at(panel, 1000, np.concatenate([EVERY, [-1, -1]])))
     torch.testing.assert_close(padded.volatility_BNV[:, :ASSETS], plain.volatility_BNV)
     torch.testing.assert_close(padded.covariance()[:, :ASSETS, :ASSETS], plain.covariance(), rtol=1e-3, atol=1e-8)
 
 
 @pytest.mark.parametrize("assets", [1, 2, ASSETS])
-def test_covariances_are_positive_definite_and_quantiles_in_order(
-    panel: Panel, fitted: tuple[RiskModel, Networks], assets: int
-):
-    found = forecast_of(fitted, seen_at(panel, 1000, EVERY[:assets]))
+def test_covariances_are_positive_definite_and_quantiles_in_order(panel: Panel, fitted: FinJEPA, assets: int):
+    found = fitted.forecast_risk(seen_at(panel, 1000, EVERY[:assets]))
     for horizon in HORIZONS:
         assert torch.linalg.cholesky_ex(found.covariance(horizon).double())[1].item() == 0
     for horizon in (1, 5, 21):
@@ -168,10 +159,10 @@ def test_covariances_are_positive_definite_and_quantiles_in_order(
         assert (alone_BCQ[..., 0] < 0).all()
 
 
-def test_a_young_asset_and_one_without_a_past(fitted: tuple[RiskModel, Networks], tmp_path: Path):
+def test_a_young_asset_and_one_without_a_past(fitted: FinJEPA, tmp_path: Path):
     alive_DA = np.ones((SESSIONS, ASSETS), bool)
     alive_DA[:980, 0] = False
-    found = forecast_of(fitted, seen_at(panel_of(tmp_path, market()[0], alive_DA=alive_DA), 1000, EVERY))
+    found = fitted.forecast_risk(seen_at(panel_of(tmp_path, market()[0], alive_DA=alive_DA), 1000, EVERY))
     assert found.volatility_BNV.isfinite().all()
     assert torch.linalg.cholesky_ex(found.covariance().double())[1].item() == 0
 
@@ -302,7 +293,7 @@ def test_the_scorecard_of_a_checkpoint_has_every_row(panel: Panel, world_model: 
 
 
 def test_har_with_the_market_is_least_squares_and_unbiased(block: RiskBlock):
-    forecast = har_with_market([block], CONFIG)
+    forecast = har_with_market(block, CONFIG)
     ratios = [
         torch.exp(2 * (chunk.target_BNV - forecast(chunk)))[chunk.target_BNV.isfinite().all(-1)]
         for chunk in block.chunks(CONFIG, 5)

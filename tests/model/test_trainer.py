@@ -106,7 +106,7 @@ def test_targets_share_no_session_with_their_context_and_end_with_the_block(pane
         end = date + stride * (s + 1 - config.model.context_steps)
         rows = panel.rows(np.arange(end + 1, end + window + 1), 2)
         torch.testing.assert_close(ahead.features_BSNTF[0, s, 0], torch.from_numpy(panel.features[rows]))
-        torch.testing.assert_close(ahead.market_BSTQ[0, s], torch.from_numpy(panel.market_features[end + 1 :][:window]))
+        torch.testing.assert_close(ahead.market_BSTQ[0, s], torch.tensor(panel.market_features[end + 1 :][:window]))
     source = BatchSource(panel, config, (0, stop + 2 * window))
     source.stop = stop
     cut = source.batch(np.array([date]), np.array([[2]])).ahead
