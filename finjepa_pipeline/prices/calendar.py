@@ -1,9 +1,8 @@
 """The sessions of exchanges: which calendar a symbol keeps, and when a close of one exchange is known on the clock of another."""
 
-import contextlib
 import datetime
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,10 +15,7 @@ DEFAULT_CALENDAR = "XNYS"
 AUTO = "auto"  # `auto:XASX`: the symbols have calendars of their own, and decisions are made at the close of XASX
 _FIRST = datetime.date(1962, 1, 2)
 _FITS = 0.01  # of the rows may lie outside a calendar
-_WITHOUT_EXCHANGE = {"24/7", "24/5"}
-_MOST_MISSING = (
-    0.15  # of their days: every day lies on 24/7, and what trades on five days a week lacks more than a quarter
-)
+_WITHOUT_EXCHANGE = ("24/7", "24/5")
 _DAYS = "SELECT DISTINCT symbol, date FROM ({rows}) WHERE date IS NOT NULL"
 _RECENT_DAYS = 1_100  # of each symbol are compared with calendars: three years
 _SUFFIXES = {  # what data vendors append to a symbol of an exchange
@@ -133,63 +129,49 @@ def put_calendars(con: duckdb.DuckDBPyConnection, calendar: str, feed_id: int, r
                 "INSERT INTO clock_sessions SELECT $feed_id, $name, unnest($days::DATE[]), unnest($known_on::DATE[])",
                 {"feed_id": feed_id, "name": name, "days": days, "known_on": known_on},
             )
-    _put_sessions(con, "calendar_sessions", {name: sessions(name) for name in names})
+    con.execute("CREATE OR REPLACE TEMPORARY TABLE calendar_sessions (calendar VARCHAR, date DATE)")
+    for name in names:
+        con.execute("INSERT INTO calendar_sessions SELECT ?, unnest(?::DATE[])", [name, sessions(name)])
 
 
 def _fitting(con: duckdb.DuckDBPyConnection, rows: str, clock: str) -> dict[str, str]:
-    """The calendar of each symbol: that of its name, else `clock`, where its days fit; otherwise that with the smallest share of
-    days outside it and of sessions without a row."""
-    con.execute(f"""
-        CREATE OR REPLACE TEMPORARY TABLE recent_days AS {_DAYS.format(rows=rows)} AND symbol IS NOT NULL
-        QUALIFY date >= max(date) OVER (PARTITION BY symbol) - {_RECENT_DAYS}""")
-    symbols = con.execute("SELECT DISTINCT symbol FROM recent_days").fetchall()
+    """The calendar of each symbol."""
+    recent = con.sql(f"""
+        {_DAYS.format(rows=rows)} AND symbol IS NOT NULL
+        QUALIFY date > max(date) OVER (PARTITION BY symbol) - {_RECENT_DAYS}""").pl()
     usual = DEFAULT_CALENDAR if clock in _WITHOUT_EXCHANGE else clock  # on which the days of any exchange would lie
-    hints = {symbol: _hint(symbol) or usual for (symbol,) in symbols}
-    # Most symbols keep the calendar of their name; making all calendars takes a while.
-    fits = _fit(con, {*hints.values(), *_WITHOUT_EXCHANGE}, [])
-    found: dict[str, str] = {}
-    for (symbol, name), (outside, missing) in fits.items():
-        if outside <= _FITS and (name == hints[symbol] or (name in _WITHOUT_EXCHANGE and missing < 2 * _FITS)):
-            found[symbol] = name
-    if len(found) < len(hints):
-        best: dict[str, tuple[float, bool, str]] = {}
-        fits = _fit(con, {usual, DEFAULT_CALENDAR, *_SUFFIXES.values()}, list(found))
-        for (symbol, name), (outside, missing) in fits.items():
-            misfit = (round(outside + missing, 2), name != hints[symbol], name)
-            if name not in _WITHOUT_EXCHANGE or missing < _MOST_MISSING:
-                best[symbol] = min(best.get(symbol, misfit), misfit)
-        found |= {symbol: name for symbol, (_, _, name) in best.items()}
+    first = max(recent["date"].min() or _FIRST, _FIRST)
+    found = {}
+    for (symbol,), own in recent.group_by("symbol"):
+        name = str(symbol)
+        expected = next((calendar for ending, calendar in _SUFFIXES.items() if name.upper().endswith(ending)), usual)
+        found[name] = _best_of(own["date"].to_numpy(), expected, usual, first)
     return found
 
 
-def _fit(
-    con: duckdb.DuckDBPyConnection, calendars: set[str], without: list[str]
-) -> dict[tuple[str, str], tuple[float, ...]]:
-    """How the recent days of each symbol agree with each calendar: the shares of its days that are no session, and of the
-    sessions that lack a row."""
-    [(first,)] = con.execute("SELECT coalesce(min(date), current_date) FROM recent_days").fetchall()
-    days_of = {name: _calendar(name, max(first, _FIRST)).sessions.date for name in calendars}
-    _put_sessions(con, "candidate_sessions", days_of)
-    query = """
-        WITH spans AS (
-            SELECT symbol, min(date) AS first, max(date) AS last, count(*) AS days FROM recent_days
-            WHERE symbol NOT IN (SELECT unnest($without::VARCHAR[])) GROUP BY symbol
-        )
-        SELECT symbol, calendar, 1 - count(seen.date) / any_value(days), 1 - count(seen.date) / count(*)
-        FROM spans JOIN candidate_sessions AS known ON known.date BETWEEN first AND last
-        LEFT JOIN recent_days AS seen USING (symbol, date) GROUP BY symbol, calendar"""
-    return {(symbol, name): tuple(fit) for symbol, name, *fit in con.execute(query, {"without": without}).fetchall()}
+def _best_of(days: np.ndarray, expected: str, usual: str, first: datetime.date) -> str:
+    """The expected calendar, which is that of a symbol's name or else `usual`, where its days fit; otherwise the one with the
+    smallest shares of its days that are no session, and of the sessions that lack a row."""
+
+    def misfit(name: str) -> tuple[float, float]:
+        known = _days_from(name, first)
+        known = known[(known >= days.min()) & (known <= days.max())]
+        hits = np.isin(days, known).sum()
+        return 1 - hits / len(days), 1 - hits / max(len(known), 1)
+
+    if misfit(expected)[0] <= _FITS:
+        return expected
+    for name, (outside, missing) in ((name, misfit(name)) for name in _WITHOUT_EXCHANGE):
+        if outside <= _FITS and missing <= 2 * _FITS:
+            return name
+    # making the calendars of all exchanges takes a while
+    exchanges = sorted({usual, DEFAULT_CALENDAR, *_SUFFIXES.values()} - {*_WITHOUT_EXCHANGE})
+    return min(exchanges, key=lambda name: (round(sum(misfit(name)), 2), name != expected))
 
 
-def _put_sessions(con: duckdb.DuckDBPyConnection, table: str, days_of: Mapping[str, Sequence[datetime.date]]) -> None:
-    con.execute(f"CREATE OR REPLACE TEMPORARY TABLE {table} (calendar VARCHAR, date DATE)")
-    for name, days in days_of.items():
-        con.execute(f"INSERT INTO {table} SELECT $name, unnest($days::DATE[])", {"name": name, "days": list(days)})
-
-
-def _hint(symbol: str) -> str | None:
-    """The calendar that a symbol's ending speaks of."""
-    return next((name for ending, name in _SUFFIXES.items() if symbol.upper().endswith(ending)), None)
+@lru_cache
+def _days_from(calendar: str, first: datetime.date) -> np.ndarray:
+    return _calendar(calendar, first).sessions.to_numpy().astype("datetime64[D]")
 
 
 @lru_cache
@@ -199,15 +181,14 @@ def _calendar(name: str, first: datetime.date) -> Any:
     from exchange_calendars.errors import CalendarError
 
     year = datetime.date.today().year
-    try:
-        # The holidays of a few exchanges are recorded neither so far back nor for the next year.
-        for start, end in ((first.isoformat(), year + 1), (first.isoformat(), year), ("1998-01-02", year + 1)):
-            with contextlib.suppress(ValueError):
-                return exchange_calendars.get_calendar(name, start=start, end=f"{end}-12-31")
-        return exchange_calendars.get_calendar(name, start="1998-01-02", end=f"{year}-12-31")
-    except ValueError as error:
-        raise FinJEPAError(f"the library exchange_calendars cannot make the calendar {name!r} up to {year}") from error
-    except CalendarError as error:
-        raise FinJEPAError(
-            f"there is no exchange calendar {name!r}; New York is XNYS, every day is 24/7, and auto finds one for each symbol"
-        ) from error
+    # The holidays of a few exchanges are recorded neither so far back nor for the next year.
+    for start, end in itertools.product((first, datetime.date(1998, 1, 2)), (year + 1, year)):
+        try:
+            return exchange_calendars.get_calendar(name, start=start.isoformat(), end=f"{end}-12-31")
+        except ValueError:
+            continue
+        except CalendarError as error:
+            raise FinJEPAError(
+                f"there is no exchange calendar {name!r}; New York is XNYS, every day is 24/7, and auto finds one for each symbol"
+            ) from error
+    raise FinJEPAError(f"the library exchange_calendars cannot make the calendar {name!r} up to {year}")

@@ -18,7 +18,7 @@ from finjepa_pipeline.prices.calendar import AUTO, clock_of, detect_calendar, ha
 from finjepa_pipeline.prices.delivery import Delivery, Moved, content_digest
 from finjepa_pipeline.prices.rules import BY_NAME, HARD_BITS, JUDGEMENT, ROW_RULES, UNPLACED_BITS, bits
 from finjepa_pipeline.prices.scan import plain, scan_sql
-from finjepa_pipeline.prices.sources import Feed, PriceSourceConfig, Snapshot, make_feed, remembered_feed
+from finjepa_pipeline.prices.sources import Feed, PriceSourceConfig, Snapshot, make_feed
 from finjepa_pipeline.prices.sources.base import version_of
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse, sql
@@ -159,7 +159,9 @@ def _held_feed(warehouse: Warehouse, settings: Settings) -> tuple[Feed, history.
     with warehouse.connect() as con:
         shown = history.current_revision(con)
         newest = history.newest_revision(con, shown.feed) if shown else None
-    feed = remembered_feed(shown.options_json if shown else '{"data_source": "sample"}', settings)
+    options = json.loads(shown.options_json) if shown else {"data_source": "sample"}
+    feed = make_feed(PriceSourceConfig(**options), settings)
+    assert feed is not None  # stored options always name their source
     return feed, shown if shown != newest else None
 
 

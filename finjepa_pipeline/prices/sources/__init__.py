@@ -1,7 +1,6 @@
 """Where prices come from: one interface, a file for each source."""
 
 import datetime
-import json
 
 import dagster as dg
 from pydantic import Field
@@ -24,6 +23,10 @@ from finjepa_pipeline.settings import Settings
 __all__ = ["Feed", "PriceFilter", "PriceSource", "PriceSourceConfig", "Snapshot", "SourceFile", "make_feed"]
 
 SOURCES = ("sample", "files", "hf", "synthetic")
+_OWNERS = {
+    "path": "files", "dataset_name": "hf", "revision": "hf", "synthetic_variant": "synthetic", "synthetic_seed": "synthetic",
+    "synthetic_assets": "synthetic", "synthetic_sessions": "synthetic",
+}  # fmt: skip
 HUB_DATASET = "paperswithbacktest/Stocks-Daily-Price"
 
 
@@ -71,62 +74,41 @@ def make_feed(config: PriceSourceConfig, settings: Settings) -> Feed | None:
         FinJEPAError: for an unknown source, one that lacks what it needs, or an option that is not of that source.
     """
     source = _make_source(config, settings)
-    wanted = PriceFilter(
-        symbols=tuple(sorted(set(config.symbols or ()))), start=_day(config.start), end=_day(config.end)
-    )
+    symbols = tuple(sorted(set(config.symbols or ())))
+    wanted = PriceFilter(symbols=symbols, start=_day(config.start), end=_day(config.end))
     if source is None:
         if wanted != PriceFilter() or config.calendar:
             raise FinJEPAError("symbols, start, end and calendar need a data source; add --data-source")
         return None
     if config.calendar not in (None, AUTO):
         sessions(config.calendar)  # a name that does not exist ends here
-    for symbol in wanted.symbols:
-        if not symbol.strip():
-            raise FinJEPAError(f"{symbol!r} is no symbol")
+    if not all(map(str.strip, symbols)):
+        raise FinJEPAError("an empty text is no symbol")
     return Feed(source, wanted, config.calendar or DEFAULT_CALENDAR)
 
 
-def remembered_feed(options_json: str, settings: Settings) -> Feed:
-    """The feed that an earlier ingestion stored (`Feed.options_json`), made again."""
-    feed = make_feed(PriceSourceConfig(**json.loads(options_json)), settings)
-    assert feed is not None  # stored options always name their source
-    return feed
-
-
 def _make_source(config: PriceSourceConfig, settings: Settings) -> PriceSource | None:
-    name = config.data_source
+    name, folder = config.data_source, settings.home / "sources"
     if name is not None and name not in SOURCES:
         raise FinJEPAError(f"unknown data source {name!r}; choose one of {', '.join(SOURCES)}")
-    if config.path is not None and name != "files":
-        raise FinJEPAError("a path belongs to the source `files`; add --data-source files")
-    if (config.dataset_name is not None or config.revision is not None) and name != "hf":
-        raise FinJEPAError("a data set and its revision belong to the source `hf`; add --data-source hf")
-    market = {
-        name: getattr(config, f"synthetic_{name}")
-        for name in ("variant", "seed", "assets", "sessions")
-        if getattr(config, f"synthetic_{name}") is not None
-    }
-    if market and name != "synthetic":
-        raise FinJEPAError(
-            "a variant, its seed and its size belong to the source `synthetic`; add --data-source synthetic"
-        )
+    for option, owner in _OWNERS.items():
+        if getattr(config, option) is not None and name != owner:
+            raise FinJEPAError(f"{option} belongs to the source `{owner}`; add --data-source {owner}")
     if name == "synthetic":
-        return SyntheticSource(SyntheticConfig(**market), settings.home / "sources" / "synthetic")
+        options = {option.removeprefix("synthetic_"): getattr(config, option) for option in _OWNERS}
+        sizes = {name: options[name] for name in ("variant", "seed", "assets", "sessions") if options[name] is not None}
+        return SyntheticSource(SyntheticConfig(**sizes), folder / "synthetic")
     if name == "sample":
-        return SampleSource(settings.home / "sources" / "sample")
+        return SampleSource(folder / "sample")
     if name == "hf":
-        return HubSource(config.dataset_name or HUB_DATASET, settings.home / "sources" / "hub", config.revision)
-    if name == "files":
-        if not config.path:
-            raise FinJEPAError("the source `files` needs a path: --path FOLDER_OR_GLOB")
-        return FilesSource(config.path)
-    return None
+        return HubSource(config.dataset_name or HUB_DATASET, folder / "hub", config.revision)
+    if name == "files" and not config.path:
+        raise FinJEPAError("the source `files` needs a path: --path FOLDER_OR_GLOB")
+    return FilesSource(config.path) if config.path else None
 
 
 def _day(text: str | None) -> str | None:
-    if text is None:
-        return None
     try:
-        return datetime.date.fromisoformat(text).isoformat()
+        return text and datetime.date.fromisoformat(text).isoformat()
     except ValueError as error:
         raise FinJEPAError(f"{text!r} is not a day; write YYYY-MM-DD") from error

@@ -69,11 +69,8 @@ class HubSource(PriceSource):
         # here: only a download needs the client
         from huggingface_hub import hf_hub_download
 
-        from finjepa_pipeline.prices.sources.resume import resumed_downloads
-
         # By the full commit: a cached shard asks nothing, and an older one is never given in its place.
-        with resumed_downloads():
-            return Path(hf_hub_download(self.repo_id, name, repo_type="dataset", revision=commit, cache_dir=self.cache))
+        return Path(hf_hub_download(self.repo_id, name, repo_type="dataset", revision=commit, cache_dir=self.cache))
 
     def _converted(self, commit: str) -> Path:
         """A data set that is neither Parquet nor CSV, as one Parquet file that `datasets` wrote from Arrow."""
@@ -117,22 +114,28 @@ class HubSource(PriceSource):
             error = error.__cause__  # what the client met before it looked into its cache
         status = getattr(getattr(error, "response", None), "status_code", None)
         page = f"{constants.ENDPOINT}/datasets/{self.repo_id}"
-        if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
-            text = f"{self.place} is not in the cache and HF_HUB_OFFLINE is set; unset it once to fetch the data"
-        elif isinstance(error, GatedRepoError) or "is a gated dataset" in str(error):
-            text = f"{self.place} is gated; accept its terms at {page}, then run `hf auth login`"
-        elif status == 401 and not isinstance(error, RepositoryNotFoundError):
+        gated = f"{self.place} is gated; accept its terms at {page}, then run `hf auth login`"
+        missing = (
+            f"there is no data set {self.repo_id} on {constants.ENDPOINT}, or it is private; if so, `hf auth login`"
+        )
+        by_class = {
+            OfflineModeIsEnabled: f"{self.place} is not in the cache and HF_HUB_OFFLINE is set; unset it once to fetch the data",
+            GatedRepoError: gated,
+            RevisionNotFoundError: f"{self.place} has no such revision; see {page}/commits/main",
+            RepositoryNotFoundError: missing,
+            LocalEntryNotFoundError: f"{self.place} cannot be reached and is not in the cache; check the network, then try again",
+            EntryNotFoundError: f"a shard of {self.place} has disappeared; the data set may be changing, try again later",
+        }
+        known = [text for kind, text in by_class.items() if isinstance(error, kind)]
+        known += [by_class[EntryNotFoundError]] if status == 404 else []
+        if constants.HF_HUB_OFFLINE:
+            text = by_class[OfflineModeIsEnabled]
+        elif known:
+            text = known[0]
+        elif type(error).__name__ == "DatasetNotFoundError":  # of `datasets`
+            text = gated if "is a gated dataset" in str(error) else missing
+        elif status == 401:
             text = f"the Hub does not accept your token for {self.place}; run `hf auth login` or renew HF_TOKEN"
-        elif isinstance(error, RevisionNotFoundError):
-            text = f"{self.place} has no such revision; see {page}/commits/main"
-        elif isinstance(error, RepositoryNotFoundError) or type(error).__name__ == "DatasetNotFoundError":
-            text = (
-                f"there is no data set {self.repo_id} on {constants.ENDPOINT}, or it is private; if so, `hf auth login`"
-            )
-        elif isinstance(error, LocalEntryNotFoundError):
-            text = f"{self.place} cannot be reached and is not in the cache; check the network, then try again"
-        elif isinstance(error, EntryNotFoundError) or status == 404:
-            text = f"a shard of {self.place} has disappeared; the data set may be changing, try again later"
         elif status is not None:
             text = f"the Hub answers {status} for {self.place}; try again later"
         elif type(error).__module__.startswith(("datasets", "pyarrow")) or isinstance(error, (ValueError, KeyError)):

@@ -7,12 +7,9 @@ results.
 Shape suffixes: T sessions, A assets.
 """
 
-import itertools
-
 import numpy as np
 
 STEPS = 400
-MOST_ENUMERATED = 8
 
 
 def utility(weights_TA: np.ndarray, mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
@@ -47,24 +44,6 @@ def simplex(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) ->
 def long_short_flat(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
     """Best weights with a gross exposure of at most 1; their signs are the signals."""
     return _ascend(mean_TA, covariance_TAA, aversion, project_gross)
-
-
-def signals(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
-    """Best signals in {-1, 0, 1}, each of the size 1/A, by trying all 3^A of them.
-
-    Raises:
-        ValueError: for more than eight assets.
-    """
-    assets = mean_TA.shape[1]
-    if assets > MOST_ENUMERATED:
-        raise ValueError(f"{assets} assets have 3^{assets} signals; at most {MOST_ENUMERATED} assets can be enumerated")
-    all_XA = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=assets)))
-    best_TA = np.empty_like(mean_TA)
-    for t, (mean_A, covariance_AA) in enumerate(zip(mean_TA, covariance_TAA, strict=True)):
-        weights_XA = all_XA / assets
-        risk_X = ((weights_XA @ covariance_AA) * weights_XA).sum(axis=1)
-        best_TA[t] = all_XA[np.argmax(weights_XA @ mean_A - aversion / 2.0 * risk_X)]
-    return best_TA
 
 
 def project_simplex(x_TA: np.ndarray) -> np.ndarray:
