@@ -56,10 +56,7 @@ JOBS = [
     _job("train_and_release", PRICES | MODEL | BACKTEST | RELEASE, "Prices to a release.", hours=12),
     _job("sweep", SWEEP, "An ablation grid or an ensemble on the panel that is there.", hours=48),
     _job("backtest", BACKTEST, "Planners and baselines through history.", hours=6),
-    *(
-        _job(f"{name}_job", dg.AssetSelection.assets(name), "A step of the walk-forward.", hours=12)
-        for name in ("walk_forward_plan", "fold_models", "fold_backtests", "walk_forward_leaderboard")
-    ),
+    _job("walk_forward_job", dg.AssetSelection.assets("walk_forward"), "One model a fold, through history.", hours=48),
     _job("audit", AUDIT, "The leakage, null-market, known-truth, delay and permutation tests.", hours=6),
     _job(
         "publish",

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -14,8 +13,7 @@ import click
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline import console, retention
-from finjepa_pipeline.backtest.assets import AuditConfig, BacktestConfig, FoldBacktestConfig, PlanConfig
-from finjepa_pipeline.backtest.walk_forward import run_walk_forward
+from finjepa_pipeline.backtest.assets import AuditConfig, BacktestConfig, WalkForwardConfig
 from finjepa_pipeline.cli_options import (
     OpConfig,
     Ops,
@@ -42,8 +40,7 @@ _PRICES = OpConfig("ingest_prices", PriceSourceConfig)
 _NEWEST_PRICES = OpConfig("ingest_prices", PriceSourceConfig, but=("as_of",))
 _MODEL = OpConfig("world_model", TrainConfig)
 _BACKTEST = OpConfig("planner_backtests", BacktestConfig)
-_PLAN = OpConfig("walk_forward_plan", PlanConfig)
-_FOLDS = OpConfig("fold_backtests", FoldBacktestConfig)
+_WALK = OpConfig("walk_forward", WalkForwardConfig)
 _RELEASE = (OpConfig("champion", GateConfig), OpConfig("hub_release", PublishConfig))
 
 _json = click.option(
@@ -118,22 +115,19 @@ def forecast(ops: Ops, as_json: bool) -> None:
 
 
 @click.command()
-@options_of(_BACKTEST, _PLAN, _FOLDS)
+@options_of(_BACKTEST, _WALK)
 @click.pass_obj
 def backtest(debug: bool, ops: Ops) -> None:
     """Leaderboard and tear sheet. With --folds: a walk-forward, one model a fold, in place of the one split."""
-    plan, folds = ops.get("walk_forward_plan", {}), ops.get("fold_backtests", {})
-    if "folds" not in plan:
-        refuse_given("without --folds", *(_PLAN.fields().keys() | _FOLDS.fields().keys()) - _BACKTEST.fields().keys())
-        console.print_leaderboard(
-            _run("backtest", {"planner_backtests": ops.get("planner_backtests", {})}, debug).assets
-        )
+    walk = ops.get("walk_forward", {})
+    if "folds" not in walk:
+        refuse_given("without --folds", *_WALK.fields().keys() - _BACKTEST.fields().keys())
+        ops = {"planner_backtests": ops.get("planner_backtests", {})}
+        console.print_leaderboard(_run("backtest", ops, debug).assets)
         return
     refuse_given("with --folds, which trains its own models", "checkpoint")
-    # wrong keys and names end here, and not after the trainings
-    check_overrides({"preset": PlanConfig().preset} | plan)
-    FoldBacktestConfig(**folds).tested("test")
-    made = run_walk_forward(lambda job, config, partitions: _run(job, config, debug, partitions), plan, folds)
+    check_overrides({"preset": WalkForwardConfig().preset} | walk)
+    made = _run("walk_forward_job", {"walk_forward": walk}, debug).assets["walk_forward"]
     console.print_leaderboard({"leaderboard": made})
 
 
@@ -234,11 +228,11 @@ def doctor() -> None:
     console.print_findings(examine(Settings.from_env()))
 
 
-def _run(job: str, ops: Ops, debug: bool, partitions: Sequence[str] = ()) -> JobReport:
+def _run(job: str, ops: Ops, debug: bool) -> JobReport:
     settings = Settings.from_env().ensure()
     err.print(f"finjepa {job} in {settings.home}", style="bold")
     try:
-        return run_job(settings, job, ops, err, debug, partitions)
+        return run_job(settings, job, ops, err, debug)
     except ContractError as refusal:
         console.print_refusal(refusal, settings)
         raise

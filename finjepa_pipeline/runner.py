@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
@@ -80,7 +79,6 @@ def run_job(
     ops: Mapping[str, Mapping[str, Any]],
     console: Console,
     debug: bool = False,
-    partitions: Sequence[str] = (),
 ) -> JobReport:
     """Run a job in process.
 
@@ -88,7 +86,6 @@ def run_job(
         ops: config of each op that differs from its defaults.
         console: where progress goes.
         debug: show Dagster's own log.
-        partitions: for a job that has some: the first and the last of these keys, and what lies between.
 
     Raises:
         FinJEPAError: if a step failed for a reason that a user can mend, or a blocking check failed.
@@ -119,7 +116,7 @@ def run_job(
                 run_config=config,
                 instance=instance,
                 run_id=report.run_id,
-                tags={"finjepa/why": f"finjepa {name}", BY_HAND: "command line", **mark, **_range(partitions)},
+                tags={"finjepa/why": f"finjepa {name}", BY_HAND: "command line", **mark},
             )
         except dg.Failure as error:
             if interrupts.asked.is_set() or isinstance(
@@ -135,11 +132,6 @@ def run_job(
             raise KeyboardInterrupt
     report.seconds = time.monotonic() - started
     return report
-
-
-def _range(partitions: Sequence[str]) -> dict[str, str]:
-    ends = (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
-    return dict(zip(ends, (partitions[0], partitions[-1]), strict=True)) if partitions else {}
 
 
 def _cause(error: dg.Failure) -> Exception:

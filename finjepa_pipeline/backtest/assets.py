@@ -10,7 +10,6 @@ from pydantic import Field
 
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
-from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.audit import run_audit
 from finjepa_pipeline.backtest.blocks import (
@@ -30,14 +29,11 @@ from finjepa_pipeline.backtest.walk_forward import (
     Plan,
     fold_blocks,
     make_plan,
-    newest_plan,
     pool,
     record_opening,
-    store_plan,
-    stored_plan,
+    store_fold,
 )
 from finjepa_pipeline.features import current_panel
-from finjepa_pipeline.prices.history import find_revision
 from finjepa_pipeline.report import metadata
 from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_report
 from finjepa_pipeline.report.history import write_history
@@ -50,7 +46,6 @@ from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel,
 from finjepa_pipeline.training.step import ModelChoice, train_in_step
 from finjepa_pipeline.warehouse import Warehouse
 
-FOLDS = dg.DynamicPartitionsDefinition(name="fold")
 _STATISTICS = ("trials", "effective_trials", "pbo", "spa_p")
 
 
@@ -60,29 +55,18 @@ class BacktestConfig(StrategiesConfig):
     checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
 
 
-class PlanConfig(ModelChoice):
-    """How history is cut, and what is trained on each part."""
+class WalkForwardConfig(StrategiesConfig, ModelChoice):
+    """How history is cut, what is trained on each part, and who is tested."""
 
     folds: int = Field(default=5, ge=1, description="Number of folds.")
     scheme: str = Field(default="expanding", description="expanding, or rolling (eight years).")
     held_back: int = Field(default=504, ge=0, description="Sessions at the end that no fold sees.")
-    preset: str = Field(default="tiny", description=ModelChoice.model_fields["preset"].description)
-    unseen_symbols: float = Field(default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees.")
-
-
-class FoldBacktestConfig(StrategiesConfig):
-    """Who is tested on the folds."""
-
-    controls: str = Field(default="none", description="Comma list of model-matched controls, or all, or none.")
     open_held_back: bool = Field(
         default=False, description="Test on the held-back block as well; every opening is recorded for good."
     )
-
-
-class PoolConfig(dg.Config):
-    """Which walk-forward is pooled."""
-
-    plan: str | None = Field(default=None, description="Name of the plan; the one that was tested last when empty.")
+    unseen_symbols: float = Field(default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees.")
+    preset: str = Field(default="tiny", description=ModelChoice.model_fields["preset"].description)
+    controls: str = Field(default="none", description=StrategiesConfig.model_fields["controls"].description)
 
 
 class AuditConfig(dg.Config):
@@ -199,139 +183,74 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
     return table(("strategy", "Sharpe", "minus 1/N", "95 % interval", "DSR", "return", "drawdown"), cells)
 
 
-@dg.asset(**_common("walk_forward_plan", "walk_forward", "duckdb"), deps=["feature_panel"], pool="duckdb")
+@dg.asset(**_common("walk_forward", "walk_forward", "pytorch", "duckdb", "plotly"), deps=["feature_panel"], pool="gpu")
 @final
-def walk_forward_plan(
-    context: dg.AssetExecutionContext, config: PlanConfig, settings: SettingsResource, warehouse: Warehouse
+def walk_forward(
+    context: dg.AssetExecutionContext, config: WalkForwardConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
-    """The folds with their dates: training, validation and test block, purged and embargoed, and the block held back."""
-    panel = Panel.open(current_panel(settings.get()))
+    """One model a fold, which has seen nothing after its training block; every strategy on its validation and test block
+    and on the symbols that training never saw; a leaderboard of each fold, and one of all test blocks chained, with its
+    report. A model or a result that is there already is not computed again."""
+    refuse_untrusted(config.strategies)
+    config.tested("test")  # wrong names end here, and not after the trainings
+    home = settings.get()
+    panel = Panel.open(current_panel(home))
     overrides = dict(config.overrides) | {"training.unseen_symbols": str(config.unseen_symbols)}
     wanted = for_panel(preset(config.preset).override(overrides), panel)
     plan = make_plan(panel, wanted, count=config.folds, scheme=config.scheme, held_back=config.held_back)
+    made = _train_folds(context, home, warehouse, panel, plan)
+    pending, opened = [], None
+    for fold, checkpoint in made:
+        blocks = fold_blocks(panel, fold)
+        if config.open_held_back and config.held_back and fold is plan.folds[-1]:
+            with warehouse.connect() as con:
+                opened = record_opening(con, panel, plan, checkpoint, context.run.run_id)
+            blocks.append(Block("held_back", *plan.held_back))
+        pending += pending_blocks(warehouse, home.checkpoints / checkpoint, panel, config, blocks)
+    run_blocks(warehouse, home, pending, context.log.info)
+    version = str(panel.manifest["data_version"])
+    labels = {"run_id": context.run.run_id, "feed": str(panel.manifest["feed"])}
     with warehouse.connect() as con:
-        store_plan(con, panel, plan)
-    partitions = [f"{plan.name}:{fold.name}" for fold in plan.folds]
-    context.instance.add_dynamic_partitions("fold", partitions)
+        pool(con, plan.name)
+        untried = never_backtested(con, home.checkpoints)
+        for name, checkpoint in [*((fold.name, checkpoint) for fold, checkpoint in made), ("all folds", plan.name)]:
+            build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": name})
+        report, page = _write_pages(con, home, plan.name, version)
 
     def days(block: tuple[int, int]) -> str:
         return f"{panel.dates[block[0]]} to {panel.dates[block[1] - 1]}" if block[1] > block[0] else "nothing"
 
-    rows = [(fold.name, days(fold.train), days(fold.validation), days(fold.test)) for fold in plan.folds]
+    rows = [(f.name, checkpoint, days(f.train), days(f.validation), days(f.test)) for f, checkpoint in made]
+    columns = ("fold", "checkpoint", "train", "validation", "test")
     return dg.MaterializeResult(
         metadata={
-            "plan": plan.name,
-            "folds": dg.MetadataValue.md(table(("fold", "train", "validation", "test"), rows, numbers=False)),
-            "held_back": days(plan.held_back),
-            "partitions": dg.MetadataValue.json(partitions),
-        },
-        data_version=dg.DataVersion(plan.name),
-    )
-
-
-@dg.asset(
-    **_common("fold_models", "walk_forward", "pytorch"),
-    config_schema={},
-    deps=["walk_forward_plan"],
-    partitions_def=FOLDS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    pool="gpu",
-)
-@final
-def fold_models(
-    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
-) -> dg.MaterializeResult:
-    """The world models of folds: each has seen nothing after its training block, its pretraining included."""
-    home = settings.get()
-    panel = Panel.open(current_panel(home))
-    folds = _folds_of(context, warehouse, panel)
-    wanted = {key: fold.config for key, (_, fold) in folds.items()}
-    where = compute.ranks(home, None if home.ray_address is None else 1)
-    if home.ray_address is not None and len(wanted) > 1:
-        train_side_by_side(home, panel, wanted, where, context.log.info)
-    checkpoints, reused = {}, []
-    for key, (plan, fold) in folds.items():
-        folder, known = train_in_step(context, home, warehouse, panel, fold.config, where, make_current=False, fold=key)
-        with warehouse.connect() as con:
-            query = "UPDATE main.walk_forward_folds SET checkpoint = ? WHERE plan = ? AND fold = ?"
-            con.execute(query, [folder.name, plan.name, fold.name])
-        checkpoints[key] = folder.name
-        reused.append(known)
-    return dg.MaterializeResult(metadata={"checkpoints": dg.MetadataValue.json(checkpoints), "reused": all(reused)})
-
-
-def _folds_of(context: dg.AssetExecutionContext, warehouse: Warehouse, panel: Panel) -> dict[str, tuple[Plan, Fold]]:
-    """The plan and the fold of each partition of a run, on the panel that the plan was made for."""
-    folds = {}
-    with warehouse.connect() as con:
-        for key in context.partition_keys:
-            name, _, fold = key.partition(":")
-            plan = stored_plan(con, panel, name)
-            folds[key] = plan, plan.fold(fold)
-    return folds
-
-
-@dg.asset(
-    **_common("fold_backtests", "walk_forward", "pytorch", "duckdb"),
-    deps=["fold_models"],
-    partitions_def=FOLDS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    pool="duckdb",
-)
-@final
-def fold_backtests(
-    context: dg.AssetExecutionContext, config: FoldBacktestConfig, settings: SettingsResource, warehouse: Warehouse
-) -> dg.MaterializeResult:
-    """Every strategy on folds: validation block, test block, and the symbols that training never saw."""
-    refuse_untrusted(config.strategies)
-    home = settings.get()
-    panel = Panel.open(current_panel(home))
-    pending, checkpoints, found = [], {}, {}
-    for key, (plan, fold) in _folds_of(context, warehouse, panel).items():
-        if fold.checkpoint is None:
-            raise FinJEPAError(f"fold {fold.name} of {plan.name} has no model yet; run fold_models before")
-        blocks = fold_blocks(panel, fold)
-        if config.open_held_back and plan.held_back[1] > plan.held_back[0] and fold is plan.folds[-1]:
-            with warehouse.connect() as con:
-                opened = record_opening(con, panel, plan, fold.checkpoint, context.run.run_id)
-            found["held_back_opening"] = opened
-            blocks.append(Block("held_back", *plan.held_back))
-        checkpoints[key] = fold.checkpoint
-        pending += pending_blocks(warehouse, home.checkpoints / fold.checkpoint, panel, config, blocks)
-    run_blocks(warehouse, home, pending, context.log.info)
-    computed = sum(len(block.strategies) for block in pending)
-    found |= {"checkpoints": dg.MetadataValue.json(checkpoints), "computed": computed, "reused": not computed}
-    return dg.MaterializeResult(metadata=found)
-
-
-@dg.asset(
-    **_common("walk_forward_leaderboard", "walk_forward", "duckdb", "plotly"), deps=["fold_backtests"], pool="duckdb"
-)
-@final
-def walk_forward_leaderboard(
-    context: dg.AssetExecutionContext, config: PoolConfig, settings: SettingsResource, warehouse: Warehouse
-) -> dg.MaterializeResult:
-    """A plan: a leaderboard of every fold, and one of all test blocks chained, with its report."""
-    home = settings.get()
-    with warehouse.connect() as con:
-        plan, folds = newest_plan(con, config.plan)
-        version = pool(con, plan)
-        known = find_revision(con, None, version)
-        labels = {"run_id": context.run.run_id, "feed": known.feed if known else None}
-        untried = never_backtested(con, home.checkpoints)
-        for fold, checkpoint in [*folds, ("all folds", plan)]:
-            build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": fold})
-        report, page = _write_pages(con, home, plan, version)
-    return dg.MaterializeResult(
-        metadata={
-            "plan": plan,
-            "checkpoint": plan,
+            "checkpoint": plan.name,  # what the pooled results are stored under
             "verdict": report.headline,
             "report": dg.MetadataValue.path(str(page)),
-            "folds": len(folds),
+            "folds": dg.MetadataValue.md(table(columns, rows, numbers=False)),
+            "held_back": days(plan.held_back),
+            **({"held_back_opening": opened} if opened is not None else {}),
         },
-        data_version=dg.DataVersion(f"{plan}-{version}"),
+        data_version=dg.DataVersion(f"{plan.name}-{version}"),
     )
+
+
+def _train_folds(
+    context: dg.AssetExecutionContext, home: Settings, warehouse: Warehouse, panel: Panel, plan: Plan
+) -> list[tuple[Fold, str]]:
+    """Each fold with its checkpoint; they are trained side by side on a cluster."""
+    keys = {f"{plan.name}:{fold.name}": fold for fold in plan.folds}
+    where = compute.ranks(home, None if home.ray_address is None else 1)
+    if home.ray_address is not None and len(keys) > 1:
+        wanted = {key: fold.config for key, fold in keys.items()}
+        train_side_by_side(home, panel, wanted, where, context.log.info)
+    made = []
+    for key, fold in keys.items():
+        folder, _ = train_in_step(context, home, warehouse, panel, fold.config, where, make_current=False, fold=key)
+        with warehouse.connect() as con:
+            store_fold(con, panel, plan, fold, folder.name)
+        made.append((fold, folder.name))
+    return made
 
 
 def check_result(asset: str, test: str, passed: bool | None, text: str) -> dg.AssetCheckResult:
@@ -369,5 +288,5 @@ def audit(
         yield found.with_metadata({"value": finding.value, "strategy": who})
 
 
-ASSETS = [planner_backtests, leaderboard, walk_forward_plan, fold_models, fold_backtests, walk_forward_leaderboard]
+ASSETS = [planner_backtests, leaderboard, walk_forward]
 CHECKS: list[dg.AssetChecksDefinition] = [audit]

@@ -9,7 +9,6 @@ Every test block follows the one before; the gap purges what a label could reach
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +42,6 @@ class Fold:
     train: tuple[int, int]
     validation: tuple[int, int]
     test: tuple[int, int]
-    checkpoint: str | None = None  # until its model is trained
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,6 @@ class Plan:
     name: str
     folds: tuple[Fold, ...]
     held_back: tuple[int, int]
-
-    def fold(self, name: str) -> Fold:
-        """
-        Raises:
-            FinJEPAError: if there is no such fold.
-        """
-        for fold in self.folds:
-            if fold.name == name:
-                return fold
-        raise FinJEPAError(f"there is no fold {name!r}; the plan has {', '.join(fold.name for fold in self.folds)}")
 
 
 def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, held_back: int) -> Plan:
@@ -134,77 +122,21 @@ def fold_blocks(panel: Panel, fold: Fold) -> list[Block]:
     return blocks
 
 
-def store_plan(con: duckdb.DuckDBPyConnection, panel: Panel, plan: Plan) -> None:
-    """Write the folds of a plan, unless they are there."""
-    if con.execute("SELECT 1 FROM main.walk_forward_folds WHERE plan = ?", [plan.name]).fetchall():
-        return
-    columns: dict[str, list] = {"fold": [fold.name for fold in plan.folds]}
+def store_fold(con: duckdb.DuckDBPyConnection, panel: Panel, plan: Plan, fold: Fold, checkpoint: str) -> None:
+    """Write a fold of a plan, with its model."""
+    columns: dict[str, list[Any]] = {"checkpoint": [checkpoint], "config_json": [fold.config.to_json()]}
     for block in ("train", "validation", "test"):
-        spans = [getattr(fold, block) for fold in plan.folds]
-        columns[f"{block}_start"] = [panel.dates[lo].item() for lo, _ in spans]
-        columns[f"{block}_end"] = [panel.dates[hi - 1].item() for _, hi in spans]
-    columns["config_json"] = [fold.config.to_json() for fold in plan.folds]
-    constants = {"plan": plan.name, "data_version": str(panel.manifest["data_version"])}
+        first, stop = getattr(fold, block)
+        columns[f"{block}_start"] = [panel.dates[first].item()]
+        columns[f"{block}_end"] = [panel.dates[stop - 1].item()]
+    key = {"plan": plan.name, "fold": fold.name}
     with transaction(con):
-        insert(con, "walk_forward_folds", constants, columns)
+        con.execute("DELETE FROM main.walk_forward_folds WHERE plan = $plan AND fold = $fold", key)
+        insert(con, "walk_forward_folds", key | {"data_version": str(panel.manifest["data_version"])}, columns)
 
 
-def stored_plan(con: duckdb.DuckDBPyConnection, panel: Panel, name: str) -> Plan:
-    """A plan as it was stored, on the panel that it was made for.
-
-    Raises:
-        FinJEPAError: if there is no such plan, or the panel has changed since.
-    """
-    query = (
-        "SELECT data_version, fold, checkpoint, config_json, test_end FROM main.walk_forward_folds WHERE plan = ? "
-        "ORDER BY test_start"
-    )
-    rows = con.execute(query, [name]).fetchall()
-    if not rows or rows[0][0] != panel.manifest["data_version"]:
-        made_for = f"the prices {rows[0][0]}" if rows else "nothing"
-        raise FinJEPAError(
-            f"the plan {name} was made for {made_for}, and another command has made this home's panel one of "
-            f"{panel.manifest['feed']} ({panel.manifest['data_version']}); run finjepa backtest --folds again"
-        )
-    folds = []
-    for _, fold, checkpoint, text, last_day in rows:
-        config = FinJEPAConfig.from_json(text)
-        splits, last = cut_by_shares(len(panel.dates), config), panel.date_index(np.datetime64(last_day))
-        folds.append(Fold(fold, config, splits.train, splits.validation, (splits.test[0], last + 1), checkpoint))
-    return Plan(name, tuple(folds), (folds[-1].test[1], len(panel.dates)))
-
-
-def newest_plan(con: duckdb.DuckDBPyConnection, plan: str | None = None) -> tuple[str, list[tuple[str, str]]]:
-    """A plan, the one that was tested last where None, and the name and checkpoint of each of its folds.
-
-    Raises:
-        FinJEPAError: if there is none.
-    """
-    rows = con.execute(
-        "SELECT plan FROM main.walk_forward_folds JOIN main.backtest_trials USING (checkpoint) "
-        "WHERE $plan IS NULL OR plan = $plan ORDER BY created_at DESC, walk_forward_folds.rowid DESC LIMIT 1",
-        {"plan": plan},
-    ).fetchall()
-    if not rows:
-        raise FinJEPAError("there is no walk-forward yet; run finjepa backtest --folds 5")
-    query = "SELECT fold, checkpoint FROM main.walk_forward_folds WHERE plan = ? ORDER BY test_start"
-    return rows[0][0], con.execute(query, list(rows[0])).fetchall()
-
-
-def pool(con: duckdb.DuckDBPyConnection, plan: str) -> str:
-    """Chain the test blocks of a plan's folds under the plan's name, as if it were a checkpoint; returns their data version.
-
-    Raises:
-        FinJEPAError: if a fold was not tested yet.
-    """
-    folds = con.execute(
-        "SELECT fold, data_version, checkpoint IN (SELECT checkpoint FROM main.backtest_returns WHERE block = 'test') "
-        "FROM main.walk_forward_folds WHERE plan = ?",
-        [plan],
-    ).fetchall()
-    missing = [fold for fold, _, tested in folds if not tested]
-    if missing or not folds:
-        raise FinJEPAError(f"{plan}: not tested yet: {', '.join(missing) or 'every fold'}")
+def pool(con: duckdb.DuckDBPyConnection, plan: str) -> None:
+    """Chain the test blocks of a plan's folds under the plan's name, as if it were a checkpoint."""
     of_folds = (  # changes when a fold is tested again or a strategy joins
         "SELECT DISTINCT setup, strategy FROM main.backtest_returns JOIN main.walk_forward_folds USING (checkpoint) "
         "WHERE plan = ? AND block = 'test' ORDER BY ALL"
@@ -215,7 +147,6 @@ def pool(con: duckdb.DuckDBPyConnection, plan: str) -> str:
             con.execute(f"DELETE FROM main.{table} WHERE checkpoint = ?", [plan])
         for statement in sql("backtest/pool_folds").split(";"):
             con.execute(statement, {"plan": plan, "setup": f"{plan}@{state}"})
-    return str(folds[0][1])
 
 
 def record_opening(con: duckdb.DuckDBPyConnection, panel: Panel, plan: Plan, checkpoint: str, run_id: str) -> int:
@@ -229,20 +160,3 @@ def record_opening(con: duckdb.DuckDBPyConnection, panel: Panel, plan: Plan, che
         "SELECT count(*) FROM main.held_back_openings WHERE data_version = ?", [version]
     ).fetchall()
     return int(count)
-
-
-def run_walk_forward(run: Callable[..., Any], plan: Mapping[str, Any], backtest: Mapping[str, Any]) -> dict[str, Any]:
-    """The walk-forward from the terminal, by the same jobs as in the UI: plan, train a model a fold, test, and pool.
-
-    Args:
-        run: (job, config by op, partitions) to a report with the metadata of the assets.
-        plan: config of `walk_forward_plan`; backtest: config of `fold_backtests`.
-
-    Returns:
-        Metadata of the pooled leaderboard.
-    """
-    planned = run("walk_forward_plan_job", {"walk_forward_plan": plan}, ()).assets["walk_forward_plan"]
-    run("fold_models_job", {}, planned["partitions"])
-    run("fold_backtests_job", {"fold_backtests": backtest}, planned["partitions"])
-    pooled = {"walk_forward_leaderboard": {"plan": planned["plan"]}}
-    return run("walk_forward_leaderboard_job", pooled, ()).assets["walk_forward_leaderboard"]

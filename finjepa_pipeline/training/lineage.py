@@ -38,7 +38,7 @@ def lineage_of_run(
 
     Args:
         where: processes, threads and device, as `compute.ranks` finds them.
-        fold: partition of the walk-forward that the checkpoint is for.
+        fold: of a walk-forward, that the checkpoint is for.
 
     Returns:
         `data`: where the prices came from, dates in ISO format. `blocks`: first and last session of `train`, `validation` and

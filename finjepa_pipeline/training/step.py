@@ -46,7 +46,7 @@ def train_in_step(
         where: processes, threads and device, as `compute.ranks` finds them.
         curves: whether losses and monitors become observations of the asset. Trainings that share an asset and a partition
             would draw theirs over each other.
-        fold: partition of the walk-forward that the checkpoint is for, and of the asset.
+        fold: of a walk-forward, that the checkpoint is for.
 
     Returns:
         The checkpoint folder, and whether it was there already.

@@ -35,9 +35,9 @@ def test_every_job_has_a_time_limit():
 def test_a_night_leaves_audits_and_walk_forwards_to_their_own_jobs():
     jobs = {job.name: {node.name for node in job.all_node_defs} for job in defs.resolve_all_job_defs()}
     assert "leakage_audit" in jobs["audit"]
-    assert "fold_backtests" in jobs["fold_backtests_job"]
+    assert "walk_forward" in jobs["walk_forward_job"]
     assert {"planner_backtests", "leaderboard"} <= jobs["nightly"]
-    assert not jobs["nightly"] & {"leakage_audit", "walk_forward_plan", "fold_models", "fold_backtests"}
+    assert not jobs["nightly"] & {"leakage_audit", "walk_forward"}
 
 
 def test_freshness_is_promised_for_what_every_night_makes():

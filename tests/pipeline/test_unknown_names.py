@@ -31,12 +31,7 @@ class _RunError(Exception):
 
 
 # What earlier runs of a command tell it; all others are its last.
-ANSWERS = {
-    "ingest": {"prices": {"feed": "a feed", "data_version": "1"}},
-    "walk_forward_plan_job": {"walk_forward_plan": {"plan": "a plan", "partitions": ["a plan:1"]}},
-    "fold_models_job": {},
-    "fold_backtests_job": {},
-}
+ANSWERS = {"ingest": {"prices": {"feed": "a feed", "data_version": "1"}}}
 
 
 # A value for each option that a command may have; options that are not named here take "x" or 3.
