@@ -39,10 +39,12 @@ from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_repo
 from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import number
+from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
 from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel, train_side_by_side
+from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.training.step import ModelChoice, train_in_step
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -124,7 +126,7 @@ def planner_backtests(
 @dg.asset(
     **_common("leaderboard", "backtest", "duckdb", "plotly"),
     config_schema={},  # without it any key is accepted, and dropped
-    deps=["planner_backtests"],
+    deps=["planner_backtests", "risk_scorecard"],
     pool="duckdb",
     metadata={"dagster/table_name": "main.leaderboard"},
 )
@@ -167,7 +169,8 @@ def _write_pages(
     report = report_of(con, home.checkpoints / checkpoint, data_version)
     write_history(home.reports / "leaderboard.html", leaderboard_history(con), home.checkpoints, home.ui_url)
     page = page_of(home.reports, checkpoint, data_version)
-    write_report(page, f"FinJEPA {checkpoint}", report)
+    card = read_scorecard(home, checkpoint)
+    write_report(page, f"FinJEPA {checkpoint}", report, in_words(card) if card else "")
     return report, page
 
 

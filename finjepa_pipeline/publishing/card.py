@@ -4,7 +4,6 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -22,6 +21,9 @@ from finjepa_pipeline.publishing.gate import Champion, Finding, known_findings
 from finjepa_pipeline.publishing.package import public, public_strategy
 from finjepa_pipeline.report.markdown import cell, code, plain, table
 from finjepa_pipeline.report.page import number, render
+from finjepa_pipeline.report.risk import in_words, tables
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.scorecard import read_scorecard
 
 PBO_LIMIT = 0.2  # up to which a low risk of overfitting is spoken of
 _FACTS = {
@@ -51,15 +53,14 @@ _REASONS = """
 
 
 def card_of(
-    con: duckdb.DuckDBPyConnection, folder: Path, tag: str, champion: Champion, places: Mapping[str, str]
+    con: duckdb.DuckDBPyConnection, settings: Settings, tag: str, champion: Champion, places: Mapping[str, str]
 ) -> str:
     """The model card of a champion, from the checkpoint's files, its newest leaderboard and the gate's reasons.
 
     Args:
-        folder: of the checkpoint.
         places: paths that must not be shown, see `public`.
     """
-    key = {"checkpoint": champion.checkpoint}
+    key, folder = {"checkpoint": champion.checkpoint}, settings.checkpoints / champion.checkpoint
     files = {name: read_json(folder / f"{name}.json") for name in ("config", "metrics", "lineage", "normalization")}
     reasons = con.execute(_REASONS, key).fetchall()
     rows = leaderboard_rows(con, champion.checkpoint)
@@ -74,6 +75,7 @@ def card_of(
         corrections=corrections(con, champion.checkpoint),
         traded=traded_assets(con, champion.checkpoint),
         ended=_ended(con, data_version),
+        scorecard=read_scorecard(settings, champion.checkpoint),
     )
 
 
@@ -107,6 +109,7 @@ def model_card(
     corrections: Row | None = None,
     traded: str = "",
     ended: tuple[int, int] | None = None,
+    scorecard: Mapping[str, Any] | None = None,
 ) -> str:
     """The card as Markdown with the Hub's YAML metadata on top.
 
@@ -119,6 +122,7 @@ def model_card(
         traded: how many assets were traded there, of how many.
         ended: how many of the assets of the prices ended before the last date, and how many there are; None where that is not
             known.
+        scorecard: of the forecasts of risk; None where there is none.
     """
     test = [row for row in rows if row["block"] == "test"]
     acting = next((row for row in test if row["strategy"] == planner), None)
@@ -134,6 +138,8 @@ def model_card(
         claim=claim_of(acting, code(planner)),
         on_validation=cell(on_validation(rows, planner)),
         first=test[0] if test else None,
+        risk=cell(in_words(scorecard)) if scorecard else "",
+        risk_tables=[(title, table(columns, rows)) for title, columns, rows in tables(scorecard or {"scores": []})],
         leaderboard=_leaderboard(test),
         acting=acting,
         corrections=corrections,

@@ -39,8 +39,10 @@ from finjepa_pipeline.backtest.results import (
     transaction,
 )
 from finjepa_pipeline.report.backtest import page_of, write_report
+from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.warehouse import Warehouse
 
 REPLACE_ABOVE = 0.5  # probability
@@ -409,5 +411,6 @@ def audit_challenger(
             known[found.test] = (found.passed, found.text)
         with warehouse.connect() as con:
             report = report_of(con, checkpoint, data_version)
-        write_report(page_of(settings.reports, checkpoint.name, data_version), f"FinJEPA {checkpoint.name}", report)
+        card, page = read_scorecard(settings, checkpoint.name), page_of(settings.reports, checkpoint.name, data_version)
+        write_report(page, f"FinJEPA {checkpoint.name}", report, in_words(card) if card else "")
     return ChallengerAudit(strategy, known, tuple(missing))

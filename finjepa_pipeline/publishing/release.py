@@ -58,7 +58,8 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
             folder = settings.checkpoints / champion.checkpoint
             lineage = read_json(folder / "lineage.json")
             places = places_of(lineage, settings.home)
-            write_package(package, folder, card_of(con, folder, package.tag, champion, places), public(lineage, places))
+            card = card_of(con, settings, package.tag, champion, places)
+            write_package(package, folder, card, public(lineage, places))
         _note(con, package, LOCAL, None)
     keep(settings, package.folder)
     local = f"{'wrote' if new else 'already released in'} {package.folder}"

@@ -106,8 +106,12 @@ def page_of(reports: Path, checkpoint: str, data_version: str) -> Path:
     return reports / f"{checkpoint}-{data_version}" / "index.html"
 
 
-def write_report(path: Path, title: str, report: BacktestReport) -> None:
-    """The page of a checkpoint: its test block, and what was found besides."""
+def write_report(path: Path, title: str, report: BacktestReport, risk: str) -> None:
+    """The page of a checkpoint: its test block, and what was found besides.
+
+    Args:
+        risk: how good its forecasts of risk are, in words; empty where that is not known.
+    """
     returns, decisions = report.of("returns"), report.of("decisions")
     names = [name for name in report.shown if name in report.planners]
     inference = next(iter(report.of("inference").to_dicts()), None)
@@ -130,6 +134,7 @@ def write_report(path: Path, title: str, report: BacktestReport) -> None:
         dates,
         title=title,
         report=report,
+        risk=risk,
         labels=[label for _, label, _ in COLUMNS],
         test=_cells(report.test, report.benchmark),
         validation=_cells([row for row in report.rows if row["block"] == "validation"], report.benchmark),

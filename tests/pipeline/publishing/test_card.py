@@ -43,6 +43,21 @@ def card(files):
     return make
 
 
+def test_forecasts_of_risk_come_before_what_was_earned_with_their_t_values(card):
+    row = {"block": "test", "symbols": "seen", "score": "QLIKE of volatility", "horizon": 21}
+    scores = [
+        row | {"forecast": "model", "value": 0.3, "t_value": None},
+        row | {"forecast": "EWMA", "value": 0.4, "t_value": 3.2},
+        row | {"forecast": "HAR with market", "value": 0.31, "t_value": 1.1},
+    ]
+    dates = {"test": ("2020-01-02", "2022-12-28")}
+    text = card(scorecard={"scores": scores, "left_out": [], "dates": dates, "pit": {}, "example": None})
+    said = text.partition("## How good its forecasts of risk are")[2].partition("## What it earned")[0]
+    assert "2020-01-02 to 2022-12-28: better than EWMA (t +3.2); no different from HAR with market (t +1.1)." in said
+    assert "| EWMA | 0.4000 (+3.2) |" in said
+    assert "How good its forecasts" not in card()
+
+
 def test_the_metadata_have_the_ratio_of_the_planner_that_acts_and_of_nobody_else(card, tmp_path):
     """The client reads the card as the Hub does: one result, on a data set with a valid id, with its interval."""
     (tmp_path / "README.md").write_text(card(), encoding="utf-8")

@@ -87,7 +87,7 @@ def _tell(tmp_path, home, con, checkpoint):
     exhibits = report_of(con, checkpoint, "d1")
     assert exhibits.headline.startswith("No evidence of skill")
     assert "too short" in exhibits.headline
-    write_report(tmp_path / "report.html", "FinJEPA c1", exhibits)
+    write_report(tmp_path / "report.html", "FinJEPA c1", exhibits, "")
     report = (tmp_path / "report.html").read_text()
     assert "too short" in report
     assert "±" not in report
