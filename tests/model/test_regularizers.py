@@ -23,13 +23,6 @@ def test_agrees_with_lejepa_up_to_the_number_of_samples(shape, slices, expected)
     assert float(SIGReg(slices)(samples, 0)) * shape[0] == pytest.approx(expected, abs=2e-4)
 
 
-def test_null_mean_is_known_at_any_size():
-    for n, d in ((64, 4), (256, 32)):
-        torch.manual_seed(n)
-        statistics = torch.stack([SIGReg(64)(torch.randn(n, d), seed) * n for seed in range(60)])
-        assert float(statistics.mean()) == pytest.approx(1.0525, abs=4 * float(statistics.std()) / 60**0.5)
-
-
 def test_order_of_samples_does_not_matter_and_time_indices_are_tested_apart():
     torch.manual_seed(0)
     samples, sigreg = torch.randn(3, 40, 8), SIGReg(32)
@@ -69,7 +62,7 @@ def _traded(n, assets, sessions, seed):
 
 def test_actions_are_read_from_holdings_and_not_from_prices():
     """By inverse dynamics on portfolio latents after the real mechanics: drift, costs, a trade at the next close."""
-    n, assets, sessions, dim, batch = 12_288, 3, 5, 32, 512
+    n, assets, sessions, dim, batch = 6144, 3, 5, 32, 256
     states, action, returns = _traded(n, assets, sessions, seed=0)
     held = action.weights_XN * action.signals_XN
     latents, present = torch.nn.functional.layer_norm(torch.randn(assets, dim), (dim,)), torch.ones(1, assets).bool()
@@ -83,7 +76,7 @@ def test_actions_are_read_from_holdings_and_not_from_prices():
 
     def known(see):
         torch.manual_seed(1)
-        steps, module, seen, rest = 300, InverseDynamics(dim), 8192, slice(8192, None)
+        steps, module, seen, rest = 300, InverseDynamics(dim), 4096, slice(4096, None)
         parameters = [*module.parameters(), *encoder.parameters()]
         optimizer = torch.optim.Adam(parameters, 5e-3)
         for step in range(steps):
@@ -108,25 +101,6 @@ def test_actions_are_read_from_holdings_and_not_from_prices():
 
     assert min((read := known(holdings)).values()) > 0.99, read
     assert max((read := known(lambda rows: [part[rows] for part in prices])).values()) < 0.02, read
-
-
-def test_wrong_scales_and_low_rank_have_the_values_of_the_reference():
-    torch.manual_seed(0)
-    samples, sigreg = torch.randn(512, 64), SIGReg(1024)
-    assert float(sigreg(samples * 2, 0)) * 512 == pytest.approx(121.881, abs=0.01)
-    assert float(sigreg(samples * 0.5, 0)) * 512 == pytest.approx(77.932, abs=0.01)
-    assert float(sigreg(torch.randn(512, 1) @ torch.ones(1, 64), 0)) * 512 == pytest.approx(90, rel=0.1)
-    assert float(sigreg(samples, 0)) * 512 < 1.6
-
-
-def test_the_grid_is_that_of_lejepa_and_not_that_of_eb_jepa():
-    torch.manual_seed(0)
-    column = torch.randn(64, 16)[:, :1]
-    assert float(SIGReg().statistic(column)) == pytest.approx(0.0162357, abs=2e-7)
-    t = torch.linspace(-3, 3, 10)  # EB-JEPA's ten knots
-    error = (column * t).cos().mean(0) - (-t.square() / 2).exp(), (column * t).sin().mean(0)
-    other = torch.trapezoid((error[0].square() + error[1].square()) * (-t.square() / 2).exp(), t)
-    assert float(other) == pytest.approx(0.0162152, abs=2e-7)
 
 
 def test_the_statistic_and_its_gradient_are_those_of_the_definition():

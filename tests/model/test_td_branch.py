@@ -49,8 +49,13 @@ def _model(config: FinJEPAConfig) -> FinJEPA:
 
 @pytest.fixture(scope="module")
 def trained(panel, tmp_path_factory) -> tuple[FinJEPA, dict]:
+    """The world model is left as it was."""
     model = _model(_config())
-    return model, TDTrainer(model, panel, tmp_path_factory.mktemp("run")).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    metrics = TDTrainer(model, panel, tmp_path_factory.mktemp("run")).train()
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"td"}
+    return model, metrics
 
 
 def _world(model: FinJEPA, dates: int = 3) -> PlanningWorld:
@@ -62,9 +67,9 @@ def _world(model: FinJEPA, dates: int = 3) -> PlanningWorld:
     return PlanningWorld.of(imagination, simulator, simulator.start((dates, 4), dtype=torch.float32), 2)
 
 
-@pytest.mark.parametrize("variant", [{}, {"learning_rate": 0.1, "patience": 3, "steps": 20}])
-def test_resumed_training_equals_uninterrupted_training(panel, tmp_path, variant):
-    """It is interrupted after one score and before the next, and ends with the best policy."""
+def test_resumed_training_equals_uninterrupted_training(panel, tmp_path):
+    """It is interrupted after one score and before the next, and ends with the best policy or when its patience does."""
+    variant = {"learning_rate": 0.1, "patience": 3, "steps": 12}
     whole = _model(_config(**variant))
     TDTrainer(whole, panel, tmp_path / "whole").train()
     broken = TDTrainer(_model(_config(**variant)), panel, tmp_path / "broken")
@@ -95,7 +100,7 @@ def test_training_without_progress_stops(panel, tmp_path):
 
 def test_a_score_is_what_the_policy_gains_over_equal_weights(panel, tmp_path):
     """1/N itself scores nothing, and a policy that does the opposite of what it is asked for is worse than the other."""
-    model = _model(_config(steps=40, evaluate_every=20))
+    model = _model(_config(steps=16, evaluate_every=8))
     TDTrainer(model, panel, tmp_path).train()
     score = PolicyScore(model, panel)
     good = score()
@@ -110,14 +115,6 @@ def test_a_score_is_what_the_policy_gains_over_equal_weights(panel, tmp_path):
     assert score() == pytest.approx(0.0, abs=1e-6)
     algorithm.act = lambda s, task_YZ: truly(s, -task_YZ)
     assert score() < good
-
-
-def test_training_the_branch_leaves_the_world_model_as_it_was(panel, tmp_path):
-    model = _model(_config())
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    TDTrainer(model, panel, tmp_path).train()
-    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"td"}
 
 
 def test_the_world_model_begins_the_same_with_the_branch_and_without_it():
@@ -261,3 +258,54 @@ def test_the_step_that_comes_is_known_exactly_to_a_task(trained):
     features_YO = copy.deepcopy(outcomes).double().expected(torch.stack([*values.values()], -1))
     found_Y = features_YO @ direction_Z[: features_YO.shape[-1]]
     assert float(torch.corrcoef(torch.stack([wanted_Y, found_Y]))[0, 1]) > 0.99999
+
+
+AVERSIONS = ("log_growth - 0.5*variance", "log_growth - 5*variance", "log_growth - 50*variance")
+PRICES = ("log_growth - variance", "log_growth - variance - 0.003*turnover", "log_growth - variance - 0.03*turnover")
+
+
+def _fresh_world(model: FinJEPA) -> PlanningWorld:
+    """Markets and portfolios that no training has seen."""
+    config = model.config
+    imagination = model.imagine(random_observation(config, dates=128, assets=6, seed=1000), 1)
+    simulator = PortfolioSimulator(config.portfolio)
+    state = simulator.start((128, 6), dtype=torch.float32)
+    torch.manual_seed(0)
+    held = random_action(imagination.present_BN, None, config.portfolio)
+    state, _ = simulator.trade(state, held, imagination.beta_BN)
+    state = replace(state, step_cost_X=0 * state.step_cost_X, step_turnover_X=0 * state.step_turnover_X)
+    return PlanningWorld.of(imagination, simulator, state, config.model.stride)
+
+
+def _measured(model: FinJEPA, world: PlanningWorld, utility: str, quantity: str) -> float:
+    action: PortfolioAction = model.td.decide(world.imagination, world, model.td.infer(parse_utility(utility)))
+    return float(PolicyState.of(world.imagination, world).quantities(action, (quantity,)).mean())
+
+
+def _share_of_gain(model: FinJEPA, world: PlanningWorld, utility: str) -> float:
+    objective = Objective(world, parse_utility(utility))
+    space = ActionSpace.from_config(model.config.portfolio, world.imagination.present_BN, 1)
+    equal = PortfolioAction(space.equal_weights()[:, None], torch.ones(128, 1, 1, 6), torch.zeros(128, 1, 1))
+    before, plans = objective(equal)[:, 0], [make_planner(name).plan(objective, space) for name in ("td", "qp")]
+    learned, exact = ((before - plan.cost_B).mean() for plan in plans)
+    return float(learned / exact)
+
+
+@pytest.mark.slow
+def test_utilities_order_the_behaviour_and_gain_over_equal_weights(tmp_path):
+    """By the model's own account, and after costs. 1/N gains 0 and the QP, which is exact, 1. Forecasts are random functions of
+    what the model sees; with another seed it may hold nothing at the middle price of risk (docs/results/td.md)."""
+    config = _config(steps=200, dates=32, portfolios=16, hidden=32, kept_states=512, reuse=8, evaluate_every=100)
+    training = replace(config.training, n_assets=6, checkpoint_every=200)
+    model = _model(replace(config, model=replace(config.model, stride=5), training=training))
+    model.readout.set(0.1 * torch.randn_like(model.readout.weights_Z), 0.1, 1.0)
+    TDTrainer(model, run_panel(tmp_path / "panel", 1200, 6), tmp_path / "run").train()
+    world = _fresh_world(model)
+    volatility = [_measured(model, world, utility, "volatility") for utility in AVERSIONS]
+    turnover = [_measured(model, world, utility, "turnover") for utility in PRICES]
+    assert volatility[0] > volatility[1] > volatility[2], volatility
+    assert volatility[2] < 0.5 * volatility[0]
+    assert turnover[0] > turnover[1] > turnover[2], turnover
+    assert turnover[2] < 0.9 * turnover[0]
+    shares = [_share_of_gain(model, world, utility) for utility in AVERSIONS]
+    assert min(shares) > 0.1, shares

@@ -1,6 +1,5 @@
 """The algorithm of TD-JEPA on a table whose truth is known: successor features, optimal policies for rewards named later."""
 
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -8,11 +7,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from finjepa_model.actions import PortfolioAction
-from finjepa_model.config import PortfolioConfig, TDConfig
+from finjepa_model.config import TDConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.utility import parse_utility
-from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.algorithm import TDJEPA, orthonormality, to_sphere
 from finjepa_model.td.branch import infer_task
 
@@ -26,17 +23,6 @@ class OneHot(nn.Module):
 
     def forward(self, state_Y: Tensor) -> Tensor:
         return F.one_hot(state_Y, self.states).float()
-
-
-class Listed(nn.Module):
-    """Task features that are known numbers of each state."""
-
-    def __init__(self, features_SD: Tensor):
-        super().__init__()
-        self.features_SD = features_SD
-
-    def forward(self, state_Y: Tensor) -> Tensor:
-        return self.features_SD[state_Y]
 
 
 def _network(inputs: int, out: int) -> nn.Sequential:
@@ -139,7 +125,7 @@ def test_the_predictor_learns_the_successor_features_of_a_policy():
     policy_S = torch.randint(ACTIONS, (STATES,))
     always = Always(F.one_hot(policy_S, ACTIONS).float())
     algorithm = TDJEPA(OneHot(), OneHot(), TablePredictor(members=1), Nothing(), always, _config(), DISCOUNT)
-    _learn(algorithm, chances_SAS, 2000, rate=5e-3, batch=96)
+    _learn(algorithm, chances_SAS, 1500, rate=5e-3, batch=64)
 
     states_Y = torch.arange(STATES)
     moves_SS = chances_SAS[states_Y, policy_S]
@@ -156,60 +142,13 @@ def test_the_predictor_learns_the_successor_features_of_a_policy():
     )
 
 
-@pytest.mark.slow
-def test_successor_features_of_a_portfolio_equal_their_closed_form():
-    """One asset and cash in two regimes, by the exact mechanics; a state is the regime, what is held, and what was held
-    before. Features of a step are its log growth after costs (in percent) and its turnover."""
-    torch.manual_seed(5)
-    simulator = PortfolioSimulator(PortfolioConfig(cost_bps=50.0))
-    returns = (0.02, -0.01)  # of a step in each regime
-    stays = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # they alternate, so that sampling leaves no noise
-
-    def outcome(regime: int, held: int, held_before: int) -> list[float]:
-        def order(share: int) -> PortfolioAction:
-            return PortfolioAction(torch.ones(1, 1), torch.full((1, 1), float(share)), torch.zeros(1))
-
-        beta, tradable = torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool)
-        state, _ = simulator.trade(simulator.start((1, 1)), order(held_before), beta, tradable)
-        before = state.wealth_X
-        state, ledger = simulator.trade(state, order(held), beta, tradable)
-        state, _ = simulator.drift(state, torch.full((1, 1), returns[regime]).double(), torch.zeros(1))
-        return [100 * float(torch.log(state.wealth_X / before)), float(ledger.turnover_X)]
-
-    states = list(itertools.product(range(2), range(2), range(2)))
-    features_SD = torch.tensor([outcome(*state) for state in states])
-    # an action is what to hold next; the regime moves by itself
-    chances_SAS = torch.zeros(8, ACTIONS, 8)
-    for s, (regime, held, _) in enumerate(states):
-        for action, following in itertools.product(range(ACTIONS), range(2)):
-            chances_SAS[s, action, states.index((following, action, held))] = stays[regime, following]
-    policy_SA = F.one_hot(torch.randint(ACTIONS, (8,)), ACTIONS).float()
-    moves_SS = torch.einsum("sa,sat->st", policy_SA, chances_SAS)
-    ahead_SD = torch.linalg.solve(torch.eye(8) - DISCOUNT * moves_SS, features_SD)
-    truth_SAD = chances_SAS @ ahead_SD
-
-    predictor = TablePredictor(members=1, states=8, out=2)
-    config = _config(task_dim=2, state_dim=8, target_rate=0.1)
-    algorithm = TDJEPA(OneHot(8), Listed(features_SD), predictor, Nothing(), Always(policy_SA), config, DISCOUNT)
-    _learn(algorithm, chances_SAS, 1500, rate=5e-3, batch=256)
-    states_Y = torch.arange(8)
-    for action in range(ACTIONS):
-        taken_YA = F.one_hot(torch.full((8,), action), ACTIONS).float()
-        with torch.no_grad():
-            found_SD = torch.stack(
-                [predictor(states_Y, OneHot(8)(states_Y), taken_YA, to_sphere(torch.randn(8, 2)))[0] for _ in range(20)]
-            ).mean(0)
-        error_D = (found_SD - truth_SAD[:, action]).abs().amax(0) / truth_SAD.abs().amax((0, 1))
-        assert float(error_D.max()) < 0.02, error_D
-
-
 def test_ten_rewards_named_after_training_are_solved_as_by_value_iteration():
     """The rewards are random directions, and so are the tasks that are learned for."""
     torch.manual_seed(1)
     chances_SAS = _markov(1)
-    networks = (OneHot(), OneHot(), TablePredictor(), TablePredictor(members=1), TableActor())
+    networks = (OneHot(), OneHot(), TablePredictor(members=1), TablePredictor(members=1), TableActor())
     algorithm = TDJEPA(*networks, _config(goal_ratio=0.0), DISCOUNT)
-    _learn(algorithm, chances_SAS, 900, rate=4e-3, batch=192)
+    _learn(algorithm, chances_SAS, 500, rate=6e-3, batch=192)
     states_Y, gaps = torch.arange(STATES), []
     for seed in range(10):
         reward_S = torch.rand(STATES, generator=torch.Generator().manual_seed(100 + seed))
@@ -224,12 +163,11 @@ def test_ten_rewards_named_after_training_are_solved_as_by_value_iteration():
 def test_orthonormality_is_the_known_number_and_pushes_the_covariance_to_the_identity():
     """Check 22."""
     torch.manual_seed(0)
-    features_YD = to_sphere(torch.randn(8, 4))
-    assert float(orthonormality(features_YD)) == pytest.approx(-1.5104780, abs=1e-6)
+    assert float(orthonormality(to_sphere(torch.randn(8, 4)))) == pytest.approx(-1.5104780, abs=1e-6)
     inputs_YD = torch.randn(256, 4) * torch.tensor([0.2, 0.5, 1.0, 3.0])
     mix = nn.Linear(4, 4, bias=False)
     optimizer = torch.optim.Adam(mix.parameters(), lr=0.05)
-    for _ in range(400):
+    for _ in range(200):
         optimizer.zero_grad()
         orthonormality(mix(inputs_YD)).backward()
         optimizer.step()
