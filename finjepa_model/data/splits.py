@@ -62,11 +62,6 @@ def lineage_of(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def stored_blocks(folder: Path) -> dict[str, list[str]] | None:
-    """The dates of a checkpoint's blocks as its lineage has them; None in a lineage of an older version."""
-    return lineage_of(folder).get("blocks")
-
-
 def checkpoint_blocks(folder: Path) -> dict[str, list[str]]:
     """The dates of a checkpoint's blocks: the first and the last session of each.
 

@@ -133,9 +133,6 @@ def holdings_at(
     columns = ("date", "checkpoint", "planner", "data_version")
     decision = dict(zip(columns, map(str, found[0][:4]), strict=True))
     stored, made_afterwards = found[0][4:]
-    if stored is None:
-        older = f"the decision of {decision['date']} is of an older version, without an exact portfolio"
-        return cash(simulator, f"{older}: the book begins anew, in cash")
     rows = con.execute(
         "SELECT asset, weight, signal, position, hedge, expected_return, expected_volatility "
         "FROM main.decisions WHERE date = $date::DATE AND checkpoint = $checkpoint AND planner = $planner "

@@ -21,7 +21,7 @@ import numpy as np
 from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import stored_blocks
+from finjepa_model.data.splits import checkpoint_blocks
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_pipeline.backtest.claim import TOO_SHORT
@@ -194,7 +194,7 @@ def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champio
     if champion is None:
         return say("promoted", "there was no champion", summary(found))
     folder = checkpoint.with_name(champion.checkpoint)
-    unusable = why_unusable(folder) or (None if stored_blocks(folder) else "its lineage has no dates of its blocks")
+    unusable = why_unusable(folder)
     if unusable is not None:
         return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", summary(found))
     champion_T, challenger_T = _paired_returns(con, champion, checkpoint, strategy, data_version)
@@ -222,6 +222,7 @@ def why_unusable(checkpoint: Path) -> str | None:
         return "its folder is gone"
     try:
         FinJEPA.from_pretrained(checkpoint)
+        checkpoint_blocks(checkpoint)
     except FinJEPAError as error:
         return str(error)
     return None
@@ -232,7 +233,7 @@ def _paired_returns(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of champion and challenger, on the sessions that are in the validation blocks of both: neither was trained on them."""
     folders = (checkpoint.with_name(champion.checkpoint), checkpoint)
-    spans = [blocks["validation"] for blocks in map(stored_blocks, folders) if blocks]
+    spans = [checkpoint_blocks(folder)["validation"] for folder in folders]
     pairs = con.execute(
         sql("publishing/paired_validation_returns"),
         {

@@ -234,25 +234,14 @@ def test_a_decision_whose_file_is_lost_stands_in_the_tables(market, model, home,
     home.add_checkpoint("aaaa", model=model)
     promote(home, "aaaa", "qp")
     found = night(home, market, market.first, monkeypatch)
+    assert found["changes"] == ["First decision: the portfolio starts in cash."]
+    assert (found["previous_date"], found["held"], found["held_cash"]) == (None, {}, 1.0)
     file = home.settings.reports / "decisions" / f"{found['date']}.json"
     file.unlink()
     again = night(home, market, market.first, monkeypatch)
     for name in ("weights", "signals", "hedge", "positions", "held", "wealth", "checkpoint", "next_decision", "hold"):
         assert again[name] == found[name]
     assert home.rows("SELECT count(*) FROM decision_portfolios") == [(1,)]
-
-
-def test_a_book_of_an_older_version_begins_anew_and_says_so(market, model, home, monkeypatch):
-    home.add_checkpoint("aaaa", model=model)
-    promote(home, "aaaa", "qp")
-    found = night(home, market, market.first, monkeypatch)
-    assert found["changes"] == ["First decision: the portfolio starts in cash."]
-    assert (found["previous_date"], found["held"], found["held_cash"]) == (None, {}, 1.0)
-    with home.warehouse.connect() as con:
-        con.execute("UPDATE decision_portfolios SET state = NULL, made_afterwards = NULL")
-    found = night(home, market, market.first + STRIDE, monkeypatch)
-    assert "begins anew, in cash" in found["changes"][0]
-    assert found["previous_date"] is None
 
 
 def test_no_asset_with_a_price_on_the_day_of_a_decision_orders_nothing(market, model, home, monkeypatch):
