@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.pipeline.object_store import BUCKET
 from tests.system.dagster_server import free_port
+from tests.system.processes import with_texts as processes
 from tests.system.product import COMMANDS
 
 SMALL = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
@@ -66,15 +67,3 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def processes(*texts: str) -> list[int]:
-    """Processes whose command line or name has all of the texts."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if all(text in line for text in texts):
-                    found.append(int(folder.name))
-    return found

@@ -20,8 +20,9 @@ import torch
 
 from tests.pipeline.object_store import BUCKET, object_store
 from tests.system.dagster_server import ENDED, DagsterServer
+from tests.system.processes import with_texts as processes
 from tests.system.product import COMMANDS, QUICK, ROOT, environment, finjepa, quick_training, works, write_prices
-from tests.system.ray_cluster import Cluster, processes
+from tests.system.ray_cluster import Cluster
 
 pytestmark = [
     pytest.mark.system,
@@ -136,23 +137,6 @@ def test_a_backtest_whose_worker_is_killed_gives_the_leaderboard_of_one_machine(
     output = run.communicate(timeout=300)[0]
     assert run.returncode == 0, output[-3000:]
     _equal_rows(home, tmp_path / "home")
-
-
-def test_an_audit_finds_what_it_finds_on_one_machine(cluster, local, tmp_path):
-    home, _ = local
-    told = []
-    small = ["--dates", "1", "--seeds", "1", "--symbols", "6", "--sessions", "600"]
-    for place in ("here", "there"):
-        shutil.copytree(home, tmp_path / place)
-        if place == "here":
-            finjepa(tmp_path / place, "audit", *small)
-        else:
-            output = _start(tmp_path / place, cluster, "audit", *small).communicate(timeout=400)[0]
-            assert "planted_market of" in output, output[-3000:]
-        with duckdb.connect(str(tmp_path / place / "warehouse.duckdb"), read_only=True) as con:
-            told.append(con.execute("SELECT test, passed, finding, value FROM audit_results ORDER BY ALL").fetchall())
-    assert len(told[0]) == 7
-    assert repr(told[0]) == repr(told[1])
 
 
 def test_folds_side_by_side_are_folds_one_after_the_other(cluster, local, tmp_path):

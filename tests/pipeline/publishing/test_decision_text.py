@@ -67,12 +67,10 @@ def test_what_is_held_comes_first_with_the_planner_and_cash(said):
         ["cash", "50.0", "%", "75.0", "%"],
     ]
     assert not any(line.startswith("B") for line in lines)  # a budget that is flat is held by nobody
-
-
-def test_all_in_cash_names_no_asset(said):
     lines = said(made(signals={"A": 0, "B": 0}, positions={"A": 0.0, "B": 0.0}, cash=1.0, held={}, held_cash=1.0))
     assert lines[2].split() == ["cash", "100.0", "%", "100.0", "%"]
-    assert not any(line.startswith(("A ", "B ")) for line in lines)
+    lines = said(made(previous_date=None, changes=("First decision: the portfolio starts in cash.",)))
+    assert "First decision: the portfolio starts in cash." in lines
 
 
 def test_a_hold_says_when_the_next_decision_is(said):
@@ -91,11 +89,6 @@ def test_one_return_for_all_assets_is_said_first(said):
     page = decision_page(made(same_return=True).to_json())
     assert page.index(SAME_RETURN) < page.index("mppi holds")
     assert SAME_RETURN not in decision_page(made().to_json())
-
-
-def test_a_first_decision_is_a_plain_sentence(said):
-    lines = said(made(previous_date=None, changes=("First decision: the portfolio starts in cash.",)))
-    assert "First decision: the portfolio starts in cash." in lines
 
 
 def test_a_decision_that_was_made_afterwards_says_so(said):
