@@ -116,34 +116,22 @@ def superior_predictive_ability(returns_TK: np.ndarray, benchmark: int, *, sampl
     return float(np.asarray(test.pvalues)[1])  # lower, consistent, upper
 
 
-@dataclass(frozen=True)
-class Power:
-    """What a block of this length can show of a difference of Sharpe ratios.
-
-    Attributes:
-        error: standard error of a Sharpe ratio; difference_error: of a difference; both annualised.
-        detectable: true gain in annualised Sharpe ratio that is found in 80 % of such blocks at 5 % one-sided; NaN where there
-            are fewer than `SHORTEST` sessions.
-    """
-
-    years: float
-    error: float
-    difference_error: float
-    detectable: float
+def sharpe_error(excess_T: np.ndarray) -> float:
+    """Standard error of an annualised Sharpe ratio: sqrt((1 + SR_d^2/2) / years), SR_d per session (Lo 2002)."""
+    daily = float(np.nan_to_num(sharpe(excess_T))) / np.sqrt(SESSIONS_PER_YEAR)
+    return float(np.sqrt((1 + daily**2 / 2) * SESSIONS_PER_YEAR / len(excess_T)))
 
 
-def power(excess_TK: np.ndarray, strategy: int, benchmark: int) -> Power:
-    """se(SR) = sqrt((1 + SR_d^2/2) / years), SR_d per session (Lo 2002), and sqrt(2 (1 - rho) / years) for a difference
-    of two that correlate by rho (Jobson and Korkie 1981, small ratios).
-    """
-    years = len(excess_TK) / SESSIONS_PER_YEAR
-    pair_T2 = excess_TK[:, [strategy, benchmark]]
-    moving = bool((pair_T2.std(axis=0) > 1e-12).all())
-    rho = float(np.corrcoef(pair_T2, rowvar=False)[0, 1]) if moving else 0.0
-    daily = float(np.nan_to_num(sharpe(excess_TK[:, strategy]))) / np.sqrt(SESSIONS_PER_YEAR)
-    difference = float(np.sqrt(2 * max(1 - rho, 0.0) / years))
-    detectable = float((norm.ppf(0.95) + norm.ppf(0.80)) * difference) if len(excess_TK) >= SHORTEST else float("nan")
-    return Power(years, float(np.sqrt((1 + daily**2 / 2) / years)), difference, detectable)
+def detectable_gain(returns_T: np.ndarray, benchmark_T: np.ndarray) -> float:
+    """The true gain in annualised Sharpe ratio that is found in 80 % of such blocks at 5 % one-sided, by a standard error of
+    sqrt(2 (1 - rho) / years) for returns that correlate by rho (Jobson and Korkie 1981, small ratios). NaN where there are
+    fewer than `SHORTEST` sessions."""
+    if len(returns_T) < SHORTEST:
+        return float("nan")
+    moving = min(returns_T.std(), benchmark_T.std()) > 1e-12
+    rho = float(np.corrcoef(returns_T, benchmark_T)[0, 1]) if moving else 0.0
+    error = np.sqrt(2 * max(1 - rho, 0.0) * SESSIONS_PER_YEAR / len(returns_T))
+    return float((norm.ppf(0.95) + norm.ppf(0.80)) * error)
 
 
 def probabilistic_sharpe(excess_T: np.ndarray, target: float = 0.0) -> float:

@@ -23,16 +23,25 @@ from finjepa_pipeline.backtest.engine import COST_GRID
 from finjepa_pipeline.backtest.inference import (
     bands,
     deflated_sharpe,
+    detectable_gain,
     effective_trials,
     overfitting_logits,
-    power,
     probabilistic_sharpe,
     probability_of_overfitting,
+    sharpe_error,
     sharpe_intervals,
     superior_predictive_ability,
 )
 from finjepa_pipeline.backtest.market_view import traded_text
-from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, calibration, exposure, measure, months_better
+from finjepa_pipeline.backtest.metrics import (
+    BENCHMARK,
+    SESSIONS_PER_YEAR,
+    SHORTEST,
+    calibration,
+    exposure,
+    measure,
+    months_better,
+)
 from finjepa_pipeline.backtest.results import best_planner, insert, now, or_null, status_of, transaction
 from finjepa_pipeline.backtest.strategies import kind, not_planners
 from finjepa_pipeline.prices import current_revision
@@ -157,7 +166,7 @@ def _rows(
             "best_excess_high": against_best.excess_high_K[k],
             "psr": probabilistic_sharpe(net_T),
             "dsr": deflated_sharpe(over_T, tried_N),
-            "detectable": power(net_TK, k, benchmark).detectable,
+            "detectable": detectable_gain(net_T, net_TK[:, benchmark]),
             "break_even_bps": _break_even(growth, name),
         }
         texts = {"strategy": name, "kind": kind(name), "best_baseline": names[best]}
@@ -171,7 +180,6 @@ def _statistics(con: duckdb.DuckDBPyConnection, setup: str, frames: Frames, trie
     names, net_TK = list(frames), _net(frames)
     benchmark = names.index(BENCHMARK)
     logits_C = overfitting_logits(net_TK[:, [k for k, name in enumerate(names) if name != "cash"]])
-    strength = power(net_TK, benchmark, benchmark)
     return {
         "strategies": len(names),
         "trials": tried,
@@ -179,8 +187,8 @@ def _statistics(con: duckdb.DuckDBPyConnection, setup: str, frames: Frames, trie
         "pbo": or_null(probability_of_overfitting(logits_C)),
         "pbo_logits": logits_C.tolist(),
         "spa_p": superior_predictive_ability(net_TK, benchmark),
-        "years": strength.years,
-        "sharpe_error": strength.error,
+        "years": len(net_TK) / SESSIONS_PER_YEAR,
+        "sharpe_error": sharpe_error(net_TK[:, benchmark]),
     }
 
 

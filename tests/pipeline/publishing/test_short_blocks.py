@@ -11,9 +11,9 @@ from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.inference import (
     block_length,
+    detectable_gain,
     forecast_quality,
     overfitting_logits,
-    power,
     probabilistic_sharpe,
     sharpe_intervals,
     superior_predictive_ability,
@@ -111,7 +111,7 @@ def test_the_statistics_refuse_a_short_series_themselves():
     assert np.isfinite(found.excess_K).all()
     assert np.isnan([found.low_K, found.high_K, found.excess_low_K, found.excess_high_K, found.better_K]).all()
     assert superior_predictive_ability(returns_TK, 0) is None
-    assert np.isnan(power(returns_TK, 1, 0).detectable)
+    assert np.isnan(detectable_gain(returns_TK[:, 1], returns_TK[:, 0]))
     assert np.isnan(probabilistic_sharpe(returns_TK[:, 3]))
     assert len(overfitting_logits(returns_TK)) == 0
 
