@@ -23,9 +23,9 @@ def config_for(n_assets: int) -> FinJEPAConfig:
     )
 
 
-def write_lineage(folder: Path, config: FinJEPAConfig, panel: Panel, *, dates: bool = True) -> None:
-    """As if a checkpoint with this config had been trained on the panel; without dates, by an older version."""
-    blocks = {"blocks": split_dates(len(panel.dates), config).dates(panel.dates)} if dates else {}
+def write_lineage(folder: Path, config: FinJEPAConfig, panel: Panel) -> None:
+    """As if a checkpoint with this config had been trained on the panel."""
+    blocks = {"blocks": split_dates(len(panel.dates), config).dates(panel.dates)}
     data = {"data_version": panel.manifest["data_version"]}
     made = {"config": config.to_dict(), "panel_hash": panel.content_hash, "data": data} | blocks
     folder.mkdir(parents=True, exist_ok=True)

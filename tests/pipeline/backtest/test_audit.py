@@ -35,7 +35,6 @@ from finjepa_pipeline.backtest.leakage import (
     label_alignment,
     model_labels,
     permutation,
-    with_other_future,
 )
 from finjepa_pipeline.backtest.results import TESTS, status_of
 from finjepa_pipeline.backtest.strategies import EveryDecision, extreme_quintile, load_strategy, long_only, one_over_n
@@ -419,18 +418,6 @@ def test_the_markets_of_an_audit_are_those_of_the_model_wherever_its_home_lies(a
     audits.checkpoint = audits.checkpoint.rename(tmp_path / "elsewhere")
     assert "on 6 null markets" in audits("null_market", seeds=6).text
     assert audits.simulated == seeds_of(model, "null_market", 4) + seeds_of(model, "null_market", 6)
-
-
-def test_a_later_split_restates_the_only_price_and_leaves_its_dollar_volume(rows: pl.DataFrame):
-    """Costs have tiers of dollar volume: were it to move with the price, so would decisions, though nothing leaks."""
-    one_price = only_price(rows)
-    date = one_price["date"].sort()[len(one_price) // 2]
-    before = pl.col("date") <= date
-    ours, theirs = one_price, with_other_future(one_price, date, "restated")
-    assert ours.filter(~before).equals(theirs.filter(~before))
-    ours, theirs = ours.filter(before), theirs.filter(before)
-    assert theirs["close"].equals(ours["close"] / 2)
-    assert (theirs["close"] * theirs["volume"]).equals(ours["close"] * ours["volume"])
 
 
 @pytest.mark.parametrize(

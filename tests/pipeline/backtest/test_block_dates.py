@@ -79,9 +79,12 @@ def test_no_session_that_was_trained_on_judges_whatever_is_added_or_dropped(tmp_
     assert set(panel.dates[slice(*train)]) <= set(trained.dates[slice(*split_dates(DAYS, CONFIG).train)])
 
 
-def test_the_blocks_on_the_panel_of_the_training_are_those_of_the_training(home):
-    _, panel, checkpoint = home
-    assert checkpoint_splits(checkpoint, panel) == split_dates(DAYS, CONFIG)
+@pytest.mark.parametrize("shares", [{}, {"train_share": 0.6, "validation_share": 0.2}])
+def test_the_blocks_on_the_panel_of_the_training_are_those_of_the_training(tmp_path, shares):
+    config = replace(CONFIG, training=replace(CONFIG.training, **shares))
+    panel = panel_of(tmp_path / "p", FIRST + np.arange(DAYS))
+    write_lineage(tmp_path / "c", config, panel)
+    assert checkpoint_splits(tmp_path / "c", panel) == split_dates(DAYS, config)
 
 
 def test_a_block_that_holds_sessions_of_the_training_is_refused_before_anybody_walks(home):
@@ -101,17 +104,6 @@ def test_an_ensemble_is_judged_after_what_each_of_its_members_saw(home, tmp_path
     wanted = StrategiesConfig(planner="mppi", utility="log_growth - disagreement('later')")
     with pytest.raises(FinJEPAError, match="later may be tested from"):
         pending_blocks(Warehouse.from_settings(settings), checkpoint, panel, wanted, backtest_blocks(checkpoint, panel))
-
-
-def test_a_lineage_without_dates_is_refused_in_one_line(home):
-    settings, panel, _ = home
-    older = settings.checkpoints / "older"
-    write_lineage(older, CONFIG, panel, dates=False)
-    with pytest.raises(FinJEPAError, match=r"it is not known on which sessions .*; train it again"):
-        backtest_blocks(older, panel)
-    (older / "lineage.json").unlink()
-    with pytest.raises(FinJEPAError, match=r"no lineage\.json; train it again"):
-        backtest_blocks(older, panel)
 
 
 def test_what_is_fitted_for_a_checkpoint_is_fitted_on_its_training_dates_or_refused(home, tmp_path):
@@ -151,18 +143,13 @@ def test_an_audit_is_held_on_the_same_test_block(home, tmp_path):
     assert product.setup(synthetic).decisions[0] == split_dates(DAYS, CONFIG).test[0]
 
 
-@pytest.mark.parametrize("blocks", [{}, {"train": ["x", "y"]}, None])
-def test_a_damaged_lineage_is_one_line(home, tmp_path, blocks):
+@pytest.mark.parametrize("blocks", ["missing", {}, {"train": ["x", "y"]}, None])
+def test_a_lineage_without_dates_is_one_line(home, tmp_path, blocks):
     _, panel, _ = home
     write_lineage(tmp_path, CONFIG, panel)
-    lineage = json.loads((tmp_path / "lineage.json").read_text())
-    (tmp_path / "lineage.json").write_text(json.dumps(lineage | {"blocks": blocks}))
-    with pytest.raises(FinJEPAError, match="it is not known on which sessions"):
+    file = tmp_path / "lineage.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"blocks": blocks}))
+    if blocks == "missing":
+        file.unlink()
+    with pytest.raises(FinJEPAError, match=r"it is not known on which sessions .*; train it again"):
         backtest_blocks(tmp_path, panel)
-
-
-def test_folds_keep_their_dates(tmp_path):
-    config = replace(CONFIG, training=replace(CONFIG.training, train_share=0.6, validation_share=0.2))
-    panel = panel_of(tmp_path / "p", FIRST + np.arange(DAYS))
-    write_lineage(tmp_path / "c", config, panel)
-    assert checkpoint_splits(tmp_path / "c", panel) == split_dates(DAYS, config)

@@ -81,20 +81,17 @@ def test_a_planted_winner_has_evidence_and_the_number_of_trials_takes_it_away(ju
     assert after["winner"]["psr"] == rows["winner"]["psr"]
 
 
-def test_a_trial_has_the_dates_of_its_walk_also_where_the_strategy_failed(judged):
-    write_configuration(judged, replace(KEY, setup="setup2"), "winner", DATES)
-    query = (
-        "SELECT start_date::VARCHAR, end_date::VARCHAR FROM backtest_trials WHERE strategy = 'winner' ORDER BY setup"
-    )
-    assert judged.execute(query).fetchall() == [("2020-02-01", "2021-08-22"), ("2021-03-01", "2021-03-03")]
-
-
 def trials(con: duckdb.DuckDBPyConnection) -> int:
     build_leaderboard(con, "c1", "d1")
     return con.execute("SELECT trials FROM backtest_inference").fetchall()[0][0]
 
 
 def test_configurations_are_counted_by_their_dates_and_each_result_once(judged):
+    write_configuration(judged, replace(KEY, setup="setup4"), "failed", DATES)
+    query = "SELECT start_date::VARCHAR, end_date::VARCHAR, n_days FROM backtest_trials WHERE strategy = ?"
+    assert judged.execute(query, ["winner"]).fetchall() == [("2020-02-01", "2021-08-22", 569)]
+    assert judged.execute(query, ["failed"]).fetchall() == [("2021-03-01", "2021-03-03", 0)]
+    judged.execute("DELETE FROM backtest_trials WHERE strategy = 'failed'")
     assert trials(judged) == 2
     again = """INSERT INTO backtest_trials BY NAME SELECT * REPLACE ('setup2' AS setup, 'd2' AS data_version) FROM backtest_trials
     WHERE strategy = 'winner'"""
