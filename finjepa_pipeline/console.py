@@ -39,8 +39,7 @@ Assets = dict[str, Any]
 _MOVED = {
     "withdrawn": "rows ended: they were there before and are not in this delivery",
     "kept": "rows of earlier deliveries are kept: this one does not cover them (--whole ends them)",
-    "held_back": "earlier rows went into quarantine: the rows after them show that they were bad ticks",
-    "released": "earlier rows left quarantine: they are judged again",
+    "rejudged": "earlier rows went into quarantine or left it: the rows after them tell",
 }
 
 

@@ -7,10 +7,10 @@ import dagster as dg
 
 from finjepa_pipeline.prices.calendar import sessions_behind
 from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
-from finjepa_pipeline.prices.derive import UniverseConfig, derive
-from finjepa_pipeline.prices.history import require_shown
+from finjepa_pipeline.prices.derive import TABLES, UniverseConfig, derive
+from finjepa_pipeline.prices.history import Revision, require_shown
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
-from finjepa_pipeline.prices.quality import coverage, quality_summary, quarantine_by_month, revision_history
+from finjepa_pipeline.prices.quality import Finding, coverage, quality_summary, quarantine_by_month, revision_history
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.report.prices import write_quality_page, write_refusal
 from finjepa_pipeline.run_inputs import prices_of_run
@@ -18,31 +18,50 @@ from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
-_OWNERS = ["team:finjepa"]
-_FRESHNESS = dg.AssetCheckSpec(
-    "price_freshness",
-    asset="prices",
-    blocking=True,
-    description="The newest session is at most one closed session behind; blocks where max_age_sessions is set.",
+_CHECKS = (
+    dg.AssetCheckSpec(
+        "price_contract",
+        asset="prices",
+        blocking=True,
+        description="What a batch of prices must keep before the tables show it, held by Great Expectations over aggregates.",
+    ),
+    dg.AssetCheckSpec(
+        "price_freshness",
+        asset="prices",
+        blocking=True,
+        description="The newest session is at most one closed session behind; blocks where max_age_sessions is set.",
+    ),
 )
-_CHECK = dg.AssetCheckSpec(
-    "price_contract",
-    asset="prices",
-    blocking=True,
-    description="What a batch of prices must keep before the tables show it, held by Great Expectations over aggregates.",
-)
+_SPECS = {
+    "raw_prices": (
+        ["price_source"],
+        "Every version of every row as its source gave it, with the revisions in which it was first and last seen.",
+    ),
+    "prices": (["raw_prices"], "The sound rows of the active feed at the active revision."),
+    "quarantined_prices": (["raw_prices"], "The rows that broke a hard rule, with the rules that they broke."),
+    "corporate_actions": (["prices"], "Dividends and splits found in the adjustment factor, and jumps without one."),
+    "entities": (["prices"], "The companies behind the symbols, with when and how each ended."),
+    "adjusted_prices": (
+        ["prices", "corporate_actions", "entities"],
+        "Total-return prices by entity: only ratios within an entity mean anything.",
+    ),
+    "universe": (["adjusted_prices"], "Who is eligible at the close of each date, from what was known by then."),
+}
 
 
-def _spec(name: str, deps: list[str], description: str, *kinds: str) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        name,
-        deps=deps,
-        description=description,
-        group_name="prices",
-        owners=_OWNERS,
-        kinds={"duckdb", *kinds},
-        metadata={"dagster/table_name": f"main.{name}"},
-    )
+def _specs(*names: str) -> list[dg.AssetSpec]:
+    return [
+        dg.AssetSpec(
+            name,
+            deps=_SPECS[name][0],
+            description=_SPECS[name][1],
+            group_name="prices",
+            owners=["team:finjepa"],
+            kinds={"duckdb"},
+            metadata={"dagster/table_name": f"main.{name}"},
+        )
+        for name in names
+    ]
 
 
 @dg.observable_source_asset(
@@ -58,16 +77,8 @@ def price_source(settings: SettingsResource, warehouse: Warehouse) -> dg.DataVer
 
 @dg.multi_asset(
     name="ingest_prices",
-    specs=[
-        _spec(
-            "raw_prices",
-            ["price_source"],
-            "Every version of every row as its source gave it, with the revisions in which it was first and last seen.",
-        ),
-        _spec("prices", ["raw_prices"], "The sound rows of the active feed at the active revision."),
-        _spec("quarantined_prices", ["raw_prices"], "The rows that broke a hard rule, with the rules that they broke."),
-    ],
-    check_specs=[_CHECK, _FRESHNESS],
+    specs=_specs("raw_prices", "prices", "quarantined_prices"),
+    check_specs=_CHECKS,
     pool="duckdb",
 )
 @final
@@ -102,29 +113,10 @@ def ingest_prices(
             data_version=dg.DataVersion(report.revision.data_version),
         )
     yield _check_result(report.outcomes, settings.get())
-    yield _freshness(report, config.max_age_sessions)
+    yield _freshness(report.revision, config.max_age_sessions)
 
 
-@dg.multi_asset(
-    name="derive_prices",
-    specs=[
-        _spec(
-            "corporate_actions",
-            ["prices"],
-            "Dividends and splits found in the adjustment factor, and jumps without one.",
-        ),
-        _spec("entities", ["prices"], "The companies behind the symbols, with when and how each ended."),
-        _spec(
-            "adjusted_prices",
-            ["prices", "corporate_actions", "entities"],
-            "Total-return prices by entity: only ratios within an entity mean anything.",
-        ),
-        _spec(
-            "universe", ["adjusted_prices"], "Who is eligible at the close of each date, from what was known by then."
-        ),
-    ],
-    pool="duckdb",
-)
+@dg.multi_asset(name="derive_prices", specs=_specs(*TABLES), pool="duckdb")
 @final
 def derive_prices(
     context: dg.AssetExecutionContext, config: UniverseConfig, settings: SettingsResource, warehouse: Warehouse
@@ -139,20 +131,17 @@ def derive_prices(
     page = settings.get().reports / "prices.html"
     write_quality_page(page, findings, *frames)
     context.log.info(f"quality of the prices: {page}")
-    quality = _table(
-        ("rule", "severity", "rows", "allowed", "examples", "reason"),
-        [
-            (found.rule, found.severity, found.rows, found.allowed, ", ".join(found.examples), found.reason)
-            for found in findings
-        ],
-    )
+    shown = {
+        "quality": _table(findings, "rule", "severity", "rows", "allowed", "examples", "reason"),
+        "report": dg.MetadataValue.path(page),
+    }
     for name, rows in report.rows.items():
         yield dg.MaterializeResult(
             name,
             metadata={
                 "dagster/row_count": rows,
                 "reused": report.reused,
-                **({"quality": quality, "report": dg.MetadataValue.path(page)} if name == "adjusted_prices" else {}),
+                **(shown if name == "adjusted_prices" else {}),
             },
             data_version=dg.DataVersion(report.data_version),
         )
@@ -167,7 +156,7 @@ def _revision_metadata(report: IngestReport) -> dict[str, dg.MetadataValue | int
         "data_version": revision.data_version,
         "new_rows": report.moved.added,
         "ended_rows": report.moved.ended,
-        **{name: getattr(report.moved, name) for name in ("withdrawn", "kept", "held_back", "released")},
+        **{name: getattr(report.moved, name) for name in ("withdrawn", "kept", "rejudged")},
         "calendar": revision.calendar,
         "accepted": ", ".join(revision.accepted),
         "reused": report.moved.added == report.moved.ended == 0,
@@ -181,59 +170,43 @@ def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.Asset
     """The verdict, with its Data Docs. An expectation that could not be evaluated blocks as well, and says so: it is not
     known to hold."""
     write_docs(outcomes, settings.home / "contract")
-    errored = [outcome for outcome in outcomes if outcome.error is not None]
-    failed = [outcome for outcome in outcomes if outcome.error is None and not outcome.success]
-    critical = [outcome for outcome in failed if outcome.severity == "critical"] + errored
-    lines = [f"errored: {outcome}" for outcome in errored] + [f"{outcome.severity}: {outcome}" for outcome in failed]
+    broken = [one for one in outcomes if one.result != "holds"]
+    blocks = any(one.error or one.severity == "critical" for one in broken)
+    lines = [f"{'errored' if one.error else one.severity}: {one}" for one in broken]
     return dg.AssetCheckResult(
-        passed=not errored and not failed,
-        check_name=_CHECK.name,
+        passed=not broken,
+        check_name="price_contract",
         asset_key="prices",
-        severity=dg.AssetCheckSeverity.WARN if failed and not critical else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.WARN if broken and not blocks else dg.AssetCheckSeverity.ERROR,
         description="; ".join(lines) or f"all {len(outcomes)} expectations hold",
         metadata={
             "data_docs": dg.MetadataValue.path(docs_page(settings.home / "contract")),
             "expectations": _table(
-                ("expectation", "severity", "observed", "bounds", "result", "examples", "reason"),
-                [
-                    (
-                        outcome.column,
-                        outcome.severity,
-                        outcome.observed,
-                        outcome.bounds,
-                        "errored" if outcome.error else "holds" if outcome.success else "fails",
-                        ", ".join(outcome.examples),
-                        outcome.reason,
-                    )
-                    for outcome in outcomes
-                ],
+                outcomes, "column", "severity", "observed", "bounds", "result", "examples", "reason"
             ),
         },
     )
 
 
-def _freshness(report: IngestReport, limit: int | None) -> dg.AssetCheckResult:
-    fixed = report.revision.source in ("sample", "synthetic")
-    last = report.revision.last_date
-    behind = (
-        0
-        if fixed or last is None
-        else sessions_behind(report.revision.calendar, last, datetime.datetime.now(datetime.UTC))
-    )
+def _freshness(revision: Revision, limit: int | None) -> dg.AssetCheckResult:
+    last, now = revision.last_date, datetime.datetime.now(datetime.UTC)
+    ages = last is not None and revision.source not in ("sample", "synthetic")
+    behind = sessions_behind(revision.calendar, last, now) if last and ages else 0
     return dg.AssetCheckResult(
         passed=behind <= (1 if limit is None else limit),
-        check_name=_FRESHNESS.name,
+        check_name="price_freshness",
         asset_key="prices",
         severity=dg.AssetCheckSeverity.WARN if limit is None else dg.AssetCheckSeverity.ERROR,
-        description="a fixed history does not age" if fixed else f"{behind} closed sessions after {last}",
+        description=f"{behind} closed sessions after {last}" if ages else "a fixed history does not age",
         metadata={"sessions_behind": behind},
     )
 
 
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[str | float | None, ...]]) -> dg.TableMetadataValue:
+def _table(items: Sequence[Finding] | Sequence[Outcome], *names: str) -> dg.TableMetadataValue:
+    """The attributes of these names, a row an item."""
+    rows = ({name: getattr(item, name) for name in names} | {"examples": ", ".join(item.examples)} for item in items)
     return dg.TableMetadataValue(
-        [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows],
-        dg.TableSchema([dg.TableColumn(name) for name in columns]),
+        [dg.TableRecord(row) for row in rows], dg.TableSchema(list(map(dg.TableColumn, names)))
     )
 
 

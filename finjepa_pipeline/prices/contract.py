@@ -41,6 +41,10 @@ class Outcome:
     def bounds(self) -> str:
         return f"[{self.low}, {self.high}]"
 
+    @property
+    def result(self) -> str:
+        return "errored" if self.error is not None else "holds" if self.success else "fails"
+
     def __str__(self) -> str:
         if self.error is not None:
             return f"{self.column} could not be evaluated ({self.error})"
@@ -72,7 +76,6 @@ def expectations(aggregates: dict[str, float], accepted: frozenset[str]) -> list
         expect("sound_rows", 1, None, "a feed without a sound row is not one of prices", True),
         expect("withdrawn_rows", 0, most_withdrawn, gone, True),
         expect("moved_symbols", 0, most_moved, "closes of the last 30 rows changed by more than 1 %", True),
-        expect("restated_symbols", 0, 0, "closes of the last 30 rows changed by more than 1 bp"),
         expect("rejudged_rows", 0, 0, "the rows after them put them into quarantine, or let them out of it"),
         expect("kept_rows", 0, 0, "rows of earlier deliveries that this one does not cover are kept"),
         expect("missing_sessions", 0, 0, "every session of the exchange has prices"),

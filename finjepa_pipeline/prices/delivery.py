@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from finjepa_pipeline.prices.calendar import clock_of, has_several
-from finjepa_pipeline.prices.rules import FIRM_BITS, HARD_BITS, SESSION_BITS, TICK_BITS, UNPLACED_BITS, bits
+from finjepa_pipeline.prices.rules import BITS, HARD_BITS
 from finjepa_pipeline.warehouse import sql
 
 _BY_YEAR = "symbol, year(date)::SMALLINT AS year"
@@ -30,9 +30,8 @@ class Moved:
     Attributes:
         added, ended: rows. withdrawn: of the keys that ended, those without a row now; kept: rows of earlier deliveries
             that this one does not cover.
-        held_back, released: rows of earlier revisions that the rows around them put into quarantine, or let out of it.
-        restated_symbols, moved_symbols: symbols of which a close of the last 30 rows changed by more than 1 bp, and by more
-            than 1 %, dividends and splits aside.
+        rejudged: rows of earlier revisions that the rows around them put into quarantine, or let out of it.
+        moved_symbols: symbols of which a close of the last 30 rows changed by more than 1 %, dividends and splits aside.
         examples: up to three rows or symbols of each, by name.
     """
 
@@ -40,9 +39,7 @@ class Moved:
     ended: int = 0
     withdrawn: int = 0
     kept: int = 0
-    held_back: int = 0
-    released: int = 0
-    restated_symbols: int = 0
+    rejudged: int = 0
     moved_symbols: int = 0
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -51,10 +48,11 @@ class Delivery:
     """The rows of one delivery, a query as of `scan_sql`, and the revision that they make."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, rows: str, place: tuple[int, int], calendar: str) -> None:
-        self._con, self._rows, self._calendar = con, rows, calendar
-        self._place = dict(zip(("feed_id", "revision"), place, strict=True))
-        self._held = "FROM price_history WHERE feed_id = {feed_id} AND valid_to IS NULL".format(**self._place)
-        self._new = "FROM price_history WHERE valid_from = {revision}".format(**self._place)
+        self._con, self._rows = con, rows
+        self._feed_id, self._revision = place
+        self._held = f"FROM price_history WHERE feed_id = {self._feed_id} AND valid_to IS NULL"
+        self._new = f"FROM price_history WHERE valid_from = {self._revision}"
+        self._clock = {"calendar": clock_of(calendar), "several": has_several(calendar)}
 
     def write_first(self) -> Moved:
         """Write all rows of a feed's first delivery, sorted by symbol and date."""
@@ -90,78 +88,70 @@ class Delivery:
         gone = "FROM changed_keys WHERE withdrawn"
         uncovered = self._value(f"SELECT count(*) {gone}")
         if uncovered and not whole:
-            self._run("keep_uncovered", delivered=self._rows, hard=FIRM_BITS | TICK_BITS)
+            self._run("keep_uncovered", delivered=self._rows)
         withdrawn = self._value(f"SELECT count(*) {gone}")
         kept = uncovered - withdrawn
         if not self._value("SELECT count(*) FROM changed_keys"):
             return Moved(kept=kept)
 
-        revision = self._place["revision"]
         of_changed = (
             "FROM {} AS row WHERE EXISTS (FROM changed_keys AS key "
             "WHERE key.symbol IS NOT DISTINCT FROM row.symbol AND key.date IS NOT DISTINCT FROM row.date)"
         )
         ended = of_changed.format("held_rows")
-        self._con.execute(f"UPDATE price_history SET valid_to = {revision} WHERE rowid IN (SELECT row_id {ended})")
+        self._con.execute(
+            f"UPDATE price_history SET valid_to = {self._revision} WHERE rowid IN (SELECT row_id {ended})"
+        )
         self._insert(f"{of_changed.format('delivered_rows')} ORDER BY symbol, date")
-        [(restated, moved, some_restated, some_moved)] = self._run("restatements", hard=FIRM_BITS | TICK_BITS)
+        [(moved, some_moved)] = self._run("restatements")
         # Of the symbols with new rows, from two months before the first of them on; the day is a constant, so that what is
         # older is not read at all.
         [(first,)] = self._con.execute(f"SELECT coalesce(min(date) - 60, '9999-12-31') {self._new}").fetchall()
-        held_back, released = self._judge(f"""
+        rejudged = self._judge(f"""
             SELECT history.symbol, date, close, adj_close, volume, broken FROM ({self._held}) AS history
             JOIN touched_symbols AS touched ON touched.symbol = history.symbol AND date >= first_new - 60
             WHERE date >= DATE '{first}' ORDER BY history.symbol, date""")
         return Moved(
             added=self._value(f"SELECT count(*) {self._new}"),
-            ended=self._value(f"SELECT count(*) {self._held.replace('IS NULL', f'= {revision}')}"),
+            ended=self._value(f"SELECT count(*) {self._held.replace('IS NULL', f'= {self._revision}')}"),
             withdrawn=withdrawn,
             kept=kept,
-            held_back=held_back,
-            released=released,
-            restated_symbols=restated,
+            rejudged=rejudged,
             moved_symbols=moved,
             examples={
                 "withdrawn_rows": self._examples(gone),
-                "rejudged_rows": self._examples(f"FROM rejudged WHERE valid_from < {revision}"),
-                "restated_symbols": some_restated,
+                "rejudged_rows": self._examples(f"FROM rejudged WHERE valid_from < {self._revision}"),
                 "moved_symbols": some_moved,
             },
         )
 
     def _insert(self, rows: str) -> None:
-        place = "{feed_id}, {revision}".format(**self._place)
-        self._con.execute(f"INSERT INTO price_history SELECT {place}, {_COLUMNS}, NULL {rows}")
+        self._con.execute(
+            f"INSERT INTO price_history SELECT {self._feed_id}, {self._revision}, {_COLUMNS}, NULL {rows}"
+        )
 
-    def _judge(self, rows: str) -> tuple[int, int]:
-        """Judge by the rules that look at more than one row; how many rows of earlier revisions were held back, and released.
+    def _judge(self, rows: str) -> int:
+        """Judge by the rules that look at more than one row; how many rows of earlier revisions went into quarantine or left it.
 
         Args:
             rows: in which ticks are looked for, by symbol and date: new ones, and what they follow on.
         """
-        names = ("duplicate", "bad_symbol", "stray_session", "thin_session", "late_session")
-        fragments = {
-            **{name: bits(name) for name in names}, "hard": HARD_BITS, "firm": FIRM_BITS, "ticks": TICK_BITS,
-            "sessions": SESSION_BITS, "unplaced": UNPLACED_BITS, "calendar": clock_of(self._calendar),
-            "several": has_several(self._calendar),
-        }  # fmt: skip
-        self._run("mark_sets", **fragments)
+        self._run("mark_sets")
         self._con.execute(
             "CREATE OR REPLACE TEMPORARY TABLE touched_symbols AS "
             f"SELECT symbol, min(date) AS first_new {self._new} GROUP BY symbol"
         )
         self._con.execute("CREATE OR REPLACE TEMPORARY TABLE tick_rows (symbol VARCHAR, date DATE, bit UINTEGER)")
         for name, quantity, low, high, heavy in _TICKS:
-            tick = {"quantity": quantity, "low": low, "high": high, "heavy": heavy, "bit": bits(name)}
-            self._run("find_ticks", rows=rows, firm=FIRM_BITS, **tick)
-        self._run("judge", **fragments)
-        counts = f"count(*) FILTER (WHERE {{0}} & {HARD_BITS} = 0 AND {{1}} & {HARD_BITS} <> 0)"
-        back, out = counts.format("broken_before", "broken_now"), counts.format("broken_now", "broken_before")
-        query = f"SELECT {back}, {out} FROM rejudged WHERE valid_from < {self._place['revision']}"
-        return self._con.execute(query).fetchall()[0]
+            tick = {"quantity": quantity, "low": low, "high": high, "heavy": heavy, "bit": BITS[name]}
+            self._run("find_ticks", rows=rows, **tick)
+        self._run("judge")
+        changed = f"(broken_before & {HARD_BITS} = 0) <> (broken_now & {HARD_BITS} = 0)"
+        return self._value(f"SELECT count(*) FROM rejudged WHERE valid_from < {self._revision} AND {changed}")
 
     def _run(self, name: str, **fragments: object) -> list[tuple[Any, ...]]:
-        return self._con.execute(sql(f"prices/{name}").format(**self._place, **fragments)).fetchall()
+        place = {"feed_id": self._feed_id, "revision": self._revision, **self._clock}
+        return self._con.execute(sql(f"prices/{name}").format(**BITS, **place, **fragments)).fetchall()
 
     def _examples(self, rows: str) -> list[str]:
         query = f"SELECT coalesce(symbol, '?') || ' ' || coalesce(date::VARCHAR, '?') {rows} ORDER BY ALL LIMIT 3"

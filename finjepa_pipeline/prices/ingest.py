@@ -16,7 +16,7 @@ from finjepa_model.files import to_json
 from finjepa_pipeline.prices import contract, history
 from finjepa_pipeline.prices.calendar import AUTO, clock_of, detect_calendar, has_several, put_calendars
 from finjepa_pipeline.prices.delivery import Delivery, Moved, content_digest
-from finjepa_pipeline.prices.rules import BY_NAME, HARD_BITS, JUDGEMENT, ROW_RULES, UNPLACED_BITS, bits
+from finjepa_pipeline.prices.rules import BITS, JUDGEMENT, ROW_RULES
 from finjepa_pipeline.prices.scan import plain, scan_sql
 from finjepa_pipeline.prices.sources import Feed, PriceSourceConfig, Snapshot, make_feed
 from finjepa_pipeline.prices.sources.base import version_of
@@ -95,7 +95,7 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
     with warehouse.connect() as con:
         try:
             if paths and named and found is None and config.calendar in (None, AUTO):
-                rows = scan_sql(con, paths, feed.filter)
+                rows = scan_sql(con, paths, feed.where())
                 feed = replace(feed, calendar=detect_calendar(con, rows, each=config.calendar == AUTO))
             con.begin()
             report = _bring_up(con, feed, snapshot, paths, accepted, config.whole)
@@ -140,16 +140,11 @@ def _show_as_of(warehouse: Warehouse, text: str, named: Feed | None) -> IngestRe
     with warehouse.connect() as con:
         known = history.revisions(con, None if named is None else named.name)
         found = [one for one in known if str(one.number) == text or (len(text) >= 7 and one.version.startswith(text))]
-        if not found:
-            newest = ", ".join(f"{one.number} ({one.version[:12]}, {one.created:%Y-%m-%d})" for one in known[:5])
-            raise FinJEPAError(
-                f"there is no revision {text} of {named.name if named else 'any feed'} here; "
-                + (f"the newest are {newest}" if newest else "nothing was ingested yet")
-            )
-        if len({(one.feed, one.version) for one in found}) > 1:
-            raise FinJEPAError(
-                f"{text} is the start of several revisions: {', '.join(str(one.number) for one in found)}"
-            )
+        if len({(one.feed, one.version) for one in found}) != 1:
+            of = named.name if named else "any feed"
+            why = f"{text} is the start of several revisions" if found else f"there is no revision {text} of {of} here"
+            newest = (f"{one.number} ({one.version[:12]}, {one.created:%Y-%m-%d})" for one in (found or known)[:5])
+            raise FinJEPAError(f"{why}; the newest are {', '.join(newest) or 'none'}")
         history.show(con, found[0])
         return IngestReport(found[0], note=f"showing {found[0].feed} as it was at revision {found[0].number}")
 
@@ -159,8 +154,8 @@ def _held_feed(warehouse: Warehouse, settings: Settings) -> tuple[Feed, history.
     with warehouse.connect() as con:
         shown = history.current_revision(con)
         newest = history.newest_revision(con, shown.feed) if shown else None
-    options = json.loads(shown.options_json) if shown else {"data_source": "sample"}
-    feed = make_feed(PriceSourceConfig(**options), settings)
+    options = shown.options_json if shown else '{"data_source": "sample"}'
+    feed = make_feed(PriceSourceConfig(**json.loads(options)), settings)
     assert feed is not None  # stored options always name their source
     return feed, shown if shown != newest else None
 
@@ -186,7 +181,7 @@ def _bring_up(
     if not _is_known(before, snapshot, whole):
         # another command may have moved the home on meanwhile, so that the files are needed after all
         paths = paths or feed.source.fetch(snapshot)
-        place, rows = history.place_of(con, feed), scan_sql(con, paths, feed.filter)
+        place, rows = history.place_of(con, feed), scan_sql(con, paths, feed.where())
         put_calendars(con, feed.calendar, place[0], rows)
         delivery = Delivery(con, rows, place, feed.calendar)
         if before is None:
@@ -225,8 +220,7 @@ def _accept(
         "rows_before": rows_before,
         "withdrawn_rows": moved.withdrawn,
         "kept_rows": moved.kept,
-        "rejudged_rows": moved.held_back + moved.released,
-        "restated_symbols": moved.restated_symbols,
+        "rejudged_rows": moved.rejudged,
         "moved_symbols": moved.moved_symbols,
     }
     outcomes = tuple(
@@ -237,7 +231,7 @@ def _accept(
         raise ContractError(_refusal(feed, outcomes), feed.name, outcomes)
     if not feed.source.still_is(snapshot):
         raise FinJEPAError(f"{feed.name} changed while it was read; run it again when nobody writes there")
-    content = f"{version_of(snapshot.files)} {feed.filter.label} {feed.calendar} {JUDGEMENT}"
+    content = f"{version_of(snapshot.files)} {feed.label} {feed.calendar} {JUDGEMENT}"
     if moved.kept:  # what is here is not only what the files hold
         content += f" {content_digest(con, feed_id)}"
     total = rows_before + moved.added - moved.ended
@@ -266,54 +260,46 @@ def _aggregates(
     """A revision that was written, in numbers: new rows by rule, sessions, and which columns hold anything."""
     counts = (f"count(*) FILTER (WHERE broken & {rule.bit} <> 0)::DOUBLE AS {rule.name}" for rule in ROW_RULES)
     query = sql("prices/aggregates").format(
+        **BITS,
         feed_id=place[0],
         revision=place[1],
         rule_counts=", ".join(counts),
-        columns=", ".join(f"CASE WHEN {name}_count > 0 THEN '{name}' END" for name in history.CHANNELS),
-        column_counts=", ".join(f"count({name}) AS {name}_count" for name in history.CHANNELS),
-        hard=HARD_BITS,
-        refusing=HARD_BITS & ~bits(*(accepted & BY_NAME.keys())),
-        unplaced=UNPLACED_BITS,
+        columns=", ".join(f"CASE WHEN count({name}) > 0 THEN '{name}' END" for name in history.CHANNELS),
+        refusing=BITS["hard"] & ~sum(BITS.get(name, 0) for name in accepted),
         calendar=clock_of(feed.calendar),
         several=has_several(feed.calendar),
     )
-    (found,) = con.execute(query).fetchall()
-    return dict(zip((column[0] for column in con.description or ()), found, strict=True))
+    return con.sql(query).pl().row(0, named=True)
 
 
 def _refusal(feed: Feed, outcomes: tuple[contract.Outcome, ...]) -> str:
     """Why a delivery is refused, and which option lets it pass, in one line."""
     failed = [one for one in outcomes if one.severity == "critical" and not one.success]
-    hard = {rule.name: rule for rule in ROW_RULES if rule.severity == "hard"}
-    broken = sorted(
-        (one for one in outcomes if one.column in hard and one.observed), key=lambda one: -(one.observed or 0)
-    )
     refusing = [one.column for one in failed]
-    options = [name for name in refusing if name in hard or name in contract.ACCEPTABLE]
-    says = "; ".join(map(str, failed))
-    if "refused_rows" in refusing and broken:
-        says += "; " + ", ".join(f"{one.column} {one.observed:,.0f} rows" for one in broken[:3])
-        options += [one.column for one in broken[:3]]
-    ways = []
-    if "withdrawn_rows" in refusing:
-        ways.append("deliver the whole history again")
-    if "stray_session" in refusing:
-        ways.append(f"name the calendar that is not {feed.calendar}, as --calendar 24/7 (--calendar auto looks for it)")
-    if "unreadable_date" in (one.column for one in broken):
-        ways.append("write days as YYYY-MM-DD")
-    if options:
-        names = ",".join(dict.fromkeys(options))
-        ways.append(f"--accept {names} takes it nevertheless (bad rows stay in quarantine)")
-    return f"{feed.name} is refused: {says}" + (f". Way out: {'; or '.join(ways)}" if ways else "")
+    hard = [rule.name for rule in ROW_RULES if rule.severity == "hard"]
+    broken = [one for one in outcomes if one.column in hard and one.observed]
+    worst = sorted(broken, key=lambda one: -(one.observed or 0))[:3] if "refused_rows" in refusing else []
+    says = "; ".join([*map(str, failed), ", ".join(f"{one.column} {one.observed:,.0f} rows" for one in worst)])
+    options = [name for name in refusing if name in hard or name in contract.ACCEPTABLE] + [one.column for one in worst]
+    calendar = f"name the calendar that is not {feed.calendar}, as --calendar 24/7 (--calendar auto looks for it)"
+    accept = f"--accept {','.join(dict.fromkeys(options))} takes it nevertheless (bad rows stay in quarantine)"
+    ways = (
+        ("withdrawn_rows" in refusing, "deliver the whole history again"),
+        ("stray_session" in refusing, calendar),
+        (any(one.column == "unreadable_date" for one in broken), "write days as YYYY-MM-DD"),
+        (bool(options), accept),
+    )
+    ways_out = "; or ".join(way for helps, way in ways if helps)
+    return f"{feed.name} is refused: {says.removesuffix('; ')}" + (f". Way out: {ways_out}" if ways_out else "")
 
 
 def _examples(con: duckdb.DuckDBPyConnection, revision: int, name: str, moved: Moved) -> list[str]:
     """Up to three rows (or symbols) of a new revision that broke a rule or an expectation."""
     if name in moved.examples:
         return moved.examples[name]
-    mask = HARD_BITS if name == "refused_rows" else BY_NAME[name].bit if name in BY_NAME else 0
-    query = (
+    mask = BITS.get("hard" if name == "refused_rows" else name, 0)
+    rows = con.execute(
         "SELECT coalesce(symbol, '?') || ' ' || coalesce(date::VARCHAR, unreadable, '?') FROM price_history "
         f"WHERE valid_from = {revision} AND broken & {mask} <> 0 ORDER BY symbol, date LIMIT 3"
     )
-    return [text for (text,) in con.execute(query).fetchall()]
+    return [text for (text,) in rows.fetchall()]

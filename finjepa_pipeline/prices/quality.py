@@ -10,7 +10,7 @@ import polars as pl
 
 from finjepa_pipeline.prices.derive import THRESHOLDS
 from finjepa_pipeline.prices.history import current_revision
-from finjepa_pipeline.prices.rules import BY_NAME, ROW_RULES
+from finjepa_pipeline.prices.rules import BITS, BY_NAME, ROW_RULES
 from finjepa_pipeline.warehouse import sql
 
 MOST_PSI = 0.25  # population stability index of a month against the twelve before it
@@ -40,7 +40,7 @@ def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
     # a source that has no adj_close at all misses none
     counted = [rule for rule in ROW_RULES if rule.name != "missing_adj_close" or "adj_close" in revision.columns]
     bits = ", ".join(f"('{rule.name}', {rule.bit})" for rule in counted)
-    query = sql("prices/quality").format(**THRESHOLDS, bits=bits, missing_ohlc=BY_NAME["missing_ohlc"].bit)
+    query = sql("prices/quality").format(**THRESHOLDS, bits=bits, missing_ohlc=BITS["missing_ohlc"])
     total = revision.rows + revision.quarantined_rows
     con.register("drifts", _drifts(con).to_arrow())
     found = []

@@ -105,14 +105,18 @@ def bits(*names: str) -> int:
     return sum(BY_NAME[name].bit for name in names)
 
 
-SESSION_BITS = bits("thin_session", "late_session")
-TICK_BITS = bits("impossible_move", "factor_step")
 # Of a row in quarantine, as in the views of schema.sql.
 HARD_BITS = sum(rule.bit for rule in ROW_RULES if rule.severity == "hard")
-# Of what a row is by itself; ticks and sessions depend on rows that may come later.
-FIRM_BITS = HARD_BITS & ~SESSION_BITS & ~TICK_BITS
-# A row that belongs to no symbol or no session.
-UNPLACED_BITS = bits("unreadable_date", "date_out_of_range", "bad_symbol", "duplicate", "stray_session")
+# What queries call the bits: each rule by its name, and sums of them.
+BITS = {rule.name: rule.bit for rule in ROW_RULES} | {
+    "hard": HARD_BITS,
+    "ticks": bits("impossible_move", "factor_step"),
+    "sessions": bits("thin_session", "late_session"),
+    # What a row is by itself; ticks and sessions depend on rows that may come later.
+    "firm": HARD_BITS & ~bits("impossible_move", "factor_step", "thin_session", "late_session"),
+    # A row that belongs to no symbol or no session.
+    "unplaced": bits("unreadable_date", "date_out_of_range", "bad_symbol", "duplicate", "stray_session"),
+}
 BROKEN_ROW = " | ".join(
     f"CASE WHEN {rule.condition} THEN {rule.bit} ELSE 0 END" for rule in ROW_RULES if rule.condition
 )

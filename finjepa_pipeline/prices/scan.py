@@ -5,6 +5,7 @@ it. The day of a time is the one in the zone that it was written in: the first t
 Parquet column with a zone. It does not depend on the zone of the machine. NaN and infinity are missing values, in every format.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ import duckdb
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.rules import BROKEN_ROW
-from finjepa_pipeline.prices.sources.base import PriceFilter
 from finjepa_pipeline.warehouse import file_literal, literal, sql
 
 PRICES = ("open", "high", "low", "close", "adj_close")
@@ -26,22 +26,18 @@ _TIME = r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}.*"
 _FOLDER = "in the name of the folder"  # in place of a type: where the column comes from
 
 
-def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], wanted: PriceFilter) -> str:
+def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], where: str = "") -> str:
     """A SELECT over `paths` with the columns of `sql/prices/scan.sql`, in the order of the files.
 
     Raises:
         FinJEPAError: if a file cannot be read or lacks a column that it must have.
     """
-    groups: list[tuple[tuple[tuple[str, str], ...], str, list[Path]]] = []
-    for path in paths:
-        kind = _kind(path)
-        columns = tuple(_columns(con, path, kind).items())
-        # Neighbours with the same columns are read by one scan; the order of the files is kept.
-        if groups and groups[-1][:2] == (columns, kind):
-            groups[-1][2].append(path)
-        else:
-            groups.append((columns, kind, [path]))
-    return "\nUNION ALL\n".join(_group_sql(dict(columns), kind, files, wanted) for columns, kind, files in groups)
+    described = [(_columns(con, path, _kind(path)), _kind(path), path) for path in paths]
+    # Neighbours with the same columns are read by one scan; the order of the files is kept.
+    groups = itertools.groupby(described, key=lambda one: one[:2])
+    return "\nUNION ALL\n".join(
+        _group_sql(columns, kind, [path for *_, path in files], where) for (columns, kind), files in groups
+    )
 
 
 def _kind(path: Path) -> str:
@@ -77,7 +73,7 @@ def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str,
     return {name: types[name] for name in COLUMNS if name in types}
 
 
-def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], wanted: PriceFilter) -> str:
+def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], where: str) -> str:
     def number(name: str) -> str:
         if name not in types:
             return "NULL::DOUBLE"
@@ -113,7 +109,7 @@ def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], wanted: 
         has_adj_close="true" if "adj_close" in types else "false",
         unreadable=f"CASE {' '.join(cases)} END",
         files=f"(SELECT {', '.join([*named, *given])} FROM {_reader(kind, paths, filename=bool(given))})",
-        wanted=wanted.where(),
+        wanted=where,
     )
 
 

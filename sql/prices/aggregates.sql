@@ -12,11 +12,11 @@ sessions AS (
         median(count(*)) OVER (ORDER BY date ROWS BETWEEN 20 PRECEDING AND 1 PRECEDING) AS usual
     FROM valid WHERE broken & {unplaced} = 0 GROUP BY date HAVING n > 0
 )
-SELECT appended.*, list_filter([{columns}], lambda x: x IS NOT NULL) AS columns, counted.*, (
+SELECT appended.*, held.*, counted.*, (
     SELECT count(*) FROM calendar_sessions WHERE calendar = '{calendar}' AND date BETWEEN first_date AND last_date
     AND date NOT IN (SELECT date FROM sessions)
 ) AS missing_sessions
-FROM appended, (SELECT {column_counts} FROM valid), (
+FROM appended, (SELECT list_filter([{columns}], lambda x: x IS NOT NULL) AS columns FROM valid) AS held, (
     SELECT sum(n) AS sound_rows, min(date) AS first_date, max(date) AS last_date,
         count(*) FILTER (WHERE NOT {several} AND came NOT BETWEEN 0.9 * usual AND 1.1 * usual) AS uneven_sessions
     FROM sessions

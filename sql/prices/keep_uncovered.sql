@@ -8,7 +8,7 @@ WITH delivered AS (
 twice AS (
     SELECT new.symbol, new.date, coalesce(new.adj_close, new.close) / coalesce(old.adj_close, old.close) AS ratio
     FROM delivered_rows AS new JOIN held_rows AS old ON old.symbol = new.symbol AND old.date = new.date
-    WHERE (old.broken | new.broken) & {hard} = 0
+    WHERE (old.broken | new.broken) & ({firm} | {ticks}) = 0
 ),
 scaled AS (SELECT symbol, arg_min(ratio, date) AS first_ratio, arg_max(ratio, date) AS last_ratio FROM twice GROUP BY symbol)
 SELECT symbol, first, last, coalesce(abs(ln(first_ratio)) > 1e-4, false) AS first_moved,

@@ -9,7 +9,6 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.calendar import AUTO, DEFAULT_CALENDAR, sessions
 from finjepa_pipeline.prices.sources.base import (
     Feed,
-    PriceFilter,
     PriceSource,
     Snapshot,
     SourceFile,
@@ -20,7 +19,7 @@ from finjepa_pipeline.prices.sources.hf import HubSource
 from finjepa_pipeline.prices.synthetic import SyntheticConfig
 from finjepa_pipeline.settings import Settings
 
-__all__ = ["Feed", "PriceFilter", "PriceSource", "PriceSourceConfig", "Snapshot", "SourceFile", "make_feed"]
+__all__ = ["Feed", "PriceSource", "PriceSourceConfig", "Snapshot", "SourceFile", "make_feed"]
 
 SOURCES = ("sample", "files", "hf", "synthetic")
 _OWNERS = {
@@ -75,16 +74,16 @@ def make_feed(config: PriceSourceConfig, settings: Settings) -> Feed | None:
     """
     source = _make_source(config, settings)
     symbols = tuple(sorted(set(config.symbols or ())))
-    wanted = PriceFilter(symbols=symbols, start=_day(config.start), end=_day(config.end))
+    start, end = _day(config.start), _day(config.end)
     if source is None:
-        if wanted != PriceFilter() or config.calendar:
+        if symbols or start or end or config.calendar:
             raise FinJEPAError("symbols, start, end and calendar need a data source; add --data-source")
         return None
     if config.calendar not in (None, AUTO):
         sessions(config.calendar)  # a name that does not exist ends here
     if not all(map(str.strip, symbols)):
         raise FinJEPAError("an empty text is no symbol")
-    return Feed(source, wanted, config.calendar or DEFAULT_CALENDAR)
+    return Feed(source, config.calendar or DEFAULT_CALENDAR, symbols, start, end)
 
 
 def _make_source(config: PriceSourceConfig, settings: Settings) -> PriceSource | None:

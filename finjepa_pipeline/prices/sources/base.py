@@ -31,33 +31,28 @@ class Snapshot:
 
 
 class PriceSource(ABC):
-    """Looks first (`snapshot`, cheap), fetches only what is new (`fetch`)."""
+    """Looks first (`snapshot`, cheap), then fetches (`fetch`). Both raise FinJEPAError where the source cannot be read.
+
+    Attributes:
+        place: the source and where it is, such as `files:/data/prices`.
+        options: the fields of `PriceSourceConfig` that make this source again.
+    """
 
     @property
     @abstractmethod
-    def place(self) -> str:
-        """The source and where it is, such as `files:/data/prices`."""
+    def place(self) -> str: ...
 
     @property
     @abstractmethod
-    def options(self) -> dict[str, object]:
-        """The fields of `PriceSourceConfig` that make this source again."""
+    def options(self) -> dict[str, object]: ...
 
     @abstractmethod
     def snapshot(self) -> Snapshot:
-        """The present state.
-
-        Raises:
-            FinJEPAError: if the source cannot be read.
-        """
+        """The present state."""
 
     @abstractmethod
     def fetch(self, snapshot: Snapshot) -> list[Path]:
-        """Local Parquet or CSV files with the content of a snapshot, in its order.
-
-        Raises:
-            FinJEPAError: if one cannot be had.
-        """
+        """Local Parquet or CSV files with the content of a snapshot, in its order."""
 
     def still_is(self, snapshot: Snapshot) -> bool:
         """Whether what `fetch` gave still has the content that `snapshot` promised; always, where nobody else writes."""
@@ -65,29 +60,45 @@ class PriceSource(ABC):
 
 
 @dataclass(frozen=True)
-class PriceFilter:
-    """Which rows of a source are wanted; pushed down into the scan. `start` and `end` are ISO days, both included."""
+class Feed:
+    """Rows of a source that belong together; rows of different feeds never mix.
 
+    Attributes:
+        symbols: those that are wanted; all where empty.
+        start, end: ISO days, both included.
+    """
+
+    source: PriceSource
+    calendar: str = DEFAULT_CALENDAR
     symbols: tuple[str, ...] = ()
     start: str | None = None
     end: str | None = None
 
     @property
-    def options(self) -> dict[str, object]:
-        options: dict[str, object] = {"start": self.start, "end": self.end, "symbols": list(self.symbols) or None}
-        return {name: value for name, value in options.items() if value is not None}
-
-    @property
     def label(self) -> str:
         """Distinguishes feeds of the same place; empty for all rows."""
-        parts = []
-        if self.symbols:
-            listed = ", ".join(self.symbols)
-            tag = hashlib.sha256(listed.encode()).hexdigest()[:8]
-            parts.append(listed if len(self.symbols) <= 5 else f"{len(self.symbols)} symbols {tag}")
-        if self.start or self.end:
-            parts.append(f"{self.start or ''}..{self.end or ''}")
-        return f" ({'; '.join(parts)})" if parts else ""
+        listed = ", ".join(self.symbols)
+        if len(self.symbols) > 5:
+            listed = f"{len(self.symbols)} symbols {hashlib.sha256(listed.encode()).hexdigest()[:8]}"
+        days = f"{self.start or ''}..{self.end or ''}" if self.start or self.end else ""
+        parts = "; ".join(filter(None, (listed, days)))
+        return f" ({parts})" if parts else ""
+
+    @property
+    def name(self) -> str:
+        where = "" if self.calendar == DEFAULT_CALENDAR else f" on {self.calendar}"
+        return f"{self.source.place}{self.label}{where}"
+
+    @property
+    def options_json(self) -> str:
+        """What makes the feed again: the fields of a `PriceSourceConfig`."""
+        wanted = {
+            "symbols": list(self.symbols) or None,
+            "start": self.start,
+            "end": self.end,
+            "calendar": self.calendar,
+        }
+        return to_json({**self.source.options, **{k: v for k, v in wanted.items() if v is not None}}, sort_keys=True)
 
     def where(self) -> str:
         """The condition in SQL over `symbol` and `date`, a day. A row whose day cannot be read stays, for quarantine."""
@@ -95,24 +106,6 @@ class PriceFilter:
         conditions += [f"(date >= DATE '{self.start}' OR date IS NULL)"] if self.start else []
         conditions += [f"(date <= DATE '{self.end}' OR date IS NULL)"] if self.end else []
         return f"WHERE {' AND '.join(conditions)}" if conditions else ""
-
-
-@dataclass(frozen=True)
-class Feed:
-    """Rows of a source that belong together; rows of different feeds never mix."""
-
-    source: PriceSource
-    filter: PriceFilter = PriceFilter()
-    calendar: str = DEFAULT_CALENDAR
-
-    @property
-    def name(self) -> str:
-        where = "" if self.calendar == DEFAULT_CALENDAR else f" on {self.calendar}"
-        return f"{self.source.place}{self.filter.label}{where}"
-
-    @property
-    def options_json(self) -> str:
-        return to_json({**self.source.options, **self.filter.options, "calendar": self.calendar}, sort_keys=True)
 
 
 def with_folders(name: str, sha256: str) -> str:

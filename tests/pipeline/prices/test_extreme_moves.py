@@ -109,7 +109,7 @@ def test_a_move_counts_until_the_next_sessions_tell(
     home.write("part.parquet", rows.filter(DAY <= HIT + 1))
     report = home.ingest()
     derive(home.warehouse, UNIVERSE)
-    assert (report.moved.held_back, report.moved.examples["rejudged_rows"]) == (1, [f"AAA {day(quiet, HIT)}"])
+    assert (report.moved.rejudged, report.moved.examples["rejudged_rows"]) == (1, [f"AAA {day(quiet, HIT)}"])
     whole = derived(new_home(), rows.filter(DAY <= HIT + 1))
     query = "SELECT symbol, date, close FROM {} ORDER BY ALL"
     for table in ("prices", "quarantined_prices"):

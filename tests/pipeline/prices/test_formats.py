@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.scan import scan_sql
-from finjepa_pipeline.prices.sources import PriceFilter
 from finjepa_pipeline.prices.sources.files import FilesSource
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import prices
@@ -54,7 +53,7 @@ def reader() -> duckdb.DuckDBPyConnection:
 
 def scanned(path: Path) -> list[tuple[Any, ...]]:
     """The rows of a file with the rules that they break."""
-    return reader().execute(scan_sql(reader(), [path], PriceFilter())).fetchall()
+    return reader().execute(scan_sql(reader(), [path])).fetchall()
 
 
 @st.composite
