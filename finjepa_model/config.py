@@ -20,7 +20,7 @@ ConfigT = TypeVar("ConfigT")
 DefaultT = TypeVar("DefaultT")
 _RETIRED = {  # keys of checkpoints of earlier versions
     "model": ("adaln_init", "adaln_std"),
-    "loss": ("heads",),
+    "loss": ("heads", "truncate_rollout"),
     "training": ("compile",),
     "td": ("symmetric", "behaviour_cloning"),
 }
@@ -107,7 +107,6 @@ class LossConfig(Bounded):
 
     recipe: Recipe = "ema"  # SIGReg costs forecasts of risk (docs/results/risk.md)
     rollout_steps: int = bounded(2, 1, 64)  # K, autoregressive steps
-    truncate_rollout: bool = True  # no gradient from one rollout step into the one before (TBPTT-1, JEPA-WMs)
     mask_ratio: float = bounded(0.7, 0.001, 0.999)  # TS-JEPA
     masked_patch: float = bounded(1.0, 0, 1e6)
     prediction: float = bounded(1.0, 0, 1e6)

@@ -90,12 +90,11 @@ class FinJEPA(nn.Module):
         """Market latents one step ahead of every step; see `Predictor.market`."""
         return self.predictor.market(tokens_BSMD, present_BN)
 
-    def rollout(self, tokens_BSMD: Tensor, present_BN: Tensor, steps: int, truncate: bool = False) -> Tensor:
-        """Predict the market autoregressively.
+    def rollout(self, tokens_BSMD: Tensor, present_BN: Tensor, steps: int) -> Tensor:
+        """Predict the market autoregressively; no gradient flows from one step into the one before (TBPTT-1, JEPA-WMs).
 
         Args:
             tokens_BSMD: asset latents and, last, the market latent of the context.
-            truncate: let no gradient flow from one step into the one before.
 
         Returns:
             predicted_BHMD, H = `steps`.
@@ -104,7 +103,7 @@ class FinJEPA(nn.Module):
         for _ in range(steps):
             following_BMD = self.predictor.market(context, present_BN)[0][:, -1]
             predicted.append(following_BMD)
-            context = torch.cat([context, (following_BMD.detach() if truncate else following_BMD).unsqueeze(1)], dim=1)
+            context = torch.cat([context, following_BMD.detach().unsqueeze(1)], dim=1)
         return torch.stack(predicted, dim=1)
 
     @torch.no_grad()

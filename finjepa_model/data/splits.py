@@ -144,31 +144,17 @@ def shortage(splits: Splits, config: FinJEPAConfig) -> str:
 
 def ways_out(sessions: int, config: FinJEPAConfig) -> str:
     """What makes every block of a calendar long enough, in words: each of them alone is enough, and others are not named."""
-    training = config.training
 
-    def fits(sessions: int, section: str = "training", **changes: Any) -> bool:
-        try:
-            changed = replace(config, **{section: replace(getattr(config, section), **changes)})
-        except FinJEPAError:  # no config, such as one whose patches do not divide the window
-            return False
+    def fits(sessions: int, stride: int) -> bool:
+        changed = replace(config, model=replace(config.model, stride=stride))
         splits = cut_by_shares(sessions, changed)
         learns = splits.train[1] - _purge(changed) > max(splits.train[0], ELIGIBLE_AFTER)
         return learns and not shortage(splits, changed)
 
-    most = 100 * sessions + 100_000
-    found = [f"bring a history of {next((n for n in range(sessions + 1, most) if fits(n)), most)} sessions"]
-    shares = [(a / 20, b / 20) for a in range(4, 19) for b in range(1, 19 - a)]
-    nearest = sorted(shares, key=lambda pair: abs(pair[0] - training.train_share))
-    for train, validation in nearest:
-        if train > training.train_from and fits(sessions, train_share=train, validation_share=validation):
-            found.append(f"--set training.train_share={train} --set training.validation_share={validation}")
-            break
-    for key in ("stride", "window"):
-        for value in range(getattr(config.model, key) - 1, 1, -1):
-            if fits(sessions, "model", **{key: value}):
-                found.append(f"--set model.{key}={value}")
-                break
-    return " or ".join(found)
+    stride, most = config.model.stride, 100 * sessions + 100_000
+    history = next((longer for longer in range(sessions + 1, most) if fits(longer, stride)), most)
+    shorter = next((steps for steps in range(stride - 1, 1, -1) if fits(sessions, steps)), None)
+    return f"bring a history of {history} sessions" + (f" or --set model.stride={shorter}" if shorter else "")
 
 
 def shortest_block(config: FinJEPAConfig) -> int:

@@ -230,9 +230,8 @@ def _roll_out(model: "FinJEPA", tokens_BSMD: Tensor, predicted_BSMD: Tensor, obs
     first_B1MD = predicted_BSMD[:, context - 1 : context]
     if weights.rollout_steps == 1:
         return first_B1MD
-    fed_B1MD = first_B1MD.detach() if weights.truncate_rollout else first_B1MD
-    known = torch.cat([tokens_BSMD[:, :context], fed_B1MD], dim=1)
-    rest = model.rollout(known, observation.present_BN, weights.rollout_steps - 1, weights.truncate_rollout)
+    known = torch.cat([tokens_BSMD[:, :context], first_B1MD.detach()], dim=1)
+    rest = model.rollout(known, observation.present_BN, weights.rollout_steps - 1)
     return torch.cat([first_B1MD, rest], dim=1)
 
 
@@ -286,8 +285,7 @@ def _portfolio_terms(
     for k in range(steps):
         token_B1D, past = predict(token_B1D, condition_BKD[:, None, k : k + 1], first_step + k, memory, past)
         ahead.append(token_B1D[:, 0])
-        if weights.truncate_rollout:
-            token_B1D = token_B1D.detach()
+        token_B1D = token_B1D.detach()
 
     variance, covariance = variance_covariance(latents_BKD.flatten(0, 1))
     return {

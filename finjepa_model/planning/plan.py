@@ -65,8 +65,6 @@ class ActionSpace:
     allow_hedge: bool = True
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise FinJEPAError(f"the planning horizon must be at least one decision step, not {self.horizon}")
         fewest = int(self.present_BN.sum(-1).min())
         if fewest == 0:
             raise FinJEPAError("nothing to plan: no asset is present on a decision date; choose a date with prices")

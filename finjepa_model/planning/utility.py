@@ -86,32 +86,29 @@ def parse_goal(text: str) -> Target | None:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity of a decision step that a utility may contain; no portfolio, whatever its rules, has less than `least` or
-    more than `most` of it."""
+    """A quantity of a decision step that a utility may contain."""
 
     name: str
     unit: str
     formula: str
-    least: float = 0.0
-    most: float = math.inf
 
 
 # fmt: off
 QUANTITIES = {q.name: q for q in (
-    Quantity("log_growth", "log return a step", "log(wealth after / wealth before), costs included", -math.inf),
+    Quantity("log_growth", "log return a step", "log(wealth after / wealth before), costs included"),
     Quantity("variance", "squared return a step", "variance of the step's simple return; 2.5 of it is a risk aversion of 5"),
     Quantity("volatility", "return a step", "root of the variance"),
-    Quantity("cvar", "share of wealth", "mean loss in the worst 5 % of cases, as if returns were Gaussian", -math.inf),
-    Quantity("drawdown", "share of wealth", "fall from the highest wealth so far on a path at the worst 5 % (Gaussian)", most=1),
+    Quantity("cvar", "share of wealth", "mean loss in the worst 5 % of cases, as if returns were Gaussian"),
+    Quantity("drawdown", "share of wealth", "fall from the highest wealth so far on a path at the worst 5 % (Gaussian)"),
     Quantity("cost", "share of wealth", "commissions, spreads, impact and borrow fees of the step"),
     Quantity("turnover", "share of wealth", "half of what is bought and sold, one-way"),
     Quantity("gross", "share of wealth", "sum of absolute positions after the trade"),
-    Quantity("net", "share of wealth", "sum of positions after the trade", -math.inf),
+    Quantity("net", "share of wealth", "sum of positions after the trade"),
     Quantity("short", "share of wealth", "sum of positions held short"),
-    Quantity("cash", "share of wealth", "1 - net, the cash that is the investor's own", -math.inf),
-    Quantity("beta", "1", "to the market proxy, hedge included", -math.inf),
+    Quantity("cash", "share of wealth", "1 - net, the cash that is the investor's own"),
+    Quantity("beta", "1", "to the market proxy, hedge included"),
     Quantity("concentration", "1", "sum of squared positions"),
-    Quantity("hedge", "0 or 1", "whether the market proxy is sold", most=1),
+    Quantity("hedge", "0 or 1", "whether the market proxy is sold"),
     Quantity("disagreement", "return a step", "deviation of the expected return over an ensemble of models"),
     Quantity("goal_distance", "1", "mean squared distance of the portfolio latent to the goal's"),
     Quantity("final_goal_distance", "1", "the same at the last step, 0 before"),
@@ -201,8 +198,7 @@ def parse_utility(text: str) -> Utility:
     """Read a utility.
 
     Raises:
-        FinJEPAError: for what is not arithmetic over known quantities, and for a limit that no portfolio can keep; it names
-            the part and what is known.
+        FinJEPAError: for what is not arithmetic over known quantities; it names the part and what is known.
     """
     text = " ".join(text.split())
     tree = _tree(text)
@@ -216,7 +212,6 @@ def parse_utility(text: str) -> Utility:
                 f"the limit {_source(limit)!r} cannot be read; write it like gross <= 0.8 or cash >= 0.1"
             )
         names |= set().union(*map(_names, _sides(limit)))
-    _refuse_impossible(limits)
     sourced = tuple((ast.unparse(limit).replace(" ", ""), limit) for limit in limits)
     return Utility(text, frozenset(names), tuple(_addends(body)), sourced)
 
@@ -330,29 +325,6 @@ def _addends(tree: ast.expr, negative: bool = False) -> list[tuple[str, ast.expr
         return _addends(tree.left, negative) + _addends(tree.right, negative != isinstance(tree.op, ast.Sub))
     signed = ast.UnaryOp(ast.USub(), tree) if negative else tree
     return [(ast.unparse(signed).replace(" ", ""), signed)]
-
-
-def _refuse_impossible(limits: Sequence[ast.expr]) -> None:
-    """Limits on one quantity, or on none, that contradict what the quantity can be or each other."""
-    ranges = {name: (quantity.least, quantity.most) for name, quantity in QUANTITIES.items()}
-
-    def range_of(side: ast.expr) -> tuple[float, float]:
-        if isinstance(side, ast.Name):
-            return ranges[side.id]
-        number = _evaluate(side, {}) if not _names(side) else None
-        return (-math.inf, math.inf) if number is None else (float(number), float(number))
-
-    for limit in limits:
-        low, high = _sides(limit)
-        least, most = range_of(low)[0], range_of(high)[1]
-        if least > most:
-            raise FinJEPAError(
-                f"the limit {_source(limit)} can never be kept: what must be at most {most:g} is at least {least:g}"
-            )
-        for side in (low, high):
-            if isinstance(side, ast.Name):
-                own = ranges[side.id]
-                ranges[side.id] = (own[0], min(own[1], most)) if side is low else (max(own[0], least), own[1])
 
 
 def _sides(limit: ast.expr) -> tuple[ast.expr, ast.expr]:

@@ -1,4 +1,4 @@
-"""The K-step objective: right where the dynamics are known, and as truncated as its config says."""
+"""The K-step objective: right where the dynamics are known, and no gradient goes from one step into the one before."""
 
 from dataclasses import replace
 
@@ -23,8 +23,8 @@ class LinearMarket(nn.Module):
         return tokens_XSMD @ self.transition.T, None
 
 
-def _world(steps, truncate):
-    config = small_config(rollout_steps=steps, truncate_rollout=truncate)
+def _world(steps):
+    config = small_config(rollout_steps=steps)
     model = FinJEPA(config).double()
     model.predictor = LinearMarket(config.model.dim)
     return model
@@ -41,7 +41,7 @@ def _path(model, steps):
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_perfect_dynamics_have_no_loss_and_a_shifted_target_has(steps):
-    model = _world(steps, truncate=True)
+    model = _world(steps)
     context = model.config.model.context_steps
     tokens = _path(model, context + steps)
     observation = random_observation(model.config, steps=context + steps)
@@ -53,10 +53,9 @@ def test_perfect_dynamics_have_no_loss_and_a_shifted_target_has(steps):
     assert float(_latent_error(ahead, tokens[:, -steps - 1 : -1], observation.present_BN)) > 1e-2
 
 
-@pytest.mark.parametrize("truncate", [True, False])
-def test_truncated_gradients_are_those_of_single_steps(truncate):
+def test_gradients_are_those_of_single_steps():
     steps = 3
-    model = _world(steps, truncate)
+    model = _world(steps)
     context = model.config.model.context_steps
     tokens = _path(model, context + steps) + 0.1 * torch.randn(8, context + steps, 5, 16, dtype=torch.float64)
     observation = random_observation(model.config, steps=context + steps)
@@ -71,7 +70,7 @@ def test_truncated_gradients_are_those_of_single_steps(truncate):
         one = fed.detach() @ transition.T
         alone += torch.autograd.grad((one - tokens[:, context + k]).square().sum(), transition)[0]
         fed = one
-    assert torch.allclose(gradient, alone) == truncate
+    assert torch.allclose(gradient, alone)
 
 
 def test_the_first_step_of_a_rollout_is_the_teacher_forced_prediction():
@@ -123,9 +122,9 @@ class Fixed(nn.Module):
         return self.latents
 
 
-def _held(steps, truncate, noise=0.0):
+def _held(steps, noise=0.0):
     """A model with linear portfolios, everything else that its portfolio terms need, its latents and its conditions."""
-    config = small_config(rollout_steps=steps, truncate_rollout=truncate)
+    config = small_config(rollout_steps=steps)
     model = FinJEPA(config)
     batch, path = random_batch(config)
     tokens = torch.randn(8, config.model.context_steps + steps, 5, 16)
@@ -142,7 +141,7 @@ def _held(steps, truncate, noise=0.0):
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_portfolios_that_follow_the_actions_have_no_loss_and_a_shifted_target_has(steps):
-    model, seen, latents, _ = _held(steps, truncate=True)
+    model, seen, latents, _ = _held(steps)
     terms = _portfolio_terms(model, *seen)
     assert float(terms["portfolio_prediction"]) < 1e-10
     assert float(terms["portfolio_rollout"]) < 1e-10
@@ -154,10 +153,9 @@ def test_portfolios_that_follow_the_actions_have_no_loss_and_a_shifted_target_ha
     assert torch.isclose(apart["portfolio_prediction"], apart["portfolio_rollout"]) == (steps == 1)
 
 
-@pytest.mark.parametrize("truncate", [True, False])
-def test_truncated_gradients_of_portfolios_are_those_of_single_steps(truncate):
+def test_gradients_of_portfolios_are_those_of_single_steps():
     steps = 3
-    model, seen, latents, condition = _held(steps, truncate, noise=0.3)
+    model, seen, latents, condition = _held(steps, noise=0.3)
     learned = list(model.predictor.parameters())
     gradients = torch.autograd.grad(_portfolio_terms(model, *seen)["portfolio_rollout"], learned)
     alone, fed = [torch.zeros_like(p) for p in learned], latents[:, 0]
@@ -166,5 +164,4 @@ def test_truncated_gradients_of_portfolios_are_those_of_single_steps(truncate):
         loss = (one - latents[:, k + 1]).square().mean() / steps
         alone = [total + part for total, part in zip(alone, torch.autograd.grad(loss, learned), strict=True)]
         fed = one
-    close = [torch.allclose(*pair, rtol=1e-4, atol=1e-6) for pair in zip(gradients, alone, strict=True)]
-    assert close == [truncate] * 2
+    assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-6) for pair in zip(gradients, alone, strict=True))

@@ -65,8 +65,6 @@ def test_impossible_spaces_are_refused_with_the_way_out():
         ActionSpace.from_config(PortfolioConfig(max_weight=0.1), present_BN, 2)
     with pytest.raises(FinJEPAError, match="no asset is present"):
         ActionSpace(torch.zeros(1, 5, dtype=torch.bool), 1)
-    with pytest.raises(FinJEPAError, match="horizon"):
-        ActionSpace(present_BN, 0)
 
 
 def by_interior_point(problem: Quadratic, space: ActionSpace, invested: bool) -> torch.Tensor:
