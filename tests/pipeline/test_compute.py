@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import compute
 from finjepa_pipeline.settings import Settings
 from tests.pipeline.compute_jobs import die, die_once
+from tests.system.processes import is_alive
+from tests.system.product import wait_until
 
 HERE, POOL = (Settings(home=Path("/nowhere"), compute=f"local:{n}") for n in (1, 2))
 
@@ -44,11 +45,11 @@ def test_no_worker_outlives_the_process_that_wanted_it(tmp_path, number):
     (tmp_path / "driver.py").write_text(program)
     command = [sys.executable, tmp_path / "driver.py", tmp_path / "worker"]
     driver = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, stderr=subprocess.DEVNULL)
-    _until(lambda: len(list(tmp_path.glob("worker-*"))) == 2)
+    wait_until(lambda: len(list(tmp_path.glob("worker-*"))) == 2)
     workers = [int(mark.name.split("-")[1]) for mark in tmp_path.glob("worker-*")]
     driver.send_signal(number)
     driver.wait(timeout=20)
-    _until(lambda: not any(_is_alive(pid) for pid in workers))
+    wait_until(lambda: not any(is_alive(pid) for pid in workers))
 
 
 def test_a_cluster_that_is_not_there_is_one_line():
@@ -57,17 +58,3 @@ def test_a_cluster_that_is_not_there_is_one_line():
     with pytest.raises(FinJEPAError, match=reason) as told, compute.map(nowhere, len, ["a"]):
         pass
     assert "\n" not in str(told.value)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def _until(done) -> None:
-    deadline = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -23,9 +23,14 @@ def with_texts(*texts: str) -> list[int]:
     return [pid for pid in _pids() if pid != os.getpid() and all(text in command_of(pid) for text in texts)]
 
 
+def is_alive(pid: int) -> bool:
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in "ZX"
+
+
 def of_session(session: int) -> list[int]:
     """The living processes of a session, as `start_new_session` makes it."""
-    return [pid for pid in _pids() if (fields := _stat(pid)) and int(fields[3]) == session and fields[0] not in "ZX"]
+    return [pid for pid in _pids() if is_alive(pid) and (fields := _stat(pid)) and int(fields[3]) == session]
 
 
 def of_home(home: Path) -> list[int]:

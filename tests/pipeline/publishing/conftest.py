@@ -128,6 +128,15 @@ class Home:
             }
             insert(con, "audit_results", key | {"created_at": now()}, found)
 
+    def promote(self, checkpoint: str, planner: str = "mppi", when: str = "2020-01-01 00:00:00") -> None:
+        """As if the gate had let a checkpoint pass, at a moment in UTC."""
+        with self.warehouse.connect() as con:
+            con.execute(
+                """INSERT INTO champions BY NAME SELECT ? AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
+                'it won' AS reasons, ? AS strategy, ?::TIMESTAMP AS created_at""",
+                [checkpoint, planner, when],
+            )
+
     def rows(self, query: str) -> list[tuple]:
         with self.warehouse.connect() as con:
             return con.execute(query).fetchall()

@@ -20,7 +20,7 @@ from tests.pipeline.backtest.handmade_panel import write_panel
 from tests.pipeline.backtest.handmade_setup import config_for
 from tests.pipeline.publishing.conftest import Home
 
-STRIDE, ASSETS, LENGTH, REBALANCED = 5, 7, 23, 10
+STRIDE, ASSETS, LENGTH, REBALANCED = 5, 7, 18, 10
 PLANNERS = ("cem", "mppi", "gradient", "qp", "random", "td")
 
 
@@ -84,15 +84,6 @@ def _config():
     )
 
 
-def promote(home: Home, checkpoint: str, planner: str, when: str = "2020-01-01 00:00:00") -> None:
-    with home.warehouse.connect() as con:
-        con.execute(
-            """INSERT INTO champions BY NAME SELECT ? AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
-            'it won' AS reasons, ? AS strategy, ?::TIMESTAMP AS created_at""",
-            [checkpoint, planner, when],
-        )
-
-
 def night(home: Home, market: Market, session: int, monkeypatch) -> dict:
     """What a run after a session leaves in the file of its date; nothing but the home goes from one to the next."""
     folder = market.until(session).folder
@@ -140,7 +131,7 @@ def test_nightly_runs_hold_what_the_backtest_holds(planner, seed, market, model,
     missed.add(STRIDE * int(random.integers(1, LENGTH // STRIDE)))  # a day of a decision among them
     home = Home(tmp_path_factory.mktemp("home") / "home")
     checkpoint = home.add_checkpoint("aaaa", model=model)
-    promote(home, "aaaa", planner)
+    home.promote("aaaa", planner)
     first = market.first
     setup, judged = judged_by(market, checkpoint, planner, (first, market.days))
     assert len({universe.start for universe in setup.universes}) > 1  # or nothing is tried of it
@@ -173,12 +164,12 @@ def test_a_new_champion_takes_over_at_the_next_decision_of_the_book(market, mode
     first = market.first
     checkpoint = home.add_checkpoint("aaaa", model=model)
     home.add_checkpoint("bbbb", model=model)
-    promote(home, "aaaa", "cem")
+    home.promote("aaaa", "cem")
     _, judged = judged_by(market, checkpoint, "cem", (first, market.days))
     changed = first + STRIDE + 2
     for session in range(first, changed + 1):
         night(home, market, session, monkeypatch)
-    promote(home, "bbbb", "qp", f"{np.datetime64('2020-01-01') + changed} 20:00:00")
+    home.promote("bbbb", "qp", f"{np.datetime64('2020-01-01') + changed} 20:00:00")
     for session in range(changed, first + 2 * STRIDE):
         found = night(home, market, session, monkeypatch)
         assert (found["hold"], found["checkpoint"], found["planner"]) == (True, "aaaa", "cem")
@@ -192,9 +183,9 @@ def test_a_missed_decision_is_made_by_the_champion_of_its_night(market, model, h
     first, start = market.first, np.datetime64("2020-01-01")
     home.add_checkpoint("aaaa", model=model)
     home.add_checkpoint("bbbb", model=model)
-    promote(home, "aaaa", "qp")
+    home.promote("aaaa", "qp")
     night(home, market, first, monkeypatch)
-    promote(home, "bbbb", "qp", f"{start + first + STRIDE + 2} 20:00:00")
+    home.promote("bbbb", "qp", f"{start + first + STRIDE + 2} 20:00:00")
     night(home, market, first + 3 * STRIDE + 1, monkeypatch)
     rows = home.rows("SELECT checkpoint, made_afterwards FROM decision_portfolios ORDER BY date")
     assert rows == [("aaaa", False), ("aaaa", True), ("bbbb", True), ("bbbb", True)]
@@ -203,7 +194,7 @@ def test_a_missed_decision_is_made_by_the_champion_of_its_night(market, model, h
 def test_a_trial_decides_on_its_date_and_changes_no_book(market, model, home, monkeypatch):
     first = market.first
     home.add_checkpoint("aaaa", model=model)
-    promote(home, "aaaa", "qp")
+    home.promote("aaaa", "qp")
     for session in (first, first + 2):
         night(home, market, session, monkeypatch)
     tried = make_decision(home.settings, home.warehouse, planner="mppi")
@@ -221,7 +212,7 @@ def test_a_trial_decides_on_its_date_and_changes_no_book(market, model, home, mo
 def test_a_date_before_the_book_is_a_trial(market, model, home, monkeypatch):
     first, start = market.first, np.datetime64("2020-01-01")
     home.add_checkpoint("aaaa", model=model)
-    promote(home, "aaaa", "qp")
+    home.promote("aaaa", "qp")
     night(home, market, first + 9, monkeypatch)
     made = make_decision(home.settings, home.warehouse, as_of=str(start + first + 1))  # schedule or not
     assert made is not None
@@ -232,7 +223,7 @@ def test_a_date_before_the_book_is_a_trial(market, model, home, monkeypatch):
 
 def test_a_decision_whose_file_is_lost_stands_in_the_tables(market, model, home, monkeypatch):
     home.add_checkpoint("aaaa", model=model)
-    promote(home, "aaaa", "qp")
+    home.promote("aaaa", "qp")
     found = night(home, market, market.first, monkeypatch)
     assert found["changes"] == ["First decision: the portfolio starts in cash."]
     assert (found["previous_date"], found["held"], found["held_cash"]) == (None, {}, 1.0)
@@ -248,7 +239,7 @@ def test_no_asset_with_a_price_on_the_day_of_a_decision_orders_nothing(market, m
     """As in a backtest; the next decision is `STRIDE` sessions later."""
     first = market.first
     checkpoint = home.add_checkpoint("aaaa", model=model)
-    promote(home, "aaaa", "cem")
+    home.promote("aaaa", "cem")
     halted = Market(market.folder / "halted", first)
     halted.returns_DA = market.returns_DA
     observed = halted.until

@@ -24,21 +24,13 @@ def decided(home, tmp_path, monkeypatch):
     return panel, made
 
 
-def promoted(home, checkpoint: str, when: str) -> None:
-    home.add_checkpoint(checkpoint)
-    with home.warehouse.connect() as con:
-        con.execute(
-            """INSERT INTO champions BY NAME SELECT ? AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
-            'it won' AS reasons, 'mppi' AS strategy, ?::TIMESTAMP AS created_at""",
-            [checkpoint, when],
-        )
-
-
 def test_each_date_is_decided_by_the_champion_of_its_night(home, decided):
     panel, made = decided
     dates = [str(day) for day in panel.dates]
-    promoted(home, "aaaa", f"{dates[4]} 23:30:00")  # in the evening after the close of session 4, UTC
-    promoted(home, "bbbb", f"{dates[8]} 23:30:00")
+    for name in ("aaaa", "bbbb"):
+        home.add_checkpoint(name)
+    home.promote("aaaa", when=f"{dates[4]} 23:30:00")  # in the evening after the close of session 4, UTC
+    home.promote("bbbb", when=f"{dates[8]} 23:30:00")
     for date in dates[2:11]:
         make_decision(home.settings, home.warehouse, as_of=date)
     assert {row[:2] for row in made[:2]} == {("bbbb", "trial")}  # before the first champion the present one decides
@@ -47,7 +39,8 @@ def test_each_date_is_decided_by_the_champion_of_its_night(home, decided):
 
 
 def test_a_book_trades_as_many_assets_as_its_backtest_and_another_number_is_a_trial(home, decided):
-    promoted(home, "aaaa", "2020-01-02 23:30:00")
+    home.add_checkpoint("aaaa")
+    home.promote("aaaa", when="2020-01-02 23:30:00")
     make_decision(home.settings, home.warehouse)
     with home.warehouse.connect() as con:
         con.execute(

@@ -13,7 +13,6 @@ from finjepa_pipeline.publishing import forecast as module
 from finjepa_pipeline.publishing.forecast import forecast
 from tests.pipeline.backtest.handmade_panel import write_panel
 from tests.pipeline.backtest.handmade_setup import config_for
-from tests.pipeline.publishing.test_daily import promoted
 
 
 @pytest.fixture
@@ -50,7 +49,8 @@ def test_a_forecast_is_the_models_own_at_that_close_and_reads_nothing_later(mark
 def test_the_champion_forecasts_where_there_is_one_and_users_mistakes_end_in_one_line(market):
     home, panel = market
     home.add_checkpoint("cccc", model=FinJEPA(config_for(3)))
-    promoted(home, "bbbb", "2020-01-02 23:30:00")  # reads another channel than the panel has
+    home.add_checkpoint("bbbb")
+    home.promote("bbbb")  # reads another channel than the panel has
     with pytest.raises(FinJEPAError, match="bbbb reads the channels log_return"):
         forecast(home.settings, None, None, 20)
     assert forecast(home.settings, "cccc", None, 2).checkpoint == "cccc"

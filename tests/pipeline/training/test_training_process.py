@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +19,8 @@ from finjepa_pipeline.training.checkpoints import for_panel
 from finjepa_pipeline.training.process import CONFIG_FILE, RESULT_FOLDER, only_training_in
 from finjepa_pipeline.training.step import new_records
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
+from tests.system.processes import is_alive
+from tests.system.product import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,12 @@ def test_a_training_that_is_cancelled_or_loses_its_parent_saves_and_ends(run_fol
     )
     training = int(parent.stdout.readline())
     try:
-        _until(lambda: list(read_metrics(run_folder)), 120)
+        wait_until(lambda: list(read_metrics(run_folder)), 120)
         if ends == "cancelled":
             os.kill(training, signal.SIGTERM)
         else:
             parent.kill()
-        _until(lambda: (run_folder / FAILURE_FILE).is_file() and not _is_alive(training), 25)
+        wait_until(lambda: (run_folder / FAILURE_FILE).is_file() and not is_alive(training), 25)
     finally:
         parent.kill()
         parent.wait()
@@ -92,18 +93,3 @@ def test_records_are_reported_once_and_curves_are_thinned(tmp_path):
     report_new()
     assert [r["step"] for r in reported if r["kind"] == "train"] == [110, 120, 130, 140]
     assert [r["step"] for r in reported if r["kind"] == "validation"] == [120]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def _until(done, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
