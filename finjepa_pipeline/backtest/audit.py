@@ -156,10 +156,6 @@ def finding_of(name: str, test: Callable[[], Any]) -> Any:
 
 @lru_cache(maxsize=1)
 def _opened(checkpoint: Path, panel_folder: Path, who: str) -> tuple[Product, Panel]:
-    """
-    Raises:
-        FinJEPAError: if the strategy cannot be loaded.
-    """
     panel = Panel.open(compute.local_folder(panel_folder))
     checkpoint = compute.local_folder(checkpoint)
     imagination = None if ":" in who else MarketImagination(checkpoint)

@@ -45,7 +45,7 @@ from finjepa_pipeline.backtest.results import BlockKey, known_results, write_blo
 from finjepa_pipeline.backtest.strategies import CONTROLS, Strategy, baselines, kind, load_strategy
 from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.checkpoints import checkpoint_here, current_checkpoint, named_checkpoint
+from finjepa_pipeline.training.checkpoints import checkpoint_here, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 PROTOCOL = 6  # raise it when a change of the code changes the results of a strategy: everything is then computed again
@@ -295,13 +295,13 @@ def _refuse_what_was_seen(checkpoint: Path, panel: Panel, names: Iterable[str], 
                 )
 
 
-def checkpoint_folder(settings: Settings, checkpoint: str | None) -> Path:
-    """The folder of a checkpoint of this home, the newest one where None.
+def checkpoint_folder(settings: Settings, checkpoint: str) -> Path:
+    """The folder of a checkpoint of this home.
 
     Raises:
         FinJEPAError: if there is none, or it lies elsewhere or holds other files than this home trained.
     """
-    folder = current_checkpoint(settings) if checkpoint is None else checkpoint_here(settings, checkpoint)
+    folder = checkpoint_here(settings, checkpoint)
     if folder is None or not (folder / "config.json").is_file():
         raise FinJEPAError(
             f"there is no checkpoint {checkpoint!r} in {settings.checkpoints}; leave it out for the newest"

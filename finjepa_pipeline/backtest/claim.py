@@ -56,13 +56,8 @@ def claim_of(row: Row | None, strategy: str) -> Claim:
 
 
 def headline(rows: Sequence[Row], acting: str | None) -> str:
-    """What is said on top of a leaderboard: of the planner that acts, which the validation block chose, and of strategies of
-    the user's own. Where none was chosen, as over chained folds, of every planner.
-
-    Args:
-        rows: of all blocks.
-        acting: the planner that acts for the checkpoint.
-    """
+    """What is said on top of a leaderboard (rows of all blocks): of the planner that acts, which the validation block
+    chose, and of strategies of the user's own. Where none was chosen, as over chained folds, of every planner."""
     test = {row["strategy"]: row for row in rows if row["block"] == "test"}
     named = [acting] if acting else [name for name, row in test.items() if row["kind"] == "planner"]
     named += [name for name, row in test.items() if row["kind"] == "user"]
@@ -85,11 +80,8 @@ def on_validation(rows: Sequence[Row], acting: str | None) -> str:
 
 
 def same_return_for_all(metrics: Mapping[str, Any]) -> str | None:
-    """The first thing to know of a checkpoint whose read-out expects the same return of every asset; None where it does not.
-
-    Args:
-        metrics: its metrics.json.
-    """
+    """The first thing to know of a checkpoint whose read-out, by its metrics.json, expects the same return of every asset; None
+    where it does not."""
     readout = metrics.get("readout")
     if readout is None or readout.get("weighted"):
         return None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
-from scipy.stats import norm, rankdata
+from scipy.stats import norm, pearsonr, spearmanr
 
 from finjepa_pipeline.backtest.engine import BacktestSetup
 from finjepa_pipeline.backtest.market_view import MarketView
@@ -289,8 +289,6 @@ def _correlation(forecast_N: np.ndarray, outcome_N: np.ndarray, ranks: bool) -> 
     if known_N.sum() < _LEAST_ASSETS:
         return float("nan")
     x_N, y_N = forecast_N[known_N], outcome_N[known_N]
-    if ranks:
-        x_N, y_N = rankdata(x_N), rankdata(y_N)
     if x_N.std() == 0 or y_N.std() == 0:
         return float("nan")
-    return float(np.corrcoef(x_N, y_N)[0, 1])
+    return float((spearmanr if ranks else pearsonr)(x_N, y_N).statistic)

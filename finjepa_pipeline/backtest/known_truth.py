@@ -45,13 +45,8 @@ class KnownTruthMarket:
     def of(
         cls, home: Path, variant: str, seed: int, channels: tuple[str, ...] = (), size: tuple[int, int] = USUAL_SIZE
     ) -> "KnownTruthMarket":
-        """Ingest, derive and build, or find it done.
-
-        Args:
-            home: folder of this market's own FINJEPA_HOME.
-            channels: of the panel; all where empty.
-            size: assets and sessions.
-        """
+        """Ingest, derive and build in a home of the market's own, or find it done: with these channels, all where empty, and of
+        so many assets and sessions."""
         settings = Settings(home=home).ensure()
         made = {"variant": variant, "seed": seed, "assets": size[0], "sessions": size[1]}
         if not (settings.panels / "current.json").is_file():
@@ -141,21 +136,15 @@ def fraction(ground: KnownTruthMarket, setup: BacktestSetup, result: StrategyRes
 
 
 def seeds_of(model: str, test: str, count: int) -> list[int]:
-    """The first seeds of a model's own sequence of markets, so that no rule can have been fitted to them.
-
-    Args:
-        model: hash of its config and weights, which do not depend on where its home lies.
-    """
+    """The first seeds of a model's own sequence of markets, so that no rule can have been fitted to them; `model` is
+    a hash of its config and weights."""
     digests = (hashlib.sha256(f"{model} {test} {k}".encode()).digest() for k in range(count))
     return [int.from_bytes(digest[:4], "big") >> 1 for digest in digests]
 
 
 def null_gain(product: Product, folder: Path, seed: int) -> np.ndarray:
-    """Daily gain_T2 over 1/N, before and after costs, on the test block of one null market.
-
-    Args:
-        folder: an empty one, where the market gets a home.
-    """
+    """Daily gain_T2 over 1/N, before and after costs, on the test block of one null market, which gets a home in an
+    empty folder."""
     panel = KnownTruthMarket.of(folder, "null", seed, product.config.model.channels).panel
     setup = product.setup(panel)
     views = setup.views()

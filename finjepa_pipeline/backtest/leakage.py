@@ -58,13 +58,8 @@ class NotEnoughDataError(FinJEPAError):
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """The result of one test.
-
-    Attributes:
-        passed: None where there is no result; the text then begins with `NOT_ENOUGH_DATA` or `NOT_RUN`.
-        value: the number that decides; see the text for what it is.
-        of_data: a failure of the prices, features or universe: it concerns every planner.
-    """
+    """The result of one test: `passed` is None where there is none, and the text then begins with `NOT_ENOUGH_DATA` or `NOT_RUN`;
+    `value` decides. A failure `of_data`, of prices, features or universe, concerns every planner."""
 
     test: str
     passed: bool | None

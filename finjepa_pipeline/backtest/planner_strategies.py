@@ -79,15 +79,12 @@ class MarketImagination:
 
 class EnsembleImagination:
     """Plans in the mixture of its members, whose latents are side by side; the first one gives the rules of trading.
-
-    Raises:
-        FinJEPAError: if another checkpoint is not there, or reads other channels or steps than the first.
-    """
+    The others are ids beside it in its home, folders, or Hub repositories."""
 
     def __init__(self, first: Imagined, others: Sequence[str]):
         """
-        Args:
-            others: ids beside the first in its home, folders, or Hub repositories.
+        Raises:
+            FinJEPAError: if another checkpoint is not there, or reads other channels or steps than the first.
         """
         if not isinstance(first, MarketImagination):
             raise FinJEPAError("a control has no checkpoint, so there is nothing to disagree with")

@@ -42,14 +42,8 @@ class Strategy(Protocol):
     def name(self) -> str: ...
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
-        """
-        Args:
-            view: what is known.
-            state: the portfolio at that close, a batch of one over the view's assets.
-
-        Returns:
-            An action with weights [1, N] and signals [1, N] over the view's assets and hedge [1]; None for no orders.
-        """
+        """From what is known and the portfolio at that close, a batch of one over the view's assets: weights [1, N], signals
+        [1, N] and hedge [1]; None for no orders."""
         ...
 
 
@@ -224,10 +218,6 @@ class UserStrategy:
         self._wants_state = len(inspect.signature(function).parameters) > 1
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
-        """
-        Raises:
-            FinJEPAError: if the callable fails, with the user's file and line, or returns something else than an action.
-        """
         try:
             action = self._function(view, state) if self._wants_state else self._function(view)
         except FinJEPAError:
@@ -244,10 +234,8 @@ class UserStrategy:
 
 
 def load_strategy(spec: str) -> UserStrategy:
-    """The strategy that `module:callable` or `path/to/file.py:callable` names; a class is made an instance of, and its
-    `decide` is taken, so that it may keep memory from one decision to the next.
-
-    A strategy is code: it may do what the user may. The Hub token leaves the environment of its process.
+    """The strategy that `module:callable` or `path/to/file.py:callable` names; of a class, the `decide` of an instance, which may
+    keep memory from one decision to the next. It may do what the user may; the Hub token leaves the environment of its process.
 
     Raises:
         FinJEPAError: if there is no such module or callable.
@@ -275,8 +263,8 @@ def refuse_untrusted(specs: Iterable[str | None]) -> None:
     Raises:
         FinJEPAError: for the first that may not be named here.
     """
-    for spec in specs:
-        if spec is not None and not _from_command_line and not _is_allowed(spec.rpartition(":")[0]):
+    for spec in specs if not _from_command_line else ():
+        if spec is not None and not _is_allowed(spec.rpartition(":")[0]):
             raise FinJEPAError(
                 f"strategy {spec!r} is code, and only a file below FINJEPA_STRATEGIES may be named outside of the command line; "
                 "set it to a folder that you trust, or run `finjepa backtest --strategy ...`"
