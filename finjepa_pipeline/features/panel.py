@@ -1,6 +1,7 @@
 """The panel of the home: made whole of the adjusted tables, once for the same prices, named by the hash of what made it."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -121,13 +122,18 @@ def adjusted_prices(connection: duckdb.DuckDBPyConnection) -> AdjustedPrices:
     Raises:
         FinJEPAError: if the tables are empty.
     """
-    assets = connection.sql(sql("features/assets")).pl()
+    # What its holder gets beyond the last close is asked only of an entity that has ended.
+    assets = connection.sql("""
+        SELECT entity, symbol, min(date) AS first_date, max(date) AS last_date, count(*) AS observations,
+            coalesce(any_value(delisting_return), 0)::DOUBLE AS delisting_return
+        FROM adjusted_prices JOIN entities USING (entity) GROUP BY entity, symbol ORDER BY entity""").pl()
     if assets.is_empty():
         raise FinJEPAError("there are no adjusted prices to make features of; run `finjepa ingest` first")
     dates = connection.sql("SELECT date FROM price_sessions ORDER BY date").pl()["date"].to_numpy()
     names, rows_A = assets["entity"].to_list(), assets["observations"].to_numpy()
-    filled = connection.sql(sql("features/columns")).pl().row(0, named=True)
-    columns = frozenset({"close", *(name for name in PRICE_COLUMNS if filled[name])})
+    has = (f"EXISTS (FROM adjusted_prices WHERE {name} IS NOT NULL)" for name in PRICE_COLUMNS)
+    filled = connection.sql(f"SELECT {', '.join(has)}").fetchall()[0]
+    columns = frozenset({"close", *itertools.compress(PRICE_COLUMNS, filled)})
     connection.register("asset_frame", assets.select("entity", "symbol").with_row_index("asset").to_arrow())
     connection.execute("CREATE OR REPLACE TEMP TABLE panel_assets AS FROM asset_frame")
     connection.unregister("asset_frame")

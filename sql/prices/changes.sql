@@ -7,14 +7,12 @@ FULL JOIN ({held_years}) AS old ON new.symbol IS NOT DISTINCT FROM old.symbol AN
 WHERE {again} OR (new.n, new.folded, new.total) IS DISTINCT FROM (old.n, old.folded, old.total);
 
 CREATE OR REPLACE TEMPORARY TABLE delivered_rows AS
-FROM ({delivered}) AS row WHERE EXISTS (
-    FROM changed_years AS key WHERE key.symbol IS NOT DISTINCT FROM row.symbol AND key.year IS NOT DISTINCT FROM year(row.date)
-);
+SELECT row.* FROM ({delivered}) AS row SEMI JOIN changed_years AS key
+    ON key.symbol IS NOT DISTINCT FROM row.symbol AND key.year IS NOT DISTINCT FROM year(row.date);
 
 CREATE OR REPLACE TEMPORARY TABLE held_rows AS
-FROM ({held}) AS row WHERE EXISTS (
-    FROM changed_years AS key WHERE key.symbol IS NOT DISTINCT FROM row.symbol AND key.year IS NOT DISTINCT FROM year(row.date)
-);
+SELECT row.* FROM ({held}) AS row SEMI JOIN changed_years AS key
+    ON key.symbol IS NOT DISTINCT FROM row.symbol AND key.year IS NOT DISTINCT FROM year(row.date);
 
 -- withdrawn: nothing was delivered of the key.
 CREATE OR REPLACE TEMPORARY TABLE changed_keys AS

@@ -6,17 +6,12 @@
 WITH found AS (
     SELECT test, strategy, passed, finding, created_at, rowid AS place,
         data_version = first_value(data_version) OVER (PARTITION BY test, strategy ORDER BY created_at DESC, rowid DESC) AS current
-    FROM main.audit_results
-    WHERE checkpoint = $checkpoint
+    FROM main.audit_results WHERE checkpoint = $checkpoint
 ), standing AS (
     SELECT test, strategy, passed,
-        finding || CASE
-            WHEN passed IS false AND max(created_at) FILTER (passed) OVER (PARTITION BY test, strategy) > created_at
-            THEN ' (it passed later, and a failure stands)'
-            ELSE ''
-        END AS finding
-    FROM found
-    WHERE current OR test IN ('null_market', 'known_truth')
+        finding || CASE WHEN passed IS false AND max(created_at) FILTER (passed) OVER (PARTITION BY test, strategy) > created_at
+            THEN ' (it passed later, and a failure stands)' ELSE '' END AS finding
+    FROM found WHERE current OR test IN ('null_market', 'known_truth')
     QUALIFY row_number() OVER (
         PARTITION BY test, strategy ORDER BY passed IS false DESC, passed IS NULL, created_at DESC, place DESC
     ) = 1
