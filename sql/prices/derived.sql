@@ -13,13 +13,10 @@ CREATE OR REPLACE TABLE price_events AS
 WITH compared AS (
     SELECT symbol, date, lag(date) OVER history AS date_before, session - lag(session) OVER history AS gap,
         close / lag(close) OVER history AS close_ratio, adj_close / lag(adj_close) OVER history AS adj_ratio,
-        CASE WHEN volume IS NOT NULL THEN coalesce(
-            volume / nullif(median(volume) OVER (history ROWS BETWEEN 20 PRECEDING AND 1 PRECEDING), 0), 0
-        ) END AS volume_ratio,
-        coalesce(
-            close = lag(close, 1) OVER history AND close = lag(close, 2) OVER history
-            AND close = lag(close, 3) OVER history AND close = lag(close, 4) OVER history, false
-        ) AS stale
+        median(volume) OVER (history ROWS BETWEEN 20 PRECEDING AND 1 PRECEDING) AS usual,
+        CASE WHEN volume IS NOT NULL THEN coalesce(volume / nullif(usual, 0), 0) END AS volume_ratio,
+        coalesce(close = lag(close, 1) OVER history AND close = lag(close, 2) OVER history
+            AND close = lag(close, 3) OVER history AND close = lag(close, 4) OVER history, false) AS stale
     FROM clocked_prices JOIN price_sessions USING (date)
     WINDOW history AS (PARTITION BY symbol ORDER BY date)
 ),
@@ -32,16 +29,13 @@ FROM noted WHERE stale OR date_before IS NULL OR gap > {long_gap} OR date - date
     OR abs(ln(factor_ratio)) > {factor_step} OR abs(ln(return_ratio)) > {jump}
 ORDER BY symbol, date;
 
--- action: dividend (value: share of the close before), split (value: new shares for an old one), suspected_split (the same, seen
--- in the closes but not in the factor: nothing is repaired), unexplained_jump, extreme_move and price_step (value: return).
--- Splits snap to the simplest n:m within 2 %, large ones to round numbers. A dividend takes less than a fifth of the price:
--- adj_close/close steps up by 1/(1 - yield).
--- Where the factor stays and the close jumps as a split would, with the volume going the other way by about as much, a split is
--- suspected. Beyond -90 % and +300 % a jump is a price_step if it has the size and the volume of a split (without volumes the
--- size alone counts), if it is a power of ten on an ordinary volume (another unit), or if it is a gain on less than {heavy}
--- times the usual volume, which no news makes: the entity ends before it, nothing is repaired, and nobody loses 99 % or gains
--- tenfold by it. Any other loss or gain of that size is an extreme_move, which counts. All of it is judged from what was known
--- at that close.
+-- action: dividend (value: share of the close before; less than a fifth, adj_close/close steps up by 1/(1 - yield)), split (value: new
+-- shares for an old one, the simplest n:m within 2 %, large ones round), suspected_split (the same, seen in the closes and not in
+-- the factor, with the volume going the other way by about as much), unexplained_jump, extreme_move, price_step (value: return).
+-- Beyond -90 % and +300 % a jump is a price_step if it has the size and the volume of a split (without volumes the size alone
+-- counts), if it is a power of ten on an ordinary volume (another unit), or if it is a gain on less than {heavy} times the usual
+-- volume, which no news makes: the entity ends before it, nothing is repaired, and nobody loses 99 % or gains tenfold by it. Any
+-- other loss or gain of that size is an extreme_move, which counts. All of it is judged from what was known at that close.
 CREATE OR REPLACE TABLE corporate_actions AS
 WITH ratios AS (
     SELECT n / m AS shares, n + m AS plainness, n = 1 OR m = 1 OR n + m = 5 AS usual
@@ -51,9 +45,7 @@ WITH ratios AS (
     FROM (SELECT unnest([60, 70, 75, 80, 90, 100, 120, 125, 150, 200, 250, 300, 400, 500, 600, 750, 800, 1000, 1250, 1500,
         2000, 2500, 3000, 4000, 5000, 10000])::DOUBLE AS size)
 ),
-steps AS (
-    SELECT *, 1 - 1 / factor_ratio AS yield FROM price_events WHERE abs(ln(factor_ratio)) > {factor_step}
-),
+steps AS (SELECT *, 1 - 1 / factor_ratio AS yield FROM price_events WHERE abs(ln(factor_ratio)) > {factor_step}),
 jumps AS (
     SELECT symbol, date, return_ratio, return_ratio NOT BETWEEN {collapse} AND {explosion} AS extreme,
         (SELECT min(shares) FROM ratios
@@ -84,10 +76,9 @@ SELECT symbol, date, CASE
 FROM jumps ORDER BY ALL;
 
 -- A company behind a symbol, which after ticker reuse is symbol#2; ended_because is NULL while it trades; observations: its rows in
--- adjusted_prices. A symbol that comes back after a year, or after a long gap at another price, is another company from then on,
--- and so is one after a price_step. A history that stops more than ten sessions before the last one has ended; its holder gets
--- the last close, less 30 % if it was falling apart (Shumway 1997: delisting_return). A failure or a real gain ends nothing: its
--- holder bears it.
+-- adjusted_prices. A symbol is another company after a year, after a long gap at another price, and after a price_step. A history
+-- that stops more than ten sessions before the last one has ended; its holder gets the last close, less 30 % if it was falling
+-- apart (delisting_return, Shumway 1997). A failure or a real gain ends nothing: its holder bears it.
 CREATE OR REPLACE TABLE entities AS
 WITH starts AS (
     SELECT symbol, date AS first_date, row_number() OVER history AS place,
@@ -121,10 +112,9 @@ measured AS (
     JOIN price_sessions USING (date)
     GROUP BY entity
 )
-SELECT entity, symbol, first_date, last_date, adjusted, ended_because,
-    CASE WHEN ended_because = 'price step' THEN 0
-        WHEN ended_because IS NOT NULL THEN CASE WHEN last_close < 1 OR last_close < 0.5 * quarter_close THEN -0.3 ELSE 0 END
-    END::DOUBLE AS delisting_return, observations
+SELECT entity, symbol, first_date, last_date, adjusted, ended_because, observations,
+    CASE WHEN ended_because <> 'price step' AND (last_close < 1 OR last_close < 0.5 * quarter_close) THEN -0.3
+        WHEN ended_because IS NOT NULL THEN 0 END::DOUBLE AS delisting_return
 FROM ends JOIN measured USING (entity) ORDER BY entity;
 
 -- Rows with dividends and splits taken into account: only ratios within an entity mean anything. volume in shares as reported;
@@ -135,21 +125,19 @@ SELECT entity, date, open * factor AS open, high * factor AS high, low * factor 
     close * volume AS dollar_volume, coalesce(volume > 0, true) AND NOT coalesce(marked, false) AS tradable
 FROM (
     SELECT entity, rows.*, CASE WHEN adjusted THEN adj_close / rows.close ELSE 1 END AS factor, marked
-    FROM clocked_prices AS rows
-    JOIN entities ON entities.symbol = rows.symbol AND rows.date BETWEEN first_date AND last_date
+    FROM clocked_prices AS rows JOIN entities ON entities.symbol = rows.symbol AND date BETWEEN first_date AND last_date
     LEFT JOIN (
-        SELECT symbol, date, true AS marked FROM price_events WHERE stale
-        UNION
+        SELECT symbol, date, true AS marked FROM price_events WHERE stale UNION
         SELECT symbol, date, true FROM corporate_actions WHERE action IN ('suspected_split', 'price_step', 'extreme_move')
-    ) AS marks ON marks.symbol = rows.symbol AND marks.date = rows.date
+    ) AS marks USING (symbol, date)
 )
 WHERE factor IS NOT NULL;
 
 -- Eligible at the close of a date: traded that day, with enough history, and where the source has volumes, with a median
--- dollar volume that is high enough (more than half the days reach it). There is no filter by price: most sources divide past
--- closes by later splits, so that a low one would know of them; dollar volume stays the same. Sums are of whole dollars, hence
--- exact: they do not depend on where a history starts. Where the source has no volumes, a hash of the first returns decides between
--- symbols of the same age (rounded to a basis point, so that a later adjustment of all closes does not move it), never the name.
+-- dollar volume that is high enough (more than half the days reach it). No filter by price: most sources divide past closes by later
+-- splits, so that a low one would know of them. Sums are of whole dollars, hence exact: they do not depend on where a history starts.
+-- Where the source has no volumes, a hash of the first returns decides between symbols of the same age (rounded to a basis point,
+-- so that a later adjustment of all closes does not move it), never the name.
 CREATE OR REPLACE TABLE universe AS
 WITH tie_breaks AS (
     SELECT symbol, hash(list_transform(range(1, len(closes)), lambda place: round(1e4 * ln(closes[place + 1] / closes[place])))) AS tie_break

@@ -23,12 +23,10 @@ LEFT JOIN (SELECT symbol, date, bit_or(bit) AS bit FROM tick_rows GROUP BY ALL) 
 LEFT JOIN parts ON parts.date = history.date
 WHERE feed_id = {feed_id} AND valid_to IS NULL AND broken <> broken_now;
 
-UPDATE price_history SET broken = broken_now FROM rejudged
-WHERE price_history.rowid = row_id AND rejudged.valid_from = {revision};
+UPDATE price_history SET broken = broken_now FROM rejudged WHERE price_history.rowid = row_id AND rejudged.valid_from = {revision};
 
 INSERT INTO price_history
 SELECT history.* REPLACE ({revision} AS valid_from, broken_now AS broken)
 FROM price_history AS history JOIN rejudged ON history.rowid = row_id WHERE rejudged.valid_from < {revision};
 
-UPDATE price_history SET valid_to = {revision}
-WHERE rowid IN (SELECT row_id FROM rejudged WHERE valid_from < {revision})
+UPDATE price_history SET valid_to = {revision} WHERE rowid IN (SELECT row_id FROM rejudged WHERE valid_from < {revision})

@@ -1,7 +1,5 @@
 -- How often each rule was broken in the active view, and examples.
-WITH broken_rows AS (
-    SELECT symbol, date, broken FROM seen_prices WHERE broken <> 0
-),
+WITH broken_rows AS (SELECT symbol, date, broken FROM seen_prices WHERE broken <> 0),
 found AS (
     SELECT rule, coalesce(symbol, '?') || ' ' || date::VARCHAR AS example, date
     FROM broken_rows JOIN (VALUES {bits}) AS bits (rule, bit) ON broken & bit <> 0
@@ -19,8 +17,7 @@ found AS (
     UNION ALL
     SELECT 'sparse_ohlc', symbol || ' ' || min(date)::VARCHAR, min(date)
     FROM broken_rows JOIN (SELECT symbol, sum(observations) AS days FROM entities GROUP BY symbol) USING (symbol)
-    WHERE broken & {missing_ohlc} <> 0
-    GROUP BY symbol HAVING count(*) > 0.01 * any_value(days)
+    WHERE broken & {missing_ohlc} <> 0 GROUP BY symbol HAVING count(*) > 0.01 * any_value(days)
     UNION ALL
     SELECT replace(ended_because, ' ', '_'), entity || ' ' || last_date::VARCHAR, last_date FROM entities
     WHERE ended_because IN ('delisted', 'ticker reused')

@@ -21,13 +21,12 @@ CREATE TABLE IF NOT EXISTS price_history (
     broken UINTEGER, unreadable VARCHAR, valid_to INTEGER
 );
 
--- The calendars of a feed whose symbols have several, and when a row of each is known: at the first session of the feed's
--- clock whose close is not before the close of the row's own exchange.
+-- The calendars of a feed whose symbols have several, and when a row of each is known: at the first session of the feed's clock
+-- whose close is not before that of the row's own exchange.
 CREATE TABLE IF NOT EXISTS symbol_calendars (feed_id USMALLINT, symbol VARCHAR, calendar VARCHAR);
 CREATE TABLE IF NOT EXISTS clock_sessions (feed_id USMALLINT, calendar VARCHAR, date DATE, clock_date DATE);
 
--- The feed and the revision that the views show: one row. And the view and the thresholds that the derived tables (derived.sql)
--- follow from; no row before they are first made.
+-- The feed and the revision that the views show: one row. And those, with the thresholds, that the derived tables follow from.
 CREATE TABLE IF NOT EXISTS active_view (feed_id USMALLINT, revision INTEGER);
 CREATE TABLE IF NOT EXISTS derived_state (feed_id USMALLINT, revision INTEGER, options_json VARCHAR);
 
@@ -41,8 +40,7 @@ SELECT symbol, date, open, high, low, close, volume, adj_close, broken, unreadab
 FROM price_history JOIN active_view USING (feed_id)
 WHERE valid_from <= revision AND (valid_to IS NULL OR valid_to > revision);
 
--- The sound ones. 16383: the bits of the hard rules. An open, high, low or adj_close that is no price is NULL; volume is in
--- shares as reported.
+-- The sound ones (16383: the bits of the hard rules). What is no price is NULL; volume is in shares as reported.
 CREATE VIEW IF NOT EXISTS prices AS
 SELECT symbol, date,
     CASE WHEN open > 0 AND open < 1e12 THEN open END AS open,
