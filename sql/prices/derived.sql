@@ -124,12 +124,12 @@ CREATE OR REPLACE VIEW adjusted_prices AS
 SELECT entity, date, open * factor AS open, high * factor AS high, low * factor AS low, close * factor AS close, volume,
     close * volume AS dollar_volume, coalesce(volume > 0, true) AND NOT coalesce(marked, false) AS tradable
 FROM (
-    SELECT entity, rows.*, CASE WHEN adjusted THEN adj_close / rows.close ELSE 1 END AS factor, marked
-    FROM clocked_prices AS rows JOIN entities ON entities.symbol = rows.symbol AND date BETWEEN first_date AND last_date
-    LEFT JOIN (
+    SELECT *, CASE WHEN adjusted THEN adj_close / close ELSE 1 END AS factor
+    FROM clocked_prices JOIN entities USING (symbol) LEFT JOIN (
         SELECT symbol, date, true AS marked FROM price_events WHERE stale UNION
         SELECT symbol, date, true FROM corporate_actions WHERE action IN ('suspected_split', 'price_step', 'extreme_move')
     ) AS marks USING (symbol, date)
+    WHERE date BETWEEN first_date AND last_date
 )
 WHERE factor IS NOT NULL;
 
