@@ -289,6 +289,6 @@ def _correlation(forecast_N: np.ndarray, outcome_N: np.ndarray, ranks: bool) -> 
     if known_N.sum() < _LEAST_ASSETS:
         return float("nan")
     x_N, y_N = forecast_N[known_N], outcome_N[known_N]
-    if x_N.std() == 0 or y_N.std() == 0:
+    if min(np.ptp(x_N), np.ptp(y_N)) <= 1e-9:  # the same for all: nothing is ordered
         return float("nan")
     return float((spearmanr if ranks else pearsonr)(x_N, y_N).statistic)
