@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import norm
 
 from finjepa_model.data.panel import Panel
-from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult
+from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, simulate
 from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, Product, build
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR
 from finjepa_pipeline.backtest.strategies import one_over_n
@@ -148,7 +148,7 @@ def null_gain(product: Product, folder: Path, seed: int) -> np.ndarray:
     panel = KnownTruthMarket.of(folder, "null", seed, product.config.model.channels).panel
     setup = product.setup(panel)
     views = setup.views()
-    mine, plain = (product.simulate(s, setup, views) for s in (product.strategy(panel), one_over_n()))
+    mine, plain = (simulate(s, setup, views) for s in (product.strategy(panel), one_over_n()))
     return np.column_stack([mine.gross_T - plain.gross_T, mine.net_T - plain.net_T])
 
 
@@ -176,7 +176,7 @@ def known_truth_score(product: Product, folder: Path, seed: int) -> Fraction:
     """The share of the oracle's gain on one market with a known drift; see `null_gain`."""
     ground = KnownTruthMarket.of(folder, "drift", seed, product.config.model.channels)
     setup = product.setup(ground.panel)
-    return fraction(ground, setup, product.simulate(product.strategy(ground.panel), setup, None))
+    return fraction(ground, setup, simulate(product.strategy(ground.panel), setup, None))
 
 
 def known_truth_finding(tried: Sequence[Fraction]) -> AuditFinding:

@@ -1,14 +1,13 @@
 """Leakage tests: does anything that is decided at a close know what comes after it?
 
-A test that could not have failed on what it was given raises `NotEnoughDataError`. Every test takes the parts that it tries as a
-`Product`, so that a part with a planted leak can take the place of a sound one.
+A test that could not have failed on what it was given raises `NotEnoughDataError`.
 
 Shapes: B dates, S steps, N assets of a view, D decisions, O orders of the assets, R rows, F channels.
 """
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed, split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, simulate, without_costs
+from finjepa_pipeline.backtest.engine import BacktestSetup, simulate, without_costs
 from finjepa_pipeline.backtest.market_view import MarketView, next_universe
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, sharpe
 from finjepa_pipeline.backtest.strategies import Strategy, long_only
@@ -48,7 +47,6 @@ _PRICES = ("open", "high", "low", "close", "adj_close")
 _FEATURE_LIMIT = 2e-5  # of a normalised feature in float32: back-adjustment rescales prices, and rounding moves
 _DECISION_LIMIT = 1e-3  # of wealth: planners search in float32, and rounding may turn one elite candidate into another
 
-Build = Callable[[Path, pl.DataFrame], Panel]
 Decided = list[dict[str, float]]
 
 
@@ -76,19 +74,16 @@ def model_labels(panel: Panel, config: FinJEPAConfig, dates_B: np.ndarray, asset
 
 @dataclass(frozen=True)
 class Product:
-    """The parts that are tested.
+    """What is tested.
 
     Attributes:
         strategy: a new strategy for a panel.
-        simulate: the engine; labels: what models are trained on.
         n_assets: largest universe.
         test_block: sessions of a panel that nothing was trained on; where None, by the shares of the config.
     """
 
     strategy: Callable[[Panel], Strategy]
     config: FinJEPAConfig
-    simulate: Callable[[Strategy, BacktestSetup, Sequence[MarketView] | None], StrategyResult] = simulate
-    labels: Callable[[Panel, FinJEPAConfig, np.ndarray, np.ndarray], np.ndarray] = field(default=model_labels)
     n_assets: int = 20
     test_block: Callable[[Panel], tuple[int, int]] | None = None
 
@@ -125,7 +120,7 @@ def fill_lag(product: Product, panel: Panel) -> AuditFinding:
     chosen = np.unique(np.linspace(0, len(views) - 1, min(_ORDERS_TRIED, len(views))).astype(int))
     early = []
     for k in chosen:
-        best, worst = (product.simulate(_Switch(panel, views[k], sign), setup, views).gross_T for sign in (1, -1))
+        best, worst = (simulate(_Switch(panel, views[k], sign), setup, views).gross_T for sign in (1, -1))
         moved = np.flatnonzero(np.abs(best - worst) > 1e-12)
         if len(moved):  # the session of the fill has the number decisions[k] - decisions[0]
             early.append(setup.decisions[k] - setup.decisions[0] + 1 - int(moved[0]))
@@ -176,13 +171,13 @@ def label_alignment(product: Product, panel: Panel) -> AuditFinding:
     date = np.array([(start + last) // 2])
     steps = context + config.loss.rollout_steps
     decided_S = date[0] + stride * (np.arange(steps) - context + 1)
-    sound_1SN = product.labels(panel, config, date, assets_1N)
+    sound_1SN = model_labels(panel, config, date, assets_1N)
     wrong = []
     for session in range(decided_S[0] - 1, decided_S[-1] + stride + 4):
         bumped = copy.copy(panel)
         bumped.returns = np.array(panel.returns)
         bumped.returns[panel.rows(session, assets_1N[0])] += np.float32(0.01)
-        moved_S = (np.abs(product.labels(bumped, config, date, assets_1N) - sound_1SN) > 1e-4).any(axis=(0, 2))
+        moved_S = (np.abs(model_labels(bumped, config, date, assets_1N) - sound_1SN) > 1e-4).any(axis=(0, 2))
         should_S = (session >= decided_S + 2) & (session <= decided_S + 1 + stride)
         wrong += [f"step {s} and session {session - decided_S[s]:+d}" for s in np.flatnonzero(moved_S != should_S)]
     text = (
@@ -259,8 +254,7 @@ def delay(product: Product, panel: Panel) -> AuditFinding:
     session's delay costs a Sharpe ratio of more than 2 and three standard errors."""
     setup = product.setup(panel)
     results = [
-        product.simulate(Delayed(product.strategy(panel), panel, setup.window, sessions), setup, None)
-        for sessions in DELAYS
+        simulate(Delayed(product.strategy(panel), panel, setup.window, sessions), setup, None) for sessions in DELAYS
     ]
     if not np.abs(results[0].held_KR).sum():
         raise NotEnoughDataError("nothing was held, so nothing can depend on a session")
@@ -344,7 +338,6 @@ def future_invariance(
     dates: int = 2,
     seed: int = 0,
     futures: Sequence[str] = FUTURES,
-    build: Build = build_from_rows,
 ) -> AuditFinding:
     """Recompute from raw rows with other futures, and compare features, universe and decisions up to the change.
     Exact at the dates that are tried.
@@ -353,7 +346,7 @@ def future_invariance(
         folder: an empty folder to work in.
         dates: how many random dates; each costs a build a future.
     """
-    whole = build(folder / "whole", rows)
+    whole = build_from_rows(folder / "whole", rows)
     needed = history_needed(product.config) + product.config.model.stride * DECISIONS
     # the future must hold something: no later than nine tenths of the history
     first, last = max(needed + 1, len(whole.dates) // 2), int(0.9 * len(whole.dates))
@@ -370,7 +363,7 @@ def future_invariance(
         decided = _decisions(product, whole, session)
         decisions += sum(map(bool, decided))
         for how in futures:
-            other = build(folder / f"{how}-{date}", with_other_future(rows, date, how, seed))
+            other = build_from_rows(folder / f"{how}-{date}", with_other_future(rows, date, how, seed))
             found = _panel_differences(whole, other, session)
             found += _decision_differences(decided, _decisions(product, other, other.date_index(date)))
             worst += [replace(one, where=f"{one.where} ({how} after {date})") for one in found]

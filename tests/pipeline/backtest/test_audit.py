@@ -14,7 +14,7 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import cli, commands
-from finjepa_pipeline.backtest import audit, engine, known_truth
+from finjepa_pipeline.backtest import audit, engine, known_truth, leakage
 from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.known_truth import (
     KnownTruthMarket,
@@ -147,8 +147,9 @@ def test_the_sound_product_stays_as_it_was_with_another_future(prices, rows, tmp
         (unknown_after_a_cut, "cut", "by inf"),
     ],
 )
-def test_a_leak_from_the_future_of_the_rows_is_caught(leak, future, named, rows, tmp_path):
-    finding = future_invariance(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=(future,), build=leak)
+def test_a_leak_from_the_future_of_the_rows_is_caught(leak, future, named, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(leakage, "build_from_rows", leak)
+    finding = future_invariance(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=(future,))
     assert not finding.passed
     assert named in finding.text
     assert finding.of_data
@@ -176,12 +177,13 @@ def same_close(strategy, setup, views=None):
 
 
 @pytest.mark.parametrize(("days", "assets", "decisions"), [(700, 6, 40), (430, 2, 12)])
-def test_a_fill_at_the_close_of_the_decision_is_caught(tmp_path, days, assets, decisions):
+def test_a_fill_at_the_close_of_the_decision_is_caught(tmp_path, monkeypatch, days, assets, decisions):
     """With a handful of fills and two assets as well."""
     panel = write_panel(tmp_path, noise(days, assets, seed=5))
     assert len(PRODUCT.setup(panel).decisions) <= decisions
     assert fill_lag(PRODUCT, panel).passed
-    caught = fill_lag(replace(PRODUCT, simulate=same_close), panel)
+    monkeypatch.setattr(leakage, "simulate", same_close)
+    caught = fill_lag(PRODUCT, panel)
     assert caught.passed is False
     assert caught.value == 1  # session
 
@@ -195,9 +197,10 @@ def one_bar_early(panel, config, dates_B, assets_BN):
     return np.expm1(np.log1p(np.array(early)).sum(-1))[None]
 
 
-def test_labels_that_are_off_by_one_are_caught(panel):
+def test_labels_that_are_off_by_one_are_caught(panel, monkeypatch):
     assert label_alignment(PRODUCT, panel).passed
-    caught = label_alignment(replace(PRODUCT, labels=one_bar_early), panel)
+    monkeypatch.setattr(leakage, "model_labels", one_bar_early)
+    caught = label_alignment(PRODUCT, panel)
     assert not caught.passed
     assert "session" in caught.text
 
