@@ -1,7 +1,6 @@
 """What the commands print: the results of a run, for a person at a terminal. Results go to `out`, progress to `err`."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import read_json
 from finjepa_pipeline.backtest.results import NOT_RUN, TESTS, status_of
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 from finjepa_pipeline.doctor import Finding
@@ -17,6 +17,7 @@ from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.publishing.reproduce import Reproduction
 from finjepa_pipeline.report.decision import SAME_RETURN
+from finjepa_pipeline.report.page import number
 from finjepa_pipeline.report.risk import tables
 from finjepa_pipeline.retention import Plan
 from finjepa_pipeline.settings import Settings
@@ -43,10 +44,14 @@ _MOVED = {
 }
 
 
-def _table(title: str | None, columns: Sequence[str], right: Sequence[str] = ()) -> Table:
+def _table(
+    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]] = (), right: Sequence[str] = ()
+) -> Table:
     table = Table(title=title, title_justify="left", box=None)
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left")
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=name in right)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -66,7 +71,7 @@ def print_prices(assets: Assets) -> None:
 
 def print_refusal(refusal: ContractError, settings: Settings) -> None:
     """What was found in prices that were refused, and where it can be read again."""
-    table = _table("Refused prices", ("rule", "rows", "examples", "reason"), right=("rows",))
+    table = _table("Refused prices", ("rule", "rows", "examples", "reason"), (), ("rows",))
     for found in refusal.outcomes:
         if not found.success:
             style = "red" if found.severity == "critical" else None
@@ -78,14 +83,11 @@ def print_refusal(refusal: ContractError, settings: Settings) -> None:
 
 def print_sweep(made: dict[str, Any]) -> None:
     columns = ("training", "validation", "steps", "checkpoint")
-    table = _table("Sweep, best first", columns, right=("validation", "steps"))
-    for row in made["rows"]:
-        table.add_row(*row)
-    out.print(table)
+    out.print(_table("Sweep, best first", columns, made["rows"], ("validation", "steps")))
 
 
 def print_cleaned(plan: Plan, dry_run: bool) -> None:
-    table = _table(None, ("", "removed" if not dry_run else "would go", "MB", "kept"))
+    table = _table(None, ("", "would go" if dry_run else "removed", "MB", "kept"))
     for kind in sorted({*plan.kept, *(one.kind for one in plan.removals)}):
         gone = [one for one in plan.removals if one.kind == kind]
         kept = ", ".join(f"{count} ({why})" for why, count in plan.kept.get(kind, {}).items() if count)
@@ -102,7 +104,7 @@ def print_quality(assets: Assets) -> None:
     if not findings:
         out.print("Quality: no rule was broken")
         return
-    table = _table("Quality", ("rule", "severity", "rows", "allowed", "examples"), right=("rows", "allowed"))
+    table = _table("Quality", ("rule", "severity", "rows", "allowed", "examples"), (), ("rows", "allowed"))
     for finding in findings:
         over = "yellow" if finding.allowed is not None and finding.rows > finding.allowed else None
         counts = f"{finding.rows:,}", "any" if finding.allowed is None else f"{finding.allowed:,}"
@@ -124,7 +126,7 @@ def print_scorecard(assets: Assets) -> None:
     card = read_scorecard(Settings.from_env(), made["checkpoint"])
     out.print()
     for title, columns, rows in tables(card or {"scores": []}):
-        shown = _table(title, columns, right=columns[1:])
+        shown = _table(title, columns, (), columns[1:])
         for row in rows:
             shown.add_row(*row, style="bold" if row[0] == "model" else None)
         out.print(shown)
@@ -136,11 +138,8 @@ def print_scorecard(assets: Assets) -> None:
 def print_forecast(found: "Forecast") -> None:
     """Volatility a year, and the interval of returns over a month."""
     columns = ("asset", "5 sessions", "21 sessions", "63 sessions", "5 % quantile", "95 % quantile")
-    shown = _table(
-        f"After the close of {found.date}: volatility, % a year; quantiles of the return over 21 sessions",
-        columns,
-        right=columns[1:],
-    )
+    title = f"After the close of {found.date}: volatility, % a year; quantiles of the return over 21 sessions"
+    shown = _table(title, columns, (), columns[1:])
     for name in found.assets:
         year = [f"{100 * 252**0.5 * value:.1f}" for value in found.volatility[name].values()]
         month = found.quantiles[name]["21"]
@@ -160,25 +159,25 @@ def print_forecast(found: "Forecast") -> None:
 
 
 def print_leaderboard(assets: Assets) -> None:
-    from finjepa_pipeline.backtest.leaderboard import leaderboard_rows  # here: it loads torch
+    from finjepa_pipeline.backtest.leaderboard import leaderboard_rows  # here: it loads arch, which is slow
 
     made = assets["leaderboard"]
     with Warehouse.from_settings(Settings.from_env()).connect() as connection:
         rows = [row for row in leaderboard_rows(connection, made["checkpoint"]) if row["block"] == "test"]
     span = f"{rows[0]['start_date']} to {rows[0]['end_date']}" if rows else "no sessions"
-    table = Table(title=f"Leaderboard, test block {span}, net of costs", title_justify="left", box=None)
-    for name in ("strategy", "Sharpe", "minus 1/N (95 %)", "DSR", "return", "volatility", "drawdown", "turnover"):
-        table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
-    for row in rows:
-        compared = row["excess_sharpe"] is not None and row["strategy"] != BENCHMARK
-        table.add_row(
+    columns = ("strategy", "Sharpe", "minus 1/N (95 %)", "DSR", "return", "volatility", "drawdown", "turnover")
+    shown = [
+        (
             row["strategy"],
-            "–" if row["sharpe"] is None else f"{row['sharpe']:.2f}",
-            _difference(row) if compared else "",
-            "" if row["dsr"] is None else f"{row['dsr']:.2f}",
+            number(row["sharpe"]),
+            _difference(row),
+            "" if row["dsr"] is None else number(row["dsr"]),
             *(f"{100 * row[name]:.1f} %" for name in ("annual_return", "annual_volatility", "max_drawdown")),
             f"{row['annual_turnover']:.1f}",
         )
+        for row in rows
+    ]
+    table = _table(f"Leaderboard, test block {span}, net of costs", columns, shown, columns[1:])
     out.print()
     out.print(table)
     if made.get("traded"):
@@ -188,6 +187,8 @@ def print_leaderboard(assets: Assets) -> None:
 
 
 def _difference(row: dict[str, Any]) -> str:
+    if row["excess_sharpe"] is None or row["strategy"] == BENCHMARK:
+        return ""
     if row["excess_low"] is None:
         return f"{row['excess_sharpe']:+.2f} (too short)"
     return f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})"
@@ -195,13 +196,11 @@ def _difference(row: dict[str, Any]) -> str:
 
 def print_audit(checks: Sequence[tuple[str, bool | None, str]]) -> list[str]:
     """The tests of an audit; returns those that failed or could not be run."""
-    table = _table("Audit", ("", "test", "finding"))
     found = {name: (passed, text) for name, passed, text in checks}
     status = {name: status_of(*found.get(name, (None, NOT_RUN))) for name in TESTS}
-    for name in TESTS:
-        shown = {"passed": "ok", "failed": "FAILED"}.get(status[name], status[name])
-        table.add_row(shown, name, found[name][1] if name in found else "not asked for")
-    out.print(table)
+    words = {"passed": "ok", "failed": "FAILED"}
+    rows = [(words.get(status[name], status[name]), name, found.get(name, ("", "not asked for"))[1]) for name in TESTS]
+    out.print(_table("Audit", ("", "test", "finding"), rows))
     failed = [f"{name} ({status[name]})" for name in found if status[name] in ("failed", NOT_RUN)]
     without = [f"{name} ({text})" for name, text in status.items() if text != "passed"]
     if not failed:
@@ -218,10 +217,8 @@ def print_reproduction(report: Reproduction) -> None:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    table = _table(None, ("", "what", "found", "way out"))
-    for finding in findings:
-        table.add_row("ok" if finding.good else "--", finding.what, finding.found, finding.way_out)
-    out.print(table)
+    rows = [("ok" if one.good else "--", one.what, one.found, one.way_out) for one in findings]
+    out.print(_table(None, ("", "what", "found", "way out"), rows))
 
 
 def print_release(assets: Assets) -> None:
@@ -236,7 +233,7 @@ def read_decision(assets: Assets) -> dict[str, Any]:
         raise FinJEPAError(
             "there is no champion yet, so nothing is decided; run `finjepa publish`, or name a --checkpoint"
         )
-    return json.loads(Path(made["path"]).read_text(encoding="utf-8"))
+    return read_json(Path(made["path"]))
 
 
 def print_decision(decision: dict[str, Any]) -> None:
@@ -271,7 +268,7 @@ def _holdings_table(decision: dict[str, Any], holding: bool) -> Table:
     when = f"held at the close of {decision['date']}" if holding else "to hold after the next close"
     of = f", decision of {decision['decided']}" if holding else f", decision at the close of {decision['date']}"
     columns = ("held now", "wanted") if holding else ("to hold", "held now")
-    table = _table(f"{planner}: {when}{of}, hedge {hedge}", ("asset", *columns), right=columns)
+    table = _table(f"{planner}: {when}{of}, hedge {hedge}", ("asset", *columns), (), columns)
     held, wanted = decision["held"], decision["positions"]
     first, second = (held, wanted) if holding else (wanted, held)
     names = sorted({*held, *wanted}, key=lambda name: (-abs(first.get(name, 0.0)), name))
