@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.panel import Panel
-from finjepa_model.files import from_json, to_json
+from finjepa_model.files import from_json
 from finjepa_model.portfolio import Ledger, PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.engine import MarketStep
 from finjepa_pipeline.backtest.market_view import Universe
@@ -28,12 +28,7 @@ BookName = Literal["champion", "trial"]
 
 @dataclass(frozen=True)
 class Previous:
-    """The decision before, as it was stored: budgets, signals and targets by asset.
-
-    Attributes:
-        session: of its close.
-        made_afterwards: whether a later close was known when it was made.
-    """
+    """The decision before, as it was stored; `session` is that of its close, the other fields are those of `Decision`."""
 
     session: int
     date: str
@@ -123,54 +118,25 @@ def holdings_at(
     """
     until = panel.dates[session] - (0 if included else 1)
     found = con.execute(
-        "SELECT date, checkpoint, planner, data_version, state, made_afterwards "
-        "FROM main.decision_portfolios WHERE feed = $feed AND book = 'champion' AND date <= $date::DATE "
+        "SELECT state FROM main.decision_portfolios WHERE feed = ? AND book = 'champion' AND date <= ?::DATE "
         "ORDER BY date DESC, created_at DESC, rowid DESC LIMIT 1",
-        {"feed": str(panel.manifest["feed"]), "date": str(until)},
+        [str(panel.manifest["feed"]), str(until)],
     ).fetchall()
     if not found:
         return cash(simulator, "First decision: the portfolio starts in cash.")
-    columns = ("date", "checkpoint", "planner", "data_version")
-    decision = dict(zip(columns, map(str, found[0][:4]), strict=True))
-    stored, made_afterwards = found[0][4:]
-    rows = con.execute(
-        "SELECT asset, weight, signal, position, hedge, expected_return, expected_volatility "
-        "FROM main.decisions WHERE date = $date::DATE AND checkpoint = $checkpoint AND planner = $planner "
-        "AND data_version = $data_version AND book = 'champion' ORDER BY asset",
-        decision,
-    ).fetchall()
-    names, weights, signals, positions, hedges, growths, volatilities = map(list, zip(*rows, strict=True))
-    record = from_json(stored)
-    missing = [name for name, money in zip(record["assets"], record["positions"], strict=True) if money]
-    missing = [name for name in missing if name not in panel.assets]
+    record = from_json(found[0][0])
+    held = [name for name, money in zip(record["assets"], record["positions"], strict=True) if money]
+    missing = [name for name in held if name not in panel.assets]
     if missing:
         return cash(simulator, f"{', '.join(missing[:3])} is no longer among the prices: the book begins anew, in cash")
-    previous = Previous(
-        session=panel.date_index(decision["date"]),
-        date=decision["date"],
-        checkpoint=decision["checkpoint"],
-        planner=decision["planner"],
-        weights=dict(zip(names, weights, strict=True)),
-        signals=dict(zip(names, signals, strict=True)),
-        positions=dict(zip(names, positions, strict=True)),
-        hedge=bool(hedges[0]),
-        expected_return=growths[0],
-        expected_volatility=volatilities[0],
-        made_afterwards=bool(made_afterwards),
-        same_return=record["same_return"],
-    )
+    previous = Previous(session=panel.date_index(record["decision"]["date"]), **record["decision"])
     return _advance(panel, simulator, record, previous, session)
 
 
 def record_of(
-    holdings: Holdings,
-    panel: Panel,
-    universe: Universe,
-    plan: PortfolioAction | None,
-    ordered: bool,
-    same_return: bool,
-) -> str:
-    """What later closes need of a decision, as JSON: the exact portfolio, the universe and the plan.
+    holdings: Holdings, panel: Panel, universe: Universe, plan: PortfolioAction | None, ordered: bool
+) -> dict[str, Any]:
+    """What later closes need of a decision besides itself: the exact portfolio, the universe and the plan.
 
     Args:
         holdings: at the close of the decision, over its roster.
@@ -178,23 +144,20 @@ def record_of(
         ordered: False where the decision was not to trade.
     """
     state = holdings.state
-    return to_json(
-        {
-            "assets": holdings.assets,
-            "positions": state.positions_XN[0].tolist(),
-            "signals": state.signals_XN[0].tolist(),
-            "orders": state.waiting_XN[0].tolist(),  # NaN, where nothing waits, is null
-            "cash": float(state.cash_X),
-            "hedge": float(state.hedge_X),
-            "hedged": float(state.hedged_X),
-            "peak": float(state.peak_X),
-            "ordered": ordered,
-            "same_return": same_return,
-            "universe": [panel.assets[asset] for asset in universe.assets_N],
-            "universe_since": str(panel.dates[universe.start]),
-            "plan": plan and [part.tolist() for part in (plan.weights_XN, plan.signals_XN, plan.hedge_X)],
-        }
-    )
+    return {
+        "assets": holdings.assets,
+        "positions": state.positions_XN[0].tolist(),
+        "signals": state.signals_XN[0].tolist(),
+        "orders": state.waiting_XN[0].tolist(),  # NaN, where nothing waits, is null
+        "cash": float(state.cash_X),
+        "hedge": float(state.hedge_X),
+        "hedged": float(state.hedged_X),
+        "peak": float(state.peak_X),
+        "ordered": ordered,
+        "universe": [panel.assets[asset] for asset in universe.assets_N],
+        "universe_since": str(panel.dates[universe.start]),
+        "plan": plan and [part.tolist() for part in (plan.weights_XN, plan.signals_XN, plan.hedge_X)],
+    }
 
 
 def _advance(

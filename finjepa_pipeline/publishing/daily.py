@@ -6,7 +6,7 @@ it missed is decided first, in order, as of those closes: so the book is the bac
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from finjepa_pipeline.backtest.planner_strategies import planner_of, strategy_na
 from finjepa_pipeline.backtest.results import insert, most_assets, transaction
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.history import current_revision, require_shown
-from finjepa_pipeline.publishing.book import BookName, holdings_at
+from finjepa_pipeline.publishing.book import BookName, Previous, holdings_at
 from finjepa_pipeline.publishing.decision import Decision, decide, decision_session, hold
 from finjepa_pipeline.publishing.gate import current_champion, why_unusable
 from finjepa_pipeline.report.decision import decision_page
@@ -31,6 +31,7 @@ from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint, checkpoint_here, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
+_STANDS = tuple(field.name for field in fields(Previous) if field.name != "session")
 NIGHT_ENDS = time(13, 0)  # UTC, of the next day: before New York opens, in summer and in winter
 
 
@@ -269,7 +270,8 @@ def _store(con: duckdb.DuckDBPyConnection, decision: Decision) -> None:
     }
     key = of("date", "checkpoint", "planner", "data_version", "book")
     portfolio = of("wealth", "peak", "made_afterwards")
-    portfolio |= {"cash": decision.held_cash, "hedge_held": decision.held_hedge, "state": decision.record}
+    portfolio |= {"cash": decision.held_cash, "hedge_held": decision.held_hedge}
+    portfolio |= {"state": to_json({**(decision.record or {}), "decision": of(*_STANDS)})}
     with transaction(con):
         insert(con, "decisions", key | of("hedge", "expected_return", "expected_volatility"), rows)
         insert(con, "decision_portfolios", key | of("feed") | portfolio, {"previous_date": [decision.previous_date]})

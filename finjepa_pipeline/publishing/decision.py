@@ -77,7 +77,7 @@ class Decision:
     changes: tuple[str, ...]
     why: Reasons | None = None  # None on a hold, and where nothing was ordered
     search: Search | None = None  # likewise
-    record: str | None = None
+    record: dict[str, Any] | None = None
     traded: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def decide(
         else date_of_session(panel, session + config.model.stride, calendar).isoformat(),
         "made_afterwards": session < len(panel.dates) - 1,
         "same_return": same_return,
-        "record": record_of(holdings, panel, universe, path, action is not None, same_return),
+        "record": record_of(holdings, panel, universe, path, action is not None),
     }
     if action is None or strategy.last is None:
         return Decision(**common | _as_before(holdings, view.assets), changes=("No orders: no asset has a price.",))
