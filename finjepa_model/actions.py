@@ -13,18 +13,11 @@ DUST = 1e-4  # of wealth: a position below is flat
 
 @dataclass(frozen=True)
 class PortfolioAction:
-    """A decision.
+    """A decision. Signals and hedges in between are relaxed, for planners that follow gradients."""
 
-    Attributes:
-        weights_XN: budget of each asset as a share of wealth; non-negative, sums to 1 over the assets.
-        signals_XN: what is done with the budget: 1 long, 0 flat (it stays in cash), -1 short. Values in between are
-            relaxed signals, for planners that follow gradients.
-        hedge_X: 1 to short the market proxy by the portfolio's beta, 0 not to.
-    """
-
-    weights_XN: Tensor
-    signals_XN: Tensor
-    hedge_X: Tensor
+    weights_XN: Tensor  # budget of each asset as a share of wealth; non-negative, sums to 1 over the assets
+    signals_XN: Tensor  # what is done with the budget: 1 long, 0 flat (it stays in cash), -1 short
+    hedge_X: Tensor  # 1 to short the market proxy by the portfolio's beta, 0 not to
 
     def positions(self, allow_short: bool, max_gross: float = 1.0) -> Tensor:
         """The decode rule, the same in training, planning and backtest: position = max_gross x weight x signal.
@@ -57,11 +50,8 @@ class PortfolioAction:
 
 
 class AllocationEmbedder(nn.Module):
-    """Embeds an amount and a signal for each asset.
-
-    Amounts and signals are bound to an asset by its latent, so the embedding does not depend on the order of the assets,
-    whose number is free.
-    """
+    """Embeds an amount and a signal for each asset, bound to it by its latent: the order of the assets does not matter, and
+    their number is free."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -70,16 +60,7 @@ class AllocationEmbedder(nn.Module):
         self.gate = nn.Linear(dim, dim)
 
     def forward(self, amount_XN: Tensor, signals_XN: Tensor, assets_XND: Tensor, present_XN: Tensor) -> Tensor:
-        """
-        Args:
-            amount_XN: signed shares of wealth.
-            signals_XN: -1, 0 or 1, or between (relaxed).
-            assets_XND: latents of the assets.
-            present_XN: which assets exist.
-
-        Returns:
-            embedding_XD.
-        """
+        """embedding_XD of signed shares of wealth and signals, among the latents of the assets that are present."""
         present_XN = present_XN.to(assets_XND.dtype)
         exposure_XD = torch.einsum("...n,...nd->...d", amount_XN * present_XN, assets_XND)
         # a relaxed signal is a mixture of its two neighbours
@@ -93,10 +74,8 @@ class AllocationEmbedder(nn.Module):
 
 
 class ActionEmbedder(nn.Module):
-    """Embeds an action relative to what is held (reference: JEPA-WMs AdaLN conditioning, section 3).
-
-    The change of position that is ordered, the signals and the hedge have a linear map each, and the three are summed.
-    """
+    """Embeds an action relative to what is held: linear maps of the change of position, of the signals and of the hedge, summed
+    (JEPA-WMs, section 3)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -104,15 +83,7 @@ class ActionEmbedder(nn.Module):
         self.hedge = nn.Linear(1, dim)
 
     def forward(self, action: PortfolioAction, held_XN: Tensor, assets_XND: Tensor, present_XN: Tensor) -> Tensor:
-        """
-        Args:
-            held_XN: signed shares of wealth after drift, before the trade.
-            assets_XND: latents of the assets.
-            present_XN: which assets exist.
-
-        Returns:
-            embedding_XD.
-        """
+        """embedding_XD; `held_XN` are signed shares of wealth after drift, before the trade."""
         change_XN = action.weights_XN * action.signals_XN - held_XN
         allocation_XD = self.allocation(change_XN, action.signals_XN, assets_XND, present_XN)
         return allocation_XD + self.hedge(action.hedge_X.unsqueeze(-1))

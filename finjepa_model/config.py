@@ -19,11 +19,9 @@ Recipe = Literal["ema", "sigreg", "both", "vicreg"]
 ConfigT = TypeVar("ConfigT")
 DefaultT = TypeVar("DefaultT")
 _RETIRED = {  # keys of checkpoints of earlier versions
-    "model": ("adaln_init", "adaln_std"),
-    "loss": ("heads", "truncate_rollout"),
-    "training": ("compile",),
-    "td": ("symmetric", "behaviour_cloning"),
-}
+    "model.adaln_init", "model.adaln_std", "loss.heads", "loss.truncate_rollout", "training.compile", "td.symmetric",
+    "td.behaviour_cloning",
+}  # fmt: skip
 _CHANNEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_CHANNELS, _MOST_TIERS = 1024, 16
 _MOST_PATCHES = 1024  # of one asset in an observation: attention over them takes the square of it
@@ -254,12 +252,8 @@ class FinJEPAConfig:
     @classmethod
     def from_dict(cls, data: Any) -> "FinJEPAConfig":
         """Read a config, also one of an earlier version; one that is older than the present td branch without its branch."""
-        data = dict(data) if isinstance(data, dict) else data
-        for section, names in _RETIRED.items():
-            if isinstance(data, dict) and isinstance(data.get(section), dict):
-                data[section] = {name: value for name, value in data[section].items() if name not in names}
         if isinstance(data, dict) and "covariance_decay" in (data.get("td") or ()):
-            del data["td"]
+            data = {section: values for section, values in data.items() if section != "td"}
         return _build(cls, data, "")
 
     @classmethod
@@ -338,6 +332,7 @@ def _build(cls: type[ConfigT], data: Any, path: str) -> ConfigT:
         raise FinJEPAError(f"config section {path or 'at the top'} must be an object, not {type(data).__name__}")
     hints = typing.get_type_hints(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    data = {key: value for key, value in data.items() if _join(path, key) not in _RETIRED}
     for key in data:
         if key not in known:
             raise FinJEPAError(

@@ -25,15 +25,10 @@ _MOST_IMPACT = 0.1  # of the traded value; beyond it the square-root law has not
 
 @dataclass(frozen=True)
 class Liquidity:
-    """How easily assets are traded, known at the close before the trade.
+    """How easily assets are traded, known at the close before the trade."""
 
-    Attributes:
-        dollar_volume_XN: trailing mean, dollars a day; NaN where it is unknown.
-        volatility_XN: trailing, of a day's return.
-    """
-
-    dollar_volume_XN: Tensor
-    volatility_XN: Tensor
+    dollar_volume_XN: Tensor  # trailing mean, dollars a day; NaN where it is unknown
+    volatility_XN: Tensor  # trailing, of a day's return
 
     def tier(self, config: PortfolioConfig) -> Tensor:
         """int64 [X, N]: 0 is the most liquid tier, and that of an asset of unknown volume."""
@@ -44,19 +39,12 @@ class Liquidity:
 
 @dataclass(frozen=True)
 class Frictions:
-    """The prices of trading. A number stands for all assets.
+    """The prices of trading. A number stands for all assets."""
 
-    Attributes:
-        spread: commission and half-spread, share of the traded value.
-        impact: trading x of money costs impact * x^1.5; None where there is none.
-        borrow: fee on the value held short, a session.
-        rate: a bound of the costs of a trade, share of wealth.
-    """
-
-    spread: Tensor | float
-    impact: Tensor | None
-    borrow: Tensor | float
-    rate: float
+    spread: Tensor | float  # commission and half-spread, share of the traded value
+    impact: Tensor | None  # trading x of money costs impact * x^1.5; None where there is none
+    borrow: Tensor | float  # fee on the value held short, a session
+    rate: float  # a bound of the costs of a trade, share of wealth
 
     @classmethod
     def of(cls, config: PortfolioConfig, liquidity: Liquidity | None = None) -> "Frictions":
@@ -139,14 +127,7 @@ class PortfolioState:
         return torch.full_like(self.positions_XN, torch.nan) if self.orders_XN is None else self.orders_XN
 
     def scalars(self, beta_XN: Tensor) -> Tensor:
-        """The state in numbers of order one, as listed in `SCALARS`.
-
-        Args:
-            beta_XN: betas of the assets to the market proxy.
-
-        Returns:
-            scalars_XG.
-        """
+        """scalars_XG: the state in numbers of order one, as listed in `SCALARS`."""
         wealth_X, holdings_XN = self.wealth_X, self.holdings_XN
         hedge_X = self.hedge_X / wealth_X
         return torch.stack(
@@ -196,10 +177,8 @@ class Ledger:
 
 
 class PortfolioSimulator:
-    """Moves portfolios through time under `PortfolioConfig`. It holds no state and learns nothing.
-
-    `frictions` prices trading by asset; without them every asset is of the most liquid tier and has no impact.
-    """
+    """Moves portfolios through time. It holds no state and learns nothing. `frictions` prices trading by asset; without them
+    every asset is of the most liquid tier and has no impact."""
 
     def __init__(self, config: PortfolioConfig):
         self.config = config

@@ -15,11 +15,7 @@ from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.checkpoint import load_model, save_model
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import MarketBatch, Observation, Windows
-from finjepa_model.nn.encoder import (
-    ContextEncoder,
-    MaskedPatchPredictor,
-    PortfolioEncoder,
-)
+from finjepa_model.nn.encoder import ContextEncoder, MaskedPatchPredictor, PortfolioEncoder
 from finjepa_model.nn.losses import InverseDynamics, SIGReg, objective
 from finjepa_model.nn.predictor import MarketMemory, Predictor
 from finjepa_model.nn.readout import ReturnReadout

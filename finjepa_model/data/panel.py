@@ -137,7 +137,7 @@ class Panel:
         """The market's context over the last `length` sessions up to and including each date.
 
         Returns:
-            float32 [B, T, M], channels in the order of `market_channels`; zeros before the panel begins.
+            float32 [B, T, M]; zeros before the panel begins.
         """
         days_BT = np.asarray(dates_B, np.int64)[:, None] + np.arange(1 - length, 1)
         return np.where((days_BT >= 0)[..., None], self.market_features[days_BT], np.float32(0))

@@ -37,23 +37,16 @@ Allocate = Callable[[str, type, tuple[int, ...]], np.ndarray]
 
 @dataclass(frozen=True)
 class AdjustedPrices:
-    """Adjusted prices of a market.
+    """Adjusted prices of a market."""
 
-    Attributes:
-        assets: names in ascending order; dates: datetime64[D], the sessions.
-        first_A, last_A: sessions of an asset's first and last observation.
-        delisting_return_A: what a holder gets beyond the last close of an asset that has ended.
-        columns: price columns that hold anything, `close` included.
-        runs: the observations, in order of asset and date, whole assets at a time: asset and session (numbers), the price columns
-            (float64, null where missing), tradable, eligible and event (bool).
-    """
-
-    assets: list[str]
-    dates: np.ndarray
-    first_A: np.ndarray
+    assets: list[str]  # in ascending order
+    dates: np.ndarray  # datetime64[D], the sessions
+    first_A: np.ndarray  # session of an asset's first observation
     last_A: np.ndarray
-    delisting_return_A: np.ndarray
-    columns: frozenset[str]
+    delisting_return_A: np.ndarray  # what a holder gets beyond the last close of an asset that has ended
+    columns: frozenset[str]  # price columns that hold anything, `close` included
+    # the observations, in order of asset and date, whole assets at a time: asset and session (numbers), the price columns
+    # (float64, null where missing), tradable, eligible and event (bool)
     runs: Callable[[], Iterable[pl.DataFrame]]
 
 

@@ -22,34 +22,23 @@ DECAY = 1.0 - 2.0 / (SPAN + 1.0)
 
 @dataclass(frozen=True)
 class Channel:
-    """One feature of an asset, or of the market.
-
-    Attributes:
-        unit: of the value as it is stored.
-        source: who described it, or the table that it is taken from.
-        lookback: observations before today's that today's value can depend on.
-        needs: columns of the prices without which the channel is left out.
-        value: the expression, float64, null where unknown.
-        scored: whether the trailing z-score of the value is stored, (x - mean) / deviation over 252 observations.
-    """
+    """One feature of an asset, or of the market."""
 
     name: str
-    unit: str
-    source: str
-    lookback: int
-    needs: tuple[str, ...]
-    value: pl.Expr
-    scored: bool = False
+    unit: str  # of the value as it is stored
+    source: str  # who described it, or the table that it is taken from
+    lookback: int  # observations before today's that today's value can depend on
+    needs: tuple[str, ...]  # columns of the prices without which the channel is left out
+    value: pl.Expr  # float64, null where unknown
+    scored: bool = (
+        False  # whether the trailing z-score of the value is stored, (x - mean) / deviation over 252 observations
+    )
 
     def row(self) -> dict[str, object]:
         """The channel as the manifest of a panel has it."""
         described = {"name": self.name, "unit": self.unit, "source": self.source, "lookback": self.lookback}
-        return described | {
-            "needs": list(self.needs),
-            "scored": self.scored,
-            "clip": CLIP,
-            "expression": str(self.value),
-        }
+        computed = {"needs": list(self.needs), "scored": self.scored, "clip": CLIP, "expression": str(self.value)}
+        return described | computed
 
 
 def least_known(window: int) -> int:

@@ -24,13 +24,7 @@ _BISECTIONS = 30
 def goal_latent(
     imagination: ImaginedMarket, simulator: PortfolioSimulator, sessions: int, risk_aversion: float = RISK_AVERSION
 ) -> Tensor:
-    """Latent of the mean-variance optimal holdings as they would stand with no costs paid and no drawdown.
-
-    It depends on the market alone, not on what is held, so that it can be made for many dates at once.
-
-    Returns:
-        goal_BD.
-    """
+    """goal_BD: the mean-variance optimal holdings as they would stand with no costs paid and no drawdown, whatever is held."""
     moments = Moments.of(imagination)
     holdings_BN = moments.best_holdings(risk_aversion, simulator.config.max_weight)
     hedge_B = moments.hedge_pays(holdings_BN, risk_aversion) & simulator.config.allow_hedge
@@ -39,13 +33,7 @@ def goal_latent(
 
 @torch.no_grad()
 def target_latent(imagination: ImaginedMarket, simulator: PortfolioSimulator, sessions: int, target: Target) -> Tensor:
-    """Latent of a state that the user names, in the market of now.
-
-    The holdings behind it are efficient: those with the best expected return at the target's volatility.
-
-    Returns:
-        goal_BD.
-    """
+    """goal_BD: a state that the user names, in the market of now; its holdings are the best ones at its volatility."""
     rules, moments = simulator.config, Moments.of(imagination)
     steps_a_year = rules.sessions_per_year / sessions
     aversion_B1 = torch.full_like(moments.mean_BHN[:, 0, :1], RISK_AVERSION)

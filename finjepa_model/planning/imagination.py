@@ -122,16 +122,13 @@ class Moments:
         return ((both_BCM @ self.covariance_BHMM[:, step]) * both_BCM).sum(-1)
 
     def best_holdings(self, risk_aversion: float | Tensor, max_weight: float = 1.0, iterations: int = 100) -> Tensor:
-        """argmax of mean'w - risk_aversion / 2 w'Cov w over the (capped) simplex, for the first decision step.
+        """holdings_BN: argmax of mean'w - risk_aversion / 2 w'Cov w over the (capped) simplex, for the first decision step.
 
         Accelerated projected gradient with the exact projection and restarts (Beck and Teboulle 2009; O'Donoghue and
         Candes 2015), a fixed number of iterations, all dates at once.
 
         Args:
             risk_aversion: a number, or one for each date [B, 1].
-
-        Returns:
-            holdings_BN.
         """
         mean_BN, covariance_BNN = self.mean_BHN[:, 0], self.covariance_BHMM[:, 0, :-1, :-1]
         steepest_B1 = torch.linalg.eigvalsh(covariance_BNN)[:, -1:]

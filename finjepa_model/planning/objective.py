@@ -26,47 +26,32 @@ GOAL = parse_utility("-goal_distance")
 
 @dataclass(frozen=True)
 class Rollout:
-    """What candidates lead to, step by step, if returns are as expected. Shares are of the wealth before the step's trade.
-
-    Attributes:
-        held_BCHN: signed shares of wealth after drift, before each trade.
-        holdings_BCHN, hedge_BCH: positions and market proxy after each trade.
-        growth_BCH: log growth of wealth, costs included.
-        cost_BCH: trading costs and borrow fees, share of wealth.
-        turnover_BCH: one-way, share of wealth.
-    """
+    """What candidates lead to, step by step, if returns are as expected. Shares are of the wealth before the step's trade."""
 
     actions: PortfolioAction
-    held_BCHN: Tensor
-    holdings_BCHN: Tensor
-    hedge_BCH: Tensor
-    growth_BCH: Tensor
-    cost_BCH: Tensor
-    turnover_BCH: Tensor
+    held_BCHN: Tensor  # signed shares of wealth after drift, before each trade
+    holdings_BCHN: Tensor  # and after it
+    hedge_BCH: Tensor  # value of the market proxy after each trade, negative when sold
+    growth_BCH: Tensor  # log growth of wealth, costs included
+    cost_BCH: Tensor  # trading costs and borrow fees
+    turnover_BCH: Tensor  # one-way
 
 
 @dataclass(frozen=True)
 class PlanningWorld:
-    """Everything that a cost function may look at: the imagined market, the rules of trading, and what is held now.
-
-    Attributes:
-        state: of the B portfolios now.
-        sessions: length of a decision step, for interest and borrow fees.
-        tradable_BN: bool, who can be traded now; None means all. It holds for the first step; later ones trade freely.
-        frictions: what trading each asset costs, [B, 1, N].
-        goal_BD: portfolio latent of the goal; None where no cost needs one.
-        goals: the latent goal_BD of each goal that a utility names, as it is written there.
-    """
+    """Everything that a cost function may look at: the imagined market, the rules of trading, and what is held now."""
 
     imagination: ImaginedMarket
     simulator: PortfolioSimulator
-    state: PortfolioState
-    sessions: int
+    state: PortfolioState  # of the B portfolios now
+    sessions: int  # of a decision step, for interest and borrow fees
     moments: Moments
-    frictions: Frictions
-    tradable_BN: Tensor | None = None
-    goal_BD: Tensor | None = None
-    goals: Mapping[str, Tensor] = field(default_factory=dict)
+    frictions: Frictions  # what trading each asset costs, [B, 1, N]
+    tradable_BN: Tensor | None = None  # who can be traded in the first step; None means all
+    goal_BD: Tensor | None = None  # portfolio latent of the goal; None where no cost needs one
+    goals: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # goal_BD of each goal that a utility names, as it is written
 
     @classmethod
     def of(

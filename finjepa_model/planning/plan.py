@@ -21,12 +21,7 @@ def project_to_simplex(points_XN: Tensor, present_XN: Tensor, max_weight: float 
     Exact, by sorting: the projection is clip(v - tau, 0, max_weight), and tau solves an equation that is linear between
     breakpoints (Duchi et al. 2008 for the simplex; Wang and Lu 2015 with caps).
 
-    Args:
-        points_XN: any finite numbers.
-        present_XN: bool, broadcasts; at least 1 / max_weight assets must be present.
-
-    Returns:
-        weights_XN.
+    At least 1 / max_weight assets must be present; `present_XN` broadcasts.
     """
     if max_weight >= 1:  # no weight can exceed the sum, so the cap is idle
         points_XN = points_XN.masked_fill(~present_XN, -torch.inf)
@@ -48,11 +43,7 @@ def project_to_simplex(points_XN: Tensor, present_XN: Tensor, max_weight: float 
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """The plans that are allowed on B dates, over `horizon` decision steps.
-
-    Attributes:
-        present_BN: bool, the assets that exist and may be held.
-        max_weight: cap on one asset's budget, as a share of wealth.
+    """The plans that are allowed on B dates, over `horizon` decision steps, of the assets that are present.
 
     Raises:
         FinJEPAError: if a date has too few assets for weights that sum to 1 under the cap.
@@ -131,44 +122,30 @@ Cost = Callable[[PortfolioAction], Tensor]
 
 @dataclass(frozen=True)
 class Account:
-    """Why a plan costs what it costs, and where it leads if returns are as expected.
+    """Why a plan costs what it costs, and where it leads if returns are as expected."""
 
-    Attributes:
-        terms: the cost_B of each part of the cost; they add up to the plan's.
-        growth_BH: log growth of wealth in each step, costs included; volatility_BH: of its return.
-    """
-
-    terms: dict[str, Tensor]
-    growth_BH: Tensor
-    volatility_BH: Tensor
+    terms: dict[str, Tensor]  # the cost_B of each part of the cost; they add up to the plan's
+    growth_BH: Tensor  # log growth of wealth in each step, costs included
+    volatility_BH: Tensor  # of each step's return
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to do on each of B dates, and how it was found.
 
-    Attributes:
-        path: weights_BHN, signals_BHN, hedge_BH: the cheapest candidate that was seen.
-        cost_B: its cost.
-        cost_IB: lowest cost seen up to each iteration.
-        weights_IBN: weights of the first step that the search stood at, by iteration.
-        effective_samples_IB: 1 / sum of squared weights of the candidates that the next iteration was fitted to; no
-            rows where a planner does not sample.
-        account: of the path, where the cost function gives one.
+    Raises:
+        FinJEPAError: if a number of the path, its cost or its account is not finite.
     """
 
-    path: PortfolioAction
+    path: PortfolioAction  # weights_BHN, signals_BHN, hedge_BH: the cheapest candidate that was seen
     cost_B: Tensor
-    cost_IB: Tensor
-    weights_IBN: Tensor
+    cost_IB: Tensor  # lowest cost seen up to each iteration
+    weights_IBN: Tensor  # of the first step: where the search stood, by iteration
+    # 1 / sum of squared weights of the candidates that the next iteration was fitted to; no rows where nothing is sampled
     effective_samples_IB: Tensor
-    account: Account | None = None
+    account: Account | None = None  # of the path, where the cost function gives one
 
     def __post_init__(self) -> None:
-        """
-        Raises:
-            FinJEPAError: if a number of the path, its cost or its account is not finite.
-        """
         numbers = [self.cost_B, self.path.weights_XN, self.path.signals_XN, self.path.hedge_X]
         if self.account is not None:
             numbers += [self.account.growth_BH, self.account.volatility_BH]

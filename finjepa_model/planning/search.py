@@ -42,19 +42,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Independent Gaussians, categoricals and Bernoullis.
-
-    Attributes:
-        short_BHN, long_BHN: probabilities of the signals -1 and 1; flat has the rest.
-        hedge_BH: probability that the hedge is on.
-    """
+    """Independent Gaussians, categoricals and Bernoullis."""
 
     space: ActionSpace
-    mean_BHN: Tensor
+    mean_BHN: Tensor  # of raw weights
     std_BHN: Tensor
-    short_BHN: Tensor
-    long_BHN: Tensor
-    hedge_BH: Tensor
+    short_BHN: Tensor  # probability of the signal -1
+    long_BHN: Tensor  # of 1; flat has the rest
+    hedge_BH: Tensor  # probability that the hedge is on
 
     @classmethod
     def start(cls, space: ActionSpace, warm_start: Plan | None) -> "Proposal":
@@ -70,10 +65,9 @@ class Proposal:
         path = warm_start.shifted()
         if path.weights_XN.shape != mean_BHN.shape:
             raise FinJEPAError("the plan to start from has other dates, steps or assets; start without it")
-        rest = 1 - _WARM_TRUST
 
         def around(chosen_X: Tensor, others: int) -> Tensor:
-            return torch.where(chosen_X, _WARM_TRUST, rest / others)
+            return torch.where(chosen_X, _WARM_TRUST, (1 - _WARM_TRUST) / others)
 
         others = 2 if space.allow_short else 1
         short_BHN = around(path.signals_XN < 0, others) * float(space.allow_short)

@@ -27,21 +27,13 @@ _LARGEST_OF_GOAL = 1e3  # of a number of a goal
 
 @dataclass(frozen=True)
 class Target:
-    """A state of the portfolio after a decision step that the user wants; None means the best one.
+    """A state of the portfolio after a decision step that the user wants; None means the best one."""
 
-    Attributes:
-        volatility: a year; the best holdings that have it are wanted, and less where even the calmest have more.
-        exposure: gross, share of wealth. Beside a volatility it is what the holdings are scaled to.
-        growth: log growth of wealth a year.
-        drawdown: from the highest wealth, share of it, not negative.
-        hedge: 1 where the market proxy is sold, 0 where it is not.
-    """
-
-    volatility: float | None = None
-    exposure: float | None = None
-    growth: float | None = None
-    drawdown: float = 0.0
-    hedge: float | None = None
+    volatility: float | None = None  # a year, of the best holdings that have it; less where even the calmest have more
+    exposure: float | None = None  # gross, share of wealth; beside a volatility it is what the holdings are scaled to
+    growth: float | None = None  # log growth of wealth a year
+    drawdown: float = 0.0  # from the highest wealth, share of it, not negative
+    hedge: float | None = None  # 1 where the market proxy is sold, 0 where it is not
 
     def __post_init__(self) -> None:
         if not 0 <= self.drawdown < 1:
@@ -141,17 +133,11 @@ Values = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Utility:
-    """A parsed utility. Equal texts are equal utilities.
-
-    Attributes:
-        text: as written.
-        names: the quantities, goals and disagreements that it contains.
-        addends: source and syntax tree of each addend; limits: the same of each limit.
-    """
+    """A parsed utility. Equal texts are equal utilities."""
 
     text: str
-    names: frozenset[str] = field(compare=False)
-    addends: tuple[tuple[str, ast.expr], ...] = field(compare=False)
+    names: frozenset[str] = field(compare=False)  # of the quantities, goals and disagreements that it contains
+    addends: tuple[tuple[str, ast.expr], ...] = field(compare=False)  # source and syntax tree of each
     limits: tuple[tuple[str, ast.expr], ...] = field(compare=False)
 
     @property

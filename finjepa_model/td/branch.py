@@ -97,15 +97,10 @@ class TDBranch(nn.Module):
 
 @dataclass(frozen=True)
 class Task:
-    """A utility as a direction of the task features.
+    """A utility as a direction of the task features."""
 
-    Attributes:
-        direction_Z: the task vector z, of length sqrt(Z).
-        fit: R2 of the reward on the task features; 1 is a utility that the branch can express exactly.
-    """
-
-    direction_Z: Tensor
-    fit: float
+    direction_Z: Tensor  # the task vector z, of length sqrt(Z)
+    fit: float  # R2 of the reward on the task features; 1 is a utility that the branch can express exactly
 
     @property
     def advice(self) -> str | None:

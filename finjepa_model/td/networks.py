@@ -39,25 +39,16 @@ _USUAL_VOLATILITY = 0.03  # of a share over a decision step
 
 @dataclass(frozen=True)
 class PolicyState:
-    """The state s.
+    """The state s."""
 
-    Attributes:
-        assets_YND, market_YD, portfolio_YD: latents.
-        own_YNV: of each asset: position, last signal, expected return over volatility, log volatility, beta.
-        scalars_YG: `PortfolioState.scalars`.
-        present_YN: bool.
-        outcome_YO: `OUTCOMES` of the step before, 0 at the start.
-        world: the rules and moments by which an action has consequences.
-    """
-
-    assets_YND: Tensor
+    assets_YND: Tensor  # latents
     market_YD: Tensor
     portfolio_YD: Tensor
-    own_YNV: Tensor
-    scalars_YG: Tensor
-    present_YN: Tensor
-    outcome_YO: Tensor
-    world: PlanningWorld
+    own_YNV: Tensor  # of each asset: position, last signal, expected return over volatility, log volatility, beta
+    scalars_YG: Tensor  # `PortfolioState.scalars`
+    present_YN: Tensor  # bool
+    outcome_YO: Tensor  # `OUTCOMES` of the step before, 0 at the start
+    world: PlanningWorld  # the rules and moments by which an action has consequences
 
     @classmethod
     @torch.no_grad()
@@ -104,11 +95,7 @@ def branch(inputs: int, hidden: int) -> nn.Sequential:
 
 
 class OutcomeFeatures(nn.Module):
-    """The outcomes of a step in standard deviations from their mean.
-
-    Both are measured once, before the branch is trained, and then fixed: the effect of an action on the next step is known, and
-    only what follows that step is learned.
-    """
+    """The outcomes of a step in standard deviations from their mean, which are measured once, before the branch is trained."""
 
     mean_O: Tensor
     scale_O: Tensor

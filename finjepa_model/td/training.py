@@ -36,16 +36,8 @@ from finjepa_model.td.networks import (
     TaskEncoder,
     realised,
 )
+from finjepa_model.training import run_folder as files
 from finjepa_model.training.behaviour import random_action, random_drawdown
-from finjepa_model.training.run_folder import (
-    Best,
-    append_record,
-    forget_after,
-    load_best,
-    load_state,
-    save_best,
-    save_state,
-)
 from finjepa_model.training.trainer import Report, TrainingInterruptedError, falling, seed_of
 from finjepa_model.world_model import FinJEPA, Imagination
 
@@ -178,7 +170,7 @@ class TDTrainer:
         td, block = self.config.td, split_dates(len(panel.dates), self.config).train
         self.paths = MarketPaths(model, panel, block, td.dates, td.portfolios)
         self.optimizer = torch.optim.Adam(self.branch.parameters(), lr=td.learning_rate)
-        self.step, self.best = 0, Best()
+        self.step, self.best = 0, files.Best()
         self.stop_requested = False
 
     def train(self) -> dict[str, Any]:
@@ -210,7 +202,7 @@ class TDTrainer:
                     raise TrainingInterruptedError(f"training of td stopped at step {self.step} of {td.steps}")
                 if self.step % training.checkpoint_every == 0 or last:
                     self._save()
-        policy = load_best(self.run_folder, self.branch)
+        policy = files.load_best(self.run_folder, self.branch)
         self._keep_states()
         return self.evaluate() | {
             "policy": policy,
@@ -273,28 +265,28 @@ class TDTrainer:
     def _keep_if_best(self, score: float) -> None:
         self._record("td_validation", {"score": score})
         if -score < self.best.loss:
-            self.best = Best(-score, self.step)
-            save_best(self.run_folder, self.branch, {"score": score, "step": self.step})
+            self.best = files.Best(-score, self.step)
+            files.save_best(self.run_folder, self.branch, {"score": score, "step": self.step})
         else:
             self.best.evaluations_since += 1
 
     def _record(self, kind: str, values: dict[str, float]) -> None:
         record = {"kind": kind, "step": self.step, **values}
-        append_record(self.run_folder, record)
+        files.append_record(self.run_folder, record)
         if self.report:
             self.report(record)
 
     def _save(self) -> None:
-        save_state(self.run_folder, self.step, self.best, self.branch, self.optimizer)
+        files.save_state(self.run_folder, self.step, self.best, self.branch, self.optimizer)
 
     def _begin(self) -> "PolicyScore":
         """Go on where an interrupted run was, or begin with the units of the outcomes, in which tasks are scored."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
-        self.step, self.best = load_state(self.run_folder, self.branch, self.optimizer)
+        self.step, self.best = files.load_state(self.run_folder, self.branch, self.optimizer)
         if self.step > 0:
-            forget_after(self.run_folder, self.step)
+            files.forget_after(self.run_folder, self.step)
             return PolicyScore(self.model, self.panel)
-        forget_after(self.run_folder, -1)  # an earlier run that saved nothing
+        files.forget_after(self.run_folder, -1)  # an earlier run that saved nothing
         self.branch.calibrate(torch.cat([transition.after.outcome_YO for transition in self._draw(0)]))
         score = PolicyScore(self.model, self.panel)
         self._keep_if_best(score())

@@ -19,22 +19,14 @@ from finjepa_model.world_model import FinJEPA
 
 @dataclass(frozen=True)
 class GoalLibrary:
-    """What went best on training dates, by market.
+    """What went best on training dates, by market."""
 
-    Attributes:
-        markets_LD: market latents of the dates; goals_LD: mean portfolio latents of the best portfolios there.
-        known_L: int64, the session at whose close it was known what had gone best.
-    """
-
-    markets_LD: Tensor
-    goals_LD: Tensor
-    known_L: Tensor
+    markets_LD: Tensor  # market latents of the dates
+    goals_LD: Tensor  # mean portfolio latents of the best portfolios there
+    known_L: Tensor  # int64, the session at whose close it was known what had gone best
 
     def nearest(self, market_BD: Tensor, session: int, dates: int = 16) -> Tensor:
-        """Mean goal of the dates known by a session whose market was most like this one, in standardised latents.
-
-        Returns:
-            goal_BD.
+        """goal_BD: mean of the dates known by a session whose market was most like this one, in standardised latents.
 
         Raises:
             FinJEPAError: if nothing was known by then.
@@ -57,12 +49,6 @@ def build_library(
 
     The realised utility is the log growth of wealth after costs less `RISK_AVERSION` / 2 times the sum of the squared
     returns of its sessions. A goal is the mean latent of the best tenth, in the market that they ended in.
-
-    Args:
-        block: half-open range of the sessions that the model was trained on.
-
-    Raises:
-        FinJEPAError: if the panel is too short for the model's windows.
     """
     config = replace(model.config, training=replace(model.config.training, batch_size=dates))
     source = BatchSource(panel, config, block, past=PAST)

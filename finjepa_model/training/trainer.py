@@ -18,19 +18,11 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.distributed import part_of_batch, rank_and_ranks
+from finjepa_model.training import run_folder as files
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.evaluation import monitor
 from finjepa_model.training.readout_fit import fit_readout
 from finjepa_model.training.risk_fit import fit_trained
-from finjepa_model.training.run_folder import (
-    Best,
-    append_record,
-    forget_after,
-    load_best,
-    load_state,
-    save_best,
-    save_state,
-)
 from finjepa_model.world_model import FinJEPA
 
 
@@ -100,7 +92,7 @@ class Trainer:
         self.model = FinJEPA(config).to(self.device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, training.weight_decay), lr=0.0)
         self.total_steps = training.epochs * training.steps_per_epoch
-        self.step, self.best = 0, Best()
+        self.step, self.best = 0, files.Best()
         self.stop_requested = False
         self._seconds, self._timed_steps = 0.0, 0  # of training steps, without evaluations and saves
 
@@ -143,7 +135,7 @@ class Trainer:
         bar.close()
         if self.rank > 0:
             return {}
-        best = load_best(self.run_folder, self.model)
+        best = files.load_best(self.run_folder, self.model)
         return best | {
             "readout": fit_readout(self.model, self.panel),
             "risk": fit_trained(self.model, self.panel),
@@ -220,9 +212,9 @@ class Trainer:
         # a first one is kept whatever it is, so that there is a model to look at
         if better or self.best.step == 0:
             loss = validation["loss"] if not diagnostics["collapsed"] else float("inf")
-            self.best = Best(loss, self.step)
+            self.best = files.Best(loss, self.step)
             if self.rank == 0:
-                save_best(self.run_folder, self.model, {"validation": validation, "diagnostics": diagnostics})
+                files.save_best(self.run_folder, self.model, {"validation": validation, "diagnostics": diagnostics})
         else:
             self.best.evaluations_since += 1
 
@@ -249,23 +241,23 @@ class Trainer:
     def _log(self, kind: str, values: dict[str, Any]) -> dict[str, Any]:
         record = {"kind": kind, "step": self.step, **values}
         if self.rank == 0:
-            append_record(self.run_folder, record)
+            files.append_record(self.run_folder, record)
         if self.report:
             self.report(record)
         return record
 
     def _save(self) -> None:
         if self.rank == 0:
-            save_state(self.run_folder, self.step, self.best, self.model, self.optimizer)
+            files.save_state(self.run_folder, self.step, self.best, self.model, self.optimizer)
         if self.ranks > 1:
             dist.barrier()
 
     def _begin(self) -> None:
         """Go on where an interrupted run was."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
-        self.step, self.best = load_state(self.run_folder, self.model, self.optimizer)
+        self.step, self.best = files.load_state(self.run_folder, self.model, self.optimizer)
         if self.rank == 0:
-            forget_after(self.run_folder, self.step)
+            files.forget_after(self.run_folder, self.step)
 
 
 def pick_device(rank: int = 0) -> torch.device:
