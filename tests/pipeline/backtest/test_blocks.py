@@ -59,22 +59,19 @@ def home(tmp_path, monkeypatch) -> Home:
 
 def test_several_processes_have_the_results_of_one(home, monkeypatch):
     monkeypatch.setattr(blocks, "overnight_returns", lambda con, panel: np.zeros(len(panel.returns)) + 1e-4)
-    pending = home.pending(controls="ewma,shuffled_actions", fill="open")
+    pending = home.pending(controls="ewma,shuffled_actions", fill="open")[1:]  # the test block
     several = home.settings.model_copy(update={"compute": "local:2"})
     here, there = (
-        [results for _, results in compute_blocks(home.warehouse, settings, pending, lambda line: None)]
+        next(compute_blocks(home.warehouse, settings, pending, lambda line: None))[1]
         for settings in (home.settings, several)
     )
-    for mine, theirs in zip(here, there, strict=True):
-        for one, other in zip(mine, theirs, strict=True):
-            assert repr((one.expectations, one.forecasts)) == repr(
-                (other.expectations, other.forecasts)
-            )  # with their NaN
-            for name, value in (vars(one) | one.replays).items():
-                if isinstance(value, np.ndarray):
-                    same = (vars(other) | other.replays)[name]
-                    np.testing.assert_array_equal(same, value, err_msg=f"{one.strategy} {name}")
-    by_name = {result.strategy: result for result in here[1]}
+    for one, other in zip(here, there, strict=True):
+        assert repr((one.expectations, one.forecasts)) == repr((other.expectations, other.forecasts))  # with their NaN
+        for name, value in (vars(one) | one.replays).items():
+            if isinstance(value, np.ndarray):
+                same = (vars(other) | other.replays)[name]
+                np.testing.assert_array_equal(same, value, err_msg=f"{one.strategy} {name}")
+    by_name = {result.strategy: result for result in here}
     assert by_name.keys() == NAMES
     assert np.isfinite(by_name["ewma"].forecasts["ewma"]["ic"].mean)
     assert set(by_name["mppi"].forecasts) == {"world_model"}
