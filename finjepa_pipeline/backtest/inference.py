@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
-from scipy.stats import norm, pearsonr, spearmanr
+from scipy.stats import norm, rankdata
 
 from finjepa_pipeline.backtest.engine import BacktestSetup
 from finjepa_pipeline.backtest.market_view import MarketView
@@ -291,4 +291,4 @@ def _correlation(forecast_N: np.ndarray, outcome_N: np.ndarray, ranks: bool) -> 
     x_N, y_N = forecast_N[known_N], outcome_N[known_N]
     if min(np.ptp(x_N), np.ptp(y_N)) <= 1e-9:  # the same for all: nothing is ordered
         return float("nan")
-    return float((spearmanr if ranks else pearsonr)(x_N, y_N).statistic)
+    return float(np.corrcoef(*((rankdata(x_N), rankdata(y_N)) if ranks else (x_N, y_N)))[0, 1])
