@@ -125,10 +125,7 @@ def run_backtests(
     log: Callable[[str], object],
 ) -> dict[str, Any]:
     """Test every strategy on the validation and the test block of a checkpoint and store the results; what is stored already is
-    not computed again.
-
-    Returns:
-        Rows that were written to `backtest_returns`, blocks with their first and last session, strategies computed.
+    not computed again. Returns rows written to `backtest_returns`, blocks with first and last session, strategies computed.
 
     Raises:
         FinJEPAError: for an unknown strategy, a checkpoint that does not fit the panel, or a history that is too short.
@@ -258,9 +255,7 @@ def _setup(block: PendingBlock) -> tuple[BacktestSetup, list[MarketView]]:
 
 def backtest_blocks(checkpoint: Path, panel: Panel) -> list[Block]:
     """The sessions of a panel on which a checkpoint may be tested: its validation block, by date, where the panel has it, and
-    everything from its test block on.
-
-    A block begins where the first asset is eligible with its whole window.
+    everything from its test block on. A block begins where the first asset is eligible with its whole window.
 
     Raises:
         FinJEPAError: if the panel has too few sessions after those that the checkpoint was trained and chosen on.
@@ -315,9 +310,8 @@ def checkpoint_folder(settings: Settings, checkpoint: str) -> Path:
 
 
 def overnight_returns(con: duckdb.DuckDBPyConnection, panel: Panel) -> np.ndarray:
-    """Simple returns from the close before to the open, float64 by row of the panel.
-
-    Where a session has no open its whole return counts as the night's, so that an order is filled at the close.
+    """Simple returns from the close before to the open, float64 by row of the panel. Where a session has no open its whole return
+    counts as the night's, so that an order is filled at the close.
 
     Raises:
         FinJEPAError: if the source has no opens at all, or the tables show other prices than those of the panel.

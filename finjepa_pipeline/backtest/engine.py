@@ -32,12 +32,10 @@ class BacktestSetup:
     """The conditions that every strategy of a block has in common: sessions, universes, fill and costs.
 
     Attributes:
-        decisions: indices of the sessions at whose close a decision is made, ascending; each step ends at the next one,
-            the last at `end`.
-        end: index of the last session of the block.
+        decisions: indices of the sessions at whose close a decision is made; each step ends at the next one, the last at `end`.
         window: sessions of history that an asset needs to be decided on.
-        overnight_KR: float64, simple return of the night after each decision, from its close to the next open; where it is
-            given, orders are filled at the next open, otherwise at the next close.
+        overnight_KR: float64, simple return from the close of each decision to the next open, where orders are then filled; at
+            the next close where None.
     """
 
     panel: Panel
@@ -194,17 +192,12 @@ class StrategyResult:
     begins at 1.
 
     Attributes:
-        dates_T: datetime64, the sessions after the first decision's.
-        gross_T: return before costs; net_T: after.
+        dates_T: datetime64, the sessions after the first decision's; gross_T, net_T: return before and after costs.
         cost_T: commissions, half-spreads, impact, borrow fees; turnover_T: one-way; wealth_T: at the close; hedged_T: bool.
-        decided_K: datetime64, the closes of the decisions; held_KR: signed shares of wealth when the decision's step ends.
-        ordered_K: bool, whether the decision was to order anything.
-        weights_KR, signals_KR, hedges_K: the decisions, or what was kept where nothing was ordered; zero outside the universe of
-            the day.
-        assets_R: symbols of the roster.
-        expectations: of a planner, what it expected of each decision step and what came.
-        forecasts: quality by measure, by forecaster.
-        replays: net_T of the same decisions by replay, see `replayed`.
+        decided_K: datetime64, the closes of the decisions; ordered_K: bool, whether anything was ordered.
+        weights_KR, signals_KR, hedges_K: the decisions, or what was kept; zero outside the universe of the day.
+        held_KR: signed shares of wealth when the decision's step ends; assets_R: symbols of the roster.
+        expectations: of a planner; forecasts: quality by measure, by forecaster; replays: net_T by replay, see `replayed`.
     """
 
     strategy: str

@@ -32,11 +32,7 @@ _LEAST_ASSETS = 3  # a correlation of two points is always one
 def bootstrap(
     returns_TX: np.ndarray, statistic: Callable[[np.ndarray], Any], *, block: int, samples: int, seed: int = 0
 ) -> np.ndarray:
-    """A statistic of each sample of the stationary bootstrap, of whole rows, stacked: [S, ...].
-
-    Args:
-        block: mean length, see `block_length`.
-    """
+    """A statistic of each sample of the stationary bootstrap, of whole rows, stacked: [S, ...]; see `block_length`."""
     from arch.bootstrap import StationaryBootstrap  # half a second, which a definition need not wait for
 
     drawn = StationaryBootstrap(block, returns_TX, seed=seed).bootstrap(samples)
@@ -100,10 +96,8 @@ def bands(returns_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def superior_predictive_ability(returns_TK: np.ndarray, benchmark: int, *, samples: int = 1000) -> float | None:
-    """p-value of Hansen's test (2005, consistent version) that no strategy has a higher mean return than the benchmark.
-
-    None where there is nobody to compare, nobody that differs from the benchmark, or fewer than `SHORTEST` sessions.
-    """
+    """p-value of Hansen's test (2005, consistent version) that no strategy has a higher mean return than the benchmark; None
+    where nobody differs from the benchmark, or there are fewer than `SHORTEST` sessions."""
     from arch.bootstrap import SPA  # likewise
 
     others_TK, benchmark_T = np.delete(returns_TK, benchmark, axis=1), returns_TK[:, benchmark]
@@ -158,13 +152,8 @@ def expected_highest_sharpe(tried_N: np.ndarray, spread: float = 0.0) -> float:
 
 
 def deflated_sharpe(excess_T: np.ndarray, tried_N: np.ndarray) -> float:
-    """DSR: the PSR against what the best of all configurations tried would show without skill.
-
-    Args:
-        excess_T: the return that the claim is about, here that over 1/N.
-        tried_N: ratios of the same quantity, NaN where none is known. Where fewer than two are known, their spread is that of
-            independent ones.
-    """
+    """DSR: the PSR against what the best of all configurations tried would show without skill. `tried_N` are ratios of the same
+    quantity, NaN where none is known; where fewer than two are known, their spread is that of independent ones."""
     return probabilistic_sharpe(excess_T, expected_highest_sharpe(tried_N, 1 / np.sqrt(len(excess_T))))
 
 

@@ -78,13 +78,9 @@ def known_results(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version:
 
 
 def write_block(con: duckdb.DuckDBPyConnection, key: BlockKey, results: Sequence[StrategyResult]) -> int:
-    """Put the results of a block into the tables, and configurations that were never tried before into `backtest_trials`.
-
-    Results of the same block under another setup (another universe, say) are removed: a leaderboard compares like with like.
-
-    Returns:
-        Rows written to `backtest_returns`.
-    """
+    """Put the results of a block into the tables, and configurations that were never tried before into `backtest_trials`;
+    returns the rows written to `backtest_returns`. Results of the same block under another setup (another universe, say) are
+    removed: a leaderboard compares like with like."""
     with transaction(con):
         for table in _TABLES:
             con.execute(f"DELETE FROM main.{table} WHERE {_BLOCK} AND setup <> $setup", asdict(key))

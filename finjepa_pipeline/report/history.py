@@ -5,19 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finjepa_pipeline.report.backtest import COLUMNS
 from finjepa_pipeline.report.page import link, number, write_page
 
+_OF_A_REPORT = {column[0]: column for column in COLUMNS}
 _COLUMNS = (
-    ("strategy", "strategy", "{}"),
-    ("sharpe", "Sharpe", "{:.2f}"),
-    ("excess_sharpe", "minus 1/N", "{:+.2f}"),
-    ("excess_low", "95 % from", "{:+.2f}"),
-    ("excess_high", "to", "{:+.2f}"),
-    ("dsr", "DSR", "{:.2f}"),
-    ("skill", "evidence of skill", "{}"),
+    *(
+        _OF_A_REPORT[key]
+        for key in ("strategy", "sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr", "skill")
+    ),
     ("pbo", "PBO", "{:.2f}"),
     ("trials", "trials", "{}"),
-    ("kind", "kind", "{}"),
+    _OF_A_REPORT["kind"],
     ("block", "block", "{}"),
     ("fold", "fold", "{}"),
     ("start_date", "first day", "{}"),
@@ -27,9 +26,7 @@ _COLUMNS = (
     ("run_id", "run", "{}"),
     ("data_version", "data version", "{}"),
     ("created_at", "made", "{:%Y-%m-%d %H:%M}"),
-    ("annual_return", "return", "{:.1%}"),
-    ("max_drawdown", "drawdown", "{:.1%}"),
-    ("annual_turnover", "turnover/yr", "{:.1f}"),
+    *(_OF_A_REPORT[key] for key in ("annual_return", "max_drawdown", "annual_turnover")),
 )
 _FILTERS = ("kind", "block", "fold", "checkpoint", "feed")
 
