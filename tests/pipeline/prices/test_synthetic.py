@@ -187,37 +187,3 @@ def test_nothing_can_be_gained_from_momentum_in_a_null_market():
         gain = (after * best).sum(1) / best.sum(1) - (after * alive).sum(1) / alive.sum(1)
         rejected += gain.mean() / gain.std() * np.sqrt(len(gain)) > 1.645
     assert 0.02 <= rejected / 200 <= 0.09
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["drift", "momentum"])
-def test_a_pooled_learner_finds_what_was_planted_and_its_shuffled_twin_does_not(variant: str):
-    """Slope of the next return on the signal from the first half, trailing covariances; scored on expected utility."""
-    scores, twins, blind, gains = [], [], [], []
-    for seed in range(8):
-        market, assets = listed_throughout(variant, seed)
-        returns, volatility = market.returns_DA[:, assets], market.volatility_A[assets]
-        half, last = 1260, len(market.dates) - 1
-        covariance = np.stack([np.cov(returns[t - 251 : t + 1], rowvar=False) for t in range(half, last)])
-        diagonal = np.diagonal(covariance, axis1=1, axis2=2)
-        covariance = 0.7 * covariance + 0.3 * np.eye(len(assets)) * diagonal[:, None, :]
-        mean, truth = (
-            market.expected_DA[half:last, assets],
-            market.covariance(slice(half, last))[:, assets][:, :, assets],
-        )
-        best = oracle.simplex(mean, truth, AVERSION)
-        equal = np.full_like(mean, 1.0 / len(assets))
-        gain = oracle.utility(best, mean, truth, AVERSION) - oracle.utility(equal, mean, truth, AVERSION)
-        gains.append(252 * gain.mean())
-        signal = market.signal_DA[:, assets]
-        target = (returns[1:half] - returns[1:half].mean(axis=1, keepdims=True)) / volatility
-        shuffled = np.random.default_rng(seed).permuted(signal, axis=1)  # within each day
-        for seen, results in ((signal, scores), (shuffled, twins), (np.zeros_like(signal), blind)):
-            slope = (seen[: half - 1] * target).sum() / max((seen[: half - 1] ** 2).sum(), 1e-9)
-            weights = oracle.simplex(slope * volatility * seen[half:last], covariance, AVERSION)
-            results.append(oracle.fraction_of_oracle(weights, best, mean, truth, AVERSION))
-    assert np.mean(gains) > 0.05
-    assert 0.8 <= np.mean(scores) <= 1.0
-    # trailing covariances alone make a portfolio calmer than 1/N, which is worth something to who expects nothing
-    assert np.mean(twins) - np.mean(blind) <= 0.05
-    assert np.mean(scores) - np.mean(blind) > 0.6
