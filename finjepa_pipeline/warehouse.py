@@ -17,10 +17,9 @@ import duckdb
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.sql_files import SQL_FOLDER, file_literal, literal, sql
 
-__all__ = ["Warehouse", "file_literal", "literal", "migrate", "sql"]
-
+_HERE = Path(__file__).parent  # in a checkout or in an installed wheel
+SQL_FOLDER = next(folder for folder in (_HERE.parent / "sql", _HERE / "sql") if (folder / "prices").is_dir())
 OLDEST_VERSION = 12  # of the tables that can be opened: what `schema.sql` made before the first migration
 LOCK_PATIENCE_S = 30.0
 _OTHER_HOME = "put a backup in its place, move it away and ingest again, or set FINJEPA_HOME to another folder"
@@ -175,3 +174,19 @@ def _holder(message: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
+
+
+@cache
+def sql(name: str) -> str:
+    """The text of `sql/<name>.sql`. `{fragments}` in it are filled by `str.format`, `$values` by DuckDB."""
+    return (SQL_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def literal(text: object) -> str:
+    """A text as SQL writes it."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def file_literal(path: Path) -> str:
+    """The path of a file for a reader of DuckDB, which takes every path for a pattern."""
+    return literal(re.sub(r"[*?[]", r"[\g<0>]", str(path)))

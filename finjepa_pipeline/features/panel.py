@@ -20,7 +20,7 @@ from finjepa_model.features.build import PRICE_COLUMNS
 from finjepa_model.files import to_json, write_text
 from finjepa_pipeline.prices.history import current_revision, derived_options, require_shown
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.sql_files import sql
+from finjepa_pipeline.warehouse import sql
 
 CODE_VERSION = "5"  # raise it when the same prices and the same table would give other numbers
 RUN_OBSERVATIONS = 1_000_000  # of a query: few queries, and some 100 MB of them at a time

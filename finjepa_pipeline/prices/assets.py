@@ -10,7 +10,7 @@ from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
 from finjepa_pipeline.prices.derive import TABLES, UniverseConfig, derive
 from finjepa_pipeline.prices.history import Revision, require_shown
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
-from finjepa_pipeline.prices.quality import Finding, coverage, quality_summary, quarantine_by_month, revision_history
+from finjepa_pipeline.prices.quality import Finding, quality_frames, quality_summary
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.report.prices import write_quality_page, write_refusal
 from finjepa_pipeline.run_inputs import prices_of_run
@@ -126,10 +126,9 @@ def derive_prices(
     with warehouse.connect() as con:
         if prices is not None:
             require_shown(con, *prices)
-        findings = quality_summary(con)
-        frames = coverage(con), quarantine_by_month(con), revision_history(con)
+        findings, frames = quality_summary(con), quality_frames(con)
     page = settings.get().reports / "prices.html"
-    write_quality_page(page, findings, *frames)
+    write_quality_page(page, findings, **frames)
     context.log.info(f"quality of the prices: {page}")
     shown = {
         "quality": _table(findings, "rule", "severity", "rows", "allowed", "examples", "reason"),

@@ -76,22 +76,14 @@ def _drifts(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     return pl.DataFrame(found, {"rule": pl.String, "example": pl.String, "date": pl.Date}, orient="row")
 
 
-def coverage(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """Symbols with a sound row by session: `date`, `symbols`."""
-    return con.sql("SELECT date, count(*) AS symbols FROM prices GROUP BY date ORDER BY date").pl()
-
-
-def quarantine_by_month(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """Rows in quarantine by month and by the first rule that each broke: `month`, `rule`, `rows`."""
-    return con.sql(
-        "SELECT date_trunc('month', date)::DATE AS month, rule, count(*) AS rows FROM quarantined_prices "
-        "WHERE date IS NOT NULL GROUP BY ALL ORDER BY rule, month"
-    ).pl()
-
-
-def revision_history(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """The revisions of the active feed: `created_at`, and the rows of each: `sound`, `quarantined`, `new`, `restated`."""
-    return con.sql(
-        "SELECT created_at, total_rows - quarantined_rows AS sound, quarantined_rows AS quarantined, new_rows AS new, "
-        "ended_rows AS restated FROM revisions WHERE feed_id = (SELECT feed_id FROM active_view) ORDER BY revision"
-    ).pl()
+def quality_frames(con: duckdb.DuckDBPyConnection) -> dict[str, pl.DataFrame]:
+    """What the page draws: `coverage` (date, symbols with a sound row), `quarantine` (month, first rule that a row broke, rows),
+    and `revisions` of the active feed (created_at, rows that are sound, quarantined, new, restated)."""
+    queries = {
+        "coverage": "SELECT date, count(*) AS symbols FROM prices GROUP BY date ORDER BY date",
+        "quarantine": "SELECT date_trunc('month', date)::DATE AS month, rule, count(*) AS rows FROM quarantined_prices "
+        "WHERE date IS NOT NULL GROUP BY ALL ORDER BY rule, month",
+        "revisions": "SELECT created_at, total_rows - quarantined_rows AS sound, quarantined_rows AS quarantined, "
+        "new_rows AS new, ended_rows AS restated FROM revisions JOIN active_view USING (feed_id) ORDER BY created_at",
+    }
+    return {name: con.sql(query).pl() for name, query in queries.items()}

@@ -41,9 +41,8 @@ from finjepa_pipeline.backtest.results import (
 from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.sql_files import sql
 from finjepa_pipeline.training.scorecard import read_scorecard
-from finjepa_pipeline.warehouse import Warehouse
+from finjepa_pipeline.warehouse import Warehouse, sql
 
 REPLACE_ABOVE = 0.5  # probability
 BOOTSTRAP_SAMPLES = 2000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finjepa_model.files import to_json
 from finjepa_pipeline.prices.calendar import DEFAULT_CALENDAR
-from finjepa_pipeline.sql_files import literal
+from finjepa_pipeline.warehouse import literal
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.prices.calendar import DEFAULT_CALENDAR
+from finjepa_pipeline.prices.calendar import sessions as sessions_of
 
 Variant = Literal["drift", "momentum", "risk", "null"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
@@ -121,14 +123,16 @@ def generate(config: SyntheticConfig) -> SyntheticMarket:
     signal_DA = _signals(random, config, own_DA)
     expected_DA = config.strength * volatility_A * np.clip(signal_DA, -SIGNAL_CAP, SIGNAL_CAP) * bool(signal_DA.any())
     expected_DA += mean_D[:, None] * loadings_AK[:, 0]
+    scale_D = np.where(warning_D[1:], WARNING_VARIANCE, 1.0)
+    own_shocks_DA = own_DA[1:] * np.sqrt(garch_DA[:-1] * scale_D[:, None])  # of every session but the first
     returns_DA = np.zeros((sessions, assets))
-    returns_DA[1:] = expected_DA[:-1] + shocks_DK[1:] @ loadings_AK.T + _own_shocks(garch_DA, warning_D, own_DA)
+    returns_DA[1:] = expected_DA[:-1] + shocks_DK[1:] @ loadings_AK.T + own_shocks_DA
     np.clip(returns_DA, -0.9, 3.0, out=returns_DA)
     alive_DA, delisted_A = _lives(random, returns_DA)
     first_A = alive_DA.argmax(axis=0)
     returns_DA[(np.arange(sessions)[:, None] <= first_A) | ~alive_DA] = 0.0
     return SyntheticMarket(
-        config, _sessions(sessions), returns_DA, alive_DA, signal_DA, expected_DA, loadings_AK, factor_variance_DK,
+        config, _dates(config.sessions), returns_DA, alive_DA, signal_DA, expected_DA, loadings_AK, factor_variance_DK,
         own_variance_DA, shocks_DK, regime_D, warning_D, crash_D, volatility_A, delisted_A,
     )  # fmt: skip
 
@@ -174,12 +178,6 @@ def _student(random: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     return random.standard_t(DEGREES, shape) * np.sqrt((DEGREES - 2) / DEGREES)
 
 
-def _own_shocks(garch_DA: np.ndarray, warning_D: np.ndarray, own_DA: np.ndarray) -> np.ndarray:
-    """[D-1, A], of every session but the first."""
-    scale_D = np.where(warning_D[1:], WARNING_VARIANCE, 1.0)
-    return own_DA[1:] * np.sqrt(garch_DA[:-1] * scale_D[:, None])
-
-
 def _garch(own_DA: np.ndarray, volatility_A: np.ndarray) -> np.ndarray:
     """Idiosyncratic variance of the session after each."""
     omega, alpha, beta = GARCH
@@ -219,10 +217,7 @@ def _lives(random: np.random.Generator, returns_DA: np.ndarray) -> tuple[np.ndar
     return np.asarray((session_D1 >= first_A) & (session_D1 <= last_A)), delisted_A
 
 
-def _sessions(count: int) -> np.ndarray:
+def _dates(count: int) -> np.ndarray:
     """The last `count` sessions of XNYS before 2025."""
-    import exchange_calendars
-
-    start = np.datetime64("2025-01-01") - np.timedelta64(int(count * 1.46) + 30, "D")
-    calendar = exchange_calendars.get_calendar("XNYS", start=str(start), end="2024-12-31")
-    return calendar.sessions.to_numpy().astype("datetime64[D]")[-count:]
+    days = np.array(sessions_of(DEFAULT_CALENDAR), "datetime64[D]")
+    return days[days < np.datetime64("2025-01-01")][-count:]

@@ -13,7 +13,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
-from finjepa_pipeline.prices.quality import coverage, quality_summary, quarantine_by_month, revision_history
+from finjepa_pipeline.prices.quality import quality_frames, quality_summary
 from finjepa_pipeline.prices.rules import ROW_RULES
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.report.prices import write_quality_page
@@ -78,7 +78,7 @@ def test_of_duplicates_one_row_stays_whatever_the_order_of_the_files(home: Home,
 
 
 @pytest.mark.usefixtures("no_contract")  # so much damage would be refused
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_rows_in_are_prices_and_quarantine(new_home: Callable[[], Home], data: st.DataObject) -> None:
     home = new_home()
@@ -170,9 +170,9 @@ def test_names_of_vendors_are_symbols_and_stay_as_they_are(home: Home) -> None:
     found = home.query("SELECT entity, count(*) FROM adjusted_prices GROUP BY entity")
     assert sorted(found) == sorted((ticker, 40) for ticker in TICKERS)
     with home.warehouse.connect() as con:
-        found = quality_summary(con), coverage(con), quarantine_by_month(con), revision_history(con)
+        findings, frames = quality_summary(con), quality_frames(con)
     page = home.settings.reports / "prices.html"
-    write_quality_page(page, *found)
+    write_quality_page(page, findings, **frames)
     assert "<b>X" not in page.read_text(encoding="utf-8")
     some = home.ingest(symbols=["O'B; DROP", "aapl"])
     assert some.revision.rows == 80
