@@ -5,9 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from finjepa_model.config import LossConfig
 from finjepa_model.training.evaluation import effective_rank, failures, monitor
-from finjepa_model.training.trainer import teacher_momentum
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch, small_config
 
@@ -71,14 +69,6 @@ def test_teachers_are_the_moving_averages_of_their_students():
     for student, teacher in pairs:
         assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
         assert any(p.grad is not None and p.grad.any() for p in student.parameters())
-
-
-@pytest.mark.parametrize(("start", "end"), [(0.996, 1.0), (0.9, 0.99)])
-def test_the_momentum_of_the_teacher_runs_from_one_end_point_to_the_other(start, end):
-    loss = LossConfig(ema_start=start, ema_end=end)
-    assert teacher_momentum(loss, 0, 100) == start
-    assert teacher_momentum(loss, 99, 100) == pytest.approx(end, abs=1e-15)
-    assert teacher_momentum(loss, 50, 101) == pytest.approx((start + end) / 2)
 
 
 @pytest.mark.parametrize("recipe", ["ema", "sigreg", "both", "vicreg"])
