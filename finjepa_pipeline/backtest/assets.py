@@ -24,15 +24,7 @@ from finjepa_pipeline.backtest.blocks import (
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, report_of
 from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, TESTS, never_backtested, status_of
 from finjepa_pipeline.backtest.strategies import refuse_untrusted
-from finjepa_pipeline.backtest.walk_forward import (
-    Fold,
-    Plan,
-    fold_blocks,
-    make_plan,
-    pool,
-    record_opening,
-    store_fold,
-)
+from finjepa_pipeline.backtest.walk_forward import Fold, Plan, fold_blocks, make_plan, pool, record_opening, store_fold
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.report import metadata
 from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_report

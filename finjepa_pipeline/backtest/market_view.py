@@ -176,12 +176,7 @@ def universes(
 
 
 def next_universe(
-    before: Universe | None,
-    panel: Panel,
-    session: int,
-    n_assets: int,
-    window: int,
-    allowed: np.ndarray | None = None,
+    before: Universe | None, panel: Panel, session: int, n_assets: int, window: int, allowed: np.ndarray | None = None
 ) -> Universe:
     """The universe of a decision: that of the decision before until it is `REBALANCE_UNIVERSE_EVERY` sessions old, or while
     nothing is eligible; then the first of `most_traded` among the assets that are eligible with a full window behind them.

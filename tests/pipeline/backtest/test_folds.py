@@ -18,13 +18,7 @@ from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard
 from finjepa_pipeline.backtest.metrics import annual_return
 from finjepa_pipeline.backtest.results import BlockKey, write_block
 from finjepa_pipeline.backtest.strategies import Cash, one_over_n
-from finjepa_pipeline.backtest.walk_forward import (
-    fold_blocks,
-    make_plan,
-    pool,
-    record_opening,
-    store_fold,
-)
+from finjepa_pipeline.backtest.walk_forward import fold_blocks, make_plan, pool, record_opening, store_fold
 from finjepa_pipeline.warehouse import migrate
 
 CONFIG = FinJEPAConfig().override(
