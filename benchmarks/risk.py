@@ -188,7 +188,7 @@ def garch(block: RiskBlock) -> Volatility:
         except (ValueError, np.linalg.LinAlgError):
             fitted = np.array([0.06 * learned.var(), 0.06, 0.88])
         omega, alpha, beta = fitted
-        if alpha + beta >= 0.999:
+        if alpha + beta >= 0.995 or alpha > 0.3:  # no fit of a volatility that comes back to a mean
             omega, alpha, beta = 0.01 * learned.var(), 0.06, 0.93
         variance_D, now = np.empty(len(returns_D)), learned.var()
         for d, value in enumerate(returns_D):

@@ -181,6 +181,9 @@ class Planner(Protocol):
         ...
 
 
+TIE = 1e-4  # of a cost, and at least a hundredth of a basis point of wealth
+
+
 class Record:
     """The best candidate of a search so far, and what a `Plan` keeps of every iteration."""
 
@@ -190,6 +193,7 @@ class Record:
         self._costs: list[Tensor] = []  # lowest so far
         self._weights: list[Tensor] = []
         self._effective: list[Tensor] = []
+        self._settled: tuple[PortfolioAction, Tensor] | None = None
 
     def evaluate(self, actions: PortfolioAction) -> Tensor:
         """Costs of candidates, where what is not a finite number is worst; candidate 0 stands for the mean.
@@ -211,6 +215,16 @@ class Record:
         self._weights.append(actions.weights_XN[:, 0, 0].detach())
         return cost_BC
 
+    @property
+    def path(self) -> PortfolioAction | None:
+        """The cheapest candidate so far."""
+        return self._path
+
+    def settle(self) -> None:
+        """The best so far is the plan unless a search finds one that is better by more than `TIE`."""
+        if self._path is not None:
+            self._settled = self._path, self._costs[-1]
+
     def follow(self, weights_BE: Tensor) -> None:
         """Note the weights of the candidates that the next iteration is fitted to."""
         self._effective.append(effective_samples(weights_BE))
@@ -218,6 +232,11 @@ class Record:
     def plan(self) -> Plan:
         """The plan that was found, after at least one evaluation."""
         assert self._path is not None
+        if self._settled is not None:
+            path, cost_B = self._settled
+            better_B = self._costs[-1] < cost_B - TIE * cost_B.abs().clamp(min=0.01)
+            self._path = self._path.where(better_B, path)
+            self._costs[-1] = torch.where(better_B, self._costs[-1], cost_B)
         effective = torch.stack(self._effective) if self._effective else torch.zeros(0, len(self._costs[-1]))
         account = getattr(self._cost, "account", None)  # a cost function that can say why, such as `Objective`
         costs, weights = torch.stack(self._costs), torch.stack(self._weights)

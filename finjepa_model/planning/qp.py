@@ -8,13 +8,15 @@ allowed; x_{-1} are the holdings now. Drift between steps is left out.
 Shapes: B decision dates, C candidates, H decision steps, N assets.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.objective import Objective
+from finjepa_model.planning.goals import RISK_AVERSION
+from finjepa_model.planning.objective import CUMULATIVE, Objective
 from finjepa_model.planning.plan import (
     ActionSpace,
     Cost,
@@ -134,12 +136,34 @@ def solve(problem: Quadratic, space: ActionSpace, invested: bool = False) -> Ten
 _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)  # of a solution
 
 
+def simple_plans(objective: Objective, space: ActionSpace) -> PortfolioAction:
+    """Candidates that no planner may do worse than, by its own account: no holdings, the present ones, 1/N, those behind the goal
+    latent, and solutions of the mean-variance part of the cost, with and without a hedge, fully invested and with cash allowed,
+    and shares of them (limits and other terms may prefer less). Of a utility without such a part, those of `CUMULATIVE`.
+    """
+    world = objective.world
+    if objective.utility.slopes(_LINEAR) is None:
+        objective = replace(objective, utility=CUMULATIVE)
+    hedges = (False, True) if space.allow_hedge else (False,)
+    problems = [quadratic_of(objective, hedged) for hedged in hedges]
+    every = Quadratic(*(torch.cat(parts) for parts in zip(*(vars(one).values() for one in problems), strict=True)))
+    wide = replace(space, present_BN=space.present_BN.repeat(len(hedges), 1))
+    held_BHN = project_to_exposure(problems[0].held_BN.unsqueeze(1).expand_as(problems[0].mean_BHN), space)
+    plain = [torch.zeros_like(held_BHN), held_BHN, space.equal_weights().to(held_BHN)]
+    if world.goal_BD is not None:
+        goal_BN = world.moments.best_holdings(RISK_AVERSION, space.max_weight)
+        plain.append(goal_BN.unsqueeze(1).expand_as(held_BHN))
+    found = [action_of_positions(x_BHN, space, hedge=0.0) for x_BHN in plain]
+    for invested in (False, True):
+        for hedged, x_BHN in zip(hedges, solve(every, wide, invested).chunk(len(hedges)), strict=True):
+            found += [action_of_positions(share * x_BHN, space, float(hedged)) for share in _SHARES]
+    parts = zip(*(vars(one).values() for one in found), strict=True)
+    return PortfolioAction(*(torch.cat(part, dim=1) for part in parts))
+
+
 @dataclass(frozen=True)
 class QPPlanner:
-    """Solves the mean-variance part of the cost with and without a hedge, fully invested and with cash allowed. Candidates
-    are these solutions and shares of them (limits and other terms of the cost may prefer less), no holdings, and the present
-    holdings; the cheapest is the plan. It has no settings.
-    """
+    """The cheapest of `simple_plans`; it has no settings."""
 
     @torch.no_grad()
     def plan(
@@ -152,14 +176,7 @@ class QPPlanner:
         """
         if not isinstance(cost, Objective):
             raise FinJEPAError("the planner qp needs a cost with a mean-variance part; use cem, mppi or gradient")
-        record, free = Record(cost), quadratic_of(cost, hedged=False)
-        held_BHN = project_to_exposure(free.held_BN.unsqueeze(1).expand_as(free.mean_BHN), space)
-        for x_BHN in (torch.zeros_like(held_BHN), held_BHN):
-            record.evaluate(action_of_positions(x_BHN, space, hedge=0.0))
-        for hedged in (False, True) if space.allow_hedge else (False,):
-            problem = quadratic_of(cost, hedged)
-            for invested in (False, True):
-                x_BHN = solve(problem, space, invested)
-                for share in _SHARES:
-                    record.evaluate(action_of_positions(share * x_BHN, space, float(hedged)))
+        quadratic_of(cost, hedged=False)  # which refuses what cannot be solved
+        record = Record(cost)
+        record.evaluate(simple_plans(cost, space))
         return record.plan()

@@ -8,14 +8,18 @@ serves every date, so a date's plan does not depend on the dates that are planne
 Shapes: B decision dates, C candidates, E elites, H decision steps, N assets.
 """
 
+import contextlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planning.objective import Objective
 from finjepa_model.planning.plan import ActionSpace, Cost, Plan, Record, effective_samples
+from finjepa_model.planning.qp import simple_plans
 
 # How the distribution starts, and how fast it may move
 _INITIAL_STD = 0.3  # of raw weights
@@ -24,6 +28,8 @@ _WARM_STD = 0.15  # of raw weights around a plan that is carried over
 _WARM_TRUST = 0.8  # probability of each signal and hedge of a plan that is carried over
 _MIN_STD = 1e-4
 _SMOOTHING = 0.01  # Laplace smoothing of probabilities, so that no choice ever dies out
+_REFINEMENTS = 8
+_STEPS = (0.2, 0.07, 0.02, 0.007, 0.002, 0.0005)  # of the weight that moves most
 _MOMENTUM = 0.1  # share of the old distribution that is kept in a fit
 
 
@@ -52,28 +58,25 @@ class Proposal:
     hedge_BH: Tensor  # probability that the hedge is on
 
     @classmethod
-    def start(cls, space: ActionSpace, warm_start: Plan | None) -> "Proposal":
-        """Around the shifted plan of the decision before, or else around 1/N, mostly invested, hedged half the time."""
+    def start(cls, space: ActionSpace, centre: PortfolioAction | None) -> "Proposal":
+        """Around a path, or else around 1/N, mostly invested, hedged half the time."""
         mean_BHN = space.equal_weights()
-        if warm_start is None:
+        if centre is None:
             ones_BHN = torch.ones_like(mean_BHN)
             long = (1 - _INITIAL_FLAT) / (2 if space.allow_short else 1)
             short = long if space.allow_short else 0.0
             hedge_BH = torch.full_like(mean_BHN[..., 0], 0.5 if space.allow_hedge else 0.0)
             std_BHN = ones_BHN * _INITIAL_STD
             return cls(space, mean_BHN, std_BHN, ones_BHN * short, ones_BHN * long, hedge_BH)
-        path = warm_start.shifted()
-        if path.weights_XN.shape != mean_BHN.shape:
-            raise FinJEPAError("the plan to start from has other dates, steps or assets; start without it")
 
         def around(chosen_X: Tensor, others: int) -> Tensor:
             return torch.where(chosen_X, _WARM_TRUST, (1 - _WARM_TRUST) / others)
 
         others = 2 if space.allow_short else 1
-        short_BHN = around(path.signals_XN < 0, others) * float(space.allow_short)
-        hedge_BH = around(path.hedge_X > 0.5, 1) * float(space.allow_hedge)
-        std_BHN = torch.full_like(path.weights_XN, _WARM_STD)
-        return cls(space, path.weights_XN, std_BHN, short_BHN, around(path.signals_XN > 0, others), hedge_BH)
+        short_BHN = around(centre.signals_XN < 0, others) * float(space.allow_short)
+        hedge_BH = around(centre.hedge_X > 0.5, 1) * float(space.allow_hedge)
+        std_BHN = torch.full_like(centre.weights_XN, _WARM_STD)
+        return cls(space, centre.weights_XN, std_BHN, short_BHN, around(centre.signals_XN > 0, others), hedge_BH)
 
     def sample(self, count: int, generator: torch.Generator | None) -> Samples:
         """Draw `count` candidates for each date; number 0 is the mean of the weights and the mode of the rest, number 1
@@ -127,6 +130,42 @@ class Proposal:
         )
 
 
+def begin(record: Record, cost: Cost, space: ActionSpace, warm_start: Plan | None) -> PortfolioAction | None:
+    """Put on record what is known before a search, `simple_plans` and the plan of the decision before; the cheapest, refined.
+
+    Raises:
+        FinJEPAError: if the plan of before is one of other dates, steps or assets.
+    """
+    known = []
+    if isinstance(cost, Objective):
+        with contextlib.suppress(FinJEPAError):  # of a utility whose numbers are too far apart to be solved
+            known.append(simple_plans(cost, space))
+    if warm_start is not None:
+        if warm_start.path.weights_XN.shape != space.equal_weights().shape:
+            raise FinJEPAError("the plan to start from has other dates, steps or assets; start without it")
+        known.append(warm_start.shifted().map(lambda x: x.unsqueeze(1)))
+    for candidates in known:
+        record.evaluate(candidates)
+    if isinstance(cost, Objective) and known:
+        refine(record, cost, space)
+        record.settle()
+    return record.path
+
+
+def refine(record: Record, cost: Cost, space: ActionSpace) -> None:
+    """Move the weights of the best plan along the projected slope of its cost, as long as that is cheaper."""
+    for _ in range(_REFINEMENTS):
+        path = record.path
+        assert path is not None
+        parts = [x.unsqueeze(1) for x in (path.weights_XN, path.signals_XN, path.hedge_X)]
+        slope_BCHN = space.tangent(_slopes(cost, parts, moving=1)[0])
+        unit_BCHN = slope_BCHN / slope_BCHN.abs().amax((-1, -2), keepdim=True).clamp(min=1e-12)
+        steps_C = torch.tensor(_STEPS).to(unit_BCHN)[:, None, None]
+        weights_BCHN = space.project(parts[0] - steps_C * unit_BCHN)
+        others = [x.expand(x.shape[0], len(_STEPS), *x.shape[2:]) for x in parts[1:]]
+        record.evaluate(PortfolioAction(weights_BCHN, *others))
+
+
 # The candidates that a fit follows: their numbers index_BE, None for all, and their weights_BE.
 Choice = tuple[Tensor | None, Tensor]
 
@@ -137,6 +176,7 @@ class SamplingPlanner:
 
     samples: int = 128
     iterations: int = 10
+    informed: ClassVar[bool] = True  # of `simple_plans` and of slopes
 
     def choose(self, cost_BC: Tensor) -> Choice | None:
         """What the next distribution is fitted to; None where it stays."""
@@ -147,7 +187,8 @@ class SamplingPlanner:
         self, cost: Cost, space: ActionSpace, warm_start: Plan | None = None, generator: torch.Generator | None = None
     ) -> Plan:
         """See `Planner.plan`. The plan is the best candidate that was seen, not the mean that the distribution ends at."""
-        proposal, record = Proposal.start(space, warm_start), Record(cost)
+        record = Record(cost)
+        proposal = Proposal.start(space, begin(record, cost, space, warm_start) if self.informed else None)
         for _ in range(self.iterations):
             samples = proposal.sample(self.samples, generator)
             chosen = self.choose(record.evaluate(samples.actions))
@@ -157,11 +198,15 @@ class SamplingPlanner:
             index_BE, weights_BE = chosen
             record.follow(weights_BE)
             proposal = proposal.fit(samples if index_BE is None else samples.take(index_BE), weights_BE)
+        if self.informed:
+            refine(record, cost, space)
         return record.plan()
 
 
 class RandomPlanner(SamplingPlanner):
-    """Candidates from the distribution that CEM and MPPI start from, and as many; the best one is kept."""
+    """As many candidates as CEM and MPPI draw, all from around 1/N; the best one is kept. A control: it knows nothing else."""
+
+    informed = False
 
     def choose(self, cost_BC: Tensor) -> None:
         return None
@@ -254,7 +299,7 @@ class GradientPlanner:
     ) -> Plan:
         """See `Planner.plan`."""
         record = Record(cost)
-        starts = Proposal.start(space, warm_start).sample(self.starts, generator).actions
+        starts = Proposal.start(space, begin(record, cost, space, warm_start)).sample(self.starts, generator).actions
         low = -1.0 if space.allow_short else 0.0
         parts = [starts.weights_XN, starts.signals_XN, starts.hedge_X]
         first = [torch.zeros_like(part) for part in parts]
@@ -285,6 +330,7 @@ class GradientPlanner:
             parts[2] = parts[2].clamp(0.0, 1.0) * float(space.allow_hedge)
         with torch.no_grad():
             record.evaluate(_rounded(parts))
+            refine(record, cost, space)
             return record.plan()
 
 
