@@ -134,7 +134,7 @@ class Exposure:
 
 def exposure(decisions: pl.DataFrame) -> Exposure:
     """From rows by date and entity: `held`, signed shares of wealth at the end of the decision's step, and `hedge`."""
-    by_date = decisions.group_by("date").agg(
+    by_date = decisions.group_by("date", maintain_order=True).agg(  # means are the same to the last bit
         pl.col("held").abs().sum().alias("gross"),
         pl.col("held").sum().alias("net"),
         (pl.col("held") ** 2).sum().alias("square"),

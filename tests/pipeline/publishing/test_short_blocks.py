@@ -1,6 +1,5 @@
 """A block that is too short gives no interval, no p-value and no claim, wherever it is told."""
 
-import json
 from dataclasses import replace
 
 import duckdb
@@ -11,19 +10,14 @@ from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.inference import (
     block_length,
-    detectable_gain,
     forecast_quality,
-    overfitting_logits,
-    probabilistic_sharpe,
-    sharpe_intervals,
-    superior_predictive_ability,
 )
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, leaderboard_rows, report_of
 from finjepa_pipeline.backtest.metrics import SHORTEST
-from finjepa_pipeline.backtest.results import BlockKey, write_block
+from finjepa_pipeline.backtest.results import BlockKey, now, write_block
 from finjepa_pipeline.backtest.strategies import EveryDecision, one_over_n
-from finjepa_pipeline.publishing.card import corrections, model_card
-from finjepa_pipeline.publishing.gate import findings
+from finjepa_pipeline.publishing.card import card_of
+from finjepa_pipeline.publishing.gate import Champion, findings
 from finjepa_pipeline.report.backtest import write_report
 from finjepa_pipeline.report.history import write_history
 from finjepa_pipeline.warehouse import migrate
@@ -80,40 +74,16 @@ def test_report_history_card_and_gate_say_too_short(tmp_path, home, monkeypatch)
     checkpoint = home.add_checkpoint("c1")
     with home.warehouse.connect() as con:
         judged_over(tmp_path, 55, con)
-        _tell(tmp_path, home, con, checkpoint)
-
-
-def _tell(tmp_path, home, con, checkpoint):
-    exhibits = report_of(con, checkpoint, "d1")
+        exhibits = report_of(con, checkpoint, "d1")
+        write_history(tmp_path / "history.html", leaderboard_history(con), home.settings.checkpoints, "http://ui")
+        card = card_of(con, home.settings, "t", Champion("c1", "mppi", now()), {})
+        baseline = next(f for f in findings(con, checkpoint, "d1", "mppi") if f.name == "baseline")
     assert exhibits.headline.startswith("No evidence of skill")
-    assert "too short" in exhibits.headline
     write_report(tmp_path / "report.html", "FinJEPA c1", exhibits, "")
     report = (tmp_path / "report.html").read_text()
-    assert "too short" in report
-    assert "±" not in report
     assert "95 % band" not in report
-    write_history(tmp_path / "history.html", leaderboard_history(con), home.settings.checkpoints, "http://ui")
-    files = {
-        name: json.loads((checkpoint / f"{name}.json").read_text())
-        for name in ("config", "metrics", "lineage", "normalization")
-    }
-    tables = {"rows": leaderboard_rows(con, "c1"), "corrections": corrections(con, "c1")}
-    card = model_card(tag="t", planner="mppi", verdict=["first"], **tables, **files)
-    assert "too short" in card
-    assert "±" not in card
-    baseline = next(f for f in findings(con, checkpoint, "d1", "mppi") if f.name == "baseline")
-    assert "too short" in baseline.detail
-
-
-def test_the_statistics_refuse_a_short_series_themselves():
-    returns_TK = 0.01 * np.random.default_rng(0).standard_normal((SHORTEST - 1, 4)) + 0.001 * np.arange(4)
-    found = sharpe_intervals(returns_TK, 0)
-    assert np.isfinite(found.excess_K).all()
-    assert np.isnan([found.low_K, found.high_K, found.excess_low_K, found.excess_high_K, found.better_K]).all()
-    assert superior_predictive_ability(returns_TK, 0) is None
-    assert np.isnan(detectable_gain(returns_TK[:, 1], returns_TK[:, 0]))
-    assert np.isnan(probabilistic_sharpe(returns_TK[:, 3]))
-    assert len(overfitting_logits(returns_TK)) == 0
+    assert all("too short" in text for text in (exhibits.headline, report, card, baseline.detail))
+    assert not any("±" in text for text in (report, card))
 
 
 @pytest.mark.parametrize("sessions", [SHORTEST, 300, 1000])
