@@ -166,22 +166,20 @@ def _revision_metadata(report: IngestReport) -> dict[str, dg.MetadataValue | int
 
 
 def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.AssetCheckResult:
-    """The verdict, with its Data Docs. An expectation that could not be evaluated blocks as well, and says so: it is not
-    known to hold."""
+    """The verdict, with its Data Docs."""
     write_docs(outcomes, settings.home / "contract")
-    broken = [one for one in outcomes if one.result != "holds"]
-    blocks = any(one.error or one.severity == "critical" for one in broken)
-    lines = [f"{'errored' if one.error else one.severity}: {one}" for one in broken]
+    broken = [one for one in outcomes if not one.success]
+    blocks = any(one.severity == "critical" for one in broken)
     return dg.AssetCheckResult(
         passed=not broken,
         check_name="price_contract",
         asset_key="prices",
         severity=dg.AssetCheckSeverity.WARN if broken and not blocks else dg.AssetCheckSeverity.ERROR,
-        description="; ".join(lines) or f"all {len(outcomes)} expectations hold",
+        description="; ".join(f"{one.severity}: {one}" for one in broken) or f"all {len(outcomes)} expectations hold",
         metadata={
             "data_docs": dg.MetadataValue.path(docs_page(settings.home / "contract")),
             "expectations": _table(
-                outcomes, "column", "severity", "observed", "bounds", "result", "examples", "reason"
+                outcomes, "column", "severity", "observed", "bounds", "success", "examples", "reason"
             ),
         },
     )

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ Severity = Literal["critical", "warning"]
 @dataclass(frozen=True)
 class Outcome:
     """An expectation, that `column` of the batch's one-row aggregate lies in [low, high] (None is no bound), and what became
-    of it. `error` is set when it could not be evaluated, which is not the same as failing."""
+    of it."""
 
     column: str
     low: float | None
@@ -34,20 +33,13 @@ class Outcome:
     reason: str
     observed: float | None = None
     success: bool = True
-    error: str | None = None
     examples: tuple[str, ...] = ()
 
     @property
     def bounds(self) -> str:
         return f"[{self.low}, {self.high}]"
 
-    @property
-    def result(self) -> str:
-        return "errored" if self.error is not None else "holds" if self.success else "fails"
-
     def __str__(self) -> str:
-        if self.error is not None:
-            return f"{self.column} could not be evaluated ({self.error})"
         such_as = f", such as {', '.join(self.examples)}" if self.examples else ""
         return f"{self.column} is {self.observed:g}, outside {self.bounds} ({self.reason}){such_as}"
 
@@ -101,7 +93,7 @@ def accepted_names(names: Sequence[str]) -> frozenset[str]:
 
 
 def judge(expected: Sequence[Outcome], context: Any = None) -> tuple[Outcome, ...]:
-    """Validate the observed values: the same outcomes, with success and error.
+    """Validate the observed values: the same outcomes, with success.
 
     Args:
         context: a project of Great Expectations that keeps the validation.
@@ -133,13 +125,9 @@ def judge(expected: Sequence[Outcome], context: Any = None) -> tuple[Outcome, ..
     )
     frame = pd.DataFrame([{one.column: one.observed for one in expected}])
     results = context.validation_definitions.add(definition).run(batch_parameters={"dataframe": frame}).results
+    places = (result.expectation_config.meta["place"] for result in results)
     return tuple(
-        replace(
-            expected[result.expectation_config.meta["place"]],
-            success=bool(result.success),
-            error=_raised(result.exception_info),
-        )
-        for result in results
+        replace(expected[place], success=bool(result.success)) for place, result in zip(places, results, strict=True)
     )
 
 
@@ -153,27 +141,27 @@ def write_docs(outcomes: Sequence[Outcome], folder: Path) -> None:
     if (site / mark).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
-    base = str(beside / "docs").replace("$", r"\$")  # Great Expectations would put variables of the environment there
-    try:
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder, ignore_cleanup_errors=True) as beside:
         context = _context()
         context.add_data_docs_site(
             "local_site",
             {
                 "class_name": "SiteBuilder",
                 "show_how_to_buttons": False,
-                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": base},
+                # Great Expectations would put variables of the environment into a path
+                "store_backend": {
+                    "class_name": "TupleFilesystemStoreBackend",
+                    "base_directory": f"{beside}/docs".replace("$", r"\$"),
+                },
                 "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
             },
         )
         judge(outcomes, context)
         context.build_data_docs()
-        (beside / "docs" / mark).touch()
+        Path(beside, "docs", mark).touch()
         if site.exists():
-            os.replace(site, beside / "old")
-        os.replace(beside / "docs", site)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            os.replace(site, Path(beside, "old"))
+        os.replace(Path(beside, "docs"), site)
 
 
 def docs_page(folder: Path) -> Path:
@@ -191,9 +179,3 @@ def _context() -> Any:
     for site in list(context.list_data_docs_sites()):
         context.delete_data_docs_site(site)  # it would be written to the temporary folder
     return context
-
-
-def _raised(info: dict[str, Any]) -> str | None:
-    """The exception inside a result, if any. An expectation that raised reports success=False like one that failed."""
-    raised = (one for one in (info, *info.values()) if isinstance(one, dict) and one.get("raised_exception"))
-    return next((str(one.get("exception_message")) for one in raised), None)  # keyed by metric when a metric raised

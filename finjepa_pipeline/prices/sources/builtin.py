@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -82,10 +81,7 @@ class SyntheticSource(PriceSource):
         kept = self.folder / snapshot.version[:16]
         if not kept.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self.folder))
-            try:
-                write_bars(generate(self.config), beside)
-                os.replace(beside, kept)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder, ignore_cleanup_errors=True) as beside:
+                write_bars(generate(self.config), Path(beside, "market"))
+                os.replace(Path(beside, "market"), kept)
         return sorted(kept.glob("bars-*.parquet"))
