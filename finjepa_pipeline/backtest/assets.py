@@ -241,7 +241,7 @@ def _train_folds(
         train_side_by_side(home, panel, wanted, where, context.log.info)
     made = []
     for key, fold in keys.items():
-        folder, _ = train_in_step(context, home, warehouse, panel, fold.config, where, make_current=False, fold=key)
+        folder, _ = train_in_step(context, home, warehouse, panel, fold.config, where, fold=key)
         with warehouse.connect() as con:
             store_fold(con, panel, plan, fold, folder.name)
         made.append((fold, folder.name))

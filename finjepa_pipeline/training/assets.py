@@ -22,7 +22,7 @@ from finjepa_pipeline.report.risk import in_words, tables
 from finjepa_pipeline.run_inputs import checkpoint_of_run, panel_of_run
 from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import SettingsResource
-from finjepa_pipeline.training.checkpoints import for_panel, training_code_version
+from finjepa_pipeline.training.checkpoints import for_panel, make_current, training_code_version
 from finjepa_pipeline.training.scorecard import score_checkpoint
 from finjepa_pipeline.training.step import ModelChoice, train_in_step
 from finjepa_pipeline.training.sweep import model_sweep
@@ -58,6 +58,7 @@ def world_model(
     wanted = for_panel(preset(config.preset).override(config.overrides), panel)
     where = compute.ranks(home, config.processes)
     folder, reused = train_in_step(context, home, warehouse, panel, wanted, where)
+    make_current(home, folder)
     metrics = read_json(folder / "metrics.json")
     return dg.MaterializeResult(
         metadata={

@@ -68,7 +68,7 @@ def named_checkpoint(settings: Settings, asked: str | Path) -> NamedCheckpoint:
 
 
 def current_checkpoint(settings: Settings) -> Path:
-    """The checkpoint that was trained, or found again, last.
+    """The checkpoint that was trained for use, or found again, last.
 
     Raises:
         FinJEPAError: if there is none.
@@ -79,6 +79,11 @@ def current_checkpoint(settings: Settings) -> Path:
         if folder.is_dir():
             return folder
     raise FinJEPAError(f"there is no checkpoint in {settings.checkpoints} yet; run `finjepa train` first")
+
+
+def make_current(settings: Settings, checkpoint: Path) -> None:
+    """Whoever asks for the newest checkpoint gets this one."""
+    _write_json(settings.checkpoints / "current.json", {"checkpoint": checkpoint.name})
 
 
 def checkpoint_here(settings: Settings, name: str) -> Path | None:
@@ -144,7 +149,6 @@ def train_checkpoint(
     lineage: Mapping[str, Any],
     where: Mapping[str, Any],
     watch: Callable[[], object] = lambda: None,
-    make_current: bool = True,
 ) -> tuple[Path, bool]:
     """Train, from the state that an interrupted run has left, or find that it has been done: here, or on another machine that
     has the same FINJEPA_ARTIFACTS.
@@ -154,7 +158,6 @@ def train_checkpoint(
         lineage: content of `lineage.json`.
         where: processes and threads, as `compute.ranks` counts them.
         watch: called every second or so while it trains.
-        make_current: whether whoever asks for the newest checkpoint gets this one; the model of a fold is not for use.
 
     Returns:
         The checkpoint folder, and whether it was there already.
@@ -174,8 +177,6 @@ def train_checkpoint(
             raise
         _finish(panel, lineage, checkpoint)
     keep(settings, checkpoint)
-    if make_current:
-        _write_json(settings.checkpoints / "current.json", {"checkpoint": checkpoint.name})
     return checkpoint, reused
 
 

@@ -36,7 +36,6 @@ def train_in_step(
     config: FinJEPAConfig,
     where: Mapping[str, Any],
     *,
-    make_current: bool = True,
     curves: bool = True,
     fold: str | None = None,
 ) -> tuple[Path, bool]:
@@ -64,7 +63,7 @@ def train_in_step(
     run_folder = run_folder_of(home.checkpoints / checkpoint_id(config, panel))
     steps = config.training.epochs * config.training.steps_per_epoch
     watch = new_records(run_folder, steps, report) if curves else lambda: None
-    return train_checkpoint(home, config, panel, made_by, where, watch, make_current)
+    return train_checkpoint(home, config, panel, made_by, where, watch)
 
 
 def new_records(run_folder: Path, total_steps: int, report: Callable[[dict[str, Any]], None]) -> Callable[[], None]:

@@ -71,7 +71,7 @@ def model_sweep(
             value, step = (compute.metric_value(last[0], config.metric), last[0]["step"]) if last else (float("inf"), 0)
             rows.append((value, name, step, failed[name]))
             continue
-        folder, _ = train_in_step(context, home, warehouse, panel, one, where, make_current=False, curves=False)
+        folder, _ = train_in_step(context, home, warehouse, panel, one, where, curves=False)
         metrics = read_json(folder / "metrics.json")
         value = compute.metric_value(metrics["validation"] | metrics["diagnostics"], config.metric)
         checkpoints[name] = folder.name
