@@ -16,10 +16,9 @@ import numpy as np
 import polars as pl
 from scipy.stats import binomtest
 
-from finjepa_pipeline.backtest.claim import DSR_GOAL, has_skill
 from finjepa_pipeline.backtest.inference import deflated_sharpe
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
-from finjepa_pipeline.backtest.metrics import BENCHMARK
+from finjepa_pipeline.backtest.metrics import BENCHMARK, DSR_GOAL, has_skill
 from finjepa_pipeline.backtest.results import insert, now
 from finjepa_pipeline.warehouse import migrate, sql
 

@@ -26,9 +26,8 @@ from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, TESTS, never_back
 from finjepa_pipeline.backtest.strategies import refuse_untrusted
 from finjepa_pipeline.backtest.walk_forward import Fold, Plan, fold_blocks, make_plan, pool, record_opening, store_fold
 from finjepa_pipeline.features import current_panel
-from finjepa_pipeline.report import metadata
-from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_report
-from finjepa_pipeline.report.history import write_history
+from finjepa_pipeline.report import markdown
+from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_history, write_report
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import number
 from finjepa_pipeline.report.risk import in_words
@@ -148,7 +147,7 @@ def leaderboard(
             "everything_ever_judged": dg.MetadataValue.path(str(home.reports / "leaderboard.html")),
             **{name: statistics[name] for name in _STATISTICS if statistics.get(name) is not None},
             "test_block": dg.MetadataValue.md(_markdown(report.test)),
-            "wealth": dg.MetadataValue.md(metadata.wealth(report.returns)),
+            "wealth": dg.MetadataValue.md(markdown.wealth(report.returns)),
         },
         data_version=dg.DataVersion(f"{checkpoint}-{data_version}"),
     )

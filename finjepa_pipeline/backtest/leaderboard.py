@@ -18,7 +18,6 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.backtest.claim import TOO_SHORT, has_skill, headline, same_return_for_all
 from finjepa_pipeline.backtest.engine import COST_GRID
 from finjepa_pipeline.backtest.inference import (
     bands,
@@ -37,10 +36,14 @@ from finjepa_pipeline.backtest.metrics import (
     BENCHMARK,
     SESSIONS_PER_YEAR,
     SHORTEST,
+    TOO_SHORT,
     calibration,
     exposure,
+    has_skill,
+    headline,
     measure,
     months_better,
+    same_return_for_all,
 )
 from finjepa_pipeline.backtest.results import best_planner, insert, now, or_null, status_of, transaction
 from finjepa_pipeline.backtest.strategies import kind, not_planners

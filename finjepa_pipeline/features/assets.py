@@ -6,7 +6,7 @@ from pydantic import Field
 from finjepa_model.data.panel import Panel
 from finjepa_model.features import CHANNELS
 from finjepa_pipeline.features.panel import CODE_VERSION, build_panel
-from finjepa_pipeline.report import metadata
+from finjepa_pipeline.report import markdown
 from finjepa_pipeline.run_inputs import prices_of_run
 from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import SettingsResource
@@ -51,10 +51,10 @@ def feature_panel(
             "channels": len(panel.channels),
             "channels_left_out": ", ".join(c.name for c in CHANNELS if c.name not in panel.channels) or "none",
             "channel_table": dg.MetadataValue.md(
-                metadata.channel_table([*panel.manifest["channels"], *panel.manifest["market_channels"]])
+                markdown.channel_table([*panel.manifest["channels"], *panel.manifest["market_channels"]])
             ),
-            "coverage": dg.MetadataValue.md(metadata.panel_coverage(panel)),
-            "channels_of_one_asset": dg.MetadataValue.md(metadata.panel_channels(panel)),
+            "coverage": dg.MetadataValue.md(markdown.panel_coverage(panel)),
+            "channels_of_one_asset": dg.MetadataValue.md(markdown.panel_channels(panel)),
             "bytes": sum(file.stat().st_size for file in folder.iterdir()),
             "content_hash": panel.content_hash,
             "panel": panel.content_hash,

@@ -11,7 +11,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, now, status_of
 from finjepa_pipeline.publishing.gate import Champion, Verdict, audit_challenger, current_champion, judge
-from finjepa_pipeline.report import metadata
+from finjepa_pipeline.report import markdown
 from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_panel, panel_of_run
 from finjepa_pipeline.runs import final
@@ -195,7 +195,7 @@ def daily_decision(
             "date": decision["date"],
             "hold": decision["hold"],
             **({"next_decision": decision["next_decision"]} if decision["next_decision"] else {}),
-            "holdings": dg.MetadataValue.md(metadata.holdings(decision)),
+            "holdings": dg.MetadataValue.md(markdown.holdings(decision)),
             "changes": dg.MetadataValue.md("\n".join(f"- {line}" for line in decision["changes"])),
             **{name: decision[name] for name in numbers},
             "page": dg.MetadataValue.path(str(made.path.with_suffix(".html"))),

@@ -12,9 +12,16 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from finjepa_model.files import read_json, to_json
-from finjepa_pipeline.backtest.claim import DSR_GOAL, TOO_SHORT, claim_of, on_validation, same_return_for_all
 from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, traded_assets
-from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
+from finjepa_pipeline.backtest.metrics import (
+    BENCHMARK,
+    DSR_GOAL,
+    SHORTEST,
+    TOO_SHORT,
+    claim_of,
+    on_validation,
+    same_return_for_all,
+)
 from finjepa_pipeline.backtest.planner_strategies import WITH_UTILITY
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.gate import Champion, Finding, known_findings

@@ -24,8 +24,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_blocks
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_pipeline.backtest.claim import TOO_SHORT
-from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, sharpe
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, TOO_SHORT, sharpe
 from finjepa_pipeline.backtest.results import (
     BEFORE_THE_GATE,
     EXACT,

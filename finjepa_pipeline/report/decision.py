@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from finjepa_pipeline.report.charts import Series, chart
-from finjepa_pipeline.report.metadata import search_charts
+from finjepa_pipeline.report.markdown import search_charts
 from finjepa_pipeline.report.page import SIGNALS, render
 
 SAME_RETURN = "The model expects the same return of every asset: this decision rests on risk and costs alone."

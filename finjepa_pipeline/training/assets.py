@@ -16,8 +16,7 @@ from finjepa_model.training import evaluation
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline import compute
-from finjepa_pipeline.report.markdown import numbers_table, table
-from finjepa_pipeline.report.metadata import training_curves
+from finjepa_pipeline.report.markdown import numbers_table, table, training_curves
 from finjepa_pipeline.report.risk import in_words, tables
 from finjepa_pipeline.run_inputs import checkpoint_of_run, panel_of_run
 from finjepa_pipeline.runs import final

@@ -10,7 +10,6 @@ from handmade_panel import noise, write_panel
 from handmade_setup import setup_of
 
 from finjepa_pipeline.backtest import leaderboard
-from finjepa_pipeline.backtest.claim import has_skill, headline
 from finjepa_pipeline.backtest.engine import StrategyResult, replayed, simulate
 from finjepa_pipeline.backtest.inference import deflated_sharpe
 from finjepa_pipeline.backtest.leaderboard import (
@@ -20,10 +19,10 @@ from finjepa_pipeline.backtest.leaderboard import (
     report_of,
     traded_assets,
 )
+from finjepa_pipeline.backtest.metrics import has_skill, headline
 from finjepa_pipeline.backtest.results import BlockKey, insert, now, write_block, write_configuration
 from finjepa_pipeline.backtest.strategies import Cash, EveryDecision, one_over_n
-from finjepa_pipeline.report.backtest import write_report
-from finjepa_pipeline.report.history import write_history
+from finjepa_pipeline.report.backtest import write_history, write_report
 from finjepa_pipeline.warehouse import migrate
 
 KEY = BlockKey("c1", "d1", "test", "setup1")

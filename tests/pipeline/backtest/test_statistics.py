@@ -10,7 +10,6 @@ import pytest
 import skfolio.measures as skfolio
 from scipy.stats import spearmanr
 
-from finjepa_pipeline.backtest.claim import has_skill, same_return_for_all
 from finjepa_pipeline.backtest.inference import (
     MIN_BLOCK,
     block_length,
@@ -32,10 +31,12 @@ from finjepa_pipeline.backtest.metrics import (
     calibration,
     cvar,
     exposure,
+    has_skill,
     lo_sharpe,
     max_drawdown,
     measure,
     months_better,
+    same_return_for_all,
     sharpe,
 )
 

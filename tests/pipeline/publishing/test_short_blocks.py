@@ -18,8 +18,7 @@ from finjepa_pipeline.backtest.results import BlockKey, now, write_block
 from finjepa_pipeline.backtest.strategies import EveryDecision, one_over_n
 from finjepa_pipeline.publishing.card import card_of
 from finjepa_pipeline.publishing.gate import Champion, findings
-from finjepa_pipeline.report.backtest import write_report
-from finjepa_pipeline.report.history import write_history
+from finjepa_pipeline.report.backtest import write_history, write_report
 from finjepa_pipeline.warehouse import migrate
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
