@@ -14,7 +14,7 @@ import yaml
 from dagster._core.instance.ref import InstanceRef
 from rich.console import Console
 
-from finjepa_model.errors import FinJEPAError, did_you_mean
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import write_text
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.alerts import BY_HAND
@@ -92,10 +92,6 @@ def run_job(
     """
     trust_command_line()
     job = defs.resolve_job_def(name)
-    known = {node.name for node in job.all_node_defs}
-    for op in ops:
-        if op not in known:
-            raise FinJEPAError(f"the job {name} has no step {op!r}; {did_you_mean(op, known)}")
     config = {
         "ops": {op: {"config": dict(values)} for op, values in ops.items()},
         "loggers": {"console": {"config": {"log_level": "DEBUG" if debug else "CRITICAL"}}},
@@ -127,7 +123,10 @@ def run_job(
         except dg.DagsterInvalidConfigError as error:
             raise FinJEPAError(f"wrong config: {explain(error)}") from error
         except dg.DagsterError as error:
-            raise FinJEPAError(listener.failed_check or explained(error) or _first_line(error)) from error
+            known = listener.failed_check or explained(error)
+            if known is None:
+                raise
+            raise FinJEPAError(known) from error
         if interrupts.asked.is_set():  # Dagster notes a signal between two steps, and forgets it after the last
             raise KeyboardInterrupt
     report.seconds = time.monotonic() - started
@@ -149,7 +148,7 @@ class _Listener:
         self._begun: dict[str, float] = {}
 
     def say(self, line: str) -> None:
-        self.console.print(f"    {line}", style="dim", highlight=False, markup=False, soft_wrap=True)
+        self.console.print(f"    {line}", style="dim")
 
     def __call__(self, entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
@@ -163,10 +162,10 @@ class _Listener:
             wait_for_pool(self._instance, pool, self.report.run_id, step, self._patience_s, self.say)
         elif event.is_step_start:
             self._begun[step] = time.monotonic()
-            self.console.print(f"  {step} ...", highlight=False)
+            self.console.print(f"  {step} ...")
         elif event.is_step_success:
             seconds = time.monotonic() - self._begun.get(step, time.monotonic())
-            self.console.print(f"  {step} done in {seconds:.1f} s", style="green", highlight=False)
+            self.console.print(f"  {step} done in {seconds:.1f} s", style="green")
         elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
             made = event.step_materialization_data.materialization
             self.report.assets[made.asset_key.to_user_string()] = {k: v.value for k, v in made.metadata.items()}
@@ -180,7 +179,7 @@ class _Listener:
                 line = f"warning of the check {name}: {found}"
                 if check.severity == dg.AssetCheckSeverity.ERROR:
                     line = self.failed_check = f"the check {name} failed: {found}"
-                self.console.print(f"    {line}", style="yellow", highlight=False, markup=False)
+                self.console.print(f"    {line}", style="yellow")
 
 
 def _is_shown_elsewhere(message: str) -> bool:
@@ -189,10 +188,3 @@ def _is_shown_elsewhere(message: str) -> bool:
         message.startswith(("train step", "validation step", "td step", "td_validation step"))
         or "did not yield or return expected outputs" in message
     )
-
-
-def _first_line(error: BaseException) -> str:
-    """The innermost cause, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

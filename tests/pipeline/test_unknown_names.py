@@ -11,7 +11,6 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 from pydantic import Field
-from rich.console import Console
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import cli, commands
@@ -19,7 +18,7 @@ from finjepa_pipeline.automation import nightly_config
 from finjepa_pipeline.cli_options import OpConfig, options_of
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
-from finjepa_pipeline.runner import JobReport, run_job
+from finjepa_pipeline.runner import JobReport
 from finjepa_pipeline.settings import Settings
 
 NIGHTLY = defs.resolve_job_def("nightly")
@@ -67,7 +66,7 @@ def asked(monkeypatch, home, words: list[str]):
     """The runs that a command asks for, or the message with which it refuses."""
     runs = []
 
-    def run(job, ops, debug, partition=None):
+    def run(job, ops, debug):
         for name, config in ops.items():
             if name == "ingest_prices":
                 make_feed(PriceSourceConfig(**config), Settings(home=home))  # its own refusal is one as well
@@ -177,11 +176,6 @@ def test_the_list_of_commands_is_theirs_and_needs_neither_dagster_nor_torch():
     done = subprocess.run([sys.executable, "-m", "finjepa_pipeline", "clean", "--help"], capture_output=True, text=True)
     assert done.stderr == ""  # no warning of a library
     assert "--keep" in done.stdout
-
-
-def test_a_step_that_a_job_has_not_is_named(tmp_path):
-    with pytest.raises(FinJEPAError, match=r"'world_modle'; did you mean 'world_model'\?"):
-        run_job(Settings(home=tmp_path).ensure(), "train", {"world_modle": {}}, Console())
 
 
 @pytest.mark.parametrize(
