@@ -301,7 +301,7 @@ PRESETS: dict[str, FinJEPAConfig] = {
     ),
     "small": FinJEPAConfig(
         model=ModelConfig(dim=96),  # wide enough that matrix products are most of a step (docs/results/training.md)
-        training=TrainingConfig(epochs=20, steps_per_epoch=100, batch_size=32, n_assets=24),
+        training=TrainingConfig(epochs=15, steps_per_epoch=100, batch_size=32, n_assets=24),
     ),
     "base": FinJEPAConfig(
         model=ModelConfig(dim=128, heads=4, time_layers=4, asset_layers=2, predictor_layers=6),
