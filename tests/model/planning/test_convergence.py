@@ -36,8 +36,8 @@ def positions(plan):
     return torch.cat([action.weights_XN * action.signals_XN, action.hedge_X.unsqueeze(-1)], -1)
 
 
-@pytest.mark.parametrize("name", SEARCHES)
 @given(
+    st.sampled_from(SEARCHES),
     st.integers(0, 500),
     st.integers(3, 12),
     st.booleans(),
@@ -71,7 +71,7 @@ def test_a_plan_is_never_worse_than_the_qp_holding_and_equal_weights(name, seed,
 def test_seeds_decide_alike_where_there_is_one_optimum(name, text, shorts, most):
     world, space = held_world(7, 12, shorts, False)
     cost = Objective(world, parse_utility(text))
-    found = [positions(make_planner(name).plan(cost, space, None, seeded(seed))) for seed in range(4)]
+    found = [positions(make_planner(name).plan(cost, space, None, seeded(seed))) for seed in range(3)]
     assert max(0.5 * float((one - found[0]).abs().sum(-1).max()) for one in found) <= most
 
 
