@@ -40,18 +40,9 @@ from finjepa_pipeline.training.checkpoints import content_hash
 from finjepa_pipeline.warehouse import Warehouse
 
 ALL_PLANNERS = "all planners"  # in place of a strategy of the user, where the data fail
-_NEWEST = """
-    SELECT passed, finding FROM main.audit_results
-    WHERE checkpoint = $checkpoint AND strategy = $strategy AND data_version = $data_version AND test = $test
-    ORDER BY created_at DESC, rowid DESC
-    LIMIT 1
-"""
-_FAILURE = """
-    SELECT finding FROM main.audit_results
-    WHERE checkpoint = $checkpoint AND strategy = $strategy AND test = $test AND passed IS false
-        AND (data_version = $data_version OR list_contains($markets, test))
-    ORDER BY created_at DESC, rowid DESC
-    LIMIT 1
+_FOUND = """
+    SELECT passed, finding, data_version FROM main.audit_results
+    WHERE checkpoint = $checkpoint AND strategy = $strategy AND test = $test ORDER BY created_at DESC, rowid DESC
 """
 
 
@@ -175,13 +166,14 @@ def _opened(checkpoint: Path, panel_folder: Path, who: str) -> tuple[Product, Pa
 
 def _store(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], finding: AuditFinding, run_id: str) -> AuditFinding:
     """Store a finding unless the newest one is the same, and return what stands."""
-    asked = dict(key) | {"test": finding.test}
-    newest = con.execute(_NEWEST, asked).fetchall()
-    failed = con.execute(_FAILURE, asked | {"markets": list(MARKETS)}).fetchall()
-    if newest != [(finding.passed, finding.text)]:
+    asked, version = {**key, "test": finding.test}, key["data_version"]
+    found = con.execute(_FOUND, {name: asked[name] for name in ("checkpoint", "strategy", "test")}).fetchall()
+    newest = next(((passed, text) for passed, text, data in found if data == version), None)
+    failed = [text for passed, text, data in found if passed is False and (data == version or finding.test in MARKETS)]
+    if newest != (finding.passed, finding.text):
         columns = {"passed": [finding.passed], "value": [or_null(finding.value)], "created_at": [now()]}
         insert(con, "audit_results", asked | {"finding": finding.text, "run_id": run_id}, columns)
     if not failed or finding.passed is False:
         return finding
     since = f"since then {status_of(finding.passed, finding.text)}: {finding.text}"
-    return replace(finding, passed=False, text=f"it failed before, and a failure stands: {failed[0][0]}; {since}")
+    return replace(finding, passed=False, text=f"it failed before, and a failure stands: {failed[0]}; {since}")
