@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from huggingface_hub import constants
+
 WRITER = "hf_WriterTokenOfTheLookalike0000000001"  # may do everything
 READER = "hf_ReaderTokenOfTheLookalike0000000002"  # may read what is not gated, and write nothing
 
@@ -109,6 +111,19 @@ class HubLookalike:
         env |= {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(hf_home), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         env |= {f"HF_HUB_DISABLE_{what}": "1" for what in ("XET", "TELEMETRY", "UPDATE_CHECK", "PROGRESS_BARS")}
         return env if token is None else env | {"HF_TOKEN": token}
+
+    def patch(self, monkeypatch: Any, hf_home: Path, token: str = WRITER) -> None:
+        """Point the clients of this process at the server."""
+        for name, value in {
+            "ENDPOINT": self.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(hf_home / "hub"),
+            "HF_TOKEN_PATH": str(hf_home / "no-token"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setenv("HF_TOKEN", token)
 
     def add_repo(
         self, repo_id: str, *, kind: Kind = "model", files: Mapping[str, bytes] | None = None, gated: bool = False

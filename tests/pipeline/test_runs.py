@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -35,14 +37,6 @@ SETUP = {
     "concurrency": {"pools": {"granularity": "op", "default_limit": 1}},
     "run_launcher": {"module": "finjepa_pipeline.runs", "class": "WatchedRunLauncher"},
 }
-HOLD = """
-import sys
-from pathlib import Path
-from finjepa_pipeline.runs import locked
-with locked(Path(sys.argv[1]), sys.argv[2]):
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -52,17 +46,23 @@ def instance():
         yield instance
 
 
+def hold(folder: Path, ready: Any) -> None:
+    with locked(folder, ALIVE):
+        ready.set()
+        time.sleep(600)
+
+
 @pytest.fixture
-def command(instance) -> Iterator[subprocess.Popen]:
+def command(instance) -> Iterator[Any]:
     """A living command that holds the lock of the run `ALIVE`."""
-    folder = lock_of(instance, ALIVE).parent
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", HOLD, folder, ALIVE], **pipes)
-    assert process.stdout is not None
-    process.stdout.readline()
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    process = fork.Process(target=hold, args=(lock_of(instance, ALIVE).parent, ready))
+    process.start()
+    assert ready.wait(60)
     yield process
     process.kill()
-    process.wait()
+    process.join()
 
 
 def started(instance: dg.DagsterInstance, machine: str | None = None, run_id: str | None = None) -> dg.DagsterRun:
@@ -98,7 +98,7 @@ def test_a_lock_is_held_as_long_as_its_process_lives(instance, tmp_path, command
     assert is_held(lock) is True
     assert f"process {command.pid}" in holder(lock)
     command.kill()
-    command.wait()
+    command.join()
     assert is_held(lock) is False
     lock.unlink()
     assert is_held(lock) is None

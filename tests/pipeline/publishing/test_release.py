@@ -1,11 +1,9 @@
 """A release goes out exactly once, whatever the Hub does; driven with the real Hub client."""
 
+import multiprocessing
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,11 +16,10 @@ from finjepa_model.td.training import TDTrainer
 from finjepa_pipeline.publishing import hub as client
 from finjepa_pipeline.publishing.gate import current_champion, judge
 from finjepa_pipeline.publishing.release import Release, plan_release, release
-from tests.hub_lookalike import READER, WRITER, HubLookalike
+from tests.hub_lookalike import READER, HubLookalike
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 from tests.pipeline.backtest.handmade_setup import config_for
 
-ROOT = Path(__file__).parents[3]
 REPO = "tester/finjepa"
 
 
@@ -32,14 +29,7 @@ def hub(monkeypatch, tmp_path) -> Iterator[HubLookalike]:
     wait = client._wait_before_retry
     monkeypatch.setattr(client, "_wait_before_retry", lambda *seen: None if wait(*seen) is None else 0.0)
     with HubLookalike() as server:
-        for name, value in {
-            "ENDPOINT": server.endpoint,
-            "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_OFFLINE": False,
-            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setenv("HF_TOKEN", WRITER)
+        server.patch(monkeypatch, tmp_path)
         yield server
 
 
@@ -50,11 +40,11 @@ def publish(home, repo: str | None = REPO) -> Release:
     return release(home.settings, home.warehouse, champion, repo)
 
 
-def process(home, hub: HubLookalike) -> subprocess.Popen:
-    """The same in a process of its own."""
-    command = [sys.executable, "-m", "tests.pipeline.publishing.publisher", str(home.settings.home), REPO]
-    environment = hub.client_env(home.settings.home / "hf", token=WRITER)
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def process(home):
+    """The same in a process of its own, which has the look-alike's address by being forked."""
+    made = multiprocessing.get_context("fork").Process(target=publish, args=(home,))
+    made.start()
+    return made
 
 
 def releases(hub: HubLookalike) -> list[str]:
@@ -139,11 +129,11 @@ def test_a_publisher_on_a_stale_parent_looks_again(champion_home, hub):
 
 def test_a_publisher_that_was_killed_between_commit_and_tag_is_followed_by_one_that_goes_on(champion_home, hub):
     hub.fail(r"POST .*/tag/", "delay", seconds=30.0)
-    killed = process(champion_home, hub)
+    killed = process(champion_home)
     while not any("/tag/" in request for request in hub.requests):
-        assert killed.poll() is None
+        assert killed.is_alive()
     killed.kill()
-    killed.wait()
+    killed.join()
     assert (len(releases(hub)), hub.repo(REPO).tags) == (1, {})
     publish(champion_home)
     assert_released_once(champion_home, hub)
@@ -162,10 +152,10 @@ def test_two_publishers_that_race_make_one_release(champion_home, hub, tmp_path)
     twin = type(champion_home)(tmp_path / "twin")
     shutil.rmtree(twin.settings.home)
     shutil.copytree(champion_home.settings.home, twin.settings.home)
-    racers = [process(champion_home, hub), process(twin, hub)]
+    racers = [process(home) for home in (champion_home, twin)]
     for racer in racers:
-        _, err = racer.communicate(timeout=120)
-        assert racer.returncode == 0, err
+        racer.join(120)
+    assert [racer.exitcode for racer in racers] == [0, 0]
     assert len(releases(hub)) == 1
     assert len(hub.repo(REPO).tags) == 1
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -34,14 +32,6 @@ SMALL = {
     "model.predictor_layers": "1", "loss.sigreg_slices": "16",
 }  # fmt: skip
 ALONE = {"processes": 1, "threads": 1}
-_RESOLVE = """
-import sys
-from pathlib import Path
-from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.checkpoints import named_checkpoint
-found = named_checkpoint(Settings(home=Path(sys.argv[1])), sys.argv[2])
-print(found.name, (found.folder / "model.safetensors").read_text())
-"""
 
 
 def _write(folder, weights: str, **lineage: str):
@@ -63,19 +53,15 @@ def settings(tmp_path):
     return Settings(home=tmp_path / "home").ensure()
 
 
-def test_a_release_of_the_hub_is_named_with_its_commit(tmp_path):
+def test_a_release_of_the_hub_is_named_with_its_commit(settings, tmp_path, monkeypatch):
     with HubLookalike() as hub:
+        hub.patch(monkeypatch, tmp_path, READER)
         repo = hub.add_repo(REPO, files={"config.json": b"{}", "model.safetensors": b"first"})
-
-        def resolved(asked: str) -> str:
-            environment = hub.client_env(tmp_path / "hf", token=READER)
-            command = [sys.executable, "-c", _RESOLVE, str(tmp_path / "home"), asked]
-            return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
-
-        first = repo.head.oid
-        second = repo.commit("next", {"model.safetensors": b"second"}).oid
-        assert resolved(REPO) == f"{REPO}@{second} second"
-        assert resolved(f"{REPO}@{first}") == f"{REPO}@{first} first"
+        first, second = repo.head.oid, repo.commit("next", {"model.safetensors": b"second"}).oid
+        for asked, oid, content in ((REPO, second, "second"), (f"{REPO}@{first}", first, "first")):
+            found = named_checkpoint(settings, asked)
+            assert found.name == f"{REPO}@{oid}"
+            assert (found.folder / "model.safetensors").read_text() == content
 
 
 def test_a_folder_that_is_overwritten_has_another_name(settings, tmp_path):
