@@ -269,7 +269,8 @@ def _aggregates(
         calendar=clock_of(feed.calendar),
         several=has_several(feed.calendar),
     )
-    return con.sql(query).pl().row(0, named=True)
+    (found,) = con.execute(query).fetchall()
+    return dict(zip((column[0] for column in con.description or ()), found, strict=True))
 
 
 def _refusal(feed: Feed, outcomes: tuple[contract.Outcome, ...]) -> str:
