@@ -38,11 +38,8 @@ def market_inputs(frame: pl.DataFrame) -> pl.DataFrame:
         1 without volumes; and the contribution to each of SUMS.
     """
     close, eligible = pl.col("close"), pl.col("eligible")
-    liquidity = (
-        pl.col("dollar_volume")
-        .rolling_mean(63, min_samples=1)
-        .fill_null(0.0 if frame["dollar_volume"].count() else 1.0)
-    )
+    unknown = 0.0 if frame["dollar_volume"].count() else 1.0
+    liquidity = pl.col("dollar_volume").rolling_mean(63, min_samples=1).fill_null(unknown)
     frame = frame.select(
         "asset", "session", "close", "eligible",
         (close / close.shift(1) - 1.0).over("asset").alias("returns"),
@@ -55,23 +52,10 @@ def market_inputs(frame: pl.DataFrame) -> pl.DataFrame:
     weight = pl.col("liquidity").shift(1, fill_value=0.0).over("asset") * counted
     old = pl.col("mean_200").is_not_null() & eligible
     above = (old & (close > pl.col("mean_200"))).fill_null(False)
-    values = (
-        weight * one_day,
-        weight,
-        one_day,
-        pl.col("daily"),
-        counted * one_day,
-        counted * one_day**2,
-        counted,
-        above,
-        old,
-    )
-    return frame.select(
-        "session",
-        "returns",
-        "liquidity",
-        *(value.cast(pl.Float64).alias(name) for name, value in zip(SUMS, values, strict=True)),
-    )
+    eligibles = (counted * one_day, counted * one_day**2, counted)
+    values = (weight * one_day, weight, one_day, pl.col("daily"), *eligibles, above, old)
+    sums = (value.cast(pl.Float64).alias(name) for name, value in zip(SUMS, values, strict=True))
+    return frame.select("session", "returns", "liquidity", *sums)
 
 
 def session_sums(inputs: pl.DataFrame, sessions: int) -> np.ndarray:
