@@ -30,6 +30,7 @@ from tests.system.product import QUICK, wait_until, write_prices
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 DATASET, REPO = "org/prices", "tester/finjepa"
+SHARES = {"training.train_share": "0.4", "training.validation_share": "0.4"}
 SEEDS = [int(seed) for seed in os.environ.get("FINJEPA_TEST_SEEDS", "0").split(",")]
 KILLS = int(os.environ.get("FINJEPA_TEST_KILLS", "4"))
 NIGHT = datetime.datetime(2026, 11, 24, 18, tzinfo=ZoneInfo("America/New_York")).timestamp()
@@ -83,7 +84,8 @@ def home_of(folder: Path) -> Path:
     folder.mkdir(parents=True)
     night = {
         "ingest_prices": {"config": {"data_source": "hf", "dataset_name": DATASET}},
-        "world_model": {"config": {"preset": "tiny", "overrides": QUICK}},
+        # champion and challenger must have 210 sessions of validation in common
+        "world_model": {"config": {"preset": "tiny", "overrides": QUICK | SHARES}},
         # a model that has learned this little would stay in cash
         "planner_backtests": {"config": {"planner": "mppi", "utility": "log_growth - abs(gross - 0.8)"}},
     }
