@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,20 +47,6 @@ class Splits:
         return cls(ranges["train"], ranges["validation"], ranges["test"])
 
 
-def lineage_of(folder: Path) -> dict[str, Any]:
-    """The lineage of a checkpoint folder.
-
-    Raises:
-        FinJEPAError: if there is none that can be read.
-    """
-    try:
-        return json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FinJEPAError(
-            f"it is not known on which sessions the checkpoint {folder.name} was trained: it has no lineage.json; train it again"
-        ) from error
-
-
 def checkpoint_blocks(folder: Path) -> dict[str, list[str]]:
     """The dates of a checkpoint's blocks: the first and the last session of each.
 
@@ -69,12 +54,12 @@ def checkpoint_blocks(folder: Path) -> dict[str, list[str]]:
         FinJEPAError: if it is not known on which sessions it was trained.
     """
     try:
-        blocks = lineage_of(folder)["blocks"]
+        blocks = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))["blocks"]
         return {name: [str(np.datetime64(day)) for day in blocks[name]] for name in BLOCKS}
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise FinJEPAError(
-            f"it is not known on which sessions the checkpoint {folder.name} was trained: its lineage has no dates of blocks; "
-            "train it again"
+            f"it is not known on which sessions the checkpoint {folder.name} was trained: it has no lineage.json with the dates "
+            "of its blocks; train it again"
         ) from error
 
 
