@@ -45,7 +45,7 @@ from finjepa_pipeline.backtest.metrics import (
     months_better,
     same_return_for_all,
 )
-from finjepa_pipeline.backtest.results import best_planner, insert, now, or_null, status_of, transaction
+from finjepa_pipeline.backtest.results import acting_planner, insert, now, or_null, status_of, transaction
 from finjepa_pipeline.backtest.strategies import kind, not_planners
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.quality import quality_summary
@@ -240,7 +240,7 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -
         return _stored(con, table, checkpoint, data_version, order)
 
     rows = [_with_skill(row) for row in leaderboard_rows(con, checkpoint)]
-    acting = best_planner(con, checkpoint, data_version)
+    acting = acting_planner(con, checkpoint, data_version)
     remark = same_return_for_all(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None
     expectations = stored("backtest_expectations", "strategy, date")
     findings = stored("audit_results", "created_at").to_dicts()

@@ -236,8 +236,8 @@ def claim_of(row: Row | None, strategy: str) -> Claim:
 
 
 def headline(rows: Sequence[Row], acting: str | None) -> str:
-    """What is said on top of a leaderboard (rows of all blocks): of the planner that acts, which the validation block
-    chose, and of strategies of the user's own. Where none was chosen, as over chained folds, of every planner."""
+    """What is said on top of a leaderboard (rows of all blocks): of the planner that acts, and of strategies of the user's own.
+    Where none acts, as over chained folds, of every planner."""
     test = {row["strategy"]: row for row in rows if row["block"] == "test"}
     named = [acting] if acting else [name for name, row in test.items() if row["kind"] == "planner"]
     named += [name for name, row in test.items() if row["kind"] == "user"]
@@ -254,7 +254,7 @@ def on_validation(rows: Sequence[Row], acting: str | None) -> str:
     if row is None or row["excess_low"] is None:
         return ""
     return (
-        f"On the validation block ({row['start_date']} to {row['end_date']}), which chose {acting}, the difference was "
+        f"On the validation block ({row['start_date']} to {row['end_date']}), the difference for {acting} was "
         f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f} to {row['excess_high']:+.2f})."
     )
 

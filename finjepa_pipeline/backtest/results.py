@@ -43,12 +43,13 @@ _LOG_CONFIGURATION = """
         $n_days AS n_days, $created_at AS created_at, $start_date AS start_date, $end_date AS end_date
     WHERE NOT EXISTS (FROM main.backtest_trials WHERE setup = $setup AND strategy = $strategy)
 """
-_BEST_PLANNER = """
+_ACTING_PLANNER = """
     SELECT strategy FROM main.backtest_returns
     WHERE checkpoint = $checkpoint AND data_version = $data_version AND block = 'validation'
         AND NOT list_contains($not_planners, strategy) AND strategy NOT LIKE '%:%'
     GROUP BY strategy
-    ORDER BY avg(net_return) / nullif(stddev_samp(net_return), 0) DESC NULLS LAST, strategy
+    ORDER BY strategy = 'qp' OR starts_with(strategy, 'qp |') DESC,
+        avg(net_return) / nullif(stddev_samp(net_return), 0) DESC NULLS LAST, strategy
     LIMIT 1
 """
 
@@ -122,10 +123,11 @@ def most_assets(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str) 
     return int(found[1]) if found else 20
 
 
-def best_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
-    """The planner that acts for a checkpoint: that with the best net Sharpe ratio on the validation block; None without one."""
+def acting_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
+    """The planner that acts for a checkpoint: qp where it was tested, or else that with the best net Sharpe ratio on the
+    validation block; None without one. A Sharpe ratio of so few years tells luck from skill too rarely to choose by it."""
     asked = {"checkpoint": checkpoint, "data_version": data_version, "not_planners": not_planners()}
-    rows = con.execute(_BEST_PLANNER, asked).fetchall()
+    rows = con.execute(_ACTING_PLANNER, asked).fetchall()
     return rows[0][0] if rows else None
 
 

@@ -96,7 +96,7 @@ def make_decision(
         decider = (
             _champion_of(con, settings, panel, session)
             if named is None
-            else _acting(con, named, strategy_name(planner or "mppi", utility), "trial")
+            else _acting(con, named, strategy_name(planner or "qp", utility), "trial")
         )
     if decider is None:
         return None
@@ -110,7 +110,7 @@ def make_decision(
     return follow(settings, warehouse, panel, session, decider)
 
 
-def act(checkpoint: str, planner: str = "mppi") -> dict[str, Any]:
+def act(checkpoint: str, planner: str = "qp") -> dict[str, Any]:
     """The decision of a checkpoint (a folder or a Hub repository) at the newest close of this home's prices.
 
     Raises:

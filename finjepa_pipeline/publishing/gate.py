@@ -31,7 +31,7 @@ from finjepa_pipeline.backtest.results import (
     NOT_ENOUGH_DATA,
     NOT_RUN,
     TESTS,
-    best_planner,
+    acting_planner,
     insert,
     now,
     status_of,
@@ -179,7 +179,7 @@ def summary(found: Sequence[Finding]) -> str:
 
 def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champion | None, data_version: str) -> Verdict:
     incumbent, challenger = champion and champion.checkpoint, checkpoint.name
-    strategy = best_planner(con, challenger, data_version)
+    strategy = acting_planner(con, challenger, data_version)
     found = findings(con, checkpoint, data_version, strategy)
 
     def say(word: Outcome, *reasons: str, **numbers: Any) -> Verdict:
@@ -399,7 +399,7 @@ def audit_challenger(
 
     data_version = str(Panel.open(panel).manifest["data_version"])
     with warehouse.connect() as con:
-        strategy = best_planner(con, checkpoint.name, data_version)
+        strategy = acting_planner(con, checkpoint.name, data_version)
         known = audit_of(con, checkpoint.name, strategy)
     unknown = (None, NOT_RUN)
     missing = [test for test in BEFORE_THE_GATE if status_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []

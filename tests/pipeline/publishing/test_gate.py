@@ -49,6 +49,13 @@ def test_first_sound_challenger_is_promoted_a_worse_or_equal_one_is_not_and_a_be
     assert _champion(champion_home) == "bbbb"
 
 
+def test_the_qp_acts_where_it_was_tested_whatever_another_planner_earned_on_validation(home):
+    home.add_checkpoint("aaaa")
+    for strategy, mean in (("finjepa_cem", 0.002), ("qp", 0.0005)):
+        home.add_backtest("aaaa", mean, strategy=strategy)
+    assert _judge(home, "aaaa").strategy == "qp"
+
+
 def test_the_same_challenger_writes_nothing_new(champion_home):
     first = _challenge(champion_home, 0.0)
     before = champion_home.rows("FROM champions")
