@@ -220,6 +220,11 @@ class Record:
         """The cheapest candidate so far."""
         return self._path
 
+    @property
+    def cost_B(self) -> Tensor:
+        """Its cost."""
+        return self._costs[-1]
+
     def settle(self) -> None:
         """The best so far is the plan unless a search finds one that is better by more than `TIE`."""
         if self._path is not None:

@@ -155,7 +155,7 @@ def begin(record: Record, cost: Cost, space: ActionSpace, warm_start: Plan | Non
 def refine(record: Record, cost: Cost, space: ActionSpace) -> None:
     """Move the weights of the best plan along the projected slope of its cost, as long as that is cheaper."""
     for _ in range(_REFINEMENTS):
-        path = record.path
+        path, before_B = record.path, record.cost_B
         assert path is not None
         parts = [x.unsqueeze(1) for x in (path.weights_XN, path.signals_XN, path.hedge_X)]
         slope_BCHN = space.tangent(_slopes(cost, parts, moving=1)[0])
@@ -164,6 +164,8 @@ def refine(record: Record, cost: Cost, space: ActionSpace) -> None:
         weights_BCHN = space.project(parts[0] - steps_C * unit_BCHN)
         others = [x.expand(x.shape[0], len(_STEPS), *x.shape[2:]) for x in parts[1:]]
         record.evaluate(PortfolioAction(weights_BCHN, *others))
+        if torch.equal(record.cost_B, before_B):
+            return
 
 
 # The candidates that a fit follows: their numbers index_BE, None for all, and their weights_BE.

@@ -33,7 +33,7 @@ def tables(card: Card, block: str = "test") -> list[tuple[str, tuple[str, ...], 
         found.append((f"Volatility over 21 sessions, {of}", *_pivot(rows, _VOLATILITY, 21)))
         found.append((f"Portfolios held for 21 sessions, {of}", *_pivot(rows, _PORTFOLIOS, 21)))
         kinds = ("assets", "portfolios")
-        intervals = {f"{share} % interval of {kind} covers, %": 1 for kind in kinds for share in (50, 90, 98)}
+        intervals = {f"{share} % interval of {kind} covers, %": 1 for kind in kinds for share in (90, 98)}
         found.append(
             (
                 f"Returns over 5 sessions, and % of them within forecast intervals, {of}",
