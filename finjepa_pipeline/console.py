@@ -127,6 +127,7 @@ def print_scorecard(assets: Assets) -> None:
     out.print()
     for title, columns, rows in tables(card or {"scores": []}):
         shown = _table(title, columns, (), columns[1:])
+        shown.columns[0].no_wrap = True
         for row in rows:
             shown.add_row(*row, style="bold" if row[0] == "model" else None)
         out.print(shown)
