@@ -15,6 +15,14 @@ from finjepa_pipeline.report.page import number, styled, write_page
 Card = Mapping[str, Any]
 _VOLATILITY = {"QLIKE of volatility": 4, "R2 within a date": 3, "utility of volatility targeting, % a year": 2}
 _PORTFOLIOS = {"least variance, % a year": 2, "least variance long-only, % a year": 2, "QLIKE of portfolios": 3}
+_SHORT = {
+    "QLIKE of volatility": "QLIKE",
+    "utility of volatility targeting, % a year": "targeting utility, % a year",
+    "least variance, % a year": "volatility, least variance, %",
+    "least variance long-only, % a year": "long-only, %",
+    "QLIKE of portfolios": "QLIKE",
+    "CRPS of portfolios, %": "CRPS, portfolios, %",
+}
 _BETTER = 2.0  # t-value from which one forecast is called better than another
 
 
@@ -54,7 +62,7 @@ def _pivot(
                 text += f" ({row['t_value']:+.1f})"
             cells.setdefault(row["forecast"], {})[row["score"]] = text
     shown = [score for score in scores if any(score in of_one for of_one in cells.values())]
-    heads = [score.replace(" interval of", " of").removesuffix(" covers, %") for score in shown]
+    heads = [_SHORT.get(score, score.replace(" interval of", "").removesuffix(" covers, %")) for score in shown]
     return ("forecast", *heads), [(name, *(of.get(score, "–") for score in shown)) for name, of in cells.items()]
 
 
