@@ -33,10 +33,8 @@ pytestmark = [
         reason="needs the extras ray and s3, and nanio",
     ),
 ]
-TRAINING = [
-    *quick_training(), "--processes", "2", "--set", "training.steps_per_epoch=120", "--set", "training.checkpoint_every=10",
-    "--set", "training.log_every=5",
-]  # fmt: skip
+OFTEN = {"training.steps_per_epoch": "120", "training.checkpoint_every": "10", "training.log_every": "5"}
+TRAINING = [*quick_training(**OFTEN), "--processes", "2"]
 FOLDS = ["--folds", "2", "--held-back", "0", *quick_training()[2:], "--planner", "mppi"]
 
 
@@ -173,7 +171,8 @@ def test_a_bad_trial_is_stopped_early_and_a_good_one_is_the_training_it_would_be
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path, number):
     _, source = local
-    run = _start(tmp_path, cluster, "train", *source, *TRAINING, "--set", f"training.steps_per_epoch={9000 + number}")
+    long = quick_training(**OFTEN | {"training.steps_per_epoch": str(9000 + number)})
+    run = _start(tmp_path, cluster, "train", *source, *long, "--processes", "2")
     _until(run, _has_saved(tmp_path, 10))
     if number == signal.SIGINT:
         os.killpg(run.pid, number)
