@@ -93,7 +93,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, training.weight_decay), lr=0.0)
         self.total_steps = training.epochs * training.steps_per_epoch
         self.step, self.best = 0, files.Best()
-        self.stop_requested = False
+        self.stop_requested, self._all_stop = False, False
         self._seconds, self._timed_steps = 0.0, 0  # of training steps, without evaluations and saves
 
     def train(self) -> dict[str, Any]:
@@ -127,7 +127,8 @@ class Trainer:
                 bar.set_postfix(loss=f"{last['loss']:.3f}")
             if self.step % training.steps_per_epoch == 0:
                 self._evaluate_and_keep()
-            if self.stop_requested:
+            # of several ranks all stop after the same step: a signal that reached one of them after the message is in the next
+            if self.stop_requested if self.ranks == 1 else self._all_stop:
                 self._save()
                 raise TrainingInterruptedError(f"training stopped at step {self.step} of {self.total_steps}")
             if self.step % training.checkpoint_every == 0 and self.step < self.total_steps:
@@ -229,7 +230,7 @@ class Trainer:
         parts = message[:-1].split([g.numel() for g in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
-        self.stop_requested = bool(message[-1] > 0)
+        self._all_stop = bool(message[-1] > 0)
 
     def _speed(self) -> dict[str, float]:
         """Samples a second of all ranks, and the most memory that was taken of a GPU."""
