@@ -30,22 +30,24 @@ from finjepa_model.data.batches import Observation
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates, unseen
 from finjepa_model.nn.risk import HORIZONS, RETURN_HORIZONS, RiskForecast, RiskInputs
-from finjepa_model.training.risk_fit import Chunk, RiskBlock, network_of
+from finjepa_model.training.risk_fit import Chunk, RiskBlock
 from finjepa_model.training.risk_scorecard import (
     Volatility,
     ewma_distribution,
+    ewma_one_factor,
     ewma_volatility,
     five_lines,
     fixed_har_volatility,
     har_with_market,
     history_distribution,
     history_volatility,
-    one_factor_covariance,
+    rows_of,
     sample_shrinkage,
     score_portfolios,
     score_steps,
     score_tails,
     score_volatility,
+    volatility_of,
 )
 from finjepa_model.training.risk_scores import compare, compare_variance, r2_within_dates, within_dates
 from finjepa_model.training.trainer import Trainer
@@ -96,11 +98,6 @@ def trained(panel: Panel, config: FinJEPAConfig, folder: Path) -> FinJEPA:
     return FinJEPA.from_pretrained(folder)
 
 
-def volatility_of(model: FinJEPA) -> Volatility:
-    network = network_of(model)
-    return lambda chunk: model.risk.log_volatility(RiskInputs.of(chunk.observation), network(chunk.observation)[0])
-
-
 def representation(model: FinJEPA, fitted: RiskBlock, target: RiskBlock) -> float:
     """R2 within a date of a ridge regression of log volatility over 21 sessions on the latents alone."""
     encoder = model.encoder.eval()
@@ -132,17 +129,13 @@ def relative_inputs(chunk: Chunk) -> Tensor:
     return RiskInputs.of(chunk.observation).relative()
 
 
-def rows_of(
+def all_rows(
     blocks: Sequence[RiskBlock], config: FinJEPAConfig, inputs: Callable[[Chunk], Tensor], every: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
-    """float64 inputs_RJ and target_RV of all pairs of every second session."""
-    found: list[list[Tensor]] = [[], []]
-    for block in blocks:
-        for chunk in block.chunks(config, every):
-            known_BN = chunk.target_BNV.isfinite().all(-1)
-            found[0].append(inputs(chunk)[known_BN])
-            found[1].append(chunk.target_BNV[known_BN])
-    return torch.cat(found[0]).double().numpy(), torch.cat(found[1]).double().numpy()
+    """`rows_of` several blocks."""
+    parts = zip(*(rows_of(block, config, inputs, every) for block in blocks), strict=True)
+    x_RJ, y_RV = (torch.cat(part).numpy() for part in parts)
+    return x_RJ, y_RV
 
 
 def boosted(blocks: Sequence[RiskBlock], config: FinJEPAConfig, model: FinJEPA) -> Volatility | None:
@@ -155,7 +148,7 @@ def boosted(blocks: Sequence[RiskBlock], config: FinJEPAConfig, model: FinJEPA) 
     def inputs(chunk: Chunk) -> Tensor:
         return torch.cat([relative_inputs(chunk), model.risk.log_volatility(RiskInputs.of(chunk.observation))], dim=-1)
 
-    x_RJ, y_RV = rows_of(blocks, config, inputs)
+    x_RJ, y_RV = all_rows(blocks, config, inputs)
     settings = {"num_leaves": 15, "learning_rate": 0.05, "min_child_samples": 500, "n_jobs": 1, "verbose": -1}
     trees = [
         lightgbm.LGBMRegressor(n_estimators=150, **settings).fit(x_RJ, y_RV[:, v] - x_RJ[:, v - len(HORIZONS)])
@@ -213,7 +206,7 @@ def garch(block: RiskBlock) -> Volatility:
 
 def unbiased(forecast: Volatility, blocks: Sequence[RiskBlock], config: FinJEPAConfig) -> Volatility:
     """A forecast moved so that its variance is unbiased on the rows that others are fitted to."""
-    f_RV, y_RV = rows_of(blocks, config, forecast, every=10)
+    f_RV, y_RV = all_rows(blocks, config, forecast, every=10)
     shift_V = torch.from_numpy(0.5 * np.log(np.exp(2 * (y_RV - f_RV)).mean(0))).float()
     return lambda chunk: forecast(chunk) + shift_V
 
@@ -336,7 +329,7 @@ def report(
         "five lines": five_lines,
         "Ledoit-Wolf": sample_shrinkage,
         "non-linear shrinkage": lambda chunk: sample_shrinkage(chunk, nonlinear=True),
-        "one factor, EWMA (eb751c4)": one_factor_covariance,
+        "one factor, EWMA (eb751c4)": ewma_one_factor,
     }
     print_portfolios(score_portfolios(target, config, covariances, options.assets, options.draws))
     print("\nTerm structure of random portfolios, by decision step: realised over forecast variance; QLIKE")

@@ -93,9 +93,8 @@ class MarketBatch:
     """
 
     observation: Observation
-    ahead: (
-        Windows  # the window that begins after each step but the last: no session of it is in a window of the context
-    )
+    # the window that begins after each step but the last: no session of it is in a window of the context
+    ahead: Windows
     step_return_BSN: Tensor  # simple return from the fill of a decision at that step to the next fill
     step_return_valid_BSN: Tensor  # bool
     returns_BKTN: Tensor  # daily returns in each decision step that is held, K = rollout steps + 1

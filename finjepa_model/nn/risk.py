@@ -220,6 +220,12 @@ class RiskForecast:
         return torch.lerp(stored_Q[low_Q], stored_Q[low_Q + 1], place_Q - low_Q)
 
 
+def normal_quantiles() -> Tensor:
+    """quantiles_2YQ of a `RiskForecast` whose standardised returns are normal."""
+    normal_Q = torch.tensor([NormalDist().inv_cdf(level) for level in LEVELS])
+    return normal_Q.repeat(2, len(RETURN_HORIZONS), 1)
+
+
 class RiskModel(nn.Module):
     """See the head of this module. Before anything is fitted it forecasts HAR with fixed weights and normal tails.
 
@@ -246,8 +252,7 @@ class RiskModel(nn.Module):
         self.register_buffer("level_JV", level_JV)
         self.register_buffer("market_shift_V", torch.zeros(len(HORIZONS)))  # of fixed HAR, for the market proxy
         self.register_buffer("share_V", torch.zeros(len(HORIZONS)))  # of the network in the distance
-        normal_Q = torch.tensor([NormalDist().inv_cdf(level) for level in LEVELS])
-        self.register_buffer("quantiles_2YQ", normal_Q.repeat(2, len(RETURN_HORIZONS), 1))
+        self.register_buffer("quantiles_2YQ", normal_quantiles())
 
     def log_volatility(self, inputs: RiskInputs, distance_BNV: Tensor | None = None) -> Tensor:
         """log of the daily volatility over each of HORIZONS, [B, N, V].

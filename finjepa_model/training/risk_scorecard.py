@@ -26,9 +26,10 @@ from finjepa_model.nn.risk import (
     RETURN_HORIZONS,
     RiskForecast,
     RiskInputs,
-    RiskModel,
     log_realised,
+    normal_quantiles,
 )
+from finjepa_model.planning.imagination import one_factor_covariance
 from finjepa_model.training.risk_fit import Chunk, RiskBlock, network_of, random_portfolios
 from finjepa_model.training.risk_scores import (
     christoffersen,
@@ -267,6 +268,20 @@ def fixed_har_volatility(chunk: Chunk) -> Tensor:
     return realised_BNK.mean(-1, keepdim=True).expand(*realised_BNK.shape[:2], len(HORIZONS))
 
 
+def rows_of(
+    block: RiskBlock, config: FinJEPAConfig, inputs: Callable[[Chunk], Tensor], every: int
+) -> tuple[Tensor, Tensor]:
+    """float64 inputs_RJ and target_RV of all pairs of every `every`-th session whose targets are known."""
+    rows: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for chunk in block.chunks(config, every):
+        target_BNV = chunk.target_BNV
+        known_BN = target_BNV.isfinite().all(-1)
+        rows[0].append(inputs(chunk)[known_BN])
+        rows[1].append(target_BNV[known_BN])
+    x_RJ, y_RV = (torch.cat(part).double() for part in rows)
+    return x_RJ, y_RV
+
+
 def har_with_market(block: RiskBlock, config: FinJEPAConfig, every: int = 5) -> Volatility:
     """HAR (Corsi 2009) on the four windows of the asset and of the market, by least squares on the rows of every `every`-th
     session, moved so that its variance is unbiased there."""
@@ -277,13 +292,7 @@ def har_with_market(block: RiskBlock, config: FinJEPAConfig, every: int = 5) -> 
         market_BNK = seen.market_BK.unsqueeze(1).expand_as(own_BNK)
         return torch.cat([own_BNK, market_BNK, torch.ones_like(own_BNK[..., :1])], dim=-1)
 
-    rows: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for chunk in block.chunks(config, every):
-        target_BNV = chunk.target_BNV
-        known_BN = target_BNV.isfinite().all(-1)
-        rows[0].append(inputs(chunk)[known_BN])
-        rows[1].append(target_BNV[known_BN])
-    x_RJ, y_RV = (torch.cat(part).double() for part in rows)
+    x_RJ, y_RV = rows_of(block, config, inputs, every)
     weights_JV = torch.linalg.lstsq(x_RJ, y_RV, driver="gelsd").solution
     weights_JV[-1] += 0.5 * torch.exp(2 * (y_RV - x_RJ @ weights_JV)).mean(0).log()
     weights_JV = weights_JV.float()
@@ -297,8 +306,7 @@ def normal_distribution(covariance_BNN: Tensor, chunk: Chunk) -> RiskForecast:
     correlation_BMM = torch.zeros(*(n + (i > 0) for i, n in enumerate(correlation_BNN.shape)))
     correlation_BMM[:, :-1, :-1], correlation_BMM[:, -1, -1] = correlation_BNN, 1.0
     volatility_BMV = F.pad(volatility_BN, (0, 1), value=1.0).unsqueeze(-1).expand(-1, -1, len(HORIZONS)).float()
-    plain = RiskModel(0)
-    return RiskForecast(volatility_BMV, correlation_BMM, plain.quantiles_2YQ, chunk.observation.present_BN)
+    return RiskForecast(volatility_BMV, correlation_BMM, normal_quantiles(), chunk.observation.present_BN)
 
 
 def history_distribution(chunk: Chunk, sessions: int = 20) -> RiskForecast:
@@ -314,13 +322,11 @@ def ewma_distribution(chunk: Chunk) -> RiskForecast:
     return normal_distribution((past_BNR * weight_R / weight_R.sum()) @ past_BNR.mT, chunk)
 
 
-def one_factor_covariance(chunk: Chunk) -> Tensor:
+def ewma_one_factor(chunk: Chunk) -> Tensor:
     """Trailing beta, exponentially weighted volatilities: what planners used before there was a risk model."""
     seen = chunk.observation
-    beta_BN, volatility_BN = seen.beta_BSN[:, -1].double(), seen.volatility_BSN[:, -1].double()
-    systematic_BN = beta_BN * seen.market_volatility_BS[:, -1:].double()
-    specific_BN = torch.maximum(volatility_BN.square() - systematic_BN.square(), 0.05 * volatility_BN.square())
-    return systematic_BN.unsqueeze(-1) * systematic_BN.unsqueeze(-2) + torch.diag_embed(specific_BN)
+    moments = (seen.volatility_BSN[:, -1:], seen.market_volatility_BS[:, -1:], seen.beta_BSN[:, -1])
+    return one_factor_covariance(*(x.double() for x in moments))[:, 0, :-1, :-1]
 
 
 def sample_shrinkage(chunk: Chunk, nonlinear: bool = False) -> Tensor:
@@ -367,9 +373,8 @@ class Example:
     assets: list[str]
     forecast_NN: list[list[float]]  # correlations
     realised_NN: list[list[float]]  # over the 63 sessions that followed
-    portfolio: dict[
-        str, list[float]
-    ]  # of equal weights: returns since the close, and quantiles by level at 1, 5, 21 sessions
+    # of equal weights: returns since the close, and quantiles by level at 1, 5, 21 sessions
+    portfolio: dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -430,15 +435,17 @@ def scorecard(model: FinJEPA, panel: Panel, splits: Splits) -> Scorecard:
 Found = list[tuple[str, int, str, float, float]]
 
 
+def volatility_of(model: FinJEPA) -> Volatility:
+    """That of a world model, without the correlations, which cost most of a forecast."""
+    network = network_of(model)
+    return lambda chunk: model.risk.log_volatility(RiskInputs.of(chunk.observation), network(chunk.observation)[0])
+
+
 def _score_block(model: FinJEPA, block: RiskBlock, har: Volatility) -> tuple[Found, dict[str, list[float]]]:
     """(score, horizon, forecast, value, t-value) of one block, and histograms of the probability integral."""
-    config, network = model.config, network_of(model)
-
-    def volatility(chunk: Chunk) -> Tensor:  # alone: correlations cost most of a forecast
-        return model.risk.log_volatility(RiskInputs.of(chunk.observation), network(chunk.observation)[0])
-
+    config = model.config
     volatilities: dict[str, Volatility] = {
-        "model": volatility,
+        "model": volatility_of(model),
         "without network": lambda chunk: model.risk.log_volatility(RiskInputs.of(chunk.observation)),
         "HAR with market": har,
         "fixed HAR": fixed_har_volatility,
@@ -460,7 +467,7 @@ def _score_block(model: FinJEPA, block: RiskBlock, har: Volatility) -> tuple[Fou
         "five lines": five_lines,
         "Ledoit-Wolf": sample_shrinkage,
         "non-linear shrinkage": lambda chunk: sample_shrinkage(chunk, nonlinear=True),
-        "one factor, EWMA": one_factor_covariance,
+        "one factor, EWMA": ewma_one_factor,
     }
     of_portfolios = score_portfolios(block, config, covariances, draws=1)
     ours = of_portfolios["model"]

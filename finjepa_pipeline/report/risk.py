@@ -9,18 +9,19 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from finjepa_model.training.risk_scorecard import LEAST, LEAST_LONG, PORTFOLIO_QLIKE, QLIKE, R2, STEP_RATIO, UTILITY
 from finjepa_pipeline.report import figures as draw
 from finjepa_pipeline.report.page import number, styled, write_page
 
 Card = Mapping[str, Any]
-_VOLATILITY = {"QLIKE of volatility": 4, "R2 within a date": 3, "utility of volatility targeting, % a year": 2}
-_PORTFOLIOS = {"least variance, % a year": 2, "least variance long-only, % a year": 2, "QLIKE of portfolios": 3}
+_VOLATILITY = {QLIKE: 4, R2: 3, UTILITY: 2}  # digits
+_PORTFOLIOS = {LEAST: 2, LEAST_LONG: 2, PORTFOLIO_QLIKE: 3}
 _SHORT = {
-    "QLIKE of volatility": "QLIKE",
-    "utility of volatility targeting, % a year": "targeting utility, % a year",
-    "least variance, % a year": "volatility, least variance, %",
-    "least variance long-only, % a year": "long-only, %",
-    "QLIKE of portfolios": "QLIKE",
+    QLIKE: "QLIKE",
+    UTILITY: "targeting utility, % a year",
+    LEAST: "volatility, least variance, %",
+    LEAST_LONG: "long-only, %",
+    PORTFOLIO_QLIKE: "QLIKE",
     "CRPS of portfolios, %": "CRPS, portfolios, %",
 }
 _BETTER = 2.0  # t-value from which one forecast is called better than another
@@ -76,7 +77,7 @@ def in_words(card: Card, block: str = "test") -> str:
     first, last = card["dates"][block]
     verdicts: dict[str, list[str]] = {}
     for row in rows:
-        if (row["score"], row["horizon"]) == ("QLIKE of volatility", 21) and row["t_value"] is not None:
+        if (row["score"], row["horizon"]) == (QLIKE, 21) and row["t_value"] is not None:
             t_value = row["t_value"]
             kind = "better than" if t_value >= _BETTER else "worse than" if t_value <= -_BETTER else "no different from"
             verdicts.setdefault(kind, []).append(f"{row['forecast']} (t {t_value:+.1f})")
@@ -129,7 +130,7 @@ def _figures(card: Card) -> dict[str, go.Figure]:
         steps = [
             (row["horizon"], row["value"])
             for row in card["scores"]
-            if row["block"] == block and row["score"] == "realised over forecast variance in a decision step"
+            if row["block"] == block and row["score"] == STEP_RATIO
         ]
         if steps:
             sessions, ratios = zip(*sorted(steps), strict=True)

@@ -13,6 +13,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_splits
 from finjepa_model.files import read_json
 from finjepa_model.training import evaluation
+from finjepa_model.training.risk_scorecard import QLIKE
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline import compute
@@ -165,8 +166,7 @@ def risk_scorecard(
     against = [
         row["t_value"]
         for row in card["scores"]
-        if (row["block"], row["score"], row["horizon"], row["forecast"])
-        == ("validation", "QLIKE of volatility", 21, "fixed HAR")
+        if (row["block"], row["score"], row["horizon"], row["forecast"]) == ("validation", QLIKE, 21, "fixed HAR")
         and row["t_value"] is not None
     ]
     yield dg.AssetCheckResult(

@@ -17,11 +17,11 @@ from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.risk_fit import Chunk, RiskBlock, fit_trained
 from finjepa_model.training.risk_scorecard import (
     QLIKE,
+    ewma_one_factor,
     five_lines,
     har_with_market,
     history_distribution,
     history_volatility,
-    one_factor_covariance,
     sample_shrinkage,
     score_portfolios,
     score_tails,
@@ -103,7 +103,7 @@ def test_forecasts_beat_history_on_later_dates(panel: Panel, fitted: FinJEPA):
         assert ours.r2 > theirs.r2 + 0.02
     covariances = {
         "model": lambda chunk: fitted.forecast_risk(chunk.observation).covariance(),
-        "product": one_factor_covariance, "five": five_lines, "linear": sample_shrinkage,
+        "product": ewma_one_factor, "five": five_lines, "linear": sample_shrinkage,
     }  # fmt: skip
     least = score_portfolios(later, CONFIG, covariances, assets=12, draws=2, every=10)
     assert all(least["model"].volatility(False) < least[name].volatility(False) for name in ("product", "linear"))
