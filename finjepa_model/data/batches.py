@@ -227,7 +227,7 @@ def observe(
     dates_BS = np.asarray(dates_B)[:, None] + offsets_S
     assets_BSN = np.broadcast_to(assets_BN[:, None, :], (*dates_BS.shape, assets_BN.shape[1]))
     flat_dates, flat_assets = dates_BS.ravel(), assets_BSN.reshape(-1, assets_BN.shape[1])
-    features, observed = panel.windows(flat_dates, flat_assets, model.window)
+    features, observed = panel.windows(flat_dates, flat_assets, model.window, model.channels)
     daily, _ = panel.returns_after(flat_dates - model.window, flat_assets, model.window)
     market_T = np.lib.stride_tricks.sliding_window_view(panel.market_returns, model.window)
     market = market_T[np.clip(flat_dates - model.window + 1, 0, len(market_T) - 1)]
@@ -271,7 +271,9 @@ def windows_after(
     """The window that begins in the session after each date; sessions from `stop` on are not observed."""
     window = config.model.window
     ends_Y = dates_BS.ravel() + window
-    features, observed = panel.windows(ends_Y, np.repeat(assets_BN, dates_BS.shape[1], axis=0), window)
+    features, observed = panel.windows(
+        ends_Y, np.repeat(assets_BN, dates_BS.shape[1], axis=0), window, config.model.channels
+    )
     days_YT = ends_Y[:, None] + np.arange(1 - window, 1)
     inside_YT = days_YT < stop
     observed &= inside_YT[:, None]

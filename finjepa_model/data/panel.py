@@ -107,8 +107,13 @@ class Panel:
         ready_A = (rows_A >= 0) & (date - self.first >= window - 1)
         return assets_A[ready_A][self.eligible[rows_A[ready_A]]]
 
-    def windows(self, dates_B: ArrayLike, assets_BN: ArrayLike, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def windows(
+        self, dates_B: ArrayLike, assets_BN: ArrayLike, length: int, channels: tuple[str, ...] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The last `length` sessions up to and including each date.
+
+        Args:
+            channels: to read, in this order; those that the panel lacks are unknown, 0. All of the panel by default.
 
         Returns:
             features [B, N, T, F] float32 and observed [B, N, T] bool; zeros and False where the asset has no row, and
@@ -131,7 +136,12 @@ class Panel:
             rows_XT = self.rows(days_XT, assets_BN[torn_X][:, None])
             features_BNTF[torn_X] = np.where((rows_XT >= 0)[..., None], self.features[rows_XT], np.float32(0))
             observed_BNT[torn_X] = (rows_XT >= 0) & self.observed[rows_XT]
-        return features_BNTF, observed_BNT
+        if channels is None or channels == self.channels:
+            return features_BNTF, observed_BNT
+        wanted_BNTF = np.zeros((*observed_BNT.shape, len(channels)), np.float32)
+        known = [place for place, name in enumerate(channels) if name in self.channels]
+        wanted_BNTF[..., known] = features_BNTF[..., [self.channels.index(channels[place]) for place in known]]
+        return wanted_BNTF, observed_BNT
 
     def market_windows(self, dates_B: ArrayLike, length: int) -> np.ndarray:
         """The market's context over the last `length` sessions up to and including each date.

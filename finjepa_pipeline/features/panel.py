@@ -37,8 +37,7 @@ def build_panel(
 
     Args:
         channels: names to keep; empty for all that the source allows.
-        make_current: False leaves the home's panel what it was: this one is for a checkpoint that reads other channels.
-
+        make_current: False leaves the home's panel what it was.
         of: feed and data version that the tables must show; whatever they show where None.
 
     Raises:

@@ -184,27 +184,20 @@ def _panel_for(
     of_run: Path | None,
     prices: tuple[str, str] | None,
 ) -> Panel:
-    """The panel of the run or of the home. Where a checkpoint or prices are named: one of the prices that the home shows, in the
-    channels that the checkpoint reads, beside the home's own where that is another."""
+    """The panel of the run or of the home; where a checkpoint is named, one of the newest prices of the home, whose own panel
+    stays what it was."""
     if prices is not None:
         require_shown(con, *prices)
-        champion = current_champion(con) if checkpoint is None else None
-        folder = champion and checkpoint_here(settings, champion.checkpoint)
-        checkpoint = checkpoint or (NamedCheckpoint(folder, folder.name) if folder else None)
-    if checkpoint is None:
-        return Panel.open(of_run or current_panel(settings))
-    model, revision = read_config(checkpoint.folder).model, current_revision(con)
+    revision = current_revision(con)
     try:
         panel = Panel.open(of_run or current_panel(settings))
-        fits = panel.channels == model.channels and panel.market_channels == model.market_channels
-        newest = revision is not None and panel.manifest["data_version"] == revision.data_version
-        if revision is None or (fits and (newest or of_run is not None)):
+        newest = revision is None or panel.manifest["data_version"] == revision.data_version
+        if checkpoint is None or of_run is not None or newest:
             return panel
-        if of_run is not None:
-            prices = panel.manifest["feed"], panel.manifest["data_version"]
-    except FinJEPAError:  # a home that has prices only
-        pass
-    return Panel.open(build_panel(con, settings, model.channels, make_current=False, of=prices))
+    except FinJEPAError:
+        if checkpoint is None:
+            raise
+    return Panel.open(build_panel(con, settings, make_current=False, of=prices))
 
 
 def _acting(con: duckdb.DuckDBPyConnection, checkpoint: NamedCheckpoint, planner: str, book: BookName) -> _Decider:

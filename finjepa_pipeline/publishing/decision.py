@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed
 from finjepa_model.errors import FinJEPAError
@@ -109,18 +108,6 @@ def decision_session(panel: Panel, as_of: str | None) -> int:
     return panel.date_index(date)
 
 
-def refuse_other_channels(config: FinJEPAConfig, panel: Panel, checkpoint: str) -> None:
-    """
-    Raises:
-        FinJEPAError: if the checkpoint reads other channels than the panel has.
-    """
-    if config.model.channels != panel.channels:
-        raise FinJEPAError(
-            f"checkpoint {checkpoint} reads the channels {', '.join(config.model.channels)}, but these prices give "
-            f"{', '.join(panel.channels)}; ingest the prices it was trained on, or train again"
-        )
-
-
 def decide(
     checkpoint: NamedCheckpoint,
     panel: Panel,
@@ -140,11 +127,10 @@ def decide(
         calendar: of the exchange, for the date of the next decision.
 
     Raises:
-        FinJEPAError: if the checkpoint does not fit the panel, or no asset has enough history by then.
+        FinJEPAError: if no asset has enough history by then.
     """
     imagination = MarketImagination(checkpoint.folder)
     config = imagination.model.config
-    refuse_other_channels(config, panel, checkpoint.name)
     history, name = history_needed(config), checkpoint.name
     previous, carried = holdings.previous, None if book == "trial" else holdings.universe
     universe = next_universe(carried, panel, session, n_assets, history)

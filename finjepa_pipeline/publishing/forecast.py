@@ -13,7 +13,7 @@ from finjepa_model.nn.risk import HORIZONS, RETURN_HORIZONS
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.market_view import next_universe
 from finjepa_pipeline.features import current_panel
-from finjepa_pipeline.publishing.decision import decision_session, refuse_other_channels
+from finjepa_pipeline.publishing.decision import decision_session
 from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.settings import Settings
@@ -50,8 +50,7 @@ def forecast(settings: Settings, checkpoint: str | None, as_of: str | None, n_as
     """Forecast by a checkpoint (by default the champion, or the newest where there is none) on the prices of the home.
 
     Raises:
-        FinJEPAError: if there is no such checkpoint or date, if the checkpoint does not fit the prices, or if no asset has enough
-            history by then.
+        FinJEPAError: if there is no such checkpoint or date, or if no asset has enough history by then.
     """
     panel = Panel.open(current_panel(settings))
     if checkpoint is None:
@@ -60,7 +59,6 @@ def forecast(settings: Settings, checkpoint: str | None, as_of: str | None, n_as
         checkpoint = champion.checkpoint if champion is not None else None
     named = named_checkpoint(settings, checkpoint or current_checkpoint(settings))
     model = FinJEPA.from_pretrained(named.folder)
-    refuse_other_channels(model.config, panel, named.name)
     session = decision_session(panel, as_of)
     universe = next_universe(None, panel, session, n_assets, history_needed(model.config))
     if universe is None or not len(universe.assets_N):

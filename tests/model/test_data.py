@@ -75,6 +75,14 @@ def test_windows_equal_a_loop_over_days(panel: Panel, length: int):
             assert observed[b, n, t] == (row is not None and panel.observed[row])
 
 
+def test_windows_in_other_channels_are_the_panels_and_unknown_where_it_lacks_them(panel: Panel):
+    dates, assets = np.arange(SESSIONS), np.tile(np.array([0, 3, -1]), (SESSIONS, 1))
+    whole, observed = panel.windows(dates, assets, 5)
+    features, same = panel.windows(dates, assets, 5, ("c1", "volume", "c0"))
+    np.testing.assert_array_equal(features, np.stack([whole[..., 1], 0 * whole[..., 0], whole[..., 0]], axis=-1))
+    np.testing.assert_array_equal(same, observed)
+
+
 def test_returns_after_equal_a_loop_over_days(panel: Panel):
     dates, assets = np.array([0, 8, 20, 30, 39]), np.tile(np.array([3, 2, 1, 0, -1]), (5, 1))
     returns, traded = panel.returns_after(dates, assets, 6)

@@ -50,9 +50,8 @@ def test_the_champion_forecasts_where_there_is_one_and_users_mistakes_end_in_one
     home, panel = market
     home.add_checkpoint("cccc", model=FinJEPA(config_for(3)))
     home.add_checkpoint("bbbb")
-    home.promote("bbbb")  # reads another channel than the panel has
-    with pytest.raises(FinJEPAError, match="bbbb reads the channels log_return"):
-        forecast(home.settings, None, None, 20)
+    home.promote("bbbb")  # reads another channel than the panel has: it is unknown
+    assert forecast(home.settings, None, None, 2).checkpoint == "bbbb"
     assert forecast(home.settings, "cccc", None, 2).checkpoint == "cccc"
     with pytest.raises(FinJEPAError, match="there are no prices on 1990-01-01"):
         forecast(home.settings, "cccc", "1990-01-01", 20)
