@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.panel import Panel
+from finjepa_model.data.panel import Panel, in_channels
 from finjepa_model.data.splits import history_needed, unseen
 from finjepa_model.errors import FinJEPAError
 
@@ -233,7 +233,7 @@ def observe(
     market = market_T[np.clip(flat_dates - model.window + 1, 0, len(market_T) - 1)]
     rows_BSN = panel.rows(dates_BS[..., None], assets_BSN)
     beta_BSN = np.where(rows_BSN >= 0, panel.beta[rows_BSN], np.float32(1))
-    context = panel.market_windows(flat_dates, model.window)
+    context = panel.market_windows(flat_dates, model.window, model.market_channels)
     shape = assets_BSN.shape
     return Observation(
         features_BSNTF=_tensor(features).view(*shape, model.window, -1),
@@ -279,6 +279,7 @@ def windows_after(
     observed &= inside_YT[:, None]
     features *= observed[..., None]
     market = panel.market_features[np.where(inside_YT, days_YT, 0)] * inside_YT[..., None]
+    market = in_channels(market, panel.market_channels, config.model.market_channels)
     shape = (*dates_BS.shape, assets_BN.shape[1], window)
     return Windows(
         features_BSNTF=_tensor(features).view(*shape, -1),

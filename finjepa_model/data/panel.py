@@ -136,21 +136,20 @@ class Panel:
             rows_XT = self.rows(days_XT, assets_BN[torn_X][:, None])
             features_BNTF[torn_X] = np.where((rows_XT >= 0)[..., None], self.features[rows_XT], np.float32(0))
             observed_BNT[torn_X] = (rows_XT >= 0) & self.observed[rows_XT]
-        if channels is None or channels == self.channels:
-            return features_BNTF, observed_BNT
-        wanted_BNTF = np.zeros((*observed_BNT.shape, len(channels)), np.float32)
-        known = [place for place, name in enumerate(channels) if name in self.channels]
-        wanted_BNTF[..., known] = features_BNTF[..., [self.channels.index(channels[place]) for place in known]]
-        return wanted_BNTF, observed_BNT
+        return in_channels(features_BNTF, self.channels, channels), observed_BNT
 
-    def market_windows(self, dates_B: ArrayLike, length: int) -> np.ndarray:
+    def market_windows(self, dates_B: ArrayLike, length: int, channels: tuple[str, ...] | None = None) -> np.ndarray:
         """The market's context over the last `length` sessions up to and including each date.
+
+        Args:
+            channels: as of `windows`.
 
         Returns:
             float32 [B, T, M]; zeros before the panel begins.
         """
         days_BT = np.asarray(dates_B, np.int64)[:, None] + np.arange(1 - length, 1)
-        return np.where((days_BT >= 0)[..., None], self.market_features[days_BT], np.float32(0))
+        features_BTM = np.where((days_BT >= 0)[..., None], self.market_features[days_BT], np.float32(0))
+        return in_channels(features_BTM, self.market_channels, channels)
 
     def returns_after(self, dates_B: ArrayLike, assets_BN: ArrayLike, days: int) -> tuple[np.ndarray, np.ndarray]:
         """Daily simple returns of the sessions date+1 .. date+days.
@@ -177,3 +176,13 @@ class Panel:
         run = np.dtype((np.void, length * width * array.itemsize))
         runs = np.ndarray(len(array) - length + 1, run, array, strides=array.strides[:1])
         return runs[start_X].view(array.dtype).reshape(len(start_X), length * width)
+
+
+def in_channels(values_XF: np.ndarray, has: tuple[str, ...], wanted: tuple[str, ...] | None) -> np.ndarray:
+    """Values of the channels that a panel has, as those that are wanted; 0 where it has them not."""
+    if wanted is None or wanted == has:
+        return values_XF
+    wanted_XF = np.zeros((*values_XF.shape[:-1], len(wanted)), values_XF.dtype)
+    known = [place for place, name in enumerate(wanted) if name in has]
+    wanted_XF[..., known] = values_XF[..., [has.index(wanted[place]) for place in known]]
+    return wanted_XF
