@@ -187,6 +187,11 @@ def literal(text: object) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
+def identifier(name: str) -> str:
+    """The name of a column as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def file_literal(path: Path) -> str:
     """The path of a file for a reader of DuckDB, which takes every path for a pattern."""
     return literal(re.sub(r"[*?[]", r"[\g<0>]", str(path)))

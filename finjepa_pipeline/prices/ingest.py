@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.features.frame import date_formats
 from finjepa_model.files import to_json
 from finjepa_pipeline.prices import contract, history
 from finjepa_pipeline.prices.calendar import AUTO, clock_of, detect_calendar, has_several, put_calendars
@@ -95,7 +97,7 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
     with warehouse.connect() as con:
         try:
             if paths and named and found is None and config.calendar in (None, AUTO):
-                rows = scan_sql(con, paths, feed.where())
+                rows = scan_sql(con, paths, feed.where(), feed.source.date_format)
                 feed = replace(feed, calendar=detect_calendar(con, rows, each=config.calendar == AUTO))
             con.begin()
             report = _bring_up(con, feed, snapshot, paths, accepted, config.whole)
@@ -181,7 +183,7 @@ def _bring_up(
     if not _is_known(before, snapshot, whole):
         # another command may have moved the home on meanwhile, so that the files are needed after all
         paths = paths or feed.source.fetch(snapshot)
-        place, rows = history.place_of(con, feed), scan_sql(con, paths, feed.where())
+        place, rows = history.place_of(con, feed), scan_sql(con, paths, feed.where(), feed.source.date_format)
         put_calendars(con, feed.calendar, place[0], rows)
         delivery = Delivery(con, rows, place, feed.calendar)
         if before is None:
@@ -287,11 +289,21 @@ def _refusal(feed: Feed, outcomes: tuple[contract.Outcome, ...]) -> str:
     ways = (
         ("withdrawn_rows" in refusing, "deliver the whole history again"),
         ("stray_session" in refusing, calendar),
-        (any(one.column == "unreadable_date" for one in broken), "write days as YYYY-MM-DD"),
+        (any(one.column == "unreadable_date" for one in broken), _dates_way_out(outcomes)),
         (bool(options), accept),
     )
     ways_out = "; or ".join(way for helps, way in ways if helps)
     return f"{feed.name} is refused: {says.removesuffix('; ')}" + (f". Way out: {ways_out}" if ways_out else "")
+
+
+def _dates_way_out(outcomes: tuple[contract.Outcome, ...]) -> str:
+    """How to declare the dates that cannot be read, from examples of them."""
+    shown = [text.split(" ", 1)[-1] for one in outcomes if one.column == "unreadable_date" for text in one.examples]
+    formats = date_formats(pl.Series(shown, dtype=pl.String)) if shown else []
+    declared = " or ".join(f"--date-format {form}" for form in formats[:2])
+    return (
+        f"declare the dates, as {declared}" if formats else "write days as YYYY-MM-DD, or declare them by --date-format"
+    )
 
 
 def _examples(con: duckdb.DuckDBPyConnection, revision: int, name: str, moved: Moved) -> list[str]:

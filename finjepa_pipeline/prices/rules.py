@@ -9,6 +9,8 @@ rule warns; what refuses a delivery is in `contract.py`.
 from dataclasses import dataclass
 from typing import Literal
 
+from finjepa_model.features.frame import UNSOUND
+
 JUDGEMENT = 2  # raise it when a stored row would be judged otherwise: the next ingestion judges all rows again
 
 
@@ -41,16 +43,16 @@ ROW_RULES = (
          "a symbol has 1 to 64 characters, no control character, and does not end in #2 or another number"),
     Rule(4, "close_not_positive", "hard", 0.0001,
          "a null, NaN, infinite, zero or negative close has no return; no share ever cost 1e12",
-         "NOT coalesce(close > 0 AND close < 1e12, false)"),
+         UNSOUND["close_not_positive"]),
     Rule(5, "adj_close_not_positive", "hard", 0.0001,
          "the adjustment factor adj_close/close must be positive and finite; null or NaN is missing",
-         "NOT coalesce(isnan(adj_close) OR (adj_close > 0 AND adj_close < 1e15), true)"),
+         UNSOUND["adj_close_not_positive"]),
     Rule(6, "ohlc_order", "hard", 0.0001,
          "high is the highest and low the lowest price of a day; more than 1 % off is a bad tick",
-         "high_ok < 0.99 * greatest(open_ok, close, low_ok) OR low_ok > 1.01 * least(open_ok, close, high_ok)"),
+         UNSOUND["ohlc_order"]),
     Rule(7, "volume_not_a_count", "hard", 0.0001,
          "a volume is not negative, and no market trades 1e18 units a day; fractions are fine",
-         "volume < 0 OR volume > 1e18"),
+         UNSOUND["volume_not_a_count"]),
     Rule(8, "duplicate", "hard", 0.0,
          "one row a symbol and day; the one with the fewest broken rules, then the smallest values, stays"),
     Rule(9, "factor_step", "hard", 0.0001,

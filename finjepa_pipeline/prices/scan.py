@@ -1,8 +1,9 @@
-"""Files in the Hub schema as one typed relation in DuckDB, read without passing through Python.
+"""Long files as one typed relation in DuckDB, read without passing through Python.
 
-What a file says counts, not where it lies: a folder `symbol=AAPL` or `date=2020-01-02` gives a column only to files that lack
-it. The day of a time is the one in the zone that it was written in: the first ten characters of a text, the local day of a
-Parquet column with a zone. It does not depend on the zone of the machine. NaN and infinity are missing values, in every format.
+Columns have the names of the schema, or common ones (`name_columns`). What a file says counts, not where it lies: a folder
+`symbol=AAPL` or `date=2020-01-02` gives a column only to files that lack it. The day of a time is the one in the zone that it was
+written in: the first ten characters of a text, the local day of a Parquet column with a zone. It does not depend on the zone of
+the machine. NaN and infinity are missing values, in every format.
 """
 
 import itertools
@@ -13,12 +14,11 @@ from pathlib import Path
 import duckdb
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.features.frame import COLUMNS, name_columns
 from finjepa_pipeline.prices.rules import BROKEN_ROW
-from finjepa_pipeline.warehouse import file_literal, literal, sql
+from finjepa_pipeline.warehouse import file_literal, identifier, literal, sql
 
 PRICES = ("open", "high", "low", "close", "adj_close")
-COLUMNS = ("symbol", "date", "open", "high", "low", "close", "volume", "adj_close")
-_TOGETHER = ("open", "high", "low", "volume")
 _FLOATS = ("DOUBLE", "FLOAT")
 _INTEGERS = tuple(sign + size for sign in ("", "U") for size in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"))
 _ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
@@ -26,8 +26,13 @@ _TIME = r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}.*"
 _FOLDER = "in the name of the folder"  # in place of a type: where the column comes from
 
 
-def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], where: str = "") -> str:
+def scan_sql(
+    con: duckdb.DuckDBPyConnection, paths: Sequence[Path], where: str = "", date_format: str | None = None
+) -> str:
     """A SELECT over `paths` with the columns of `sql/prices/scan.sql`, in the order of the files.
+
+    Args:
+        date_format: of dates that are text; ISO where None.
 
     Raises:
         FinJEPAError: if a file cannot be read or lacks a column that it must have.
@@ -36,7 +41,7 @@ def scan_sql(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], where: str =
     # Neighbours with the same columns are read by one scan; the order of the files is kept.
     groups = itertools.groupby(described, key=lambda one: one[:2])
     return "\nUNION ALL\n".join(
-        _group_sql(columns, kind, [path for *_, path in files], where) for (columns, kind), files in groups
+        _group_sql(columns, kind, [path for *_, path in files], where, date_format) for (columns, kind), files in groups
     )
 
 
@@ -45,8 +50,9 @@ def _kind(path: Path) -> str:
     return "gzip" if name.endswith(".csv.gz") else "csv" if name.endswith(".csv") else "parquet"
 
 
-def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str, str]:
-    """Name to DuckDB type of the columns of a file that belong to the schema; of a zoned time, its zone as well."""
+def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str, tuple[str, str]]:
+    """Of the columns of a file that belong to the schema, by name there: its name in the file, and its DuckDB type; of a zoned
+    time, its zone as well."""
     if path.is_file() and not path.stat().st_size:
         raise FinJEPAError(f"{path} is empty; remove it or write it again")
     try:
@@ -54,26 +60,34 @@ def _columns(con: duckdb.DuckDBPyConnection, path: Path, kind: str) -> dict[str,
     except duckdb.Error as error:
         raise FinJEPAError(f"{path} cannot be read as {kind}: {plain(error)}") from error
     types = {str(row[0]): str(row[1]) for row in described}
-    twice = [name for name in COLUMNS if f"{name}_1" in types]
+    lower = {name.lower() for name in types}
+    try:
+        found = {name: (column, types[column]) for name, column in name_columns(types).items() if name in COLUMNS}
+    except FinJEPAError as error:
+        raise FinJEPAError(f"{path}: {error}") from error
+    twice = [column for column, _ in found.values() if f"{column.lower()}_1" in lower]
     if twice:
         raise FinJEPAError(f"{path} has the column {twice[0]} twice; which one is meant?")
     for name in ("symbol", "date"):
-        if name not in types and re.search(_folder(name), str(path)):
-            types[name] = _FOLDER
-    missing = [name for name in ("symbol", "date", "close") if name not in types]
-    if any(name in types for name in _TOGETHER):  # a source has all of them or, close-only, none
-        missing += [name for name in _TOGETHER if name not in types]
+        if name not in found and re.search(_folder(name), str(path)):
+            found[name] = name, _FOLDER
+    missing = [name for name in ("symbol", "date", "close") if name not in found]
     if missing:
         raise FinJEPAError(
-            f"{path} lacks the column {missing[0]}; needed are {', '.join(COLUMNS)} "
-            "(adj_close may be absent, and a close-only file has none of open, high, low, volume)"
+            f"{path} lacks the column {missing[0]}; needed are symbol, date and close, and there may be open, high, low, volume "
+            f"and adj_close; it has {', '.join(types)}"
         )
-    if types["date"] in _ZONED:
-        types["date"] = f"{_ZONED[0]} {_zone(path)}"
-    return {name: types[name] for name in COLUMNS if name in types}
+    column, kind = found["date"]
+    if kind in _ZONED:
+        found["date"] = column, f"{_ZONED[0]} {_zone(path, column)}"
+    return {name: found[name] for name in COLUMNS if name in found}
 
 
-def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], where: str) -> str:
+def _group_sql(
+    columns: dict[str, tuple[str, str]], kind: str, paths: Sequence[Path], where: str, date_format: str | None
+) -> str:
+    types = {name: column_type for name, (_, column_type) in columns.items()}
+
     def number(name: str) -> str:
         if name not in types:
             return "NULL::DOUBLE"
@@ -100,12 +114,14 @@ def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], where: s
         f"WHEN trim({name}) <> '' AND TRY_CAST(trim({name}) AS DOUBLE) IS NULL THEN '{name}=' || {name}"
         for name in texts
     ]
-    named = [name for name in COLUMNS if name in types and types[name] != _FOLDER]
+    named = [
+        f"{identifier(column)} AS {name}" for name, (column, column_type) in columns.items() if column_type != _FOLDER
+    ]
     return sql("prices/scan").format(
         broken=BROKEN_ROW,
-        day=_day(types["date"], paths[0]),
+        day=_day(types["date"], paths[0], date_format),
         **{name: number(name) for name in (*PRICES, "volume")},
-        has_ohlc="true" if "open" in types else "false",
+        has_ohlc="true" if {"open", "high", "low"} <= types.keys() else "false",
         has_adj_close="true" if "adj_close" in types else "false",
         unreadable=f"CASE {' '.join(cases)} END",
         files=f"(SELECT {', '.join([*named, *given])} FROM {_reader(kind, paths, filename=bool(given))})",
@@ -113,8 +129,10 @@ def _group_sql(types: dict[str, str], kind: str, paths: Sequence[Path], where: s
     )
 
 
-def _day(kind: str, path: Path) -> str:
+def _day(kind: str, path: Path, date_format: str | None) -> str:
     """SQL for the day of the column `date`, in the zone that it was written in."""
+    if kind == "VARCHAR" and date_format is not None:
+        return f"TRY_STRPTIME(trim(date), {literal(date_format)})::DATE"
     if kind in ("VARCHAR", _FOLDER):
         plain_day = (
             "strlen(date) = 10 AND date[5] = '-' AND date[8] = '-' THEN TRY_CAST(date AS DATE)"  # the rest is slower
@@ -135,11 +153,11 @@ def _day(kind: str, path: Path) -> str:
     )
 
 
-def _zone(path: Path) -> str:
-    """The zone of the column `date` of a Parquet file: UTC where its writer named none."""
+def _zone(path: Path, column: str) -> str:
+    """The zone of a column of a Parquet file: UTC where its writer named none."""
     import pyarrow.parquet  # only here: DuckDB reads the rest, but does not say the zone
 
-    return pyarrow.parquet.read_schema(path).field("date").type.tz or "UTC"
+    return pyarrow.parquet.read_schema(path).field(column).type.tz or "UTC"
 
 
 def _folder(name: str) -> str:

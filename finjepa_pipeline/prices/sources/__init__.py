@@ -23,7 +23,8 @@ __all__ = ["Feed", "PriceSource", "PriceSourceConfig", "Snapshot", "SourceFile",
 
 SOURCES = ("sample", "files", "hf", "synthetic")
 _OWNERS = {
-    "path": "files", "dataset_name": "hf", "revision": "hf", "synthetic_variant": "synthetic", "synthetic_seed": "synthetic",
+    "path": "files", "date_format": "files", "dataset_name": "hf", "revision": "hf",
+    "synthetic_variant": "synthetic", "synthetic_seed": "synthetic",
     "synthetic_assets": "synthetic", "synthetic_sessions": "synthetic",
 }  # fmt: skip
 HUB_DATASET = "paperswithbacktest/Stocks-Daily-Price"
@@ -34,7 +35,10 @@ class PriceSourceConfig(dg.Config):
 
     data_source: str | None = Field(default=None, description=f"one of {', '.join(SOURCES)}")
     path: str | None = Field(
-        default=None, description="for `files`: a folder, a glob or a file of Parquet, CSV or gzipped CSV"
+        default=None, description="for `files`: a folder, a glob or a file of Parquet or CSV, or CSV in gz or zip"
+    )
+    date_format: str | None = Field(
+        default=None, description="for `files`: of dates that are text and not ISO, as %d/%m/%Y"
     )
     dataset_name: str | None = Field(default=None, description=f"for `hf`: the data set, by default {HUB_DATASET}")
     revision: str | None = Field(default=None, description="for `hf`: a branch, a tag or a commit")
@@ -103,7 +107,7 @@ def _make_source(config: PriceSourceConfig, settings: Settings) -> PriceSource |
         return HubSource(config.dataset_name or HUB_DATASET, folder / "hub", config.revision)
     if name == "files" and not config.path:
         raise FinJEPAError("the source `files` needs a path: --path FOLDER_OR_GLOB")
-    return FilesSource(config.path) if config.path else None
+    return FilesSource(config.path, folder / "files", config.date_format) if config.path else None
 
 
 def _day(text: str | None) -> str | None:

@@ -36,7 +36,10 @@ class PriceSource(ABC):
     Attributes:
         place: the source and where it is, such as `files:/data/prices`.
         options: the fields of `PriceSourceConfig` that make this source again.
+        date_format: of dates that are text; ISO where None.
     """
+
+    date_format: str | None = None
 
     @property
     @abstractmethod
@@ -108,9 +111,18 @@ class Feed:
         return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
+def symbol_of_name(name: str) -> str | None:
+    """The symbol that the name of a file says, as AAPL.csv or BRK-B.csv.gz; capitals only, so that prices.csv says none."""
+    found = re.fullmatch(
+        r"(?=.*[A-Z])([A-Z0-9][A-Z0-9.^=_-]{0,14}?)\.(?:csv|csv\.gz|zip|parquet)", name.rpartition("/")[2]
+    )
+    return found[1] if found else None
+
+
 def with_folders(name: str, sha256: str) -> str:
-    """The hash of a file's bytes, and of what the names of its folders may say of its rows."""
+    """The hash of a file's bytes, and of what its name and those of its folders may say of its rows."""
     said = re.findall(r"(?:^|/)((?:symbol|date)=[^/]*)(?=/)", name)
+    said += filter(None, [symbol_of_name(name)])
     return hashlib.sha256(f"{sha256}{said}".encode()).hexdigest() if said else sha256
 
 

@@ -1,4 +1,4 @@
-"""Parquet or CSV files in the Hub schema: a folder, a glob or one file."""
+"""Parquet or CSV files of the user: a folder, a glob or one file."""
 
 import glob
 import hashlib
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFile, version_of, with_folders
+from finjepa_pipeline.prices.sources.reshape import long_files
 
-SUFFIXES = (".parquet", ".csv", ".csv.gz")
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".zip")
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,12 @@ class FilesSource(PriceSource):
     """`path` is a folder (all files below it), a file, or a glob of either; what exists is never taken for a pattern.
 
     Hidden files are passed over; every other file is read or in `Snapshot.unread`. Names that begin with _ are not read: Spark
-    and others keep what is no data there.
+    and others keep what is no data there. `folder` keeps what had to be unpacked or brought into another shape.
     """
 
     path: str
+    folder: Path
+    date_format: str | None = None  # of dates that are text; ISO where None
 
     @property
     def _place(self) -> str:
@@ -29,11 +32,12 @@ class FilesSource(PriceSource):
 
     @property
     def place(self) -> str:
-        return f"files:{self._place}"
+        return f"files:{self._place}" + (f" ({self.date_format})" if self.date_format else "")
 
     @property
     def options(self) -> dict[str, object]:
-        return {"data_source": "files", "path": self._place}
+        declared = {"date_format": self.date_format} if self.date_format else {}
+        return {"data_source": "files", "path": self._place, **declared}
 
     def snapshot(self) -> Snapshot:
         try:
@@ -44,7 +48,8 @@ class FilesSource(PriceSource):
         return Snapshot(version_of(files), files, tuple(map(str, unread)))
 
     def fetch(self, snapshot: Snapshot) -> list[Path]:
-        return [Path(file.name) for file in snapshot.files]
+        kept = self.folder / hashlib.sha256(self.place.encode()).hexdigest()[:16]
+        return long_files(snapshot.files, kept, self.date_format)
 
     def still_is(self, snapshot: Snapshot) -> bool:
         return self.snapshot() == snapshot

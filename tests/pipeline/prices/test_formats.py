@@ -2,16 +2,21 @@
 
 import datetime
 import gzip
+import io
 import math
 import os
+import re
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -208,7 +213,7 @@ def test_what_exists_is_a_path_and_no_pattern(home: Home, suffix: str) -> None:
         home.write(f"{name}/{name}.{suffix}", prices((symbol,), days=5))
 
     def symbols(place: Path) -> set[str]:
-        files = FilesSource(str(place)).snapshot().files
+        files = FilesSource(str(place), home.settings.home).snapshot().files
         return {row[0] for file in files for row in scanned(Path(file.name))}
 
     for name in STRANGE:
@@ -223,7 +228,7 @@ def test_every_file_of_a_folder_is_read_or_named(home: Home) -> None:
     (home.files / "2020" / "01").mkdir(parents=True)
     home.write("2020/01/c.parquet", prices(("CCC",)))
     (home.files / "empty.csv").write_text(prices()[:0].write_csv())  # only a header: no rows
-    for name in (".hidden.csv", "_SUCCESS", "_part.parquet", "a.csv.crc", "d.zip", "e.feather"):
+    for name in (".hidden.csv", "_SUCCESS", "_part.parquet", "a.csv.crc", "d.txt", "e.feather"):
         (home.files / name).write_bytes(b"no prices")
     (home.files / "_delta_log").mkdir()
     (home.files / "_delta_log" / "1.parquet").write_bytes(b"no prices")
@@ -234,7 +239,7 @@ def test_every_file_of_a_folder_is_read_or_named(home: Home) -> None:
     assert home.query("SELECT DISTINCT symbol FROM prices ORDER BY 1") == [("AAA",), ("BBB",), ("CCC",)]
     assert report.note is not None
     assert report.note.endswith("and 4 more")  # of seven, without the hidden ones
-    for name in ("_SUCCESS", "_delta_log", "_part.parquet", "a.csv.crc", "d.zip", "e.feather", "link"):
+    for name in ("_SUCCESS", "_delta_log", "_part.parquet", "a.csv.crc", "d.txt", "e.feather", "link"):
         (home.files / name).rename(home.files / f".{name}")
     assert home.ingest().note is None
 
@@ -243,3 +248,94 @@ def test_marks_and_line_ends_of_other_systems_are_no_matter(home: Home) -> None:
     rows = prices()
     (home.files / "a.csv").write_bytes(b"\xef\xbb\xbf" + rows.write_csv(line_terminator="\r\n").encode())
     assert home.ingest().revision.rows == rows.height
+
+
+def yfinance_frame(rows: pl.DataFrame) -> pd.DataFrame:
+    """As `yfinance.download(..., auto_adjust=False)` gives it."""
+    names = {
+        "adj_close": "Adj Close",
+        "close": "Close",
+        "high": "High",
+        "low": "Low",
+        "open": "Open",
+        "volume": "Volume",
+    }
+    frame = (
+        pd.DataFrame(rows.to_dict(as_series=False))
+        .rename(columns=names)
+        .assign(date=lambda x: pd.to_datetime(x["date"]))
+    )
+    wide = frame.pivot(index="date", columns="symbol")
+    return wide.rename_axis(index="Date", columns=["Price", "Ticker"])
+
+
+def shapes(rows: pl.DataFrame) -> dict[str, dict[str, bytes]]:
+    """Ways in which people keep the same prices: files by name."""
+    fields = yfinance_frame(rows)
+    others = {"symbol": "Ticker", "date": "Date", "open": "Open", "high": "HIGH", "low": "Low Price", "close": "Close/Last",
+              "volume": "Vol.", "adj_close": "Adj Close"}  # fmt: skip
+    named = rows.rename(others)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("stocks/all.csv", named.write_csv())
+    return {
+        "names": {"all.csv": named.write_csv().encode()},
+        "gz": {"all.csv.gz": gzip.compress(named.write_csv().encode())},
+        "zip": {"all.zip": packed.getvalue()},
+        "file of a symbol": {
+            f"{symbol}.csv": part.drop("Ticker").write_csv().encode() for (symbol,), part in named.group_by("Ticker")
+        },
+        "two header lines": {"download.csv": fields.to_csv().encode()},
+        "symbols above": {
+            "download.csv": fields.swaplevel(axis=1).sort_index(axis=1).rename_axis(None).to_csv().encode()
+        },
+        "one header line": {
+            "wide.csv": fields.set_axis([f"{b}_{a}" for a, b in fields.columns], axis=1).to_csv().encode()
+        },
+        "day first": {
+            "all.csv": named.with_columns(pl.col("Date").str.to_date().dt.strftime("%d.%m.%Y")).write_csv().encode()
+        },
+    }
+
+
+def test_every_common_shape_of_files_gives_the_same_prices(new_home: Callable[[], Home], no_contract: None) -> None:
+    rows = prices(("AAA", "BRK-B", "LOW"), days=30)
+    expected = rows.sort("symbol", "date").rows()
+    for shape, files in shapes(rows).items():
+        home = new_home()
+        for name, content in files.items():
+            (home.files / name).write_bytes(content)
+        declared = {"date_format": "%d.%m.%Y"} if shape == "day first" else {}
+        home.ingest(**declared)
+        found = home.query(
+            "SELECT symbol, date::VARCHAR, open, high, low, close, volume, adj_close FROM prices ORDER BY 1, 2"
+        )
+        assert [row[:2] for row in found] == [row[:2] for row in expected], shape
+        assert np.allclose([row[2:] for row in found], [row[2:] for row in expected], rtol=1e-12), shape
+
+
+def test_closes_alone_in_a_wide_file_are_prices_and_their_odd_texts_go_to_quarantine(
+    home: Home, no_contract: None
+) -> None:
+    rows = prices(("AAA", "BBB"), days=20)
+    wide = rows.pivot("symbol", index="date", values="close").cast({"BBB": pl.String})
+    place = pl.int_range(pl.len())
+    odd = pl.when(place == 4).then(pl.lit("n/a")).when(place == 5).then(pl.lit("")).otherwise("BBB").alias("BBB")
+    home.write("closes.csv", wide.with_columns(odd))
+    home.ingest()
+    assert home.query("SELECT symbol, count(*) FROM prices GROUP BY ALL ORDER BY ALL") == [("AAA", 20), ("BBB", 18)]
+    assert home.query("SELECT symbol, rule FROM quarantined_prices") == [("BBB", "unreadable_number")]
+
+
+def test_what_cannot_be_understood_is_refused_with_the_nearest_guess(home: Home) -> None:
+    rows = prices()
+    for name, content, way_out in (
+        ("typo.csv", rows.drop("adj_close").rename({"close": "clsoe"}), "is 'clsoe' the close"),
+        ("nameless.csv", rows.drop("symbol"), "called after it, as AAPL.csv"),
+        ("day.csv", rows.with_columns(pl.col("date").str.replace_all("-", "/")), "--date-format %Y/%m/%d"),
+        ("twice.csv", rows.with_columns(Close=pl.col("close")), "which one is meant"),
+    ):
+        file = home.write(name, content)
+        with pytest.raises(FinJEPAError, match=re.escape(way_out)):
+            home.ingest()
+        file.unlink()

@@ -106,7 +106,7 @@ def test_an_unusable_place_is_one_clear_line_and_changes_nothing(home: Home) -> 
     for name, content in {
         "empty": None,
         "cut.parquet": whole[: len(whole) // 2],
-        "missing.csv": prices().drop("low").write_csv().encode(),
+        "missing.csv": prices().drop("close", "adj_close").write_csv().encode(),
         "no-rows.csv": prices()[:0].write_csv().encode(),
         "text.csv": b"this is not a table",
         "zero.parquet": b"",
