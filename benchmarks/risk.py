@@ -1,15 +1,17 @@
 """Forecasts of risk against the textbook, on symbols and later years that nothing was fitted to; prints the table of targets.
 
     python -m benchmarks.risk --fit HOME --until 2012-12-31 --test HOME --keep FOLDER [--after DATE] [--before DATE]
-        [--exclude HOME ...] [--set key=value ...] [--variant NAME:key=value,... ...] [--seeds 3] [--record FILE]
+        [--exclude HOME ...] [--beside HOME ...] [--set key=value ...] [--variant NAME:key=value,... ...] [--seeds 3]
+        [--record FILE]
 
 HOME is a FINJEPA_HOME that holds a feature panel (any `finjepa train` builds one). The product's own trainer trains `--preset`
 (default tiny) on the sessions of --fit up to --until, on half of the symbols by their hash, and never on one that occurs in the
 home of --test, if that is another one, or in those of --exclude; of one and the same home the other half is tested. The last
-fifth of these sessions is the validation block. `--variant` trains the same with other settings, for the worth of a part.
-Checkpoints are kept in --keep and found there again. `--validate` scores the validation block instead, for choices. Every opening
-of a test block appends a line to FILE. LightGBM joins where it is installed. In brackets: t of the model's advantage (Diebold and
-Mariano, Newey-West over dates), positive where the model is better.
+fifth of these sessions is the validation block. `--variant` trains the same with other settings, for the worth of a part;
+`--beside` adds a variant `pooled` that learns from those homes too, up to the last training day. Checkpoints are kept in --keep
+and found there again. `--validate` scores the validation block instead, for choices. Every opening of a test block appends a
+line to FILE. LightGBM joins where it is installed. In brackets: t of the model's advantage (Diebold and Mariano, Newey-West over
+dates), positive where the model is better.
 """
 
 import argparse
@@ -54,6 +56,7 @@ from finjepa_model.training.trainer import Trainer
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.checkpoints import for_panel
 
 MONTH = HORIZONS.index(21)
 
@@ -77,9 +80,7 @@ def config_for(panel: Panel, until: str, name: str, assignments: Sequence[str]) 
     share = (panel.date_index(until) + 1) / len(panel.dates)
     half = {"training.unseen_symbols": "0.5", "training.train_share": f"{0.8 * share:.5f}"}
     half["training.validation_share"] = f"{0.2 * share - 1e-5:.5f}"
-    config = preset(name).override(half | dict(part.split("=", 1) for part in assignments))
-    channels = replace(config.model, channels=panel.channels, market_channels=panel.market_channels)
-    return replace(config, model=channels)
+    return for_panel(preset(name).override(half | dict(part.split("=", 1) for part in assignments)), panel)
 
 
 def trained(panel: Panel, config: FinJEPAConfig, folder: Path) -> FinJEPA:
@@ -123,6 +124,13 @@ def representation(model: FinJEPA, fitted: RiskBlock, target: RiskBlock) -> floa
     weights_D = np.linalg.solve(ridge_DD, x_RD.T @ within_dates(y_R, date_R))
     x_RD, y_R, date_R = rows(target)
     return r2_within_dates(y_R, x_RD @ weights_D, date_R)
+
+
+def closes_alone(chunk: Chunk, panel: Panel) -> Chunk:
+    """Without the channels that need more than closes, as a frame of closes gives them; the panel's channels are the model's."""
+    known_F = torch.tensor([set(channel["needs"]) <= {"close"} for channel in panel.manifest["channels"]])
+    seen = replace(chunk.observation, features_BSNTF=chunk.observation.features_BSNTF * known_F)
+    return replace(chunk, observation=seen)
 
 
 def relative_inputs(chunk: Chunk) -> Tensor:
@@ -232,6 +240,7 @@ def main() -> None:
     parser.add_argument("--before", help="session at which the test block ends")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--exclude", nargs="*", default=[], help="homes whose symbols are fitted to in none")
+    parser.add_argument("--beside", nargs="*", default=[], help="homes that a further variant learns from too")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--variant", nargs="*", default=[], metavar="NAME:KEY=VALUE,...")
@@ -250,14 +259,17 @@ def main() -> None:
     banned = {symbol for home in apart for symbol in open_panel(home).assets}
     with tempfile.TemporaryDirectory() as scratch:
         panel = without(open_panel(options.fit), banned, Path(scratch) / "panel")
+        beside = [without(one, banned, Path(scratch) / one.content_hash) for one in map(open_panel, options.beside)]
         plain = config_for(panel, options.until, options.preset, options.set)
         models, variants = {}, {}
         for seed in range(options.seeds):
             config = replace(plain, training=replace(plain.training, seed=seed))
             models[f"seed {seed}"] = trained(panel, config, keep / f"seed-{seed}")
-        for variant in options.variant:
-            name, _, settings = variant.partition(":")
-            config = config_for(panel, options.until, options.preset, [*options.set, *settings.split(",")])
+        changed = {name: settings.split(",") for name, _, settings in (one.partition(":") for one in options.variant)}
+        if beside:
+            changed["pooled"] = [f"training.panels={','.join(one.folder.name for one in beside)}"]
+        for name, settings in changed.items():
+            config = config_for(panel, options.until, options.preset, [*options.set, *settings])
             variants[name] = trained(panel, config, keep / name.replace(" ", "-"))
         if options.train_only:
             return
@@ -294,6 +306,7 @@ def report(
     }
     volatilities |= {name: volatility_of(other) for name, other in variants.items()}
     volatilities |= {
+        "on closes alone": lambda chunk: volatility_of(model)(closes_alone(chunk, fitted.panel)),
         "without network": linear,
         "HAR with market": har,
         "fixed HAR": unbiased(fixed_har_volatility, [fitted], config),

@@ -198,6 +198,8 @@ class TrainingConfig(Bounded):
     validation_share: float = bounded(0.15, 0.001, 0.999)
     train_from: float = bounded(0.0, 0, 0.999)  # share of the sessions before the training block, for rolling windows
     unseen_symbols: float = bounded(0.0, 0, 0.999)  # share of the symbols, by their hash, that training never sees
+    # further panels of the same home to learn from, by the names of their folders: of other markets, up to the last training day
+    panels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -350,6 +352,8 @@ def _read(hint: Any, value: Any, path: str) -> Any:
             return value
         raise FinJEPAError(f"config key {path} must be one of {', '.join(map(str, args))}, not {reprlib.repr(value)}")
     if origin is tuple:
+        if isinstance(value, str) and value:
+            value = value.split(",")
         if isinstance(value, list | tuple):
             return tuple(_read(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:

@@ -179,6 +179,7 @@ class Training:
     Attributes:
         function: of panel, run folder, report (called on every rank with every record) and what is called with each trainer that
             begins; it returns why it failed, or None. Its module is the program of a rank on this machine.
+        panels: the panel, and those that are learned from beside it, in the same folder.
         check: raises where the installed code is not that of the driver.
         run_folder: of the home; it holds what to train, the state, and in the end `result`.
         threads: of each rank, on a CPU.
@@ -186,7 +187,7 @@ class Training:
 
     function: Callable[[Path, Path, Any, Callable[[Any], object]], str | None]
     check: Callable[[], object]
-    panel: Path
+    panels: tuple[Path, ...]
     run_folder: Path
     ranks: int
     threads: int
@@ -229,7 +230,8 @@ def train(settings: Settings, training: Training, watch: Callable[[], object]) -
     if settings.ray_address is None:
         _train_here(training, watch)
         return
-    keep(settings, training.panel)
+    for panel in training.panels:
+        keep(settings, panel)
     with connected(settings.ray_address) as ray:
         _train_on_cluster(ray, settings, training, watch)
 
@@ -239,7 +241,7 @@ class ProcessDiedError(Exception):
 
 
 def _train_here(training: Training, watch: Callable[[], object]) -> None:
-    command = [sys.executable, "-m", training.function.__module__, "--panel", str(training.panel)]
+    command = [sys.executable, "-m", training.function.__module__, "--panel", str(training.panels[0])]
     command += ["--run-folder", str(training.run_folder), "--ranks", str(training.ranks), "--parent", str(os.getpid())]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(training.threads)})
     try:
@@ -332,7 +334,7 @@ def tune(
             except FinJEPAError as error:
                 ended[name] = str(error)
         return ended
-    for panel in {training.panel for training in trainings.values()}:
+    for panel in {panel for training in trainings.values() for panel in training.panels}:
         keep(settings, panel)
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # how a run is cancelled is Dagster's affair
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -431,7 +433,8 @@ def _train_in(job: dict[str, Any], work: str, report: Callable[[dict[str, Any]],
     training: Training = job["training"]
     training.check()
     torch.set_num_threads(training.threads)
-    return training.function(local_folder(training.panel), Path(work), report, lambda trainer: None)
+    panel, *_ = [local_folder(panel) for panel in training.panels]
+    return training.function(panel, Path(work), report, lambda trainer: None)
 
 
 @contextlib.contextmanager

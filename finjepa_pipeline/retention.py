@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import duckdb
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from huggingface_hub import scan_cache_dir
 
+from finjepa_model.checkpoint import read_config
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.runs import end_lost_runs, holder, is_held, lock_of, lost_process
 from finjepa_pipeline.settings import Settings
@@ -153,7 +154,11 @@ def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.Dagste
     checkpoints = made.keep("checkpoints", finished, _needed(settings, con, instance), keep)
     _plan_states(made, settings, {path.name for path in finished}, keep)
     # of panels and of what a cluster or Ray keeps, the newest other one may still be open in a reader
-    made.keep("panels", _folders(settings.panels), {_pointed(settings.panels / "current.json", "panel"): "current"}, 1)
+    panels = {
+        name: "learned from by a kept checkpoint" for path in finished for name in _learned_from(path, checkpoints)
+    }
+    panels |= {_pointed(settings.panels / "current.json", "panel"): "current"}
+    made.keep("panels", _folders(settings.panels), panels, 1)
     reports = _folders(settings.reports)
     needed = {p.name: "report of a kept checkpoint" for p in reports if p.name.partition("-")[0] in checkpoints}
     made.keep("reports", reports, needed | {"decisions": "never removed"}, keep)
@@ -167,6 +172,14 @@ def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.Dagste
     _plan_runs(made, instance, settings, keep * _RUNS_A_NIGHT)
     made.kept["releases"] = {"never removed": len(_folders(settings.releases))}
     return made
+
+
+def _learned_from(checkpoint: Path, kept: Container[str]) -> tuple[str, ...]:
+    """Panels that a kept checkpoint learned from beside its own."""
+    try:
+        return read_config(checkpoint).training.panels if checkpoint.name in kept else ()
+    except FinJEPAError:  # damaged
+        return ()
 
 
 def _plan_states(made: Plan, settings: Settings, finished: set[str], keep: int) -> None:

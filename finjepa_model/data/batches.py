@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel, in_channels
-from finjepa_model.data.splits import history_needed, unseen
+from finjepa_model.data.splits import history_needed, seen_assets
 from finjepa_model.errors import FinJEPAError
 
 
@@ -321,7 +321,7 @@ class BatchSource:
         history = history_needed(config) + model.stride
         # the labels of the last step are the returns of one more decision step, which begins at its fill
         last = block[1] - model.stride * (config.loss.rollout_steps + 1) - 1
-        seen_A = np.array([not unseen(symbol, training.unseen_symbols) for symbol in panel.assets])
+        seen_A = seen_assets(panel, config)
         n_assets = min(training.n_assets, int(seen_A.sum()))
         least = min(n_assets, _LEAST_ASSETS)
         index = EligibleIndex.of(panel, history, max(block[0], history), last, least=least, allowed=seen_A)
@@ -360,6 +360,20 @@ class BatchSource:
             tradable_BKTN=_tensor(tradable_BNR).transpose(1, 2).reshape(*shape, -1),
             after_BNT=after_BNT if self.config.loss.risk > 0 else None,
         )
+
+
+class PooledBatches:
+    """Draws each batch from one of several sources, in proportion to their sessions."""
+
+    def __init__(self, sources: Sequence[BatchSource], seed: int):
+        self.sources, self.seed = sources, seed
+        sessions = np.array([len(source.sampler.index) for source in sources], float)
+        self._shares = sessions / sessions.sum()
+
+    def draw(self, step: int, part: int = 0, parts: int = 1) -> MarketBatch:
+        """See `BatchSource.draw`."""
+        chosen = np.random.default_rng([self.seed, step, 2]).choice(len(self.sources), p=self._shares)
+        return self.sources[chosen].draw(step, part, parts)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

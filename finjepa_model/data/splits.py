@@ -160,3 +160,46 @@ def history_needed(config: FinJEPAConfig) -> int:
 def unseen(symbol: str, share: float) -> bool:
     """Whether training never sees a symbol: a hash decides, so that a symbol stays on its side for good."""
     return int(hashlib.sha256(symbol.encode()).hexdigest()[:8], 16) < share * 2**32
+
+
+def seen_assets(panel: Panel, config: FinJEPAConfig) -> np.ndarray:
+    """bool [A]: the assets that training may see."""
+    return np.array([not unseen(symbol, config.training.unseen_symbols) for symbol in panel.assets])
+
+
+def further_panels(panel: Panel, config: FinJEPAConfig) -> list[Panel]:
+    """`training.panels`, from the folder that the panel lies in.
+
+    Raises:
+        FinJEPAError: if one is not there.
+    """
+    found = []
+    for name in config.training.panels:
+        folder = panel.folder.parent / name
+        if not (folder / "manifest.json").is_file():
+            there = sorted(file.parent.name for file in panel.folder.parent.glob("[!.]*/manifest.json"))
+            raise FinJEPAError(
+                f"training.panels: there is no panel {name!r} in {folder.parent}; there are {', '.join(there)}"
+            )
+        found.append(Panel.open(folder))
+    return found
+
+
+def learned_blocks(panel: Panel, config: FinJEPAConfig) -> list[tuple[Panel, tuple[int, int]]]:
+    """What a training learns from: its block of the panel, and the sessions of `training.panels` up to that block's last day, so
+    that validation and test lie after everything that was learned from.
+
+    Raises:
+        FinJEPAError: if a panel is not there, or has too few sessions by that day.
+    """
+    block = split_dates(len(panel.dates), config).train
+    last, blocks = panel.dates[block[1] - 1], [(panel, block)]
+    for other in further_panels(panel, config):
+        stop = int(np.searchsorted(other.dates, last, side="right"))
+        if stop - _purge(config) <= history_needed(config) + config.model.stride:
+            raise FinJEPAError(
+                f"training.panels: {other.folder.name} has {stop} sessions up to {last}, the last day of the training block, too "
+                "few to learn from; leave it out, or train on a later block"
+            )
+        blocks.append((other, (0, stop)))
+    return blocks

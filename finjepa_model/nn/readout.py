@@ -37,9 +37,14 @@ class ReturnReadout(nn.Module):
         self.register_buffer("persistence", torch.ones(()))
 
     @staticmethod
-    def inputs(features_XTF: Tensor, latents_XD: Tensor) -> Tensor:
-        """inputs_XZ: exponentially weighted means of the channels with the span of half a window, and the latent."""
-        means_XF = recency(features_XTF.shape[-2], features_XTF.dtype).to(features_XTF.device) @ features_XTF
+    def means(features_XTF: Tensor) -> Tensor:
+        """means_XF of the channels, exponentially weighted with the span of half a window."""
+        return recency(features_XTF.shape[-2], features_XTF.dtype).to(features_XTF.device) @ features_XTF
+
+    @classmethod
+    def inputs(cls, features_XTF: Tensor, latents_XD: Tensor) -> Tensor:
+        """inputs_XZ: means of the channels, and the latent."""
+        means_XF = cls.means(features_XTF)
         return torch.cat([means_XF, latents_XD.to(means_XF.dtype)], dim=-1)
 
     def forward(self, inputs_XNZ: Tensor, volatility_XN: Tensor, present_XN: Tensor, horizon: int) -> Tensor:

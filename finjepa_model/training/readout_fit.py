@@ -1,15 +1,18 @@
-"""Fits the read-out of expected returns on frozen latents and channels, on the training block alone.
+"""Fits the read-out of expected returns on frozen latents and channels, on every row of the training block and nothing else.
 
 The weight of an input is its covariance with the label, soft-thresholded by its own standard error (the lasso of inputs that
-stand alone: Tibshirani 1996, Donoho and Johnstone 1994). Channels and latents each forecast blocks of training dates that
+stand alone: Tibshirani 1996, Donoho and Johnstone 1994). Channels and latents each forecast folds of training dates that
 they were not fitted to, with the dates that share a label with them left out (purged blocked cross-validation). The
 predictor with the higher t-value is kept and scaled twice: by the slope of the labels on its forecasts out of sample (Copas
 1983), and by the positive part of 1 - (c / t)^2 (James and Stein 1961; Morris 1983), c what the better one reaches by chance.
 Where nothing is confirmed out of sample the read-out expects the same of every asset.
 
-Shapes: B dates, N assets, R rows (date, asset), Z inputs, K dates that occur.
+All of it follows from sums over the rows of a block of consecutive sessions, so that a whole market needs no memory for its rows.
+
+Shapes: B dates, N assets, R rows (date, asset), Z inputs, K blocks of as many sessions as a decision step has.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +20,7 @@ import torch
 
 from finjepa_model.data.batches import EligibleIndex, observe
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import history_needed, split_dates, unseen
+from finjepa_model.data.splits import history_needed, learned_blocks, seen_assets
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.world_model import FinJEPA
@@ -26,24 +29,53 @@ _THRESHOLD = 1.5  # standard errors of a covariance; chosen on validation blocks
 _FOLDS = 5
 _CHANCE = 1.5  # a t-value that the better one passes on noise one time in ten
 _LEAST_ASSETS = 3  # of a date, for its mean to be taken off
-_MOST_DATES, _MOST_ROWS, _MOST_ASSETS = 2000, 100_000, 256
-_WINDOWS_AT_ONCE = 1024
+_MOST_ENCODED = (
+    1_000_000  # windows; of a larger market evenly spaced sessions are encoded, and channels are read on all rows
+)
+_WINDOWS_AT_ONCE = 4096
 _CLIP = 5.0  # of labels, in deviations
+_OVERLAP = 2  # blocks whose labels share a session with those of a block
+
+
+class Moments:
+    """Sums over rows whose inputs and labels are relative to their dates.
+
+    Attributes:
+        blocks_K: numbers of the blocks, ascending.
+        moment_KZ: products of inputs and label; gram_KZZ: of inputs; count_K: rows.
+        kept_ZZ: products of the inputs with themselves a decision step before; before_ZZ: of those before.
+    """
+
+    def __init__(self) -> None:
+        self._of_block: dict[int, list[np.ndarray]] = {}
+        self.kept_ZZ: np.ndarray | float = 0.0
+        self.before_ZZ: np.ndarray | float = 0.0
+
+    def add(self, block_R: np.ndarray, inputs_RZ: np.ndarray, before_RZ: np.ndarray, target_R: np.ndarray) -> None:
+        """Rows of whole dates."""
+        for block in np.unique(block_R):
+            x_RZ, y_R = inputs_RZ[block_R == block], target_R[block_R == block]
+            sums = [x_RZ.T @ y_R, x_RZ.T @ x_RZ, np.array(len(y_R), float)]
+            held = self._of_block.get(int(block))
+            self._of_block[int(block)] = sums if held is None else [a + b for a, b in zip(held, sums, strict=True)]
+        self.kept_ZZ = self.kept_ZZ + inputs_RZ.T @ before_RZ
+        self.before_ZZ = self.before_ZZ + before_RZ.T @ before_RZ
+
+    def done(self) -> None:
+        """Nothing more is added."""
+        self.blocks_K = np.array(sorted(self._of_block))
+        sums = [self._of_block.pop(block) for block in self.blocks_K.tolist()]
+        self.moment_KZ, self.gram_KZZ, self.count_K = (np.stack(part) for part in zip(*sums, strict=True))
 
 
 @dataclass(frozen=True)
-class ReadoutRows:
-    """What was known at the close of a date of an asset, and what its return was from the fill on."""
+class Fitted:
+    """Of one design: what is forecast, and how sure that is out of sample."""
 
-    date_R: np.ndarray  # session numbers, ascending
-    inputs_RZ: np.ndarray
-    before_RZ: np.ndarray  # a decision step earlier
-    target_R: np.ndarray  # in units of trailing volatility over a decision step
-
-    def relative(self) -> "ReadoutRows":
-        """Every input and label less its mean over the assets of the date."""
-        parts = (self.inputs_RZ, self.before_RZ, self.target_R)
-        return ReadoutRows(self.date_R, *(_less_date_mean(part, self.date_R) for part in parts))
+    weights_Z: np.ndarray
+    slope: float
+    t_value: float
+    persistence: float
 
 
 def fit_readout(model: FinJEPA, panel: Panel) -> dict[str, float | str]:
@@ -53,128 +85,152 @@ def fit_readout(model: FinJEPA, panel: Panel) -> dict[str, float | str]:
         Which inputs, how many of them have a weight, t-value out of sample, what is left after shrinkage, persistence, level
         and the number of rows; only the last where the panel is too small to learn from.
     """
-    rows = training_rows(model, panel)
-    if rows is None:
+    channels = len(model.config.model.channels)
+    designs, level, rows = training_moments(model, panel)
+    if not designs:
         return {"rows": 0.0}
-    level = float(rows.target_R.mean())
-    relative = rows.relative()
-    weights_Z, report = fit_rows(relative, len(model.config.model.channels), model.config.model.stride)
-    now_R, before_R = relative.inputs_RZ @ weights_Z, relative.before_RZ @ weights_Z
-    persistence = float(np.clip(now_R @ before_R / max(before_R @ before_R, 1e-12), 0.0, 1.0))
-    model.readout.set(torch.from_numpy(weights_Z), level, persistence)
-    return report | {"level": level, "persistence": persistence, "rows": float(len(rows.date_R))}
-
-
-def fit_rows(rows: ReadoutRows, channels: int, stride: int) -> tuple[np.ndarray, dict[str, float | str]]:
-    """weights_Z from rows that are relative to their dates, of which the first `channels` inputs are channels."""
-    scale_Z = np.maximum(rows.inputs_RZ.std(0), 1e-8)
-    scaled = ReadoutRows(rows.date_R, rows.inputs_RZ / scale_Z, rows.before_RZ, rows.target_R)
-    every_Z = np.arange(len(scale_Z))
-    designs = {"channels": every_Z[:channels], "latents": every_Z[channels:]}
-    dates_K, daily_KZ, count_K = _by_date(scaled)
-    overlap = int(np.ceil(stride / max(np.diff(dates_K).mean(), 1.0)))
-    forecast_RZ = np.zeros_like(scaled.inputs_RZ)  # what each input adds, by weights of the other folds
-    for fold_K in np.array_split(np.arange(len(dates_K)), _FOLDS):
-        held_R = (rows.date_R >= dates_K[fold_K[0]]) & (rows.date_R <= dates_K[fold_K[-1]])
-        apart_K = np.abs(dates_K - np.clip(dates_K, dates_K[fold_K[0]], dates_K[fold_K[-1]])) > stride + 1
-        forecast_RZ[held_R] = scaled.inputs_RZ[held_R] * _weights(daily_KZ[apart_K], count_K[apart_K], overlap)
-    tried = {name: _confirm(forecast_RZ[:, Z].sum(1), rows, overlap) for name, Z in designs.items()}
-    name, (slope, t_value) = max(tried.items(), key=lambda item: item[1][1])
-    left = 1 - (_CHANCE / t_value) ** 2 if t_value > _CHANCE else 0.0
-    weights_Z, columns = np.zeros(len(scale_Z)), designs[name]
-    fitted_Z = _weights(daily_KZ, count_K, overlap) / scale_Z
-    weights_Z[columns] = left * max(slope, 0.0) * fitted_Z[columns]
-    return weights_Z, {
+    name, fitted, left = choose(designs)
+    weights_Z = np.zeros(channels + model.config.model.dim)
+    weights_Z[slice(channels) if name == "channels" else slice(channels, None)] = left * fitted.slope * fitted.weights_Z
+    model.readout.set(torch.from_numpy(weights_Z), level, fitted.persistence)
+    return {
         "inputs": name,
         "weighted": float((weights_Z != 0).sum()),
-        "t_value": t_value,
+        "t_value": fitted.t_value,
         "left_by_shrinkage": left,
+        "level": level,
+        "persistence": fitted.persistence,
+        "rows": float(rows),
     }
 
 
+def choose(designs: Mapping[str, Moments]) -> tuple[str, Fitted, float]:
+    """The design with the higher t-value, and what is left of it after shrinkage."""
+    tried = {name: fit_design(moments) for name, moments in designs.items()}
+    name, fitted = max(tried.items(), key=lambda item: item[1].t_value)
+    left = 1 - (_CHANCE / fitted.t_value) ** 2 if fitted.t_value > _CHANCE else 0.0
+    return name, fitted, left
+
+
+def fit_design(moments: Moments) -> Fitted:
+    """Weights from all blocks, and slope and t-value of forecasts of folds by the weights of the others."""
+    variance_Z = np.einsum("kzz->z", moments.gram_KZZ) / moments.count_K.sum()
+    variance_Z = np.maximum(variance_Z, 1e-16)
+
+    def weights(chosen_K: np.ndarray) -> np.ndarray:
+        moment_KZ = moments.moment_KZ[chosen_K]
+        total_Z, error_Z = moment_KZ.sum(0), _deviation(moment_KZ)
+        kept_Z = np.sign(total_Z) * np.maximum(np.abs(total_Z) - _THRESHOLD * error_Z, 0.0)
+        return kept_Z / moments.count_K[chosen_K].sum() / variance_Z
+
+    every_K = np.arange(len(moments.blocks_K))
+    agreed_K, power_K = np.zeros((2, len(every_K)))  # products of forecast and label, and of the forecast with itself
+    for fold_K in np.array_split(every_K, _FOLDS):
+        inside_K = np.clip(moments.blocks_K, moments.blocks_K[fold_K[0]], moments.blocks_K[fold_K[-1]])
+        weights_Z = weights(every_K[np.abs(moments.blocks_K - inside_K) > _OVERLAP])
+        agreed_K[fold_K] = moments.moment_KZ[fold_K] @ weights_Z
+        power_K[fold_K] = moments.gram_KZZ[fold_K] @ weights_Z @ weights_Z
+    slope, t_value = 0.0, 0.0
+    if power_K.sum() > 1e-18:
+        slope = float(agreed_K.sum() / power_K.sum())
+        t_value = slope * float(power_K.sum() / _deviation((agreed_K - slope * power_K)[:, None])[0])
+    weights_Z = weights(every_K)
+    before = float(weights_Z @ moments.before_ZZ @ weights_Z)
+    persistence = float(weights_Z @ moments.kept_ZZ @ weights_Z) / max(before, 1e-12)
+    return Fitted(weights_Z, max(slope, 0.0), t_value, min(max(persistence, 0.0), 1.0))
+
+
 @torch.no_grad()
-def training_rows(model: FinJEPA, panel: Panel) -> ReadoutRows | None:
-    """Rows of evenly spaced dates of the training block whose labels end in it; None where there are too few."""
-    config = model.config
-    stride, training = config.model.stride, config.training
-    block, window = split_dates(len(panel.dates), config).train, history_needed(config) + stride
-    seen_A = np.array([not unseen(symbol, training.unseen_symbols) for symbol in panel.assets])
-    first, last = max(block[0], window), block[1] - stride - 1
-    try:
-        index = EligibleIndex.of(panel, window, first, last, least=_LEAST_ASSETS, allowed=seen_A)
-    except FinJEPAError:  # too few assets, ever: the model is trained all the same
-        return None
-    widest = min(int(np.diff(index.starts).max()), _MOST_ASSETS)
-    count = min(len(index), _MOST_DATES, max(_MOST_ROWS // widest, 1))
-    chosen_B = np.unique(np.linspace(0, len(index) - 1, count).astype(int))
-    parts = [
-        _rows_of(model, panel, index, part_B, widest)
-        for part_B in np.array_split(chosen_B, -(-len(chosen_B) * widest // _WINDOWS_AT_ONCE))
-    ]
-    rows = ReadoutRows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    return rows if len(np.unique(rows.date_R)) >= 2 * _FOLDS else None
+def training_moments(model: FinJEPA, panel: Panel) -> tuple[dict[str, Moments], float, int]:
+    """The moments of both designs, mean label and number of rows of the training blocks, whose labels end in them; no designs
+    where there are too few."""
+    config, parts = model.config, []
+    window = history_needed(config) + config.model.stride
+    for one, (first, stop) in learned_blocks(panel, config):
+        try:
+            allowed_A = seen_assets(one, config)
+            last = stop - config.model.stride - 1
+            parts.append(
+                (one, EligibleIndex.of(one, window, max(first, window), last, least=_LEAST_ASSETS, allowed=allowed_A))
+            )
+        except FinJEPAError:  # too few assets, ever: the model is trained all the same
+            continue
+    designs = {"channels": Moments(), "latents": Moments()}
+    windows = sum(len(index.assets) for _, index in parts)
+    spacing = max(1, -(-windows // _MOST_ENCODED))
+    total, rows = 0.0, 0
+    for one, index in parts:
+        for places, encoded in _runs(index, spacing):
+            block_R, channels_2RF, latents_2RD, target_R = _rows_of(model, one, index, places, encoded)
+            total, rows = total + float(target_R.sum()), rows + len(target_R)
+            date_R, block_R = block_R, _block_of(one, block_R, config.model.stride)
+            target_R = _less_date_mean(target_R, date_R)
+            for name, inputs_2RX in (("channels", channels_2RF), ("latents", latents_2RD)):
+                if inputs_2RX is not None:
+                    now_RX, before_RX = (_less_date_mean(x_RX, date_R) for x_RX in inputs_2RX)
+                    designs[name].add(block_R, now_RX, before_RX, target_R)
+    for moments in designs.values():
+        if rows:
+            moments.done()
+    enough = rows and all(len(moments.blocks_K) >= 2 * _FOLDS for moments in designs.values())
+    return (designs if enough else {}), total / max(rows, 1), rows
+
+
+def _runs(index: EligibleIndex, spacing: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """Places of sessions in an index that are read together, and whether they are encoded too."""
+    every = np.arange(len(index))
+    for encoded in (True, False):
+        places = every[(every % spacing == 0) == encoded]
+        sizes = np.diff(index.starts)[places]
+        cut = np.flatnonzero(np.diff(np.cumsum(sizes) // _WINDOWS_AT_ONCE)) + 1
+        yield from ((part, encoded) for part in np.split(places, cut) if len(part))
 
 
 def _rows_of(
-    model: FinJEPA, panel: Panel, index: EligibleIndex, part_B: np.ndarray, widest: int
-) -> tuple[np.ndarray, ...]:
-    """The columns of `ReadoutRows` of some sessions of the index."""
-    stride, dates_B = model.config.model.stride, index.sessions[part_B]
-    assets_BN = np.full((len(part_B), widest), -1, np.int64)
-    for b, k in enumerate(part_B):
+    model: FinJEPA, panel: Panel, index: EligibleIndex, places: np.ndarray, encoded: bool
+) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...] | None, np.ndarray]:
+    """Session, inputs now and a decision step before, and label, in units of trailing volatility, of rows of some sessions."""
+    stride, dates_B = model.config.model.stride, index.sessions[places]
+    assets_BN = np.full((len(places), int(np.diff(index.starts)[places].max())), -1, np.int64)
+    for b, k in enumerate(places):
         here = index.assets[index.starts[k] : index.starts[k + 1]]
-        picked = here[np.unique(np.linspace(0, len(here) - 1, min(widest, len(here))).astype(int))]
-        assets_BN[b, : len(picked)] = picked
-    ends_BN = panel.rows(dates_B[:, None] + 1 + stride, assets_BN) >= 0
-    assets_BN = np.where(ends_BN, assets_BN, -1)
+        assets_BN[b, : len(here)] = here
+    assets_BN = np.where(panel.rows(dates_B[:, None] + 1 + stride, assets_BN) >= 0, assets_BN, -1)
     device = next(model.parameters()).device
-    seen = observe(panel, dates_B, assets_BN, 2, model.config).to(device)
-    inputs_BSNZ = ReturnReadout.inputs(seen.features_BSNTF, model.encode(seen)[0]).cpu().numpy().astype(np.float64)
-    scale_BN = seen.volatility_BSN[:, -1].cpu().numpy() * stride**0.5
+    seen = observe(panel, dates_B, assets_BN, 2, model.config, past=0)
+    scale_BN = seen.volatility_BSN[:, -1].numpy() * stride**0.5
     daily_BNT, _ = panel.returns_after(dates_B + 1, assets_BN, stride)
     target_BN = np.expm1(np.log1p(daily_BNT.astype(np.float64)).sum(-1)) / scale_BN
-    place = np.nonzero(ends_BN)
+    b_R, n_R = np.nonzero(assets_BN >= 0)
+
+    def rows(x_BSNX: torch.Tensor) -> tuple[np.ndarray, ...]:
+        x_BSNX = x_BSNX.cpu().double()
+        return x_BSNX[b_R, 1, n_R].numpy(), x_BSNX[b_R, 0, n_R].numpy()
+
+    latents = rows(model.encode(seen.to(device))[0]) if encoded else None
     return (
-        dates_B[place[0]],
-        inputs_BSNZ[place[0], 1, place[1]],
-        inputs_BSNZ[place[0], 0, place[1]],
-        np.clip(target_BN[place], -_CLIP, _CLIP),
+        dates_B[b_R],
+        rows(ReturnReadout.means(seen.features_BSNTF)),
+        latents,
+        np.clip(target_BN[b_R, n_R], -_CLIP, _CLIP),
     )
 
 
-def _by_date(rows: ReadoutRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The dates_K, the products of inputs and label summed over the assets of each, daily_KZ, and the number of these."""
-    dates_K, start_K, count_K = np.unique(rows.date_R, return_index=True, return_counts=True)
-    return dates_K, np.add.reduceat(rows.inputs_RZ * rows.target_R[:, None], start_K), count_K
+def _block_of(panel: Panel, session_R: np.ndarray, stride: int) -> np.ndarray:
+    """Number of the block of weekdays that a session lies in, the same on every calendar."""
+    return np.busday_count("1900-01-01", panel.dates[session_R]) // stride
 
 
-def _weights(daily_KZ: np.ndarray, count_K: np.ndarray, overlap: int) -> np.ndarray:
-    """Soft-thresholded covariances of inputs and label, weights_Z."""
-    total_Z, error_Z = daily_KZ.sum(0), _deviation(daily_KZ, overlap)
-    return np.sign(total_Z) * np.maximum(np.abs(total_Z) - _THRESHOLD * error_Z, 0.0) / count_K.sum()
-
-
-def _deviation(daily_KX: np.ndarray, overlap: int) -> np.ndarray:
-    """Of the sum over dates; with the Bartlett weights of Newey and West (1987) for labels that overlap."""
-    variance_X = np.square(daily_KX).sum(0)
-    for lag in range(1, min(overlap, len(daily_KX) - 1) + 1):
-        variance_X = variance_X + 2 * (1 - lag / (overlap + 1)) * (daily_KX[lag:] * daily_KX[:-lag]).sum(0)
+def _deviation(block_KX: np.ndarray) -> np.ndarray:
+    """Of the sum over blocks; with the Bartlett weights of Newey and West (1987) for labels that overlap."""
+    variance_X = np.square(block_KX).sum(0)
+    for lag in range(1, min(_OVERLAP, len(block_KX) - 1) + 1):
+        variance_X = variance_X + 2 * (1 - lag / (_OVERLAP + 1)) * (block_KX[lag:] * block_KX[:-lag]).sum(0)
     return np.sqrt(np.maximum(variance_X, 1e-18))
 
 
-def _confirm(forecast_R: np.ndarray, rows: ReadoutRows, overlap: int) -> tuple[float, float]:
-    """Slope through the origin of labels on forecasts out of sample, and its t-value by the error of the dates."""
-    power = float(np.square(forecast_R).sum())
-    if power < 1e-18:
-        return 0.0, 0.0
-    slope = float(forecast_R @ rows.target_R) / power
-    _, start_K = np.unique(rows.date_R, return_index=True)
-    surprise_K = np.add.reduceat(forecast_R * (rows.target_R - slope * forecast_R), start_K)
-    return slope, slope * power / float(_deviation(surprise_K, overlap))
-
-
-def _less_date_mean(x_R: np.ndarray, date_R: np.ndarray) -> np.ndarray:
-    _, number_R, count_K = np.unique(date_R, return_inverse=True, return_counts=True)
-    total_K = np.zeros((len(count_K), *x_R.shape[1:]))
-    np.add.at(total_K, number_R, x_R)
-    return x_R - (total_K / count_K.reshape(-1, *[1] * (x_R.ndim - 1)))[number_R]
+def _less_date_mean(x_RX: np.ndarray, date_R: np.ndarray) -> np.ndarray:
+    """Rows of a date stand together."""
+    _, start_K, number_R, count_K = np.unique(date_R, return_index=True, return_inverse=True, return_counts=True)
+    mean_KX = np.add.reduceat(x_RX, start_K) / count_K.reshape(-1, *[1] * (x_RX.ndim - 1))
+    return x_RX - mean_KX[number_R]

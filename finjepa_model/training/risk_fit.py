@@ -15,7 +15,7 @@ from torch import Tensor
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import RISK_SESSIONS, EligibleIndex, Observation, observe, returns_until
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import split_dates, unseen
+from finjepa_model.data.splits import learned_blocks, seen_assets, split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.covariance import minimum_variance
 from finjepa_model.nn.risk import (
@@ -127,8 +127,8 @@ def network_of(model: FinJEPA) -> Network:
     return read
 
 
-def fit_linear(risk: RiskModel, block: RiskBlock, config: FinJEPAConfig) -> int:
-    """Set the level and the linear branch by ridge regressions on every row of the block; returns how many rows there were.
+def fit_linear(risk: RiskModel, blocks: Sequence[RiskBlock], config: FinJEPAConfig) -> int:
+    """Set the level and the linear branch by ridge regressions on every row of the blocks; returns how many rows there were.
 
     Only sums of products are kept. The level moves with the inputs: what is regressed is its distance from the mean of the four
     windows, on their differences, without a constant, so that it fits years that are calmer or stormier than those it knows.
@@ -139,7 +139,7 @@ def fit_linear(risk: RiskModel, block: RiskBlock, config: FinJEPAConfig) -> int:
     contrast_JI = level_contrasts()
     products = [_Products(), _Products()]
     rows = 0
-    for chunk in block.chunks(config):
+    for chunk in (chunk for block in blocks for chunk in block.chunks(config)):
         inputs, target_BNV = RiskInputs.of(chunk.observation), chunk.target_BNV
         whole_BN = target_BNV.isfinite().all(-1)
         kept = RiskInputs(inputs.simple_BNZ, inputs.market_BK, whole_BN)
@@ -294,11 +294,11 @@ def fit_share(risk: RiskModel, network: Network, block: RiskBlock, config: FinJE
 
 
 @torch.no_grad()
-def fit_scale(risk: RiskModel, network: Network | None, block: RiskBlock, config: FinJEPAConfig) -> None:
+def fit_scale(risk: RiskModel, network: Network | None, blocks: Sequence[RiskBlock], config: FinJEPAConfig) -> None:
     """Move the level so that the forecast of the variance is unbiased: mean of realised over forecast variance is 1, which is
     where QLIKE is least. The mean of log volatility lies below the log of its mean."""
     totals_2V, counts_2V = torch.zeros(2, len(HORIZONS)), torch.zeros(2, len(HORIZONS))
-    for chunk in block.chunks(config, every=5):
+    for block, chunk in ((where, chunk) for where in blocks for chunk in where.chunks(config, every=5)):
         inputs = RiskInputs.of(chunk.observation)
         distance_BNV = network(chunk.observation)[0] if network is not None else None
         forecast_BNV = risk.log_volatility(inputs, distance_BNV)
@@ -345,7 +345,7 @@ def fit_tails(risk: RiskModel, universes: Sequence[Universe], seed: int = 0) -> 
 
 def fit_risk(
     risk: RiskModel,
-    block: RiskBlock,
+    blocks: Sequence[RiskBlock],
     config: FinJEPAConfig,
     network: Network | None = None,
     held_out: RiskBlock | None = None,
@@ -358,11 +358,11 @@ def fit_risk(
     Returns:
         The number of rows, the share of the network, and the weight of each correlation estimator.
     """
-    rows = fit_linear(risk, block, config)
+    rows = fit_linear(risk, blocks, config)
     if network is not None and held_out is not None:
         fit_share(risk, network, held_out, config)
-    fit_scale(risk, network, block, config)
-    universes = draw_universes(risk, network, block, config)
+    fit_scale(risk, network, blocks, config)
+    universes = [one for block in blocks for one in draw_universes(risk, network, block, config)]
     if universes:
         fit_mix(risk, universes)
         fit_tails(risk, universes)
@@ -378,13 +378,13 @@ def fit_trained(model: FinJEPA, panel: Panel) -> dict[str, float]:
         See `fit_risk`; no rows where the panel has too few assets or sessions to learn from, and the model stays fixed HAR.
     """
     config, device = model.config, next(model.parameters()).device
-    splits = split_dates(len(panel.dates), config)
-    seen_A = np.array([not unseen(symbol, config.training.unseen_symbols) for symbol in panel.assets])
-    train, validation = (RiskBlock(panel, *block, seen_A) for block in (splits.train, splits.validation))
+    blocks = [RiskBlock(one, *block, seen_assets(one, config)) for one, block in learned_blocks(panel, config)]
+    learned = [blocks[0], *(block for block in blocks[1:] if block.has_pairs())]
+    validation = RiskBlock(panel, *split_dates(len(panel.dates), config).validation, blocks[0].allowed_A)
     model.to("cpu").eval()
     try:
         network = network_of(model) if config.loss.risk > 0 else None
-        return fit_risk(model.risk, train, config, network, validation if validation.has_pairs() else None)
+        return fit_risk(model.risk, learned, config, network, validation if validation.has_pairs() else None)
     except FinJEPAError:
         return {"rows": 0.0}
     finally:

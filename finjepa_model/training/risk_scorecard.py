@@ -16,7 +16,7 @@ from torch import Tensor
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import RISK_SESSIONS, returns_until
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import Splits, unseen
+from finjepa_model.data.splits import Splits, seen_assets
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.covariance import estimate, ledoit_wolf, minimum_variance, quadratic_inverse_shrinkage
 from finjepa_model.nn.risk import (
@@ -403,7 +403,7 @@ def scorecard(model: FinJEPA, panel: Panel, splits: Splits) -> Scorecard:
 
     HAR is fitted on the training block. Each t-value is by Diebold and Mariano, with as many lags as targets overlap.
     """
-    unseen_A = np.array([unseen(symbol, model.config.training.unseen_symbols) for symbol in panel.assets])
+    unseen_A = ~seen_assets(panel, model.config)
     fitted_to = RiskBlock(panel, *splits.train, ~unseen_A)
     scores: list[Score] = []
     pit: dict[str, list[float]] = {}

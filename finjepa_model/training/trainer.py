@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from finjepa_model.config import FinJEPAConfig, LossConfig, TrainingConfig
-from finjepa_model.data.batches import BatchSource, MarketBatch
+from finjepa_model.data.batches import BatchSource, MarketBatch, PooledBatches
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import split_dates
+from finjepa_model.data.splits import learned_blocks, split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.distributed import part_of_batch, rank_and_ranks
 from finjepa_model.training import run_folder as files
@@ -86,7 +86,10 @@ class Trainer:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this only
         torch.use_deterministic_algorithms(training.deterministic)
         splits = split_dates(len(panel.dates), config)
-        self.source = BatchSource(panel, config, splits.train, self.rank, self.ranks)
+        sources = [
+            BatchSource(one, config, block, self.rank, self.ranks) for one, block in learned_blocks(panel, config)
+        ]
+        self.source = PooledBatches(sources, training.seed)
         self.validation = BatchSource(panel, config, splits.validation, self.rank, self.ranks)
         torch.manual_seed(training.seed)  # the same weights on every rank
         self.model = FinJEPA(config).to(self.device)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import numpy as np
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import cut_by_shares, shortage, shortest_block, split_dates, unseen
+from finjepa_model.data.splits import cut_by_shares, seen_assets, shortage, shortest_block, split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline.backtest.blocks import Block
@@ -115,8 +114,7 @@ def fold_blocks(panel: Panel, fold: Fold) -> list[Block]:
     """What a fold's model is tested on: its validation and test block, and the test sessions with the symbols that training
     never saw, where there are any."""
     blocks = [Block("validation", *fold.validation), Block("test", *fold.test)]
-    share = fold.config.training.unseen_symbols
-    unseen_A = np.array([unseen(symbol, share) for symbol in panel.assets])
+    unseen_A = ~seen_assets(panel, fold.config)
     if unseen_A.sum() >= 2:
         blocks.append(Block("unseen_symbols", *fold.test, unseen_A))
     return blocks

@@ -68,6 +68,12 @@ def reproduce(
         shutil.rmtree(home, ignore_errors=True)
         scratch = Settings(home=home).ensure()
         ops = _ops(settings, scratch, lineage)
+        for name in lineage["config"]["training"].get("panels", ()):
+            if not (settings.panels / name).is_dir():
+                raise FinJEPAError(
+                    f"{named.name} was trained on the panel {name} too, which is gone from {settings.panels}"
+                )
+            (scratch.panels / name).symlink_to(settings.panels / name)
         with _alone(scratch, lineage["build"].get("threads")):
             train(scratch, ops)
         rebuilt = current_checkpoint(scratch)

@@ -21,6 +21,7 @@ import finjepa_model
 from finjepa_model.checkpoint import CHECKPOINT_FILES, resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import further_panels
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
 from finjepa_model.training.run_folder import STATE_FILE
@@ -137,9 +138,11 @@ def content_hash(folder: Path) -> str:
 
 
 def for_panel(config: FinJEPAConfig, panel: Panel) -> FinJEPAConfig:
-    """The config with the channels of the panel."""
-    channels = {"channels": panel.channels, "market_channels": panel.market_channels}
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **channels))
+    """The config with the channels of the panel, and of those that are learned from beside it."""
+    panels = [panel, *further_panels(panel, config)]
+    names = dict.fromkeys(name for one in panels for name in one.channels)
+    read = {"channels": tuple(names), "market_channels": panel.market_channels}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **read))
 
 
 def train_checkpoint(
@@ -175,7 +178,7 @@ def train_checkpoint(
             if not isinstance(interruption, Exception) and (run_folder / STATE_FILE).is_file():
                 interruption.add_note(f"{_reason(run_folder)}, its state is saved")
             raise
-        _finish(panel, lineage, checkpoint)
+        _finish(config, panel, lineage, checkpoint)
     keep(settings, checkpoint)
     return checkpoint, reused
 
@@ -191,7 +194,8 @@ def begin(settings: Settings, config: FinJEPAConfig, panel: Panel, where: Mappin
     (run_folder / FAILURE_FILE).unlink(missing_ok=True)
     (run_folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
     check = partial(refuse_other_code, training_code_version())
-    return compute.Training(process.train, check, panel.folder, run_folder, where["processes"], where["threads"])
+    panels = (panel.folder, *(panel.folder.parent / name for name in config.training.panels))
+    return compute.Training(process.train, check, panels, run_folder, where["processes"], where["threads"])
 
 
 def train_side_by_side(
@@ -220,13 +224,14 @@ def run_folder_of(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.name}.run")
 
 
-def _finish(panel: Panel, lineage: Mapping[str, Any], checkpoint: Path) -> None:
+def _finish(config: FinJEPAConfig, panel: Panel, lineage: Mapping[str, Any], checkpoint: Path) -> None:
     """Make a checkpoint of what a training has left."""
     run_folder = run_folder_of(checkpoint)
     result = run_folder / RESULT_FOLDER
     if not (result / "metrics.json").is_file():
         raise FinJEPAError(_reason(run_folder))
-    _write_json(result / "normalization.json", {"channels": panel.manifest["channels"]})
+    rows = {row["name"]: row for one in [panel, *further_panels(panel, config)] for row in one.manifest["channels"]}
+    _write_json(result / "normalization.json", {"channels": [rows[name] for name in config.model.channels]})
     _write_json(result / "lineage.json", {**lineage, "checkpoint": checkpoint.name, "content": content_hash(result)})
     write_text(
         result / "README.md",

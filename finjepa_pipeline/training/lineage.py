@@ -12,7 +12,7 @@ import dagster as dg
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import split_dates
+from finjepa_model.data.splits import learned_blocks, split_dates
 from finjepa_pipeline.prices.history import derived_options, find_revision
 from finjepa_pipeline.training.checkpoints import training_code_version
 from finjepa_pipeline.warehouse import Warehouse
@@ -56,6 +56,13 @@ def lineage_of_run(
         data |= {name: str(getattr(revision, name)) for name in ("first_date", "last_date")}
         # what a person let pass, the next ingestion of the same would refuse
         inputs["source"] |= {"accept": list(revision.accepted)} if revision.accepted else {}
+    if config.training.panels:
+        beside = [(one, stop) for one, (_, stop) in learned_blocks(panel, config)[1:]]
+        data["panels"] = [
+            {name: one.manifest[name] for name in ("content_hash", "feed", "data_version")}
+            | {"assets": len(one.assets), "first_date": str(one.dates[0]), "last_date": str(one.dates[stop - 1])}
+            for one, stop in beside
+        ]
     if fold is not None:
         data["fold"] = fold
     return made_with() | {

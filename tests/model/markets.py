@@ -14,8 +14,8 @@ from finjepa_model.world_model import FinJEPA, PortfolioPath
 def small_config(**loss) -> FinJEPAConfig:
     tiny = preset("tiny")
     model = ModelConfig(
-        channels=("a", "b", "c"), window=16, patch=4, stride=2, dim=16, heads=2, time_layers=1, predictor_layers=2,
-        market_channels=("d", "e"),
+        channels=("channel_0", "channel_1", "channel_2"), window=16, patch=4, stride=2, dim=16, heads=2, time_layers=1,
+        predictor_layers=2, market_channels=("d", "e"),
     )  # fmt: skip
     return replace(tiny, model=model, loss=LossConfig(**({"sigreg_slices": 32} | loss)))
 

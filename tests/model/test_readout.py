@@ -6,7 +6,15 @@ import torch
 
 from finjepa_model.data.splits import split_dates
 from finjepa_model.nn.readout import ReturnReadout
-from finjepa_model.training.readout_fit import ReadoutRows, fit_readout, fit_rows
+from finjepa_model.training import readout_fit
+from finjepa_model.training.readout_fit import (
+    Moments,
+    _less_date_mean,
+    choose,
+    fit_design,
+    fit_readout,
+    training_moments,
+)
 from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config
 from tests.model.training_runs import run_config
@@ -15,26 +23,36 @@ from tests.pipeline.backtest.handmade_panel import write_panel
 CHANNELS, LATENTS, DATES, ASSETS = 4, 6, 600, 12
 
 
-def _rows(seed: int, strength: float, column: int = 1) -> ReadoutRows:
+def _moments(date_R: np.ndarray, inputs_RZ: np.ndarray, target_R: np.ndarray, stride: int = 1) -> Moments:
+    moments = Moments()
+    moments.add(date_R // stride, _less_date_mean(inputs_RZ, date_R), inputs_RZ, _less_date_mean(target_R, date_R))
+    moments.done()
+    return moments
+
+
+def _designs(seed: int, strength: float, column: int = 1) -> dict[str, Moments]:
     """Labels that one of the inputs explains with the given information coefficient."""
     random = np.random.default_rng(seed)
     inputs_RZ = random.standard_normal((DATES * ASSETS, CHANNELS + LATENTS))
     noise_R = random.standard_normal(DATES * ASSETS) * (1 - strength**2) ** 0.5
-    date_R = np.repeat(np.arange(DATES), ASSETS)
-    return ReadoutRows(date_R, inputs_RZ, inputs_RZ, strength * inputs_RZ[:, column] + noise_R).relative()
+    date_R, target_R = np.repeat(np.arange(DATES), ASSETS), strength * inputs_RZ[:, column] + noise_R
+    parts = {"channels": inputs_RZ[:, :CHANNELS], "latents": inputs_RZ[:, CHANNELS:]}
+    return {name: _moments(date_R, part_RZ, target_R) for name, part_RZ in parts.items()}
 
 
 @pytest.mark.parametrize(("column", "inputs"), [(1, "channels"), (CHANNELS + 2, "latents")])
 def test_it_finds_an_input_that_explains_a_tenth(column: int, inputs: str):
-    weights_Z, report = fit_rows(_rows(0, 0.1, column), CHANNELS, stride=1)
-    assert report["inputs"] == inputs
-    assert weights_Z[column] == pytest.approx(0.1, abs=0.05)
-    assert weights_Z[column] > 3 * np.abs(np.delete(weights_Z, column)).max()
+    name, fitted, left = choose(_designs(0, 0.1, column))
+    assert name == inputs
+    weights_Z, here = left * fitted.slope * fitted.weights_Z, column % CHANNELS
+    assert weights_Z[here] == pytest.approx(0.1, abs=0.05)
+    assert weights_Z[here] > 3 * np.abs(np.delete(weights_Z, here)).max()
 
 
 def test_where_nothing_is_it_expects_nothing_most_of_the_time():
     """And what it expects then is little: the positive part of James and Stein."""
-    sizes = [np.linalg.norm(fit_rows(_rows(seed, 0.0), CHANNELS, stride=1)[0]) for seed in range(40)]
+    found = [choose(_designs(seed, 0.0)) for seed in range(40)]
+    sizes = [np.linalg.norm(left * fitted.slope * fitted.weights_Z) for _, fitted, left in found]
     assert np.mean(np.array(sizes) == 0) >= 0.75
     assert np.mean(sizes) < 0.01
 
@@ -47,10 +65,26 @@ def test_labels_that_overlap_do_not_add_confidence():
         signal_DA = np.cumsum(random.standard_normal((DATES, ASSETS)), axis=0) / 10
         noise_DA = random.standard_normal((DATES + 10, ASSETS))
         label_DA = np.stack([noise_DA[d : d + 10].sum(0) for d in range(DATES)]) / 10**0.5
-        inputs_RZ = np.concatenate([signal_DA.reshape(-1, 1)] * 2, axis=1)
-        rows = ReadoutRows(np.repeat(np.arange(DATES), ASSETS), inputs_RZ, inputs_RZ, label_DA.ravel()).relative()
-        sure.append(fit_rows(rows, 1, stride=10)[1]["t_value"])
+        date_R = np.repeat(np.arange(DATES), ASSETS)
+        sure.append(fit_design(_moments(date_R, signal_DA.reshape(-1, 1), label_DA.ravel(), stride=10)).t_value)
     assert np.mean(np.array(sure) > 2) <= 0.25
+
+
+def test_sums_by_block_are_those_of_the_rows(tmp_path, monkeypatch):
+    """Whatever the sizes of the parts that are read, and encoded sessions are a part of those that are read."""
+    random = np.random.default_rng(0)
+    returns_DA, signal_DAF = 0.01 * random.standard_normal((400, 7)), random.standard_normal((400, 7, 3))
+    panel = write_panel(tmp_path / "panel", returns_DA, features_DAF=signal_DAF)
+    torch.manual_seed(0)
+    model = FinJEPA(run_config())
+    whole, level, rows = training_moments(model, panel)
+    monkeypatch.setattr(readout_fit, "_WINDOWS_AT_ONCE", 20)
+    monkeypatch.setattr(readout_fit, "_MOST_ENCODED", rows // 3)
+    parts, same_level, same_rows = training_moments(model, panel)
+    assert (same_level, same_rows) == (pytest.approx(level), rows)
+    np.testing.assert_allclose(parts["channels"].gram_KZZ, whole["channels"].gram_KZZ, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(parts["channels"].moment_KZ, whole["channels"].moment_KZ, rtol=1e-5, atol=1e-4)
+    assert parts["latents"].count_K.sum() == pytest.approx(rows / 3, rel=0.1)
 
 
 def test_it_looks_at_no_return_after_the_training_block(tmp_path):

@@ -102,7 +102,7 @@ def trained(monkeypatch):
             Trained.steps.append(record["step"])
             trainers[-1].stop_requested = record["step"] == Trained.stop_after
 
-        failure = training.function(training.panel, training.run_folder, report, trainers.append)
+        failure = training.function(training.panels[0], training.run_folder, report, trainers.append)
         watch()
         if failure is not None:
             (training.run_folder / FAILURE_FILE).write_text(failure)
