@@ -26,8 +26,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(INSTALLED) ## docs/channels.md from the table of channels
-	$(BIN)/python -m finjepa_pipeline.features.reference
+docs: $(INSTALLED) ## the documentation as a site in site/, with the generated reference
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open site/index.html, or run: $(BIN)/python -m http.server --directory site"
 
 ui: $(INSTALLED) ## the Dagster UI on the data of .finjepa
 	@case "$${FINJEPA_HOME:-$(CURDIR)}" in *[][*]*) echo "make ui: Dagster does not find its dagster.yaml in a folder with [, ] or * in its path; move FINJEPA_HOME" >&2; exit 1;; esac
@@ -40,7 +42,7 @@ pictures: $(INSTALLED) ## the pictures of the README, of the home that a demo ha
 lock: ## renew constraints.txt: the exact versions that demo and test install
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet -e '.[dev,postgres,ray,s3]' nanio
+	$(VENV)-lock/bin/pip install --quiet -e '.[dev,docs,postgres,ray,s3]' nanio
 	$(VENV)-lock/bin/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-lock
 

@@ -107,7 +107,7 @@ def _database(error: BaseException) -> str | None:
             )
     if _package(error) in ("duckdb", "_duckdb") and ("checksum" in text or "orrupt" in text):
         return (
-            f"{_home() / 'warehouse.duckdb'} is damaged ({_sentence(error)}): put a backup in its place (docs/deploy.md), "
+            f"{_home() / 'warehouse.duckdb'} is damaged ({_sentence(error)}): put a backup in its place (docs/how-to/deploy.md), "
             "or move it away and ingest again"
         )
     return None

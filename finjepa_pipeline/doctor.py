@@ -96,7 +96,9 @@ def _compute(settings: Settings) -> Iterator[Finding]:
     ray = f"ray {version} is installed" if version else "ray is not installed (pip install 'finjepa[ray]')"
     address = settings.ray_address
     if address is None:
-        yield Finding(True, "compute", f"local; {ray}", "FINJEPA_COMPUTE=HOST:6379 for a Ray cluster (docs/scale.md)")
+        yield Finding(
+            True, "compute", f"local; {ray}", "FINJEPA_COMPUTE=HOST:6379 for a Ray cluster (docs/how-to/scale.md)"
+        )
     else:
         try:
             with connected(address):
@@ -128,5 +130,5 @@ def _nightly_runs(settings: Settings) -> Iterator[Finding]:
     except FinJEPAError as error:
         yield Finding(False, "nightly runs", "they do not start", str(error))
     alerts = [name for name, to in (("webhook", settings.alert_webhook), ("command", settings.alert_command)) if to]
-    hint = "" if alerts else "FINJEPA_ALERT_WEBHOOK or FINJEPA_ALERT_COMMAND (docs/operate.md)"
+    hint = "" if alerts else "FINJEPA_ALERT_WEBHOOK or FINJEPA_ALERT_COMMAND (docs/how-to/alerts.md)"
     yield Finding(True, "alerts", " and ".join(alerts) or "nobody is alerted when a nightly run fails", hint)

@@ -212,7 +212,7 @@ def daily_decision(
 def retention(
     context: dg.AssetExecutionContext, config: RetentionConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
-    """Removes what no nightly run needs any more, so that the disk does not fill; docs/operate.md says what is kept and why.
+    """Removes what no nightly run needs any more, so that the disk does not fill; docs/how-to/disk.md says what is kept and why.
     Removes nothing while another run or command uses the home: the next nightly run does."""
     home = settings.get()
     alive = living(home, context.instance, context.run.run_id)

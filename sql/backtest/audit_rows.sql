@@ -1,6 +1,6 @@
 -- Rows of a feed with this content as its source gave them, for an audit: some symbols, drawn by a hash, over the last sessions.
 -- Without the ticks that later rows have put into quarantine (factor_step 512, impossible_move 1024): they are cleaned with up to
--- five rows of hindsight, which docs/operate.md says, and no audit needs to find it again.
+-- five rows of hindsight, which docs/how-to/price-rules.md says, and no audit needs to find it again.
 WITH rows AS (
     SELECT symbol, date, open, high, low, close, volume, adj_close
     FROM main.price_history AS history JOIN (

@@ -1,5 +1,5 @@
-"""The production layout of docs/deploy.md: PostgreSQL, code server, daemon and webserver as the unit files start them, and a
-login before the UI; a night runs on it, and what was backed up comes back."""
+"""The production layout of docs/how-to/deploy.md: PostgreSQL, code server, daemon and webserver as the unit files start them, and
+a login before the UI; a nightly run runs on it, and what was backed up comes back."""
 
 import contextlib
 import http.client

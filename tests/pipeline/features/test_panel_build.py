@@ -11,7 +11,6 @@ import pytest
 
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.features import CHANNELS
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.history import Revision
 from finjepa_pipeline.settings import Settings
@@ -106,11 +105,3 @@ def test_the_asset_shows_the_table_and_pictures(settings: Settings):
     assert "data:image/svg+xml" in str(shown[0]["coverage"].value)
     assert [metadata["reused"].value for metadata in shown] == [False, True]
     assert shown[0]["dagster/row_count"].value == Panel.open(current_panel(settings)).lengths.sum()
-
-
-def test_the_page_of_channels_is_that_of_the_table():
-    from finjepa_pipeline.features.reference import PAGE, page
-
-    assert PAGE.read_text() == page(), "run `make docs`"
-    for channel in CHANNELS:
-        assert f"| {channel.name} |" in page()
