@@ -32,7 +32,9 @@ def test_results_page_plots_and_verdicts_are_those_of_the_result_files():
 
 
 def test_no_page_is_too_long_to_read():
-    long = {page.name: len(re.findall(r"\S*\w\S*", text_of(page))) for page in (*PAGES, *NOTEBOOKS)}  # not bars of tables
+    long = {
+        page.name: len(re.findall(r"\S*\w\S*", text_of(page))) for page in (*PAGES, *NOTEBOOKS)
+    }  # not bars of tables
     assert {name: words for name, words in long.items() if words > LONGEST_WORDS} == {}
 
 
