@@ -16,6 +16,7 @@ import polars as pl
 from finjepa_model.data.panel import FORMAT
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features import MARKET_CHANNELS, AdjustedPrices, Channel, choose, fill_panel
+from finjepa_model.features.adjust import runs_of
 from finjepa_model.features.build import PRICE_COLUMNS
 from finjepa_model.files import to_json, write_text
 from finjepa_pipeline.prices.history import current_revision, derived_options, require_shown
@@ -153,17 +154,6 @@ def adjusted_prices(connection: duckdb.DuckDBPyConnection) -> AdjustedPrices:
         columns=columns,
         runs=runs,
     )
-
-
-def runs_of(sizes: np.ndarray, most: int) -> Iterator[slice]:
-    """Consecutive runs whose sizes add up to at most `most`, or to one size that is larger."""
-    start, total = 0, 0
-    for place, size in enumerate(sizes.tolist()):
-        if place > start and total + size > most:
-            yield slice(start, place)
-            start, total = place, 0
-        total += size
-    yield slice(start, len(sizes))
 
 
 def universe_version(connection: duckdb.DuckDBPyConnection) -> str:

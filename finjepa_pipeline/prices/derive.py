@@ -7,27 +7,19 @@ import hashlib
 from dataclasses import dataclass
 
 import dagster as dg
+import duckdb
+import polars as pl
 from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.features.adjust import UniverseRule, corporate_actions, entities, price_events, runs_of
 from finjepa_model.files import to_json
 from finjepa_pipeline.prices import history
 from finjepa_pipeline.warehouse import Warehouse, sql
 
 TABLES = ("corporate_actions", "entities", "adjusted_prices", "universe")
-# Thresholds of reference tables, on sessions, logarithms of ratios, and ratios.
-THRESHOLDS = {
-    "schema": 6,  # raise it when what is derived changes: it is made again
-    "long_gap": 60,  # sessions without a row after which a ticker may have been given to somebody else
-    "patience": 10,  # sessions before the end of the data after which a history counts as ended
-    "quarter": 63,  # sessions before its end by which a share is judged to have been falling apart
-    "factor_step": 0.0005,  # 5 bp: less is rounding of adj_close
-    "jump": 0.405,  # log(1.5): +50 % or -33 % in a day is listed
-    "collapse": 0.1,  # a day's ratio of adjusted closes below, or
-    "explosion": 4.0,  # above: a step of the price, or an extreme move
-    "heavy": 5,  # times the usual volume, which a gain beyond `explosion` needs to be believed
-    "year": 365,  # days without a row after which a ticker has been given to somebody else
-}
+SCHEMA = 7  # raise it when what is derived changes: it is made again
+RUN_ROWS = 1_000_000  # of a query: few queries, and some 100 MB of them at a time
 # Where symbols have calendars of their own, a row stands at the first session of the clock whose close is not before its own: a
 # decision there knows it, and none before does. Of several rows, the last one stands.
 _ON_ONE_CLOCK = """
@@ -40,10 +32,12 @@ _ON_ONE_CLOCK = """
 class UniverseConfig(dg.Config):
     """Who is eligible for a decision, judged from trailing data only."""
 
-    size: int = Field(default=500, ge=1, description="the first so many by dollar volume")
-    min_dollar_volume: float = Field(default=5e6, ge=0, description="median over the window, dollars a day")
-    min_history: int = Field(default=252, ge=1, description="sessions")
-    window: int = Field(default=63, ge=1, description="sessions")
+    size: int = Field(default=UniverseRule.size, ge=1, description="the first so many by dollar volume")
+    min_dollar_volume: float = Field(
+        default=UniverseRule.min_dollar_volume, ge=0, description="median over the window, dollars a day"
+    )
+    min_history: int = Field(default=UniverseRule.min_history, ge=1, description="sessions")
+    window: int = Field(default=UniverseRule.window, ge=1, description="sessions")
 
 
 @dataclass(frozen=True)
@@ -70,15 +64,20 @@ def derive(warehouse: Warehouse, config: UniverseConfig, prices: tuple[str, str]
             raise FinJEPAError("there are no prices to derive from; run `finjepa ingest` first")
         if prices is not None:
             history.require_shown(con, *prices)
-        thresholds = {**THRESHOLDS, **config.model_dump()}
-        state = (revision.feed_id, revision.number, to_json(thresholds, sort_keys=True))
+        options = {"schema": SCHEMA, **config.model_dump()}
+        state = (revision.feed_id, revision.number, to_json(options, sort_keys=True))
         reused = con.execute("FROM derived_state").fetchall() == [state]
         if not reused:
             several = con.execute("FROM symbol_calendars WHERE feed_id = ? LIMIT 1", [revision.feed_id]).fetchall()
             clocked = _ON_ONE_CLOCK.format(feed_id=revision.feed_id) if several else "FROM prices"
             has_volume = "volume" in revision.columns
             con.begin()
-            con.execute(sql("prices/derived").format(**thresholds, clocked=clocked, has_volume=has_volume))
+            con.execute(sql("prices/sessions").format(clocked=clocked))
+            for name, frame in _histories(con).items():
+                con.register("frame", frame.to_arrow())
+                con.execute(f"CREATE OR REPLACE TABLE {name} AS FROM frame")
+                con.unregister("frame")
+            con.execute(sql("prices/derived").format(**options, has_volume=has_volume))
             con.execute("DELETE FROM derived_state")
             con.execute("INSERT INTO derived_state VALUES (?, ?, ?)", state)
             con.commit()
@@ -87,5 +86,26 @@ def derive(warehouse: Warehouse, config: UniverseConfig, prices: tuple[str, str]
             "coalesce(sum(observations), 0)::BIGINT FROM entities"  # the same, without making them
         )
         rows = {name: con.execute(f"SELECT {count}").fetchall()[0][0] for name, count in counts.items()}
-        options = hashlib.sha256(state[-1].encode()).hexdigest()[:8]
-        return DeriveReport(rows, f"{revision.data_version}-{options}", reused)
+        version = hashlib.sha256(state[-1].encode()).hexdigest()[:8]
+        return DeriveReport(rows, f"{revision.data_version}-{version}", reused)
+
+
+def _histories(con: duckdb.DuckDBPyConnection) -> dict[str, pl.DataFrame]:
+    """price_events, corporate_actions and entities, from runs of whole symbols."""
+    symbols = con.sql("SELECT symbol, count(*) AS n FROM clocked_prices GROUP BY ALL ORDER BY symbol").pl()
+    [(sessions,)] = con.sql("SELECT count(*) FROM price_sessions").fetchall()
+    found: dict[str, list[pl.DataFrame]] = {}
+    for run in runs_of(symbols["n"].to_numpy(), RUN_ROWS):
+        bounds = {"first": symbols["symbol"][run.start], "last": symbols["symbol"][run.stop - 1]}
+        rows = con.sql(
+            """SELECT symbol, date, session::BIGINT - 1 AS session, close, volume, adj_close
+            FROM clocked_prices JOIN price_sessions USING (date)
+            WHERE symbol BETWEEN $first AND $last ORDER BY symbol, date""",
+            params=bounds,
+        ).pl()
+        events = price_events(rows)
+        actions = corporate_actions(events)
+        lives = entities(rows, events, actions, sessions)
+        for name, frame in (("price_events", events.drop("days")), ("corporate_actions", actions), ("entities", lives)):
+            found.setdefault(name, []).append(frame)
+    return {name: pl.concat(frames) for name, frames in found.items()}

@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from finjepa_pipeline.prices.derive import THRESHOLDS
+from finjepa_model.features.adjust import FACTOR_STEP, LONG_GAP
 from finjepa_pipeline.prices.history import current_revision
 from finjepa_pipeline.prices.rules import BITS, BY_NAME, ROW_RULES
 from finjepa_pipeline.warehouse import sql
@@ -40,7 +40,9 @@ def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
     # a source that has no adj_close at all misses none
     counted = [rule for rule in ROW_RULES if rule.name != "missing_adj_close" or "adj_close" in revision.columns]
     bits = ", ".join(f"('{rule.name}', {rule.bit})" for rule in counted)
-    query = sql("prices/quality").format(**THRESHOLDS, bits=bits, missing_ohlc=BITS["missing_ohlc"])
+    query = sql("prices/quality").format(
+        long_gap=LONG_GAP, factor_step=FACTOR_STEP, bits=bits, missing_ohlc=BITS["missing_ohlc"]
+    )
     total = revision.rows + revision.quarantined_rows
     con.register("drifts", _drifts(con).to_arrow())
     found = []

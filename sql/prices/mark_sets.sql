@@ -14,7 +14,7 @@ WHERE rowid IN (
 );
 
 -- Judged on the distinct symbols: a pattern on every row would cost more than the load. `X#2` is how the second company behind
--- the symbol X is called (derived.sql), so that no symbol may end so.
+-- the symbol X is called (features/adjust.py), so that no symbol may end so.
 UPDATE price_history SET broken = broken | {bad_symbol}
 WHERE valid_from = {revision} AND coalesce(symbol, '') IN (
     SELECT symbol FROM (SELECT DISTINCT coalesce(symbol, '') AS symbol FROM price_history WHERE valid_from = {revision})
