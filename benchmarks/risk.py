@@ -38,9 +38,10 @@ from finjepa_model.training.risk_scorecard import (
     ewma_distribution,
     ewma_one_factor,
     ewma_volatility,
+    fit_har,
     five_lines,
     fixed_har_volatility,
-    har_with_market,
+    har_volatility,
     history_distribution,
     history_volatility,
     rows_of,
@@ -297,7 +298,7 @@ def report(
     config = model.config
     index = target.index()
     print(f"\n{len(index)} sessions, {np.diff(index.starts).mean():.0f} assets a session; the model is seed 0")
-    har = har_with_market(fitted, config)
+    har = har_volatility(fit_har(fitted, config))
     linear: Volatility = lambda chunk: model.risk.log_volatility(RiskInputs.of(chunk.observation))  # noqa: E731
     volatilities: dict[str, Volatility] = {"model": volatility_of(model)}
     volatilities |= {name: volatility_of(other) for name, other in others}

@@ -201,16 +201,27 @@ class RiskForecast:
         volatility_BN = self.volatility_BNV[..., HORIZONS.index(horizon)]
         return volatility_BN.unsqueeze(-1) * self.correlation_BNN * volatility_BN.unsqueeze(-2)
 
+    def return_volatility(self, horizon: int) -> Tensor:
+        """volatility_BN, a day, of the assets' returns over 1, 5 or 21 sessions; of one session it is that of five."""
+        return self.volatility_BNV[..., _VOLATILITY_OF[RETURN_HORIZONS.index(horizon)]]
+
     def quantiles(self, levels: tuple[float, ...], horizon: int) -> Tensor:
         """quantiles_BNQ of assets' simple returns over 1, 5 or 21 sessions."""
-        volatility_BN = self.volatility_BNV[..., _VOLATILITY_OF[RETURN_HORIZONS.index(horizon)]]
-        return volatility_BN.unsqueeze(-1) * horizon**0.5 * self._standard(0, levels, horizon)
+        return self.return_volatility(horizon).unsqueeze(-1) * horizon**0.5 * self._standard(0, levels, horizon)
+
+    def portfolio_volatility(self, weights_BCN: Tensor, horizon: int) -> Tensor:
+        """volatility_BC, a day, of portfolios' returns over 1, 5 or 21 sessions."""
+        covariance_BNN = self.covariance(HORIZONS[_VOLATILITY_OF[RETURN_HORIZONS.index(horizon)]])
+        return ((weights_BCN @ covariance_BNN) * weights_BCN).sum(-1).clamp(min=0).sqrt()
 
     def portfolio_quantiles(self, weights_BCN: Tensor, levels: tuple[float, ...], horizon: int) -> Tensor:
         """quantiles_BCQ of portfolios' simple returns over 1, 5 or 21 sessions."""
-        covariance_BNN = self.covariance(HORIZONS[_VOLATILITY_OF[RETURN_HORIZONS.index(horizon)]])
-        variance_BC = ((weights_BCN @ covariance_BNN) * weights_BCN).sum(-1).clamp(min=0)
-        return variance_BC.sqrt().unsqueeze(-1) * horizon**0.5 * self._standard(1, levels, horizon)
+        volatility_BC = self.portfolio_volatility(weights_BCN, horizon)
+        return volatility_BC.unsqueeze(-1) * horizon**0.5 * self._standard(1, levels, horizon)
+
+    def unit_quantiles(self, levels: tuple[float, ...], horizon: int) -> Tensor:
+        """quantiles_Q of an asset whose daily volatility is 1."""
+        return horizon**0.5 * self._standard(0, levels, horizon)
 
     def _standard(self, kind: int, levels: tuple[float, ...], horizon: int) -> Tensor:
         stored_Q = self.quantiles_2YQ[kind, RETURN_HORIZONS.index(horizon)]

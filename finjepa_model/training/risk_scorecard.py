@@ -6,7 +6,7 @@ Q quantile levels.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -282,21 +282,29 @@ def rows_of(
     return x_RJ, y_RV
 
 
-def har_with_market(block: RiskBlock, config: FinJEPAConfig, every: int = 5) -> Volatility:
+def _har_inputs(chunk: Chunk) -> Tensor:
+    seen = RiskInputs.of(chunk.observation)
+    own_BNK = seen.simple_BNZ[..., : len(LOOKBACKS)]
+    market_BNK = seen.market_BK.unsqueeze(1).expand_as(own_BNK)
+    return torch.cat([own_BNK, market_BNK, torch.ones_like(own_BNK[..., :1])], dim=-1)
+
+
+def fit_har(block: RiskBlock, config: FinJEPAConfig, every: int = 5) -> Tensor:
     """HAR (Corsi 2009) on the four windows of the asset and of the market, by least squares on the rows of every `every`-th
-    session, moved so that its variance is unbiased there."""
+    session, moved so that its variance is unbiased there: weights_JV.
 
-    def inputs(chunk: Chunk) -> Tensor:
-        seen = RiskInputs.of(chunk.observation)
-        own_BNK = seen.simple_BNZ[..., : len(LOOKBACKS)]
-        market_BNK = seen.market_BK.unsqueeze(1).expand_as(own_BNK)
-        return torch.cat([own_BNK, market_BNK, torch.ones_like(own_BNK[..., :1])], dim=-1)
-
-    x_RJ, y_RV = rows_of(block, config, inputs, every)
+    Raises:
+        FinJEPAError: if the block has no rows.
+    """
+    x_RJ, y_RV = rows_of(block, config, _har_inputs, every)
     weights_JV = torch.linalg.lstsq(x_RJ, y_RV, driver="gelsd").solution
     weights_JV[-1] += 0.5 * torch.exp(2 * (y_RV - x_RJ @ weights_JV)).mean(0).log()
-    weights_JV = weights_JV.float()
-    return lambda chunk: inputs(chunk) @ weights_JV
+    return weights_JV.float()
+
+
+def har_volatility(weights_JV: Tensor) -> Volatility:
+    """What HAR forecasts with weights that were fitted by `fit_har`."""
+    return lambda chunk: _har_inputs(chunk) @ weights_JV
 
 
 def normal_distribution(covariance_BNN: Tensor, chunk: Chunk) -> RiskForecast:
@@ -320,6 +328,14 @@ def ewma_distribution(chunk: Chunk) -> RiskForecast:
     past_BNR = _past_year(chunk)
     weight_R = 0.94 ** torch.arange(past_BNR.shape[-1] - 1, -1, -1, dtype=past_BNR.dtype)
     return normal_distribution((past_BNR * weight_R / weight_R.sum()) @ past_BNR.mT, chunk)
+
+
+def har_distribution(chunk: Chunk, weights_JV: Tensor) -> RiskForecast:
+    """Normal, with the volatilities of HAR and the correlations of `five_lines`."""
+    correlations_BKNN = estimate(_past_year(chunk), ("one_factor", "sample_252"))
+    normal = normal_distribution(correlations_BKNN.mean(1), chunk)
+    volatility_BNV = har_volatility(weights_JV)(chunk).exp()
+    return replace(normal, volatility_BMV=torch.cat([volatility_BNV, normal.volatility_BMV[:, -1:]], dim=1))
 
 
 def ewma_one_factor(chunk: Chunk) -> Tensor:
@@ -409,7 +425,7 @@ def scorecard(model: FinJEPA, panel: Panel, splits: Splits) -> Scorecard:
     pit: dict[str, list[float]] = {}
     example, left_out = None, []
     try:
-        har = har_with_market(fitted_to, model.config)
+        har = har_volatility(fit_har(fitted_to, model.config))
     except FinJEPAError as error:
         return Scorecard([], {}, None, [f"training: {error}"], {})
     for block_name, sessions in (("validation", splits.validation), ("test", splits.test)):

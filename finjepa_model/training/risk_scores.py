@@ -42,8 +42,8 @@ def r2_within_dates(target_R: np.ndarray, forecast_R: np.ndarray, date_R: np.nda
     return float(1 - np.square(target_R - forecast_R).sum() / max(np.square(target_R).sum(), 1e-30))
 
 
-def newey_west_t(x_D: np.ndarray, lag: int) -> float:
-    """t-value of a mean whose terms are correlated up to `lag` (Newey and West 1987); NaN for fewer than eight terms."""
+def newey_west_error(x_D: np.ndarray, lag: int) -> float:
+    """Standard error of a mean whose terms are correlated up to `lag` (Newey and West 1987); NaN for fewer than eight terms."""
     count = len(x_D)
     if count < 8:
         return math.nan
@@ -51,7 +51,12 @@ def newey_west_t(x_D: np.ndarray, lag: int) -> float:
     variance = centred_D @ centred_D / count
     for k in range(1, min(lag, count - 1) + 1):
         variance += 2 * (1 - k / (lag + 1)) * (centred_D[k:] @ centred_D[:-k]) / count
-    return float(x_D.mean() / math.sqrt(max(variance, 1e-30) / count))
+    return math.sqrt(max(variance, 1e-30) / count)
+
+
+def newey_west_t(x_D: np.ndarray, lag: int) -> float:
+    """t-value of that mean."""
+    return float(x_D.mean() / newey_west_error(x_D, lag)) if len(x_D) >= 8 else math.nan
 
 
 def compare(loss_D: np.ndarray, other_D: np.ndarray, lag: int) -> Comparison:
@@ -81,6 +86,17 @@ def pinball(outcome_R: np.ndarray, quantile_RQ: np.ndarray, levels_Q: np.ndarray
 def crps(outcome_R: np.ndarray, quantile_RQ: np.ndarray, levels_Q: np.ndarray) -> np.ndarray:
     """Continuous ranked probability score: twice the mean pinball loss over evenly spaced levels (Gneiting and Raftery 2007)."""
     return 2 * pinball(outcome_R, quantile_RQ, levels_Q).mean(-1)
+
+
+def quantile_score(outcome_R: np.ndarray, quantile_RQ: np.ndarray, levels_Q: np.ndarray) -> np.ndarray:
+    """The same of a few levels at any distance: each stands for the levels that are nearest to it."""
+    edges = np.concatenate([[0.0], (levels_Q[1:] + levels_Q[:-1]) / 2, [1.0]])
+    return 2 * pinball(outcome_R, quantile_RQ, levels_Q) @ np.diff(edges)
+
+
+def log_score(outcome_R: np.ndarray, variance_R: np.ndarray) -> np.ndarray:
+    """Log density of the outcome under a normal forecast with mean 0; higher is better."""
+    return -0.5 * (np.log(2 * np.pi * variance_R) + np.square(outcome_R) / variance_R)
 
 
 def probability_integral(outcome_R: np.ndarray, quantile_RQ: np.ndarray, levels_Q: np.ndarray) -> np.ndarray:

@@ -66,6 +66,16 @@ def session_after(calendar: str, last: datetime.date, count: int) -> datetime.da
         return np.busday_offset(np.datetime64(last), count, roll="backward").astype(object)
 
 
+def next_close(calendar: str, last: datetime.date) -> datetime.datetime:
+    """When the first session of an exchange after a day closes, UTC; midnight after the next weekday where no calendar says."""
+    day = session_after(calendar, last, 1)
+    try:
+        close = _calendar(clock_of(calendar), last - datetime.timedelta(days=14)).closes[str(day)]
+    except (FinJEPAError, KeyError):
+        return datetime.datetime.combine(day + datetime.timedelta(days=1), datetime.time())
+    return close.tz_convert(None).to_pydatetime()
+
+
 def known_at(calendar: str, clock: str) -> list[tuple[datetime.date, datetime.date]]:
     """When the row of a session is known to a decision: (session, the first session of `clock` that does not close before it).
 

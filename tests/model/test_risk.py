@@ -18,8 +18,9 @@ from finjepa_model.training.risk_fit import Chunk, RiskBlock, fit_trained
 from finjepa_model.training.risk_scorecard import (
     QLIKE,
     ewma_one_factor,
+    fit_har,
     five_lines,
-    har_with_market,
+    har_volatility,
     history_distribution,
     history_volatility,
     sample_shrinkage,
@@ -293,7 +294,7 @@ def test_the_scorecard_of_a_checkpoint_has_every_row(panel: Panel, world_model: 
 
 
 def test_har_with_the_market_is_least_squares_and_unbiased(block: RiskBlock):
-    forecast = har_with_market(block, CONFIG)
+    forecast = har_volatility(fit_har(block, CONFIG))
     ratios = [
         torch.exp(2 * (chunk.target_BNV - forecast(chunk)))[chunk.target_BNV.isfinite().all(-1)]
         for chunk in block.chunks(CONFIG, 5)

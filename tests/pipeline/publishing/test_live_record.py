@@ -1,0 +1,341 @@
+"""A live record says what the backtest would have said, scores it as an independent script does, and finds every change."""
+
+import datetime
+import itertools
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finjepa_model.data.batches import observe
+from finjepa_model.data.panel import Panel
+from finjepa_model.live_record import chain, scores
+from finjepa_model.live_record.chain import HORIZONS, LEVELS, QUANTILES, TABLES, Record
+from finjepa_model.live_record.scores import Outcomes, book_returns, gaps, score_lines
+from finjepa_model.live_record.verify import verify
+from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.prices.calendar import sessions
+from finjepa_pipeline.publishing import daily, live_record
+from finjepa_pipeline.publishing.daily import make_decision
+from finjepa_pipeline.publishing.live_record import record_night, record_of
+from tests.pipeline.backtest.handmade_panel import write_panel
+from tests.pipeline.backtest.handmade_setup import config_for
+from tests.pipeline.publishing.conftest import Home
+
+ASSETS, FIRST, NIGHTS, MISSED, LATE_NIGHT = 8, 640, 32, 9, 14
+HALTED, LATE, RESTATED, ENDED = 1, 2, 3, 4  # assets: no price for three sessions; one a session late; changed; delisted
+
+
+class Market:
+    """A market of New York's sessions whose panel grows by a session a night."""
+
+    def __init__(self, folder, nights: int = NIGHTS):
+        self.folder, self.days = folder, FIRST + nights
+        calendar = [day for day in sessions("XNYS") if day >= datetime.date(2012, 6, 1)]
+        self.dates = np.array(calendar[: self.days], "datetime64[D]")
+        random = np.random.default_rng(5)
+        shared, spread = random.normal(0, 0.008, (self.days, 1)), random.uniform(0.008, 0.03, ASSETS)
+        self.returns_DA = 0.0003 + shared + spread * random.normal(0, 1, (self.days, ASSETS))
+
+    def night(self, session: int) -> Panel:
+        """The panel of the night after a session."""
+        days, returns_DA = session + 1, self.returns_DA[: session + 1].copy()
+        alive_DA = np.ones((days, ASSETS), bool)
+        observed_DA = np.ones((days, ASSETS), bool)
+        observed_DA[FIRST + 5 : FIRST + 8, HALTED] = False
+        if days == FIRST + 11:  # the session before the newest is not there yet
+            observed_DA[-2:, LATE] = False
+        if days > FIRST + 15:
+            returns_DA[FIRST + 12, RESTATED] += 0.01
+        alive_DA[FIRST + 14 :, ENDED] = False
+        delisted_A = np.zeros(ASSETS)
+        delisted_A[ENDED] = -0.3
+        panel = write_panel(
+            self.folder / f"panel-{days}", returns_DA, alive_DA=alive_DA, dates_D=self.dates[:days],
+            delisting_return_A=delisted_A, eligible_DA=observed_DA & alive_DA,
+        )  # fmt: skip
+        rows_DA = panel.rows(np.arange(days)[:, None], np.arange(ASSETS)[None])
+        seen = np.load(panel.folder / "observed.npy")
+        seen[rows_DA[(rows_DA >= 0) & ~observed_DA]] = False
+        np.save(panel.folder / "observed.npy", seen)
+        return Panel.open(panel.folder)
+
+
+def evening(day: datetime.date, days: int = 0) -> datetime.datetime:
+    return datetime.datetime.combine(day + datetime.timedelta(days=days), datetime.time(23))
+
+
+def model_for() -> FinJEPA:
+    config = config_for(ASSETS)
+    config = replace(config, model=replace(config.model, stride=5, dim=8, predictor_layers=1))
+    torch.manual_seed(0)
+    model = FinJEPA(config)
+    model.readout.set(0.1 * torch.randn_like(model.readout.weights_Z), 0.1, 0.9)
+    return model
+
+
+def run_night(home: Home, market: Market, session: int, patch, days_late: int = 0):
+    folder = market.night(session).folder
+    for module in (daily, live_record):
+        patch.setattr(module, "current_panel", lambda settings: folder)
+        patch.setattr(module, "most_assets", lambda *asked: ASSETS - 2)
+    assert make_decision(home.settings, home.warehouse) is not None
+    return record_night(home.settings, home.warehouse, at=evening(market.dates[session].item(), days_late))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A home with a record of `NIGHTS` sessions, one of which was missed and one written too late."""
+    market, home = Market(tmp_path_factory.mktemp("market")), Home(tmp_path_factory.mktemp("home") / "home")
+    home.add_checkpoint("aaaa", model=model_for())
+    home.promote("aaaa", "qp")
+    with pytest.MonkeyPatch.context() as patch:
+        for k in range(NIGHTS):
+            if k != MISSED:
+                made = run_night(home, market, FIRST + k, patch, 4 if k == LATE_NIGHT else 0)
+                assert made is not None
+                assert made.new
+        again = run_night(home, market, FIRST + NIGHTS - 1, patch)
+        assert again is not None
+        assert not again.new
+    return market, home, record_of(home.settings, "test")
+
+
+def test_missed_late_restated_and_delisted_sessions_are_named(recorded):
+    market, _, record = recorded
+    outcomes = Outcomes.of(record)
+    assert gaps(record, outcomes) == [market.dates[FIRST + MISSED].item()]
+    hindsight = record.nights.filter(pl.col("hindsight"))["session"].to_list()
+    assert hindsight == [market.dates[FIRST + LATE_NIGHT].item()]
+    listed = record.outcomes().filter(pl.col("kind") != "return").drop("night").rows()
+    before = np.float32(market.returns_DA[FIRST + 12, RESTATED]).item()
+    assert listed == [
+        ("restated", f"A{RESTATED:03d}", market.dates[FIRST + 12].item(), pytest.approx(before + 0.01), before),
+        ("ended", f"A{ENDED:03d}", market.dates[FIRST + 14].item(), -0.3, None),
+    ]
+    late = outcomes.returns_DA[:, outcomes.place[f"A{LATE:03d}"]]  # it came a session late, and no return is lost
+    np.testing.assert_allclose(late, market.returns_DA[FIRST + 1 : FIRST + NIGHTS - 1, LATE], rtol=1e-6)
+
+
+def test_forecasts_are_those_of_the_backtest_over_the_same_sessions(recorded, tmp_path):
+    """Made at once from the last night's prices; of a session whose prices were restated later, from what was known then."""
+    market, home, record = recorded
+    panel, model = market.night(FIRST + NIGHTS - 1), FinJEPA.from_pretrained(home.settings.checkpoints / "aaaa")
+    compared = 0
+    for date in record.sessions:
+        session = panel.date_index(date)
+        if FIRST + 12 <= session <= FIRST + 15:
+            continue
+        rows = record.table("forecasts", date).filter(pl.col("forecast") == "model")
+        assets = rows.filter(pl.col("kind") == "asset")
+        numbers_N = np.array([panel.assets.index(name) for name in assets["name"]])
+        found = model.forecast_risk(observe(panel, np.array([session]), numbers_N[None], 1, model.config))
+        weights = record.table("portfolios", date)
+        held_N = [
+            weights.filter(pl.col("portfolio") == "book", pl.col("asset") == name)["weight"].sum()
+            for name in assets["name"]
+        ]
+        for horizon in HORIZONS:
+            expected_NQ = found.quantiles(LEVELS, horizon)[0].numpy()
+            np.testing.assert_allclose(assets.select(QUANTILES[horizon]).to_numpy(), expected_NQ, rtol=1e-4)
+            expected_Q = found.portfolio_quantiles(torch.tensor([[held_N]]).float(), LEVELS, horizon)[0, 0].numpy()
+            book = rows.filter(pl.col("name") == "book").select(QUANTILES[horizon]).to_numpy()[0]
+            np.testing.assert_allclose(book, expected_Q, rtol=1e-4, atol=1e-9)
+            compared += len(assets)
+    assert compared > 400
+
+
+def independent_scores(folder, date, kind, forecast, horizon) -> dict[str, float]:
+    """From the files alone, asset by asset, in the words of docs/live-record.md."""
+    nights = pl.read_parquet(folder / "nights.parquet")
+    returns: dict[str, dict[datetime.date, float]] = {}
+    ended: dict[str, datetime.date] = {}
+    days = set()
+    for night in nights["session"]:
+        for row in pl.read_parquet(folder / "outcomes" / f"{night}.parquet").iter_rows(named=True):
+            if row["kind"] == "restated":
+                continue
+            returns.setdefault(row["asset"], {})[row["session"]] = row["value"]
+            if row["kind"] == "ended":
+                ended[row["asset"]] = row["session"]
+            else:
+                days.add(row["session"])
+    ahead = sorted(day for day in days if day > date)[:horizon]
+    rows = pl.read_parquet(folder / "forecasts" / f"{date}.parquet").filter(pl.col("forecast") == forecast)
+    weights = pl.read_parquet(folder / "portfolios" / f"{date}.parquet")
+    inside = crps = qlike = logs = n = 0.0
+    for row in rows.iter_rows(named=True):
+        random = row["name"].startswith("random") or row["name"] in ("1/N", "minimum variance")
+        if row["kind"] != {"portfolio": "portfolio", "1/N": "portfolio"}.get(kind, kind) or row["volatility_1"] == 0:
+            continue
+        if (kind == "portfolio" and not random) or (kind == "1/N" and row["name"] != "1/N"):
+            continue
+        held = {row["name"]: 1.0}
+        if row["kind"] == "portfolio":
+            held = dict(weights.filter(pl.col("portfolio") == row["name"]).select("asset", "weight").iter_rows())
+        known, outcome, squares, counted = True, 0.0, [], []
+        for asset, weight in held.items():
+            own = returns.get(asset, {})
+            over = asset in ended and ended[asset] <= ahead[-1]
+            known &= over or (ahead[-1] in own and sum(day in own for day in ahead) >= 2 * horizon / 3)
+            growth = 1.0
+            for day in ahead:
+                growth *= 1 + own.get(day, 0.0)
+            outcome += weight * (growth - 1)
+            counted.append([weight * own[day] if day in own else None for day in ahead])
+        if not known:
+            continue
+        daily_returns = [[x for x in one if x is not None or len(held) > 1] for one in zip(*counted, strict=True)]
+        squares = [sum(x or 0.0 for x in one) ** 2 for one in daily_returns if one]
+        realised, forecast_variance = max(sum(squares) / len(squares), 1e-6), row[f"volatility_{horizon}"] ** 2
+        quantiles = [row[name] for name in QUANTILES[horizon]]
+        if kind == "market":
+            unit = rows.filter(pl.col("kind") == "unit").row(0, named=True)
+            quantiles = [row[f"volatility_{horizon}"] * unit[name] for name in QUANTILES[horizon]]
+        n += 1
+        inside += quantiles[1] < outcome <= quantiles[5]
+        edges = [0.0, *[(a + b) / 2 for a, b in itertools.pairwise(LEVELS)], 1.0]
+        crps += 2 * sum(
+            (edges[q + 1] - edges[q]) * max(level * (outcome - quantile), (level - 1) * (outcome - quantile))
+            for q, (level, quantile) in enumerate(zip(LEVELS, quantiles, strict=True))
+        )
+        qlike += realised / forecast_variance - np.log(realised / forecast_variance) - 1
+        variance = horizon * forecast_variance
+        logs += -0.5 * (np.log(2 * np.pi * variance) + outcome**2 / variance)
+    return {"n": n, "inside": inside, "crps": crps / n, "qlike": qlike / n, "log_score": logs / n}
+
+
+def test_scores_are_those_of_an_independent_script(recorded):
+    _, _, record = recorded
+    found = pl.read_parquet(record.folder / "scores.parquet").filter(pl.col("n") > 0, pl.col("kind") != "book")
+    assert set(found["kind"]) == {"asset", "market", "portfolio", "1/N"}
+    for row in found.sample(60, seed=0).iter_rows(named=True):
+        key = [row[name] for name in ("session", "kind", "forecast", "horizon")]
+        expected = independent_scores(record.folder, *key)
+        row["inside"] = sum(row[f"bin_{k}"] for k in range(2, 6))
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(value, rel=1e-6), (*key, name)
+
+
+def test_a_record_that_nobody_changed_agrees(recorded):
+    _, _, record = recorded
+    found = verify(record.folder, "the home")
+    assert not found.broken
+    assert f"{NIGHTS - 1} nights" in found.text
+    assert "(1 in hindsight, 1 missed)" in found.text
+    assert record.last_hash in found.text
+
+
+def test_lines_count_what_they_sum_up(recorded):
+    _, _, record = recorded
+    found = pl.read_parquet(record.folder / "scores.parquet")
+    for line in score_lines(found):
+        rows = found.filter(
+            pl.col("kind") == line.kind, pl.col("horizon") == line.horizon, pl.col("forecast") == line.forecast
+        )
+        assert line.outcomes == rows["n"].sum()
+        assert sum(line.bins) == pytest.approx(1)
+        assert 0 <= line.coverage[0.5] <= line.coverage[0.9] <= line.coverage[0.98] <= 1
+        if line.dates >= 8 * line.horizon:
+            assert line.low <= line.coverage[0.9] <= line.high
+
+
+def test_the_book_is_compared_with_what_it_could_have_held(recorded):
+    market, _, record = recorded
+    found = book_returns(record, Outcomes.of(record))
+    nights = record.nights
+    wealth = dict(nights.select("session", "wealth").iter_rows())
+    for session, book in zip(found.sessions, found.book, strict=True):
+        before = max(day for day in record.sessions if day < session)
+        assert book == pytest.approx(wealth[session] / wealth[before] - 1)
+    place = found.sessions.index(market.dates[FIRST + MISSED + 1].item())  # over the session that was missed
+    names = record.table("portfolios", record.sessions[MISSED - 1]).filter(pl.col("portfolio") == "1/N")["asset"]
+    numbers = [int(name[1:]) for name in names]
+    two_days = np.prod(1 + market.returns_DA[FIRST + MISSED : FIRST + MISSED + 2, numbers], axis=0) - 1
+    assert found.equal[place] == pytest.approx(two_days.mean(), abs=1e-6)
+
+
+@given(data=st.data())
+def test_every_change_is_found(recorded, tmp_path_factory, data):
+    """One number, one row, one night, a night put in again, or a score."""
+    _, _, record = recorded
+    folder = tmp_path_factory.mktemp("changed") / "record"
+    shutil.copytree(record.folder, folder)
+    night = data.draw(st.sampled_from(record.sessions))
+    table = data.draw(st.sampled_from([*TABLES, "nights", "scores", "night", "whole night", "files of a night"]))
+    if table in ("night", "whole night", "files of a night"):
+        if table != "files of a night":
+            Record(folder).nights.filter(pl.col("session") != night).write_parquet(folder / "nights.parquet")
+        if table != "night":
+            for name in TABLES:
+                (folder / name / f"{night}.parquet").unlink()
+    else:
+        file = folder / f"{table}.parquet" if table in ("nights", "scores") else folder / table / f"{night}.parquet"
+        frame = pl.read_parquet(file)
+        if frame.height == 0:
+            return
+        row, column = data.draw(st.integers(0, frame.height - 1)), data.draw(st.sampled_from(frame.columns))
+        if data.draw(st.booleans()):
+            changed = frame.filter(pl.int_range(pl.len()) != row)
+        else:
+            changed = frame.with_columns(
+                pl.when(pl.int_range(pl.len()) == row).then(_other(frame, row, column)).otherwise(column).alias(column)
+            )
+        changed.write_parquet(file)
+    assert verify(folder).broken
+
+
+def _other(frame: pl.DataFrame, row: int, column: str) -> pl.Expr:
+    """A value that differs as little as it can."""
+    kind, value = frame.schema[column], frame[column][row]
+    if value is None:
+        value = {pl.String: "", pl.Boolean: False}.get(kind, 0)
+    elif kind.is_float():
+        value = float(
+            np.nextafter(np.float32(value), np.float32(9)) if kind == pl.Float32 else value * (1 + 1e-8) + 1e-12
+        )
+    elif kind == pl.Boolean:
+        value = not value
+    elif kind.is_integer():
+        value += 1
+    elif kind == pl.String:
+        value += "x"
+    else:
+        value += datetime.timedelta(days=1)
+    return pl.lit(value).cast(kind)
+
+
+def test_a_run_that_dies_between_files_leaves_a_record_that_goes_on(tmp_path, monkeypatch):
+    market, home = Market(tmp_path / "market", 4), Home(tmp_path / "home")
+    home.add_checkpoint("aaaa", model=model_for())
+    home.promote("aaaa", "qp")
+    run_night(home, market, FIRST, monkeypatch)
+    written: list[str] = []
+    write = chain.write_parquet
+
+    def dying(frame, file):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(file.name)
+        write(frame, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chain, "write_parquet", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run_night(home, market, FIRST + 1, patch)
+    made = run_night(home, market, FIRST + 1, monkeypatch)
+    assert made is not None
+    assert (made.new, made.record.nights.height) == (True, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(scores, "write_parquet", dying)
+        with pytest.raises(KeyboardInterrupt):  # the night stands, and its scores are not written
+            run_night(home, market, FIRST + 2, patch)
+    made = run_night(home, market, FIRST + 2, monkeypatch)
+    assert made is not None
+    assert (made.new, made.record.nights.height) == (False, 3)
+    assert not verify(made.record.folder).broken
