@@ -53,14 +53,19 @@ def has_several(calendar: str) -> bool:
 
 def sessions_behind(calendar: str, last: datetime.date, now: datetime.datetime) -> int:
     """How many closed sessions lie after `last` at `now` (with a time zone)."""
-    found = _calendar(clock_of(calendar), last - datetime.timedelta(days=14))  # a calendar must not be empty
+    found = _around(calendar, last)  # a calendar must not be empty
     return sum(day.date() > last and found.session_close(day) <= now for day in found.sessions)
+
+
+def _around(calendar: str, last: datetime.date) -> Any:
+    """The calendar at whose closes decisions are made, from a month before the year of a day on: made once for all its days."""
+    return _calendar(clock_of(calendar), datetime.date(last.year - 1, 12, 1))
 
 
 def session_after(calendar: str, last: datetime.date, count: int) -> datetime.date:
     """The `count`-th session of an exchange after a day; the `count`-th weekday where no calendar says."""
     try:
-        found = _calendar(clock_of(calendar), last - datetime.timedelta(days=14)).sessions.date
+        found = _around(calendar, last).sessions.date
         return [day for day in found if day > last][count - 1]
     except (FinJEPAError, IndexError):
         return np.busday_offset(np.datetime64(last), count, roll="backward").astype(object)
@@ -70,7 +75,7 @@ def next_close(calendar: str, last: datetime.date) -> datetime.datetime:
     """When the first session of an exchange after a day closes, UTC; midnight after the next weekday where no calendar says."""
     day = session_after(calendar, last, 1)
     try:
-        close = _calendar(clock_of(calendar), last - datetime.timedelta(days=14)).closes[str(day)]
+        close = _around(calendar, last).closes[str(day)]
     except (FinJEPAError, KeyError):
         return datetime.datetime.combine(day + datetime.timedelta(days=1), datetime.time())
     return close.tz_convert(None).to_pydatetime()

@@ -20,6 +20,7 @@ from torch import Tensor
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_splits, history_needed, unseen
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.features.adjust import PATIENCE
 from finjepa_model.files import read_json, to_json, write_text
 from finjepa_model.live_record.chain import FOLDER, OUTCOMES, PORTFOLIOS, Night, Record
 from finjepa_model.live_record.forecasts import Forecaster
@@ -34,7 +35,6 @@ from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, Market
 from finjepa_pipeline.backtest.results import most_assets, now
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.calendar import next_close
-from finjepa_pipeline.prices.derive import THRESHOLDS
 from finjepa_pipeline.prices.history import current_revision
 from finjepa_pipeline.publishing.book import Holdings, holdings_at
 from finjepa_pipeline.publishing.gate import Champion, current_champion
@@ -244,7 +244,7 @@ def outcomes_of_night(record: Record, panel: Panel, session: int) -> pl.DataFram
                         {"kind": "restated", "asset": name, "session": date, "value": value, "recorded": before}
                     )
         end = int(panel.first[numbers_A[a]] + panel.lengths[numbers_A[a]])
-        if end < session - THRESHOLDS["patience"] and dates[end] > begun[name]:
+        if end < session - PATIENCE and dates[end] > begun[name]:
             paid = float(panel.delisting_return[numbers_A[a]])
             found.append({"kind": "ended", "asset": name, "session": dates[end], "value": paid})
     return pl.DataFrame([{name: row.get(name) for name in OUTCOMES} for row in found], schema=OUTCOMES)
