@@ -354,9 +354,15 @@ def sample_shrinkage(chunk: Chunk, nonlinear: bool = False) -> Tensor:
 
 def five_lines(chunk: Chunk) -> Tensor:
     """Fixed HAR volatility; correlations half of one factor and half of the sample, 252 returns."""
-    correlations_BKNN = estimate(_past_year(chunk), ("one_factor", "sample_252"))
-    volatility_BN = fixed_har_volatility(chunk)[..., 0].double().exp()
-    return volatility_BN.unsqueeze(-1) * correlations_BKNN.mean(1) * volatility_BN.unsqueeze(-2)
+    return analytic_distribution(chunk).covariance().double()
+
+
+def analytic_distribution(chunk: Chunk) -> RiskForecast:
+    """`five_lines` as a distribution: nothing in it is fitted, and returns are normal."""
+    correlation_BNN = estimate(_past_year(chunk), ("one_factor", "sample_252")).mean(1)
+    forecast = normal_distribution(correlation_BNN, chunk)
+    volatility_BMV = F.pad(fixed_har_volatility(chunk).exp(), (0, 0, 0, 1), value=1.0)
+    return replace(forecast, volatility_BMV=volatility_BMV)
 
 
 def _past_year(chunk: Chunk) -> Tensor:

@@ -45,7 +45,7 @@ from finjepa_pipeline.backtest.metrics import (
     months_better,
     same_return_for_all,
 )
-from finjepa_pipeline.backtest.results import acting_planner, insert, now, or_null, status_of, transaction
+from finjepa_pipeline.backtest.results import insert, now, or_null, status_of, transaction, tried_ratios
 from finjepa_pipeline.backtest.strategies import kind, not_planners
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.quality import quality_summary
@@ -65,13 +65,6 @@ _NEWEST = """
         SELECT data_version FROM main.leaderboard WHERE checkpoint = $checkpoint ORDER BY created_at DESC LIMIT 1
     )
     ORDER BY block, sharpe DESC NULLS LAST, strategy
-"""
-# Configurations tried on some of these sessions, whatever the block was called; NULL for what failed. Baselines were chosen
-# beforehand and do not count; a result that came out twice was the same configuration.
-_TRIED = """
-    SELECT excess_sharpe FROM main.backtest_trials
-    WHERE NOT list_contains($not_planners, strategy) AND coalesce(start_date <= $end_date AND end_date >= $start_date, true)
-    QUALIFY excess_sharpe IS NULL OR row_number() OVER (PARTITION BY start_date, end_date, round(excess_sharpe, 12)) = 1
 """
 _TRIED_RETURNS = """
     SELECT date, checkpoint || '/' || strategy || '/' || block AS trial, net_return FROM main.backtest_returns
@@ -129,7 +122,8 @@ def build_leaderboard(
             con.execute(f"DELETE FROM main.{table} WHERE {_CHECKPOINT}", key)
         for (block, setup), table in returns.group_by("block", "setup", maintain_order=True):
             frames = {str(name): frame for (name,), frame in table.group_by("strategy", maintain_order=True)}
-            of_block, tried_N = key | {"block": block, "setup": setup}, _tried_ratios(con, table, untried)
+            of_block, dates = key | {"block": block, "setup": setup}, table["date"]
+            tried_N = np.append(tried_ratios(con, dates.min(), dates.max()), [np.nan] * untried)  # type: ignore[arg-type]
             for name, rows, more in (
                 ("leaderboard", _rows(con, of_block, frames, tried_N), labels or {"fold": "single"}),
                 ("backtest_inference", [_statistics(con, str(setup), frames, len(tried_N))], {}),
@@ -197,14 +191,6 @@ def _statistics(con: duckdb.DuckDBPyConnection, setup: str, frames: Frames, trie
 
 def _net(frames: Frames) -> np.ndarray:
     return np.column_stack([frame["net_return"].to_numpy() for frame in frames.values()])
-
-
-def _tried_ratios(con: duckdb.DuckDBPyConnection, returns: pl.DataFrame, untried: int) -> np.ndarray:
-    """Sharpe ratios per session, of the return over 1/N, of all that was ever tried on some of these sessions; NaN for what
-    failed or was never backtested."""
-    span = {"start_date": returns["date"].min(), "end_date": returns["date"].max()}
-    tried = con.execute(_TRIED, span | {"not_planners": not_planners()}).fetchall()
-    return np.array([float("nan") if ratio is None else ratio for (ratio,) in tried] + [float("nan")] * untried)
 
 
 def _different_bets(con: duckdb.DuckDBPyConnection, setup: str) -> int:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,12 @@ _LOG_CONFIGURATION = """
         $n_days AS n_days, $created_at AS created_at, $start_date AS start_date, $end_date AS end_date
     WHERE NOT EXISTS (FROM main.backtest_trials WHERE setup = $setup AND strategy = $strategy)
 """
-_ACTING_PLANNER = """
-    SELECT strategy FROM main.backtest_returns
-    WHERE checkpoint = $checkpoint AND data_version = $data_version AND block = 'validation'
-        AND NOT list_contains($not_planners, strategy) AND strategy NOT LIKE '%:%'
-    GROUP BY strategy
-    ORDER BY strategy = 'qp' OR starts_with(strategy, 'qp |') DESC,
-        avg(net_return) / nullif(stddev_samp(net_return), 0) DESC NULLS LAST, strategy
-    LIMIT 1
+# Configurations tried on some of these sessions, whatever the block was called; NULL for what failed. Baselines were chosen
+# beforehand and do not count; a result that came out twice was the same configuration.
+_TRIED = """
+    SELECT excess_sharpe FROM main.backtest_trials
+    WHERE NOT list_contains($not_planners, strategy) AND coalesce(start_date <= $last AND end_date >= $first, true)
+    QUALIFY excess_sharpe IS NULL OR row_number() OVER (PARTITION BY start_date, end_date, round(excess_sharpe, 12)) = 1
 """
 
 
@@ -123,12 +121,11 @@ def most_assets(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str) 
     return int(found[1]) if found else 20
 
 
-def acting_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str) -> str | None:
-    """The planner that acts for a checkpoint: qp where it was tested, or else that with the best net Sharpe ratio on the
-    validation block; None without one. A Sharpe ratio of so few years tells luck from skill too rarely to choose by it."""
-    asked = {"checkpoint": checkpoint, "data_version": data_version, "not_planners": not_planners()}
-    rows = con.execute(_ACTING_PLANNER, asked).fetchall()
-    return rows[0][0] if rows else None
+def tried_ratios(con: duckdb.DuckDBPyConnection, first: date, last: date) -> np.ndarray:
+    """Sharpe ratios per session, of the return over 1/N, of all that was ever backtested on some of these sessions; NaN for what
+    failed."""
+    tried = con.execute(_TRIED, {"first": first, "last": last, "not_planners": not_planners()}).fetchall()
+    return np.array([float("nan") if ratio is None else ratio for (ratio,) in tried])
 
 
 def insert(con: duckdb.DuckDBPyConnection, table: str, constants: dict[str, Any], columns: dict[str, Any]) -> None:

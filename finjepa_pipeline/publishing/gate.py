@@ -1,11 +1,14 @@
 """The champion gate: whether the newest checkpoint replaces the trusted one, and everything that it looks at.
 
 A challenger must be whole, alive, fairly backtested and free of leakage, on sound data. A check that cannot be evaluated is not
-known to hold, and blocks like one that failed. One that compares returns with luck and had not enough data does not block: a
-short history would otherwise never have a champion. It is not called passed either.
+known to hold, and blocks like one that failed. One that compares with luck and had not enough data does not block: a short
+history would otherwise never have a champion. It is not called passed either.
 
-Then both are compared on the same validation sessions by a paired bootstrap of daily returns net of costs. A probability above
-one half is enough to replace; it is not enough to say "better", and the model card does not say so.
+Forecasts decide, by the rule of `finjepa_model.training.forecast_comparison`, on validation sessions, which no model that is
+compared was trained on. A challenger whose forecasts are worse beyond chance than those of the analytic baseline (fixed HAR
+volatility, correlations half of one factor and half of the sample) is refused. One whose forecasts are better beyond chance than
+the champion's, on the sessions that are in the validation blocks of both, replaces it; otherwise the champion stays. What planners
+earned decides what the card may say, and not who is champion.
 """
 
 import json
@@ -13,38 +16,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import duckdb
-import numpy as np
 
-from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_blocks
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST, TOO_SHORT, sharpe
+from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest.acting import NO_PLANNER, acting_planner
+from finjepa_pipeline.backtest.metrics import BENCHMARK
 from finjepa_pipeline.backtest.results import (
     BEFORE_THE_GATE,
     EXACT,
     NOT_ENOUGH_DATA,
     NOT_RUN,
     TESTS,
-    acting_planner,
     insert,
     now,
     status_of,
     transaction,
 )
+from finjepa_pipeline.publishing.forecast_match import against_baseline, against_champion, panel_of
 from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.warehouse import Warehouse, sql
 
-REPLACE_ABOVE = 0.5  # probability
-BOOTSTRAP_SAMPLES = 2000
 # Of a nightly run; `finjepa audit` runs longer ones.
 AUDIT_SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}
 _RANKS = ("effective_rank_assets", "effective_rank_market")
@@ -93,8 +94,8 @@ class Verdict:
         challenger: checkpoint that was judged.
         champion: checkpoint that is trusted after the verdict; None when there is none yet.
         verdict: `promoted`, `kept` (the champion stays) or `refused` (a check forbids it).
-        probability_better: share of bootstrap samples in which the challenger's Sharpe ratio is the higher one.
-        common_days: validation sessions that both were compared on.
+        t_baseline, t_champion: t-value of the challenger's losses minus those of the analytic baseline and of the champion;
+            negative where its forecasts are better, None where there was nothing to compare.
         findings: every check, whatever came of it.
         new: False when the same verdict stands in the table already.
     """
@@ -104,8 +105,8 @@ class Verdict:
     verdict: Outcome
     reasons: tuple[str, ...]
     strategy: str | None = None
-    probability_better: float | None = None
-    common_days: int | None = None
+    t_baseline: float | None = None
+    t_champion: float | None = None
     findings: tuple[Finding, ...] = ()
     new: bool = True
 
@@ -121,36 +122,42 @@ def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = No
     return Champion(*rows[0]) if rows else None
 
 
-def judge(con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, write: bool = True) -> Verdict:
+def judge(settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Panel, write: bool = True) -> Verdict:
     """Judge a challenger and store the verdict in `champions` and every reason in `champion_checks`, unless they stand there.
 
     Args:
         checkpoint: folder of the challenger.
+        panel: that the challenger reads; the champion forecasts on the same prices.
         write: False for the verdict only; nothing is stored then.
     """
-    champion, challenger = current_champion(con), checkpoint.name
-    if champion is not None and champion.checkpoint == challenger:
-        known = known_findings(con, challenger)
-        reason = ("it is the champion already",)
-        return Verdict(challenger, challenger, "kept", reason, champion.strategy, findings=known, new=False)
-    verdict = _verdict(con, checkpoint, champion, data_version)
+    data_version, challenger = str(panel.manifest["data_version"]), checkpoint.name
+    with warehouse.connect() as con:
+        champion, known = current_champion(con), known_findings(con, challenger)
+        acting = acting_planner(con, challenger, data_version, settings.planner)
+        if champion is not None and champion.checkpoint == challenger and acting in (None, champion.strategy):
+            reason = ("it is the champion already",)
+            return Verdict(challenger, challenger, "kept", reason, champion.strategy, findings=known, new=False)
+        found = findings(con, checkpoint, data_version, acting)
+    # with the warehouse closed: others may use it while forecasts are made
+    verdict = _verdict(settings, warehouse, checkpoint, panel, champion, acting, found)
     key = {"checkpoint": challenger, "data_version": data_version, "incumbent": champion and champion.checkpoint}
     outcome = {"verdict": verdict.verdict, "reasons": "\n".join(verdict.reasons)}
-    stored = con.execute(
-        "SELECT verdict, reasons FROM main.champions WHERE checkpoint = $checkpoint AND data_version = $data_version "
-        "AND incumbent IS NOT DISTINCT FROM $incumbent ORDER BY created_at DESC, rowid DESC LIMIT 1",
-        key,
-    ).fetchone()
-    if stored == tuple(outcome.values()):
-        return replace(verdict, new=False)
-    if write:
-        key["created_at"] = now()
-        numbers = {name: [getattr(verdict, name)] for name in ("strategy", "probability_better", "common_days")}
-        columns = ("name", "passed", "blocking", "detail")
-        with transaction(con):
-            insert(con, "champions", key | outcome, numbers)
-            rows = {name: [getattr(finding, name) for finding in verdict.findings] for name in columns}
-            insert(con, "champion_checks", key, rows)
+    with warehouse.connect() as con:
+        stored = con.execute(
+            "SELECT verdict, reasons FROM main.champions WHERE checkpoint = $checkpoint AND data_version = $data_version "
+            "AND incumbent IS NOT DISTINCT FROM $incumbent ORDER BY created_at DESC, rowid DESC LIMIT 1",
+            key,
+        ).fetchone()
+        if stored == tuple(outcome.values()):
+            return replace(verdict, new=False)
+        if write:
+            key["created_at"] = now()
+            numbers = {name: [getattr(verdict, name)] for name in ("strategy", "t_baseline", "t_champion")}
+            columns = ("name", "passed", "blocking", "detail")
+            with transaction(con):
+                insert(con, "champions", key | outcome, numbers)
+                rows = {name: [getattr(finding, name) for finding in verdict.findings] for name in columns}
+                insert(con, "champion_checks", key, rows)
     return verdict
 
 
@@ -177,41 +184,44 @@ def summary(found: Sequence[Finding]) -> str:
     return f"no check forbids it; {passed} of {len(found)} passed ({'; '.join(others)})"
 
 
-def _verdict(con: duckdb.DuckDBPyConnection, checkpoint: Path, champion: Champion | None, data_version: str) -> Verdict:
+def _verdict(
+    settings: Settings,
+    warehouse: Warehouse,
+    checkpoint: Path,
+    panel: Panel,
+    champion: Champion | None,
+    strategy: str | None,
+    found: tuple[Finding, ...],
+) -> Verdict:
     incumbent, challenger = champion and champion.checkpoint, checkpoint.name
-    strategy = acting_planner(con, challenger, data_version)
-    found = findings(con, checkpoint, data_version, strategy)
+    beside_baseline = against_baseline(checkpoint, panel)
+    t_baseline, passed = beside_baseline.t_value, None if beside_baseline.t_value is None else not beside_baseline.worse
+    found = (*found, Finding("forecasts", passed, beside_baseline.text, blocking=passed is not None))
 
-    def say(word: Outcome, *reasons: str, **numbers: Any) -> Verdict:
+    def say(word: Outcome, *reasons: str, t_champion: float | None = None) -> Verdict:
         holder = challenger if word == "promoted" else incumbent
-        return Verdict(challenger, holder, word, reasons, strategy, findings=found, **numbers)
+        return Verdict(challenger, holder, word, reasons, strategy, t_baseline, t_champion, found)
 
     forbidding = [finding for finding in found if finding.forbids]
     if forbidding or strategy is None:
         return say("refused", *(f"{finding.name}: {finding.detail}" for finding in forbidding))
     if champion is None:
         return say("promoted", "there was no champion", summary(found))
+    if incumbent == challenger:
+        return say("promoted", f"from now on {strategy} acts for the champion, and {champion.strategy} no longer")
     folder = checkpoint.with_name(champion.checkpoint)
-    unusable = why_unusable(folder)
+    unusable, its_panel = why_unusable(folder), panel
+    if unusable is None:
+        try:
+            its_panel = panel_of(settings, warehouse, folder, panel)
+        except FinJEPAError as error:
+            unusable = str(error)
     if unusable is not None:
         return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", summary(found))
-    champion_T, challenger_T = _paired_returns(con, champion, checkpoint, strategy, data_version)
-    days = len(champion_T)
-    if days < SHORTEST:
-        few = (
-            f"only {days} validation sessions in common with the champion {incumbent}; {SHORTEST} are needed: train with "
-            "training.train_share and training.validation_share that put the validation block on the champion's"
-        )
-        return say("kept", few, common_days=days)
-    probability, sharpes = probability_better(champion_T, challenger_T)
-    reason = (
-        f"its Sharpe ratio is above the champion's in {probability:.0%} of the bootstrap samples "
-        f"({strategy} {sharpes[1]:.2f}, champion {champion.strategy} {sharpes[0]:.2f}, {days} sessions)"
-    )
-    numbers = {"probability_better": probability, "common_days": days}
-    if probability > REPLACE_ABOVE:
-        return say("promoted", reason, summary(found), **numbers)
-    return say("kept", reason, **numbers)
+    match = against_champion(folder, its_panel, checkpoint, panel)
+    if match.better:
+        return say("promoted", match.text, summary(found), t_champion=match.t_value)
+    return say("kept", match.text, t_champion=match.t_value)
 
 
 def why_unusable(checkpoint: Path) -> str | None:
@@ -224,49 +234,6 @@ def why_unusable(checkpoint: Path) -> str | None:
     except FinJEPAError as error:
         return str(error)
     return None
-
-
-def _paired_returns(
-    con: duckdb.DuckDBPyConnection, champion: Champion, checkpoint: Path, strategy: str, data_version: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of champion and challenger, on the sessions that are in the validation blocks of both: neither was trained on them."""
-    folders = (checkpoint.with_name(champion.checkpoint), checkpoint)
-    spans = [checkpoint_blocks(folder)["validation"] for folder in folders]
-    pairs = con.execute(
-        sql("publishing/paired_validation_returns"),
-        {
-            "champion": champion.checkpoint,
-            "champion_strategy": champion.strategy,
-            "challenger": checkpoint.name,
-            "challenger_strategy": strategy,
-            "data_version": data_version,
-            "first": max(first for first, _ in spans),
-            "last": min(last for _, last in spans),
-        },
-    ).fetchnumpy()
-    return np.asarray(pairs["champion"], float), np.asarray(pairs["challenger"], float)
-
-
-def probability_better(champion_T: np.ndarray, challenger_T: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Share of paired stationary-bootstrap samples in which the challenger's Sharpe ratio is the higher one, and both ratios.
-
-    Args:
-        champion_T, challenger_T: daily net returns on the same sessions. Returns that never move (all in cash) have a
-            ratio of 0 here, and equal returns are not better.
-    """
-
-    from arch.bootstrap import StationaryBootstrap  # slow to import, and definitions read this module
-
-    from finjepa_pipeline.backtest.inference import block_length  # likewise
-
-    def sharpes(returns_T2: np.ndarray) -> np.ndarray:
-        return np.nan_to_num(sharpe(returns_T2))
-
-    returns_T2 = np.column_stack([champion_T, challenger_T])
-    bootstrap = StationaryBootstrap(block_length(challenger_T - champion_T), returns_T2, seed=0)
-    sharpe_S2 = np.stack([sharpes(np.asarray(data[0])) for data, _ in bootstrap.bootstrap(BOOTSTRAP_SAMPLES)])
-    champion, challenger = sharpes(returns_T2)
-    return float((sharpe_S2[:, 1] > sharpe_S2[:, 0]).mean()), (float(champion), float(challenger))
 
 
 # Checks of a challenger
@@ -286,7 +253,7 @@ def findings(
         _files(checkpoint),
         _collapse(checkpoint),
         _data(con, data_version),
-        _baseline(con, key, strategy),
+        _backtest(con, key, strategy),
         *_audited(con, checkpoint.name, strategy),
     )
 
@@ -323,30 +290,20 @@ def _data(con: duckdb.DuckDBPyConnection, data_version: str) -> Finding:
     return Finding("data", True, f"the price contract holds ({len(outcomes)} expectations{warnings})")
 
 
-def _baseline(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: str | None) -> Finding:
-    """1/N was backtested under the same conditions, and the planner is not known to be worse."""
+def _backtest(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: str | None) -> Finding:
+    """The planner that acts and 1/N were backtested under the same conditions."""
     if strategy is None:
-        return Finding("baseline", None, "it has no backtest on the validation block")
+        return Finding("backtest", None, NO_PLANNER)
     query = (
-        "SELECT strategy, setup, excess_sharpe, excess_low, excess_high, n_days FROM main.leaderboard "
-        "WHERE checkpoint = $checkpoint AND data_version = $data_version AND block = 'validation' "
-        "AND strategy IN ($strategy, $benchmark)"
+        "SELECT strategy, setup FROM main.leaderboard WHERE checkpoint = $checkpoint AND data_version = $data_version "
+        "AND block = 'validation' AND strategy IN ($strategy, $benchmark)"
     )
-    asked = key | {"strategy": strategy, "benchmark": BENCHMARK}
-    rows = {row[0]: row[1:] for row in con.execute(query, asked).fetchall()}
-    if strategy not in rows or BENCHMARK not in rows:
-        return Finding("baseline", None, f"the leaderboard lacks {strategy} or {BENCHMARK} on the validation block")
-    if rows[strategy][0] != rows[BENCHMARK][0]:
-        return Finding("baseline", None, f"{strategy} and {BENCHMARK} were backtested under different conditions")
-    _, excess, low, high, days = rows[strategy]
-    if excess is None or low is None:
-        why = f"{strategy} never moved" if excess is None else f"{TOO_SHORT}, and it has {days}"
-        return Finding("baseline", None, f"{NOT_ENOUGH_DATA}: {why}", blocking=False)
-    interval = f"Sharpe ratio minus that of 1/N {excess:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}, {days} sessions"
-    worse = high < 0
-    return Finding(
-        "baseline", not worse, f"{strategy} is {'worse' if worse else 'not known to be worse'} than 1/N ({interval})"
-    )
+    setups = dict(con.execute(query, key | {"strategy": strategy, "benchmark": BENCHMARK}).fetchall())
+    if len(setups) < 2:
+        return Finding("backtest", None, f"the leaderboard lacks {strategy} or {BENCHMARK} on the validation block")
+    if len(set(setups.values())) > 1:
+        return Finding("backtest", None, f"{strategy} and {BENCHMARK} were backtested under different conditions")
+    return Finding("backtest", True, f"{strategy} and {BENCHMARK} were backtested under the same conditions")
 
 
 def audit_of(
@@ -399,7 +356,7 @@ def audit_challenger(
 
     data_version = str(Panel.open(panel).manifest["data_version"])
     with warehouse.connect() as con:
-        strategy = acting_planner(con, checkpoint.name, data_version)
+        strategy = acting_planner(con, checkpoint.name, data_version, settings.planner)
         known = audit_of(con, checkpoint.name, strategy)
     unknown = (None, NOT_RUN)
     missing = [test for test in BEFORE_THE_GATE if status_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []
@@ -409,7 +366,7 @@ def audit_challenger(
         ):
             known[found.test] = (found.passed, found.text)
         with warehouse.connect() as con:
-            report = report_of(con, checkpoint, data_version)
+            report = report_of(con, checkpoint, data_version, settings.planner)
         card, page = read_scorecard(settings, checkpoint.name), page_of(settings.reports, checkpoint.name, data_version)
         write_report(page, f"FinJEPA {checkpoint.name}", report, in_words(card) if card else "")
     return ChallengerAudit(strategy, known, tuple(missing))
