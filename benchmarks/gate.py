@@ -4,11 +4,11 @@
 
 Each night has its own market: one factor, log volatilities of all assets that move together and apart (AR(1), .98 a session), and
 normal returns. A forecaster knows the expected log volatility over the horizon and the true correlations, and adds an error of
-its own to the first, AR(1) in time, whose size is its standard deviation in log volatility; one of .1 costs about .02 of QLIKE. Errors
-are `short` or `lasting`: three tenths of their variance is common to all assets and they keep .92 of themselves a session, as
-measured between HAR, EWMA and a trained model on the sample; or half of it and .98. Prints Markdown: for lengths of the common
-validation block and pairs of errors, the share of nights in which the challenger replaces the champion, the champion stays, and the
-challenger is found worse. With equal errors the champion has to stay; with a smaller one the challenger has to win.
+its own to the first, AR(1) in time, whose size is its standard deviation in log volatility; one of .1 costs about .02 of QLIKE.
+Errors are `short` or `lasting`: three tenths of their variance is common to all assets and they keep .92 of themselves a session,
+as measured between HAR, EWMA and a trained model on the sample; or half of it and .98. Prints Markdown: for lengths of the common
+validation block and pairs of errors, the share of nights in which the challenger replaces the champion, the champion stays, and
+the challenger is found worse. With equal errors the champion has to stay; with a smaller one the challenger has to win.
 """
 
 import argparse
@@ -75,7 +75,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{options.nights} nights, {options.assets} assets.\n")
-    print("| errors | sessions | of the champion | of the challenger | difference in QLIKE | replaces | stays | found worse |")
+    print(
+        "| errors | sessions | of the champion | of the challenger | difference in QLIKE | replaces | stays | found worse |"
+    )
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for kind in ERRORS:
         for sessions in (250, 500, 1000):

@@ -184,6 +184,8 @@ def print_leaderboard(assets: Assets) -> None:
     if made.get("traded"):
         out.print(made["traded"])
     out.print(made["verdict"])
+    if made.get("acting"):
+        out.print(made["acting"])
     out.print(f"Report: {made['report']}")
 
 

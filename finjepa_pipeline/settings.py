@@ -23,6 +23,9 @@ class Settings(BaseModel):
 
     home: Path = Field(default=Path(".finjepa"), description="folder of everything that is made")
     hub_repo_id: str | None = Field(default=None, description="repository on the Hub of the releases, owner/name")
+    planner: str = Field(
+        default="qp", description="who acts, unless another planner has evidence: qp, mppi | UTILITY, ..."
+    )
     nightly_cron: str = Field(default="0 18 * * 1-5", description="when a nightly run starts, New York time")
     duckdb_memory_limit: str | None = Field(
         default="3GB",  # a whole market fits, and what does not goes to disk

@@ -9,9 +9,9 @@ A date has four losses, means over its assets or over random portfolios that dep
 
 The rule: each loss difference is divided by its standard deviation over the dates, and their mean is the difference of a date
 (O'Brien 1984, many endpoints and one direction). Its t-value is by Newey and West with a bandwidth of 1.3 sqrt(D) dates (Lazarus,
-Lewis, Stock and Watson 2018), since differences of forecasts last longer than their targets overlap, against the fixed-b critical value
-of that bandwidth (Kiefer and Vogelsang 2005) at 2.5 % one-sided. Beyond it a difference is beyond chance; otherwise, and with
-fewer than `LEAST_DATES`, the forecasts count as equal.
+Lewis, Stock and Watson 2018), since differences of forecasts last longer than their targets overlap, against the fixed-b critical
+value of that bandwidth (Kiefer and Vogelsang 2005) at 2.5 % one-sided. Beyond it a difference is beyond chance; otherwise, and
+with fewer than `LEAST_DATES`, the forecasts count as equal.
 
 Shapes: B dates of a chunk, N assets, C portfolios, T sessions after a date, R sessions before it, D dates with losses, K scores.
 """
@@ -42,7 +42,12 @@ _MOST_ASSETS = 50  # of a date
 _TARGET, _RETURN = 21, 5  # sessions
 _OUTSIDE = 0.1  # of the central interval
 _YEAR = 252
-_CRITICAL = (1.96, 2.9694, 0.416, -0.5324)  # in powers of bandwidth / D: Bartlett kernel, 97.5 % (Kiefer and Vogelsang 2005)
+_CRITICAL = (
+    1.96,
+    2.9694,
+    0.416,
+    -0.5324,
+)  # in powers of bandwidth / D: Bartlett kernel, 97.5 % (Kiefer and Vogelsang 2005)
 
 
 @dataclass(frozen=True)

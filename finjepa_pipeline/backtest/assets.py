@@ -142,6 +142,7 @@ def leaderboard(
             "checkpoint": checkpoint,
             "data_version": data_version,
             "verdict": report.headline,
+            "acting": report.why_acting,
             "traded": report.traded,
             "report": dg.MetadataValue.path(str(page)),
             "everything_ever_judged": dg.MetadataValue.path(str(home.reports / "leaderboard.html")),
@@ -157,7 +158,7 @@ def _write_pages(
     con: duckdb.DuckDBPyConnection, home: Settings, checkpoint: str, data_version: str
 ) -> tuple[BacktestReport, Path]:
     """The report of a checkpoint or of a plan, with its page, and the page of every leaderboard."""
-    report = report_of(con, home.checkpoints / checkpoint, data_version)
+    report = report_of(con, home.checkpoints / checkpoint, data_version, home.planner)
     write_history(home.reports / "leaderboard.html", leaderboard_history(con), home.checkpoints, home.ui_url)
     page = page_of(home.reports, checkpoint, data_version)
     card = read_scorecard(home, checkpoint)

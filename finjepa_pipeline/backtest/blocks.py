@@ -62,7 +62,7 @@ _OVERNIGHT = """
 class StrategiesConfig(dg.Config):
     """Who is tested, and how."""
 
-    planner: str = Field(default="qp,mppi", description="Comma list of planners; qp acts if it is among them.")
+    planner: str = Field(default="qp,mppi", description="Comma list of planners.")
     utility: str | None = Field(
         default=None, description="What they maximise, e.g. log_growth - 5*variance; their own when empty."
     )

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.backtest.acting import acting_planner
 from finjepa_pipeline.backtest.engine import COST_GRID
 from finjepa_pipeline.backtest.inference import (
     bands,
@@ -214,11 +215,12 @@ def _break_even(growth: Mapping[tuple[str, str], float], name: str) -> float:
     return COST_GRID[-1] * low / (low - high) if reachable else float("nan")
 
 
-def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -> BacktestReport:
+def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str, chosen: str) -> BacktestReport:
     """All that the report of a checkpoint on one version of the data shows.
 
     Args:
         folder: of the checkpoint; the plan of a walk-forward has a name and no folder.
+        chosen: the planner that the operator chose.
     """
     checkpoint, metrics = folder.name, folder / "metrics.json"
 
@@ -226,14 +228,15 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str) -
         return _stored(con, table, checkpoint, data_version, order)
 
     rows = [_with_skill(row) for row in leaderboard_rows(con, checkpoint)]
-    acting = acting_planner(con, checkpoint, data_version)
+    acting = acting_planner(con, checkpoint, data_version, chosen)
     remark = same_return_for_all(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None
     expectations = stored("backtest_expectations", "strategy, date")
     findings = stored("audit_results", "created_at").to_dicts()
     report = BacktestReport(
-        headline=" ".join(filter(None, (remark, headline(rows, acting)))),
+        headline=" ".join(filter(None, (remark, headline(rows, acting.strategy)))),
         rows=rows,
-        acting=acting,
+        acting=acting.strategy,
+        why_acting=acting.text,
         benchmark=BENCHMARK,
         returns=stored("backtest_returns", "block, strategy, date"),
         too_short=TOO_SHORT if any(row["block"] == "test" and row["n_days"] < SHORTEST for row in rows) else None,

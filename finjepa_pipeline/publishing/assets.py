@@ -119,7 +119,7 @@ def champion(
     `champion_checks`."""
     verdict = _judge(context, settings, warehouse, write=not config.dry_run)
     checks = [(one.name, one.verdict, "yes" if one.blocking else "no", one.detail) for one in verdict.findings]
-    known = {"probability_better": verdict.probability_better, "common_sessions": verdict.common_days}
+    known = {"t_against_baseline": verdict.t_baseline, "t_against_champion": verdict.t_champion}
     return dg.MaterializeResult(
         metadata={
             "challenger": verdict.challenger,
@@ -237,9 +237,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dg.TableMet
 
 def _judge(context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse, write: bool) -> Verdict:
     home = settings.get()
-    data_version = str(Panel.open(panel_of_run(context, home)).manifest["data_version"])
-    with warehouse.connect() as connection:
-        return judge(connection, checkpoint_of_run(context, home), data_version, write)
+    return judge(home, warehouse, checkpoint_of_run(context, home), Panel.open(panel_of_run(context, home)), write)
 
 
 ASSETS = [challenger_audit, champion, hub_release, daily_decision, retention]

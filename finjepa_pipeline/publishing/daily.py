@@ -90,13 +90,14 @@ def make_decision(
         None where there is no champion and no checkpoint is named.
     """
     named = None if checkpoint is None else named_checkpoint(settings, checkpoint)
+    alone = planner or (planner_of(settings.planner) if utility else settings.planner)
     with warehouse.connect() as con:
         panel = _panel_for(con, settings, named, of_run, prices)
         session = decision_session(panel, as_of)
         decider = (
             _champion_of(con, settings, panel, session)
             if named is None
-            else _acting(con, named, strategy_name(planner or "qp", utility), "trial")
+            else _acting(con, named, strategy_name(alone, utility), "trial")
         )
     if decider is None:
         return None

@@ -19,9 +19,6 @@ from finjepa_model.training.risk_scorecard import analytic_distribution
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA
-from finjepa_pipeline.features import build_panel
-from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.warehouse import Warehouse
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,8 @@ def against_baseline(checkpoint: Path, panel: Panel) -> Match:
     return Match(f"{words} {beside} ({_in_words(compared, ours, baseline)})", compared)
 
 
-def against_champion(champion: Path, its_panel: Panel, checkpoint: Path, panel: Panel) -> Match:
-    """On the sessions that are in the validation blocks of both: neither was trained on them.
-
-    Args:
-        its_panel: the same prices in the channels that the champion reads.
-    """
+def against_champion(champion: Path, checkpoint: Path, panel: Panel) -> Match:
+    """On the sessions that are in the validation blocks of both: neither was trained on them."""
     spans = [checkpoint_splits(folder, panel).validation for folder in (champion, checkpoint)]
     sessions = max(first for first, _ in spans), min(stop for _, stop in spans)
     if sessions[1] - sessions[0] < SHORTEST:
@@ -80,29 +73,17 @@ def against_champion(champion: Path, its_panel: Panel, checkpoint: Path, panel: 
             "block on the champion's"
         )
     try:
-        theirs, ours = _losses(champion, its_panel, sessions), _losses(checkpoint, panel, sessions)
+        theirs, ours = _losses(champion, panel, sessions), _losses(checkpoint, panel, sessions)
     except FinJEPAError as error:
         return Match(f"its forecasts cannot be compared with those of the champion {champion.name}: {error}")
     compared = compare_forecasts(ours, theirs)
     if compared.dates < LEAST_DATES:
-        return Match(f"only {compared.dates} dates in common with the champion {champion.name}; {LEAST_DATES} are needed")
+        return Match(
+            f"only {compared.dates} dates in common with the champion {champion.name}; {LEAST_DATES} are needed"
+        )
     words = "better than" if compared.better else "worse than" if compared.worse else "no better, beyond chance, than"
     numbers = _in_words(compared, ours, theirs)
     return Match(f"its forecasts are {words} those of the champion {champion.name} ({numbers})", compared)
-
-
-def panel_of(settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Panel) -> Panel:
-    """The panel of the same prices in the channels that a checkpoint reads.
-
-    Raises:
-        FinJEPAError: if these prices have no such channels.
-    """
-    model = read_config(checkpoint).model
-    if (panel.channels, panel.market_channels) == (model.channels, model.market_channels):
-        return panel
-    prices = str(panel.manifest["feed"]), str(panel.manifest["data_version"])
-    with warehouse.connect() as con:
-        return Panel.open(build_panel(con, settings, model.channels, make_current=False, of=prices))
 
 
 def _losses(checkpoint: Path, panel: Panel, sessions: tuple[int, int]) -> ForecastLosses:

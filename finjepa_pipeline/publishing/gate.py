@@ -7,8 +7,8 @@ history would otherwise never have a champion. It is not called passed either.
 Forecasts decide, by the rule of `finjepa_model.training.forecast_comparison`, on validation sessions, which no model that is
 compared was trained on. A challenger whose forecasts are worse beyond chance than those of the analytic baseline (fixed HAR
 volatility, correlations half of one factor and half of the sample) is refused. One whose forecasts are better beyond chance than
-the champion's, on the sessions that are in the validation blocks of both, replaces it; otherwise the champion stays. What planners
-earned decides what the card may say, and not who is champion.
+the champion's, on the sessions that are in the validation blocks of both, replaces it; otherwise the champion stays. What
+planners earned decides what the card may say, and not who is champion.
 """
 
 import json
@@ -26,7 +26,7 @@ from finjepa_model.data.splits import checkpoint_blocks
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_model.world_model import FinJEPA
-from finjepa_pipeline.backtest.acting import NO_PLANNER, acting_planner
+from finjepa_pipeline.backtest.acting import Acting, acting_planner
 from finjepa_pipeline.backtest.metrics import BENCHMARK
 from finjepa_pipeline.backtest.results import (
     BEFORE_THE_GATE,
@@ -39,7 +39,7 @@ from finjepa_pipeline.backtest.results import (
     status_of,
     transaction,
 )
-from finjepa_pipeline.publishing.forecast_match import against_baseline, against_champion, panel_of
+from finjepa_pipeline.publishing.forecast_match import against_baseline, against_champion
 from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.settings import Settings
@@ -134,12 +134,12 @@ def judge(settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Pan
     with warehouse.connect() as con:
         champion, known = current_champion(con), known_findings(con, challenger)
         acting = acting_planner(con, challenger, data_version, settings.planner)
-        if champion is not None and champion.checkpoint == challenger and acting in (None, champion.strategy):
+        if champion is not None and champion.checkpoint == challenger and acting.strategy in (None, champion.strategy):
             reason = ("it is the champion already",)
             return Verdict(challenger, challenger, "kept", reason, champion.strategy, findings=known, new=False)
         found = findings(con, checkpoint, data_version, acting)
     # with the warehouse closed: others may use it while forecasts are made
-    verdict = _verdict(settings, warehouse, checkpoint, panel, champion, acting, found)
+    verdict = _verdict(checkpoint, panel, champion, acting.strategy, found)
     key = {"checkpoint": challenger, "data_version": data_version, "incumbent": champion and champion.checkpoint}
     outcome = {"verdict": verdict.verdict, "reasons": "\n".join(verdict.reasons)}
     with warehouse.connect() as con:
@@ -185,13 +185,7 @@ def summary(found: Sequence[Finding]) -> str:
 
 
 def _verdict(
-    settings: Settings,
-    warehouse: Warehouse,
-    checkpoint: Path,
-    panel: Panel,
-    champion: Champion | None,
-    strategy: str | None,
-    found: tuple[Finding, ...],
+    checkpoint: Path, panel: Panel, champion: Champion | None, strategy: str | None, found: tuple[Finding, ...]
 ) -> Verdict:
     incumbent, challenger = champion and champion.checkpoint, checkpoint.name
     beside_baseline = against_baseline(checkpoint, panel)
@@ -210,15 +204,10 @@ def _verdict(
     if incumbent == challenger:
         return say("promoted", f"from now on {strategy} acts for the champion, and {champion.strategy} no longer")
     folder = checkpoint.with_name(champion.checkpoint)
-    unusable, its_panel = why_unusable(folder), panel
-    if unusable is None:
-        try:
-            its_panel = panel_of(settings, warehouse, folder, panel)
-        except FinJEPAError as error:
-            unusable = str(error)
+    unusable = why_unusable(folder)
     if unusable is not None:
         return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", summary(found))
-    match = against_champion(folder, its_panel, checkpoint, panel)
+    match = against_champion(folder, checkpoint, panel)
     if match.better:
         return say("promoted", match.text, summary(found), t_champion=match.t_value)
     return say("kept", match.text, t_champion=match.t_value)
@@ -240,21 +229,20 @@ def why_unusable(checkpoint: Path) -> str | None:
 
 
 def findings(
-    con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, strategy: str | None
+    con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, acting: Acting
 ) -> tuple[Finding, ...]:
-    """Every check of a challenger.
+    """Every check of a challenger but that of its forecasts.
 
     Args:
         checkpoint: its folder.
-        strategy: the planner that acts for it; None when it has no backtest on the validation block.
     """
     key = {"checkpoint": checkpoint.name, "data_version": data_version}
     return (
         _files(checkpoint),
         _collapse(checkpoint),
         _data(con, data_version),
-        _backtest(con, key, strategy),
-        *_audited(con, checkpoint.name, strategy),
+        _backtest(con, key, acting),
+        *_audited(con, checkpoint.name, acting.strategy),
     )
 
 
@@ -290,10 +278,11 @@ def _data(con: duckdb.DuckDBPyConnection, data_version: str) -> Finding:
     return Finding("data", True, f"the price contract holds ({len(outcomes)} expectations{warnings})")
 
 
-def _backtest(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: str | None) -> Finding:
+def _backtest(con: duckdb.DuckDBPyConnection, key: dict[str, str], acting: Acting) -> Finding:
     """The planner that acts and 1/N were backtested under the same conditions."""
+    strategy = acting.strategy
     if strategy is None:
-        return Finding("backtest", None, NO_PLANNER)
+        return Finding("backtest", None, acting.text)
     query = (
         "SELECT strategy, setup FROM main.leaderboard WHERE checkpoint = $checkpoint AND data_version = $data_version "
         "AND block = 'validation' AND strategy IN ($strategy, $benchmark)"
@@ -303,7 +292,7 @@ def _backtest(con: duckdb.DuckDBPyConnection, key: dict[str, str], strategy: str
         return Finding("backtest", None, f"the leaderboard lacks {strategy} or {BENCHMARK} on the validation block")
     if len(set(setups.values())) > 1:
         return Finding("backtest", None, f"{strategy} and {BENCHMARK} were backtested under different conditions")
-    return Finding("backtest", True, f"{strategy} and {BENCHMARK} were backtested under the same conditions")
+    return Finding("backtest", True, f"{acting.text} It and {BENCHMARK} were backtested alike.")
 
 
 def audit_of(
@@ -356,7 +345,7 @@ def audit_challenger(
 
     data_version = str(Panel.open(panel).manifest["data_version"])
     with warehouse.connect() as con:
-        strategy = acting_planner(con, checkpoint.name, data_version, settings.planner)
+        strategy = acting_planner(con, checkpoint.name, data_version, settings.planner).strategy
         known = audit_of(con, checkpoint.name, strategy)
     unknown = (None, NOT_RUN)
     missing = [test for test in BEFORE_THE_GATE if status_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []

@@ -52,7 +52,7 @@ class BacktestReport:
     Attributes:
         headline: what is said first, everywhere.
         rows: of the leaderboard, with `skill`: "yes" or "no".
-        acting: the planner that acts for the checkpoint; benchmark: the strategy that stands for 1/N.
+        acting: the planner that acts for the checkpoint, and `why_acting` in words; benchmark: the strategy that stands for 1/N.
         too_short: why there are no intervals; None where there are.
         calibration: by strategy, of its forecasts of its own growth: `correlation`, `slope`, `covered`.
         audit: findings in the order of their making, with `verdict`: passed, failed, not enough data or not run.
@@ -65,6 +65,7 @@ class BacktestReport:
     headline: str
     rows: list[dict[str, Any]]
     acting: str | None
+    why_acting: str
     benchmark: str
     returns: pl.DataFrame
     too_short: str | None

@@ -1,11 +1,11 @@
 -- Every verdict of the champion gate; the champion is the checkpoint of the newest row that says 'promoted'. checkpoint: the
--- challenger that was judged; strategy: its planner with the best validation Sharpe ratio; reasons: one a line. incumbent: the
--- champion it was measured against, NULL when there was none, on common_days sessions; probability_better: share of bootstrap
--- samples in which its Sharpe ratio is the higher one.
+-- challenger that was judged; strategy: the planner that acts for it; reasons: one a line. incumbent: the champion it was measured
+-- against, NULL when there was none; t_baseline, t_champion: t-value of the losses of its forecasts minus those of the analytic baseline
+-- and of the champion, negative where its own are better, NULL where there was nothing to compare.
 CREATE TABLE IF NOT EXISTS champions (
     checkpoint VARCHAR NOT NULL, data_version VARCHAR NOT NULL,
     verdict VARCHAR NOT NULL CHECK (verdict IN ('promoted', 'kept', 'refused')), reasons VARCHAR NOT NULL,
-    strategy VARCHAR, incumbent VARCHAR, probability_better DOUBLE, common_days INTEGER,
+    strategy VARCHAR, incumbent VARCHAR, t_baseline DOUBLE, t_champion DOUBLE,
     created_at TIMESTAMP NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')
 );
 

@@ -203,7 +203,7 @@ def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verd
     build_leaderboard(judged, "c1", "d1")
     (tmp_path / "c1").mkdir()
     (tmp_path / "c1" / "metrics.json").write_text('{"readout": {"weighted": 0.0, "t_value": 0.42}}')
-    write_report(tmp_path / "index.html", "FinJEPA c1", report_of(judged, tmp_path / "c1", "d1"), "")
+    write_report(tmp_path / "index.html", "FinJEPA c1", report_of(judged, tmp_path / "c1", "d1", "qp"), "")
     page = (tmp_path / "index.html").read_text()
     said = re.findall('<p class="headline">(.*?)</p>', page)[0]
     assert said.startswith("The model expects the same return of every asset")

@@ -13,9 +13,12 @@ from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, insert, now
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import made_with
 from finjepa_pipeline.warehouse import Warehouse
+from tests.model.test_risk import market
+from tests.pipeline.backtest.handmade_panel import write_panel
 
 if TYPE_CHECKING:
     from finjepa_model import FinJEPA
+    from finjepa_pipeline.publishing.gate import Verdict
 
 DATA = {"data_version": "data1", "feed": "sample", "source": "sample", "rows": 1000, "last_date": "2022-12-28"}
 BLOCKS = {
@@ -45,8 +48,9 @@ class Home:
         )
 
     def add_checkpoint(
-        self, name: str, *, seed: int = 0, collapsed: bool = False, model: "FinJEPA | None" = None
+        self, name: str, *, seed: int = 0, collapsed: bool = False, level: float = 0.0, model: "FinJEPA | None" = None
     ) -> Path:
+        """A checkpoint whose forecasts of log volatility are off by `level`."""
         import torch
 
         from finjepa_model import FinJEPA
@@ -57,6 +61,7 @@ class Home:
             loss=LossConfig(sigreg_slices=8),
         )
         model = model or FinJEPA(config)
+        model.risk.level_JV[-1] += level
         config, folder = model.config, self.settings.checkpoints / name
         model.save_pretrained(folder)
         made = made_with() | {"config": config.to_dict(), "seed": seed, "data": DATA, "blocks": BLOCKS, "build": {}}
@@ -128,6 +133,16 @@ class Home:
             }
             insert(con, "audit_results", key | {"created_at": now()}, found)
 
+    def judge(self, checkpoint: str, data_version: str = "data1", write: bool = True) -> "Verdict":
+        """The gate, on a made market whose sessions are days from 2014 to April 2016."""
+        from finjepa_pipeline.publishing.gate import judge
+
+        returns_DA, _ = market()
+        dates_D = np.datetime64("2014-01-01") + np.arange(850)
+        folder = self.settings.panels / data_version
+        panel = write_panel(folder, returns_DA[:850, :8], dates_D=dates_D, data_version=data_version)
+        return judge(self.settings, self.warehouse, self.settings.checkpoints / checkpoint, panel, write)
+
     def promote(self, checkpoint: str, planner: str = "mppi", when: str = "2020-01-01 00:00:00") -> None:
         """As if the gate had let a checkpoint pass, at a moment in UTC."""
         with self.warehouse.connect() as con:
@@ -150,10 +165,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def champion_home(home: Home) -> Home:
     """A home in which the checkpoint `aaaa` is the champion."""
-    from finjepa_pipeline.publishing.gate import judge
-
-    folder = home.add_checkpoint("aaaa")
+    home.add_checkpoint("aaaa")
     home.add_backtest("aaaa", 0.0005)
-    with home.warehouse.connect() as con:
-        assert judge(con, folder, "data1").verdict == "promoted"
+    assert home.judge("aaaa").verdict == "promoted"
     return home

@@ -11,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from finjepa_pipeline.backtest.planner_strategies import strategy_name
-from finjepa_pipeline.publishing.gate import current_champion, judge
+from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.publishing.package import public
 from finjepa_pipeline.publishing.release import release
 
@@ -34,8 +34,8 @@ def released(home, planner: str, prices: str) -> Path:
     lineage["build"] = {"source": {"data_source": "files", "path": prices}}
     (folder / "lineage.json").write_text(json.dumps(lineage))
     home.add_backtest("aaaa", 0.0005, strategy=planner)
+    assert home.judge("aaaa").verdict == "promoted"
     with home.warehouse.connect() as con:
-        assert judge(con, folder, "data1").verdict == "promoted"
         champion = current_champion(con)
     assert champion is not None
     return release(home.settings, home.warehouse, champion, None).package.folder

@@ -14,7 +14,7 @@ from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.td.training import TDTrainer
 from finjepa_pipeline.publishing import hub as client
-from finjepa_pipeline.publishing.gate import current_champion, judge
+from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.publishing.release import Release, plan_release, release
 from tests.hub_lookalike import READER, HubLookalike
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
@@ -197,10 +197,9 @@ def test_the_td_branch_is_released_with_its_checkpoint(home, hub, tmp_path):
     torch.manual_seed(0)
     model = FinJEPA(config)
     TDTrainer(model, write_panel(tmp_path / "panel", noise(900, 6)), tmp_path / "run").train()
-    folder = home.add_checkpoint("aaaa", model=model)
+    home.add_checkpoint("aaaa", model=model)
     home.add_backtest("aaaa", 0.0005, strategy="td")
-    with home.warehouse.connect() as con:
-        assert judge(con, folder, "data1").verdict == "promoted"
+    assert home.judge("aaaa").verdict == "promoted"
     loaded = FinJEPA.from_pretrained(publish(home).package.folder).state_dict()
     assert any(name.startswith("td") for name in loaded)
     for name, value in model.state_dict().items():

@@ -17,7 +17,7 @@ from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.results import BlockKey, now, write_block
 from finjepa_pipeline.backtest.strategies import EveryDecision, one_over_n
 from finjepa_pipeline.publishing.card import card_of
-from finjepa_pipeline.publishing.gate import Champion, findings
+from finjepa_pipeline.publishing.gate import Champion
 from finjepa_pipeline.report.backtest import write_history, write_report
 from finjepa_pipeline.warehouse import migrate
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
@@ -68,20 +68,19 @@ def test_a_block_of_the_least_length_has_them_all(tmp_path):
     assert all(row[name] is not None for name in BOUNDS)
 
 
-def test_report_history_card_and_gate_say_too_short(tmp_path, home, monkeypatch):
+def test_report_history_and_card_say_too_short(tmp_path, home, monkeypatch):
     monkeypatch.setattr("finjepa_pipeline.backtest.leaderboard.quality_summary", lambda con: [])
     checkpoint = home.add_checkpoint("c1")
     with home.warehouse.connect() as con:
         judged_over(tmp_path, 55, con)
-        exhibits = report_of(con, checkpoint, "d1")
+        exhibits = report_of(con, checkpoint, "d1", "mppi")
         write_history(tmp_path / "history.html", leaderboard_history(con), home.settings.checkpoints, "http://ui")
         card = card_of(con, home.settings, "t", Champion("c1", "mppi", now()), {})
-        baseline = next(f for f in findings(con, checkpoint, "d1", "mppi") if f.name == "baseline")
     assert exhibits.headline.startswith("No evidence of skill")
     write_report(tmp_path / "report.html", "FinJEPA c1", exhibits, "")
     report = (tmp_path / "report.html").read_text()
     assert "95 % band" not in report
-    assert all("too short" in text for text in (exhibits.headline, report, card, baseline.detail))
+    assert all("too short" in text for text in (exhibits.headline, report, card))
     assert not any("±" in text for text in (report, card))
 
 
