@@ -30,7 +30,6 @@ from finjepa_pipeline.report import markdown
 from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_history, write_report
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import number
-from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
 from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import Settings, SettingsResource
@@ -161,8 +160,7 @@ def _write_pages(
     report = report_of(con, home.checkpoints / checkpoint, data_version, home.planner)
     write_history(home.reports / "leaderboard.html", leaderboard_history(con), home.checkpoints, home.ui_url)
     page = page_of(home.reports, checkpoint, data_version)
-    card = read_scorecard(home, checkpoint)
-    write_report(page, f"FinJEPA {checkpoint}", report, in_words(card) if card else "")
+    write_report(page, checkpoint, report, read_scorecard(home, checkpoint))
     return report, page
 
 

@@ -41,7 +41,6 @@ from finjepa_pipeline.backtest.results import (
 )
 from finjepa_pipeline.publishing.forecast_match import against_baseline, against_champion
 from finjepa_pipeline.report.backtest import page_of, write_report
-from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.warehouse import Warehouse, sql
@@ -356,6 +355,6 @@ def audit_challenger(
             known[found.test] = (found.passed, found.text)
         with warehouse.connect() as con:
             report = report_of(con, checkpoint, data_version, settings.planner)
-        card, page = read_scorecard(settings, checkpoint.name), page_of(settings.reports, checkpoint.name, data_version)
-        write_report(page, f"FinJEPA {checkpoint.name}", report, in_words(card) if card else "")
+        page = page_of(settings.reports, checkpoint.name, data_version)
+        write_report(page, checkpoint.name, report, read_scorecard(settings, checkpoint.name))
     return ChallengerAudit(strategy, known, tuple(missing))

@@ -6,36 +6,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from finjepa_pipeline.report import figures as draw
+from finjepa_pipeline.report import performance
 from finjepa_pipeline.report.page import link, number, styled, write_page
+from finjepa_pipeline.report.risk import in_words
+from finjepa_pipeline.report.risk import tables as tables_of
 
 Row = Mapping[str, Any]
-# column of the leaderboard, its label, its format
+# Column of the leaderboard, its label, its format; an interval is two columns, _low and _high. The first so many are shown until
+# the reader asks for more.
+SHOWN_FIRST = 10
 COLUMNS = (
     ("strategy", "strategy", "{}"),
-    ("kind", "kind", "{}"),
+    ("excess_sharpe", "Sharpe − 1/N", "{:+.2f}"),
+    ("excess_interval", "95 % interval", "{:+.2f} to {:+.2f}"),
+    ("skill", "skill", "{}"),
     ("sharpe", "Sharpe", "{:.2f}"),
-    ("sharpe_low", "95 % from", "{:.2f}"),
-    ("sharpe_high", "to", "{:.2f}"),
-    ("excess_sharpe", "minus 1/N", "{:+.2f}"),
-    ("excess_low", "95 % from", "{:+.2f}"),
-    ("excess_high", "to", "{:+.2f}"),
-    ("best_excess", "minus the best baseline", "{:+.2f}"),
-    ("psr", "PSR", "{:.2f}"),
-    ("dsr", "DSR", "{:.2f}"),
-    ("skill", "evidence of skill", "{}"),
     ("annual_return", "return", "{:.1%}"),
     ("annual_volatility", "volatility", "{:.1%}"),
     ("max_drawdown", "drawdown", "{:.1%}"),
+    ("annual_turnover", "turnover/yr", "{:.1f}"),
+    ("dsr", "DSR", "{:.2f}"),
+    ("kind", "kind", "{}"),
+    ("sharpe_interval", "Sharpe, 95 % interval", "{:.2f} to {:.2f}"),
+    ("best_excess", "minus the best baseline", "{:+.2f}"),
+    ("psr", "PSR", "{:.2f}"),
     ("sharpe_lo", "Sharpe, Lo", "{:.2f}"),
     ("sortino", "Sortino", "{:.2f}"),
     ("calmar", "Calmar", "{:.2f}"),
     ("cvar_95", "CVaR 95 % of a day", "{:.2%}"),
     ("hit_rate", "days up", "{:.0%}"),
     ("months_better", "months above 1/N", "{:.0%}"),
-    ("annual_turnover", "turnover/yr", "{:.1f}"),
     ("cost_drag", "cost/yr", "{:.2%}"),
     ("break_even_bps", "break-even, bp", "{:.0f}"),
     ("effective_n", "effective N", "{:.1f}"),
@@ -108,11 +112,11 @@ def page_of(reports: Path, checkpoint: str, data_version: str) -> Path:
     return reports / f"{checkpoint}-{data_version}" / "index.html"
 
 
-def write_report(path: Path, title: str, report: BacktestReport, risk: str) -> None:
-    """The page of a checkpoint: its test block, and what was found besides.
+def write_report(path: Path, checkpoint: str, report: BacktestReport, scorecard: Mapping[str, Any] | None) -> None:
+    """The page of a checkpoint: its forecasts of risk, its test block, and what was found besides.
 
     Args:
-        risk: how good its forecasts of risk are, in words; empty where that is not known.
+        scorecard: of its forecasts of risk; None where there is none.
     """
     returns, decisions = report.of("returns"), report.of("decisions")
     names = [name for name in report.shown if name in report.planners]
@@ -120,6 +124,14 @@ def write_report(path: Path, title: str, report: BacktestReport, risk: str) -> N
     forecasts, expectations = report.of("forecasts").to_dicts(), report.of("expectations")
     figures = {"forest": draw.forest([row for row in report.test if row["strategy"] != report.benchmark])}
     figures |= _paths(report, returns) | _decisions(decisions, names) | _economics(report)
+    net = _net(returns)
+    first = report.shown[0]
+    of_first = returns.filter(strategy=first)
+    figures |= {"months": performance.months(of_first)}
+    figures |= {"distribution": performance.distribution(net, list(dict.fromkeys([first, report.benchmark])))}
+    expected = expectations.filter(strategy=first)
+    if expected.height > 1:
+        figures["forecast_volatility"] = performance.forecast_volatility(expected, of_first)
     if inference and inference["pbo_logits"]:
         label = "logit of the out-of-sample rank of the in-sample winner"
         figures["logits"] = draw.histogram(inference["pbo_logits"], label)
@@ -134,10 +146,18 @@ def write_report(path: Path, title: str, report: BacktestReport, risk: str) -> N
         "backtest.html",
         figures,
         dates,
-        title=title,
+        title=f"FinJEPA {checkpoint}",
         report=report,
-        risk=risk,
+        risk=in_words(scorecard) if scorecard else "",
+        risk_tables=tables_of(scorecard)[:3] if scorecard else [],
+        risk_page=f"../{checkpoint}-risk/risk.html" if scorecard else "",
+        shown=list(figures),
+        first=first,
+        drawdowns=performance.worst_drawdowns(of_first["date"].to_list(), net[first]),
+        against=performance.against(net, [name for name in report.shown if name != report.benchmark], report.benchmark),
+        heads={"drawdowns": performance.DRAWDOWNS, "against": performance.AGAINST},
         labels=[label for _, label, _ in COLUMNS],
+        shown_first=SHOWN_FIRST,
         test=_cells(report.test, report.benchmark),
         validation=_cells([row for row in report.rows if row["block"] == "validation"], report.benchmark),
         circumstances=_circumstances(report, inference),
@@ -154,11 +174,19 @@ def _cells(rows: Sequence[Row], benchmark: str) -> list[list[str]]:
     """Rows of the leaderboard as text; 1/N is not compared with itself."""
     return [
         [
-            number(None if row["strategy"] == benchmark and key.startswith("excess") else row.get(key), form)
+            "–" if row["strategy"] == benchmark and key.startswith("excess") else _cell(row, key, form)
             for key, _, form in COLUMNS
         ]
         for row in rows
     ]
+
+
+def _cell(row: Row, key: str, form: str) -> str:
+    name, is_interval, _ = key.partition("_interval")
+    if not is_interval:
+        return number(row.get(key), form)
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "–" if low is None or high is None else form.format(low, high)
 
 
 def _circumstances(report: BacktestReport, inference: Row | None) -> str:
@@ -187,9 +215,13 @@ def _circumstances(report: BacktestReport, inference: Row | None) -> str:
     return " ".join(filter(None, lines))
 
 
-def _paths(report: BacktestReport, returns: pl.DataFrame) -> dict[str, Any]:
+def _net(returns: pl.DataFrame) -> dict[str, np.ndarray]:
     by_name = returns.group_by("strategy", maintain_order=True)
-    net = {str(name): one["net_return"].to_numpy() for (name,), one in by_name}
+    return {str(name): one["net_return"].to_numpy() for (name,), one in by_name}
+
+
+def _paths(report: BacktestReport, returns: pl.DataFrame) -> dict[str, Any]:
+    net = _net(returns)
     wealth, drawdown = draw.wealth_and_drawdown(net, report.bands, report.shown)
     ratio, volatility = draw.rolling(net, report.shown)
     turnover = draw.turnover_and_costs(returns, [name for name in report.shown if name != "cash"][:4])
@@ -217,7 +249,7 @@ def _economics(report: BacktestReport) -> dict[str, Any]:
     others = [name for name in names if name != report.benchmark]
     return {
         "attribution": draw.attribution(growth, others, report.benchmark),
-        "costs": draw.cost_curves(ratio, names, report.cost_grid),
+        "costs": draw.cost_curves(ratio, names, report.cost_grid, report.shown),
     }
 
 
@@ -239,10 +271,7 @@ def _audit(rows: Sequence[Row]) -> list[list[Any]]:
 
 _OF_A_REPORT = {column[0]: column for column in COLUMNS}
 _COLUMNS = (
-    *(
-        _OF_A_REPORT[key]
-        for key in ("strategy", "sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr", "skill")
-    ),
+    *(_OF_A_REPORT[key] for key in ("strategy", "sharpe", "excess_sharpe", "excess_interval", "dsr", "skill")),
     ("pbo", "PBO", "{:.2f}"),
     ("trials", "trials", "{}"),
     _OF_A_REPORT["kind"],
@@ -270,7 +299,10 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]], checkpoints: Pa
     """
     labels = {key: label for key, label, _ in _COLUMNS}
     cells = [
-        [_linked(key, row[key], number(row[key], form), path.parent, checkpoints, ui_url) for key, _, form in _COLUMNS]
+        [
+            _linked(key, row.get(key), _cell(row, key, form), path.parent, checkpoints, ui_url)
+            for key, _, form in _COLUMNS
+        ]
         for row in rows
     ]
     filters = [labels[key] for key in _FILTERS]

@@ -10,6 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
+from finjepa_pipeline.report.page import PALETTE
+
 SESSIONS_PER_YEAR = 252
 SHOWN_HELD = 0.005  # share of wealth; an asset that was never held above it is not drawn
 
@@ -44,8 +46,9 @@ def wealth_and_drawdown(
         some.append(line("", band_2T[0], showlegend=False, **quiet))
         fill = {"fill": "tonexty", "fillcolor": "rgba(59,130,246,.15)"}
         some.append(line(f"{shown[0]}, 95 % band", band_2T[1], **quiet, **fill))
-    for name in [*shown, *(other for other in net if other not in shown)]:
-        more: dict[str, Any] = {"line": {"width": 3 if name == shown[0] else 1.5}}
+    for place, name in enumerate([*shown, *(other for other in net if other not in shown)]):
+        dash = "solid" if place < len(PALETTE) else "dash"  # a colour that comes again
+        more: dict[str, Any] = {"line": {"width": 3 if name == shown[0] else 1.5, "dash": dash}}
         if name not in shown:
             more["visible"] = "legendonly"
         traces[0].append(line(name, np.cumprod(1 + net[name]), **more))
@@ -87,12 +90,17 @@ def turnover_and_costs(returns: pl.DataFrame, shown: Sequence[str]) -> go.Figure
 
 
 def held(decisions: pl.DataFrame) -> go.Figure:
-    """Shares of wealth by asset."""
-    traces = [
-        line(str(entity), one["held"], "decisions", stackgroup="held", line={"width": 0})
-        for (entity,), one in decisions.group_by("entity", maintain_order=True)
-        if np.abs(one["held"].to_numpy()).max() > SHOWN_HELD
-    ]
+    """Shares of wealth by asset; those with the least are one area where there are more assets than colours."""
+    by_asset = decisions.group_by("entity", maintain_order=True)
+    all_held = {str(entity): one["held"].to_numpy() for (entity,), one in by_asset}
+    drawn = {name: held_D for name, held_D in all_held.items() if np.abs(held_D).max() > SHOWN_HELD}
+    largest = sorted(drawn, key=lambda name: -np.abs(drawn[name]).mean())
+    if len(largest) > len(PALETTE) and len({len(held_D) for held_D in drawn.values()}) == 1:
+        rest = largest[len(PALETTE) - 1 :]
+        drawn = {name: drawn[name] for name in largest[: len(PALETTE) - 1]} | {
+            f"{len(rest)} others": np.sum([drawn[name] for name in rest], axis=0)
+        }
+    traces = [line(name, held_D, "decisions", stackgroup="held", line={"width": 0}) for name, held_D in drawn.items()]
     return of(traces, yaxis={"tickformat": ".0%", "title": "share of wealth"})
 
 
@@ -133,14 +141,18 @@ def attribution(growth: Mapping[tuple[str, str], float], names: Sequence[str], b
 
 
 def cost_curves(
-    ratio: Mapping[tuple[str, str], float | None], names: Sequence[str], grid: Sequence[float]
+    ratio: Mapping[tuple[str, str], float | None], names: Sequence[str], grid: Sequence[float], shown: Sequence[str]
 ) -> go.Figure:
-    """Sharpe ratio by one-way cost in basis points."""
+    """Sharpe ratio by one-way cost in basis points; who is not in `shown` is a click away."""
     traces = [
         go.Scatter(
-            name=name, x=list(grid), y=[ratio.get((name, f"cost_{bps:g}")) for bps in grid], mode="lines+markers"
+            name=name,
+            x=list(grid),
+            y=[ratio.get((name, f"cost_{bps:g}")) for bps in grid],
+            mode="lines+markers",
+            visible=True if name in shown else "legendonly",
         )
-        for name in names
+        for name in sorted(names, key=lambda name: name not in shown)
     ]
     return of(traces, xaxis={"title": "one-way cost, bp"}, yaxis={"title": "Sharpe ratio, net"})
 

@@ -7,6 +7,7 @@ static charts are SVG (`charts`): a decision's page has 20 kB instead of 1.9 MB.
 import base64
 import gzip
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,10 @@ from finjepa_model.files import to_json
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-PALETTE = ("#3b82f6", "#d97706", "#16a34a", "#db2777", "#7c3aed", "#0891b2", "#a16207", "#64748b")
+PALETTE = (
+    "#3b82f6", "#d97706", "#16a34a", "#db2777", "#7c3aed", "#0891b2", "#a16207", "#dc2626", "#65a30d",
+    "#c084fc", "#0f766e", "#94a3b8",
+)  # fmt: skip
 SIGNALS = {1: "long", 0: "flat", -1: "short"}
 
 _TEMPLATES = Environment(
@@ -29,6 +33,27 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+_HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>')
+_FEWEST_HEADINGS = 4  # from which a page has contents
+
+
+def with_contents(body: str) -> str:
+    """The body of a page with links to its headings before the first one, if it has several."""
+    headings = _HEADING.findall(body)
+    if len(headings) < _FEWEST_HEADINGS:
+        return body
+    links = " ".join(f'<a href="#{name}">{text}</a>' for name, text in headings)
+    return _HEADING.sub(lambda first: f'<nav aria-label="contents">{links}</nav>\n{first[0]}', body, count=1)
+
+
+def slug(text: str) -> str:
+    """The name of a heading in an address."""
+    return re.sub(r"\W+", "-", text.lower()).strip("-")
+
+
+_TEMPLATES.filters |= {"with_contents": with_contents, "slug": slug}
 
 
 def link(text: str, target: str) -> dict[str, str]:

@@ -5,11 +5,13 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import plotly.graph_objects as go
+import polars as pl
 import pytest
 
 from finjepa_pipeline.report.charts import MOST_POINTS, Series, chart, image
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import link, styled, write_page
+from finjepa_pipeline.report.performance import against, forecast_volatility, months, tail, worst_drawdowns
 from finjepa_pipeline.report.prices import write_refusal
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -69,3 +71,35 @@ def test_a_cell_of_markdown_stays_one_cell():
     assert table(("a", "b"), [(cell("x | y"), cell(MARKUP))]).splitlines()[2] == (
         r"| x \| y | &lt;img src=x onerror=alert(1)&gt; |"
     )
+
+
+def test_the_worst_drawdowns_have_their_days():
+    days = ["Mon", "Tue", "Wed", "Thu", "Fri"]
+    assert worst_drawdowns(days, np.array([-0.1, 0.2, -0.5, 0.1, 0.2])) == [
+        ("-50.0%", "Tue", "Wed", "not yet", "3"),
+        ("-10.0%", "the beginning", "Mon", "Tue", "2"),
+    ]
+    assert worst_drawdowns(days, np.full(5, 0.01)) == []
+
+
+def test_a_strategy_beside_one_over_n():
+    base = np.random.default_rng(0).normal(0.001, 0.01, 1000)
+    [(name, beta, correlation, error, ratio, var, cvar)] = against({"twice": 2 * base, "1/N": base}, ["twice"], "1/N")
+    assert (name, beta, correlation) == ("twice", "2.00", "1.00")
+    assert error == f"{base.std(ddof=1) * 252**0.5:.1%}"
+    assert ratio == f"{base.mean() / base.std(ddof=1) * 252**0.5:+.2f}"
+    assert (var, cvar) == tuple(f"{2 * loss:.2%}" for loss in tail(base))
+    assert 0.01 < tail(base)[0] < tail(base)[1] < 0.03
+
+
+def test_months_and_years_compound_and_forecasts_are_annualised():
+    dates = pl.date_range(pl.date(2020, 12, 1), pl.date(2021, 2, 28), eager=True)
+    returns = pl.DataFrame({"date": dates, "net_return": np.full(len(dates), 0.01)})
+    heat = months(returns).data[0]
+    assert list(heat.y) == ["2020", "2021"]
+    assert heat.z[0][11] == heat.z[0][12] == pytest.approx(1.01**31 - 1, abs=1e-4)
+    assert heat.z[1][12] == pytest.approx(1.01**59 - 1, abs=1e-4)
+    steps = pl.DataFrame({"date": dates[::10], "imagined_volatility": np.full(9, 0.02)})
+    forecast, came, _ = forecast_volatility(steps, returns).data
+    assert forecast.y == pytest.approx(0.02 * (252 / 10) ** 0.5)
+    assert len(came.y) == 8, "the last step is not over"

@@ -15,15 +15,3 @@ boxes.forEach(box => {
 });
 search.oninput = show;
 show();
-const number = text => /^[+-]?[\d.]+%?$/.test(text) ? parseFloat(text) : NaN;
-heads.forEach((head, i) => {
-  head.style.cursor = 'pointer';
-  head.onclick = () => {
-    const down = head.dataset.down = head.dataset.down === '1' ? '' : '1';
-    rows.sort((one, other) => {
-      const a = one.cells[i].textContent, b = other.cells[i].textContent;
-      const order = isNaN(number(a)) || isNaN(number(b)) ? a.localeCompare(b) : number(a) - number(b);
-      return down ? -order : order;
-    }).forEach(row => row.parentNode.append(row));
-  };
-});

@@ -19,6 +19,7 @@ async function draw(div) {
     hovermode: 'x unified', legend: {orientation: 'h', y: -0.18}, ...own,
     xaxis: {...axis, ...own.xaxis}, yaxis: {...axis, ...own.yaxis},
   };
+  div.style.minHeight = 0;
   Plotly.react(div, data, layout, {responsive: true, displayModeBar: false});
 }
 const divs = [...document.querySelectorAll('.figure')];

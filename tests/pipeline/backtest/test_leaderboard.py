@@ -203,7 +203,7 @@ def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verd
     build_leaderboard(judged, "c1", "d1")
     (tmp_path / "c1").mkdir()
     (tmp_path / "c1" / "metrics.json").write_text('{"readout": {"weighted": 0.0, "t_value": 0.42}}')
-    write_report(tmp_path / "index.html", "FinJEPA c1", report_of(judged, tmp_path / "c1", "d1", "qp"), "")
+    write_report(tmp_path / "index.html", "c1", report_of(judged, tmp_path / "c1", "d1", "qp"), None)
     page = (tmp_path / "index.html").read_text()
     said = re.findall('<p class="headline">(.*?)</p>', page)[0]
     assert said.startswith("The model expects the same return of every asset")
@@ -211,6 +211,12 @@ def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verd
     assert "the difference for random was" in said
     for words in ("FAILED", "passed, after a failure that stands", "not enough data"):
         assert words in page
+    contents = re.findall('<a href="#(.+?)">', page)
+    assert contents == re.findall('<h2 id="(.+?)">', page), "each heading once, in order"
+    assert {"leaderboard-test-block", "months-of-random", "beside-1-n", "drawdown"} <= set(contents)
+    shown = re.findall(r"<td>[^<]*random[^<]*</td><td>(.*?)</td><td>(.*?)</td>", page.replace("<wbr>", ""))
+    assert re.fullmatch(r"[+-]\d\.\d\d", shown[0][0])
+    assert re.fullmatch(r"[+-]\d\.\d\d to [+-]\d\.\d\d", shown[0][1]), "the interval stands beside the difference"
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_report_history_and_card_say_too_short(tmp_path, home, monkeypatch):
         write_history(tmp_path / "history.html", leaderboard_history(con), home.settings.checkpoints, "http://ui")
         card = card_of(con, home.settings, "t", Champion("c1", "mppi", now()), {})
     assert exhibits.headline.startswith("No evidence of skill")
-    write_report(tmp_path / "report.html", "FinJEPA c1", exhibits, "")
+    write_report(tmp_path / "report.html", "c1", exhibits, None)
     report = (tmp_path / "report.html").read_text()
     assert "95 % band" not in report
     assert all("too short" in text for text in (exhibits.headline, report, card))
