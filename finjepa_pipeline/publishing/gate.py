@@ -7,8 +7,9 @@ history would otherwise never have a champion. It is not called passed either.
 Forecasts decide, by the rule of `finjepa_model.training.forecast_comparison`, on validation sessions, which no model that is
 compared was trained on. A challenger whose forecasts are worse beyond chance than those of the analytic baseline (fixed HAR
 volatility, correlations half of one factor and half of the sample) is refused. One whose forecasts are better beyond chance than
-the champion's, on the sessions that are in the validation blocks of both, replaces it; otherwise the champion stays. What
-planners earned decides what the card may say, and not who is champion.
+the champion's, on the sessions that are in the validation blocks of both, replaces it; otherwise the champion stays. One whose
+forecasts have drifted by its live record gives way to every challenger that is not worse beyond chance. What planners earned
+decides what the card may say, and not who is champion.
 """
 
 import json
@@ -25,6 +26,8 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_blocks
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
+from finjepa_model.live_record.chain import FOLDER as LIVE_RECORD
+from finjepa_model.live_record.drift import checkpoint_drift
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.acting import Acting, acting_planner
 from finjepa_pipeline.backtest.metrics import BENCHMARK
@@ -138,7 +141,7 @@ def judge(settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Pan
             return Verdict(challenger, challenger, "kept", reason, champion.strategy, findings=known, new=False)
         found = findings(con, checkpoint, data_version, acting)
     # with the warehouse closed: others may use it while forecasts are made
-    verdict = _verdict(checkpoint, panel, champion, acting.strategy, found)
+    verdict = _verdict(settings, checkpoint, panel, champion, acting.strategy, found)
     key = {"checkpoint": challenger, "data_version": data_version, "incumbent": champion and champion.checkpoint}
     outcome = {"verdict": verdict.verdict, "reasons": "\n".join(verdict.reasons)}
     with warehouse.connect() as con:
@@ -184,12 +187,20 @@ def summary(found: Sequence[Finding]) -> str:
 
 
 def _verdict(
-    checkpoint: Path, panel: Panel, champion: Champion | None, strategy: str | None, found: tuple[Finding, ...]
+    settings: Settings,
+    checkpoint: Path,
+    panel: Panel,
+    champion: Champion | None,
+    strategy: str | None,
+    found: tuple[Finding, ...],
 ) -> Verdict:
     incumbent, challenger = champion and champion.checkpoint, checkpoint.name
     beside_baseline = against_baseline(checkpoint, panel)
     t_baseline, passed = beside_baseline.t_value, None if beside_baseline.t_value is None else not beside_baseline.worse
     found = (*found, Finding("forecasts", passed, beside_baseline.text, blocking=passed is not None))
+    drifted, record = checkpoint_drift(settings.home / LIVE_RECORD, challenger)
+    own = Finding("live record", None if drifted is None else not drifted, record, blocking=drifted is not None)
+    found = (*found, own)
 
     def say(word: Outcome, *reasons: str, t_champion: float | None = None) -> Verdict:
         holder = challenger if word == "promoted" else incumbent
@@ -209,6 +220,10 @@ def _verdict(
     match = against_champion(folder, checkpoint, panel)
     if match.better:
         return say("promoted", match.text, summary(found), t_champion=match.t_value)
+    drifted, record = checkpoint_drift(settings.home / LIVE_RECORD, champion.checkpoint)
+    if drifted and match.compared is not None and not match.worse:
+        why = f"the forecasts of the champion {incumbent} have drifted: {record}"
+        return say("promoted", why, match.text, summary(found), t_champion=match.t_value)
     return say("kept", match.text, t_champion=match.t_value)
 
 

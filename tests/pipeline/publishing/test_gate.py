@@ -200,3 +200,18 @@ def test_that_all_checks_passed_is_only_said_where_they_were_run_and_did(weak_ho
         WHERE checkpoint = 'bbbb' AND test = 'delay'"""
     )
     assert weak_home.judge("bbbb").verdict == "refused"  # nobody has to ask for it, but a failure stands
+
+
+def test_a_champion_whose_live_forecasts_have_drifted_gives_way_to_an_equal_challenger(champion_home, monkeypatch):
+    assert _challenge(champion_home).verdict == "kept"
+
+    def drifts(who: str) -> None:
+        words = {who: (True, "intervals are too narrow")}
+        found = lambda records, checkpoint: words.get(checkpoint, (None, "no live record"))  # noqa: E731
+        monkeypatch.setattr("finjepa_pipeline.publishing.gate.checkpoint_drift", found)
+
+    drifts("aaaa")
+    verdict = champion_home.judge("bbbb", write=False)
+    assert (verdict.verdict, "too narrow" in verdict.reasons[0]) == ("promoted", True)
+    drifts("bbbb")
+    assert champion_home.judge("bbbb", write=False).reasons == ("live record: intervals are too narrow",)
