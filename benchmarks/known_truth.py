@@ -31,13 +31,13 @@ from student import half_width
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed, split_dates
+from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination, strategy_name
 from finjepa_model.training.readout_fit import fit_readout
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.controls import Controls, ShuffledActions, untrained
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.backtest.inference import block_length, bootstrap, forecast_quality
 from finjepa_pipeline.backtest.known_truth import USUAL_SIZE, KnownTruthMarket, fraction
-from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination, strategy_name
 from finjepa_pipeline.backtest.strategies import Strategy, baselines
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import for_panel, train_checkpoint

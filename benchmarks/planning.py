@@ -235,8 +235,8 @@ def planners() -> list[str]:
 
 def backtest(decisions: int = 1000) -> list[str]:
     """A walk of CEM through decisions of 20 assets, one after the other, as `finjepa backtest` does it."""
+    from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
     from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
-    from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
     from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
     config = small()

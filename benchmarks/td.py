@@ -22,6 +22,7 @@ from student import half_width
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.data.splits import history_needed, split_dates
+from finjepa_model.market_view import MarketView, Universe
 from finjepa_model.planners import TDPlanner, make_planner
 from finjepa_model.planning.imagination import one_factor_covariance
 from finjepa_model.planning.objective import Objective, PlanningWorld, quantities
@@ -33,7 +34,6 @@ from finjepa_model.training.trainer import Trainer
 from finjepa_model.world_model import FinJEPA, Imagination
 from finjepa_pipeline.backtest.engine import BacktestSetup
 from finjepa_pipeline.backtest.known_truth import KnownTruthMarket
-from finjepa_pipeline.backtest.market_view import MarketView, Universe
 from finjepa_pipeline.prices.synthetic.oracle import share_of_gain
 from finjepa_pipeline.training.checkpoints import for_panel
 

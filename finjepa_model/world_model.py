@@ -7,6 +7,7 @@ F channels, C candidates, H horizon, D width, G portfolio scalars.
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ from finjepa_model.nn.predictor import MarketMemory, Predictor
 from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.nn.risk import RiskForecast, RiskModel
 from finjepa_model.portfolio import PortfolioState
+
+if TYPE_CHECKING:
+    from finjepa_model.decision import Decision
+    from finjepa_model.forecast import Forecast
 
 _ROLLED_AT_ONCE = 2400  # portfolios: more do not fit the cache of a CPU core
 
@@ -116,9 +121,7 @@ class FinJEPA(nn.Module):
         _, memory = self.predictor.market(tokens_BSMD, observation.present_BN)
         now = observation.steps - 1
         assets_BHND, market_BHD = tokens_BSMD[:, now:, :-1], tokens_BSMD[:, now:, -1]
-        scale_BN = observation.volatility_BSN[:, now] * self.config.model.stride**0.5
-        inputs_BNZ = self.readout.inputs(observation.features_BSNTF[:, now], assets_BHND[:, 0])
-        mean_BHN = self.readout(inputs_BNZ, scale_BN, observation.present_BN, horizon)
+        mean_BHN = self.expected_returns(observation, assets_BHND[:, 0], horizon)
         risk = self.risk(observation, assets_BHND[:, 0], market_BHD[:, 0])
         return Imagination(
             mean_BHN=mean_BHN,
@@ -132,11 +135,49 @@ class FinJEPA(nn.Module):
             model=self,
         )
 
+    def expected_returns(self, observation: Observation, assets_BND: Tensor, steps: int) -> Tensor:
+        """mean_BHN, simple returns over each of the next decision steps, from the latents of an observation's last step."""
+        scale_BN = observation.volatility_BSN[:, -1] * self.config.model.stride**0.5
+        inputs_BNZ = self.readout.inputs(observation.features_BSNTF[:, -1], assets_BND)
+        return self.readout(inputs_BNZ, scale_BN, observation.present_BN, steps)
+
     @torch.no_grad()
     def forecast_risk(self, observation: Observation) -> RiskForecast:
         """Volatilities, covariance and quantiles of returns after the last step of an observation that carries the past."""
         assets_BSND, market_BSD = self.encode(observation.step(-1))
         return self.risk(observation, assets_BSND[:, -1], market_BSD[:, -1])
+
+    def forecast(self, prices: Any) -> "Forecast":
+        """Volatility, covariance, quantiles and expected returns after the newest session of a frame of prices.
+
+        Args:
+            prices: of pandas or Polars, long or wide; see `finjepa_model.features.read_prices`.
+
+        Raises:
+            FinJEPAError: if the frame cannot be understood, or no symbol has enough history.
+        """
+        from finjepa_model.forecast import forecast_prices  # here: only a frame of prices needs Polars
+
+        return forecast_prices(self, prices)
+
+    def decide(
+        self, prices: Any, planner: str = "qp", utility: str | None = None, holdings: Any = None, seed: int = 0
+    ) -> "Decision":
+        """What to hold after the newest session of a frame of prices.
+
+        Args:
+            prices: as of `forecast`; all symbols with enough history can be held.
+            planner: one of `finjepa_model.planners.PLANNERS`.
+            utility: what is maximised, such as "log_growth - 2.5*variance, gross <= 0.8"; that of the planner by default.
+            holdings: signed shares of wealth by symbol, a Series or a mapping; the rest is cash. All cash by default.
+            seed: of planners that sample.
+
+        Raises:
+            FinJEPAError: as `forecast`; or for an unknown planner, a utility that cannot be read, or holdings of unknown symbols.
+        """
+        from finjepa_model.decision import decide_prices  # here: planners are above this module
+
+        return decide_prices(self, prices, planner, utility, holdings, seed)
 
     # -- learning -------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -111,7 +110,7 @@ def forecast(ops: Ops, as_json: bool) -> None:
 
     asked, n_assets = ops.get("daily_decision", {}), BacktestConfig(**ops.get("planner_backtests", {})).n_assets
     found = forecast_at(Settings.from_env(), asked.get("checkpoint"), asked.get("as_of"), n_assets)
-    click.echo(to_json(asdict(found))) if as_json else console.print_forecast(found)
+    click.echo(to_json(found)) if as_json else console.print_forecast(found)
 
 
 @click.command()

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from finjepa_model.decision import SAME_RETURN
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_pipeline.backtest.results import NOT_RUN, TESTS, status_of
@@ -16,16 +17,12 @@ from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.publishing.reproduce import Reproduction
-from finjepa_pipeline.report.decision import SAME_RETURN
 from finjepa_pipeline.report.page import number
 from finjepa_pipeline.report.risk import tables
 from finjepa_pipeline.retention import Plan
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.warehouse import Warehouse
-
-if TYPE_CHECKING:
-    from finjepa_pipeline.publishing.forecast import Forecast
 
 # Lines are left to the terminal to wrap, so that a path can be copied and a pipe sees whole lines. What is printed is text,
 # not markup: paths have brackets and colons.
@@ -136,27 +133,27 @@ def print_scorecard(assets: Assets) -> None:
     out.print(f"Scorecard: {made['page']}")
 
 
-def print_forecast(found: "Forecast") -> None:
+def print_forecast(found: dict[str, Any]) -> None:
     """Volatility a year, and the interval of returns over a month."""
     columns = ("asset", "5 sessions", "21 sessions", "63 sessions", "5 % quantile", "95 % quantile")
-    title = f"After the close of {found.date}: volatility, % a year; quantiles of the return over 21 sessions"
+    title = f"After the close of {found['date']}: volatility, % a year; quantiles of the return over 21 sessions"
     shown = _table(title, columns, (), columns[1:])
-    for name in found.assets:
-        year = [f"{100 * 252**0.5 * value:.1f}" for value in found.volatility[name].values()]
-        month = found.quantiles[name]["21"]
+    for name in found["assets"]:
+        year = [f"{100 * 252**0.5 * value:.1f}" for value in found["volatility"][name].values()]
+        month = found["quantiles"][name]["21"]
         shown.add_row(name, *year, *(f"{100 * month[level]:+.1f} %" for level in ("0.05", "0.95")))
-    month = found.portfolio["21"]
+    month = found["portfolio"]["21"]
     shown.add_row("equal weights", "", "", "", *(f"{100 * month[level]:+.1f} %" for level in ("0.05", "0.95")))
     out.print(shown)
     pairs = [
         (value, f"{one} and {other} {value:.2f}")
-        for i, (one, row) in enumerate(zip(found.assets, found.correlation, strict=True))
-        for other, value in zip(found.assets[:i], row[:i], strict=True)
+        for i, (one, row) in enumerate(zip(found["assets"], found["correlation"], strict=True))
+        for other, value in zip(found["assets"][:i], row[:i], strict=True)
     ]
     if pairs:
         mean = sum(value for value, _ in pairs) / len(pairs)
         out.print(f"Correlations: mean {mean:.2f}, highest {max(pairs)[1]}, lowest {min(pairs)[1]}.")
-    out.print(found.scored)
+    out.print(found["scored"])
 
 
 def print_leaderboard(assets: Assets) -> None:

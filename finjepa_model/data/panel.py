@@ -9,6 +9,7 @@ days of a window, H days ahead.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ FORMAT = "finjepa-panel-1"
 
 
 class Panel:
-    """A market's features, returns and masks, memory-mapped.
+    """A market's features, returns and masks: memory-mapped from a folder (`open`), or made of arrays.
 
     Row r of asset a on session d is `offsets[a] + d - first[a]`; asset a owns `lengths[a]` rows. Rows that no asset owns mean
     nothing.
@@ -41,10 +42,15 @@ class Panel:
         market_features: float32 [D, M], the market context, normalised.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]):
-        self.folder = folder
+    def __init__(self, manifest: dict[str, Any], arrays: Mapping[str, np.ndarray], folder: Path | None = None):
+        """
+        Args:
+            manifest, arrays: of `finjepa_model.features.fill_panel`.
+            folder: that they lie in; None where they are in memory alone.
+        """
+        self._folder = folder
         self.manifest = manifest
-        self.content_hash: str = manifest["content_hash"]
+        self.content_hash: str = manifest.get("content_hash", "")
         self.channels = tuple(channel["name"] for channel in manifest["channels"])
         self.market_channels = tuple(channel["name"] for channel in manifest["market_channels"])
         self.assets = tuple(manifest["assets"])
@@ -53,15 +59,15 @@ class Panel:
         self.first = np.array(manifest["first"], dtype=np.int64)
         self.lengths = np.array(manifest["lengths"], dtype=np.int64)
         self.delisting_return = np.array(manifest.get("delisting_return", [0.0] * len(self.assets)), dtype=np.float64)
-        self.features = self._map("features")
-        self.returns = self._map("returns")
-        self.observed = self._map("observed")
-        self.tradable = self._map("tradable")
-        self.eligible = self._map("eligible")
-        self.beta = self._map("beta")
-        self.liquidity = self._map("liquidity") if "dollar_volume" in manifest.get("columns", ()) else None
-        self.market_returns = self._map("market_returns")
-        self.market_features = self._map("market_features")
+        self.features = arrays["features"]
+        self.returns = arrays["returns"]
+        self.observed = arrays["observed"]
+        self.tradable = arrays["tradable"]
+        self.eligible = arrays["eligible"]
+        self.beta = arrays["beta"]
+        self.liquidity = arrays["liquidity"] if "dollar_volume" in manifest.get("columns", ()) else None
+        self.market_returns = arrays["market_returns"]
+        self.market_features = arrays["market_features"]
 
     @classmethod
     def open(cls, folder: str | Path) -> "Panel":
@@ -75,12 +81,14 @@ class Panel:
             manifest = json.loads((folder / "manifest.json").read_text())
             if manifest["format"] != FORMAT:
                 raise FinJEPAError(f"{folder} is a panel of format {manifest['format']}, not {FORMAT}: build it again")
-            return cls(folder, manifest)
+            return cls(manifest, _Files(folder), folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FinJEPAError(f"{folder} is not a feature panel ({error}): materialise feature_panel again") from error
 
-    def _map(self, name: str) -> np.ndarray:
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+    @property
+    def folder(self) -> Path:
+        assert self._folder is not None  # who asks has opened it
+        return self._folder
 
     def date_index(self, date: str | np.datetime64) -> int:
         """The last session that is not after `date`.
@@ -176,6 +184,17 @@ class Panel:
         run = np.dtype((np.void, length * width * array.itemsize))
         runs = np.ndarray(len(array) - length + 1, run, array, strides=array.strides[:1])
         return runs[start_X].view(array.dtype).reshape(len(start_X), length * width)
+
+
+class _Files(dict[str, np.ndarray]):
+    """The arrays of a folder, mapped when they are asked for."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, name: str) -> np.ndarray:
+        return np.load(self._folder / f"{name}.npy", mmap_mode="r")
 
 
 def in_channels(values_XF: np.ndarray, has: tuple[str, ...], wanted: tuple[str, ...] | None) -> np.ndarray:

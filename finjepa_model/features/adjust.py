@@ -282,7 +282,7 @@ def on_sessions(rows: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     absent = [pl.lit(None, pl.Float64).alias(name) for name in NUMBERS if name not in rows.columns]
     kept = rows.filter(~pl.col("date").is_in(partial.implode())).with_columns(*absent)
     session = kept.select(pl.col("date").rank("dense").cast(pl.Int64) - 1).to_series().alias("session")
-    notes = [f"{len(partial)} sessions left out, with prices of a part of the symbols: the last is {partial[-1]}"]
+    notes = [f"{len(partial)} sessions left out, with prices of a part of the symbols: the last is {partial.max()}"]
     return kept.with_columns(session), notes if len(partial) else []
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 from scipy.stats import norm
 
+from finjepa_model.planner_strategies import planner_of
 from finjepa_pipeline.backtest.inference import MIN_BLOCK, newey_west_error
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, SHORTEST
-from finjepa_pipeline.backtest.planner_strategies import planner_of
 from finjepa_pipeline.backtest.results import tried_ratios
 from finjepa_pipeline.backtest.strategies import not_planners
 

@@ -18,12 +18,12 @@ from finjepa_model.checkpoint import read_config
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest import leakage
 from finjepa_pipeline.backtest.blocks import backtest_blocks
 from finjepa_pipeline.backtest.known_truth import MARKETS, seeds_of
 from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, Product, future_invariance, raw_rows
-from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.backtest.results import (
     NOT_ENOUGH_DATA,
     NOT_RUN,

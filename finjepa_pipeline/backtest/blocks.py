@@ -27,20 +27,21 @@ from finjepa_model.data.splits import (
 )
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
+from finjepa_model.market_view import MarketView
+from finjepa_model.planner_strategies import (
+    Expectation,
+    FinJEPAStrategy,
+    MarketImagination,
+    checkpoint_beside,
+    checkpoints_of,
+    strategy_name,
+)
 from finjepa_model.planners import make_planner
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.controls import FITTED, TO_FIT, Controls
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, replayed, simulate
 from finjepa_pipeline.backtest.inference import forecast_quality
-from finjepa_pipeline.backtest.market_view import MarketView
-from finjepa_pipeline.backtest.planner_strategies import (
-    FinJEPAStrategy,
-    MarketImagination,
-    checkpoint_beside,
-    checkpoints_of,
-    compare_expectations,
-    strategy_name,
-)
+from finjepa_pipeline.backtest.metrics import Expectations
 from finjepa_pipeline.backtest.results import BlockKey, known_results, write_block, write_configuration
 from finjepa_pipeline.backtest.strategies import CONTROLS, Strategy, baselines, kind, load_strategy
 from finjepa_pipeline.prices.history import require_shown
@@ -240,6 +241,20 @@ def result_of(job: tuple[PendingBlock, str]) -> StrategyResult:
     forecaster = "world_model" if by_model else name
     forecast = controls.imagination.forecast if by_model else controls.forecast(name)
     return replace(result, forecasts={forecaster: forecast_quality(forecast, setup, views)})
+
+
+def compare_expectations(expected: Sequence[tuple[np.datetime64, Expectation]], result: StrategyResult) -> Expectations:
+    """Line up what a strategy expected at its decisions with what came of them; a step runs to the close of the
+    next decision."""
+    wealth = dict(zip(result.dates_T, result.wealth_T, strict=True))
+    wealth[result.decided_K[0]] = 1.0
+    ends = dict(zip(result.decided_K, [*result.decided_K[1:], result.dates_T[-1]], strict=True))
+    return Expectations(
+        dates_D=np.array([date for date, _ in expected]),
+        imagined_D=np.array([one.growth for _, one in expected]),
+        volatility_D=np.array([one.volatility for _, one in expected]),
+        realised_D=np.array([np.log(wealth[ends[date]] / wealth[date]) for date, _ in expected]),
+    )
 
 
 @lru_cache(maxsize=2)

@@ -23,11 +23,11 @@ from finjepa_model.data.batches import BatchSource, Observation
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import training_block
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import MarketView
+from finjepa_model.planner_strategies import HORIZON, FinJEPAStrategy, MarketImagination
 from finjepa_model.planning.imagination import one_factor_covariance
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA
-from finjepa_pipeline.backtest.market_view import MarketView
-from finjepa_pipeline.backtest.planner_strategies import HORIZON, FinJEPAStrategy, MarketImagination
 
 Forecast = Callable[[MarketView], np.ndarray]  # expected simple return over the next decision step, by asset of a view
 FITTED = ("ridge", "boosted_trees", "trained_probe", "untrained_probe")  # on the training block

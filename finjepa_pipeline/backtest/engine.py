@@ -21,8 +21,8 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import MarketView, Universe, panel_beta, panel_liquidity, universes
 from finjepa_model.portfolio import Ledger, Liquidity, PortfolioSimulator, PortfolioState
-from finjepa_pipeline.backtest.market_view import MarketView, Universe, panel_beta, panel_liquidity, universes
 from finjepa_pipeline.backtest.metrics import Expectations
 from finjepa_pipeline.backtest.strategies import Strategy
 

@@ -19,8 +19,8 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import norm, rankdata
 
+from finjepa_model.market_view import MarketView
 from finjepa_pipeline.backtest.engine import BacktestSetup
-from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, SHORTEST, sharpe
 
 MIN_BLOCK = 21  # sessions: volatility clusters for about a month, whatever the mean's autocorrelation says

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import traded_text
 from finjepa_pipeline.backtest.acting import acting_planner
 from finjepa_pipeline.backtest.engine import COST_GRID
 from finjepa_pipeline.backtest.inference import (
@@ -32,7 +33,6 @@ from finjepa_pipeline.backtest.inference import (
     sharpe_intervals,
     superior_predictive_ability,
 )
-from finjepa_pipeline.backtest.market_view import traded_text
 from finjepa_pipeline.backtest.metrics import (
     BENCHMARK,
     SESSIONS_PER_YEAR,

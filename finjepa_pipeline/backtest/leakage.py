@@ -21,9 +21,9 @@ from finjepa_model.data.batches import BatchSource
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed, split_dates
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import MarketView, next_universe
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate, without_costs
-from finjepa_pipeline.backtest.market_view import MarketView, next_universe
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, sharpe
 from finjepa_pipeline.backtest.strategies import Strategy, long_only
 from finjepa_pipeline.features import build_panel

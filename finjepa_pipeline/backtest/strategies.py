@@ -25,8 +25,8 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import MarketView
 from finjepa_model.portfolio import PortfolioState
-from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.metrics import BENCHMARK
 
 CONTROLS = ("ewma", "ridge", "boosted_trees", "trained_probe", "untrained_probe", "shuffled_actions")

@@ -19,9 +19,9 @@ from torch import Tensor
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.panel import Panel
 from finjepa_model.files import from_json
+from finjepa_model.market_view import Universe
 from finjepa_model.portfolio import Ledger, PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.engine import MarketStep
-from finjepa_pipeline.backtest.market_view import Universe
 
 BookName = Literal["champion", "trial"]
 

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from finjepa_model.files import read_json, to_json
+from finjepa_model.planner_strategies import WITH_UTILITY
 from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, traded_assets
 from finjepa_pipeline.backtest.metrics import (
     BENCHMARK,
@@ -22,7 +23,6 @@ from finjepa_pipeline.backtest.metrics import (
     on_validation,
     same_return_for_all,
 )
-from finjepa_pipeline.backtest.planner_strategies import WITH_UTILITY
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.gate import Champion, Finding, known_findings
 from finjepa_pipeline.publishing.package import public, public_strategy

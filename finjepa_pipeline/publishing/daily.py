@@ -18,8 +18,8 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
+from finjepa_model.planner_strategies import planner_of, strategy_name
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_pipeline.backtest.planner_strategies import planner_of, strategy_name
 from finjepa_pipeline.backtest.results import insert, most_assets, transaction
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.history import current_revision, require_shown

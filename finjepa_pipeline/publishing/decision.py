@@ -13,14 +13,14 @@ import numpy as np
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed
+from finjepa_model.decision import SIGNALS, Choice, trade_lines
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import MarketView, next_universe, traded_text
+from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.backtest.engine import decide_at
-from finjepa_pipeline.backtest.market_view import MarketView, next_universe, traded_text
-from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing.book import BookName, Holdings, record_of
 from finjepa_pipeline.publishing.explanation import Reasons, Search, reasons_for
-from finjepa_pipeline.report.page import SIGNALS
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint
 
 
@@ -157,23 +157,13 @@ def decide(
     if action is None or strategy.last is None:
         return Decision(**common | _as_before(holdings, view.assets), changes=("No orders: no asset has a price.",))
     _, expected = strategy.expected[-1]
-    steps_a_year = config.portfolio.sessions_per_year / config.model.stride
     action = PortfolioAction(action.weights_XN[:, places_N], action.signals_XN[:, places_N], action.hedge_X)
-    positions_N = action.positions(config.portfolio.allow_short, config.portfolio.max_gross)[0].tolist()
-    positions = dict(zip(view.assets, positions_N, strict=True))
-    signals = {name: round(s) for name, s in zip(view.assets, action.signals_XN[0].tolist(), strict=True)}
-    hedge = bool(action.hedge_X[0] > 0.5)
+    choice = Choice.of(action, expected, view.assets, config)
     return Decision(
         **common,
         assets=view.assets,
-        weights=dict(zip(view.assets, action.weights_XN[0].tolist(), strict=True)),
-        signals=signals,
-        hedge=hedge,
-        positions=positions,
-        cash=1 - sum(positions.values()),
-        expected_return=expected.growth * steps_a_year,
-        expected_volatility=expected.volatility * steps_a_year**0.5,
-        changes=_changes(holdings, positions, signals, hedge),
+        **vars(choice),
+        changes=_changes(holdings, choice),
         why=reasons_for(panel, session, universe.assets_N, imagination, expected),
         search=Search.of(strategy.last[1], view.assets),
         traded=traded_text(
@@ -250,22 +240,16 @@ def _as_before(holdings: Holdings, assets: tuple[str, ...]) -> dict[str, Any]:
     return kept | {"assets": tuple(previous.weights), "cash": 1 - sum(previous.positions.values())}
 
 
-def _changes(holdings: Holdings, positions: dict[str, float], signals: dict[str, int], hedge: bool) -> tuple[str, ...]:
-    previous = holdings.previous
+def _changes(holdings: Holdings, choice: Choice) -> tuple[str, ...]:
+    previous, signals = holdings.previous, choice.signals
     if previous is None:
         return (holdings.note or "The portfolio starts in cash.",)
     lines = []
-    if hedge != previous.hedge:
-        lines.append(f"the hedge goes {'on' if hedge else 'off'}")
+    if choice.hedge != previous.hedge:
+        lines.append(f"the hedge goes {'on' if choice.hedge else 'off'}")
     for name in sorted({*signals, *previous.signals}):
         before, after = previous.signals.get(name, 0), signals.get(name, 0)
         if before != after:
             lines.append(f"{name}: signal {SIGNALS[before]} to {SIGNALS[after]}")
-    shares = holdings.shares
-    trades = {name: positions.get(name, 0.0) - shares.get(name, 0.0) for name in {*positions, *shares}}
-    for name, trade in sorted(trades.items(), key=lambda item: (-abs(item[1]), item[0]))[:10]:
-        if abs(trade) >= 0.001:
-            lines.append(
-                f"{name}: {shares.get(name, 0.0):.1%} held, {positions.get(name, 0.0):.1%} wanted ({trade:+.1%})"
-            )
+    lines += trade_lines(holdings.shares, choice.positions)
     return tuple(lines) or (f"nothing since {previous.date}",)

@@ -15,10 +15,10 @@ from finjepa_model.data.batches import Observation
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_splits, history_needed
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import MarketView
+from finjepa_model.planner_strategies import Expectation, MarketImagination
 from finjepa_model.planning.imagination import Moments
 from finjepa_model.planning.plan import Plan
-from finjepa_pipeline.backtest.market_view import MarketView
-from finjepa_pipeline.backtest.planner_strategies import Expectation, MarketImagination
 
 PAST_DATES = 160  # that are looked at: enough for a spread of regimes, little work
 NEIGHBOURS = 5

@@ -25,13 +25,13 @@ from finjepa_model.files import read_json, to_json, write_text
 from finjepa_model.live_record.chain import FOLDER, OUTCOMES, PORTFOLIOS, Night, Record
 from finjepa_model.live_record.forecasts import Forecaster
 from finjepa_model.live_record.scores import update_scores
+from finjepa_model.market_view import MarketView, next_universe
+from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.risk_fit import RiskBlock
 from finjepa_model.training.risk_scorecard import fit_har
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.engine import decide_at
-from finjepa_pipeline.backtest.market_view import MarketView, next_universe
-from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_pipeline.backtest.results import most_assets, now
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.calendar import next_close

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from finjepa_model.decision import SAME_RETURN, SIGNALS
 from finjepa_pipeline.report.charts import Series, chart
 from finjepa_pipeline.report.markdown import search_charts
-from finjepa_pipeline.report.page import SIGNALS, render
+from finjepa_pipeline.report.page import render
 
-SAME_RETURN = "The model expects the same return of every asset: this decision rests on risk and costs alone."
 HELD = 0.001  # share of wealth from which an asset counts as held
 
 

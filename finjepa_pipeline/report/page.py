@@ -24,7 +24,6 @@ PALETTE = (
     "#3b82f6", "#d97706", "#16a34a", "#db2777", "#7c3aed", "#0891b2", "#a16207", "#dc2626", "#65a30d",
     "#c084fc", "#0f766e", "#94a3b8",
 )  # fmt: skip
-SIGNALS = {1: "long", 0: "flat", -1: "short"}
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),

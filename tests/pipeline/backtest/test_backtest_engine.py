@@ -15,9 +15,9 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import MarketView, universes
 from finjepa_model.portfolio import PortfolioState
 from finjepa_pipeline.backtest.engine import COST_GRID, BacktestSetup, replayed, simulate
-from finjepa_pipeline.backtest.market_view import MarketView, universes
 from finjepa_pipeline.backtest.strategies import EveryDecision, buy_and_hold, extreme_quintile, monthly, one_over_n
 
 CHARGED = PortfolioConfig()

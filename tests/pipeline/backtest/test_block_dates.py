@@ -20,11 +20,11 @@ from finjepa_model.data.splits import (
     training_block,
 )
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planner_strategies import MarketImagination
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest import audit
 from finjepa_pipeline.backtest.blocks import Block, StrategiesConfig, backtest_blocks, pending_blocks
 from finjepa_pipeline.backtest.controls import Controls
-from finjepa_pipeline.backtest.planner_strategies import MarketImagination
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 

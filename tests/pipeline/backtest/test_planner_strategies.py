@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination, strategy_name
 from finjepa_model.planners import PLANNERS
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.training import TDTrainer
@@ -19,7 +20,6 @@ from finjepa_model.training.goal_library import build_library
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.blocks import parse_planners
 from finjepa_pipeline.backtest.engine import simulate
-from finjepa_pipeline.backtest.planner_strategies import FinJEPAStrategy, MarketImagination, strategy_name
 
 DAYS, ASSETS = 900, 6
 

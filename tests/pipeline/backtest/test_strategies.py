@@ -10,9 +10,9 @@ from handmade_panel import noise, write_panel
 from handmade_setup import setup_of
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import MarketView
 from finjepa_pipeline.backtest import strategies
 from finjepa_pipeline.backtest.engine import simulate
-from finjepa_pipeline.backtest.market_view import MarketView
 from finjepa_pipeline.backtest.strategies import (
     baselines,
     complete_returns,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from finjepa_pipeline.backtest.planner_strategies import strategy_name
+from finjepa_model.planner_strategies import strategy_name
 from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.publishing.package import public
 from finjepa_pipeline.publishing.release import release

@@ -16,6 +16,7 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.checkpoint import resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.market_view import MarketView
 from finjepa_model.planners import TDPlanner, make_planner
 from finjepa_model.planning.goals import goal_latent, target_latent
 from finjepa_model.planning.imagination import Ensemble, ImaginedMarket
@@ -24,9 +25,6 @@ from finjepa_model.planning.plan import ActionSpace, Plan
 from finjepa_model.planning.utility import Utility, parse_goal, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA, Imagination
-from finjepa_pipeline.backtest.engine import StrategyResult
-from finjepa_pipeline.backtest.market_view import MarketView
-from finjepa_pipeline.backtest.metrics import Expectations
 
 HORIZON = 2  # decision steps
 
@@ -48,10 +46,18 @@ class MarketImagination:
     another plan.
     """
 
-    def __init__(self, checkpoint: str | Path):
-        torch.set_num_threads(1)  # on a busy machine a second thread costs ten times the time of so small a plan
-        self.folder = resolve_checkpoint(checkpoint)
-        self.model = FinJEPA.from_pretrained(self.folder)
+    def __init__(self, checkpoint: str | Path | FinJEPA):
+        """
+        Args:
+            checkpoint: a folder, a repository, or a model that is loaded.
+        """
+        self.folder: Path | None = None
+        if isinstance(checkpoint, FinJEPA):
+            self.model = checkpoint
+        else:
+            torch.set_num_threads(1)  # on a busy machine a second thread costs ten times the time of so small a plan
+            self.folder = resolve_checkpoint(checkpoint)
+            self.model = FinJEPA.from_pretrained(self.folder)
         self.config = self.model.config
         self.simulator = PortfolioSimulator(self.config.portfolio)
         self._imagined: WeakKeyDictionary[MarketView, tuple[Imagination, torch.Tensor]] = WeakKeyDictionary()
@@ -70,6 +76,8 @@ class MarketImagination:
         target = parse_goal(name)
         if target is not None:
             return target_latent(imagination, self.simulator, self.config.model.stride, target)
+        if self.folder is None:
+            raise FinJEPAError(f"the goal {name} needs the prices that the model was trained on; name another goal")
         return view.goal_library(self.model, self.folder).nearest(imagination.tokens_BMD[:, -1], view.session)
 
     def forecast(self, view: MarketView) -> np.ndarray:
@@ -109,10 +117,10 @@ class EnsembleImagination:
         return target_latent(self.at(view)[0], self.simulator, self.config.model.stride, target)
 
 
-def checkpoint_beside(checkpoint: Path, name: str) -> Path:
+def checkpoint_beside(checkpoint: Path | None, name: str) -> Path:
     """The folder of another checkpoint, see `EnsembleImagination`."""
-    beside = checkpoint.parent / name
-    return beside if beside.is_dir() else resolve_checkpoint(name)
+    beside = checkpoint and checkpoint.parent / name
+    return beside if beside and beside.is_dir() else resolve_checkpoint(name)
 
 
 WITH_UTILITY = " | "  # between the names of a planner and of its utility
@@ -148,20 +156,6 @@ class Expectation:
         return self.path[0][1]
 
 
-def compare_expectations(expected: Sequence[tuple[np.datetime64, Expectation]], result: StrategyResult) -> Expectations:
-    """Line up what a strategy expected at its decisions with what came of them; a step runs to the close of the
-    next decision."""
-    wealth = dict(zip(result.dates_T, result.wealth_T, strict=True))
-    wealth[result.decided_K[0]] = 1.0
-    ends = dict(zip(result.decided_K, [*result.decided_K[1:], result.dates_T[-1]], strict=True))
-    return Expectations(
-        dates_D=np.array([date for date, _ in expected]),
-        imagined_D=np.array([one.growth for _, one in expected]),
-        volatility_D=np.array([one.volatility for _, one in expected]),
-        realised_D=np.array([np.log(wealth[ends[date]] / wealth[date]) for date, _ in expected]),
-    )
-
-
 def strategy_name(planner: str, utility: str | None) -> str:
     """How a planner with a utility of its own is called, on leaderboards and by the champion.
 
@@ -189,10 +183,11 @@ class FinJEPAStrategy:
     maximises predicted growth after exact costs with a price on risk (EB-JEPA).
     """
 
-    def __init__(self, planner: str, imagination: Imagined, name: str | None = None):
+    def __init__(self, planner: str, imagination: Imagined, name: str | None = None, seed: int | None = None):
         """
         Args:
             planner: its name, alone or with " | " and a utility; see `strategy_name`.
+            seed: of what is sampled; by default that of the training.
 
         Raises:
             FinJEPAError: for an unknown planner or a utility that cannot be read.
@@ -203,6 +198,7 @@ class FinJEPAStrategy:
         self._planner = make_planner(searcher)
         self._utility: Utility = parse_utility(utility) if utility else GOAL if searcher == "cem" else CUMULATIVE
         others = self._utility.checkpoints
+        self._seed = imagination.config.training.seed if seed is None else seed
         self._imagination = EnsembleImagination(imagination, others) if others else imagination
         self.last: tuple[tuple[str, ...], Plan] | None = None  # assets and plan of the newest decision
 
@@ -242,7 +238,7 @@ class FinJEPAStrategy:
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
         warm_start = self.last[1] if self.last is not None and self.last[0] == view.assets else None
         # the noise of a date is its own, so that a decision needs nothing of those before it but their plan
-        generator = torch.Generator().manual_seed(_seed(config.training.seed, view.date))
+        generator = torch.Generator().manual_seed(_seed(self._seed, view.date))
         plan = self._planner.plan(Objective(world, self._utility), space, warm_start, generator)
         # at the first decision: later a limit may be out of reach for a while, because something cannot be traded
         for name, _ in self._utility.limits if self.last is None and not isinstance(self._planner, TDPlanner) else ():
