@@ -20,7 +20,7 @@ COLUMNS = ("symbol", "date", "open", "high", "low", "close", "volume", "adj_clos
 NUMBERS = COLUMNS[2:]
 ALIASES = {  # in lower case, letters and digits alone; the first that is there counts
     "symbol": ("symbol", "ticker", "tic", "tickersymbol", "symbols", "tickers", "instrument", "security", "asset", "stock", "code",
-               "ric", "permno", "name"),
+               "ric", "permno", "name", "level1"),
     "date": ("date", "datetime", "tradedate", "tradingdate", "tradingday", "pricedate", "dates", "day", "timestamp", "time",
              "index", "level0", "unnamed0", "column0", ""),
     "open": ("open", "openprice", "priceopen", "openingprice", "pxopen"),
@@ -271,6 +271,12 @@ def _table(frame: Any) -> dict[Label, pl.Series]:
         frame = frame.reset_index(drop=True)
     else:
         frame = frame.reset_index()
+    types = pandas.api.types
+    numeric = [place for place, dtype in enumerate(frame.dtypes) if types.is_numeric_dtype(dtype)]
+    values = (
+        frame.iloc[:, numeric].to_numpy(dtype=float, na_value=float("nan")).T.copy()
+    )  # at once: columns may be thousands
+    numbers = dict(zip(numeric, values, strict=True))
     table: dict[Label, pl.Series] = {}
     for place, label in enumerate(frame.columns):
         name: Label = str(label)
@@ -278,20 +284,18 @@ def _table(frame: Any) -> dict[Label, pl.Series]:
             name = tuple(map(str, label)) if len(label) == 2 and all(map(str, label)) else str(label[0])  # type: ignore[assignment]
         if name in table:
             raise FinJEPAError(f"there are two columns {name}; which one is meant?")
-        table[name] = _series(frame.iloc[:, place], pandas)
+        known = place in numbers
+        table[name] = pl.Series(numbers[place], nan_to_null=True) if known else _series(frame.iloc[:, place], pandas)
     return table
 
 
 def _series(column: Any, pandas: Any) -> pl.Series:
-    """A column of pandas; the day of a time with a zone is the day there."""
-    types = pandas.api.types
-    if types.is_numeric_dtype(column.dtype):
-        return pl.Series(column.to_numpy(dtype=float, na_value=float("nan")), nan_to_null=True)
+    """A column of pandas that holds no numbers; the day of a time with a zone is the day there."""
     if isinstance(column.dtype, pandas.PeriodDtype):
         column = column.dt.to_timestamp()
     if isinstance(column.dtype, pandas.DatetimeTZDtype):
         column = column.dt.tz_localize(None)
-    if types.is_datetime64_dtype(column.dtype):
+    if pandas.api.types.is_datetime64_dtype(column.dtype):
         return pl.Series(column.to_numpy().astype("datetime64[us]"))
     return pl.Series([None if pandas.isna(value) else value for value in column.to_list()], strict=False)
 

@@ -5,6 +5,7 @@ Who counts on a session, and with which weight, was known at the close of the se
 Shape suffixes: D sessions, A assets, N observations of some assets in a row, T days of the correlation window.
 """
 
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -78,7 +79,8 @@ def proxy_returns(sums_KD: np.ndarray) -> np.ndarray:
 
 def liquidity_ranks(liquidity_DA: np.ndarray) -> np.ndarray:
     """float32 [D, A]: normal quantile of the mid-rank of liquidity among the assets that are in the universe (NaN: not)."""
-    ranks_DA, normal_quantile = np.full(liquidity_DA.shape, np.nan, np.float32), NormalDist().inv_cdf
+    ranks_DA = np.full(liquidity_DA.shape, np.nan, np.float32)
+    normal_quantile = lru_cache(2**16)(NormalDist().inv_cdf)  # sessions share the ranks of as many assets
     for session, liquidity_A in enumerate(liquidity_DA):
         eligible = np.flatnonzero(~np.isnan(liquidity_A))
         _, place, counts = np.unique(liquidity_A[eligible], return_inverse=True, return_counts=True)
