@@ -41,7 +41,7 @@ class Choice:
         cls, action: PortfolioAction, expected: Expectation, assets: Sequence[str], config: FinJEPAConfig
     ) -> "Choice":
         """Of an action on one date over these assets."""
-        rules, steps_a_year = config.portfolio, config.portfolio.sessions_per_year / config.model.stride
+        rules = config.portfolio
         positions_N = action.positions(rules.allow_short, rules.max_gross)[0].tolist()
         return cls(
             weights=dict(zip(assets, action.weights_XN[0].tolist(), strict=True)),
@@ -49,8 +49,7 @@ class Choice:
             hedge=bool(action.hedge_X[0] > 0.5),
             positions=dict(zip(assets, positions_N, strict=True)),
             cash=1 - sum(positions_N),
-            expected_return=expected.growth * steps_a_year,
-            expected_volatility=expected.volatility * steps_a_year**0.5,
+            **expected.a_year(config),
         )
 
 

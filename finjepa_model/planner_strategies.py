@@ -21,7 +21,7 @@ from finjepa_model.planners import TDPlanner, make_planner
 from finjepa_model.planning.goals import goal_latent, target_latent
 from finjepa_model.planning.imagination import Ensemble, ImaginedMarket
 from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective, PlanningWorld
-from finjepa_model.planning.plan import ActionSpace, Plan
+from finjepa_model.planning.plan import TIE, Account, ActionSpace, Plan
 from finjepa_model.planning.utility import Utility, parse_goal, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA, Imagination
@@ -139,12 +139,15 @@ class Expectation:
     terms: dict[str, float]
 
     @classmethod
-    def of(cls, plan: Plan) -> "Expectation":
+    def of(cls, account: Account) -> "Expectation":
         """Of a plan of one date."""
-        account = plan.account
-        assert account is not None  # an objective always gives one
         path = zip(account.growth_BH[0].tolist(), account.volatility_BH[0].tolist(), strict=True)
         return cls(tuple(path), {name: float(cost_1[0]) for name, cost_1 in account.terms.items()})
+
+    def a_year(self, config: FinJEPAConfig) -> dict[str, float]:
+        """`expected_return` and `expected_volatility` of the first decision step, a year."""
+        steps = config.portfolio.sessions_per_year / config.model.stride
+        return {"expected_return": self.growth * steps, "expected_volatility": self.volatility * steps**0.5}
 
     @property
     def growth(self) -> float:
@@ -201,6 +204,7 @@ class FinJEPAStrategy:
         self._seed = imagination.config.training.seed if seed is None else seed
         self._imagination = EnsembleImagination(imagination, others) if others else imagination
         self.last: tuple[tuple[str, ...], Plan] | None = None  # assets and plan of the newest decision
+        self.held = ""  # why the newest decision has no orders; empty where it has some
 
     def resume(self, assets: tuple[str, ...], path: PortfolioAction) -> None:
         """Go on after a decision on these assets that another process made: its path warm-starts the next one."""
@@ -209,12 +213,26 @@ class FinJEPAStrategy:
         self.last = assets, Plan(path, torch.zeros(1), cost_01, empty_01N, cost_01)
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
-        """Plan, and take the first step; no orders while no asset is present."""
+        """Plan, and take the first step. No orders while no asset is present, and where by the model's own account the plan is
+        worth no more, after its costs, than what is held: `held` says so."""
+        self.held = ""
         if not view.present_N.any():
             return None
-        plan = self.plan(view, state)
-        self.expected.append((view.date, Expectation.of(plan)))
-        return action_of(plan)
+        same_assets = self.last is not None and self.last[0] == view.assets
+        objective, plan = self._planned(view, state)
+        account = plan.account
+        assert account is not None  # an objective always gives one
+        if same_assets:  # what has left the universe is sold
+            holding = objective.account_of_holding(HORIZON)
+            gain, least = float(holding.cost_B - plan.cost_B), TIE * max(abs(float(holding.cost_B)), 0.01)
+            if gain <= least:
+                account = holding
+                self.held = (
+                    f"by the model's own account the best trade is worth {1e4 * gain:+.2f} bp of utility over {HORIZON} decision "
+                    "steps after its costs, which is no reason to trade"
+                )
+        self.expected.append((view.date, Expectation.of(account)))
+        return None if self.held else action_of(plan)
 
     def plan(self, view: MarketView, state: PortfolioState) -> Plan:
         """The whole plan, with its account.
@@ -222,6 +240,9 @@ class FinJEPAStrategy:
         Raises:
             FinJEPAError: if the forecast is not finite, or the first plan breaks a limit of the utility.
         """
+        return self._planned(view, state)[1]
+
+    def _planned(self, view: MarketView, state: PortfolioState) -> tuple[Objective, Plan]:
         config = self._imagination.config
         imagination, goal_1D = self._imagination.at(view)
         _refuse_odd_forecasts(imagination, view)
@@ -239,7 +260,8 @@ class FinJEPAStrategy:
         warm_start = self.last[1] if self.last is not None and self.last[0] == view.assets else None
         # the noise of a date is its own, so that a decision needs nothing of those before it but their plan
         generator = torch.Generator().manual_seed(_seed(self._seed, view.date))
-        plan = self._planner.plan(Objective(world, self._utility), space, warm_start, generator)
+        objective = Objective(world, self._utility)
+        plan = self._planner.plan(objective, space, warm_start, generator)
         # at the first decision: later a limit may be out of reach for a while, because something cannot be traded
         for name, _ in self._utility.limits if self.last is None and not isinstance(self._planner, TDPlanner) else ():
             assert plan.account is not None
@@ -248,7 +270,7 @@ class FinJEPAStrategy:
                     f"the planner {planner_of(self.name)} finds no portfolio that keeps the limit {name}; loosen it"
                 )
         self.last = (view.assets, plan)
-        return plan
+        return objective, plan
 
 
 def _refuse_odd_forecasts(imagination: ImaginedMarket, view: MarketView) -> None:

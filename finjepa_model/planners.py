@@ -44,7 +44,7 @@ class TDPlanner:
         action = branch.decide(imagination, cost.world, self._task(branch, cost))
         path = action.map(lambda x: x.unsqueeze(1).repeat_interleave(space.horizon, dim=1))
         account = cost.account(path)
-        cost_B = torch.stack(list(account.terms.values())).sum(0)
+        cost_B = account.cost_B
         no_samples = torch.zeros(0, len(cost_B))
         return Plan(path, cost_B, cost_B.unsqueeze(0), path.weights_XN[:, 0].unsqueeze(0), no_samples, account)
 

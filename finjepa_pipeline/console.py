@@ -244,7 +244,7 @@ def print_decision(decision: dict[str, Any]) -> None:
     holding = decision.get("hold", False)
     if holding:
         out.print(
-            f"Hold: no decision is due at the close of {decision['date']}; next decision on {decision['next_decision']}."
+            f"Hold at the close of {decision['date']}: {decision['hold_reason']}; next decision on {decision['next_decision']}."
         )
     out.print(_holdings_table(decision, holding))
     if decision.get("traded"):

@@ -75,10 +75,13 @@ class PlanningWorld:
         state = state.map(lambda x: x.to(moments.mean_BHN))
         return cls(imagination, simulator, state, sessions, moments, prices, tradable_BN, goal_BD, goals or {})
 
-    def roll(self, actions: PortfolioAction) -> Rollout:
+    def roll(self, actions: PortfolioAction, trades: bool = True) -> Rollout:
         """Trade and drift at the expected returns; a loop over steps, never over candidates.
 
         The fill is at once, while real ones come a session later; over a step the difference is one session's drift.
+
+        Args:
+            trades: False for no orders at all: what is held drifts, and the actions only describe it.
         """
         moments, state = self.moments, self.state.map(lambda x: x.unsqueeze(1))
         beta_B1N, steps = moments.beta_BN.unsqueeze(1), []
@@ -89,7 +92,8 @@ class PlanningWorld:
             held_XN = state.holdings_XN
             tradable_B1N = self.tradable_BN.unsqueeze(1) if step == 0 and self.tradable_BN is not None else None
             now = actions.map(lambda x, step=step: x[:, :, step])
-            state, _ = self.simulator.trade(state, now, beta_B1N, tradable_B1N, self.frictions)
+            if trades:
+                state, _ = self.simulator.trade(state, now, beta_B1N, tradable_B1N, self.frictions)
             holdings_XN, hedge_X = state.positions_XN / before_X.unsqueeze(-1), state.hedge_X / before_X
             mean_B1N, market_mean_B1 = moments.mean_BHN[:, step, None], moments.market_mean_BH[:, step, None]
             state, _ = self.simulator.drift(state, mean_B1N, market_mean_B1, self.sessions, self.frictions)
@@ -216,7 +220,16 @@ class Objective:
 
     def account(self, path: PortfolioAction) -> Account:
         """What one path_BH costs, by term, and where it leads by the model's own account."""
-        rollout = self.world.roll(path.map(lambda x: x.unsqueeze(1)))
+        return self._account(self.world.roll(path.map(lambda x: x.unsqueeze(1))))
+
+    def account_of_holding(self, steps: int) -> Account:
+        """The same of no orders for so many decision steps."""
+        state = self.world.state
+        kept = PortfolioAction(state.holdings_XN.abs(), state.holdings_XN.sign(), (state.hedge_X < 0).to(state.hedge_X))
+        actions = kept.map(lambda x: x.unsqueeze(1).unsqueeze(1).expand(-1, -1, steps, *x.shape[1:]))
+        return self._account(self.world.roll(actions, trades=False))
+
+    def _account(self, rollout: Rollout) -> Account:
         terms = {name: cost_BC[:, 0] for name, cost_BC in self._terms(rollout).items()}
         return Account(terms, rollout.growth_BCH[:, 0], _variance(self.world, rollout)[:, 0].sqrt())
 

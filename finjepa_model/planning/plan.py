@@ -128,6 +128,10 @@ class Account:
     growth_BH: Tensor  # log growth of wealth in each step, costs included
     volatility_BH: Tensor  # of each step's return
 
+    @property
+    def cost_B(self) -> Tensor:
+        return torch.stack(list(self.terms.values())).sum(0)
+
 
 @dataclass(frozen=True)
 class Plan:

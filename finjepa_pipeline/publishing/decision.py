@@ -34,7 +34,8 @@ class Decision:
         net_return, turnover: of the session that ended at this close, after costs; turnover is one-way.
         waiting: orders of the decision before that could not be filled yet, as shares of wealth.
         previous_date: of the decision before; None where the book begins.
-        hold: no decision is due at this close: weights, signals, hedge and positions are those of the decision of `decided`.
+        hold: nothing is ordered at this close, for `hold_reason`: no decision is due, or none that pays for its costs. Weights,
+            signals, hedge and positions are those of the decision of `decided`.
         next_decision: the close of the next decision of this book; None for a trial, which has none.
         made_afterwards: a later close was known when the decision was made.
         same_return: the read-out expects the same return of every asset, so that the decision rests on risk and costs.
@@ -74,7 +75,8 @@ class Decision:
     made_afterwards: bool
     same_return: bool
     changes: tuple[str, ...]
-    why: Reasons | None = None  # None on a hold, and where nothing was ordered
+    hold_reason: str = ""
+    why: Reasons | None = None  # None where no decision is due, and where no asset has a price
     search: Search | None = None  # likewise
     record: dict[str, Any] | None = None
     traded: str = ""
@@ -154,9 +156,20 @@ def decide(
         "same_return": same_return,
         "record": record_of(holdings, panel, universe, path, action is not None),
     }
-    if action is None or strategy.last is None:
+    if strategy.last is None or (action is None and not strategy.held):
         return Decision(**common | _as_before(holdings, view.assets), changes=("No orders: no asset has a price.",))
     _, expected = strategy.expected[-1]
+    outlook = {
+        "why": reasons_for(panel, session, universe.assets_N, imagination, expected),
+        "search": Search.of(strategy.last[1], view.assets),
+        "traded": traded_text(
+            len(view.assets), len(panel.eligible_assets(session, history)), has_volumes=panel.liquidity is not None
+        ),
+    }
+    if action is None:
+        standing = common | _as_before(holdings, view.assets) | outlook | expected.a_year(config)
+        since = {"decided": previous.date if previous else common["decided"], "hold_reason": strategy.held}
+        return Decision(**standing | since | {"hold": True}, changes=(f"Nothing is traded: {strategy.held}.",))
     action = PortfolioAction(action.weights_XN[:, places_N], action.signals_XN[:, places_N], action.hedge_X)
     choice = Choice.of(action, expected, view.assets, config)
     return Decision(
@@ -164,11 +177,7 @@ def decide(
         assets=view.assets,
         **vars(choice),
         changes=_changes(holdings, choice),
-        why=reasons_for(panel, session, universe.assets_N, imagination, expected),
-        search=Search.of(strategy.last[1], view.assets),
-        traded=traded_text(
-            len(view.assets), len(panel.eligible_assets(session, history)), has_volumes=panel.liquidity is not None
-        ),
+        **outlook,
     )
 
 
@@ -184,6 +193,7 @@ def hold(panel: Panel, session: int, holdings: Holdings, book: BookName, stride:
     ]
     return Decision(
         **_of_book(panel, session, holdings, book) | {"hold": session > previous.session},
+        hold_reason="no decision is due at this close" if session > previous.session else "",
         **_as_before(holdings, ()),
         planner=previous.planner,
         checkpoint=previous.checkpoint,

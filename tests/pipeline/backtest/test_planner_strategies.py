@@ -20,6 +20,7 @@ from finjepa_model.training.goal_library import build_library
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.blocks import parse_planners
 from finjepa_pipeline.backtest.engine import simulate
+from tests.model.test_risk import market
 
 DAYS, ASSETS = 900, 6
 
@@ -100,6 +101,28 @@ def test_a_limit_that_no_portfolio_keeps_is_refused_with_its_name(case, limit):
     strategy = FinJEPAStrategy(strategy_name("mppi", f"log_growth - variance, {limit}"), MarketImagination(checkpoint))
     with pytest.raises(FinJEPAError, match="no portfolio that keeps the limit"):
         simulate(strategy, setup)
+
+
+def test_no_trade_without_reason(case):
+    """After the first decision there are orders only where they pay for their costs by the model's own account."""
+    _, checkpoint, _ = case
+    panel = write_panel(checkpoint.parent / "moving", 3 * market()[0][:DAYS, :ASSETS])
+    setup, orders = setup_over_test_block(panel, MarketImagination(checkpoint).config, 60), {}
+    for cost_bps in (0.0, 200.0):
+        imagination = MarketImagination(checkpoint)
+        imagination.model.readout.level.fill_(0.5)  # invested at any of these costs
+        costs = replace(imagination.config.portfolio, cost_bps=cost_bps)
+        imagination.config = replace(imagination.config, portfolio=costs)
+        imagination.simulator = PortfolioSimulator(costs)
+        strategy = FinJEPAStrategy("qp", imagination)
+        result = simulate(strategy, replace(setup, costs=costs))
+        orders[cost_bps] = result.ordered_K
+        assert len(strategy.expected) == len(result.ordered_K)
+        assert (strategy.held == "") == result.ordered_K[-1]
+    assert orders[0.0].all()
+    assert orders[200.0][0]
+    assert not orders[200.0][1:].any()
+    assert "no reason to trade" in strategy.held
 
 
 def test_a_forecast_that_is_not_finite_is_refused_with_the_name_of_its_asset(case):

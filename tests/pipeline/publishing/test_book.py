@@ -141,7 +141,8 @@ def test_nightly_runs_hold_what_the_backtest_holds(planner, seed, market, model,
         found = night(home, market, session, monkeypatch)
         assert_same(found, judged, session, first)
         due = (session - first) % STRIDE == 0
-        assert found["hold"] is not due
+        assert found["hold"] or due  # where one is due, nothing may be worth its costs
+        assert ("no decision is due" in found["hold_reason"]) is not due
         after = first + STRIDE * ((session - first) // STRIDE + 1)
         assert found["next_decision"] == str(_date(market, session, after))
         if session % 4 == 0:

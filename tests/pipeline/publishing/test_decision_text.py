@@ -74,12 +74,15 @@ def test_what_is_held_comes_first_with_the_planner_and_cash(said):
 
 
 def test_a_hold_says_when_the_next_decision_is(said):
-    held = made(hold=True, date="2023-01-04", why=None, changes=("The decision of 2022-12-28 stands.",))
+    reason = "no decision is due at this close"
+    stands = ("The decision of 2022-12-28 stands.",)
+    held = made(hold=True, hold_reason=reason, date="2023-01-04", why=None, changes=stands)
     lines = said(held)
-    assert lines[0] == "Hold: no decision is due at the close of 2023-01-04; next decision on 2023-01-12."
+    assert lines[0] == f"Hold at the close of 2023-01-04: {reason}; next decision on 2023-01-12."
     assert lines[1].startswith("mppi: held at the close of 2023-01-04")
     page = decision_page(held.to_json())
     assert "Hold at the close of 2023-01-04" in page
+    assert f"Hold: {reason}." in page
     assert 'href="2022-12-28.html"' in page
     assert "2023-01-12" in page
 
