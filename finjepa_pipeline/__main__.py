@@ -9,6 +9,10 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("finjepa"):
             raise
+        if sys.argv[1:2] == ["verify"]:
+            from finjepa_model.live_record.verify import main as verify  # which needs the model package alone
+
+            sys.exit(verify(sys.argv[2:]))
         sys.exit(
             f"finjepa: the command line needs {error.name}, which is not installed: pip install 'finjepa[pipeline]'"
         )

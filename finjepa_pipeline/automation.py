@@ -135,7 +135,16 @@ def _last_run_succeeded(instance: dg.DagsterInstance) -> bool:
 _FRESH = dg.FreshnessPolicy.time_window(
     warn_window=datetime.timedelta(days=4, hours=6), fail_window=datetime.timedelta(days=6)
 )
-_NIGHTLY_ASSETS = ("prices", "feature_panel", "world_model", "leaderboard", "champion", "hub_release", "daily_decision")
+_NIGHTLY_ASSETS = (
+    "prices",
+    "feature_panel",
+    "world_model",
+    "leaderboard",
+    "champion",
+    "hub_release",
+    "daily_decision",
+    "live_record",
+)
 
 
 def with_freshness(assets: Sequence[Any]) -> list[Any]:

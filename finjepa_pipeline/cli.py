@@ -29,6 +29,7 @@ COMMANDS = {  # name to what `finjepa --help` prints, in the order of use
     "audit": "The leakage, null-market, known-truth, delay and permutation tests.",
     "decide": "The decision for a date, and the expected outcome.",
     "publish": "The champion gate and the release.",
+    "verify": "Recompute the hashes and scores of a live record, and compare.",
     "reproduce": "Build a checkpoint again from its lineage, and compare.",
     "clean": "Free disk: remove what nobody needs any more.",
     "doctor": "What is installed, which device, which data, which token; what is missing and how to get it.",

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline import console, retention
@@ -24,6 +25,7 @@ from finjepa_pipeline.cli_options import (
 )
 from finjepa_pipeline.console import err, out
 from finjepa_pipeline.doctor import examine
+from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.publishing.assets import DecisionConfig, GateConfig, PublishConfig, RetentionConfig
@@ -200,6 +202,29 @@ def reproduce(debug: bool, checkpoint: str, as_json: bool) -> None:
         console.print_reproduction(report)
     if not report.identical:
         raise FinJEPAError(f"{report.checkpoint} did not come out the same: {report.differences[0]}")
+
+
+@click.command()
+@click.argument("repo", required=False)
+@_json
+def verify(repo: str | None, as_json: bool) -> None:
+    """Recompute the hashes and scores of the live record in REPO (owner/name on the Hub, or a folder), or in this home."""
+    from finjepa_model.live_record.verify import record_folder  # here: it loads torch
+    from finjepa_model.live_record.verify import verify as verify_record  # likewise
+    from finjepa_pipeline.publishing.live_record import record_of  # likewise
+
+    settings = Settings.from_env()
+    if repo is None:
+        folder = record_of(settings, str(Panel.open(current_panel(settings)).manifest["feed"])).folder
+        found = verify_record(folder, str(settings.home))
+    else:
+        found = verify_record(record_folder(repo), repo)
+    if as_json:
+        click.echo(to_json(asdict(found)))
+    if found.broken:
+        raise FinJEPAError(found.text)
+    if not as_json:
+        click.echo(found.text)
 
 
 @click.command()

@@ -95,10 +95,15 @@ def score_record(record: Record) -> pl.DataFrame:
     return _scores(record, record.sessions)
 
 
+def read_scores(record: Record) -> pl.DataFrame:
+    """The scores as they were written last: see SCORES."""
+    file = record.folder / "scores.parquet"
+    return pl.read_parquet(file) if file.is_file() else pl.DataFrame(schema=SCORES)
+
+
 def update_scores(record: Record) -> pl.DataFrame:
     """The scores with what has become known since they were written; the file is written again."""
-    file, sessions, hashes = record.folder / "scores.parquet", record.sessions, record.nights["hash"].to_list()
-    known = pl.read_parquet(file) if file.is_file() else pl.DataFrame(schema=SCORES)
+    known, sessions, hashes = read_scores(record), record.sessions, record.nights["hash"].to_list()
     until = known["until"][0] if known.height else ""
     if until == record.last_hash:
         return known
@@ -110,7 +115,7 @@ def update_scores(record: Record) -> pl.DataFrame:
         again = [session for session in sessions if touched and session < touched][-HORIZONS[-1] :] + again
         kept = known.filter(~pl.col("session").is_in(again)).with_columns(until=pl.lit(record.last_hash))
         found = pl.concat([kept, _scores(record, again)]).sort("session", maintain_order=True)
-    write_parquet(found, file)
+    write_parquet(found, record.folder / "scores.parquet")
     return found
 
 

@@ -1,8 +1,8 @@
-"""Assets of the publishing stage: challenger_audit, champion, hub_release, daily_decision, retention."""
+"""Assets of publishing: challenger_audit, champion, hub_release, daily_decision, live_record, its release, retention."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -13,7 +13,7 @@ from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, n
 from finjepa_pipeline.publishing.gate import Champion, Verdict, audit_challenger, current_champion, judge
 from finjepa_pipeline.report import markdown
 from finjepa_pipeline.retention import KEEP, clean, living
-from finjepa_pipeline.run_inputs import checkpoint_of_run, made_panel, panel_of_run
+from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_panel, panel_of_run
 from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
@@ -58,6 +58,16 @@ class DecisionConfig(dg.Config):
         ge=2,
         description="Most assets that are traded; as in the backtest of the champion when empty, or else 20.",
     )
+
+
+class RecordConfig(dg.Config):
+    """Where the live record goes, and when."""
+
+    publish: Literal["night", "release", "never"] = Field(
+        default="night", description="With every night, with every release of a checkpoint, or never."
+    )
+    repo_id: str | None = Field(default=None, description="owner/name on the Hub; FINJEPA_HUB_REPO_ID when empty.")
+    repo_type: Literal["model", "dataset"] = Field(default="model", description="Kind of that repository.")
 
 
 class RetentionConfig(dg.Config):
@@ -207,7 +217,115 @@ def daily_decision(
     )
 
 
-@dg.asset(**_common(["hub_release", "daily_decision"], {"duckdb"}))
+_RECORD_CHECKS = {
+    "chain": "Every night is as it was written: its hash, and that of the night before.",
+    "calibrated": "Control charts of the live forecasts raise no alarm; a new alarm is an error, an old one a warning.",
+    "complete": "Each of the last 21 sessions has a night.",
+}
+
+
+@dg.asset(
+    **_common(["daily_decision"], {"pytorch", "polars"}),
+    config_schema=_NO_CONFIG,
+    check_specs=[
+        dg.AssetCheckSpec(name, asset="live_record", description=what, blocking=False)
+        for name, what in _RECORD_CHECKS.items()
+    ],
+)
+@final
+def live_record(
+    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    """What the champion and textbook baselines forecast at the newest close, kept before the outcome, and the scores of the
+    nights before. A session has one night, which is never changed; each has the hash of the one before."""
+    from finjepa_pipeline.publishing.live_record import record_night  # with torch behind it
+    from finjepa_pipeline.report.live_record import PAGE, RecordSummary, write_record_page  # likewise
+
+    home = settings.get()
+    made = record_night(home, warehouse, made_panel(context, home))
+    if made is None:
+        nothing = "no champion, or no two eligible assets: nothing is forecast"
+        yield dg.MaterializeResult(metadata={"outcome": nothing, "reused": True})
+        for name in _RECORD_CHECKS:
+            yield check_result("live_record", name, None, nothing)
+        return
+    summary, page = RecordSummary(made.record, made.scores), made.record.folder / PAGE
+    write_record_page(page, summary)
+    yield dg.MaterializeResult(
+        metadata={
+            "words": summary.headline,
+            "control_charts": summary.drift,
+            "coverage": dg.MetadataValue.md(summary.coverage_image),
+            **summary.numbers,
+            "nights": made.record.nights.height,
+            "missed_sessions": len(summary.gaps),
+            "in_hindsight": len(summary.hindsight),
+            "last_hash": made.record.last_hash,
+            "page": dg.MetadataValue.path(str(page)),
+            "path": dg.MetadataValue.path(str(made.record.folder)),
+            "reused": not made.new,
+        },
+        data_version=dg.DataVersion(made.record.last_hash),
+    )
+    broken = made.record.broken()
+    yield check_result(
+        "live_record", "chain", not broken, "; ".join(broken) or f"{summary.record.nights.height} nights agree"
+    )
+    drifted, why = summary.drifted
+    yield dg.AssetCheckResult(
+        passed=drifted is False,
+        check_name="calibrated",
+        severity=dg.AssetCheckSeverity.ERROR if made.new and summary.alarm_is_new else dg.AssetCheckSeverity.WARN,
+        description=why,
+    )
+    missed = summary.recent_gaps
+    yield dg.AssetCheckResult(
+        passed=not missed,
+        check_name="complete",
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"no night of {', '.join(map(str, missed))}" if missed else "no session was missed",
+    )
+
+
+@dg.asset(**_common(["live_record", "hub_release"], {"huggingface"}, "live_record_releases", pool="release"))
+@final
+def live_record_release(
+    context: dg.AssetExecutionContext, config: RecordConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """The live record as one commit on the Hub: its tables, its page `index.html`, and a section of the card. What could not be
+    published is published by a later run, with the times at which it was written."""
+    from finjepa_pipeline.publishing.live_record import record_of  # with torch behind it
+    from finjepa_pipeline.publishing.live_record_release import publish_record  # with the Hub's client behind it
+    from finjepa_pipeline.report.live_record import RecordSummary  # likewise
+
+    home = settings.get()
+    repo_id = config.repo_id or (home.hub_repo_id if config.repo_type == "model" else None)
+    record = record_of(home, str(Panel.open(panel_of_run(context, home)).manifest["feed"]))
+    released = made_in_run(context, "hub_release")
+    why_not = None
+    if config.publish == "never":
+        why_not = "it is not to be published"
+    elif repo_id is None:
+        why_not = f"no Hub repository of kind {config.repo_type} is configured"
+    elif not record.sessions:
+        why_not = "there is no night yet"
+    elif config.publish == "release" and (released.get("reused", True) or "url" not in released):
+        why_not = "no checkpoint was released in this run"
+    if why_not or repo_id is None:
+        return dg.MaterializeResult(metadata={"outcome": f"nothing is published: {why_not}", "reused": True})
+    made = publish_record(warehouse, RecordSummary.of(record), repo_id, config.repo_type)
+    return dg.MaterializeResult(
+        metadata={
+            "outcome": made.note,
+            **({"url": dg.MetadataValue.url(made.url), "commit": made.commit or ""} if made.url else {}),
+            "last_hash": record.last_hash,
+            "reused": not made.new,
+        },
+        data_version=dg.DataVersion(record.last_hash),
+    )
+
+
+@dg.asset(**_common(["hub_release", "daily_decision", "live_record"], {"duckdb"}))
 @final
 def retention(
     context: dg.AssetExecutionContext, config: RetentionConfig, settings: SettingsResource, warehouse: Warehouse
@@ -240,5 +358,5 @@ def _judge(context: dg.AssetExecutionContext, settings: SettingsResource, wareho
     return judge(home, warehouse, checkpoint_of_run(context, home), Panel.open(panel_of_run(context, home)), write)
 
 
-ASSETS = [challenger_audit, champion, hub_release, daily_decision, retention]
+ASSETS = [challenger_audit, champion, hub_release, daily_decision, live_record, live_record_release, retention]
 CHECKS: list[dg.AssetChecksDefinition] = []

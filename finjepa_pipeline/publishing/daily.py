@@ -26,6 +26,7 @@ from finjepa_pipeline.prices.history import current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, Previous, holdings_at
 from finjepa_pipeline.publishing.decision import Decision, decide, decision_session, hold
 from finjepa_pipeline.publishing.gate import current_champion, why_unusable
+from finjepa_pipeline.publishing.live_record import words
 from finjepa_pipeline.report.decision import decision_page
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint, checkpoint_here, named_checkpoint
@@ -140,7 +141,7 @@ def _follow(settings: Settings, warehouse: Warehouse, panel: Panel, session: int
     with warehouse.connect() as con:
         holdings = holdings_at(con, panel, session, decider.simulator, included=True)
         standing = hold(panel, session, holdings, decider.book, decider.config.model.stride, _calendar(con))
-    return MadeDecision(_written(standing, path), path, new=False)
+    return MadeDecision(_written(settings, standing, path), path, new=False)
 
 
 def _due(
@@ -244,7 +245,7 @@ def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, 
         planner = re.sub(r"[^A-Za-z0-9.]+", "-", decider.name)
         name += f"-trial-{planner}-{decision.checkpoint.replace('/', '--')}"
     path = settings.reports / "decisions" / f"{name}.json"
-    return MadeDecision(_written(decision, path), path, new)
+    return MadeDecision(_written(settings, decision, path), path, new)
 
 
 def _store(con: duckdb.DuckDBPyConnection, decision: Decision) -> None:
@@ -270,9 +271,9 @@ def _store(con: duckdb.DuckDBPyConnection, decision: Decision) -> None:
         insert(con, "decision_portfolios", key | of("feed") | portfolio, {"previous_date": [decision.previous_date]})
 
 
-def _written(decision: Decision, path: Path) -> dict[str, Any]:
+def _written(settings: Settings, decision: Decision, path: Path) -> dict[str, Any]:
     """The content of the JSON file of a decision or of a hold, which is written, and the page beside it."""
     content = decision.to_json()
-    write_text(path.with_suffix(".html"), decision_page(content))
+    write_text(path.with_suffix(".html"), decision_page(content, words(settings, decision.feed)))
     write_text(path, to_json(content, indent=2) + "\n")
     return read_json(path)

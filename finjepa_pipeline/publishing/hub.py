@@ -1,4 +1,4 @@
-"""Publishes a release to the Hugging Face Hub exactly once: one commit, one tag.
+"""Publishes to the Hugging Face Hub exactly once: a release as one commit and one tag, a night of the live record as one commit.
 
 Every attempt first looks at what stands on the Hub and then does only what is missing. So a lost answer, a faster publisher,
 a crash between commit and tag, and a second run are one case: the next look finds the commit by its title and goes on.
@@ -6,10 +6,14 @@ a crash between commit and tag, and a second run are one case: the next look fin
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, set_client_factory
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, hf_hub_download, set_client_factory
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import GitRefs
 from huggingface_hub.utils import httpx
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
@@ -25,9 +29,12 @@ _TRY_AGAIN = (408, 409, 412, 425, 429)  # and what is 500 or more; 412: somebody
 set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=REQUEST_TIMEOUT_S))
 
 
+RepoKind = Literal["model", "dataset"]
+
+
 @dataclass(frozen=True)
 class Publication:
-    """A release that stands on the Hub; `new` if this call made its commit."""
+    """What stands on the Hub; `new` if this call made its commit."""
 
     url: str
     commit: str
@@ -38,8 +45,8 @@ def is_offline() -> bool:
     return constants.is_offline_mode()
 
 
-def repo_url(repo_id: str) -> str:
-    return f"{constants.ENDPOINT}/{repo_id}"
+def repo_url(repo_id: str, kind: RepoKind = "model") -> str:
+    return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
 
 
 def publish(package: Package, repo_id: str) -> Publication:
@@ -48,14 +55,65 @@ def publish(package: Package, repo_id: str) -> Publication:
     Raises:
         FinJEPAError: if the Hub refuses, or stays out of reach; one line that says what to do, without the token.
     """
-    for attempt in range(ATTEMPTS):
+    return _patiently(lambda api: _complete(api, package, repo_id), repo_id, _stays(package))
+
+
+def _stays(package: Package) -> str:
+    return f"the release stays in {package.folder}; run `finjepa publish` again when that is mended"
+
+
+def publish_files(
+    repo_id: str, kind: RepoKind, title: str, files: Callable[["Head"], dict[str, Path | bytes]], stays: str
+) -> Publication:
+    """Make one commit with this title, unless there is one.
+
+    Args:
+        files: what to commit, by path in the repository, from what stands there; it may refuse with a FinJEPAError.
+        stays: the end of the message where the Hub refuses.
+
+    Raises:
+        FinJEPAError: as `publish`.
+    """
+
+    def attempt(api: HfApi) -> Publication:
+        parent = _main(_refs(api, repo_id, kind))
+        found = _find_commit(api, repo_id, kind, title)
+        new = found is None
+        if found is None:
+            wanted = files(Head(api, repo_id, kind, parent)).items()
+            operations = [CommitOperationAdd(path, content) for path, content in wanted]
+            made = api.create_commit(repo_id, operations, commit_message=title, repo_type=kind, parent_commit=parent)
+            found = made.oid
+        return Publication(repo_url(repo_id, kind), found, new)
+
+    return _patiently(attempt, repo_id, stays)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands on the main branch of a repository at one commit."""
+
+    api: HfApi
+    repo_id: str
+    kind: RepoKind
+    commit: str | None
+
+    def paths(self) -> set[str]:
+        return set(self.api.list_repo_files(self.repo_id, repo_type=self.kind, revision=self.commit))
+
+    def file(self, path: str) -> Path:
+        return Path(hf_hub_download(self.repo_id, path, repo_type=self.kind, revision=self.commit))
+
+
+def _patiently(attempt: Callable[[HfApi], Publication], repo_id: str, stays: str) -> Publication:
+    for tries in range(ATTEMPTS):
         try:
-            return _complete(HfApi(), package, repo_id)
+            return attempt(HfApi())
         except _TROUBLE as error:
-            wait_s = _wait_before_retry(error, attempt)
-            if wait_s is None or attempt == ATTEMPTS - 1:
+            wait_s = _wait_before_retry(error, tries)
+            if wait_s is None or tries == ATTEMPTS - 1:
                 # without its cause: the client's errors quote answers of a server, which may quote the token
-                raise FinJEPAError(_advice(error, package, repo_id)) from None
+                raise FinJEPAError(_advice(error, repo_id, stays)) from None
             time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
 
@@ -63,22 +121,32 @@ def publish(package: Package, repo_id: str) -> Publication:
 def published(package: Package, repo_id: str) -> str | None:
     """The commit of the package on the Hub, None if it is not there. Changes nothing."""
     try:
-        return _find_commit(HfApi(), package, repo_id)
+        return _find_commit(HfApi(), repo_id, "model", package.title)
     except RepositoryNotFoundError:
         return None
     except _TROUBLE as error:
-        raise FinJEPAError(_advice(error, package, repo_id)) from None
+        raise FinJEPAError(_advice(error, repo_id, _stays(package))) from None
 
 
-def _complete(api: HfApi, package: Package, repo_id: str) -> Publication:
+def _refs(api: HfApi, repo_id: str, kind: RepoKind) -> GitRefs:
+    """Branches and tags of a repository, which is made where there is none."""
     try:
-        refs = api.list_repo_refs(repo_id)
+        return api.list_repo_refs(repo_id, repo_type=kind)
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
-        api.create_repo(repo_id, exist_ok=True)
-        refs = api.list_repo_refs(repo_id)
-    commit = _find_commit(api, package, repo_id)
+        api.create_repo(repo_id, repo_type=kind, exist_ok=True)
+        return api.list_repo_refs(repo_id, repo_type=kind)
+
+
+def _main(refs: GitRefs) -> str | None:
+    """The head of main. Named as the parent of a commit, the Hub refuses where somebody committed since."""
+    return next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
+
+
+def _complete(api: HfApi, package: Package, repo_id: str) -> Publication:
+    refs = _refs(api, repo_id, "model")
+    commit = _find_commit(api, repo_id, "model", package.title)
     new = commit is None
     if commit is None:
         commit = api.create_commit(
@@ -86,8 +154,7 @@ def _complete(api: HfApi, package: Package, repo_id: str) -> Publication:
             [CommitOperationAdd(name, package.folder / name) for name in CHECKPOINT_FILES],
             commit_message=package.title,
             commit_description=f"content {package.content_hash}",
-            # the Hub refuses where somebody committed since
-            parent_commit=next((branch.target_commit for branch in refs.branches if branch.name == "main"), None),
+            parent_commit=_main(refs),
         ).oid
     tagged = next((tag.target_commit for tag in refs.tags if tag.name == package.tag), None)
     if tagged != commit:
@@ -97,9 +164,9 @@ def _complete(api: HfApi, package: Package, repo_id: str) -> Publication:
     return Publication(repo_url(repo_id), commit, new)
 
 
-def _find_commit(api: HfApi, package: Package, repo_id: str) -> str | None:
-    """The first commit that released this content."""
-    titled = [commit.commit_id for commit in api.list_repo_commits(repo_id) if commit.title == package.title]
+def _find_commit(api: HfApi, repo_id: str, kind: RepoKind, title: str) -> str | None:
+    """The first commit that has this title."""
+    titled = [commit.commit_id for commit in api.list_repo_commits(repo_id, repo_type=kind) if commit.title == title]
     return titled[-1] if titled else None
 
 
@@ -122,7 +189,7 @@ def _answer(error: Exception) -> tuple[int | None, str]:
     return None, ""
 
 
-def _advice(error: Exception, package: Package, repo_id: str) -> str:
+def _advice(error: Exception, repo_id: str, stays: str) -> str:
     status, asked = _answer(error)
     token = get_token()
     said = (str(error).strip().splitlines() or [""])[0]
@@ -141,4 +208,4 @@ def _advice(error: Exception, package: Package, repo_id: str) -> str:
         found = f"the Hub client refuses {repo_id}: {said}"
     else:
         found = f"the Hub cannot be reached ({type(error).__name__}: {said})"
-    return f"{found}; the release stays in {package.folder}; run `finjepa publish` again when that is mended"
+    return f"{found}; {stays}"

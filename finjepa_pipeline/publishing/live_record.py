@@ -39,6 +39,7 @@ from finjepa_pipeline.prices.history import current_revision
 from finjepa_pipeline.publishing.book import Holdings, holdings_at
 from finjepa_pipeline.publishing.gate import Champion, current_champion
 from finjepa_pipeline.publishing.package import places_of, public, public_strategy
+from finjepa_pipeline.report.live_record import RecordSummary, record_section
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_here
 from finjepa_pipeline.training.lineage import made_with
@@ -63,6 +64,21 @@ class RecordedNight:
 def record_of(settings: Settings, feed: str) -> Record:
     """The live record of a feed, which may not have begun."""
     return Record(settings.home / FOLDER / hashlib.sha256(feed.encode()).hexdigest()[:12])
+
+
+def words(settings: Settings, feed: str) -> str:
+    """How the forecasts of a feed came out, and whether they drift; empty where there is no record."""
+    record = record_of(settings, feed)
+    if not record.sessions:
+        return ""
+    summary = RecordSummary.of(record)
+    return f"Live record: {summary.words}." + (f" {summary.drift}" if summary.drifted[0] else "")
+
+
+def card_section(settings: Settings, feed: str) -> str:
+    """The section of a model card about the live record of a feed; empty where there is none."""
+    record = record_of(settings, feed)
+    return record_section(RecordSummary.of(record)) if record.sessions else ""
 
 
 def record_night(

@@ -12,7 +12,9 @@ from finjepa_model.files import read_json
 from finjepa_pipeline.publishing import hub
 from finjepa_pipeline.publishing.card import card_of
 from finjepa_pipeline.publishing.gate import Champion
+from finjepa_pipeline.publishing.live_record import card_section
 from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, write_package
+from finjepa_pipeline.report.live_record import with_section
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import keep
 from finjepa_pipeline.training.checkpoints import checkpoint_here
@@ -59,6 +61,8 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
             lineage = read_json(folder / "lineage.json")
             places = places_of(lineage, settings.home)
             card = card_of(con, settings, package.tag, champion, places)
+            section = card_section(settings, lineage["data"].get("feed", ""))
+            card = with_section(card, section) if section else card
             write_package(package, folder, card, public(lineage, places))
         _note(con, package, LOCAL, None)
     keep(settings, package.folder)

@@ -14,8 +14,12 @@ from finjepa_pipeline.report.page import render
 HELD = 0.001  # share of wealth from which an asset counts as held
 
 
-def decision_page(decision: Mapping[str, Any]) -> str:
-    """The page of a decision or of a hold, as its JSON file has it."""
+def decision_page(decision: Mapping[str, Any], record: str = "") -> str:
+    """The page of a decision or of a hold, as its JSON file has it.
+
+    Args:
+        record: what the live record says, in a sentence.
+    """
     held, positions = decision["held"], decision["positions"]
     named = {name for name in decision["assets"] if abs(positions[name]) >= HELD / 2} | set(held)
     names = sorted(named, key=lambda name: (-abs(positions.get(name, 0)), name))
@@ -38,6 +42,7 @@ def decision_page(decision: Mapping[str, Any]) -> str:
         title=f"{'Hold' if decision['hold'] else 'Decision'} at the close of {decision['date']}",
         same_return=SAME_RETURN if decision["same_return"] else "",
         d=decision,
+        record=record,
         invested=sum(abs(position) for position in positions.values()),
         count=sum(abs(position) >= HELD for position in positions.values()),
         rows=rows,

@@ -19,28 +19,29 @@ from finjepa_model.live_record.scores import (
     book_returns,
     gaps,
     inside_interval,
+    read_scores,
     score_lines,
 )
-from finjepa_pipeline.report.charts import Series, chart, lines
+from finjepa_pipeline.report.charts import Series, chart, image, lines
 from finjepa_pipeline.report.markdown import table
 from finjepa_pipeline.report.page import number, write_page
 
 PAGE = "index.html"
-KIND_NAMES = {
-    "asset": "traded assets",
-    "portfolio": "portfolios (1/N, minimum variance, ten random ones)",
+OTHER_KINDS = {
+    "portfolio": "Portfolios: 1/N, minimum variance, ten random ones",
     "1/N": "1/N",
-    "book": "the book",
-    "market": "all other eligible assets",
+    "book": "The book",
+    "market": "All other eligible assets",
 }
 COLUMNS = (
-    "forecast", "outcomes", "sessions", "in 50 %", "in 90 %", "95 % interval", "in 98 %", "CRPS, %", "t", "QLIKE", "t",
-    "realised / forecast volatility", "without outcome",
+    "forecast", "ahead", "outcomes", "closes", "in 50 %", "in 90 %", "interval", "in 98 %", "CRPS, %", "t", "QLIKE", "t",
+    "ratio", "missing",
 )  # fmt: skip
 _WINDOW = 63  # sessions of the moving coverage
 _MOST_ROWS = 12
 _FANS = 6
 _AHEAD = (0, 1, 5, 21)
+_LONG = {"width": 460, "height": 220}  # of charts over dates: legible on a phone
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class RecordSummary:
 
     record: Record
     scores: pl.DataFrame
+
+    @classmethod
+    def of(cls, record: Record) -> "RecordSummary":
+        """With the scores that were written last."""
+        return cls(record, read_scores(record))
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -95,10 +101,41 @@ class RecordSummary:
     def headline(self) -> str:
         return self.words[0].upper() + self.words[1:] + "."
 
+    @cached_property
+    def drifted(self) -> tuple[bool | None, str]:
+        return drift_of(self.scores)
+
     @property
     def drift(self) -> str:
-        drifted, why = drift_of(self.scores)
+        drifted, why = self.drifted
         return f"Forecasts have drifted: {why}." if drifted else f"Control charts: {why}."
+
+    @property
+    def alarm_is_new(self) -> bool:
+        """Whether a control chart has reached its alarm with the newest session that is scored."""
+        return any(one.alarms[-1] == one.sessions_D[-1] for one in self.charts if one.alarms)
+
+    @property
+    def recent_gaps(self) -> list[datetime.date]:
+        return [day for day in self.gaps if np.datetime64(day) in self.outcomes.days_D[-21:]]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What the Dagster UI plots: % of outcomes within the 90 % intervals, scores, and the wealth of the book."""
+        found: dict[str, float] = {"wealth_of_the_book": self.record.nights["wealth"][-1]}
+        for name, forecast in (("", MODEL), ("_of_20_day_history", BASELINE)):
+            line = self.line("asset", 1, forecast)
+            if line is not None:
+                found |= {
+                    f"coverage_90{name}": 100 * line.coverage[0.9],
+                    f"crps{name}": 100 * line.crps,
+                    "outcomes": line.outcomes,
+                }
+        return found
+
+    @property
+    def coverage_image(self) -> str:
+        return image(_moving_coverage(self.scores), "outcomes within 90 % intervals")
 
     @property
     def earned(self) -> list[tuple[str, ...]]:
@@ -116,14 +153,13 @@ class RecordSummary:
 def record_section(summary: RecordSummary) -> str:
     """The section of a model card, from its heading on."""
     nights = summary.record.nights
-    of_assets = (line for line in summary.lines if line.kind == "asset")
-    found = [(f"{line.forecast}, {line.horizon}", *_cells(line)[1:]) for line in of_assets]
+    found = [_cells(line) for line in summary.lines if line.kind == "asset"]
     parts = [
         f"## Live record since {summary.record.sessions[0]}",
         f"Every forecast is kept before its outcome and scored after it. {summary.headline} {summary.drift}",
     ]
     if found:
-        parts.append(table(("forecast, sessions", *COLUMNS[1:]), found))
+        parts.append(table(COLUMNS, found))
     parts.append(
         f"{nights.height} nights until {summary.record.sessions[-1]}, {len(summary.gaps)} sessions without one, "
         f"{len(summary.hindsight)} written in hindsight and not counted. Last hash `{summary.record.last_hash}`. "
@@ -142,7 +178,7 @@ def write_record_page(path: Path, summary: RecordSummary) -> None:
         title=f"Live record since {record.sessions[0]}",
         headline=summary.headline,
         drift=summary.drift,
-        drifted=bool(drift_of(summary.scores)[0]),
+        drifted=bool(summary.drifted[0]),
         nights=nights.height,
         since=record.sessions[0],
         until=record.sessions[-1],
@@ -150,11 +186,11 @@ def write_record_page(path: Path, summary: RecordSummary) -> None:
         left_out=nights["left_out"][-1],
         coverage=_moving_coverage(summary.scores),
         columns=COLUMNS,
-        tables=[
-            (f"{KIND_NAMES[kind]}, {horizon} session{'s' if horizon > 1 else ''}", rows)
-            for kind in KIND_NAMES
-            for horizon in (1, 5, 21)
-            if (rows := [_cells(one) for one in summary.lines if (one.kind, one.horizon) == (kind, horizon)])
+        scores=[_cells(line) for line in summary.lines if line.kind == "asset"],
+        others=[
+            (title, rows)
+            for kind, title in OTHER_KINDS.items()
+            if (rows := [_cells(line) for line in summary.lines if line.kind == kind])
         ],
         bins=_bins(summary),
         fans=_fans(summary),
@@ -178,6 +214,7 @@ def _cells(line: ScoreLine) -> tuple[str, ...]:
     )
     return (
         line.forecast,
+        str(line.horizon),
         f"{line.outcomes:,}",
         str(line.dates),
         *(f"{100 * line.coverage[level]:.1f}" for level in (0.5, 0.9)),
@@ -207,7 +244,7 @@ def _moving_coverage(scores: pl.DataFrame) -> str:
     if found:
         ends = found[0].x[[0, -1]]
         found.append(Series("90 %", ends, np.array([90.0, 90.0])))
-    return chart(found, y_label="% of outcomes", height=240)
+    return chart(found, y_label="% of outcomes", **_LONG)
 
 
 def _bins(summary: RecordSummary) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -268,9 +305,8 @@ def _fan(row: pl.DataFrame, outcomes: Outcomes, close: datetime.date, names: lis
         window = outcomes.window(close, horizon, names)
         assert window is not None  # it has so many sessions
         came.append(100 * float(shares @ (np.prod(1 + np.nan_to_num(window[0]), axis=0) - 1)))
-    return chart(
-        [*bands, Series("what came", np.arange(len(came)), np.array(came))], y_label="%", x_label="sessions after"
-    )
+    path = Series("what came", np.arange(len(came)), np.array(came))
+    return chart([*bands, path], x_label="sessions after the close", width=400, height=180)
 
 
 def _wealth(book: BookReturns) -> str:
@@ -279,17 +315,15 @@ def _wealth(book: BookReturns) -> str:
         name: np.cumprod(1 + returns)
         for name, returns in (("book", book.book), ("1/N", book.equal), ("1/N at its risk", book.matched))
     }
-    return chart(lines(days, grown), y_label="wealth", height=240)
+    return chart(lines(days, grown), y_label="wealth", **_LONG)
 
 
 def _control(charts: Sequence[Chart]) -> str:
-    found = [
-        Series(one.drift.removeprefix("intervals are ").replace("log scores are ", ""), one.sessions_D, one.level_D)
-        for one in charts
-    ]
+    names = ("too narrow", "too wide", "log score")
+    found = [Series(name, one.sessions_D, one.level_D) for name, one in zip(names, charts, strict=bool(charts))]
     if found:
         found.append(Series("alarm", found[0].x[[0, -1]], np.array([ALARM, ALARM])))
-    return chart(found, y_label="CUSUM", height=240, from_zero=True)
+    return chart(found, y_label="CUSUM", from_zero=True, **_LONG)
 
 
 def _misses(scores: pl.DataFrame) -> list[tuple[object, ...]]:
@@ -322,3 +356,13 @@ def _restated(summary: RecordSummary) -> list[tuple[str, ...]]:
         (row["asset"], str(row["session"]), percent(row["recorded"]), percent(row["value"]), str(row["night"]))
         for row in rows.iter_rows(named=True)
     ]
+
+
+_BEGIN, _END = "<!-- live record -->", "<!-- end of the live record -->"
+
+
+def with_section(card: str, section: str) -> str:
+    """A card with the section in the place of an older one, or at its end."""
+    before, found, rest = card.partition(_BEGIN)
+    after = rest.partition(_END)[2] if found else ""
+    return f"{before.rstrip()}\n\n{_BEGIN}\n\n{section}\n\n{_END}\n{after}"

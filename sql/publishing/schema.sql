@@ -37,6 +37,12 @@ CREATE TABLE IF NOT EXISTS decision_portfolios (
     state VARCHAR, made_afterwards BOOLEAN, created_at TIMESTAMP NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')
 );
 
+-- Which night of the live record was published where; a night goes to a target once. hash: of the newest night in it.
+CREATE TABLE IF NOT EXISTS live_record_releases (
+    hash VARCHAR NOT NULL, target VARCHAR NOT NULL, commit VARCHAR NOT NULL,
+    created_at TIMESTAMP NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'), PRIMARY KEY (hash, target)
+);
+
 -- What was released where; a content goes to a target once. content_hash: of the files that make the model act. target: 'local'
 -- (FINJEPA_HOME/releases/<tag>) or the address of a Hub repository. commit: on the Hub, NULL for 'local'.
 CREATE TABLE IF NOT EXISTS releases (

@@ -1,6 +1,7 @@
 """A home with a champion in it: a small real world model, a leaderboard and backtest returns, with no pipeline run."""
 
 import json
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,11 @@ import pytest
 
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, insert, now
+from finjepa_pipeline.publishing import hub as client
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import made_with
 from finjepa_pipeline.warehouse import Warehouse
+from tests.hub_lookalike import HubLookalike
 from tests.model.test_risk import market
 from tests.pipeline.backtest.handmade_panel import write_panel
 
@@ -169,3 +172,13 @@ def champion_home(home: Home) -> Home:
     home.add_backtest("aaaa", 0.0005)
     assert home.judge("aaaa").verdict == "promoted"
     return home
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Iterator[HubLookalike]:
+    """The look-alike, with the client of this process pointed at it and without pauses between its attempts."""
+    wait = client._wait_before_retry
+    monkeypatch.setattr(client, "_wait_before_retry", lambda *seen: None if wait(*seen) is None else 0.0)
+    with HubLookalike() as server:
+        server.patch(monkeypatch, tmp_path)
+        yield server

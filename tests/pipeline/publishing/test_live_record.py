@@ -3,7 +3,10 @@
 import datetime
 import itertools
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import polars as pl
@@ -14,15 +17,20 @@ from hypothesis import strategies as st
 
 from finjepa_model.data.batches import observe
 from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.live_record import chain, scores
 from finjepa_model.live_record.chain import HORIZONS, LEVELS, QUANTILES, TABLES, Record
+from finjepa_model.live_record.drift import checkpoint_drift, control_charts, drift_of
 from finjepa_model.live_record.scores import Outcomes, book_returns, gaps, score_lines
-from finjepa_model.live_record.verify import verify
+from finjepa_model.live_record.verify import record_folder, verify
+from finjepa_model.training.risk_scores import log_score
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.publishing import daily, live_record
 from finjepa_pipeline.publishing.daily import make_decision
 from finjepa_pipeline.publishing.live_record import record_night, record_of
+from finjepa_pipeline.publishing.live_record_release import publish_record
+from finjepa_pipeline.report.live_record import RecordSummary, write_record_page
 from tests.pipeline.backtest.handmade_panel import write_panel
 from tests.pipeline.backtest.handmade_setup import config_for
 from tests.pipeline.publishing.conftest import Home
@@ -339,3 +347,149 @@ def test_a_run_that_dies_between_files_leaves_a_record_that_goes_on(tmp_path, mo
     assert made is not None
     assert (made.new, made.record.nights.height) == (False, 3)
     assert not verify(made.record.folder).broken
+
+
+# -- on the Hub -----------------------------------------------------------------------------------------------------------
+
+REPO = "tester/finjepa"
+
+
+def first_nights(record: Record, count: int, folder) -> RecordSummary:
+    """The record as it was after its first nights."""
+    shutil.copytree(record.folder, folder)
+    for session in record.sessions[count:]:
+        for table in TABLES:
+            (folder / table / f"{session}.parquet").unlink()
+    record.nights.head(count).write_parquet(folder / "nights.parquet")
+    made = Record(folder)
+    summary = RecordSummary(made, scores.update_scores(made))
+    write_record_page(folder / "index.html", summary)
+    return summary
+
+
+def titles(hub, kind="model") -> list[str]:
+    return [commit.title for commit in hub.repo(REPO, kind).commits if commit.title.startswith("Live record")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        (r"POST .*/commit/", {"fault": "lose_answer"}),
+        (r"POST .*/commit/", {"fault": "status", "status": 503}),
+        (r"PUT /lfs-storage", {"fault": "reset"}),
+        (r"GET .*/refs", {"fault": "reset", "times": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["fault"],
+)
+def test_a_night_is_published_once_under_a_fault(recorded, home, hub, tmp_path, pattern, fault):
+    summary = first_nights(recorded[2], 2, tmp_path / "record")
+    hub.fail(pattern, **fault)
+    made = publish_record(home.warehouse, summary, REPO, "model")
+    asked = len(hub.requests)
+    assert not publish_record(home.warehouse, summary, REPO, "model").new
+    assert len(hub.requests) == asked
+    home.rows("DELETE FROM live_record_releases")
+    again = publish_record(home.warehouse, summary, REPO, "model")
+    assert (again.commit, again.new) == (made.commit, False)
+    assert len(titles(hub)) == 1
+
+
+def test_what_the_hub_did_not_take_is_published_later_with_its_times_beside_what_others_committed(
+    recorded, home, hub, tmp_path
+):
+    _, _, record = recorded
+    hub.add_repo(REPO, files={"README.md": b"---\ntags: [x]\n---\n\n# A model\n"})
+    publish_record(home.warehouse, first_nights(record, 3, tmp_path / "early"), REPO, "model")
+    first = hub.repo(REPO).head
+    hub.fail(r"GET .*/refs", "status", status=403)
+    later = first_nights(record, 7, tmp_path / "later")
+    with pytest.raises(FinJEPAError, match="the next nightly run publishes it"):
+        publish_record(home.warehouse, later, REPO, "model")
+    hub.before_commit = lambda repo: repo.commit("somebody else's", {"notes.txt": b"hello"})
+    publish_record(home.warehouse, later, REPO, "model")
+    files = hub.repo(REPO).head.files
+    assert len(titles(hub)) == 2
+    assert files["notes.txt"] == b"hello"
+    assert all(files[path] == content for path, content in first.files.items() if path.count("/") == 2)
+    card = files["README.md"].decode()
+    assert card.startswith("---\ntags: [x]\n---\n\n# A model\n")
+    assert card.count("## Live record since") == 1
+    assert later.record.last_hash in card
+    assert b"<script" not in files["index.html"]
+    place = record_folder(REPO)
+    assert Record(place).nights["written_at"].to_list() == record.nights["written_at"].to_list()[:7]
+    assert not verify(place).broken
+
+
+def test_a_record_that_the_home_does_not_continue_is_left_alone(recorded, home, hub, tmp_path):
+    _, _, record = recorded
+    publish_record(home.warehouse, first_nights(record, 5, tmp_path / "all"), REPO, "dataset")
+    before = hub.repo(REPO, "dataset").head
+    assert b"config_name: forecasts" in before.files["README.md"]
+    with pytest.raises(FinJEPAError, match="has nights that"):
+        publish_record(home.warehouse, first_nights(record, 4, tmp_path / "older"), REPO, "dataset")
+    assert hub.repo(REPO, "dataset").head == before
+
+
+def test_verify_needs_the_model_package_alone(recorded):
+    """As where the pipeline's libraries are not installed."""
+    _, _, record = recorded
+    program = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"click", "dagster", "duckdb", "pandas", "pyarrow", "plotly", "pydantic", "scipy"}:
+            raise ModuleNotFoundError(name=name.partition(".")[0])
+sys.meta_path.insert(0, Absent())
+from finjepa_pipeline.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, "verify", record.folder], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+    assert record.last_hash in done.stdout
+
+
+# -- drift ----------------------------------------------------------------------------------------------------------------
+
+
+def scores_of(scale: float, sessions: int = 500, change: int = 250, assets: int = 40) -> pl.DataFrame:
+    """Of a model whose volatilities are right until a session and then so many times the right ones; outcomes move together."""
+    random, rows = np.random.default_rng(1), []
+    normal = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
+    for session in range(sessions):
+        outcome_R = np.sqrt(0.3) * random.standard_normal() + np.sqrt(0.7) * random.standard_normal(assets)
+        for forecast, times in (("model", scale if session >= change else 1.0), ("20-day history", 1.1)):
+            bins = np.bincount((times * normal < outcome_R[:, None]).sum(1), minlength=len(scores.BINS)).tolist()
+            row = {"session": datetime.date(2020, 1, 1) + datetime.timedelta(session), "horizon": 1, "kind": "asset"}
+            row |= {"forecast": forecast, "n": assets, "missing": 0, **dict(zip(scores.BINS, bins, strict=True))}
+            rows.append(row | {"log_score": log_score(outcome_R, np.array(times**2)).mean().item()})
+    return pl.DataFrame(rows, schema=scores.SCORES)
+
+
+def test_control_charts_say_when_forecasts_drift_and_hardly_ever_otherwise():
+    assert drift_of(scores_of(1.0).head(30))[0] is None
+    right = drift_of(scores_of(1.0, sessions=2520))
+    assert right == (False, "no alarm in 2520 scored sessions")
+    for scale, words in ((0.5, "too narrow"), (2.0, "too wide"), (0.6, "below those of the 20-day history")):
+        charts = {chart.drift: chart for chart in control_charts(scores_of(scale))}
+        first = next(chart for drift, chart in charts.items() if words in drift).alarms[0]
+        assert np.datetime64("2020-01-01") + 250 < first < np.datetime64("2020-01-01") + 250 + 252
+        assert drift_of(scores_of(scale))[0] is True
+
+
+def test_drift_is_of_the_nights_that_a_checkpoint_forecast(recorded):
+    _, home, record = recorded
+    drifted, words = checkpoint_drift(record.folder.parent, "aaaa")
+    assert (drifted, words) == drift_of(pl.read_parquet(record.folder / "scores.parquet"))
+    assert drifted is not None
+    assert checkpoint_drift(record.folder.parent, "bbbb")[0] is None
+    assert checkpoint_drift(home.settings.home / "nowhere", "aaaa") == (None, "it has no live record")
+
+
+def test_the_page_of_a_decision_says_how_forecasts_came_out(recorded):
+    _, home, record = recorded
+    pages = sorted((home.settings.reports / "decisions").glob("*.html"))
+    words = pages[-1].read_text()
+    assert "20-day history" in words
+    assert f"since {record.sessions[0]} 90 % intervals held" in words
+    assert "20-day history" not in pages[0].read_text()

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,6 @@ from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.td.training import TDTrainer
-from finjepa_pipeline.publishing import hub as client
 from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.publishing.release import Release, plan_release, release
 from tests.hub_lookalike import READER, HubLookalike
@@ -21,16 +19,6 @@ from tests.pipeline.backtest.handmade_panel import noise, write_panel
 from tests.pipeline.backtest.handmade_setup import config_for
 
 REPO = "tester/finjepa"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path) -> Iterator[HubLookalike]:
-    """The look-alike, with the client of this process pointed at it and without pauses between its attempts."""
-    wait = client._wait_before_retry
-    monkeypatch.setattr(client, "_wait_before_retry", lambda *seen: None if wait(*seen) is None else 0.0)
-    with HubLookalike() as server:
-        server.patch(monkeypatch, tmp_path)
-        yield server
 
 
 def publish(home, repo: str | None = REPO) -> Release:
