@@ -220,7 +220,7 @@ def verify(repo: str | None, as_json: bool) -> None:
     else:
         found = verify_record(record_folder(repo), repo)
     if as_json:
-        click.echo(to_json(asdict(found)))
+        click.echo(to_json(vars(found)))
     if found.broken:
         raise FinJEPAError(found.text)
     if not as_json:
