@@ -37,12 +37,13 @@ from finjepa_model.planner_strategies import (
     strategy_name,
 )
 from finjepa_model.planners import make_planner
+from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.controls import FITTED, TO_FIT, Controls
-from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, replayed, simulate
+from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, decide_at, replayed, simulate
 from finjepa_pipeline.backtest.inference import forecast_quality
 from finjepa_pipeline.backtest.metrics import Expectations
-from finjepa_pipeline.backtest.results import BlockKey, known_results, write_block, write_configuration
+from finjepa_pipeline.backtest.results import BlockKey, known_results, write_block
 from finjepa_pipeline.backtest.strategies import CONTROLS, Strategy, baselines, kind, load_strategy
 from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.settings import Settings
@@ -113,7 +114,6 @@ class PendingBlock:
     checkpoint: Path
     panel: Path
     strategies: Mapping[str, str] = field(compare=False)
-    dates_T: np.ndarray = field(compare=False)
     conditions: Mapping[str, Any] = field(compare=False)
 
 
@@ -177,7 +177,7 @@ def pending_blocks(
         )
         conditions = {part.name: getattr(setup, part.name) for part in fields(setup) if part.name != "panel"}
         folders = checkpoint.absolute(), panel.folder.absolute()
-        pending.append(PendingBlock(key, *folders, strategies, setup.dates_T, conditions))
+        pending.append(PendingBlock(key, *folders, strategies, conditions))
     return pending
 
 
@@ -188,30 +188,40 @@ def run_blocks(
 
     A block is stored when it is complete, so that a run that is killed goes on with the first block that is not. The warehouse is
     opened only to write, never while strategies decide.
+
+    Raises:
+        FinJEPAError: if a strategy of the user fails on the first date; every other strategy would be computed in vain.
     """
+    for block in pending[:1]:
+        _try_once(block)
     rows = 0
-    for block, results in compute_blocks(warehouse, home, pending, log):
+    for block, results in compute_blocks(home, pending, log):
         with warehouse.connect() as con:
             rows += write_block(con, block.key, results)
     return rows
 
 
+def _try_once(block: PendingBlock) -> None:
+    """Ask each strategy of the user for its first decision."""
+    own = [spec for name, spec in block.strategies.items() if kind(name) == "user"]
+    if own:
+        setup, views = _setup(block)
+        cash = PortfolioSimulator(setup.costs).start((1, len(setup.roster_R)))
+        for spec in own:
+            decide_at(load_strategy(spec), views[0], cash, setup.places(setup.decisions[0]))
+
+
 def compute_blocks(
-    warehouse: Warehouse, home: Settings, pending: Sequence[PendingBlock], log: Callable[[str], object]
+    home: Settings, pending: Sequence[PendingBlock], log: Callable[[str], object]
 ) -> Iterator[tuple[PendingBlock, list[StrategyResult]]]:
-    """The results of each block, in the order of the blocks; the first strategy that fails is stored as tried, and ends all."""
+    """The results of each block, in the order of the blocks; the first strategy that fails ends all."""
     jobs = [(block, name) for block in pending for name in _longest_first(block)]
     folders = {folder for block in pending for folder in (block.checkpoint, block.panel)}
     with compute.map(home, result_of, jobs, folders) as found:
         for block in pending:
             results = {}
             for name in _longest_first(block):
-                try:
-                    results[name] = next(found)
-                except Exception:
-                    with warehouse.connect() as con:
-                        write_configuration(con, block.key, name, block.dates_T)
-                    raise
+                results[name] = next(found)
                 log(f"{block.key.block}: {name} has decided {len(block.conditions['decisions'])} times")
             ordered = [results[name] for name in block.strategies]
             yield block, ordered if block.key.block == "validation" else replayed(ordered, _setup(block)[0])

@@ -7,6 +7,7 @@ Shapes: N assets of the view, T sessions, V assets whose window has no gap; a le
 """
 
 import contextlib
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -208,8 +209,8 @@ def complete_returns(view: MarketView, windows: Sequence[int] = WINDOWS) -> tupl
 
 
 class UserStrategy:
-    """A callable of a view, or of a view and the portfolio's state, under a name that changes with its source: the deflated
-    Sharpe ratio counts every version that was ever tested."""
+    """A callable of a view, or of a view and the portfolio's state, which returns shares by symbol or an action. Its name changes
+    with its source: the deflated Sharpe ratio counts every version that was ever tested."""
 
     def __init__(self, spec: str, function: Callable[..., Any]):
         self._function, self._file = function, _source_file(function)
@@ -224,13 +225,46 @@ class UserStrategy:
             raise
         except (Exception, SystemExit) as error:
             raise FinJEPAError(f"{self.name} fails on {view.date} at {_blamed(error, self._file)}") from error
-        parts = (action.weights_XN, action.signals_XN, action.hedge_X) if isinstance(action, PortfolioAction) else ()
-        if action is not None and (not parts or not all(isinstance(part, Tensor) for part in parts)):
-            raise FinJEPAError(
-                f"{self.name} returned {type(action).__name__} on {view.date}: return a PortfolioAction of three tensors "
-                "(weights, signals, hedge), or None to keep what is held"
-            )
-        return action
+        try:
+            return _action_of(action, view)
+        except FinJEPAError as error:
+            code = getattr(inspect.unwrap(self._function), "__code__", None)
+            place = f"{self._file}:{code.co_firstlineno}" if self._file and code else self.name
+            raise FinJEPAError(f"{self.name} on {view.date}, {place}: {error}") from error
+
+
+def _action_of(given: Any, view: MarketView) -> PortfolioAction | None:
+    """An action, None, or shares by symbol (a mapping or a Series), negative where short; the rest is cash.
+
+    Raises:
+        FinJEPAError: for anything else.
+    """
+    if given is None or isinstance(given, PortfolioAction):
+        parts = () if given is None else (given.weights_XN, given.signals_XN, given.hedge_X)
+        if not all(isinstance(part, Tensor) for part in parts):
+            raise FinJEPAError("the parts of a PortfolioAction are three tensors: weights, signals, hedge")
+        return given
+    if not hasattr(given, "items") or hasattr(given, "columns"):
+        raise FinJEPAError(
+            f"it returned {type(given).__name__}; return shares by symbol, as {{'AAPL': 0.5}} or a Series, a PortfolioAction, or "
+            "None to keep what is held"
+        )
+    shares = {str(name): float(share) for name, share in given.items()}
+    for name in shares.keys() - set(view.assets):
+        near = difflib.get_close_matches(name, view.assets, 1)
+        raise FinJEPAError(f"{name} cannot be traded then" + (f"; is {near[0]} meant?" if near else ""))
+    shares_N = np.array([shares.get(name, 0.0) for name in view.assets])
+    gross = float(np.abs(shares_N).sum())
+    if not gross <= 1 + 1e-9:  # NaN as well
+        raise FinJEPAError(
+            f"the shares add up to {gross:.6g}; their absolute values must be numbers that add up to at most 1"
+        )
+    if gross == 0:
+        return PortfolioAction(*(torch.from_numpy(x)[None] for x in (np.full(len(shares_N), 1 / len(shares_N)), shares_N)),
+                               torch.zeros(1, dtype=torch.float64))  # fmt: skip
+    weights_1N = torch.from_numpy(np.abs(shares_N) / gross)[None]
+    signals_1N = torch.from_numpy(np.sign(shares_N) * min(gross, 1.0))[None]
+    return PortfolioAction(weights_1N, signals_1N, torch.zeros(1, dtype=torch.float64))
 
 
 def load_strategy(spec: str) -> UserStrategy:

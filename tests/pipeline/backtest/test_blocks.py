@@ -1,4 +1,4 @@
-"""Blocks of a backtest: the same results from several processes, complete or not stored, and a failure counts as tried."""
+"""Blocks of a backtest: the same results from several processes, complete or not stored, and a failure counts for nothing."""
 
 import pickle
 from pathlib import Path
@@ -62,8 +62,7 @@ def test_several_processes_have_the_results_of_one(home, monkeypatch):
     pending = home.pending(controls="ewma,shuffled_actions", fill="open")[1:]  # the test block
     several = home.settings.model_copy(update={"compute": "local:2"})
     here, there = (
-        next(compute_blocks(home.warehouse, settings, pending, lambda line: None))[1]
-        for settings in (home.settings, several)
+        next(compute_blocks(settings, pending, lambda line: None))[1] for settings in (home.settings, several)
     )
     for one, other in zip(here, there, strict=True):
         assert repr((one.expectations, one.forecasts)) == repr((other.expectations, other.forecasts))  # with their NaN
@@ -126,11 +125,17 @@ def test_a_backtest_that_was_killed_goes_on_with_the_first_block_that_is_not_com
     assert home.pending() == []
 
 
-def test_a_strategy_that_fails_is_named_with_its_line_and_counts_as_tried(home, tmp_path):
-    (tmp_path / "mine.py").write_text("def decide(view):\n    return 1 / 0\n")
-    pending = home.pending(strategies=[f"{tmp_path}/mine.py:decide"])
-    with pytest.raises(FinJEPAError, match=r"mine\.py:2: ZeroDivisionError"):
+@pytest.mark.parametrize("fails_at", [1, 3])
+def test_a_strategy_that_fails_is_named_with_its_line_and_counts_for_nothing(home, tmp_path, monkeypatch, fails_at):
+    body = "class Mine:\n    calls = 0\n    def decide(self, view):\n        self.calls += 1\n"
+    (tmp_path / "mine.py").write_text(f"{body}        return 1 / ({fails_at} - self.calls) and None\n")
+    decided, simulate = [], blocks.simulate
+    monkeypatch.setattr(
+        blocks, "simulate", lambda strategy, *rest: decided.append(strategy) or simulate(strategy, *rest)
+    )
+    pending = home.pending(strategies=[f"{tmp_path}/mine.py:Mine"])
+    with pytest.raises(FinJEPAError, match=r"mine\.py:5: ZeroDivisionError"):
         run_blocks(home.warehouse, home.settings, pending, lambda line: None)
+    assert bool(decided) == (fails_at > 1)  # a failure on the first date is found before anything is computed
     with home.warehouse.connect() as con:
-        tried = con.execute("SELECT strategy, block, n_days FROM backtest_trials").fetchall()
-    assert [(name.partition("@")[0], block, days) for name, block, days in tried] == [("mine:decide", "validation", 0)]
+        assert con.execute("SELECT strategy FROM backtest_trials").fetchall() == []

@@ -1,6 +1,7 @@
 """Baselines see what they say they see, trade when they say, and agree with skfolio; strategies of the user stand beside them."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from finjepa_model.market_view import MarketView
 from finjepa_pipeline.backtest import strategies
 from finjepa_pipeline.backtest.engine import simulate
 from finjepa_pipeline.backtest.strategies import (
+    Strategy,
     baselines,
     complete_returns,
     equal_weights,
@@ -160,11 +162,51 @@ def test_an_error_in_a_strategy_names_the_file_and_the_line_of_the_user(tmp_path
     assert f"{file}:{line}:" in str(failed.value)
 
 
-def test_a_strategy_that_returns_no_action_is_one_clear_line(tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text("def decide(view):\n    return [0.5, 0.5]\n")
-    with pytest.raises(FinJEPAError, match=r"returned list.*PortfolioAction"):
-        load_strategy(f"{file}:decide").decide(SimpleNamespace(date="2020-01-02"), None)  # type: ignore[arg-type]
+def own(folder: Path, body: str) -> Strategy:
+    (folder / "mine.py").write_text(
+        f"import pandas as pd\nimport numpy as np\n\ndef decide(view):\n    return {body}\n"
+    )
+    return load_strategy(f"{folder}/mine.py:decide")
+
+
+@pytest.mark.parametrize(
+    ("body", "positions"),
+    [
+        ("{'A001': 0.5}", [0.0, 0.5, 0.0]),
+        ("{'A000': 0.3, 'A001': 0.2, 'A002': 0.1}", [0.3, 0.2, 0.1]),  # and cash
+        ("pd.Series([0.25, -0.75], ['A002', 'A000'])", [-0.75, 0.0, 0.25]),
+        ("{}", [0.0, 0.0, 0.0]),
+    ],
+)
+def test_shares_by_symbol_are_held_as_they_are(tmp_path, body, positions):
+    view = setup_of(write_panel(tmp_path / "panel", noise(120, 3)), block=(100, 120)).views()[0]
+    action = own(tmp_path, body).decide(view, None)  # type: ignore[arg-type]
+    assert action is not None
+    assert action.weights_XN.sum() == pytest.approx(1)
+    np.testing.assert_allclose(action.positions(allow_short=True)[0], positions, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("[0.5, 0.5]", "returned list"),
+        ("{'A01': 0.5}", "A01 cannot be traded then; is A001 meant"),
+        ("{'A000': 0.8, 'A001': -0.7}", "add up to 1.5"),
+        ("{'A000': np.nan}", "add up to nan"),
+    ],
+)
+def test_what_cannot_be_held_is_one_line_with_the_place(tmp_path, body, why):
+    view = setup_of(write_panel(tmp_path / "panel", noise(120, 3)), block=(100, 120)).views()[0]
+    with pytest.raises(FinJEPAError, match=why) as refused:
+        own(tmp_path, body).decide(view, None)  # type: ignore[arg-type]
+    assert f"{tmp_path}/mine.py:4" in str(refused.value)
+
+
+def test_the_example_is_a_strategy(tmp_path):
+    setup = setup_of(write_panel(tmp_path, noise(160, 6) * np.linspace(0.5, 2, 6)), block=(100, 160))
+    result = simulate(load_strategy(f"{Path(__file__).parents[3]}/examples/low_volatility.py:decide"), setup)
+    held = result.weights_KR[0] * result.signals_KR[0]
+    np.testing.assert_allclose(held, [1 / 3] * 3 + [0] * 3)
 
 
 def test_outside_of_the_command_line_only_the_operators_folder_has_strategies(tmp_path, monkeypatch):
