@@ -26,6 +26,7 @@ COMMANDS = {  # name to what `finjepa --help` prints, in the order of use
     "sweep": "Train an ablation grid, or an ensemble (--no-stop-early).",
     "forecast": "Volatilities, correlations and quantiles after a close, and how good such forecasts were.",
     "backtest": "Leaderboard and tear sheet.",
+    "compare": "Checkpoints or strategies side by side, with paired intervals.",
     "audit": "The leakage, null-market, known-truth, delay and permutation tests.",
     "decide": "The decision for a date, and the expected outcome.",
     "publish": "The champion gate and the release.",

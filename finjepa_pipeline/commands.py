@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from shlex import quote
@@ -28,8 +29,15 @@ from finjepa_pipeline.doctor import examine
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.publishing.assets import DecisionConfig, GateConfig, PublishConfig, RetentionConfig
+from finjepa_pipeline.publishing.assets import (
+    ChallengerConfig,
+    DecisionConfig,
+    GateConfig,
+    PublishConfig,
+    RetentionConfig,
+)
 from finjepa_pipeline.publishing.reproduce import reproduce as rebuild
+from finjepa_pipeline.report.compare import write_comparison
 from finjepa_pipeline.runner import JobReport, open_instance, run_job
 from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
@@ -133,6 +141,27 @@ def backtest(debug: bool, ops: Ops) -> None:
 
 
 @click.command()
+@click.argument("names", nargs=-1, required=True, metavar="A B ...")
+@click.option("--block", default="test", help="test or validation.  [default: test]")
+@_json
+def compare(names: tuple[str, ...], block: str, as_json: bool) -> None:
+    """Strategies of the newest checkpoint, checkpoints, or CHECKPOINT/STRATEGY side by side, by their stored backtests."""
+    from finjepa_pipeline.backtest.compare import compare as compared  # here: it loads arch, which is slow
+
+    if len(names) < 2:
+        raise click.UsageError("name two or more, as `finjepa compare qp equal_weight`")
+    settings = Settings.from_env()
+    with Warehouse.from_settings(settings).connect(read_only=True) as con:
+        found = compared(con, settings, names, block)
+    page = settings.reports / "comparisons" / (re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(found.net)) + ".html")
+    write_comparison(page, found.to_dict(), found.dates, found.net)
+    if as_json:
+        click.echo(to_json(found.to_dict() | {"page": str(page)}))
+    else:
+        console.print_comparison(found.to_dict(), page)
+
+
+@click.command()
 @options_of(OpConfig("leakage_audit", AuditConfig))
 @click.pass_obj
 def audit(debug: bool, ops: Ops) -> None:
@@ -145,7 +174,7 @@ def audit(debug: bool, ops: Ops) -> None:
 
 
 @click.command()
-@options_of(*_RELEASE)
+@options_of(OpConfig("challenger_audit", ChallengerConfig), *_RELEASE)
 @click.pass_obj
 def publish(debug: bool, ops: Ops) -> None:
     """The champion gate and the release."""

@@ -17,6 +17,7 @@ from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.publishing.reproduce import Reproduction
+from finjepa_pipeline.report.compare import COLUMNS, rows_of
 from finjepa_pipeline.report.page import number
 from finjepa_pipeline.report.risk import tables
 from finjepa_pipeline.retention import Plan
@@ -154,6 +155,20 @@ def print_forecast(found: dict[str, Any]) -> None:
         mean = sum(value for value, _ in pairs) / len(pairs)
         out.print(f"Correlations: mean {mean:.2f}, highest {max(pairs)[1]}, lowest {min(pairs)[1]}.")
     out.print(found["scored"])
+
+
+def print_comparison(found: dict[str, Any], page: Path) -> None:
+    """Differences with 95 % intervals, and the settings that differ."""
+    title = (
+        f"{found['block']} block, {found['sessions']} sessions from {found['first']} to {found['last']}, net of costs"
+    )
+    out.print(_table(title, COLUMNS, rows_of(found), COLUMNS[1:]))
+    if found["settings"]:
+        out.print(
+            _table("Settings that differ", ("setting", *(side["label"] for side in found["sides"])), found["settings"])
+        )
+    out.print("An interval that holds 0 (for volatility, 1) is no evidence of a difference.")
+    out.print(f"Curves: {page}")
 
 
 def print_leaderboard(assets: Assets) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
+from finjepa_pipeline.backtest.blocks import checkpoint_folder
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, now, status_of
 from finjepa_pipeline.publishing.gate import Champion, Verdict, audit_challenger, current_champion, judge
 from finjepa_pipeline.report import markdown
@@ -19,6 +20,12 @@ from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
 _NO_CONFIG: dict[str, Any] = {}  # without it any key is accepted, and dropped
+
+
+class ChallengerConfig(dg.Config):
+    """Who is judged."""
+
+    checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
 
 
 class GateConfig(dg.Config):
@@ -86,7 +93,6 @@ def _common(deps: Sequence[str], kinds: set[str], table: str | None = None, pool
 
 @dg.asset(
     **_common(["leaderboard"], {"pytorch", "duckdb"}, "audit_results"),
-    config_schema=_NO_CONFIG,
     # They bind the gate and not the run: where one failed the champion stays, and the nightly run succeeds.
     check_specs=[
         dg.AssetCheckSpec(test, asset="challenger_audit", description=TESTS[test], blocking=False)
@@ -95,12 +101,13 @@ def _common(deps: Sequence[str], kinds: set[str], table: str | None = None, pool
 )
 @final
 def challenger_audit(
-    context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
+    context: dg.AssetExecutionContext, config: ChallengerConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    """The leak, null, delay and permutation tests of the newest checkpoint with its best planner. The gate refuses a challenger
+    """The leak, null, delay and permutation tests of the newest checkpoint, or of one that is named, with its best planner. The gate refuses a challenger
     that failed one or was not tested. What was run before is not run again; `finjepa audit` runs longer ones."""
     home = settings.get()
-    checkpoint, panel = checkpoint_of_run(context, home), panel_of_run(context, home)
+    named = config.checkpoint and checkpoint_folder(home, config.checkpoint)
+    checkpoint, panel = named or checkpoint_of_run(context, home), panel_of_run(context, home)
     audit = audit_challenger(home, warehouse, checkpoint, panel, context.run.run_id, context.log.info)
     rows = [(test, status_of(passed, found), found) for test, (passed, found) in audit.findings.items()]
     yield dg.MaterializeResult(
