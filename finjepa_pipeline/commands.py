@@ -145,7 +145,8 @@ def backtest(debug: bool, ops: Ops) -> None:
 @click.option("--block", default="test", help="test or validation.  [default: test]")
 @_json
 def compare(names: tuple[str, ...], block: str, as_json: bool) -> None:
-    """Strategies of the newest checkpoint, checkpoints, or CHECKPOINT/STRATEGY side by side, by their stored backtests."""
+    """Checkpoints or strategies side by side, with paired intervals, by their stored backtests. A name is that of a strategy on
+    the newest checkpoint, of a checkpoint, or CHECKPOINT/STRATEGY; its start is enough."""
     from finjepa_pipeline.backtest.compare import compare as compared  # here: it loads arch, which is slow
 
     if len(names) < 2:

@@ -103,8 +103,9 @@ def _common(deps: Sequence[str], kinds: set[str], table: str | None = None, pool
 def challenger_audit(
     context: dg.AssetExecutionContext, config: ChallengerConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    """The leak, null, delay and permutation tests of the newest checkpoint, or of one that is named, with its best planner. The gate refuses a challenger
-    that failed one or was not tested. What was run before is not run again; `finjepa audit` runs longer ones."""
+    """The leak, null, delay and permutation tests of the newest checkpoint, or of one that is named, with its best planner. The
+    gate refuses a challenger that failed one or was not tested. What was run before is not run again; `finjepa audit` runs
+    longer ones."""
     home = settings.get()
     named = config.checkpoint and checkpoint_folder(home, config.checkpoint)
     checkpoint, panel = named or checkpoint_of_run(context, home), panel_of_run(context, home)
