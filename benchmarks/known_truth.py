@@ -124,7 +124,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     planners = arguments.planner.split(",")
     strategies += [FinJEPAStrategy(strategy_name(name, arguments.utility), imagination, name) for name in planners]
     strategies.append(ShuffledActions(imagination, strategy_name(planners[0], arguments.utility)))
-    strategies += [controls.make(name) for name in arguments.controls.split(",") if name]
+    strategies += [controls.make(f"mppi with {name}") for name in arguments.controls.split(",") if name]
     walks = [simulate(strategy, setup, views) for strategy in strategies]
     quality = {"world_model": forecast_quality(imagination.forecast, setup, views)["rank_ic"].mean}
     if "ridge" in arguments.controls:

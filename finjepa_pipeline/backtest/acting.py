@@ -10,21 +10,18 @@ few years tells luck from skill too rarely to choose by it.
 from dataclasses import dataclass
 
 import duckdb
-import numpy as np
 import polars as pl
-from scipy.stats import norm
 
 from finjepa_model.planner_strategies import planner_of
-from finjepa_pipeline.backtest.inference import MIN_BLOCK, newey_west_error
-from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, SHORTEST
+from finjepa_pipeline.backtest.metrics import SHORTEST
+from finjepa_pipeline.backtest.paired import Interval, utility_difference
 from finjepa_pipeline.backtest.results import tried_ratios
 from finjepa_pipeline.backtest.strategies import not_planners
 
-RISK_AVERSION = 5.0  # that of the default utility
 _TESTED = """
     SELECT strategy, date, net_return FROM main.backtest_returns
     WHERE checkpoint = $checkpoint AND data_version = $data_version AND block = 'validation'
-        AND NOT list_contains($not_planners, strategy) AND strategy NOT LIKE '%:%'
+        AND NOT list_contains($not_planners, string_split(strategy, ' with ')[-1]) AND strategy NOT LIKE '%:%'
     ORDER BY strategy, date
 """
 
@@ -66,11 +63,9 @@ def acting_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version
     )
     first, last = frame["date"].min(), frame["date"].max()
     tried = max(len(tried_ratios(con, first, last)), 1)  # type: ignore[arg-type]
-    apart = {
-        name: utility_difference(one, tested[choice], 0.05 / tried) for name, one in tested.items() if name != choice
-    }
-    better = {name: found for name, found in apart.items() if found is not None and found[1] > 0}
-    acts = max(better, key=lambda name: better[name][1], default=choice)
+    apart = {name: _difference(one, tested[choice], 0.05 / tried) for name, one in tested.items() if name != choice}
+    better = {name: found for name, found in apart.items() if found is not None and found.low > 0}
+    acts = max(better, key=lambda name: better[name].low, default=choice)
     lines = [f"{choice} acts: {why}." if acts == choice else f"{acts} acts in place of {choice}, {why}, by evidence."]
     lines += [
         f"Net utility of {name} minus that of {choice}: {_in_words(found, tried)}." for name, found in apart.items()
@@ -78,30 +73,18 @@ def acting_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version
     return Acting(acts, " ".join(lines))
 
 
-def net_utility(net_T: np.ndarray) -> np.ndarray:
-    """Of each session, in log growth; its mean times the sessions of a year is log growth less the price of risk a year."""
-    return np.log1p(net_T) - RISK_AVERSION / 2 * np.square(net_T)
-
-
-def utility_difference(
-    first: pl.DataFrame, second: pl.DataFrame, level: float = 0.05
-) -> tuple[float, float, float] | None:
-    """Net utility a year of one strategy less that of another on the same dates, with the ends of its 1 - `level` interval; None
-    where they have fewer than `SHORTEST` sessions in common."""
+def _difference(first: pl.DataFrame, second: pl.DataFrame, level: float) -> Interval | None:
+    """Of net utility on the dates that both have; None where they are fewer than `SHORTEST`."""
     both = first.join(second, on="date", suffix="_of_second")
     if len(both) < SHORTEST:
         return None
-    apart_T = net_utility(both["net_return"].to_numpy()) - net_utility(both["net_return_of_second"].to_numpy())
-    margin = float(norm.ppf(1 - level / 2)) * newey_west_error(apart_T, MIN_BLOCK)
-    mean = float(apart_T.mean())
-    low, middle, high = (SESSIONS_PER_YEAR * x for x in (mean - margin, mean, mean + margin))
-    return middle, low, high
+    return utility_difference(both["net_return"].to_numpy(), both["net_return_of_second"].to_numpy(), level)
 
 
-def _in_words(found: tuple[float, float, float] | None, tried: int) -> str:
+def _in_words(found: Interval | None, tried: int) -> str:
     if found is None:
         return f"too few sessions in common, {SHORTEST} are needed"
-    middle, low, high = (100 * x for x in found)
+    middle, low, high = (100 * x for x in (found.mean, found.low, found.high))
     verdict = "evidence" if low > 0 else "no evidence"
     return (
         f"{middle:+.2f} % a year ({low:+.2f} to {high:+.2f}, at the level of {tried} configurations tried), {verdict}"

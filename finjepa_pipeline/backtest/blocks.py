@@ -39,18 +39,27 @@ from finjepa_model.planner_strategies import (
 from finjepa_model.planners import make_planner
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline import compute
-from finjepa_pipeline.backtest.controls import FITTED, TO_FIT, Controls
+from finjepa_pipeline.backtest.controls import FITTED, TO_FIT, Controls, possible
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, decide_at, replayed, simulate
 from finjepa_pipeline.backtest.inference import forecast_quality
 from finjepa_pipeline.backtest.metrics import Expectations
 from finjepa_pipeline.backtest.results import BlockKey, known_results, write_block
-from finjepa_pipeline.backtest.strategies import CONTROLS, Strategy, baselines, kind, load_strategy
+from finjepa_pipeline.backtest.strategies import (
+    CONTROLS,
+    WITH,
+    Strategy,
+    baselines,
+    control_of,
+    kind,
+    load_strategy,
+    planner_in,
+)
 from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_here, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
-PROTOCOL = 6  # raise it when a change of the code changes the results of a strategy: everything is then computed again
+PROTOCOL = 7  # raise it when a change of the code changes the results of a strategy: everything is then computed again
 # The validation block only chooses among planners; the other baselines are in the test.
 ON_VALIDATION = ("equal_weight", "buy_and_hold", "cash")
 FILLS = ("close", "open")
@@ -68,7 +77,10 @@ class StrategiesConfig(dg.Config):
     utility: str | None = Field(
         default=None, description="What they maximise, e.g. log_growth - 5*variance; their own when empty."
     )
-    controls: str = Field(default="ewma,ridge", description="Comma list of model-matched controls, or all, or none.")
+    controls: str = Field(
+        default="untrained,ewma,ledoit_wolf,shuffled_actions",
+        description="Comma list of controls beside every planner (of the test block), or all, or none.",
+    )
     strategies: list[str] = Field(
         default_factory=list, description="Strategies of your own, as module:callable or file.py:callable."
     )
@@ -86,7 +98,9 @@ class StrategiesConfig(dg.Config):
         on_validation = block == "validation"
         plain = [s.name for s in baselines() if not on_validation or s.name in ON_VALIDATION]
         controls = parse_names(self.controls, CONTROLS, "control")
-        names = [*plain, *parse_planners(self.planner, self.utility), *(() if on_validation else controls)]
+        planners = parse_planners(self.planner, self.utility)
+        beside = [f"{one}{WITH}{control}" for one in planners for control in controls if possible(control, one)]
+        names = [*plain, *planners, *(() if on_validation else beside)]
         return {name: name for name in names} | {load_strategy(spec).name: spec for spec in self.strategies}
 
 
@@ -152,7 +166,7 @@ def pending_blocks(
     model, data_version = read_config(checkpoint), str(panel.manifest["data_version"])
     tested = {block.name: config.tested(block.name) for block in blocks}
     _refuse_what_was_seen(checkpoint, panel, config.tested("test"), blocks)
-    if config.tested("test").keys() & set(FITTED):  # known before anything is computed
+    if {name.rpartition(WITH)[2] for name in config.tested("test")} & set(FITTED):  # known before anything is computed
         training_block(checkpoint, panel, model, TO_FIT)
     with warehouse.connect() as con:
         known = known_results(con, checkpoint.name, data_version)
@@ -241,15 +255,16 @@ def result_of(job: tuple[PendingBlock, str]) -> StrategyResult:
         plain = {strategy.name: strategy for strategy in baselines()}
         return simulate(plain.get(name) or load_strategy(block.strategies[name]), setup, views)
     controls = _controls(block.checkpoint, block.panel)
-    strategy: Strategy = controls.make(name) if name in CONTROLS else FinJEPAStrategy(name, controls.imagination)
+    control, _ = control_of(name) or ("", name)
+    strategy: Strategy = controls.make(name) if control else FinJEPAStrategy(name, controls.imagination)
     result = simulate(strategy, setup, views)
     if isinstance(strategy, FinJEPAStrategy):
         result = replace(result, expectations=compare_expectations(strategy.expected, result))
     if block.key.block == "validation":
         return result
-    by_model = name not in CONTROLS or name == "shuffled_actions"
-    forecaster = "world_model" if by_model else name
-    forecast = controls.imagination.forecast if by_model else controls.forecast(name)
+    fitted = control in FITTED
+    forecaster = control if fitted else "world_model"
+    forecast = controls.forecast(control) if fitted else controls.imagination.forecast
     return replace(result, forecasts={forecaster: forecast_quality(forecast, setup, views)})
 
 
@@ -303,7 +318,7 @@ def backtest_blocks(checkpoint: Path, panel: Panel) -> list[Block]:
 
 def _refuse_what_was_seen(checkpoint: Path, panel: Panel, names: Iterable[str], blocks: Sequence[Block]) -> None:
     """Refuse a checkpoint, of an ensemble too, that was trained or chosen on sessions of a block."""
-    others = dict.fromkeys(other for name in names for other in checkpoints_of(name))
+    others = dict.fromkeys(other for name in names for other in checkpoints_of(planner_in(name)))
     for folder in (checkpoint, *(checkpoint_beside(checkpoint, other) for other in others)):
         own = checkpoint_blocks(folder)
         for block in blocks:

@@ -1,11 +1,14 @@
-"""Model-matched controls: the world model's planner with one part of the world model replaced, so that it shows whether a result
-comes from the planner, from the representation, or from the data.
+"""Controls: a planner with one part of its world model replaced, so that it shows whether a result comes from the planner,
+from the data, from the risk model or from what was learned.
 
-`ewma` replaces the whole model by exponentially weighted moments; `ridge` and `boosted_trees` forecast from the same
-windows and labels that the model was trained on; `trained_probe` and `untrained_probe` are a ridge on the latents of the
-model and of a random one; `shuffled_actions` takes the model's own decision and deals the weights to other assets.
+`untrained` is the same model as it is born: fixed HAR volatility, textbook correlations, and the mean return of the training
+block. `ewma` and `ledoit_wolf` keep the model's expected returns and replace its risk: one factor with exponentially weighted
+volatilities, or the covariance of Ledoit and Wolf (2004) of the past year. `shuffled_actions` takes the model's own decision and
+deals the weights to other assets. `ridge`, `boosted_trees`, `trained_probe` and `untrained_probe` forecast returns from the same
+windows and labels, the probes from the latents of the model and of a random one, with the risk of `ewma`.
 
-Shapes: B decision dates, S steps, H steps of a plan, N assets, T sessions, F channels, P patches, X samples, Z inputs.
+Shapes: B decision dates, S steps, H steps of a plan, N assets, M = N + 1 (the market proxy last), T sessions, F channels,
+X samples, Z inputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,16 +27,26 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import training_block
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.market_view import MarketView
-from finjepa_model.planner_strategies import HORIZON, FinJEPAStrategy, MarketImagination
+from finjepa_model.nn.covariance import ledoit_wolf
+from finjepa_model.planner_strategies import (
+    HORIZON,
+    WITH_UTILITY,
+    FinJEPAStrategy,
+    MarketImagination,
+    planner_of,
+)
 from finjepa_model.planning.imagination import one_factor_covariance
+from finjepa_model.planning.objective import GOAL
+from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest.strategies import control_of
 
 Forecast = Callable[[MarketView], np.ndarray]  # expected simple return over the next decision step, by asset of a view
 FITTED = ("ridge", "boosted_trees", "trained_probe", "untrained_probe")  # on the training block
 TO_FIT = f"a control that is fitted ({', '.join(FITTED)}); add --controls ewma"
-PLANNER = "mppi"  # all controls are planned by the planner that needs no latents
-_MEAN_SPAN, _RISK_SPAN = 252, 63  # sessions
+_WITH_LATENTS = ("untrained", "shuffled_actions")
+_RISK_SPAN, _YEAR = 63, 252  # sessions
 _DRAWS = 12  # training batches that a forecaster is fitted to
 _LARGEST_FORECAST = 3.0  # in units of the asset's volatility over a step
 
@@ -53,29 +66,43 @@ class ForecastMarket:
     encode_portfolio = portfolio_path
 
 
-class ForecastImagination:
-    """Takes the place of `MarketImagination`: a forecast of returns, and exponentially weighted risk."""
+Moments = Callable[[MarketView], Tensor]
 
-    def __init__(self, config: FinJEPAConfig, forecast: Forecast):
+
+class ForecastImagination:
+    """Takes the place of `MarketImagination`: expected returns mean_BHN and covariance_BHMM of each decision step."""
+
+    def __init__(self, config: FinJEPAConfig, mean: Moments, covariance: Moments):
         self.config = config
         self.simulator = PortfolioSimulator(config.portfolio)
-        self._forecast = forecast
+        self._mean, self._covariance = mean, covariance
 
     def goal(self, name: str, view: MarketView) -> torch.Tensor:
         raise FinJEPAError(f"a control has no portfolio latents to draw a plan to {name}")
 
     def at(self, view: MarketView) -> tuple[ForecastMarket, None]:
         """The forecast market of a decision; there is no goal latent."""
+        beta_BN, present_BN = _float(view.beta_N)[None], torch.from_numpy(view.present_N)[None]
+        return ForecastMarket(self._mean(view), self._covariance(view), beta_BN, present_BN), None
 
-        def ahead(x_N: np.ndarray) -> Tensor:
-            return _float(np.tile(x_N, (HORIZON, 1)))[None]
 
-        scale, returns_T1 = np.sqrt(self.config.model.stride), view.market_returns(4 * _RISK_SPAN)[:, None]
-        volatility_BHN = ahead(ewma_volatility(view.returns(4 * _RISK_SPAN)[0]) * scale)
-        market_BH1, beta_BN = ahead(ewma_volatility(returns_T1) * scale), _float(view.beta_N)[None]
-        covariance_BHMM = one_factor_covariance(volatility_BHN, market_BH1[..., 0], beta_BN)
-        mean_BHN = ahead(self._forecast(view))
-        return ForecastMarket(mean_BHN, covariance_BHMM, beta_BN, torch.from_numpy(view.present_N)[None]), None
+def one_factor(view: MarketView, stride: int) -> Tensor:
+    """covariance_BHMM by trailing betas and exponentially weighted volatilities."""
+    returns_TN, returns_T1 = view.returns(4 * _RISK_SPAN)[0], view.market_returns(4 * _RISK_SPAN)[:, None]
+    volatility_BHN, market_BH1 = (_ahead(ewma_volatility(x) * np.sqrt(stride)) for x in (returns_TN, returns_T1))
+    return one_factor_covariance(volatility_BHN, market_BH1[..., 0], _float(view.beta_N)[None])
+
+
+def shrunk_sample(view: MarketView, stride: int) -> Tensor:
+    """covariance_BHMM of the returns of the past year, shrunk to a multiple of the identity."""
+    returns_TN, market_T = view.returns(_YEAR)[0], view.market_returns(_YEAR)
+    returns_TM = np.column_stack([returns_TN[-len(market_T) :], market_T])
+    return _ahead(stride * ledoit_wolf(torch.from_numpy(returns_TM - returns_TM.mean(0))).numpy())
+
+
+def _ahead(x: np.ndarray) -> Tensor:
+    """The same for every decision step, of one date."""
+    return _float(np.stack([x] * HORIZON))[None]
 
 
 def ewma_volatility(returns_TN: np.ndarray) -> np.ndarray:
@@ -85,23 +112,12 @@ def ewma_volatility(returns_TN: np.ndarray) -> np.ndarray:
     return np.maximum(np.sqrt(weights_T @ centred_TN**2), 1e-4)
 
 
-def _ewma_forecast(config: FinJEPAConfig) -> Forecast:
-    """Exponentially weighted mean return over a decision step, span 252."""
-
-    def forecast(view: MarketView) -> np.ndarray:
-        returns_TN, _ = view.returns(2 * _MEAN_SPAN)
-        return _weights(len(returns_TN), _MEAN_SPAN) @ returns_TN * config.model.stride
-
-    return forecast
-
-
 class ShuffledActions:
     """The model's own plan with the weights and signals dealt to other present assets at random: as concentrated, as
     expensive, and blind."""
 
-    name = "shuffled_actions"
-
-    def __init__(self, imagination: MarketImagination, planner: str = PLANNER):
+    def __init__(self, imagination: MarketImagination, planner: str, name: str = "shuffled_actions"):
+        self.name = name
         self._planned = FinJEPAStrategy(planner, imagination)
         self._random = np.random.default_rng(imagination.config.training.seed)
 
@@ -124,15 +140,36 @@ class Controls:
         self._config = imagination.config
         self._forecasts: dict[str, Forecast] = {}
 
-    def make(self, name: str) -> Any:
-        """A new strategy by its name in `CONTROLS`."""
-        if name == "shuffled_actions":
-            return ShuffledActions(self.imagination)
-        return FinJEPAStrategy(PLANNER, ForecastImagination(self._config, self.forecast(name)), name)
+    def make(self, strategy: str) -> Any:
+        """A new strategy by its name, of a control and a planner."""
+        found = control_of(strategy)
+        assert found is not None
+        control, planner = found
+        if control == "shuffled_actions":
+            return ShuffledActions(self.imagination, planner, strategy)
+        if control == "untrained":
+            return FinJEPAStrategy(planner, self._untrained, strategy)
+        stride = self._config.model.stride
+        covariance = shrunk_sample if control == "ledoit_wolf" else one_factor
+        forecast = self.forecast(control) if control in FITTED else None
+        imagined = ForecastImagination(
+            self._config,
+            lambda view: self.imagination.at(view)[0].mean_BHN if forecast is None else _ahead(forecast(view)),
+            lambda view: covariance(view, stride),
+        )
+        return FinJEPAStrategy(planner, imagined, strategy)
+
+    @cached_property
+    def _untrained(self) -> MarketImagination:
+        model = untrained(self._config)
+        trained = self.imagination.model.readout
+        model.readout.set(torch.zeros_like(trained.weights_Z), float(trained.level), float(trained.persistence))
+        return MarketImagination(model)
 
     def forecast(self, name: str) -> Forecast:
+        """Of one of `FITTED`."""
         if name not in self._forecasts:
-            self._forecasts[name] = _ewma_forecast(self._config) if name == "ewma" else self._fitted(name)
+            self._forecasts[name] = self._fitted(name)
         return self._forecasts[name]
 
     def _fitted(self, name: str) -> Forecast:
@@ -175,6 +212,16 @@ class Controls:
             valid_BSN = batch.step_return_valid_BSN & batch.observation.present_BN.unsqueeze(1)
             drawn.append((batch.observation, (batch.step_return_BSN / scale_BSN).numpy(), valid_BSN.numpy()))
         return drawn
+
+
+def possible(control: str, planner: str) -> bool:
+    """Whether a planner can plan with the control in place: one that looks at latents needs a world model."""
+    utility = planner.partition(WITH_UTILITY)[2]
+    names = parse_utility(utility).names if utility else GOAL.names if planner in ("cem", "td") else ()
+    blind = planner_of(planner) != "td" and not any(
+        name.startswith(("goal", "final_goal", "disagreement")) for name in names
+    )
+    return blind or control in _WITH_LATENTS
 
 
 def untrained(config: FinJEPAConfig) -> FinJEPA:

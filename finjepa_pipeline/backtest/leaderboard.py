@@ -46,6 +46,7 @@ from finjepa_pipeline.backtest.metrics import (
     months_better,
     same_return_for_all,
 )
+from finjepa_pipeline.backtest.paired import parts_of, rows_of
 from finjepa_pipeline.backtest.results import insert, now, or_null, status_of, transaction, tried_ratios
 from finjepa_pipeline.backtest.strategies import kind, not_planners
 from finjepa_pipeline.prices import current_revision
@@ -69,7 +70,7 @@ _NEWEST = """
 """
 _TRIED_RETURNS = """
     SELECT date, checkpoint || '/' || strategy || '/' || block AS trial, net_return FROM main.backtest_returns
-    WHERE NOT list_contains($not_planners, strategy)
+    WHERE NOT list_contains($not_planners, string_split(strategy, ' with ')[-1])
         AND date IN (FROM (SELECT date FROM main.backtest_returns WHERE setup = $setup))
     ORDER BY trial, date
 """
@@ -231,6 +232,7 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str, c
     acting = acting_planner(con, checkpoint, data_version, chosen)
     remark = same_return_for_all(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None
     expectations = stored("backtest_expectations", "strategy, date")
+    returns = stored("backtest_returns", "block, strategy, date")
     findings = stored("audit_results", "created_at").to_dicts()
     report = BacktestReport(
         headline=" ".join(filter(None, (remark, headline(rows, acting.strategy)))),
@@ -238,7 +240,7 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str, c
         acting=acting.strategy,
         why_acting=acting.text,
         benchmark=BENCHMARK,
-        returns=stored("backtest_returns", "block, strategy, date"),
+        returns=returns,
         too_short=TOO_SHORT if any(row["block"] == "test" and row["n_days"] < SHORTEST for row in rows) else None,
         decisions=stored("backtest_decisions", "block, strategy, date, entity"),
         inference=stored("backtest_inference", "block"),
@@ -247,6 +249,7 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str, c
         calibration=_calibration(expectations),
         forecasts=stored("forecast_quality", "forecaster, measure"),
         audit=[row | {"verdict": status_of(row["passed"], row["finding"])} for row in findings],
+        parts=rows_of(parts_of(returns.filter(block="test"), acting.strategy)) if acting.strategy else [],
         quality=_quality(con, data_version),
         traded=traded_assets(con, checkpoint),
         cost_grid=COST_GRID,

@@ -47,7 +47,8 @@ _LOG_CONFIGURATION = """
 # beforehand and do not count; a result that came out twice was the same configuration.
 _TRIED = """
     SELECT excess_sharpe FROM main.backtest_trials
-    WHERE NOT list_contains($not_planners, strategy) AND coalesce(start_date <= $last AND end_date >= $first, true)
+    WHERE NOT list_contains($not_planners, string_split(strategy, ' with ')[-1])
+        AND coalesce(start_date <= $last AND end_date >= $first, true)
     QUALIFY excess_sharpe IS NULL OR row_number() OVER (PARTITION BY start_date, end_date, round(excess_sharpe, 12)) = 1
 """
 

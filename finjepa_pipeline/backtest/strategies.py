@@ -30,7 +30,10 @@ from finjepa_model.market_view import MarketView
 from finjepa_model.portfolio import PortfolioState
 from finjepa_pipeline.backtest.metrics import BENCHMARK
 
-CONTROLS = ("ewma", "ridge", "boosted_trees", "trained_probe", "untrained_probe", "shuffled_actions")
+CONTROLS = (
+    "untrained", "ewma", "ledoit_wolf", "shuffled_actions", "ridge", "boosted_trees", "trained_probe", "untrained_probe",
+)  # fmt: skip
+WITH = " with "  # between the names of a planner and of the control that replaces a part of it
 WINDOWS = (504, 252, 126, 63)  # sessions; the longest in which enough assets have no gap
 Rule = Callable[[MarketView], np.ndarray]
 _from_command_line = False
@@ -127,15 +130,28 @@ def baselines() -> list[Strategy]:
 
 
 def not_planners() -> list[str]:
-    """Strategies that are tested beside planners and never chosen as a champion; those of the user have a colon in their name."""
+    """Strategies that are tested beside planners and never chosen as a champion; controls stand for those of every planner, and
+    those of the user have a colon in their name."""
     return [strategy.name for strategy in baselines()] + list(CONTROLS)
+
+
+def control_of(strategy: str) -> tuple[str, str] | None:
+    """The control and the planner whose part it replaces, by the name of a strategy; None where it is no control."""
+    planner, _, control = strategy.rpartition(WITH)
+    return (control, planner) if control in CONTROLS else None
+
+
+def planner_in(strategy: str) -> str:
+    """The planner of a control, or the strategy itself."""
+    found = control_of(strategy)
+    return found[1] if found else strategy
 
 
 def kind(strategy: str) -> str:
     """`planner`, `baseline`, `control` or `user`, by the name of a strategy."""
     if ":" in strategy:
         return "user"
-    if strategy in CONTROLS:
+    if control_of(strategy):
         return "control"
     return "baseline" if strategy in {s.name for s in baselines()} else "planner"
 

@@ -49,6 +49,9 @@ COLUMNS = (
 )
 
 
+PART_COLUMNS = ("part", "difference", "net utility a year (95 %)", "realised volatility (95 %)")
+
+
 @dataclass(frozen=True)
 class BacktestReport:
     """All that the tables hold of a checkpoint on one version of the data; the blocks are kept apart by a column.
@@ -59,6 +62,7 @@ class BacktestReport:
         acting: the planner that acts for the checkpoint, and `why_acting` in words; benchmark: the strategy that stands for 1/N.
         too_short: why there are no intervals; None where there are.
         calibration: by strategy, of its forecasts of its own growth: `correlation`, `slope`, `covered`.
+        parts: what each part of the acting planner is worth, as text.
         audit: findings in the order of their making, with `verdict`: passed, failed, not enough data or not run.
         quality: rule, severity, rows and examples of what was found in the prices.
         traded: how many assets were traded, of how many.
@@ -80,6 +84,7 @@ class BacktestReport:
     calibration: Mapping[str, Row]
     forecasts: pl.DataFrame
     audit: list[dict[str, Any]]
+    parts: list[tuple[str, ...]]
     quality: list[tuple[str, ...]]
     traded: str
     cost_grid: Sequence[float]
@@ -160,6 +165,7 @@ def write_report(path: Path, checkpoint: str, report: BacktestReport, scorecard:
         shown_first=SHOWN_FIRST,
         test=_cells(report.test, report.benchmark),
         validation=_cells([row for row in report.rows if row["block"] == "validation"], report.benchmark),
+        part_columns=PART_COLUMNS,
         circumstances=_circumstances(report, inference),
         economics="costs" in figures,
         forecasts=forecasts,

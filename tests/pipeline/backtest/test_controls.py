@@ -1,0 +1,92 @@
+"""Controls stand beside every planner, replace one part each, and what parts are worth adds up."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from handmade_panel import write_panel
+from handmade_setup import config_for, setup_over_test_block, write_lineage
+
+from finjepa_model.planner_strategies import MarketImagination
+from finjepa_model.world_model import FinJEPA
+from finjepa_pipeline.backtest.blocks import StrategiesConfig
+from finjepa_pipeline.backtest.controls import Controls, one_factor, shrunk_sample
+from finjepa_pipeline.backtest.engine import simulate
+from finjepa_pipeline.backtest.paired import parts_of
+from tests.model.test_risk import market
+
+DAYS, ASSETS = 900, 6
+
+
+def test_every_planner_has_its_controls_and_one_that_looks_at_latents_only_those_with_a_model():
+    config = StrategiesConfig(planner="qp,cem", controls="untrained,ewma,ledoit_wolf,shuffled_actions")
+    tested = [name for name in config.tested("test") if " with " in name]
+    of_qp = [f"qp with {control}" for control in ("untrained", "ewma", "ledoit_wolf", "shuffled_actions")]
+    assert tested == [*of_qp, "cem with untrained", "cem with shuffled_actions"]
+    assert not any(" with " in name for name in config.tested("validation"))
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    folder, config = tmp_path_factory.mktemp("controls"), config_for(ASSETS)
+    panel = write_panel(folder / "panel", 2 * market()[0][:DAYS, :ASSETS])
+    torch.manual_seed(0)
+    model = FinJEPA(config)
+    model.readout.level.fill_(0.5)  # invested
+    model.save_pretrained(folder / "model")
+    write_lineage(folder / "model", config, panel)
+    return Controls(panel, MarketImagination(folder / "model")), setup_over_test_block(panel, config, 40)
+
+
+def test_a_control_keeps_the_expected_returns_and_replaces_the_risk(case):
+    controls, setup = case
+    view, model = setup.views()[0], controls.imagination
+    own = model.at(view)[0]
+    risks = {"ewma": one_factor, "ledoit_wolf": shrunk_sample}
+    for name, covariance in risks.items():
+        imagined, goal = controls.make(f"qp with {name}")._imagination.at(view)
+        assert goal is None
+        assert torch.equal(imagined.mean_BHN, own.mean_BHN)
+        assert imagined.covariance_BHMM.shape == own.covariance_BHMM.shape
+        assert torch.equal(imagined.covariance_BHMM, covariance(view, model.config.model.stride))
+        ratio = imagined.covariance_BHMM.diagonal(dim1=2, dim2=3) / own.covariance_BHMM.diagonal(dim1=2, dim2=3)
+        assert 0.2 < float(ratio.min()) < float(ratio.max()) < 5  # the same unit
+    untrained = controls.make("qp with untrained")._imagination
+    torch.testing.assert_close(untrained.at(view)[0].mean_BHN, own.mean_BHN)  # its level is the trained one's
+
+
+def test_every_control_trades(case):
+    controls, setup = case
+    held = {}
+    for name in ("untrained", "ewma", "ledoit_wolf", "shuffled_actions"):
+        result = simulate(controls.make(f"qp with {name}"), setup)
+        assert result.strategy == f"qp with {name}"
+        held[name] = result.held_KR[0]
+        assert np.abs(held[name]).sum() > 0.5
+    assert np.abs(held["ewma"] - held["ledoit_wolf"]).sum() > 0.01
+
+
+def test_parts_add_up_and_a_part_that_helps_is_seen():
+    random, sessions = np.random.default_rng(0), 800
+    noise_T = 0.01 * random.standard_normal(sessions)
+    worth = {
+        "equal_weight": 0.0,
+        "qp with ewma": 2e-4,
+        "qp with untrained": 2e-4,
+        "qp": 8e-4,
+        "qp with shuffled_actions": 0.0,
+    }
+    net = {name: noise_T + gain + 1e-3 * random.standard_normal(sessions) for name, gain in worth.items()}
+    net["qp with ledoit_wolf"] = 1.5 * net["qp"]
+    dates = np.datetime64("2015-01-01") + np.arange(sessions)
+    frames = [pl.DataFrame({"strategy": name, "date": dates, "net_return": x}) for name, x in net.items()]
+    parts = {one.part: one for one in parts_of(pl.concat(frames), "qp")}
+    steps = [parts[name].utility.mean for name in ("planner", "risk model, nothing fitted", "learned part")]
+    assert sum(steps) == pytest.approx(parts["all of it"].utility.mean)
+    assert parts["learned part"].utility.low > 0
+    nothing = parts["risk model, nothing fitted"].utility
+    assert nothing.low < 0 < nothing.high
+    calmer = parts["risk model, against Ledoit-Wolf"].volatility
+    assert calmer.low < 1 / 1.5 - 1 + 0.06  # by a third, to the first order a little more than half of 1 - 1 / 1.5^2
+    assert calmer.high < 0
+    assert parts_of(pl.concat(frames).head(100), "qp") == []
