@@ -26,6 +26,7 @@ from finjepa_pipeline.cli_options import (
 )
 from finjepa_pipeline.console import err, out
 from finjepa_pipeline.doctor import examine
+from finjepa_pipeline.export import export_backtest, export_decision, export_path
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.sources import PriceSourceConfig
@@ -54,6 +55,12 @@ _RELEASE = (OpConfig("champion", GateConfig), OpConfig("hub_release", PublishCon
 
 _json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else there."
+)
+_export = click.option(
+    "--export",
+    metavar="FILE",
+    callback=lambda *given: export_path(given[2]),
+    help="Write results to a .csv or .parquet file.",
 )
 
 
@@ -125,19 +132,31 @@ def forecast(ops: Ops, as_json: bool) -> None:
 
 @click.command()
 @options_of(_BACKTEST, _WALK)
+@_export
 @click.pass_obj
-def backtest(debug: bool, ops: Ops) -> None:
+def backtest(debug: bool, ops: Ops, export: Path | None) -> None:
     """Leaderboard and tear sheet. With --folds: a walk-forward, one model a fold, in place of the one split."""
     walk = ops.get("walk_forward", {})
     if "folds" not in walk:
         refuse_given("without --folds", *_WALK.fields().keys() - _BACKTEST.fields().keys())
         ops = {"planner_backtests": ops.get("planner_backtests", {})}
-        console.print_leaderboard(_run("backtest", ops, debug).assets)
+        assets = _run("backtest", ops, debug).assets
+        console.print_leaderboard(assets)
+        _export_backtest(assets["leaderboard"], export)
         return
     refuse_given("with --folds, which trains its own models", "checkpoint")
     check_overrides({"preset": WalkForwardConfig().preset} | walk)
     made = _run("walk_forward_job", {"walk_forward": walk}, debug).assets["walk_forward"]
     console.print_leaderboard({"leaderboard": made})
+    _export_backtest(made, export)
+
+
+def _export_backtest(made: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        settings = Settings.from_env()
+        with Warehouse.from_settings(settings).connect(read_only=True) as con:
+            files = export_backtest(con, made["checkpoint"], made["data_version"], path)
+        out.print(f"Wrote {' and '.join(map(str, files))}")
 
 
 @click.command()
@@ -185,8 +204,9 @@ def publish(debug: bool, ops: Ops) -> None:
 @click.command()
 @options_of(OpConfig("daily_decision", DecisionConfig, but=("prices",)), _NEWEST_PRICES)
 @_json
+@_export
 @click.pass_obj
-def decide(debug: bool, ops: Ops, as_json: bool) -> None:
+def decide(debug: bool, ops: Ops, as_json: bool, export: Path | None) -> None:
     """The decision for a date, and the expected outcome. A checkpoint of the Hub needs no home: prices are ingested first where
     there are none, or a source is named."""
     source, asked = ops.get("ingest_prices", {}), ops.get("daily_decision", {})
@@ -194,6 +214,8 @@ def decide(debug: bool, ops: Ops, as_json: bool) -> None:
         ingested = _run("ingest", {"ingest_prices": source}, debug).assets["prices"]
         asked["prices"] = {name: ingested[name] for name in ("feed", "data_version")}
     decision = console.read_decision(_run("decide", {"daily_decision": asked}, debug).assets)
+    if export is not None:
+        export_decision(decision, export)
     click.echo(to_json(decision)) if as_json else console.print_decision(decision)
 
 

@@ -74,7 +74,7 @@ def read_prices(frame: Any, date_format: str | None = None) -> Prices:
     Raises:
         FinJEPAError: if the frame cannot be understood, with the nearest guess.
     """
-    rows = _typed(to_long(_table(frame)), date_format)
+    rows = _typed(rows_of(frame), date_format)
     rows, notes = _sound(_adjusted(rows))
     if rows.is_empty():
         raise FinJEPAError("the frame holds no price; " + "; ".join(notes or ["it is empty"]))
@@ -84,6 +84,11 @@ def read_prices(frame: Any, date_format: str | None = None) -> Prices:
     adjusted = "close adjusted" if "adj_close" in rows.columns else "close taken as adjusted"
     missing = [name for name in ("open", "high", "low", "volume") if name not in rows.columns]
     return Prices(rows, (shape, adjusted + (f", no {', '.join(missing)}" if missing else ""), *notes))
+
+
+def rows_of(frame: Any) -> pl.DataFrame:
+    """The long rows of a frame of pandas or Polars, with values as they are; see `to_long`."""
+    return to_long(_table(frame))
 
 
 def name_columns(names: Iterable[str]) -> dict[str, str]:

@@ -218,6 +218,7 @@ def walk_forward(
     return dg.MaterializeResult(
         metadata={
             "checkpoint": plan.name,  # what the pooled results are stored under
+            "data_version": version,
             "verdict": report.headline,
             "report": dg.MetadataValue.path(str(page)),
             "folds": dg.MetadataValue.md(table(columns, rows, numbers=False)),

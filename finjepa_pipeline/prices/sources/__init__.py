@@ -16,12 +16,13 @@ from finjepa_pipeline.prices.sources.base import (
 from finjepa_pipeline.prices.sources.builtin import SampleSource, SyntheticSource
 from finjepa_pipeline.prices.sources.files import FilesSource
 from finjepa_pipeline.prices.sources.hf import HubSource
+from finjepa_pipeline.prices.sources.yahoo import YahooSource
 from finjepa_pipeline.prices.synthetic import SyntheticConfig
 from finjepa_pipeline.settings import Settings
 
 __all__ = ["Feed", "PriceSource", "PriceSourceConfig", "Snapshot", "SourceFile", "make_feed"]
 
-SOURCES = ("sample", "files", "hf", "synthetic")
+SOURCES = ("sample", "files", "hf", "yfinance", "synthetic")
 _OWNERS = {
     "path": "files", "date_format": "files", "dataset_name": "hf", "revision": "hf",
     "synthetic_variant": "synthetic", "synthetic_seed": "synthetic",
@@ -46,7 +47,7 @@ class PriceSourceConfig(dg.Config):
     synthetic_seed: int | None = Field(default=None, description="for `synthetic`: the seed of the market")
     synthetic_assets: int | None = Field(default=None, description="for `synthetic`: how many assets, by default 20")
     synthetic_sessions: int | None = Field(default=None, description="for `synthetic`: sessions, by default 2520")
-    symbols: list[str] | None = Field(default=None, description="only these symbols")
+    symbols: list[str] | None = Field(default=None, description="only these symbols; `yfinance` needs them")
     start: str | None = Field(default=None, description="only from this day on, YYYY-MM-DD")
     end: str | None = Field(default=None, description="only up to this day, YYYY-MM-DD")
     calendar: str | None = Field(
@@ -77,7 +78,7 @@ def make_feed(config: PriceSourceConfig, settings: Settings) -> Feed | None:
         FinJEPAError: for an unknown source, one that lacks what it needs, or an option that is not of that source.
     """
     source = _make_source(config, settings)
-    symbols = tuple(sorted(set(config.symbols or ())))
+    symbols = tuple(sorted({_symbol(config, name) for name in config.symbols or ()}))
     start, end = _day(config.start), _day(config.end)
     if source is None:
         if symbols or start or end or config.calendar:
@@ -105,9 +106,18 @@ def _make_source(config: PriceSourceConfig, settings: Settings) -> PriceSource |
         return SampleSource(folder / "sample")
     if name == "hf":
         return HubSource(config.dataset_name or HUB_DATASET, folder / "hub", config.revision)
+    if name == "yfinance":
+        if not config.symbols:
+            raise FinJEPAError("the source `yfinance` needs symbols: --symbols AAPL,MSFT,SPY")
+        symbols = tuple(sorted({_symbol(config, symbol) for symbol in config.symbols}))
+        return YahooSource(symbols, _day(config.start), _day(config.end), folder / "yfinance")
     if name == "files" and not config.path:
         raise FinJEPAError("the source `files` needs a path: --path FOLDER_OR_GLOB")
     return FilesSource(config.path, folder / "files", config.date_format) if config.path else None
+
+
+def _symbol(config: PriceSourceConfig, name: str) -> str:
+    return name.strip().upper() if config.data_source == "yfinance" else name
 
 
 def _day(text: str | None) -> str | None:

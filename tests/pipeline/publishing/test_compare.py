@@ -1,8 +1,9 @@
-"""`finjepa compare`: differences that are there are found, others are not, and names are found as people type them."""
+"""`finjepa compare` and exports: differences that are there are found, others not, and names as people type them."""
 
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
@@ -12,6 +13,7 @@ from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.compare import compare
 from finjepa_pipeline.backtest.results import insert
 from finjepa_pipeline.cli import main
+from finjepa_pipeline.export import export_backtest, export_path
 
 
 def add_returns(con, checkpoint: str, strategy: str, net_T: np.ndarray, first: str = "2020-01-01") -> None:
@@ -80,3 +82,20 @@ def test_the_command_prints_and_writes_a_page(tested, monkeypatch) -> None:
     text = pages[0].read_text()
     assert "aaaa1111" in text
     assert "training.batch_<wbr>size" in text
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_an_export_holds_the_stored_returns(tested, tmp_path, ending) -> None:
+    path = export_path(f"{tmp_path}/found.{ending}")
+    assert path is not None
+    with tested.warehouse.connect() as con:
+        files = export_backtest(con, "bbbb2222", "data1", path)
+        stored = con.execute(
+            "SELECT strategy, net_return FROM backtest_returns WHERE checkpoint = 'bbbb2222' ORDER BY strategy, date"
+        ).fetchall()
+    read = pl.read_csv if ending == "csv" else pl.read_parquet
+    assert read(files[0]).select("strategy", "net_return").rows() == stored
+    assert files[1].name == f"found-decisions.{ending}"
+    for wrong in ("found.xlsx", f"{tmp_path}/nowhere/found.csv"):
+        with pytest.raises(FinJEPAError):
+            export_path(wrong)
