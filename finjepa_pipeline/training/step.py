@@ -8,8 +8,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from finjepa_model.checkpoint import read_config
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import read_json
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_id, run_folder_of, train_checkpoint
@@ -51,19 +54,55 @@ def train_in_step(
         The checkpoint folder, and whether it was there already.
     """
 
+    steps, told = config.training.epochs * config.training.steps_per_epoch, set[int]()
+
     def report(record: dict[str, Any]) -> None:
         numbers = {name: value for name, value in record.items() if isinstance(value, float) and math.isfinite(value)}
         kind, step = record["kind"], record["step"]
+        if kind == "train" and not told:
+            told.add(step)
+            left = (steps - step) * config.training.batch_size / numbers["samples_per_second"]
+            context.log.info(f"step {step:,} of {steps:,}: about {duration(left)} left, evaluations aside")
         context.log.info(f"{kind} step {step}: {', '.join(f'{name} {value:.4g}' for name, value in numbers.items())}")
         metadata = {"step": step} | {f"{kind}_{name}": value for name, value in numbers.items()}
         context.log_event(dg.AssetObservation(context.asset_key, partition=fold, metadata=metadata))
 
     made_by = lineage_of_run(context, warehouse, panel, config, where, fold)
-    context.log.info("training starts in processes of its own")
-    run_folder = run_folder_of(home.checkpoints / checkpoint_id(config, panel))
-    steps = config.training.epochs * config.training.steps_per_epoch
-    watch = new_records(run_folder, steps, report) if curves else lambda: None
+    checkpoint = home.checkpoints / checkpoint_id(config, panel)
+    if not checkpoint.is_dir():
+        context.log.info(announcement(home.checkpoints, config))
+    watch = new_records(run_folder_of(checkpoint), steps, report) if curves else lambda: None
     return train_checkpoint(home, config, panel, made_by, where, watch)
+
+
+def announcement(checkpoints: Path, config: FinJEPAConfig) -> str:
+    """How long a training will take, by the newest one of such a model here; how much it is where there was none."""
+    training = config.training
+    steps, work = training.epochs * training.steps_per_epoch, (training.batch_size, training.n_assets)
+    text = f"training: {steps:,} steps, at most, of {work[0]} dates with up to {work[1]} assets"
+    for file in sorted(checkpoints.glob("*/metrics.json"), key=lambda file: -file.stat().st_mtime):
+        try:
+            made, then = read_json(file)["training"], read_config(file.parent)
+            if then.model == config.model and (then.training.batch_size, then.training.n_assets) == work:
+                return f"{text}; about {duration(steps * made['seconds'] / made['steps'])} here, as the one before took"
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            ZeroDivisionError,
+            FinJEPAError,
+        ):  # of another version, or half removed
+            continue
+    return f"{text}; the first of its kind here, so the first steps tell how long it takes"
+
+
+def duration(seconds: float) -> str:
+    """In the unit that a person would take."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def new_records(run_folder: Path, total_steps: int, report: Callable[[dict[str, Any]], None]) -> Callable[[], None]:

@@ -23,6 +23,7 @@ from finjepa_pipeline.training.checkpoints import (
     train_checkpoint,
     training_code_version,
 )
+from finjepa_pipeline.training.step import announcement, duration
 from tests.hub_lookalike import READER, HubLookalike
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
@@ -158,3 +159,17 @@ def test_a_training_goes_on_where_it_stopped_and_is_found_in_another_home(tmp_pa
 def test_other_code_is_refused():
     with pytest.raises(FinJEPAError, match="install the same FinJEPA on both"):
         refuse_other_code(f"other than {training_code_version()}")
+
+
+def test_a_training_says_how_much_it_is_and_how_long_by_one_of_its_kind(settings):
+    config = preset("tiny")
+    steps = config.training.epochs * config.training.steps_per_epoch
+    assert f"{steps:,} steps" in announcement(settings.checkpoints, config)
+    assert "first of its kind" in announcement(settings.checkpoints, config)
+    folder = _write(settings.checkpoints / "aaaa", "weights")
+    (folder / "config.json").write_text(config.to_json())
+    (folder / "metrics.json").write_text(json.dumps({"training": {"seconds": 30.0, "steps": 10}}))
+    assert f"about {duration(3.0 * steps)} here" in announcement(settings.checkpoints, config)
+    other = replace(config, model=replace(config.model, dim=2 * config.model.dim))
+    assert "first of its kind" in announcement(settings.checkpoints, other)
+    assert [duration(seconds) for seconds in (20, 3300, 10_000)] == ["20 s", "55 min", "3 h"]
