@@ -19,7 +19,7 @@ from pathlib import Path
 import duckdb
 
 PATIENCE_S = 900.0  # a step holds the warehouse for minutes at most
-KEPT = ("checkpoints", "releases", "reports", "nightly.yaml", "contract")
+KEPT = ("checkpoints", "releases", "reports", "live_record", "nightly.yaml", "contract")
 
 
 def save(home: Path, archive: Path) -> None:

@@ -157,7 +157,7 @@ class Record:
 
     def append(self, night: Night) -> "Record":
         """The record with one more night. Its tables are written first, and count from the moment on in which its row is there:
-        a process that dies in between leaves files that the next one overwrites.
+        a process that dies in between leaves files that the next one removes.
 
         Raises:
             FinJEPAError: if the newest night is not before this one.
@@ -167,6 +167,8 @@ class Record:
                 f"the live record has a night of {self.sessions[-1]}, and takes none of {night.row['session']}"
             )
         row = dict(night.row) | {"previous": self.last_hash}
+        for left in self._without_night():
+            left.unlink()
         tables = {name: night.tables[name].select(*schema).cast(schema) for name, schema in TABLES.items()}
         for name, frame in tables.items():
             write_parquet(frame, self.path(name, row["session"]))
@@ -193,11 +195,12 @@ class Record:
             except FinJEPAError as error:
                 found.append(str(error))
             before, last = row["hash"], session
+        return found + [f"{file.parent.name}/{file.name} belongs to no night" for file in self._without_night()]
+
+    def _without_night(self) -> list[Path]:
         known = {f"{session}.parquet" for session in self.sessions}
-        for name in TABLES:
-            files = sorted(file.name for file in (self.folder / name).glob("*.parquet"))
-            found += [f"{name}/{file} belongs to no night" for file in files if file not in known]
-        return found
+        files = (file for name in TABLES for file in sorted((self.folder / name).glob("*.parquet")))
+        return [file for file in files if file.name not in known]
 
 
 def write_parquet(frame: pl.DataFrame, file: Path) -> None:

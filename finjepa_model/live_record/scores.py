@@ -85,7 +85,7 @@ class Outcomes:
             return None
         place_R = np.array([self.place.get(name, -1) for name in names], np.int64)
         returns_HR = np.where(place_R >= 0, self.returns_DA[first : first + horizon, place_R], np.nan)
-        ended_R = (place_R >= 0) & (self.ended_A[place_R] < first + horizon)
+        ended_R = (place_R >= 0) & (self.ended_A[place_R] >= first) & (self.ended_A[place_R] < first + horizon)
         enough_R = np.isfinite(returns_HR).sum(0) >= 2 * horizon / 3
         return returns_HR, ended_R | (enough_R & np.isfinite(returns_HR[-1]))
 

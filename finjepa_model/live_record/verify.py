@@ -77,7 +77,7 @@ def record_folder(place: str) -> Path:
     if folder.is_dir():
         inside = [folder, folder / FOLDER]
         return next((one for one in inside if (one / "nights.parquet").is_file()), folder)
-    if place.count("/") != 1:
+    if place.count("/") != 1 or place.startswith((".", "/", "~")):
         raise FinJEPAError(f"there is no folder {place}, and it is not a Hub repository id such as owner/name")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError

@@ -238,7 +238,7 @@ def outcomes_of_night(record: Record, panel: Panel, session: int) -> pl.DataFram
     number = {name: a for a, name in enumerate(panel.assets)}
     first_day = int(np.searchsorted(panel.dates, np.datetime64(nights[0]), side="right")) if nights else session
     days_D = np.arange(first_day, session)
-    assets = [name for name in begun if name in number and name not in ended]
+    assets = [name for name in begun if name in number]
     numbers_A = np.array([number[name] for name in assets], np.int64)
     rows_DA = panel.rows(days_D[:, None], numbers_A[None])
     seen_DA = (rows_DA >= 0) & panel.observed[rows_DA] & (days_D[:, None] > panel.first[numbers_A])
@@ -260,7 +260,7 @@ def outcomes_of_night(record: Record, panel: Panel, session: int) -> pl.DataFram
                         {"kind": "restated", "asset": name, "session": date, "value": value, "recorded": before}
                     )
         end = int(panel.first[numbers_A[a]] + panel.lengths[numbers_A[a]])
-        if end < session - PATIENCE and dates[end] > begun[name]:
+        if name not in ended and end < session - PATIENCE and dates[end] > begun[name]:
             paid = float(panel.delisting_return[numbers_A[a]])
             found.append({"kind": "ended", "asset": name, "session": dates[end], "value": paid})
     return pl.DataFrame([{name: row.get(name) for name in OUTCOMES} for row in found], schema=OUTCOMES)
