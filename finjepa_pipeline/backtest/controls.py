@@ -12,7 +12,7 @@ X samples, Z inputs.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -113,23 +113,32 @@ def ewma_volatility(returns_TN: np.ndarray) -> np.ndarray:
 
 
 class ShuffledActions:
-    """The model's own plan with the weights and signals dealt to other present assets at random: as concentrated, as
-    expensive, and blind."""
+    """The model's own plan with the weights and signals dealt to other present assets at random, anew when others are present: as
+    concentrated, as expensive, and blind. The planner sees what it would hold itself, so that it does not trade back."""
 
     def __init__(self, imagination: MarketImagination, planner: str, name: str = "shuffled_actions"):
         self.name = name
         self._planned = FinJEPAStrategy(planner, imagination)
         self._random = np.random.default_rng(imagination.config.training.seed)
+        self._dealt: tuple[tuple[str, ...], bytes] | None = None
 
     def decide(self, view: MarketView, state: PortfolioState) -> PortfolioAction | None:
-        action = self._planned.decide(view, state)
+        if self._dealt != (view.assets, view.present_N.tobytes()):
+            self._dealt = view.assets, view.present_N.tobytes()
+            deal_N, present = np.arange(len(view.present_N)), np.flatnonzero(view.present_N)
+            deal_N[present] = self._random.permutation(present)
+            self._order_N = torch.from_numpy(deal_N)
+        back_N = self._order_N.argsort()
+        own = replace(
+            state,
+            positions_XN=state.positions_XN[:, back_N],
+            signals_XN=state.signals_XN[:, back_N],
+            orders_XN=None if state.orders_XN is None else state.orders_XN[:, back_N],
+        )
+        action = self._planned.decide(view, own)
         if action is None:
             return None
-        deal_N = np.arange(len(view.present_N))
-        present = np.flatnonzero(view.present_N)
-        deal_N[present] = self._random.permutation(present)
-        order_N = torch.from_numpy(deal_N)
-        return PortfolioAction(action.weights_XN[:, order_N], action.signals_XN[:, order_N], action.hedge_X)
+        return PortfolioAction(action.weights_XN[:, self._order_N], action.signals_XN[:, self._order_N], action.hedge_X)
 
 
 class Controls:

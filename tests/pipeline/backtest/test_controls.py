@@ -7,7 +7,7 @@ import torch
 from handmade_panel import write_panel
 from handmade_setup import config_for, setup_over_test_block, write_lineage
 
-from finjepa_model.planner_strategies import MarketImagination
+from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.blocks import StrategiesConfig
 from finjepa_pipeline.backtest.controls import Controls, one_factor, shrunk_sample
@@ -55,15 +55,18 @@ def test_a_control_keeps_the_expected_returns_and_replaces_the_risk(case):
     torch.testing.assert_close(untrained.at(view)[0].mean_BHN, own.mean_BHN)  # its level is the trained one's
 
 
-def test_every_control_trades(case):
+def test_every_control_trades_and_shuffled_actions_are_no_dearer_than_the_planner(case):
     controls, setup = case
-    held = {}
+    held, turnover = {}, {}
     for name in ("untrained", "ewma", "ledoit_wolf", "shuffled_actions"):
         result = simulate(controls.make(f"qp with {name}"), setup)
         assert result.strategy == f"qp with {name}"
-        held[name] = result.held_KR[0]
+        held[name], turnover[name] = result.held_KR[0], result.turnover_T.sum()
         assert np.abs(held[name]).sum() > 0.5
     assert np.abs(held["ewma"] - held["ledoit_wolf"]).sum() > 0.01
+    planned = simulate(FinJEPAStrategy("qp", controls.imagination), setup)
+    assert np.abs(held["shuffled_actions"] - planned.held_KR[0]).sum() > 0.01
+    assert turnover["shuffled_actions"] < 1.3 * planned.turnover_T.sum()
 
 
 def test_parts_add_up_and_a_part_that_helps_is_seen():
