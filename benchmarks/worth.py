@@ -1,11 +1,11 @@
 """What the acting planner trades and why: turnover and holds, the hedge and short signals, and what each part of it is worth.
 
 Backtests of `qp` over the validation and the test block of a checkpoint, which it was not trained on. Differences are paired by
-session: net utility and realised volatility with Newey-West intervals, expected shortfall (mean of the worst 5 % of days) with a
+session: net utility with Newey-West intervals, volatility and expected shortfall (mean of the worst 5 % of days) with a
 stationary bootstrap.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +22,7 @@ from finjepa_pipeline.backtest.controls import Controls
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, simulate, without_costs
 from finjepa_pipeline.backtest.inference import MIN_BLOCK, bootstrap
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, cvar
-from finjepa_pipeline.backtest.paired import Interval, parts_of, rows_of, utility_difference, volatility_difference
+from finjepa_pipeline.backtest.paired import Interval, parts_of, rows_of, utility_difference
 from finjepa_pipeline.backtest.strategies import one_over_n
 
 INVESTED = "qp | log_growth - 2.5*variance, gross >= 0.95"  # a mandate to stay invested
@@ -53,11 +53,16 @@ class Bench:
             imagination.config, imagination.simulator = kept
 
 
-def shortfall_difference(net_T: np.ndarray, other_T: np.ndarray) -> Interval:
-    """Expected shortfall of a day of one strategy less that of another, with a 95 % interval."""
+def volatility(net_T: np.ndarray) -> float:
+    """Annualised."""
+    return float(net_T.std() * SESSIONS_PER_YEAR**0.5)
+
+
+def difference(statistic: Callable[[np.ndarray], float], net_T: np.ndarray, other_T: np.ndarray) -> Interval:
+    """A statistic of one strategy less that of another, with a 95 % interval of the paired stationary bootstrap."""
 
     def apart(both_T2: np.ndarray) -> float:
-        return cvar(both_T2[:, 0]) - cvar(both_T2[:, 1])
+        return statistic(both_T2[:, 0]) - statistic(both_T2[:, 1])
 
     both_T2 = np.column_stack([net_T, other_T])
     low, high = np.percentile(bootstrap(both_T2, apart, block=MIN_BLOCK, samples=500), [2.5, 97.5])
@@ -94,9 +99,14 @@ def switches(bench: Bench, qp: StrategyResult) -> None:
         ("hedge, always invested", bench.run(INVESTED), bench.run(INVESTED, no_hedge)),
         ("short signals", bench.run(rules=shorts), qp),
     )
-    print(
-        "\n| allowed less not allowed | in use, % of decisions | volatility, % | shortfall of a day, % | costs, % a year | net utility, % a year |"
+    columns = (
+        "in use, % of decisions",
+        "volatility, % a year",
+        "shortfall of a day, %",
+        "costs, % a year",
+        "net utility, % a year",
     )
+    print(f"\n| allowed less not allowed | {' | '.join(columns)} |")
     print("|---|--:|--:|--:|--:|--:|")
     for name, with_it, without in pairs:
         used_K = (
@@ -104,7 +114,7 @@ def switches(bench: Bench, qp: StrategyResult) -> None:
         )
         net = with_it.net_T, without.net_T
         print(
-            f"| {name} | {100 * used_K.mean():.0f} | {said(volatility_difference(*net))} | {said(shortfall_difference(*net))} | "
+            f"| {name} | {100 * used_K.mean():.0f} | {said(difference(volatility, *net))} | {said(difference(cvar, *net))} | "
             f"{100 * (yearly(with_it.cost_T) - yearly(without.cost_T)):+.3f} | {said(utility_difference(*net))} |",
             flush=True,
         )
