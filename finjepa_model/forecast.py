@@ -27,6 +27,7 @@ from finjepa_model.world_model import FinJEPA
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 HORIZON = 21  # sessions, of covariances and expected returns
+LOOKED_BACK = 1260  # sessions before the windows of a model: twice of what channels and forecasts of risk look back on
 NOTHING_KNOWN = "of expected returns nothing is known: the same for every asset"
 
 
@@ -55,7 +56,9 @@ class FrameMarket:
             FinJEPAError: if the frame cannot be understood, or no symbol has enough history.
         """
         read = read_prices(prices)
-        rows, notes = on_sessions(read.rows)
+        days = read.rows["date"].unique().sort()
+        recent = days[max(len(days) - history_needed(config) - LOOKED_BACK, 0)]
+        rows, notes = on_sessions(read.rows.filter(pl.col("date") >= recent))
         adjusted, lives = adjust_prices(rows)
         channels = tuple(channel for channel in available(adjusted.columns) if channel.name in config.model.channels)
         arrays: dict[str, np.ndarray] = {}
@@ -72,7 +75,7 @@ class FrameMarket:
         needed = max(history_needed(config), UniverseRule.min_history)
         old_A = lives["observations"].to_numpy() >= needed
         young = [symbols[a] for a in np.flatnonzero(priced_A & ~old_A)]
-        ended = sorted(set(symbols) - {symbols[a] for a in np.flatnonzero(priced_A)})
+        ended = sorted(set(read.rows["symbol"]) - {symbols[a] for a in np.flatnonzero(priced_A)})
         if young:
             notes.append(f"{_left_out(young)}: fewer than {needed} sessions")
         if ended:
@@ -156,7 +159,7 @@ class Forecast:
     @property
     def expected_return(self) -> Any:
         """Daily, over 21 sessions; see `understood` for whether anything is known of it."""
-        return self._tables.column("expected_return", self._mean_N)
+        return self._tables.column("expected_return", self._mean_N.tolist())
 
     def quantiles(self, q: float | Sequence[float] = QUANTILES, horizon: int = HORIZON) -> Any:
         """Of simple returns over 1, 5 or 21 sessions: rows symbols, columns levels.
@@ -275,10 +278,10 @@ def shares_of(given: Any, assets: Sequence[str]) -> dict[str, float]:
     if isinstance(given, pl.DataFrame) and given.width == 2:
         given = dict(given.iter_rows())
     if not isinstance(given, Mapping):
-        try:
-            given = dict(given.items())
-        except AttributeError as error:
-            raise FinJEPAError("shares are a Series by symbol, or a mapping such as {'AAPL': 0.5}") from error
+        items = getattr(given, "items", None)
+        if items is None:
+            raise FinJEPAError("shares are a Series by symbol, or a mapping such as {'AAPL': 0.5}")
+        given = dict(items())
     unknown = [str(name) for name in given if name not in assets]
     if unknown:
         raise FinJEPAError(

@@ -51,16 +51,21 @@ class MarketImagination:
         Args:
             checkpoint: a folder, a repository, or a model that is loaded.
         """
-        self.folder: Path | None = None
+        self.place: Path | None = None  # where it lies, if it lies anywhere
         if isinstance(checkpoint, FinJEPA):
             self.model = checkpoint
         else:
             torch.set_num_threads(1)  # on a busy machine a second thread costs ten times the time of so small a plan
-            self.folder = resolve_checkpoint(checkpoint)
-            self.model = FinJEPA.from_pretrained(self.folder)
+            self.place = resolve_checkpoint(checkpoint)
+            self.model = FinJEPA.from_pretrained(self.place)
         self.config = self.model.config
         self.simulator = PortfolioSimulator(self.config.portfolio)
         self._imagined: WeakKeyDictionary[MarketView, tuple[Imagination, torch.Tensor]] = WeakKeyDictionary()
+
+    @property
+    def folder(self) -> Path:
+        assert self.place is not None  # who asks has named it
+        return self.place
 
     def at(self, view: MarketView) -> tuple[Imagination, torch.Tensor]:
         if view not in self._imagined:
@@ -76,7 +81,7 @@ class MarketImagination:
         target = parse_goal(name)
         if target is not None:
             return target_latent(imagination, self.simulator, self.config.model.stride, target)
-        if self.folder is None:
+        if self.place is None:
             raise FinJEPAError(f"the goal {name} needs the prices that the model was trained on; name another goal")
         return view.goal_library(self.model, self.folder).nearest(imagination.tokens_BMD[:, -1], view.session)
 
@@ -98,7 +103,7 @@ class EnsembleImagination:
             raise FinJEPAError("a control has no checkpoint, so there is nothing to disagree with")
         self.config, self.simulator, self.members = first.config, first.simulator, [first]
         for name in others:
-            other = MarketImagination(checkpoint_beside(first.folder, name))
+            other = MarketImagination(checkpoint_beside(first.place, name))
             for part in ("channels", "market_channels", "stride"):
                 if getattr(first.config.model, part) != getattr(other.config.model, part):
                     raise FinJEPAError(

@@ -49,7 +49,7 @@ class FinJEPACovariance(BaseCovariance):
             raise FinJEPAError("FinJEPACovariance(checkpoint=...) needs a folder, a repository on the Hub or a model")
         index = getattr(X, "index", None)
         names = [str(name) for name in getattr(X, "columns", [])]
-        values_TN = validation.validate_data(self, X, ensure_all_finite="allow-nan")
+        values_TN: np.ndarray = validation.validate_data(self, X, ensure_all_finite="allow-nan")  # type: ignore[assignment]
         names = names or [f"x{number}" for number in range(values_TN.shape[1])]
         if not (values_TN[np.isfinite(values_TN)] > 0).all():  # returns: prices begin at 1, a session before the first
             before_1N = np.where(np.isfinite(values_TN[:1]), 1.0, np.nan)

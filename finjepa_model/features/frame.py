@@ -196,7 +196,7 @@ def _pairs(labels: Iterable[Label]) -> dict[Label, tuple[str, str]]:
     return {}
 
 
-def _adj_as_close(pairs: dict[Label, tuple[str, str]]) -> dict[Label, tuple[str, str]]:
+def _adj_as_close(pairs: Mapping[Any, tuple[str, str]]) -> dict[Label, tuple[str, str]]:
     has_close = any(field == "close" for field, _ in pairs.values())
     as_close = {"adj_close": "close"} if not has_close else {}
     return {label: (as_close.get(field, field), symbol) for label, (field, symbol) in pairs.items()}

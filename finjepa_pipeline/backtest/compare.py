@@ -154,9 +154,9 @@ def _difference(net_T2: np.ndarray, label: str) -> Difference:
         block = block_length(net_T2[:, 1] - net_T2[:, 0])
         samples_S3 = bootstrap(net_T2, _gains, block=block, samples=2000)
         low_3, high_3 = (tuple(map(float, np.nanpercentile(samples_S3, level, axis=0))) for level in (2.5, 97.5))
-    parts = [(float(value), low, high) for value, low, high in zip(values_3, low_3, high_3, strict=True)]
+    ratio, mean, spread = [(float(value), low, high) for value, low, high in zip(values_3, low_3, high_3, strict=True)]
     moves = net_T2.std(0).min() > 1e-12
-    return Difference(label, *parts, float(np.corrcoef(net_T2.T)[0, 1]) if moves else float("nan"))
+    return Difference(label, ratio, mean, spread, float(np.corrcoef(net_T2.T)[0, 1]) if moves else float("nan"))
 
 
 def _gains(net_T2: np.ndarray) -> np.ndarray:

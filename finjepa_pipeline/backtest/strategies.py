@@ -275,10 +275,8 @@ def _action_of(given: Any, view: MarketView) -> PortfolioAction | None:
         raise FinJEPAError(
             f"the shares add up to {gross:.6g}; their absolute values must be numbers that add up to at most 1"
         )
-    if gross == 0:
-        return PortfolioAction(*(torch.from_numpy(x)[None] for x in (np.full(len(shares_N), 1 / len(shares_N)), shares_N)),
-                               torch.zeros(1, dtype=torch.float64))  # fmt: skip
-    weights_1N = torch.from_numpy(np.abs(shares_N) / gross)[None]
+    weights_N = np.abs(shares_N) / gross if gross else np.full(len(shares_N), 1 / len(shares_N))
+    weights_1N = torch.from_numpy(weights_N)[None]
     signals_1N = torch.from_numpy(np.sign(shares_N) * min(gross, 1.0))[None]
     return PortfolioAction(weights_1N, signals_1N, torch.zeros(1, dtype=torch.float64))
 

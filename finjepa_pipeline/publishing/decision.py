@@ -167,9 +167,12 @@ def decide(
         ),
     }
     if action is None:
-        standing = common | _as_before(holdings, view.assets) | outlook | expected.a_year(config)
-        since = {"decided": previous.date if previous else common["decided"], "hold_reason": strategy.held}
-        return Decision(**standing | since | {"hold": True}, changes=(f"Nothing is traded: {strategy.held}.",))
+        standing: dict[str, Any] = common | _as_before(holdings, view.assets) | outlook | expected.a_year(config)
+        since: dict[str, Any] = {
+            "decided": previous.date if previous else common["decided"],
+            "hold_reason": strategy.held,
+        }
+        return Decision(**standing | since, changes=(f"Nothing is traded: {strategy.held}.",))
     action = PortfolioAction(action.weights_XN[:, places_N], action.signals_XN[:, places_N], action.hedge_X)
     choice = Choice.of(action, expected, view.assets, config)
     return Decision(

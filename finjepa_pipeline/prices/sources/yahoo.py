@@ -127,7 +127,7 @@ class _Errors(logging.Handler):
 
 def _library(cache: Path) -> Any:
     try:
-        import yfinance
+        import yfinance  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise FinJEPAError(
             "the source `yfinance` needs the library yfinance, which is not installed: pip install 'finjepa[yfinance]'"
