@@ -1,10 +1,13 @@
 """The results page, its four plots and the verdict of README and home page, all from the JSON files beside this one.
 
-    python -m docs.results.make
+    python -m docs.results.make                  # from the JSON files as they are
+    python -m docs.results.make --home .finjepa  # return.json first, from the leaderboard of a home that `finjepa demo` has filled
 
 A test compares what it would write with what is there, so page, README and pictures cannot disagree.
 """
 
+import argparse
+import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,9 +15,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-_BLOCK = re.compile(r"(<!-- verdict.*?-->\n).*?(<!-- end of verdict -->)", re.S)
+_BLOCK = re.compile(r"(<!-- written by docs/results/make.py -->\n).*?(<!-- end -->)", re.S)
 _COLOURS = ("#4c78c8", "#e0803c", "#3a9d6e", "#b9558f")
 _GREY = "#7a828c"
 _WIDTH, _LABELS, _RIGHT, _ROW, _TOP = 720, 190, 24, 22, 30
@@ -30,8 +35,12 @@ def outputs() -> dict[Path, str]:
     )
     files = {HERE / "index.md": page(risk, decisions, returns, speed)}
     files |= {HERE / f"{name}.svg": plot for name, plot in plots(risk, decisions, returns, speed).items()}
-    for path, folder in ((ROOT / "README.md", "docs/results/"), (ROOT / "docs" / "index.md", "results/")):
-        text = verdict(risk, decisions, returns).replace("(results/", f"({folder}")
+    said = verdict(risk, decisions, returns)
+    for path, text in (
+        (ROOT / "README.md", said.replace("(results/", "(docs/results/")),
+        (ROOT / "docs" / "index.md", said),
+        (HERE / "backtest.md", leaderboard(returns)),
+    ):
         files[path] = _BLOCK.sub(lambda found, text=text: found[1] + text + found[2], path.read_text(encoding="utf-8"))
     return files
 
@@ -39,24 +48,41 @@ def outputs() -> dict[Path, str]:
 def verdict(risk: Any, decisions: Any, returns: Any) -> str:
     """Three bullets for README and home page."""
     change = [-x for x in risk["least_variance"]["change_percent"]]
-    _, _, mppi, low, high = _strategy(returns, "mppi")
+    _, _, gain, low, high, _ = _strategy(returns, "qp")
     exact = [name for name, row in decisions["seeds"].items() if row["now"] == 0]
     return f"""- **Risk: yes.** On symbols and years that it never saw, its volatility forecasts beat HAR (t {_span(risk["qlike_t"]["HAR with market"])}), EWMA
   (t {_span(risk["qlike_t"]["EWMA"])}) and 20-day history (t {_span(risk["qlike_t"]["20-day history"])}). Its minimum-variance portfolios have {min(change):.0f} to {max(change):.0f} % less volatility than
   those of Ledoit-Wolf.
 - **Decisions: stable.** With a utility, {", ".join(exact[:-1])} and {exact[-1]} choose the same portfolio of 20 real stocks whatever
   the random seed.
-- **Return: no evidence of skill.** On the 20 stocks of the demo the Sharpe ratio of `mppi` minus that of 1/N is {mppi:+.2f} (95 % interval {low:+.2f} to {high:+.2f}).
+- **Return: no evidence of skill.** On the 20 stocks of the demo the Sharpe ratio of `qp` minus that of 1/N is {gain:+.2f} (95 % interval {low:+.2f} to {high:+.2f}).
   The report says so, and so does the model card.
 
 [All results](results/index.md), each with its command and with what is missed.
 """
 
 
+def leaderboard(returns: Any) -> str:
+    """The table of the sample, with what it was measured on."""
+    rows = "\n".join(
+        f"| {name} | {sharpe:.2f} | | | {turnover:.1f} |"
+        if name == "equal_weight"
+        else f"| {name} | {sharpe:.2f} | {gain:+.2f} | {low:+.2f} to {high:+.2f} | {turnover:.1f} |"
+        for name, sharpe, gain, low, high, turnover in returns["strategies"]
+    )
+    return f"""`{returns["command"]}`, {returns["block"]}, {returns["sessions"]:,} sessions. A Sharpe ratio is known to ±{returns["known_to"]}; a gain below {returns["detectable"]} over 1/N (`equal_weight`) would be missed
+in more than one of five cases.
+
+| strategy | Sharpe | minus 1/N | 95 % interval | turnover a year |
+|---|--:|--:|--:|--:|
+{rows}
+"""
+
+
 def page(risk: Any, decisions: Any, returns: Any, speed: Any) -> str:
     """The results in fifteen lines, and the plots."""
     run, seeds = f"`{risk['command']}`", decisions["seeds"]
-    mppi, cem = _strategy(returns, "mppi"), _strategy(returns, "cem")
+    qp, mppi = _strategy(returns, "qp"), _strategy(returns, "mppi")
     planted, claims, ingestion, training = returns["planted"], returns["claims"], speed["ingestion"], speed["training"]
     polars, pandas, vectorbt, worldmodel = speed["rows"]
     lines = [
@@ -69,8 +95,8 @@ def page(risk: Any, decisions: Any, returns: Any, speed: Any) -> str:
         ("Outcomes inside 90 % intervals, 21 sessions", f"{_span(risk['coverage_90']['assets, 21 sessions'])} %", run),
         ("Difference between two seeds, with a utility", f"{max(row['now'] for name, row in seeds.items() if 'goal' not in name):.3f} of wealth for all planners (before: up to {max(row['before'] for name, row in seeds.items() if 'goal' not in name):.3f})", f"`{decisions['command']}`"),
         ("... of `cem` with its latent goal", f"{seeds['cem, latent goal']['now']:.3f}: still a lottery", f"`{decisions['command']}`"),
-        ("Sharpe ratio minus 1/N, 20 stocks, 4.8 years: `mppi`", f"{mppi[2]:+.2f} ({mppi[3]:+.2f} to {mppi[4]:+.2f}): no evidence of skill", f"`{returns['command']}`"),
-        ("... `cem`", f"{cem[2]:+.2f} ({cem[3]:+.2f} to {cem[4]:+.2f})", f"`{returns['command']}`"),
+        ("Sharpe ratio minus 1/N, 20 stocks, 4.8 years: `qp`", f"{qp[2]:+.2f} ({qp[3]:+.2f} to {qp[4]:+.2f}): no evidence of skill", f"`{returns['command']}`"),
+        ("... `mppi`", f"{mppi[2]:+.2f} ({mppi[3]:+.2f} to {mppi[4]:+.2f})", f"`{returns['command']}`"),
         ("Homes without skill that claim some", f"{claims['claim']} of {claims['homes']} (at most {claims['high_percent']:.0f} %; with the interval alone {claims['interval_alone']})", f"`{claims['command']}`"),
         ("Share of an oracle's gain on a market with a planted signal: `qp`", f"{planted['qp'][0]:.2f} ({planted['qp'][1]:.2f} to {planted['qp'][2]:.2f}); with shuffled actions {planted['twin'][0]:.2f}", f"`{planted['command']}`"),
         (f"Features: {polars['what']}", f"{polars['ours']}, {polars['times']:g} times faster (pandas: {pandas['times']:g})", f"`{polars['command']}`"),
@@ -128,8 +154,9 @@ def plots(risk: Any, decisions: Any, returns: Any, speed: Any) -> dict[str, str]
         name: [(row["before"], None, None, 1), (row["now"], None, None, 0)] for name, row in decisions["seeds"].items()
     }
     sharpe = {
-        name: [(gain, low, high, 1 if name in ("mppi", "cem") else 0)]
-        for name, _, gain, low, high in returns["strategies"]
+        name: [(gain, low, high, 1 if name in ("qp", "mppi") else 0)]
+        for name, _, gain, low, high, _ in returns["strategies"]
+        if name != "equal_weight"
     }
     names = ("features, Polars", "features, pandas", "portfolios, vectorbt", "CEM, stable-worldmodel")
     times = {name: [(row["times"], None, None, 0)] for name, row in zip(names, speed["rows"], strict=True)}
@@ -203,6 +230,36 @@ def _strategy(returns: Any, name: str) -> Any:
     return next(row for row in returns["strategies"] if row[0] == name)
 
 
+def update_return(home: Path) -> None:
+    """Write the newest leaderboard of a home into return.json."""
+    file = HERE / "return.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as warehouse:
+        rows = warehouse.execute(
+            "SELECT strategy, sharpe, excess_sharpe, excess_low, excess_high, annual_turnover, start_date, end_date, n_days, detectable "
+            "FROM leaderboard "
+            "WHERE block = 'test' AND sharpe IS NOT NULL ORDER BY sharpe DESC, strategy"
+        ).fetchall()
+        [(error,)] = warehouse.execute("SELECT sharpe_error FROM backtest_inference WHERE block = 'test'").fetchall()
+    first, last, sessions, detectable = next(row[6:] for row in rows if row[0] == "qp")
+    found |= {
+        "measured": f"{datetime.date.today():%Y-%m}",
+        "block": f"test block, {first} to {last}",
+        "sessions": sessions,
+        "known_to": round(error, 2),
+        "detectable": round(detectable, 1),
+        "strategies": [[row[0], *(round(value, 2) + 0.0 for value in row[1:6])] for row in rows],
+    }
+    text = re.sub(
+        r"\[[^\[\]{}]+\]", lambda row: " ".join(row[0].split()), json.dumps(found, indent=2)
+    )  # a line a strategy
+    file.write_text(text + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--home", type=Path)
+    if home := parser.parse_args().home:
+        update_return(home)
     for path, text in outputs().items():
         path.write_text(text, encoding="utf-8")
