@@ -36,7 +36,7 @@ ui: $(INSTALLED) ## the Dagster UI on the data of .finjepa
 	@$(BIN)/finjepa doctor >/dev/null
 	DAGSTER_HOME=$${FINJEPA_HOME:-$(CURDIR)/.finjepa}/dagster PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m finjepa_pipeline.ui
 
-pictures: $(INSTALLED) ## the pictures of the README, of the home that a demo has filled; needs chromium
+pictures: $(INSTALLED) ## the pictures of the documentation, of the home that a demo has filled; needs chromium
 	$(BIN)/python -m docs.pictures.make
 
 lock: ## renew constraints.txt: the exact versions that demo and test install

@@ -1,8 +1,8 @@
-"""Makes the pictures of the README: the UI and the decision of a home that a demo or a nightly run has filled.
+"""Makes the pictures of the pages: the UI and the decision of a home that a demo or a nightly run has filled.
 
     FINJEPA_HOME=.finjepa python -m docs.pictures.make      # or: make pictures
 
-It starts the UI on that home, opens its pages in a headless Chromium, wide and narrow, and leaves small PNG files beside itself.
+It starts the UI on that home, opens its pages in a headless Chromium, and leaves small PNG files beside itself.
 Needs Debian's chromium (or google-chrome) on the PATH.
 """
 
@@ -37,11 +37,10 @@ def main() -> None:
             _picture(name, server.url + page, size, wait_ms=30_000)
     _picture("decision", decisions[-1].as_uri(), (1100, 1250))
     _picture("report", reports[-1].as_uri(), (1100, 1250), wait_ms=10_000)
-    for name, page in (("decision_narrow", decisions[-1]), ("report_narrow", reports[-1])):
-        _picture(name, page.as_uri(), (500, 1250), wait_ms=10_000)
 
 
-def _picture(name: str, url: str, size: tuple[int, int], wait_ms: int = 2_000) -> None:
+def picture(url: str, size: tuple[int, int], wait_ms: int = 2_000) -> bytes:
+    """A small PNG of a page."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.exit("no chromium on the PATH; apt-get install chromium")
@@ -54,12 +53,16 @@ def _picture(name: str, url: str, size: tuple[int, int], wait_ms: int = 2_000) -
             ],
             check=True, capture_output=True, timeout=180,
         )  # fmt: skip
-        picture = Image.open(raw).convert("RGB").quantize(COLOURS)
+        image = Image.open(raw).convert("RGB").quantize(COLOURS)
     small = io.BytesIO()
-    picture.save(small, "PNG", optimize=True)
+    image.save(small, "PNG", optimize=True)
     if len(small.getvalue()) > LARGEST_BYTES:
-        sys.exit(f"{name}.png would have {len(small.getvalue())} bytes; make its window smaller")
-    (HERE / f"{name}.png").write_bytes(small.getvalue())
+        sys.exit(f"a picture of {url} would have {len(small.getvalue())} bytes; make its window smaller")
+    return small.getvalue()
+
+
+def _picture(name: str, url: str, size: tuple[int, int], wait_ms: int = 2_000) -> None:
+    (HERE / f"{name}.png").write_bytes(picture(url, size, wait_ms))
 
 
 if __name__ == "__main__":
