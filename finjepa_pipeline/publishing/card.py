@@ -60,12 +60,18 @@ _REASONS = """
 
 
 def card_of(
-    con: duckdb.DuckDBPyConnection, settings: Settings, tag: str, champion: Champion, places: Mapping[str, str]
+    con: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    tag: str,
+    champion: Champion,
+    places: Mapping[str, str],
+    repo_id: str | None,
 ) -> str:
     """The model card of a champion, from the checkpoint's files, its newest leaderboard and the gate's reasons.
 
     Args:
         places: paths that must not be shown, see `public`.
+        repo_id: where the card will stand on the Hub, if that is known.
     """
     key, folder = {"checkpoint": champion.checkpoint}, settings.checkpoints / champion.checkpoint
     files = {name: read_json(folder / f"{name}.json") for name in ("config", "metrics", "lineage", "normalization")}
@@ -74,6 +80,7 @@ def card_of(
     data_version = files["lineage"]["data"]["data_version"]
     return model_card(
         tag=tag,
+        repository=repo_id or "owner/name",
         **files | {"lineage": public(files["lineage"], places)},
         rows=[row | {"strategy": public_strategy(row["strategy"])} for row in rows],
         planner=public_strategy(champion.strategy),
@@ -105,6 +112,7 @@ def _ended(con: duckdb.DuckDBPyConnection, data_version: str) -> tuple[int, int]
 def model_card(
     *,
     tag: str,
+    repository: str = "owner/name",
     config: Mapping[str, Any],
     metrics: Mapping[str, Any],
     lineage: Mapping[str, Any],
@@ -121,6 +129,7 @@ def model_card(
     """The card as Markdown with the Hub's YAML metadata on top.
 
     Args:
+        repository: on the Hub, for the code that is shown.
         config, metrics, lineage, normalization: contents of the checkpoint's JSON files.
         rows: the leaderboard of this checkpoint, baselines included.
         planner: the strategy that acts for this checkpoint.
@@ -141,6 +150,7 @@ def model_card(
         "card.md",
         metadata=_metadata(tag, lineage, acting),
         tag=tag,
+        repository=repository,
         remark=same_return_for_all(metrics),
         claim=claim_of(acting, code(planner)),
         on_validation=cell(on_validation(rows, planner)),
@@ -157,7 +167,9 @@ def model_card(
         portfolio=config["portfolio"],
         model=config["model"],
         benchmark=BENCHMARK,
-        planner_in_python=to_json(planner),
+        searcher_in_python=to_json(searcher),
+        utility=utility,
+        utility_in_python=to_json(utility),
         options=f"--planner {shlex.quote(searcher)}" + (f" --utility {shlex.quote(utility)}" if utility else ""),
         verdict=[cell(reason) for reason in verdict],
         checks=table(("check", "result", "blocking", "found"), checked, numbers=False) if checked else "",

@@ -60,7 +60,7 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
             folder = settings.checkpoints / champion.checkpoint
             lineage = read_json(folder / "lineage.json")
             places = places_of(lineage, settings.home)
-            card = card_of(con, settings, package.tag, champion, places)
+            card = card_of(con, settings, package.tag, champion, places, repo_id)
             section = card_section(settings, lineage["data"].get("feed", ""))
             card = with_section(card, section) if section else card
             write_package(package, folder, card, public(lineage, places))

@@ -1,13 +1,21 @@
 """A model card says what was found and no more, and its metadata is what the Hub wants."""
 
 import json
+import re
 from datetime import date
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
 
+from finjepa_model import FinJEPA, FinJEPAConfig
+from finjepa_model.config import ModelConfig
+from finjepa_model.features import CHANNELS, MARKET_CHANNELS
+from finjepa_model.planner_strategies import WITH_UTILITY
 from finjepa_pipeline.publishing.card import model_card
 from finjepa_pipeline.publishing.gate import Finding
 
@@ -54,7 +62,7 @@ def test_forecasts_of_risk_come_before_what_was_earned_with_their_t_values(card)
     text = card(scorecard={"scores": scores, "left_out": [], "dates": dates, "pit": {}, "example": None})
     said = text.partition("## How good its forecasts of risk are")[2].partition("## What it earned")[0]
     assert "2020-01-02 to 2022-12-28: better than EWMA (t +3.2); no different from HAR with market (t +1.1)." in said
-    assert "| EWMA | 0.4000 (+3.2) |" in said
+    assert "| EWMA | 0.4000 (+3.2) |" in text.partition("## Details")[2]
     assert "How good its forecasts" not in card()
 
 
@@ -94,14 +102,14 @@ def test_validation_and_test_are_told_apart(card):
     text = card(validation=(0.3, 0.1, 0.5))
     claim, chosen = (text.index(words) for words in ("on the test block from 2020", "On the validation block (2020"))
     assert claim < chosen
-    assert "Test block, 2020-01-02 to 2022-12-28" in text
+    assert "Backtest on the test block, 2020-01-02 to 2022-12-28" in text
 
 
-def test_that_one_return_is_expected_of_every_asset_comes_first(card, files):
+def test_that_one_return_is_expected_of_every_asset_is_said_with_the_claim(card, files):
     assert "same return of every asset" not in card()
     files["metrics"]["readout"] = {"weighted": 0.0, "t_value": 0.42}
     text = card()
-    assert text.index("same return of every asset") < text.index("A joint-embedding predictive world model")
+    assert text.index("same return of every asset") < text.index("## Limits")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +134,7 @@ def test_that_one_return_is_expected_of_every_asset_comes_first(card, files):
 def test_limits_follow_from_the_prices_and_the_rules(card, files, data, rules, ended, says, not_says):
     files["lineage"]["data"] |= data
     files["config"]["portfolio"] |= rules
-    limits = card(ended=ended).split("## Limits")[1]
+    limits = card(ended=ended).split("## Limits")[1].split("## Details")[0]
     assert [words for words in says if words not in limits] == []
     assert [words for words in not_says if words in limits] == []
     assert "3.0 years of test data (750 sessions)" in limits
@@ -164,17 +172,32 @@ def test_corrections_for_all_trials_and_every_check_are_told(card):
     assert "is 0.96: convincing" in card(dsr=0.96, corrections=corrections(None, None))
 
 
-def test_provenance_limits_and_use_are_there(card):
-    text = card()
-    sections = (
-        "What it earned",
-        "How to use it",
-        "Why it was released",
-        "What it learned from",
-        "How it was made",
-        "Limits",
-    )
-    assert all(f"## {section}" in text for section in sections)
-    assert "data version: data1" in text
-    assert "Whether the source holds companies that were delisted is not known" in text
-    assert 'act("owner/name", planner="mppi")' in text
+def test_one_screen_is_read_and_the_rest_is_folded(card):
+    text = card(repository="me/model", corrections=corrections(0.71, 0.4))
+    prose, _, details = text.split("---", 2)[2].partition("## Details")
+    assert len(prose.split()) < 450
+    assert details.count("<details>") == details.count("</details>") == 6
+    assert re.sub(r"<details>.*?</details>", "", details, flags=re.S).split() == []
+    for found in ("data version: data1", "first of all", "finjepa decide --checkpoint me/model --planner mppi --json"):
+        assert found in details
+    assert "Whether the source holds companies that were delisted is not known" in prose
+
+
+def test_the_snippet_of_the_card_runs_as_it_is_written(card, tmp_path, monkeypatch, capsys):
+    """`owner/name` is a folder here; what it holds is not what the card is about."""
+    monkeypatch.chdir(tmp_path)
+    channels = tuple(channel.name for channel in CHANNELS if set(channel.needs) <= {"close"})
+    market = tuple(channel.name for channel in MARKET_CHANNELS)
+    torch.manual_seed(0)
+    model = FinJEPA(FinJEPAConfig(model=ModelConfig(channels=channels, market_channels=market, dim=16, heads=2)))
+    model.save_pretrained(tmp_path / "owner" / "name")
+    days = pd.bdate_range("2018-01-01", periods=500, name="Date")
+    closes = 100 * np.exp(np.cumsum(0.01 * np.random.default_rng(0).normal(size=(500, 4)), axis=0))
+    pd.DataFrame(closes, days, ["AAPL", "JPM", "KO", "XOM"]).to_csv("prices.csv")
+    with_utility = f"qp{WITH_UTILITY}log_growth - 5*variance"
+    for planner in ("qp", with_utility):
+        [code] = re.findall(r"```python\n(.*?)```", card(planner=planner), re.S)
+        exec(code, {})
+    printed = capsys.readouterr().out
+    assert printed.count("AAPL") == 4
+    assert "utility=" in code
