@@ -1,11 +1,14 @@
 """Reference pages that are written from the code when the site is built: nothing of them is kept, so nothing can be out of date.
 
-MkDocs calls `on_files` (`hooks` in `mkdocs.yml`).
+python -m docs.reference.generate      # prints them as JSON, for hooks.py
 """
 
 import ast
 import inspect
+import json
+import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from types import ModuleType
@@ -25,15 +28,6 @@ from finjepa_pipeline.warehouse import SQL_FOLDER, migrate
 
 STAGES = ("prices", "backtest", "publishing")
 _TABLE = re.compile(r"((?:^--.*\n)*)^CREATE (TABLE|VIEW) IF NOT EXISTS (\w+)", re.M)
-
-
-def on_files(files: Any, config: Any) -> Any:
-    """Add the generated pages to those of the folder."""
-    from mkdocs.structure.files import File  # here: the writers above work, and are tested, without MkDocs
-
-    for name, write in PAGES.items():
-        files.append(File.generated(config, f"reference/{name}.md", content=write()))
-    return files
 
 
 def command_line() -> str:
@@ -209,3 +203,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "channels": channel_tables,
     "warehouse": tables,
 }
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps({name: write() for name, write in PAGES.items()}))
+    sys.stdout.flush()
+    os._exit(0)  # PyTorch outlives DuckDB's module at exit, which would be reported at length
