@@ -66,24 +66,9 @@ def test_generated_pages_name_everything():
     assert {"price_history", "prices", "leaderboard", "champions", "decisions"} <= set(tables)
 
 
-def test_the_strategy_of_the_how_to_decides():
-    import numpy as np
-
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "strategy.md").read_text(), re.S)
-    assert code
-    names: dict = {}
-    exec(code[1], names)
-
-    class View:
-        present_N = np.array([True, True, True, False])
-
-        def returns(self, length):
-            return np.random.default_rng(0).normal(size=(length, 4)) * [0.01, 0.02, 0.04, 0.01], np.ones(
-                (length, 4), bool
-            )
-
-    action = names["decide"](View())
-    assert action.weights_XN.tolist() == [[0.5, 0.5, 0, 0]]
+def test_the_strategy_of_the_how_to_is_the_example_that_is_tested():
+    example = (ROOT / "examples" / "low_volatility.py").read_text().split('"""', 2)[2].strip()
+    assert example in (ROOT / "docs" / "how-to" / "strategy.md").read_text()
 
 
 @pytest.mark.slow
