@@ -1,25 +1,39 @@
-"""Whether decisions depend on the data or on a seed: one-way differences between seeds, cost beside the QP's, milliseconds.
+"""What decisions depend on, and what they are worth: every table of docs/results/decisions.md.
 
-    python -m benchmarks.decisions HOME CHECKPOINT [--dates 20] [--seeds 10] [--assets 20]
+    python -m benchmarks.decisions HOME [HOME ...] [--dates 10] [--seeds 5] [--assets 20]
 
-HOME is a FINJEPA_HOME with a feature panel that CHECKPOINT (a folder, or an id of the home) fits. Every planner decides at its
-defaults on dates that are spread over the last half of the panel, from cash and from 1/N, by several seeds. Prints Markdown:
-mean and largest one-way difference between two seeds (shares of wealth), mean cost of the plan, that of the QP's plan for the
-same utility, how often the plan was worse than the QP's, holding or 1/N by more than 1e-6, and processor milliseconds a decision.
+Each HOME is a FINJEPA_HOME with a panel and a checkpoint, the newest of which is taken; two are worked on at once. For each:
+
+- Seeds: every planner decides at its defaults on dates that are spread over the last half of the panel, from cash and from 1/N,
+  by several seeds. Mean and largest one-way difference between two seeds (shares of wealth), mean cost of the plan, that of the
+  QP's plan for the same utility, how often the plan was worse than the QP's, holding or 1/N by more than 1e-6, and processor
+  milliseconds.
+- Objectives that a QP cannot state (`benchmarks/objectives.py`).
+- Turnover and holds, the hedge and short signals, and what each part is worth (`benchmarks/worth.py`).
+
+At the end the power of the champion gate over fewer nights than `python -m benchmarks.gate` takes.
 """
 
 import argparse
+import contextlib
+import io
 import itertools
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.gate import power
+from benchmarks.objectives import objectives
+from benchmarks.worth import worth
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.batches import observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed
+from finjepa_model.planner_strategies import MarketImagination
 from finjepa_model.planners import make_planner
 from finjepa_model.planning.goals import goal_latent
 from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective, PlanningWorld
@@ -29,7 +43,7 @@ from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.checkpoints import named_checkpoint
+from finjepa_pipeline.training.checkpoints import current_checkpoint
 
 HORIZON = 2
 CASES: tuple[tuple[str, Utility], ...] = (
@@ -90,25 +104,45 @@ def row(name: str, utility: Utility, some: list, seeds: int) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("home")
-    parser.add_argument("checkpoint")
-    parser.add_argument("--dates", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--assets", type=int, default=20)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    settings = Settings(home=Path(options.home).absolute())
-    panel = Panel.open(current_panel(settings))
-    model = FinJEPA.from_pretrained(named_checkpoint(settings, options.checkpoint).folder)
+def seeds_table(model: FinJEPA, panel: Panel, dates: int, assets: int, seeds: int) -> None:
     for invested in (False, True):
-        some = list(worlds(model, panel, options.dates, options.assets, invested))
+        some = list(worlds(model, panel, dates, assets, invested))
         print(f"\nFrom {'1/N' if invested else 'cash'}; costs in 1e-4.\n")
         print("| planner | utility | between seeds, mean | largest | cost | of the QP | worse than simple | ms |")
         print("|---|---|--:|--:|--:|--:|--:|--:|")
         for name, utility in CASES:
-            print(row(name, utility, some, options.seeds), flush=True)
+            print(row(name, utility, some, seeds))
+
+
+def tables(home: str, dates: int, assets: int, seeds: int) -> str:
+    """Everything of one home, as Markdown."""
+    torch.set_num_threads(1)
+    settings = Settings(home=Path(home).absolute())
+    panel, folder = Panel.open(current_panel(settings)), current_checkpoint(settings)
+    imagination, said = MarketImagination(folder), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        print(f"\n## {Path(home).name}: {len(panel.assets)} assets, {panel.dates[0]} to {panel.dates[-1]}")
+        seeds_table(imagination.model, panel, dates, assets, seeds)
+        print("\nObjectives that a QP cannot state.\n")
+        objectives(imagination.model, panel, dates, assets)
+        worth(panel, imagination, assets)
+    return said.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("homes", nargs="+", metavar="HOME")
+    parser.add_argument("--dates", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--assets", type=int, default=20)
+    options = parser.parse_args()
+    asked = options.dates, options.assets, options.seeds
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for found in [pool.submit(tables, home, *asked) for home in options.homes]:
+            print(found.result(), flush=True)
+    print("\n## Power of the gate\n")
+    torch.set_num_threads(1)
+    power(40, 30, ("short",), (1000,))
 
 
 if __name__ == "__main__":

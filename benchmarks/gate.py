@@ -12,6 +12,7 @@ the challenger is found worse. With equal errors the champion has to stay; with 
 """
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -68,24 +69,29 @@ def losses(returns_TN: np.ndarray, forecast_TN: np.ndarray) -> ForecastLosses:
     return ForecastLosses(sessions, table[:, :-1], table[:, -1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nights", type=int, default=200)
-    parser.add_argument("--assets", type=int, default=30)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"{options.nights} nights, {options.assets} assets.\n")
-    print(
-        "| errors | sessions | of the champion | of the challenger | difference in QLIKE | replaces | stays | found worse |"
+def power(
+    nights: int, assets: int, kinds: Sequence[str] = tuple(ERRORS), lengths: Sequence[int] = (250, 500, 1000)
+) -> None:
+    """Print the table."""
+    columns = (
+        "errors",
+        "sessions",
+        "champion",
+        "challenger",
+        "difference in QLIKE",
+        "replaces",
+        "stays",
+        "found worse",
     )
+    print(f"{nights} nights, {assets} assets.\n\n| {' | '.join(columns)} |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    for kind in ERRORS:
-        for sessions in (250, 500, 1000):
+    for kind in kinds:
+        for sessions in lengths:
             for pair in PAIRS:
                 found, apart = [], []
-                for night in range(options.nights):
+                for night in range(nights):
                     random = np.random.default_rng([night, sessions])
-                    returns_TN, log_TN = market(random, PAST + sessions, options.assets)
+                    returns_TN, log_TN = market(random, PAST + sessions, assets)
                     champion, challenger = (
                         losses(returns_TN, forecaster(random, log_TN, error, kind)) for error in pair
                     )
@@ -97,6 +103,15 @@ def main() -> None:
                     f"{1 - better - worse:.1%} | {worse:.1%} |",
                     flush=True,
                 )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nights", type=int, default=200)
+    parser.add_argument("--assets", type=int, default=30)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    power(options.nights, options.assets)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What the acting planner trades and why: turnover and holds, the hedge and short signals, and what each part of it is worth.
 
-Backtests of `qp` over the validation and the test block of a checkpoint, which it was not trained on. Differences are paired by
-session: net utility with Newey-West intervals, volatility and expected shortfall (mean of the worst 5 % of days) with a
-stationary bootstrap.
+Backtests of `qp` over the validation and the test block of a checkpoint, which it was not trained on, five years of them at
+most. Differences are paired by session: net utility with Newey-West intervals, volatility and expected shortfall (mean of the
+worst 5 % of days) with a stationary bootstrap.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,9 @@ from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, cvar
 from finjepa_pipeline.backtest.paired import Interval, parts_of, rows_of, utility_difference
 from finjepa_pipeline.backtest.strategies import one_over_n
 
+MOST_SESSIONS = 1260
 INVESTED = "qp | log_growth - 2.5*variance, gross >= 0.95"  # a mandate to stay invested
+AFRAID = "qp | log_growth - 10*variance, gross >= 0.95"
 CONTROLS = ("untrained", "ewma", "ledoit_wolf", "shuffled_actions")
 
 
@@ -35,7 +37,7 @@ class Bench:
     def __init__(self, panel: Panel, imagination: MarketImagination, assets: int):
         config, rules = imagination.config, imagination.config.portfolio
         assert imagination.folder is not None
-        first = checkpoint_splits(imagination.folder, panel).validation[0]
+        first = max(checkpoint_splits(imagination.folder, panel).validation[0], len(panel.dates) - MOST_SESSIONS)
         over = partial(BacktestSetup.over, stride=config.model.stride, n_assets=assets, window=history_needed(config))
         self.setup = over(panel, (first, len(panel.dates)), rules)
         self.views: Sequence[MarketView] = self.setup.views()
@@ -97,6 +99,7 @@ def switches(bench: Bench, qp: StrategyResult) -> None:
     pairs = (
         ("hedge", qp, bench.run(rules=no_hedge)),
         ("hedge, always invested", bench.run(INVESTED), bench.run(INVESTED, no_hedge)),
+        ("hedge, always invested, risk aversion 20", bench.run(AFRAID), bench.run(AFRAID, no_hedge)),
         ("short signals", bench.run(rules=shorts), qp),
     )
     columns = (

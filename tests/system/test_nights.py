@@ -132,12 +132,11 @@ def assert_released_once(home: Path, hub: HubLookalike, repo: str = REPO) -> Non
 
 
 def lose_touch(home: Path) -> None:
-    """The champion's record gets worse, so that the next challenger wins."""
-    with duckdb.connect(str(home / "warehouse.duckdb")) as con:
-        [(champion,)] = con.execute(
-            "SELECT checkpoint FROM champions WHERE verdict = 'promoted' ORDER BY created_at DESC LIMIT 1"
-        ).fetchall()
-        con.execute("UPDATE backtest_returns SET net_return = net_return - 0.01 WHERE checkpoint = ?", [champion])
+    """The champion can no longer act, so that the next sound challenger replaces it."""
+    [(champion,)] = query(
+        home, "SELECT checkpoint FROM champions WHERE verdict = 'promoted' ORDER BY created_at DESC LIMIT 1"
+    )
+    shutil.rmtree(home / "checkpoints" / champion)
 
 
 def night(server: DagsterServer) -> str:
