@@ -37,7 +37,7 @@ ui: $(INSTALLED) ## the Dagster UI on the data of .finjepa
 	DAGSTER_HOME=$${FINJEPA_HOME:-$(CURDIR)/.finjepa}/dagster PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m finjepa_pipeline.ui
 
 pictures: $(INSTALLED) ## the pictures of the documentation, of the home that a demo has filled; needs chromium
-	$(BIN)/python -m docs.pictures.make
+	home=$${FINJEPA_HOME:-.finjepa}; env -u FINJEPA_HOME $(BIN)/python -m docs.pictures.make $$home
 
 lock: ## renew constraints.txt: the exact versions that demo and test install
 	rm -rf $(VENV)-lock

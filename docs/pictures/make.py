@@ -1,6 +1,6 @@
 """Makes the pictures of the pages: the UI and the decision of a home that a demo or a nightly run has filled.
 
-    FINJEPA_HOME=.finjepa python -m docs.pictures.make      # or: make pictures
+    python -m docs.pictures.make .finjepa      # or: make pictures
 
 It starts the UI on that home, opens its pages in a headless Chromium, and leaves small PNG files beside itself.
 Needs Debian's chromium (or google-chrome) on the PATH.
@@ -24,7 +24,9 @@ LARGEST_BYTES = 300_000
 
 
 def main() -> None:
-    home = Path(os.environ.get("FINJEPA_HOME") or ".finjepa").absolute()
+    home = Path(
+        sys.argv[1]
+    ).absolute()  # and not FINJEPA_HOME: every process that has it in its environment is ended with the server
     decisions = sorted((home / "reports" / "decisions").glob("????-??-??.html"))
     reports = sorted((home / "reports").glob("*/index.html"), key=lambda page: page.stat().st_mtime)
     if not decisions or not reports:
