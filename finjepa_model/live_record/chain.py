@@ -30,7 +30,9 @@ LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 FOLDER = "live_record"  # of a home and of a repository
 MODEL = "model"  # the forecast that is scored; the others are baselines
 
+FORMAT = 1  # of a night: a later version reads and checks those of earlier ones as they were written
 NIGHTS: dict[str, Any] = {
+    "format": pl.Int32,
     "session": pl.Date,  # at whose close the forecasts were made
     "written_at": pl.Datetime("us"),  # UTC
     "next_close": pl.Datetime("us"),  # of the exchange, UTC
@@ -166,7 +168,7 @@ class Record:
             raise FinJEPAError(
                 f"the live record has a night of {self.sessions[-1]}, and takes none of {night.row['session']}"
             )
-        row = dict(night.row) | {"previous": self.last_hash}
+        row = dict(night.row) | {"format": FORMAT, "previous": self.last_hash}
         for left in self._without_night():
             left.unlink()
         tables = {name: night.tables[name].select(*schema).cast(schema) for name, schema in TABLES.items()}
@@ -177,8 +179,13 @@ class Record:
         write_parquet(pl.concat([self.nights, added]), self.folder / "nights.parquet")
         return Record(self.folder)
 
-    def broken(self) -> list[str]:
-        """What is wrong with the chain, in words; nothing where every night is as it was written."""
+    def broken(self, newest: int | None = None) -> list[str]:
+        """What is wrong with the chain, in words; nothing where every night is as it was written.
+
+        Args:
+            newest: how many nights' tables are read and hashed; all where None.
+        """
+        unread = set(self.sessions[:-newest] if newest else ())
         found, before, last = [], "", None
         for row in self.nights.iter_rows(named=True):
             session = row["session"]
@@ -188,14 +195,20 @@ class Record:
                 found.append(f"the night of {session} does not follow on the one before it")
             if row["written_at"] > row["next_close"] and not row["hindsight"]:
                 found.append(f"the night of {session} was written in hindsight, and says it was not")
-            try:
-                tables = {name: self.table(name, session) for name in TABLES}
-                if night_hash(row, tables) != row["hash"]:
-                    found.append(f"the night of {session} is not what its hash says")
-            except FinJEPAError as error:
-                found.append(str(error))
+            if session not in unread:
+                found += self._changed(row)
             before, last = row["hash"], session
         return found + [f"{file.parent.name}/{file.name} belongs to no night" for file in self._without_night()]
+
+    def _changed(self, row: Mapping[str, Any]) -> list[str]:
+        session = row["session"]
+        if row["format"] != FORMAT:
+            return [f"the night of {session} has the format {row['format']}, which this FinJEPA does not know"]
+        try:
+            tables = {name: self.table(name, session) for name in TABLES}
+        except FinJEPAError as error:
+            return [str(error)]
+        return [] if night_hash(row, tables) == row["hash"] else [f"the night of {session} is not what its hash says"]
 
     def _without_night(self) -> list[Path]:
         known = {f"{session}.parquet" for session in self.sessions}

@@ -2,13 +2,16 @@
 
 import datetime
 import itertools
+import json
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from statistics import NormalDist
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
@@ -27,11 +30,12 @@ from finjepa_model.live_record.verify import record_folder, verify
 from finjepa_model.training.risk_scores import log_score
 from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.prices.calendar import sessions
-from finjepa_pipeline.publishing import daily, live_record
+from finjepa_pipeline.publishing import assets, daily, live_record
 from finjepa_pipeline.publishing.daily import make_decision
 from finjepa_pipeline.publishing.live_record import record_night, record_of
 from finjepa_pipeline.publishing.live_record_release import publish_record
 from finjepa_pipeline.report.live_record import RecordSummary, write_record_page
+from finjepa_pipeline.settings import SettingsResource
 from tests.pipeline.backtest.handmade_panel import write_panel
 from tests.pipeline.backtest.handmade_setup import config_for
 from tests.pipeline.publishing.conftest import Home
@@ -495,3 +499,52 @@ def test_the_page_of_a_decision_says_how_forecasts_came_out(recorded):
     assert "20-day history" in words
     assert f"since {record.sessions[0]} 90 % intervals held" in words
     assert "20-day history" not in pages[0].read_text()
+
+
+def test_an_asset_that_trades_again_has_no_outcome_before_it_does():
+    days = np.datetime64("2020-01-01") + np.arange(6)
+    returns_DA = np.array([[0.1], [np.nan], [np.nan], [np.nan], [0.2], [0.3]])
+    outcomes = Outcomes(days, {"A": 0}, returns_DA, np.array([2]))
+
+    def known(after: int, horizon: int) -> bool:
+        window = outcomes.window(days[after].item(), horizon, ["A"])
+        assert window is not None
+        return bool(window[1][0])
+
+    assert [known(0, 1), known(1, 1), known(2, 1), known(3, 1)] == [False, True, False, True]
+    assert known(0, 3)  # it ended within
+    assert not known(2, 2)  # one session of two is known
+    assert outcomes.window(days[4].item(), 2, ["A"]) is None  # not over yet
+
+
+# -- in Dagster -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_checks_and_publishes_a_night_once(tmp_path, hub, monkeypatch):
+    market, home = Market(tmp_path / "market", 3), Home(tmp_path / "home")
+    home.add_checkpoint("aaaa", model=model_for())
+    home.promote("aaaa", "qp")
+    resources = {"settings": SettingsResource(home=str(home.settings.home)), "warehouse": home.warehouse}
+    config = {"ops": {"live_record_release": {"config": {"repo_id": REPO, "repo_type": "dataset"}}}}
+    monkeypatch.setattr(live_record, "most_assets", lambda *asked: ASSETS)
+    for k, times in ((0, 1), (1, 2), (2, 1)):
+        panel = market.night(FIRST + k)
+        for name in ("panels", "reports"):
+            (home.settings.home / name).mkdir(exist_ok=True)
+        shutil.copytree(panel.folder, home.settings.panels / panel.folder.name)
+        (home.settings.panels / "current.json").write_text(json.dumps({"panel": panel.folder.name}))
+        monkeypatch.setattr(live_record, "now", partial(evening, market.dates[FIRST + k].item()))
+        for _ in range(times):
+            done = dg.materialize(
+                [assets.live_record, assets.live_record_release], resources=resources, run_config=config
+            )
+            assert done.success
+    checks = {one.check_name: one for one in done.get_asset_check_evaluations()}
+    assert checks["chain"].passed
+    assert checks["complete"].passed
+    assert (checks["calibrated"].passed, checks["calibrated"].severity) == (False, dg.AssetCheckSeverity.WARN)
+    [made] = done.asset_materializations_for_node("live_record")
+    assert made.metadata["nights"].value == 3
+    assert "No forecast has an outcome" not in made.metadata["words"].value
+    assert len(titles(hub, "dataset")) == 3
+    assert not verify(record_folder(REPO)).broken
