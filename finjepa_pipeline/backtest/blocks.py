@@ -6,7 +6,7 @@ panel and the checkpoint once and keeps them for the tasks that follow.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from finjepa_pipeline.backtest.controls import FITTED, TO_FIT, Controls, possibl
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, decide_at, replayed, simulate
 from finjepa_pipeline.backtest.inference import forecast_quality
 from finjepa_pipeline.backtest.metrics import Expectations
-from finjepa_pipeline.backtest.results import BlockKey, known_results, write_block
+from finjepa_pipeline.backtest.results import SHARED, BlockKey, known_elsewhere, known_results, write_block
 from finjepa_pipeline.backtest.strategies import (
     CONTROLS,
     WITH,
@@ -122,6 +122,7 @@ class PendingBlock:
         panel: folder of the panel.
         strategies: by name, with what loads those of the user.
         conditions: of `BacktestSetup`, all but the panel; the key has their hash.
+        borrowed: baselines whose results on these sessions are stored for another checkpoint, and for which.
     """
 
     key: BlockKey
@@ -129,6 +130,7 @@ class PendingBlock:
     panel: Path
     strategies: Mapping[str, str] = field(compare=False)
     conditions: Mapping[str, Any] = field(compare=False)
+    borrowed: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def run_backtests(
@@ -173,12 +175,18 @@ def pending_blocks(
         overnight = overnight_returns(con, panel) if config.fill == "open" else None
     pending = []
     for block in blocks:
-        made_of = (config.n_assets, config.fill, block.name, block.start, block.stop)
-        digest = hashlib.sha256(to_json((PROTOCOL, checkpoint.name, panel.content_hash, *made_of)).encode()).hexdigest()
-        key = BlockKey(checkpoint.name, data_version, block.name, f"{digest[:12]}-{config.n_assets}")
+        allowed = None if block.allowed is None else hashlib.sha256(np.packbits(block.allowed).tobytes()).hexdigest()
+        market = (config.n_assets, config.fill, block.name, block.start, block.stop, panel.content_hash, allowed)
+        rules = (model.model.stride, history_needed(model), asdict(model.portfolio))
+        of_all = _digest(PROTOCOL, *market, *rules)  # the conditions of strategies that read no checkpoint
+        setup_id = f"{of_all[:SHARED]}{_digest(of_all, checkpoint.name)[:6]}-{config.n_assets}"
+        key = BlockKey(checkpoint.name, data_version, block.name, setup_id)
         strategies = {name: spec for name, spec in tested[block.name].items() if (key.setup, name) not in known}
         if not strategies:
             continue
+        with warehouse.connect() as con:
+            borrowed = known_elsewhere(con, key, [name for name in strategies if kind(name) == "baseline"])
+        strategies = {name: spec for name, spec in strategies.items() if name not in borrowed}
         setup = BacktestSetup.over(
             panel,
             (block.start, block.stop),
@@ -191,8 +199,12 @@ def pending_blocks(
         )
         conditions = {part.name: getattr(setup, part.name) for part in fields(setup) if part.name != "panel"}
         folders = checkpoint.absolute(), panel.folder.absolute()
-        pending.append(PendingBlock(key, *folders, strategies, conditions))
+        pending.append(PendingBlock(key, *folders, strategies, conditions, borrowed))
     return pending
+
+
+def _digest(*made_of: object) -> str:
+    return hashlib.sha256(to_json(made_of).encode()).hexdigest()
 
 
 def run_blocks(
@@ -211,7 +223,7 @@ def run_blocks(
     rows = 0
     for block, results in compute_blocks(home, pending, log):
         with warehouse.connect() as con:
-            rows += write_block(con, block.key, results)
+            rows += write_block(con, block.key, results, block.borrowed)
     return rows
 
 

@@ -1,7 +1,7 @@
 """The tables of backtests and audits. What is written replaces what it supersedes in one transaction: a rerun adds no row."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
@@ -36,6 +36,7 @@ NOT_ENOUGH_DATA = "not enough data"
 NOT_RUN = "not run"
 
 _TABLES = ("backtest_returns", "backtest_decisions", "backtest_replays", "backtest_expectations", "forecast_quality")
+SHARED = 8  # digits at the beginning of a `setup` that stand for what does not depend on the checkpoint
 _BLOCK = "checkpoint = $checkpoint AND data_version = $data_version AND block = $block"
 _LOG_CONFIGURATION = """
     INSERT INTO main.backtest_trials BY NAME
@@ -43,6 +44,11 @@ _LOG_CONFIGURATION = """
         $n_days AS n_days, $created_at AS created_at, $start_date AS start_date, $end_date AS end_date
     WHERE NOT EXISTS (FROM main.backtest_trials WHERE setup = $setup AND strategy = $strategy)
 """
+_COPY = f"""
+    INSERT INTO main.{{table}} BY NAME SELECT * REPLACE ($checkpoint AS checkpoint, $setup AS setup) FROM main.{{table}}
+    WHERE checkpoint = $donor AND data_version = $data_version AND block = $block AND strategy = $strategy
+        AND setup[:{SHARED}] = $shared"""
+_DATES = f"SELECT list(date ORDER BY date) FROM main.backtest_returns WHERE {_BLOCK} AND setup = $setup AND strategy = $strategy"
 # Configurations tried on some of these sessions, whatever the block was called; NULL for what failed. Baselines were chosen
 # beforehand and do not count; a result that came out twice was the same configuration.
 _TRIED = """
@@ -77,13 +83,37 @@ def known_results(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version:
     return {(setup, strategy) for setup, strategy in con.execute(query, [checkpoint, data_version]).fetchall()}
 
 
-def write_block(con: duckdb.DuckDBPyConnection, key: BlockKey, results: Sequence[StrategyResult]) -> int:
+def known_elsewhere(con: duckdb.DuckDBPyConnection, key: BlockKey, strategies: Sequence[str]) -> dict[str, str]:
+    """Which of these strategies, which read no checkpoint, have results of the same conditions, and for which checkpoint."""
+    query = """
+        SELECT strategy, max(checkpoint) FROM main.backtest_returns
+        WHERE data_version = ? AND block = ? AND setup[:?] = ? AND checkpoint <> ? AND list_contains(?, strategy) GROUP BY ALL"""
+    of = [key.data_version, key.block, SHARED, key.setup[:SHARED], key.checkpoint, list(strategies)]
+    return dict(con.execute(query, of).fetchall())
+
+
+def write_block(
+    con: duckdb.DuckDBPyConnection,
+    key: BlockKey,
+    results: Sequence[StrategyResult],
+    borrowed: Mapping[str, str] | None = None,
+) -> int:
     """Put the results of a block into the tables, and configurations that were never tried before into `backtest_trials`;
     returns the rows written to `backtest_returns`. Results of the same block under another setup (another universe, say) are
-    removed: a leaderboard compares like with like."""
+    removed: a leaderboard compares like with like.
+
+    Args:
+        borrowed: of `known_elsewhere`: these are copied.
+    """
     with transaction(con):
         for table in _TABLES:
             con.execute(f"DELETE FROM main.{table} WHERE {_BLOCK} AND setup <> $setup", asdict(key))
+        for strategy, checkpoint in (borrowed or {}).items():
+            of = asdict(key) | {"strategy": strategy, "donor": checkpoint, "shared": key.setup[:SHARED]}
+            for table in _TABLES[:3]:
+                con.execute(_COPY.format(table=table), of)
+            [(dates,)] = con.execute(_DATES, asdict(key) | {"strategy": strategy}).fetchall()
+            write_configuration(con, key, strategy, np.array(dates, "datetime64[D]"), len(dates))
         for result in results:
             for table, columns in _tables_of(result).items():
                 _replace(con, table, key, {"strategy": result.strategy}, columns)

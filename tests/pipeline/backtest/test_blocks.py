@@ -145,3 +145,31 @@ def test_a_strategy_that_fails_is_named_with_its_line_and_counts_for_nothing(hom
     assert bool(decided) == (fails_at > 1)  # a failure on the first date is found before anything is computed
     with home.warehouse.connect() as con:
         assert con.execute("SELECT strategy FROM backtest_trials").fetchall() == []
+
+
+def test_baselines_are_computed_once_a_home_and_are_the_same_for_every_checkpoint(home, monkeypatch):
+    run_blocks(home.warehouse, home.settings, home.pending(), lambda line: None)
+    first = home.checkpoint
+    home.checkpoint = home.settings.checkpoints / "other"
+    torch.manual_seed(1)
+    config = config_for(ASSETS)
+    FinJEPA(config).save_pretrained(home.checkpoint)
+    write_lineage(home.checkpoint, config, home.panel)
+    pending = home.pending()
+    assert [set(block.strategies) for block in pending] == [{"mppi"}, {"mppi"}]
+    run_blocks(home.warehouse, home.settings, pending, lambda line: None)
+    assert home.pending() == []
+    columns = "block, strategy, date, net_return, cost, turnover, wealth"
+    with home.warehouse.connect() as con:
+        mine, theirs = (
+            con.execute(
+                f"SELECT {columns} FROM backtest_returns WHERE checkpoint = ? AND strategy <> 'mppi' ORDER BY ALL",
+                [name],
+            ).fetchall()
+            for name in (home.checkpoint.name, first.name)
+        )
+        replays = con.execute("SELECT checkpoint, count(*) FROM backtest_replays GROUP BY ALL ORDER BY ALL").fetchall()
+    assert mine == theirs != []
+    assert replays[0][1] == replays[1][1]
+    monkeypatch.setattr(blocks, "PROTOCOL", 0)  # under other conditions nothing is taken over
+    assert all("equal_weight" in block.strategies for block in home.pending())
