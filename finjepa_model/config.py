@@ -20,7 +20,7 @@ ConfigT = TypeVar("ConfigT")
 DefaultT = TypeVar("DefaultT")
 _RETIRED = {  # keys of checkpoints of earlier versions
     "model.adaln_init", "model.adaln_std", "loss.heads", "loss.truncate_rollout", "training.compile", "td.symmetric",
-    "td.behaviour_cloning",
+    "td.behaviour_cloning", "loss.variance", "loss.covariance",
 }  # fmt: skip
 _CHANNEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_CHANNELS, _MOST_TIERS = 1024, 16
@@ -114,8 +114,6 @@ class LossConfig(Bounded):
     sigreg: float = bounded(0.01, 0, 1e6)
     sigreg_slices: int = bounded(256, 1, 65536)
     inverse_dynamics: float = bounded(1.0, 0, 1e6)
-    variance: float = bounded(1.0, 0, 1e6)  # EB-JEPA, on portfolio latents
-    covariance: float = bounded(0.04, 0, 1e6)
     latent_variance: float = bounded(16.0, 0, 1e6)  # EB-JEPA, on market latents, recipe `vicreg` only
     latent_covariance: float = bounded(8.0, 0, 1e6)
     temporal_similarity: float = bounded(12.0, 0, 1e6)

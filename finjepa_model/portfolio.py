@@ -93,7 +93,52 @@ SCALARS = (
     "step_cost",  # costs since the last decision, share of wealth, times 100
     "step_turnover",  # one-way
     "drawdown",  # from the highest wealth so far, times 10
+    "volatility",  # a day, as expected, times 50
 )
+
+
+def scalars_of(
+    holdings_XN: Tensor,
+    hedge_X: Tensor,
+    beta_XN: Tensor,
+    volatility_X: Tensor,
+    *,
+    log_growth_X: Tensor | float = 0.0,
+    cost_X: Tensor | float = 0.0,
+    turnover_X: Tensor | float = 0.0,
+    drawdown_X: Tensor | float = 0.0,
+) -> Tensor:
+    """scalars_XG, `SCALARS` of holdings and a hedge as shares of wealth.
+
+    Args:
+        volatility_X: daily, as expected.
+        drawdown_X: wealth over its highest so far, less 1.
+    """
+    net_X = holdings_XN.sum(-1)
+    parts = (
+        1 - net_X - hedge_X,
+        holdings_XN.abs().sum(-1),
+        net_X,
+        holdings_XN.square().sum(-1),
+        hedge_X,
+        (holdings_XN * beta_XN).sum(-1) + hedge_X,
+        10 * log_growth_X,
+        100 * cost_X,
+        turnover_X,
+        10 * drawdown_X,
+        50 * volatility_X,
+    )
+    return torch.stack([torch.as_tensor(part).to(net_X).expand_as(net_X) for part in parts], dim=-1)
+
+
+def one_factor_volatility(
+    holdings_XN: Tensor, hedge_X: Tensor, beta_XN: Tensor, volatility_XN: Tensor, market_volatility_X: Tensor
+) -> Tensor:
+    """volatility_X of a portfolio whose assets move together by their betas alone."""
+    factor_XN = beta_XN * market_volatility_X.unsqueeze(-1)
+    specific_XN = torch.maximum(volatility_XN.square() - factor_XN.square(), 0.05 * volatility_XN.square())
+    common_X = (holdings_XN * factor_XN).sum(-1) + hedge_X * market_volatility_X
+    return (common_X.square() + (holdings_XN.square() * specific_XN).sum(-1)).clamp(min=1e-16).sqrt()
 
 
 @dataclass(frozen=True)
@@ -126,24 +171,22 @@ class PortfolioState:
         """The orders that wait, as shares of wealth; NaN where none does."""
         return torch.full_like(self.positions_XN, torch.nan) if self.orders_XN is None else self.orders_XN
 
-    def scalars(self, beta_XN: Tensor) -> Tensor:
-        """scalars_XG: the state in numbers of order one, as listed in `SCALARS`."""
-        wealth_X, holdings_XN = self.wealth_X, self.holdings_XN
-        hedge_X = self.hedge_X / wealth_X
-        return torch.stack(
-            [
-                self.cash_X / wealth_X,
-                holdings_XN.abs().sum(-1),
-                holdings_XN.sum(-1),
-                holdings_XN.square().sum(-1),
-                hedge_X,
-                (holdings_XN * beta_XN).sum(-1) + hedge_X,
-                10 * torch.log(wealth_X / self.decided_wealth_X),
-                100 * self.step_cost_X / wealth_X,
-                self.step_turnover_X,
-                10 * (wealth_X / self.peak_X - 1),
-            ],
-            dim=-1,
+    def scalars(self, beta_XN: Tensor, volatility_X: Tensor) -> Tensor:
+        """scalars_XG: the state in numbers of order one, as listed in `SCALARS`.
+
+        Args:
+            volatility_X: of the portfolio, daily, as expected.
+        """
+        wealth_X = self.wealth_X
+        return scalars_of(
+            self.holdings_XN,
+            self.hedge_X / wealth_X,
+            beta_XN,
+            volatility_X,
+            log_growth_X=torch.log(wealth_X / self.decided_wealth_X),
+            cost_X=self.step_cost_X / wealth_X,
+            turnover_X=self.step_turnover_X,
+            drawdown_X=wealth_X / self.peak_X - 1,
         )
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "PortfolioState":

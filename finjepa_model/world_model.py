@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from finjepa_model.actions import ActionEmbedder, PortfolioAction
+from finjepa_model.actions import ActionEmbedder, PlannedPath, PortfolioAction
 from finjepa_model.checkpoint import load_model, save_model
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import MarketBatch, Observation, Windows
@@ -21,13 +21,11 @@ from finjepa_model.nn.losses import InverseDynamics, SIGReg, objective
 from finjepa_model.nn.predictor import MarketMemory, Predictor
 from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.nn.risk import RiskForecast, RiskModel
-from finjepa_model.portfolio import PortfolioState
+from finjepa_model.portfolio import PortfolioState, scalars_of
 
 if TYPE_CHECKING:
     from finjepa_model.decision import Decision
     from finjepa_model.forecast import Forecast
-
-_ROLLED_AT_ONCE = 2400  # portfolios: more do not fit the cache of a CPU core
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,10 @@ class PortfolioPath:
     """K + 1 states of a portfolio and the K actions between them, as the world model sees them."""
 
     holdings_BKN: Tensor  # K + 1 states: signed shares of wealth, after drift and before the trade
-    signals_BKN: Tensor
     scalars_BKG: Tensor
     actions: PortfolioAction  # [B, K, ...]
+    traded_BKN: Tensor  # K states right after the trades
+    traded_scalars_BKG: Tensor
 
 
 class FinJEPA(nn.Module):
@@ -59,7 +58,6 @@ class FinJEPA(nn.Module):
         self.has_teacher = config.loss.recipe in ("ema", "both")
         if self.has_teacher:
             self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
-        self.target_portfolio_encoder = copy.deepcopy(self.portfolio_encoder).requires_grad_(False)
         # last, so that the world model begins the same with and without it
         self.risk = RiskModel(len(model.channels), model.dim, model.factors)
         self.td = None
@@ -82,10 +80,10 @@ class FinJEPA(nn.Module):
         return tokens_BSMD[..., :-1, :], tokens_BSMD[..., -1, :]
 
     def encode_portfolio(
-        self, holdings_XN: Tensor, signals_XN: Tensor, scalars_XG: Tensor, assets_XND: Tensor, present_XN: Tensor
+        self, holdings_XN: Tensor, scalars_XG: Tensor, assets_XND: Tensor, present_XN: Tensor
     ) -> Tensor:
         """portfolio_XD of a portfolio state that stands among assets with these latents."""
-        return self.portfolio_encoder(holdings_XN, signals_XN, scalars_XG, assets_XND.detach(), present_XN)
+        return self.portfolio_encoder(holdings_XN, scalars_XG, assets_XND, present_XN)
 
     def predict(self, tokens_BSMD: Tensor, present_BN: Tensor) -> tuple[Tensor, MarketMemory]:
         """Market latents one step ahead of every step; see `Predictor.market`."""
@@ -188,14 +186,9 @@ class FinJEPA(nn.Module):
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Exponential moving average of the online encoders: teacher = momentum * teacher + (1 - momentum) * student."""
-        pairs: list[tuple[nn.Module, nn.Module]] = [(self.target_portfolio_encoder, self.portfolio_encoder)]
         if self.has_teacher:
-            pairs.append((self.target_encoder, self.encoder))
-        for teacher, student in pairs:
-            for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
+            for old, new in zip(self.target_encoder.parameters(), self.encoder.parameters(), strict=True):
                 old.lerp_(new, 1 - momentum)
-            for old, new in zip(teacher.buffers(), student.buffers(), strict=True):
-                old.copy_(new)
 
     def see(self, encoder: ContextEncoder, observation: Windows) -> tuple[Tensor, Tensor]:
         """tokens_BSMD, the latents of the assets and, last, of the market; and patches_BSNPD, what they are made of."""
@@ -239,51 +232,59 @@ class Imagination:
         taken = {name: value[one] for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **taken, memory=self.memory.take(one))
 
-    @torch.no_grad()
-    def portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:
+    def volatility(self, holdings_BCN: Tensor, hedge_BC: Tensor) -> Tensor:
+        """volatility_BC of portfolios, daily, over the next decision step."""
+        both_BCM = torch.cat([holdings_BCN, hedge_BC.unsqueeze(-1)], dim=-1).to(self.covariance_BHMM.dtype)
+        variance_BC = ((both_BCM @ self.covariance_BHMM[:, 0]) * both_BCM).sum(-1)
+        return (variance_BC.clamp(min=1e-16) / self.model.config.model.stride).sqrt()
+
+    def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
         """Predicted portfolio latents after each step.
 
         Args:
             state: the portfolio now, batch [B].
-            held_BCHN: exact holdings before each trade; [:, :, 0] is what `state` holds.
-            actions: candidates, [B, C, H, ...].
+            planned: what candidates trade, [B, C, H, ...].
 
         Returns:
             latents_BCHD.
         """
-        dates = max(1, _ROLLED_AT_ONCE // held_BCHN.shape[1])
-        if held_BCHN.shape[0] > dates:
-
-            def path_of(part: slice) -> Tensor:
-                some, taken = state.map(lambda x: x[part]), actions.map(lambda x: x[part])
-                return self.take(part).portfolio_path(some, held_BCHN[part], taken)
-
-            return torch.cat([path_of(slice(b, b + dates)) for b in range(0, held_BCHN.shape[0], dates)])
-        dtype = self.assets_BHND.dtype
-        actions, held_BCHN = actions.map(lambda x: x.to(dtype)), held_BCHN.to(dtype)
-        candidates, horizon = held_BCHN.shape[1:3]
-        state = state.map(lambda x: x.to(dtype))
-        token_BD = self.encode_portfolio(
-            state.holdings_XN.unsqueeze(1), state.signals_XN.unsqueeze(1), state.scalars(self.beta_BN).unsqueeze(1)
-        ).squeeze(1)
-        present_B11N = self.present_BN[:, None, None]
-        condition_BCHD = self.model.action_embedder(actions, held_BCHN, self.assets_BHND.unsqueeze(1), present_B11N)
-        token_BC1D, past, path = token_BD[:, None, None].expand(-1, candidates, -1, -1), None, []
-        for h in range(horizon):
+        dtype, beta_B1N = self.assets_BHND.dtype, self.beta_BN.unsqueeze(1)
+        state = state.map(lambda x: x.to(dtype).unsqueeze(1))
+        drawdown_B1 = state.wealth_X / state.peak_X - 1
+        hedge_B1 = state.hedge_X / state.wealth_X
+        scalars_B1G = state.scalars(beta_B1N, self.volatility(state.holdings_XN, hedge_B1))
+        token_B1D = self.encode_portfolio(state.holdings_XN, scalars_B1G)
+        present_B11N, candidates = self.present_BN[:, None, None], planned.hedge_BCH.shape[1]
+        actions = planned.actions.map(lambda x: x.to(dtype))
+        condition_BCHD = self.model.action_embedder(
+            actions, planned.held_BCHN.to(dtype), self.assets_BHND.unsqueeze(1), present_B11N
+        )
+        token_BC1D, past, path = token_B1D[:, :, None].expand(-1, candidates, -1, -1), None, []
+        for h in range(planned.hedge_BCH.shape[2]):
+            holdings_BCN, hedge_BC = planned.holdings_BCHN[:, :, h].to(dtype), planned.hedge_BCH[..., h].to(dtype)
+            scalars_BCG = scalars_of(
+                holdings_BCN,
+                hedge_BC,
+                beta_B1N,
+                self.volatility(holdings_BCN, hedge_BC),
+                cost_X=planned.cost_BCH[..., h],
+                turnover_X=planned.turnover_BCH[..., h],
+                drawdown_X=drawdown_B1,
+            )
+            traded_BC1D = self.encode_portfolio(holdings_BCN, scalars_BCG).unsqueeze(2)
             token_BC1D, past = self.model.predictor.portfolio(
-                token_BC1D, condition_BCHD[:, :, h : h + 1], self.first_step + h, self.memory, past
+                token_BC1D, condition_BCHD[:, :, h : h + 1], traded_BC1D, self.first_step + h, self.memory, past
             )
             path.append(token_BC1D)
         return torch.cat(path, dim=2)
 
-    @torch.no_grad()
-    def encode_portfolio(self, holdings_BCN: Tensor, signals_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
+    def encode_portfolio(self, holdings_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
         """Portfolio latents, [B, C, D], of portfolio states in the market of now."""
         dtype = self.assets_BHND.dtype
         return self.model.encode_portfolio(
-            holdings_BCN.to(dtype),
-            signals_BCN.to(dtype),
-            scalars_BCG.to(dtype),
-            self.assets_BHND[:, :1],
-            self.present_BN.unsqueeze(1),
+            holdings_BCN.to(dtype), scalars_BCG.to(dtype), self.assets_BHND[:, :1], self.present_BN.unsqueeze(1)
         )
+
+    def position(self, latents_XD: Tensor) -> Tensor:
+        """See `PortfolioEncoder.position`."""
+        return self.model.portfolio_encoder.position(latents_XD)

@@ -4,14 +4,14 @@ Shapes: X any batch dimensions, N assets, T sessions of a window, F channels, Q 
 V visible patches, U masked patches, D width, M = N + 1 tokens, G portfolio scalars.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from finjepa_model.actions import AllocationEmbedder
 from finjepa_model.config import ModelConfig
 from finjepa_model.nn.distributed import draw_rows
-from finjepa_model.nn.layers import MLP, Block, TimeSeriesTokenizer, sine_cosine
+from finjepa_model.nn.layers import Block, TimeSeriesTokenizer, sine_cosine
 from finjepa_model.portfolio import SCALARS
 
 
@@ -86,21 +86,65 @@ class ContextEncoder(nn.Module):
         return self.time_norm(tokens_XPD)
 
 
+# Of each of SCALARS in the distance of two portfolios: so that it is that of holdings, volatilities and costs in equal parts, each in
+# its own standard deviation (non-negative least squares on random portfolios; docs/results/decisions.md).
+_SCALAR_WEIGHTS = (0.1, 0.1, 1.0, 0.2, 1.2, 0.8, 0.5, 8.0, 1.5, 0.5, 1.5)
+_HOLDINGS_WEIGHT = 2.0
+_FLOWS = ("step_cost", "step_turnover")
+
+
 class PortfolioEncoder(nn.Module):
-    """The state of a portfolio, seen against the latents of the assets that it holds."""
+    """The state of a portfolio as a point: two portfolios are as far apart as their holdings, their risk and their costs are.
+
+    Holdings are carried by the latents of their assets, whitened over the assets of the date, so that different assets are
+    orthogonal as far as the width allows: with more assets than dimensions distances are those of a projection. The scalars
+    have directions of their own. Nothing is learned here but the latents: what the state of a portfolio is, is known.
+    """
+
+    basis_DD: Tensor
+    weights_G: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.allocation = AllocationEmbedder(config.dim)
-        self.scalars = nn.Linear(len(SCALARS), config.dim)
-        self.mlp = MLP(config.dim, config.mlp_ratio)
+        basis_DD = np.linalg.qr(np.random.default_rng(0).standard_normal((config.dim, config.dim)))[0]
+        self.register_buffer("basis_DD", torch.from_numpy(basis_DD).float(), persistent=False)
+        self.register_buffer("weights_G", torch.from_numpy(np.array(_SCALAR_WEIGHTS)).float(), persistent=False)
+        self.carriers = max(config.dim - len(SCALARS), config.dim // 2)
 
-    def forward(
-        self, holdings_XN: Tensor, signals_XN: Tensor, scalars_XG: Tensor, assets_XND: Tensor, present_XN: Tensor
-    ) -> Tensor:
-        """portfolio_XD of holdings (signed shares of wealth after drift), last signals and `PortfolioState.scalars`."""
-        hidden_XD = self.allocation(holdings_XN, signals_XN, assets_XND, present_XN) + self.scalars(scalars_XG)
-        return normalize(hidden_XD + self.mlp(hidden_XD))
+    def forward(self, holdings_XN: Tensor, scalars_XG: Tensor, assets_XND: Tensor, present_XN: Tensor) -> Tensor:
+        """portfolio_XD of holdings (signed shares of wealth) and `SCALARS` among the latents of the assets that are present."""
+        basis_DD = self.basis_DD.to(assets_XND.dtype)
+        carriers_XNE = whitened(assets_XND.detach() @ basis_DD[:, : self.carriers], present_XN)
+        carried_XE = torch.einsum("...n,...ne->...e", holdings_XN, carriers_XNE.expand(*holdings_XN.shape, -1))
+        weighted_XG = scalars_XG * self.weights_G.to(scalars_XG.dtype)
+        return _HOLDINGS_WEIGHT * carried_XE @ basis_DD[:, : self.carriers].T + weighted_XG @ self._scalar_GD.to(
+            basis_DD
+        )
+
+    def position(self, latents_XD: Tensor) -> Tensor:
+        """What latents say of where a portfolio is, without what it took to get there: costs and turnover."""
+        flow_FD = self._scalar_GD[[SCALARS.index(name) for name in _FLOWS]].to(latents_XD.dtype)
+        return latents_XD - latents_XD @ flow_FD.T @ flow_FD
+
+    @property
+    def _scalar_GD(self) -> Tensor:
+        return self.basis_DD.T[torch.arange(-len(SCALARS), 0) % len(self.basis_DD)]
+
+
+def whitened(latents_XNE: Tensor, present_XN: Tensor) -> Tensor:
+    """Rows that are orthonormal where there are no more assets than dimensions, and else have an identity covariance; 0 for
+    absent assets. The polar factor of the latents: of all such rows those nearest to them."""
+    present_XN1 = present_XN.unsqueeze(-1).to(latents_XNE.dtype)
+    latents_XNE = latents_XNE * present_XN1
+    gram_XEE = latents_XNE.mT @ latents_XNE
+    values_XE, vectors_XEE = torch.linalg.eigh(gram_XEE.double())
+    floor_X1 = (_LEAST_SHARE * values_XE.sum(-1, keepdim=True)).clamp(min=1e-12)
+    root_XEE = (vectors_XEE * (values_XE.clamp(min=0) + floor_X1).rsqrt().unsqueeze(-2)) @ vectors_XEE.mT
+    scale_X11 = (present_XN1.sum(-2, keepdim=True) / latents_XNE.shape[-1]).clamp(min=1).sqrt()
+    return scale_X11 * (latents_XNE @ root_XEE.to(latents_XNE.dtype))
+
+
+_LEAST_SHARE = 1e-5  # of the latents' sum of squares: what assets differ by less does not tell them apart
 
 
 class MaskedPatchPredictor(nn.Module):

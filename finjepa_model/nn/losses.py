@@ -267,33 +267,31 @@ def _vicreg(tokens_BSMD: Tensor, present_BN: Tensor) -> dict[str, Tensor]:
 def _portfolio_terms(
     model: "FinJEPA", tokens_BSMD: Tensor, memory: MarketMemory, observation: Observation, path: "PortfolioPath"
 ) -> dict[str, Tensor]:
-    weights = model.config.loss
-    steps = weights.rollout_steps
+    """All latents of a path are taken among the assets as they were at its beginning, so that they move with holdings alone."""
+    steps = model.config.loss.rollout_steps
     first_step = observation.steps - 1 - steps
-    assets_BKND = tokens_BSMD[:, first_step:, :-1].detach()
-    present_BKN = observation.present_BN.unsqueeze(1).expand(-1, steps + 1, -1)
-    seen = (path.holdings_BKN, path.signals_BKN, path.scalars_BKG, assets_BKND, present_BKN)
-    latents_BKD = model.portfolio_encoder(*seen)
-    with torch.no_grad():
-        target_BKD = model.target_portfolio_encoder(*seen)
-    condition_BKD = model.action_embedder(
-        path.actions, path.holdings_BKN[:, :-1], assets_BKND[:, :-1], present_BKN[:, :-1]
-    )
+    assets_BKND = tokens_BSMD[:, first_step:-1, :-1].detach()
+    present_B1N = observation.present_BN.unsqueeze(1)
+    latents_BKD = model.encode_portfolio(path.holdings_BKN, path.scalars_BKG, assets_BKND[:, :1], present_B1N)
+    traded_BKD = model.encode_portfolio(path.traded_BKN, path.traded_scalars_BKG, assets_BKND[:, :1], present_B1N)
+    present_BKN = present_B1N.expand(-1, steps, -1)
+    condition_BKD = model.action_embedder(path.actions, path.holdings_BKN[:, :-1], assets_BKND, present_BKN)
     predict = model.predictor.portfolio
-    one_ahead_B1KD, _ = predict(latents_BKD[:, None, :-1], condition_BKD[:, None], first_step, memory)
+    one_ahead_B1KD, _ = predict(
+        latents_BKD[:, None, :-1], condition_BKD[:, None], traded_BKD[:, None], first_step, memory
+    )
     token_B1D, past, ahead = latents_BKD[:, None, :1], None, []
     for k in range(steps):
-        token_B1D, past = predict(token_B1D, condition_BKD[:, None, k : k + 1], first_step + k, memory, past)
+        now = slice(k, k + 1)
+        token_B1D, past = predict(
+            token_B1D, condition_BKD[:, None, now], traded_BKD[:, None, now], first_step + k, memory, past
+        )
         ahead.append(token_B1D[:, 0])
         token_B1D = token_B1D.detach()
-
-    variance, covariance = variance_covariance(latents_BKD.flatten(0, 1))
     return {
-        "portfolio_prediction": F.mse_loss(one_ahead_B1KD.squeeze(1), target_BKD[:, 1:]),
-        "portfolio_rollout": F.mse_loss(torch.cat(ahead, dim=1), target_BKD[:, 1:]),
+        "portfolio_prediction": F.mse_loss(one_ahead_B1KD.squeeze(1), latents_BKD[:, 1:]),
+        "portfolio_rollout": F.mse_loss(torch.cat(ahead, dim=1), latents_BKD[:, 1:]),
         "inverse_dynamics": model.inverse_dynamics.loss(
-            latents_BKD[:, :-1], latents_BKD[:, 1:], assets_BKND[:, :-1], path.actions, present_BKN[:, :-1]
+            latents_BKD[:, :-1], latents_BKD[:, 1:], assets_BKND, path.actions, present_BKN
         ),
-        "variance": variance,
-        "covariance": covariance,
     }

@@ -20,6 +20,8 @@ from finjepa_model.config import ModelConfig
 from finjepa_model.nn.encoder import normalize
 from finjepa_model.nn.layers import MLP, AdaLN, SelfAttention, merge_heads, rotate, split_heads
 
+_DRIFT = 0.1  # how far the returns of a decision step move a portfolio latent, about
+
 
 @dataclass(frozen=True)
 class MarketMemory:
@@ -129,6 +131,8 @@ class Predictor(nn.Module):
         self.market_out = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.dim))
         self.portfolio_blocks = nn.ModuleList(PortfolioBlock(config) for _ in range(config.predictor_layers))
         self.portfolio_out = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.dim))
+        nn.init.zeros_(self.portfolio_out[1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.portfolio_out[1].bias)  # type: ignore[arg-type]
 
     def market(self, tokens_XSMD: Tensor, present_XN: Tensor) -> tuple[Tensor, MarketMemory]:
         """Predict the market one step ahead, at every step.
@@ -162,15 +166,17 @@ class Predictor(nn.Module):
         self,
         tokens_XCLD: Tensor,
         condition_XCLD: Tensor,
+        traded_XCLD: Tensor,
         first_step: int,
         memory: MarketMemory,
         past: PortfolioPast | None = None,
     ) -> tuple[Tensor, PortfolioPast]:
-        """Predict the portfolio one step ahead.
+        """Predict the portfolio one step ahead: what a trade leads to at once is known, the returns that follow are not.
 
         Args:
             tokens_XCLD: portfolio latents of steps `first_step` to `first_step` + L - 1.
             condition_XCLD: embeddings of the actions taken there.
+            traded_XCLD: latents of the portfolio right after them.
             memory: the market, which must reach those steps.
 
         Returns:
@@ -191,7 +197,7 @@ class Predictor(nn.Module):
             x_XCLD, (key, value) = block(x_XCLD, condition_XCLD, step_L, own_mask_LR, own, market, market_mask_XLJ)
             keys.append(key)
             values.append(value)
-        return normalize(tokens_XCLD + self.portfolio_out(x_XCLD)), PortfolioPast(keys, values, step_R)
+        return traded_XCLD + _DRIFT * self.portfolio_out(x_XCLD), PortfolioPast(keys, values, step_R)
 
     def _looks_back(self, from_L: Tensor, to_R: Tensor) -> Tensor:
         distance_LR = from_L.unsqueeze(-1) - to_R

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.config import PortfolioConfig
 from finjepa_model.planning.imagination import ImaginedMarket, Moments
 from finjepa_model.planning.utility import Target
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
@@ -33,8 +34,17 @@ def goal_latent(
 
 @torch.no_grad()
 def target_latent(imagination: ImaginedMarket, simulator: PortfolioSimulator, sessions: int, target: Target) -> Tensor:
-    """goal_BD: a state that the user names, in the market of now; its holdings are the best ones at its volatility."""
+    """goal_BD: a state that the user names, in the market of now."""
     rules, moments = simulator.config, Moments.of(imagination)
+    holdings_BN, hedge_B = target_holdings(moments, rules, sessions, target)
+    fixed = {"drawdown": -10 * target.drawdown}
+    if target.growth is not None:
+        fixed["step_return"] = 10 * target.growth * sessions / rules.sessions_per_year
+    return _latent(imagination, moments, simulator, sessions, holdings_BN, hedge_B, fixed)
+
+
+def target_holdings(moments: Moments, rules: PortfolioConfig, sessions: int, target: Target) -> tuple[Tensor, Tensor]:
+    """holdings_BN and hedge_B (0 or 1) of a state that the user names: the best at its volatility, scaled to its exposure."""
     steps_a_year = rules.sessions_per_year / sessions
     aversion_B1 = torch.full_like(moments.mean_BHN[:, 0, :1], RISK_AVERSION)
     if target.volatility is not None:
@@ -48,11 +58,7 @@ def target_latent(imagination: ImaginedMarket, simulator: PortfolioSimulator, se
     wants_hedge_B = moments.hedge_pays(holdings_BN, RISK_AVERSION)
     if target.hedge is not None:
         wants_hedge_B = torch.full_like(wants_hedge_B, bool(target.hedge))
-    hedge_B = (wants_hedge_B & rules.allow_hedge).to(holdings_BN.dtype)
-    fixed = {"drawdown": -10 * target.drawdown}
-    if target.growth is not None:
-        fixed["step_return"] = 10 * target.growth / steps_a_year
-    return _latent(imagination, moments, simulator, sessions, holdings_BN, hedge_B, fixed, scale_B1)
+    return holdings_BN * scale_B1, (wants_hedge_B & rules.allow_hedge).to(holdings_BN.dtype)
 
 
 def _volatility(moments: Moments, holdings_BN: Tensor) -> Tensor:
@@ -79,7 +85,6 @@ def _latent(
     holdings_BN: Tensor,
     hedge_B: Tensor,
     fixed: dict[str, float],
-    scale_B1: Tensor | float = 1.0,
 ) -> Tensor:
     """Latent of holdings after a step at expected returns, free of costs, with some scalars fixed."""
     # a simulator without costs, in which a budget may be any share of wealth
@@ -87,13 +92,13 @@ def _latent(
         replace(simulator.config, cost_bps=0.0, hedge_cost_bps=0.0, borrow_rate=0.0, max_gross=1.0)
     )
     signals_BN = (holdings_BN > 0).to(holdings_BN.dtype)
-    action = PortfolioAction(holdings_BN * scale_B1, signals_BN, hedge_B)
+    action = PortfolioAction(holdings_BN, signals_BN, hedge_B)
     start = free.start(tuple(holdings_BN.shape), dtype=holdings_BN.dtype, device=holdings_BN.device)
     state, _ = free.trade(start, action, moments.beta_BN, torch.ones_like(moments.present_BN))
     state, _ = free.drift(state, moments.mean_BHN[:, 0], moments.market_mean_BH[:, 0], sessions)
     state = replace(state, peak_X=state.wealth_X, step_turnover_X=torch.zeros_like(state.wealth_X))
-    scalars_BG = state.scalars(moments.beta_BN).clone()
+    variance_B1 = moments.variance(state.holdings_XN.unsqueeze(1), (state.hedge_X / state.wealth_X).unsqueeze(1))
+    scalars_BG = state.scalars(moments.beta_BN, (variance_B1.squeeze(1).clamp(min=1e-16) / sessions).sqrt()).clone()
     for name, value in fixed.items():
         scalars_BG[:, SCALARS.index(name)] = value
-    seen = (state.holdings_XN.unsqueeze(1), signals_BN.unsqueeze(1), scalars_BG.unsqueeze(1))
-    return imagination.encode_portfolio(*seen)[:, 0]
+    return imagination.encode_portfolio(state.holdings_XN.unsqueeze(1), scalars_BG.unsqueeze(1))[:, 0]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from finjepa_model.actions import PortfolioAction
+from finjepa_model.actions import PlannedPath
 from finjepa_model.planning.plan import project_to_simplex
 from finjepa_model.portfolio import PortfolioState
 
@@ -28,12 +28,16 @@ class ImaginedMarket(Protocol):
     def beta_BN(self) -> Tensor: ...
     @property
     def present_BN(self) -> Tensor: ...
-    def portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:
-        """Portfolio latents_BCHD after each step; `held` are the holdings before each trade."""
+    def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
+        """Portfolio latents_BCHD after each step."""
         ...
 
-    def encode_portfolio(self, holdings_BCN: Tensor, signals_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
+    def encode_portfolio(self, holdings_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
         """Portfolio latents_BCD in the market of now."""
+        ...
+
+    def position(self, latents_XD: Tensor) -> Tensor:
+        """What portfolio latents say of where a portfolio is, without what it took to get there."""
         ...
 
 
@@ -70,14 +74,18 @@ class Ensemble:
     def present_BN(self) -> Tensor:
         return self.members[0].present_BN
 
-    def portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:
+    def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
         """The latents of all models side by side, so that a mean squared distance is the mean of theirs."""
-        return torch.cat([member.portfolio_path(state, held_BCHN, actions) for member in self.members], dim=-1)
+        return torch.cat([member.portfolio_path(state, planned) for member in self.members], dim=-1)
 
-    def encode_portfolio(self, holdings_BCN: Tensor, signals_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
+    def encode_portfolio(self, holdings_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
         """See `portfolio_path`."""
-        seen = (holdings_BCN, signals_BCN, scalars_BCG)
-        return torch.cat([member.encode_portfolio(*seen) for member in self.members], dim=-1)
+        return torch.cat([member.encode_portfolio(holdings_BCN, scalars_BCG) for member in self.members], dim=-1)
+
+    def position(self, latents_XD: Tensor) -> Tensor:
+        """See `portfolio_path`."""
+        parts = latents_XD.chunk(len(self.members), dim=-1)
+        return torch.cat([member.position(part) for member, part in zip(self.members, parts, strict=True)], dim=-1)
 
 
 def one_factor_covariance(volatility_BHN: Tensor, market_volatility_BH: Tensor, beta_BN: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def quantities(world: PlanningWorld, rollout: Rollout, names: Iterable[str]) -> 
     values = {name: _OF[name.partition("(")[0]](world, rollout) for name in named if name not in goals}
     if goals:
         latents_BCHD = _latents(world, rollout)
-        values |= {name: _distance(latents_BCHD, world.goals[name]) for name in goals}
+        values |= {name: _distance(world, latents_BCHD, world.goals[name]) for name in goals}
     return values
 
 
@@ -163,7 +163,7 @@ def _disagreement(world: PlanningWorld, rollout: Rollout) -> Tensor:
 def _goal_distance(world: PlanningWorld, rollout: Rollout) -> Tensor:
     if world.goal_BD is None:
         raise FinJEPAError("a utility with goal_distance needs a goal; see finjepa_model.planning.goals")
-    return _distance(_latents(world, rollout), world.goal_BD)
+    return _distance(world, _latents(world, rollout), world.goal_BD)
 
 
 def _final_goal_distance(world: PlanningWorld, rollout: Rollout) -> Tensor:
@@ -172,11 +172,11 @@ def _final_goal_distance(world: PlanningWorld, rollout: Rollout) -> Tensor:
 
 
 def _latents(world: PlanningWorld, rollout: Rollout) -> Tensor:
-    return world.imagination.portfolio_path(world.state, rollout.held_BCHN, rollout.actions)
+    return world.imagination.portfolio_path(world.state, rollout)
 
 
-def _distance(latents_BCHD: Tensor, goal_BD: Tensor) -> Tensor:
-    return (latents_BCHD - goal_BD[:, None, None]).square().mean(-1)
+def _distance(world: PlanningWorld, latents_BCHD: Tensor, goal_BD: Tensor) -> Tensor:
+    return world.imagination.position(latents_BCHD - goal_BD[:, None, None]).square().mean(-1)
 
 
 _OF: dict[str, Callable[[PlanningWorld, Rollout], Tensor]] = {

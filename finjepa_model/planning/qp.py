@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.goals import RISK_AVERSION
+from finjepa_model.planning.goals import RISK_AVERSION, target_holdings
 from finjepa_model.planning.objective import CUMULATIVE, Objective
 from finjepa_model.planning.plan import (
     ActionSpace,
@@ -26,6 +26,7 @@ from finjepa_model.planning.plan import (
     project_to_exposure,
     project_to_simplex,
 )
+from finjepa_model.planning.utility import parse_goal
 
 _ITERATIONS = 150
 _LINEAR = ("log_growth", "variance", "turnover", "cost")
@@ -137,9 +138,10 @@ _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)  # of a solution
 
 
 def simple_plans(objective: Objective, space: ActionSpace) -> PortfolioAction:
-    """Candidates that no planner may do worse than, by its own account: no holdings, the present ones, 1/N, those behind the goal
-    latent, and solutions of the mean-variance part of the cost, with and without a hedge, fully invested and with cash allowed,
-    and shares of them (limits and other terms may prefer less). Of a utility without such a part, those of `CUMULATIVE`.
+    """Candidates that no planner may do worse than, by its own account: no holdings, the present ones, 1/N, those behind the
+    goals that the cost names, and solutions of the mean-variance part of the cost, with and without a hedge, fully invested and
+    with cash allowed, and shares of them (limits and other terms may prefer less). Of a utility without such a part, those of
+    `CUMULATIVE`.
     """
     world = objective.world
     if objective.utility.slopes(_LINEAR) is None:
@@ -150,10 +152,13 @@ def simple_plans(objective: Objective, space: ActionSpace) -> PortfolioAction:
     wide = replace(space, present_BN=space.present_BN.repeat(len(hedges), 1))
     held_BHN = project_to_exposure(problems[0].held_BN.unsqueeze(1).expand_as(problems[0].mean_BHN), space)
     plain = [torch.zeros_like(held_BHN), held_BHN, space.equal_weights().to(held_BHN)]
-    if world.goal_BD is not None:
-        goal_BN = world.moments.best_holdings(RISK_AVERSION, space.max_weight)
-        plain.append(goal_BN.unsqueeze(1).expand_as(held_BHN))
+    goals_BN = [] if world.goal_BD is None else [world.moments.best_holdings(RISK_AVERSION, space.max_weight)]
+    targets = filter(None, map(parse_goal, world.goals))
+    goals_BN += [target_holdings(world.moments, world.simulator.config, world.sessions, one)[0] for one in targets]
     found = [action_of_positions(x_BHN, space, hedge=0.0) for x_BHN in plain]
+    for goal_BN in goals_BN:
+        goal_BHN = goal_BN.unsqueeze(1).expand_as(held_BHN).to(held_BHN)
+        found += [action_of_positions(goal_BHN, space, float(hedged)) for hedged in hedges]
     for invested in (False, True):
         for hedged, x_BHN in zip(hedges, solve(every, wide, invested).chunk(len(hedges)), strict=True):
             found += [action_of_positions(share * x_BHN, space, float(hedged)) for share in _SHARES]

@@ -56,14 +56,20 @@ class PolicyState:
         """Of the portfolios of a world, which is made of the imagination of Y markets; without outcomes they are 0."""
         state, moments, present_YN = world.state, world.moments, imagination.present_BN
         assets_YND, market_YD = imagination.tokens_BMD[:, :-1], imagination.tokens_BMD[:, -1]
-        scalars_YG = state.scalars(moments.beta_BN)
+        volatility_Y1 = imagination.volatility(
+            state.holdings_XN.unsqueeze(1), (state.hedge_X / state.wealth_X).unsqueeze(1)
+        )
+        scalars_YG = state.scalars(moments.beta_BN, volatility_Y1.squeeze(1))
         mean_YN = imagination.mean_BHN[:, 0]
         volatility_YN = imagination.covariance_BHMM[:, 0].diagonal(dim1=-2, dim2=-1)[:, :-1].sqrt()
         volatilities = (mean_YN / volatility_YN, torch.log(volatility_YN / _USUAL_VOLATILITY))
         own = (state.holdings_XN, state.signals_XN, *volatilities, moments.beta_BN - 1)
         own_YNV = torch.stack(own, dim=-1) * present_YN.unsqueeze(-1)
         portfolio_YD = imagination.model.encode_portfolio(
-            state.holdings_XN, state.signals_XN, scalars_YG, assets_YND, present_YN
+            state.holdings_XN.unsqueeze(1),
+            scalars_YG.unsqueeze(1),
+            assets_YND.unsqueeze(1),
+            present_YN.unsqueeze(1).squeeze(1),
         )
         if outcome_YO is None:
             outcome_YO = scalars_YG.new_zeros(len(scalars_YG), len(OUTCOMES))

@@ -12,7 +12,7 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.batches import MarketBatch
 from finjepa_model.nn.distributed import draw_rows
-from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
+from finjepa_model.portfolio import PortfolioSimulator, PortfolioState, one_factor_volatility
 from finjepa_model.world_model import PortfolioPath
 
 _KEEP = 0.3  # share of decisions that repeat the last weights or signals, as a real portfolio mostly does
@@ -64,17 +64,37 @@ def sample_path(batch: MarketBatch, config: PortfolioConfig) -> PortfolioPath:
     state = random_drawdown(state)
 
     action: PortfolioAction | None = None
-    seen, actions = [], []
+    seen, traded, actions = [], [], []
     for k in range(steps):
         action = random_action(present_BN, action, config)
         # the beta that was known at the decision
-        beta_BN = beta_BSN[:, max(first + k - 1, 0)]
+        beta_BN, tradable_BTN = beta_BSN[:, max(first + k - 1, 0)], batch.tradable_BKTN[:, k]
+        if k > 0:  # the first action leads to the first state that is seen
+            zero_B = torch.zeros_like(state.wealth_X)
+            begun = replace(state, decided_wealth_X=state.wealth_X, step_cost_X=zero_B, step_turnover_X=zero_B)
+            after, _ = simulator.trade(begun, action, beta_BN, tradable_BTN[:, 0])
+            traded.append((after.holdings_XN, _scalars(after, batch, max(first + k - 1, 0))))
+            actions.append(action)
         state, _ = simulator.step(
-            state, action, batch.returns_BKTN[:, k], batch.market_returns_BKT[:, k], beta_BN, batch.tradable_BKTN[:, k]
+            state, action, batch.returns_BKTN[:, k], batch.market_returns_BKT[:, k], beta_BN, tradable_BTN
         )
-        seen.append((state.holdings_XN, state.signals_XN, state.scalars(beta_BSN[:, first + k])))
-        actions.append(action)
-    holdings_BKN, signals_BKN, scalars_BKG = (torch.stack(part, dim=1) for part in zip(*seen, strict=True))
-    taken = zip(*(vars(a).values() for a in actions[1:]), strict=True)  # the first led to the first state that is seen
+        seen.append((state.holdings_XN, _scalars(state, batch, first + k)))
+    holdings_BKN, scalars_BKG = (torch.stack(part, dim=1) for part in zip(*seen, strict=True))
+    traded_BKN, traded_scalars_BKG = (torch.stack(part, dim=1) for part in zip(*traded, strict=True))
+    taken = zip(*(vars(a).values() for a in actions), strict=True)
     action = PortfolioAction(*(torch.stack(part, dim=1) for part in taken))
-    return PortfolioPath(holdings_BKN, signals_BKN, scalars_BKG, action)
+    return PortfolioPath(holdings_BKN, scalars_BKG, action, traded_BKN, traded_scalars_BKG)
+
+
+def _scalars(state: PortfolioState, batch: MarketBatch, step: int) -> Tensor:
+    """With the volatility that the assets' own and their betas give, for the risk model is fitted after all training."""
+    seen = batch.observation
+    beta_BN = seen.beta_BSN[:, step]
+    volatility_B = one_factor_volatility(
+        state.holdings_XN,
+        state.hedge_X / state.wealth_X,
+        beta_BN,
+        seen.volatility_BSN[:, step],
+        seen.market_volatility_BS[:, step],
+    )
+    return state.scalars(beta_BN, volatility_B)

@@ -15,21 +15,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.batches import MarketBatch, observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import Splits
-from finjepa_model.nn.predictor import MarketMemory
-from finjepa_model.world_model import FinJEPA, PortfolioPath
+from finjepa_model.world_model import FinJEPA
 
-# The sign of each of the six ways to collapse. The bounds are those of a model that has learnt nothing at all; a model that
-# was only trained too little passes, and has a low skill.
+# The sign of each of five ways to collapse; actions cannot be ignored, since what a trade leads to is part of a prediction. The
+# bounds are those of a model that has learnt nothing at all; one that was only trained too little passes, and has a low skill.
 _FAILURES: dict[str, Callable[[Mapping[str, float]], bool]] = {
     "constant latents": lambda v: min(v["latent_std"], v["latent_std_market"]) < 0.02,
     "few dimensions": lambda v: min(v["effective_rank_assets"], v["effective_rank_market"]) < 2.0,
     "slow features only": lambda v: v["slowness"] > 0.995,
     "the predictor copies": lambda v: v["movement"] < 1e-3,
-    "actions are ignored": lambda v: abs(v["action_gap"] - 1) < 1e-6,
     "error above the spread of the target": lambda v: v["relative_error"] > 2.0,
 }
 
@@ -42,8 +39,8 @@ def effective_rank(samples_ND: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def monitor(model: FinJEPA, batch: MarketBatch, path: PortfolioPath) -> dict[str, Any]:
-    """The six monitors.
+def monitor(model: FinJEPA, batch: MarketBatch) -> dict[str, Any]:
+    """The five monitors.
 
     Returns:
         latent_std, latent_std_market: (a) spread of a latent over samples; 0 when constant.
@@ -51,15 +48,14 @@ def monitor(model: FinJEPA, batch: MarketBatch, path: PortfolioPath) -> dict[str
         slowness: (c) correlation of an asset's latent with that of the step before; 1 when nothing but slow features is left.
         movement: (d) mean square from the latent that a prediction starts from / from it to the true one; 0 when it copies.
         copy_skill, mean_skill: 1 - MSE of the prediction / MSE of predicting no change, or the mean latent.
-        action_gap: (e) loss of portfolio predictions with actions of other samples / with the true ones; 1 when ignored.
-        relative_error: (f) prediction loss / variance of the target.
+        relative_error: (e) prediction loss / variance of the target.
         rollout_skill_k: 1 - MSE / MSE of no change, k steps ahead of the context.
-        collapsed: whether one of the six has failed; collapse: which, in words.
+        collapsed: whether one of the five has failed; collapse: which, in words.
     """
     observation = batch.observation
     tokens_BSMD = model.see(model.encoder, observation)[0]
     assets_BSND, market_BSD = tokens_BSMD[..., :-1, :], tokens_BSMD[..., -1, :]
-    predicted_BSMD, memory = model.predict(tokens_BSMD, observation.present_BN)
+    predicted_BSMD, _ = model.predict(tokens_BSMD, observation.present_BN)
     present_BSN = observation.present_BN.unsqueeze(1).expand(assets_BSND.shape[:-1])
     before, after = assets_BSND[:, :-1][present_BSN[:, 1:]], assets_BSND[:, 1:][present_BSN[:, 1:]]
     ahead = predicted_BSMD[:, :-1, :-1][present_BSN[:, 1:]]
@@ -75,11 +71,9 @@ def monitor(model: FinJEPA, batch: MarketBatch, path: PortfolioPath) -> dict[str
         "movement": F.mse_loss(ahead, before) / change.clamp(min=1e-12),
         "copy_skill": 1 - error / change.clamp(min=1e-12),
         "mean_skill": 1 - error / spread.clamp(min=1e-12),
-        "action_gap": _action_gap(model, assets_BSND, observation.present_BN, memory, path),
         "relative_error": error / spread.clamp(min=1e-12),
     }
-    steps = path.holdings_BKN.shape[1] - 1
-    for k, skill in enumerate(rollout_skill(model, batch, steps), start=1):
+    for k, skill in enumerate(rollout_skill(model, batch, model.config.loss.rollout_steps), start=1):
         values[f"rollout_skill_{k}"] = skill
     numbers = {name: float(value) for name, value in values.items()}
     failed = failures(numbers)
@@ -106,28 +100,6 @@ def rollout_skill(model: FinJEPA, batch: MarketBatch, steps: int) -> Tensor:
         return ((guess_BKMD - truth_BKMD).square().mean(-1) * present_BM.unsqueeze(1)).sum((0, 2))
 
     return 1 - error(ahead_BKMD) / error(last_B1MD).clamp(min=1e-12)
-
-
-def _action_gap(
-    model: FinJEPA, assets_BSND: Tensor, present_BN: Tensor, memory: MarketMemory, path: PortfolioPath
-) -> Tensor:
-    steps = path.holdings_BKN.shape[1]
-    assets_BKND = assets_BSND[:, -steps:]
-    present_BKN = present_BN.unsqueeze(1).expand(-1, steps, -1)
-    latents_BKD = model.encode_portfolio(
-        path.holdings_BKN, path.signals_BKN, path.scalars_BKG, assets_BKND, present_BKN
-    )
-    first_step = assets_BSND.shape[1] - steps
-
-    def error(actions: PortfolioAction) -> Tensor:
-        condition_BKD = model.action_embedder(
-            actions, path.holdings_BKN[:, :-1], assets_BKND[:, :-1], present_BKN[:, :-1]
-        )
-        ahead_B1KD, _ = model.predictor.portfolio(latents_BKD[:, None, :-1], condition_BKD[:, None], first_step, memory)
-        return F.mse_loss(ahead_B1KD.squeeze(1), latents_BKD[:, 1:])
-
-    shuffled = path.actions.map(lambda x: x.roll(1, dims=0))
-    return error(shuffled) / error(path.actions).clamp(min=1e-12)
 
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)

@@ -72,10 +72,11 @@ def build_library(
     gains_TY = torch.stack([ledger.pnl_X - ledger.cost_X for ledger in ledgers])
     utility_Y = state.wealth_X.log() - RISK_AVERSION / 2 * gains_TY.square().sum(0)
     by_date = (dates, portfolios, -1)
+    volatility_LC = after.volatility(
+        state.holdings_XN.view(by_date), (state.hedge_X / state.wealth_X).view(dates, portfolios)
+    )
     latents_LCD = after.encode_portfolio(
-        state.holdings_XN.view(by_date),
-        state.signals_XN.view(by_date),
-        state.scalars(after.beta_BN[rows_Y]).view(by_date),
+        state.holdings_XN.view(by_date), state.scalars(after.beta_BN[rows_Y], volatility_LC.flatten()).view(by_date)
     )
     goals_LD = best_realised(latents_LCD, utility_Y.view(dates, portfolios))
     return GoalLibrary(now.tokens_BMD[:, -1], goals_LD, torch.from_numpy(sessions_L) + stride)

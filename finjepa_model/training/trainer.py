@@ -194,7 +194,7 @@ class Trainer:
                 totals[name] = totals.get(name, 0) + value / training.evaluate_batches
         torch.manual_seed(seed_of(training.seed, 0, -1))
         batch = self.validation.draw(0).to(self.device)
-        diagnostics = [monitor(self.model, batch, sample_path(batch, self.config.portfolio))]
+        diagnostics = [monitor(self.model, batch)]
         if self.ranks > 1:  # monitors are taken over one rank's share, and all must decide alike
             dist.broadcast_object_list(diagnostics)
         self.model.train()

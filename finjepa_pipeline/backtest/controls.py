@@ -63,7 +63,7 @@ class ForecastMarket:
     def portfolio_path(self, *_: Any, **__: Any) -> Tensor:
         raise NotImplementedError("a forecast has no latents to move a portfolio in")
 
-    encode_portfolio = portfolio_path
+    encode_portfolio = position = portfolio_path
 
 
 Moments = Callable[[MarketView], Tensor]

@@ -65,7 +65,7 @@ class KnownTruthMarket:
         for t, d in enumerate(decided_T):  # who is not in the universe of the day cannot be held
             present_TR[t] &= np.isin(np.arange(len(setup.roster_R)), setup.places(setup.decisions[d]))
         pairs_TRR = present_TR[:, :, None] & present_TR[:, None, :]
-        covariance_TRR = self.market.covariance(sessions_T)[:, assets_R][:, :, assets_R]
+        covariance_TRR = self.market.covariance(sessions_T, assets_R)
         return Truth(
             np.where(present_TR, self.market.expected_DA[sessions_T][:, assets_R], 0.0),
             np.where(pairs_TRR, covariance_TRR, 0.0),

@@ -91,7 +91,7 @@ def world_model(
             "latents_have_not_collapsed",
             asset="world_model_evaluation",
             blocking=True,
-            description="None of the six collapse monitors speaks of a collapse (docs/concepts/model.md).",
+            description="None of the five collapse monitors speaks of a collapse (docs/concepts/model.md).",
         ),
     ],
 )

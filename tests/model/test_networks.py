@@ -1,5 +1,7 @@
 """What networks may depend on: rotary offsets, the order of assets, absent ones, masks, actions, never later steps."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 
@@ -128,14 +130,26 @@ def test_portfolio_latent_does_not_depend_on_order_but_on_who_is_held():
     encoder = PortfolioEncoder(small_config().model).double()
     latents = torch.randn(1, 4, 16, dtype=torch.float64)
     held = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64)
-    signals, present = torch.ones(1, 4, dtype=torch.float64), torch.ones(1, 4, dtype=torch.bool)
-    scalars = torch.zeros(1, len(SCALARS), dtype=torch.float64)
+    present, scalars = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, len(SCALARS), dtype=torch.float64)
     order = torch.tensor([2, 0, 3, 1])
-    latent = encoder(held, signals, scalars, latents, present)
-    torch.testing.assert_close(
-        encoder(held[:, order], signals, scalars, latents[:, order], present), latent, rtol=0, atol=1e-12
-    )
-    assert (encoder(held[:, order], signals, scalars, latents, present) - latent).abs().max() > 1e-3
+    latent = encoder(held, scalars, latents, present)
+    torch.testing.assert_close(encoder(held[:, order], scalars, latents[:, order], present), latent, rtol=0, atol=1e-12)
+    assert (encoder(held[:, order], scalars, latents, present) - latent).abs().max() > 1e-3
+
+
+def test_two_portfolios_are_as_far_apart_as_their_holdings_and_scalars():
+    """As long as there are no more assets than dimensions that carry them; absent assets carry nothing."""
+    torch.manual_seed(0)
+    encoder = PortfolioEncoder(replace(small_config().model, dim=32)).double()
+    latents, present = torch.randn(1, 20, 32, dtype=torch.float64), torch.arange(20)[None] < 18
+    held = torch.rand(50, 20, dtype=torch.float64) * present
+    scalars = torch.randn(50, len(SCALARS), dtype=torch.float64)
+    found = torch.cdist(*[encoder(held, scalars, latents, present)] * 2)
+    weighted = scalars * encoder.weights_G
+    expected = (4 * torch.cdist(held, held).square() + torch.cdist(weighted, weighted).square()).sqrt()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    moved = encoder(held + (~present).double(), scalars, latents, present)
+    torch.testing.assert_close(moved, encoder(held, scalars, latents, present))
 
 
 def test_gather_takes_each_samples_own_patches():
@@ -216,7 +230,9 @@ def test_market_latents_have_no_derivative_with_respect_to_an_action(model, seen
     predicted, memory = model.predict(tokens, observation.present_BN)
     held = torch.zeros(8, 1, 2, 4, dtype=torch.float64)
     condition = model.action_embedder(actions, held, tokens[:, None, -2:, :-1], observation.present_BN[:, None, None])
-    ahead, _ = model.predictor.portfolio(torch.randn(8, 1, 2, 16, dtype=torch.float64), condition, 3, memory)
+    torch.nn.init.normal_(model.predictor.portfolio_out[1].weight)
+    token = torch.randn(8, 1, 2, 16, dtype=torch.float64)
+    ahead, _ = model.predictor.portfolio(token, condition, token, 3, memory)
     parts = (actions.weights_XN, actions.signals_XN, actions.hedge_X)
     market_gradients = torch.autograd.grad(predicted.sum() + 0 * ahead.sum(), parts, retain_graph=True)
     assert all(not gradient.any() for gradient in market_gradients)
@@ -239,9 +255,10 @@ def test_portfolio_steps_one_by_one_equal_all_at_once(model):
     _, memory = model.predict(torch.cat([assets, market.unsqueeze(-2)], dim=-2), observation.present_BN)
     token = torch.randn(8, 3, 2, 16, dtype=torch.float64)
     condition = torch.randn_like(token)
-    together, _ = model.predictor.portfolio(token, condition, 2, memory)
-    first, past = model.predictor.portfolio(token[:, :, :1], condition[:, :, :1], 2, memory)
-    second, _ = model.predictor.portfolio(token[:, :, 1:], condition[:, :, 1:], 3, memory, past)
+    torch.nn.init.normal_(model.predictor.portfolio_out[1].weight)
+    together, _ = model.predictor.portfolio(token, condition, token, 2, memory)
+    first, past = model.predictor.portfolio(token[:, :, :1], condition[:, :, :1], token[:, :, :1], 2, memory)
+    second, _ = model.predictor.portfolio(token[:, :, 1:], condition[:, :, 1:], token[:, :, 1:], 3, memory, past)
     torch.testing.assert_close(torch.cat([first, second], 2), together)
 
 
@@ -249,18 +266,39 @@ def test_imagining_many_candidates_equals_imagining_each_alone(model):
     """The factored roll-out, where the market is shared, costs what the full one costs."""
     imagination = model.imagine(in_double(random_observation(model.config, steps=3)), horizon=2)
     state = PortfolioSimulator(model.config.portfolio).start((8, 4))
-    actions, held = _doubled((8, 5, 2, 4)), 0.1 * torch.rand(8, 5, 2, 4, dtype=torch.float64)
-    together = imagination.portfolio_path(state, held, actions)
+    torch.nn.init.normal_(model.predictor.portfolio_out[1].weight)
+    planned = _planned(8, 5, 2, 4)
+    together = imagination.portfolio_path(state, planned)
     for c in range(5):
-        alone = imagination.portfolio_path(state, held[:, c : c + 1], actions.map(lambda x, c=c: x[:, c : c + 1]))
+        alone = imagination.portfolio_path(state, planned.map(lambda x, c=c: x[:, c : c + 1]))
         torch.testing.assert_close(alone[:, 0], together[:, c])
     one = slice(3, 4)
-    path = imagination.take(one).portfolio_path(state.map(lambda x: x[one]), held[one], actions.map(lambda x: x[one]))
+    path = imagination.take(one).portfolio_path(state.map(lambda x: x[one]), planned.map(lambda x: x[one]))
     torch.testing.assert_close(path[0], together[3])
 
 
 def test_actions_have_an_effect_from_the_start(model):
     imagination = model.imagine(in_double(random_observation(model.config, steps=3)), horizon=1)
-    state, held = PortfolioSimulator(model.config.portfolio).start((8, 4)), torch.zeros(8, 1, 1, 4, dtype=torch.float64)
-    one, other = (imagination.portfolio_path(state, held, _doubled((8, 1, 1, 4), seed)) for seed in (0, 1))
+    state = PortfolioSimulator(model.config.portfolio).start((8, 4))
+    one, other = (imagination.portfolio_path(state, _planned(8, 1, 1, 4, seed=seed)) for seed in (0, 1))
     assert bool((one - other).abs().max() > 0)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    actions: PortfolioAction
+    held_BCHN: torch.Tensor
+    holdings_BCHN: torch.Tensor
+    hedge_BCH: torch.Tensor
+    cost_BCH: torch.Tensor
+    turnover_BCH: torch.Tensor
+
+    def map(self, function) -> "_Planned":
+        rest = {name: function(part) for name, part in vars(self).items() if name != "actions"}
+        return _Planned(self.actions.map(function), **rest)
+
+
+def _planned(*shape: int, seed: int = 0) -> _Planned:
+    actions = _doubled(shape, seed)
+    held, small = 0.1 * torch.rand(shape, dtype=torch.float64), 0.01 * torch.rand(shape[:-1], dtype=torch.float64)
+    return _Planned(actions, held, actions.weights_XN * actions.signals_XN, -actions.hedge_X, small, small)

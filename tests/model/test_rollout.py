@@ -107,19 +107,19 @@ class LinearPortfolio(nn.Module):
         self.A = nn.Parameter(torch.linalg.qr(torch.randn(dim, dim))[0])
         self.B = nn.Parameter(torch.randn(dim, dim) / dim**0.5)
 
-    def portfolio(self, tokens_XCLD, condition_XCLD, first_step, memory, past=None):
+    def portfolio(self, tokens_XCLD, condition_XCLD, traded_XCLD, first_step, memory, past=None):
         return tokens_XCLD @ self.A.T + condition_XCLD @ self.B.T, past
 
 
 class Fixed(nn.Module):
-    """An encoder that gives the latents that it holds."""
+    """An encoder that gives the latents that it holds, as many as there are states."""
 
     def __init__(self, latents: torch.Tensor):
         super().__init__()
         self.latents = latents
 
-    def forward(self, *_):
-        return self.latents
+    def forward(self, holdings_BKN, *_):
+        return self.latents[:, : holdings_BKN.shape[1]]
 
 
 def _held(steps, noise=0.0):
@@ -133,9 +133,9 @@ def _held(steps, noise=0.0):
     model.predictor = LinearPortfolio(16)
     latents = [torch.randn(8, 16)]
     for k in range(steps):
-        latents.append(model.predictor.portfolio(latents[-1], condition[:, k], k, None)[0].detach())
+        latents.append(model.predictor.portfolio(latents[-1], condition[:, k], None, k, None)[0].detach())
     latents = torch.stack(latents, dim=1) + noise * torch.randn(8, steps + 1, 16)
-    model.portfolio_encoder = model.target_portfolio_encoder = Fixed(latents)
+    model.portfolio_encoder = Fixed(latents)
     return model, (tokens, None, batch.observation, path), latents, condition
 
 
@@ -145,7 +145,7 @@ def test_portfolios_that_follow_the_actions_have_no_loss_and_a_shifted_target_ha
     terms = _portfolio_terms(model, *seen)
     assert float(terms["portfolio_prediction"]) < 1e-10
     assert float(terms["portfolio_rollout"]) < 1e-10
-    model.target_portfolio_encoder = Fixed(latents.roll(1, dims=1))
+    model.portfolio_encoder = Fixed(latents.roll(1, dims=1))
     shifted = _portfolio_terms(model, *seen)
     assert min(float(shifted["portfolio_prediction"]), float(shifted["portfolio_rollout"])) > 0.1
     model.portfolio_encoder = Fixed(torch.randn_like(latents))
@@ -160,7 +160,7 @@ def test_gradients_of_portfolios_are_those_of_single_steps():
     gradients = torch.autograd.grad(_portfolio_terms(model, *seen)["portfolio_rollout"], learned)
     alone, fed = [torch.zeros_like(p) for p in learned], latents[:, 0]
     for k in range(steps):
-        one, _ = model.predictor.portfolio(fed.detach(), condition[:, k], k, None)
+        one, _ = model.predictor.portfolio(fed.detach(), condition[:, k], None, k, None)
         loss = (one - latents[:, k + 1]).square().mean() / steps
         alone = [total + part for total, part in zip(alone, torch.autograd.grad(loss, learned), strict=True)]
         fed = one

@@ -10,6 +10,7 @@ market-wide crashes. What is in brackets has mean zero given session t, so that 
 Shape suffixes: D sessions, A assets, K factors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -94,10 +95,13 @@ class SyntheticMarket:
     volatility_A: np.ndarray
     delisted_A: np.ndarray
 
-    def covariance(self, sessions: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """[T, A, A], of the returns of the session after each of the given ones."""
-        factors_TK, own_TA = self.factor_variance_DK[sessions], self.own_variance_DA[sessions]
-        loaded = np.einsum("ak,tk,bk->tab", self.loadings_AK, factors_TK, self.loadings_AK, optimize=True)
+    def covariance(
+        self, sessions: slice | np.ndarray = slice(None), assets: slice | Sequence[int] = slice(None)
+    ) -> np.ndarray:
+        """[T, A, A] of some assets, of their returns of the session after each of the given ones."""
+        factors_TK, own_TA = self.factor_variance_DK[sessions], self.own_variance_DA[sessions][:, assets]
+        loadings_AK = self.loadings_AK[assets]
+        loaded = np.einsum("ak,tk,bk->tab", loadings_AK, factors_TK, loadings_AK, optimize=True)
         return loaded + np.eye(own_TA.shape[1]) * own_TA[:, None, :]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finjepa_model.actions import PortfolioAction
+from finjepa_model.actions import PlannedPath
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.planning.imagination import one_factor_covariance
 from finjepa_model.planning.objective import PlanningWorld
@@ -24,14 +24,17 @@ class PerfectImagination:
     beta_BN: Tensor
     present_BN: Tensor
 
-    def portfolio_path(self, state: PortfolioState, held_BCHN: Tensor, actions: PortfolioAction) -> Tensor:
-        drifted_BCHN = actions.positions(False) * (1 + self.mean_BHN.unsqueeze(1))
-        return torch.cat([drifted_BCHN, actions.hedge_X.unsqueeze(-1)], -1)
+    def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
+        drifted_BCHN = planned.actions.positions(False) * (1 + self.mean_BHN.unsqueeze(1))
+        return torch.cat([drifted_BCHN, planned.actions.hedge_X.unsqueeze(-1)], -1)
 
-    def encode_portfolio(self, holdings_BCN: Tensor, signals_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
+    def encode_portfolio(self, holdings_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
         growth_BC1 = torch.exp(scalars_BCG[..., 6:7] / 10)
         hedged_BC1 = (scalars_BCG[..., 4:5].abs() > 1e-9).to(holdings_BCN.dtype)
         return torch.cat([holdings_BCN * growth_BC1, hedged_BC1], -1)
+
+    def position(self, latents_XD: Tensor) -> Tensor:
+        return latents_XD
 
 
 def perfect_market(

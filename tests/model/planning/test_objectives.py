@@ -234,7 +234,7 @@ def test_a_goal_of_low_volatility_leads_to_low_volatility():
 
 def test_growth_drawdown_and_hedge_of_a_goal_are_what_the_latent_says():
     imagination, seen = perfect_market(2, 1, 5), []
-    imagination.encode_portfolio = lambda holdings, signals, scalars: seen.append(scalars) or holdings  # type: ignore[method-assign]
+    imagination.encode_portfolio = lambda holdings, scalars: seen.append(scalars) or holdings  # type: ignore[method-assign]
     target = parse_goal("goal(growth=0.252,drawdown=0.1,hedge=1)")
     assert target is not None
     target_latent(imagination, PortfolioSimulator(PortfolioConfig()), 5, target)
