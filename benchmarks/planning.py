@@ -26,7 +26,7 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.planners import make_planner
 from finjepa_model.planning.goals import goal_latent
-from finjepa_model.planning.objective import GOAL, Objective, PlanningWorld
+from finjepa_model.planning.objective import GOAL, Objective, PlanningWorld, Rollout
 from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.world_model import FinJEPA, Imagination
@@ -76,7 +76,7 @@ class BlockKey:
 def rolled_in_full(case: BlockKey, world: PlanningWorld, actions: PortfolioAction) -> torch.Tensor:
     """The cost_BC of candidates, each with a roll-out of the whole market of its own."""
     dates, candidates = actions.hedge_X.shape[:2]
-    held = world.roll(actions).held_BCHN
+    rollout = world.roll(actions)
     now = world.imagination
     assert isinstance(now, Imagination)
 
@@ -89,12 +89,21 @@ def rolled_in_full(case: BlockKey, world: PlanningWorld, actions: PortfolioActio
         tokens = torch.cat([tokens, model.rollout(tokens, present, case.horizon - 1)], dim=1)
     _, memory = model.predictor.market(tokens, present)
     everything = replace(
-        now, beta_BN=each(now.beta_BN), present_BN=present, assets_BHND=tokens[:, now.first_step :, :-1], memory=memory
+        now,
+        beta_BN=each(now.beta_BN),
+        present_BN=present,
+        covariance_BHMM=each(now.covariance_BHMM),
+        assets_BHND=tokens[:, now.first_step :, :-1],
+        memory=memory,
     )
-    alone = actions.map(lambda x: x.reshape(dates * candidates, 1, *x.shape[2:]))
-    path = everything.portfolio_path(world.state.map(each), held.reshape(-1, 1, *held.shape[2:]), alone)
+
+    def alone(x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(dates * candidates, 1, *x.shape[2:])
+
+    parts = {name: alone(x) for name, x in vars(rollout).items() if name != "actions"}
+    path = everything.portfolio_path(world.state.map(each), Rollout(actions.map(alone), **parts))
     goal = each(world.goal_BD)[:, None, None]
-    return (path - goal).square().mean(-1).sum(-1).view(dates, candidates)
+    return everything.position(path - goal).square().mean(-1).sum(-1).view(dates, candidates)
 
 
 def seconds(run: Callable[[], object], repeats: int = 2) -> float:

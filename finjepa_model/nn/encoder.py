@@ -86,8 +86,8 @@ class ContextEncoder(nn.Module):
         return self.time_norm(tokens_XPD)
 
 
-# Of each of SCALARS in the distance of two portfolios: so that it is that of holdings, volatilities and costs in equal parts, each in
-# its own standard deviation (non-negative least squares on random portfolios; docs/results/decisions.md).
+# Of each of SCALARS in the distance of two portfolios: so that it is that of holdings, volatilities and costs in equal parts,
+# each in its own standard deviation (non-negative least squares on random portfolios; docs/results/decisions.md).
 _SCALAR_WEIGHTS = (0.1, 0.1, 1.0, 0.2, 1.2, 0.8, 0.5, 8.0, 1.5, 0.5, 1.5)
 _HOLDINGS_WEIGHT = 2.0
 _FLOWS = ("step_cost", "step_turnover")
