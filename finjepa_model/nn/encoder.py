@@ -101,34 +101,30 @@ class PortfolioEncoder(nn.Module):
     have directions of their own. Nothing is learned here but the latents: what the state of a portfolio is, is known.
     """
 
-    basis_DD: Tensor
     weights_G: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        basis_DD = np.linalg.qr(np.random.default_rng(0).standard_normal((config.dim, config.dim)))[0]
-        self.register_buffer("basis_DD", torch.from_numpy(basis_DD).float(), persistent=False)
         self.register_buffer("weights_G", torch.from_numpy(np.array(_SCALAR_WEIGHTS)).float(), persistent=False)
-        self.carriers = max(config.dim - len(SCALARS), config.dim // 2)
+        self.carriers = max(
+            config.dim - len(SCALARS), config.dim // 2
+        )  # dimensions of the holdings; scalars have the last
+        self.scalars = [place % config.dim for place in range(-len(SCALARS), 0)]
 
     def forward(self, holdings_XN: Tensor, scalars_XG: Tensor, assets_XND: Tensor, present_XN: Tensor) -> Tensor:
         """portfolio_XD of holdings (signed shares of wealth) and `SCALARS` among the latents of the assets that are present."""
-        basis_DD = self.basis_DD.to(assets_XND.dtype)
-        carriers_XNE = whitened(assets_XND.detach() @ basis_DD[:, : self.carriers], present_XN)
+        carriers_XNE = whitened(assets_XND.detach()[..., : self.carriers], present_XN)
         carried_XE = torch.einsum("...n,...ne->...e", holdings_XN, carriers_XNE.expand(*holdings_XN.shape, -1))
-        weighted_XG = scalars_XG * self.weights_G.to(scalars_XG.dtype)
-        return _HOLDINGS_WEIGHT * carried_XE @ basis_DD[:, : self.carriers].T + weighted_XG @ self._scalar_GD.to(
-            basis_DD
+        latents_XD = F.pad(_HOLDINGS_WEIGHT * carried_XE, (0, assets_XND.shape[-1] - self.carriers)).to(
+            scalars_XG.dtype
         )
+        places_G = torch.tensor(self.scalars, device=latents_XD.device)
+        return latents_XD.index_add(-1, places_G, scalars_XG * self.weights_G.to(scalars_XG.dtype))
 
     def position(self, latents_XD: Tensor) -> Tensor:
         """What latents say of where a portfolio is, without what it took to get there: costs and turnover."""
-        flow_FD = self._scalar_GD[[SCALARS.index(name) for name in _FLOWS]].to(latents_XD.dtype)
-        return latents_XD - latents_XD @ flow_FD.T @ flow_FD
-
-    @property
-    def _scalar_GD(self) -> Tensor:
-        return self.basis_DD.T[torch.arange(-len(SCALARS), 0) % len(self.basis_DD)]
+        flows = [self.scalars[SCALARS.index(name)] for name in _FLOWS]
+        return latents_XD.index_fill(-1, torch.tensor(flows, device=latents_XD.device), 0.0)
 
 
 def whitened(latents_XNE: Tensor, present_XN: Tensor) -> Tensor:
@@ -137,7 +133,7 @@ def whitened(latents_XNE: Tensor, present_XN: Tensor) -> Tensor:
     present_XN1 = present_XN.unsqueeze(-1).to(latents_XNE.dtype)
     latents_XNE = latents_XNE * present_XN1
     gram_XEE = latents_XNE.mT @ latents_XNE
-    values_XE, vectors_XEE = torch.linalg.eigh(gram_XEE.double())
+    values_XE, vectors_XEE = torch.linalg.eigh(gram_XEE.double().nan_to_num())
     floor_X1 = (_LEAST_SHARE * values_XE.sum(-1, keepdim=True)).clamp(min=1e-12)
     root_XEE = (vectors_XEE * (values_XE.clamp(min=0) + floor_X1).rsqrt().unsqueeze(-2)) @ vectors_XEE.mT
     scale_X11 = (present_XN1.sum(-2, keepdim=True) / latents_XNE.shape[-1]).clamp(min=1).sqrt()

@@ -69,8 +69,8 @@ class PolicyState:
             state.holdings_XN.unsqueeze(1),
             scalars_YG.unsqueeze(1),
             assets_YND.unsqueeze(1),
-            present_YN.unsqueeze(1).squeeze(1),
-        )
+            present_YN.unsqueeze(1),
+        ).squeeze(1)
         if outcome_YO is None:
             outcome_YO = scalars_YG.new_zeros(len(scalars_YG), len(OUTCOMES))
         return cls(assets_YND, market_YD, portfolio_YD, own_YNV, scalars_YG, present_YN, outcome_YO, world)

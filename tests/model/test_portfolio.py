@@ -160,7 +160,9 @@ def test_hedge_shorts_the_market_by_beta_and_takes_the_market_out():
     beta_XN, action = torch.tensor([[0.5, 1.5]], dtype=F64), order(0.25, 0.75, hedge=1.0)
     hedged, _ = trade(simulator_of(), action, beta=beta_XN)
     assert hedged.hedge_X.item() == pytest.approx(-1.25)
-    assert hedged.scalars(beta_XN)[0, SCALARS.index("beta")].item() == pytest.approx(0, abs=1e-12)
+    assert hedged.scalars(beta_XN, torch.zeros(1, dtype=F64))[0, SCALARS.index("beta")].item() == pytest.approx(
+        0, abs=1e-12
+    )
     crashed, _ = simulator_of().drift(hedged, -0.2 * beta_XN, torch.tensor([-0.2], dtype=F64))
     assert crashed.wealth_X.item() == pytest.approx(1)
     assert trade(simulator_of(allow_hedge=False), action, beta=beta_XN)[0].hedge_X.item() == 0

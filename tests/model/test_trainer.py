@@ -254,8 +254,6 @@ OBJECTIVE = {
     "rollout",
     "masked_patch",
     "inverse_dynamics",
-    "variance",
-    "covariance",
     "risk",
 }
 OF_RECIPE = {
