@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from finjepa_model.features import CHANNELS, MARKET_CHANNELS
 from finjepa_model.planner_strategies import WITH_UTILITY
 from finjepa_pipeline.publishing.card import model_card
 from finjepa_pipeline.publishing.gate import Finding
+
+ROOT = Path(__file__).parents[3]
 
 
 def standing(strategy: str, excess: tuple[float | None, ...] | None, dsr: float | None = None, **more) -> dict:
@@ -183,7 +186,7 @@ def test_one_screen_is_read_and_the_rest_is_folded(card):
     assert "Whether the source holds companies that were delisted is not known" in prose
 
 
-def test_the_snippet_of_the_card_runs_as_it_is_written(card, tmp_path, monkeypatch, capsys):
+def test_the_snippets_of_card_and_readme_run_as_they_are_written(card, tmp_path, monkeypatch, capsys):
     """`owner/name` is a folder here; what it holds is not what the card is about."""
     monkeypatch.chdir(tmp_path)
     channels = tuple(channel.name for channel in CHANNELS if set(channel.needs) <= {"close"})
@@ -195,9 +198,9 @@ def test_the_snippet_of_the_card_runs_as_it_is_written(card, tmp_path, monkeypat
     closes = 100 * np.exp(np.cumsum(0.01 * np.random.default_rng(0).normal(size=(500, 4)), axis=0))
     pd.DataFrame(closes, days, ["AAPL", "JPM", "KO", "XOM"]).to_csv("prices.csv")
     with_utility = f"qp{WITH_UTILITY}log_growth - 5*variance"
-    for planner in ("qp", with_utility):
-        [code] = re.findall(r"```python\n(.*?)```", card(planner=planner), re.S)
+    pages = [(ROOT / name).read_text() for name in ("README.md", "docs/index.md")]
+    for text in (*pages, card(planner="qp"), card(planner=with_utility)):
+        [code] = re.findall(r"```python\n(.*?)```", text, re.S)
         exec(code, {})
-    printed = capsys.readouterr().out
-    assert printed.count("AAPL") == 4
+    assert capsys.readouterr().out.count("AAPL") == 8
     assert "utility=" in code
