@@ -164,7 +164,7 @@ def test_forecasts_are_those_of_the_backtest_over_the_same_sessions(recorded, tm
 
 
 def independent_scores(folder, date, kind, forecast, horizon) -> dict[str, float]:
-    """From the files alone, asset by asset, in the words of docs/live-record.md."""
+    """From the files alone, asset by asset, in the words of docs/how-to/live-record.md."""
     nights = pl.read_parquet(folder / "nights.parquet")
     returns: dict[str, dict[datetime.date, float]] = {}
     ended: dict[str, datetime.date] = {}
