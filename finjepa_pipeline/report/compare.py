@@ -9,8 +9,14 @@ import numpy as np
 from finjepa_pipeline.report.figures import wealth_and_drawdown
 from finjepa_pipeline.report.page import number, write_page
 
-COLUMNS = ("strategy", "Sharpe", "Sharpe minus the first", "return a year minus the first", "volatility / the first",
-           "correlation")  # fmt: skip
+COLUMNS = (
+    "strategy",
+    "Sharpe",
+    "Sharpe minus",
+    "return a year minus",
+    "volatility /",
+    "corr.",
+)  # minus, over: the first
 
 
 def rows_of(found: Mapping[str, Any]) -> list[list[str]]:
