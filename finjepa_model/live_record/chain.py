@@ -232,7 +232,9 @@ def _read(file: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
         frame = pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = "is missing" if not file.is_file() else f"cannot be read ({type(error).__name__})"
-        raise FinJEPAError(f"{file.parent.name}/{file.name} of the live record {reason}") from error
+        raise FinJEPAError(
+            f"{file.parent.name}/{file.name} of the live record {reason}; restore it from a backup or from the Hub"
+        ) from error
     if dict(frame.schema) != {name: pl.Schema({name: kind})[name] for name, kind in schema.items()}:
         raise FinJEPAError(f"{file.parent.name}/{file.name} of the live record has other columns than it should")
     return frame

@@ -96,9 +96,13 @@ def score_record(record: Record) -> pl.DataFrame:
 
 
 def read_scores(record: Record) -> pl.DataFrame:
-    """The scores as they were written last: see SCORES."""
-    file = record.folder / "scores.parquet"
-    return pl.read_parquet(file) if file.is_file() else pl.DataFrame(schema=SCORES)
+    """The scores as they were written last: see SCORES. None where they are missing, damaged or of another version: they follow
+    from the nights, and the next night makes them again."""
+    try:
+        found = pl.read_parquet(record.folder / "scores.parquet")
+    except (OSError, pl.exceptions.PolarsError):
+        return pl.DataFrame(schema=SCORES)
+    return found if found.columns == list(SCORES) else pl.DataFrame(schema=SCORES)
 
 
 def update_scores(record: Record) -> pl.DataFrame:

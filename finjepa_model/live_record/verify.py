@@ -47,9 +47,9 @@ def verify(folder: Path, place: str | None = None) -> Verification:
         return Verification(place, nights.height, text, tuple(broken))
     scores, missed = pl.read_parquet(folder / "scores.parquet"), gaps(record, Outcomes.of(record))
     text = (
-        f"the live record of {place} agrees: {nights.height} nights from {record.sessions[0]} to {record.sessions[-1]} "
-        f"({int(nights['hindsight'].sum())} in hindsight, {len(missed)} missed), {int(scores['n'].sum()):,} scored outcomes, "
-        f"last hash {record.last_hash}"
+        f"the live record of {place} agrees: {nights.height} {'night' if nights.height == 1 else 'nights'} from "
+        f"{record.sessions[0]} to {record.sessions[-1]} ({int(nights['hindsight'].sum())} in hindsight, {len(missed)} missed), "
+        f"{int(scores['n'].sum()):,} scored outcomes, last hash {record.last_hash}"
     )
     return Verification(place, nights.height, text, ())
 

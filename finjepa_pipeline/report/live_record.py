@@ -90,7 +90,7 @@ class RecordSummary:
         ours, theirs = (self.line("asset", 1, forecast) for forecast in (MODEL, BASELINE))
         if ours is None or theirs is None:
             nights, late = self.record.nights.height, len(self.hindsight)
-            return f"No forecast has an outcome that counts yet: {nights} nights were recorded, {late} of them in hindsight"
+            return f"no forecast has an outcome that counts yet (nights: {nights}, in hindsight: {late})"
         since = self.scores.filter(pl.col("n") > 0)["session"].min()
         return (
             f"since {since} 90 % intervals held {100 * ours.coverage[0.9]:.1f} % of {ours.outcomes:,} outcomes "
