@@ -61,7 +61,7 @@ def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | No
     if wrong:
         raise FinJEPAError(
             f"{file} does not fit its config.json: {len(wrong)} tensors are missing, unknown or of another shape or type, "
-            f"the first is {wrong[0][:120]!r}"
+            f"the first is {wrong[0][:120]!r}; train it again, or use the FinJEPA that made it"
         )
     weights = {name: tensor.clone() for name, tensor in found.items()}  # which lie in the file no more
     for name, tensor in weights.items():

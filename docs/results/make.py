@@ -94,7 +94,7 @@ def page(risk: Any, decisions: Any, returns: Any, speed: Any) -> str:
         ("Volatility of minimum-variance portfolios against Ledoit-Wolf", f"{_span(risk['least_variance']['change_percent'], '+.1f')} %, t {_span(risk['least_variance']['t'])}", run),
         ("Outcomes inside 90 % intervals, 21 sessions", f"{_span(risk['coverage_90']['assets, 21 sessions'])} %", run),
         ("Difference between two seeds, with a utility", f"{max(row['now'] for name, row in seeds.items() if 'goal' not in name):.3f} of wealth for all planners (before: up to {max(row['before'] for name, row in seeds.items() if 'goal' not in name):.3f})", f"`{decisions['command']}`"),
-        ("... of `cem` with its latent goal", f"{seeds['cem, latent goal']['now']:.3f}: still a lottery", f"`{decisions['command']}`"),
+        ("... of `cem` with its latent goal", f"{seeds['cem, latent goal']['now']:.3f} (before: {seeds['cem, latent goal']['before']:.3f})", f"`{decisions['command']}`"),
         ("Sharpe ratio minus 1/N, 20 stocks, 4.8 years: `qp`", f"{qp[2]:+.2f} ({qp[3]:+.2f} to {qp[4]:+.2f}): no evidence of skill", f"`{returns['command']}`"),
         ("... `mppi`", f"{mppi[2]:+.2f} ({mppi[3]:+.2f} to {mppi[4]:+.2f})", f"`{returns['command']}`"),
         ("Homes without skill that claim some", f"{claims['claim']} of {claims['homes']} (at most {claims['high_percent']:.0f} %; with the interval alone {claims['interval_alone']})", f"`{claims['command']}`"),
