@@ -55,7 +55,7 @@ class DecisionConfig(dg.Config):
     checkpoint: str | None = Field(
         default=None, description="Checkpoint folder or Hub repository; the champion when empty."
     )
-    planner: str | None = Field(default=None, description="The champion's own when empty, or else qp.")
+    planner: str | None = Field(default=None, description="The champion's own when empty, or else FINJEPA_PLANNER.")
     utility: str | None = Field(
         default=None, description="What the planner maximises, e.g. log_growth - 5*variance; its own when empty."
     )
