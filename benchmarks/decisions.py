@@ -114,19 +114,26 @@ def seeds_table(model: FinJEPA, panel: Panel, dates: int, assets: int, seeds: in
             print(row(name, utility, some, seeds))
 
 
-def tables(home: str, dates: int, assets: int, seeds: int) -> str:
-    """Everything of one home, as Markdown."""
+def table(section: str, home: str, dates: int, assets: int, seeds: int) -> str:
+    """A section of one home, as Markdown."""
     torch.set_num_threads(1)
     settings = Settings(home=Path(home).absolute())
-    panel, folder = Panel.open(current_panel(settings)), current_checkpoint(settings)
-    imagination, said = MarketImagination(folder), io.StringIO()
+    panel, imagination = Panel.open(current_panel(settings)), MarketImagination(current_checkpoint(settings))
+    said, began = io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(said):
-        print(f"\n## {Path(home).name}: {len(panel.assets)} assets, {panel.dates[0]} to {panel.dates[-1]}")
-        seeds_table(imagination.model, panel, dates, assets, seeds)
-        print("\nObjectives that a QP cannot state.\n")
-        objectives(imagination.model, panel, dates, assets)
-        worth(panel, imagination, assets)
+        span = f"{panel.dates[0]} to {panel.dates[-1]}"
+        print(f"\n## {section}: {Path(home).name}, {len(panel.assets)} assets, {span}\n")
+        if section == "Seeds":
+            seeds_table(imagination.model, panel, dates, assets, seeds)
+        elif section == "Objectives that a QP cannot state":
+            objectives(imagination.model, panel, dates, assets)
+        else:
+            worth(panel, imagination, assets)
+        print(f"\n{time.process_time() - began:.0f} s of a core.")
     return said.getvalue()
+
+
+SECTIONS = ("Trades and parts", "Objectives that a QP cannot state", "Seeds")
 
 
 def main() -> None:
@@ -138,7 +145,8 @@ def main() -> None:
     options = parser.parse_args()
     asked = options.dates, options.assets, options.seeds
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for found in [pool.submit(tables, home, *asked) for home in options.homes]:
+        tasks = [(section, home) for section in SECTIONS for home in options.homes]
+        for found in [pool.submit(table, *task, *asked) for task in tasks]:
             print(found.result(), flush=True)
     print("\n## Power of the gate\n")
     torch.set_num_threads(1)
