@@ -228,7 +228,8 @@ class FinJEPAStrategy:
         account = plan.account
         assert account is not None  # an objective always gives one
         if same_assets:  # what has left the universe is sold
-            holding = objective.account_of_holding(HORIZON)
+            with torch.no_grad():
+                holding = objective.account_of_holding(HORIZON)
             gain, least = float(holding.cost_B - plan.cost_B), TIE * max(abs(float(holding.cost_B)), 0.01)
             if gain <= least:
                 account = holding
