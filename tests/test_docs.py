@@ -78,3 +78,13 @@ def test_notebooks_run(notebook, tmp_path):
 
     cells = run(notebook, tmp_path).cells
     assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+
+
+def test_notebooks_keep_results_and_no_paths_of_a_machine():
+    for notebook in NOTEBOOKS:
+        text = notebook.read_text()
+        code = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        assert sum(bool(cell["outputs"]) for cell in code) > len(code) / 2, (
+            f"{notebook.name}: run `python -m docs.tutorials.make`"
+        )
+        assert not re.search(r"/tmp/|(?<!~)/home/\w+/|/work/", text), notebook.name
