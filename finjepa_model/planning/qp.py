@@ -39,7 +39,9 @@ class Quadratic:
     mean_BHN: Tensor
     covariance_BHNN: Tensor
     price_BHN: Tensor
+    borrow_BHN: Tensor  # of what is held short
     held_BN: Tensor
+    most: float = 1.0  # sum |x|
 
 
 def quadratic_of(objective: Objective, hedged: bool) -> Quadratic:
@@ -74,7 +76,9 @@ def quadratic_of(objective: Objective, hedged: bool) -> Quadratic:
         gross * mean_BHN,
         gross**2 * risk * covariance_BHNN,
         gross * torch.as_tensor(price).to(mean_BHN).clamp(min=0).expand_as(mean_BHN),
+        growth * gross * world.sessions * torch.as_tensor(world.frictions.borrow).to(mean_BHN).expand_as(mean_BHN),
         torch.where(moments.present_BN, world.state.holdings_XN, 0.0) / gross,
+        min(1.0, max(utility.most_gross() / gross, 0.01)),
     )
 
 
@@ -113,7 +117,10 @@ def solve(problem: Quadratic, space: ActionSpace, invested: bool = False) -> Ten
     def project(x_BHN: Tensor) -> Tensor:
         if invested:
             return project_to_simplex(x_BHN, space.present_BN.unsqueeze(1), space.max_weight)
-        return project_to_exposure(x_BHN, space)
+        costly_BHN = (problem.borrow_BHN / penalty_B11).expand_as(x_BHN)
+        x_BHN = torch.where(x_BHN < 0, (x_BHN + costly_BHN).clamp(max=0), x_BHN)
+        smaller = replace(space, max_weight=min(space.max_weight / problem.most, 1.0))
+        return problem.most * project_to_exposure(x_BHN / problem.most, smaller)
 
     def trades(x_BHN: Tensor) -> Tensor:
         return torch.cat([x_BHN[:, :1] - problem.held_BN.unsqueeze(1), x_BHN[:, 1:] - x_BHN[:, :-1]], dim=1)
@@ -148,7 +155,8 @@ def simple_plans(objective: Objective, space: ActionSpace) -> PortfolioAction:
         objective = replace(objective, utility=CUMULATIVE)
     hedges = (False, True) if space.allow_hedge else (False,)
     problems = [quadratic_of(objective, hedged) for hedged in hedges]
-    every = Quadratic(*(torch.cat(parts) for parts in zip(*(vars(one).values() for one in problems), strict=True)))
+    names = ("mean_BHN", "covariance_BHNN", "price_BHN", "borrow_BHN", "held_BN")
+    every = replace(problems[0], **{name: torch.cat([getattr(one, name) for one in problems]) for name in names})
     wide = replace(space, present_BN=space.present_BN.repeat(len(hedges), 1))
     held_BHN = project_to_exposure(problems[0].held_BN.unsqueeze(1).expand_as(problems[0].mean_BHN), space)
     plain = [torch.zeros_like(held_BHN), held_BHN, space.equal_weights().to(held_BHN)]

@@ -163,6 +163,13 @@ class Utility:
         """The utility of each step, without regard to its limits: utility_X."""
         return torch.stack(list(self.by_term(values).values())).sum(0)
 
+    def most_gross(self) -> float:
+        """The largest gross exposure that its limits on that alone allow; infinity where it has none."""
+        alone = [limit for limit in self.limits if set().union(*map(_names, _sides(limit[1]))) == {"gross"}]
+        far = torch.tensor(1e6, dtype=torch.float64)
+        found = _evaluated(tuple(alone), {"gross": far}).values()
+        return min((float(far - excess) for excess in found if excess > 0), default=math.inf)
+
     def slopes(self, names: Iterable[str]) -> dict[str, float] | None:
         """The coefficients of some quantities; None where the utility is not linear in them, whatever the others are."""
         chosen = sorted(self.names.intersection(names))
