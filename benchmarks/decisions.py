@@ -1,4 +1,4 @@
-"""What decisions depend on, and what they are worth: the tables of decisions.md, acting.md and of objectives in planning.md, of docs/results.
+"""What decisions depend on and what they are worth: tables of docs/results, pages decisions, acting and planning.
 
     python -m benchmarks.decisions HOME [HOME ...] [--dates 10] [--seeds 5] [--assets 20]
 
