@@ -49,7 +49,7 @@ def verdict(risk: Any, decisions: Any, returns: Any) -> str:
     """Three bullets for README and home page."""
     change = [-x for x in risk["least_variance"]["change_percent"]]
     _, _, gain, low, high, _ = _strategy(returns, "qp")
-    exact = [name for name, row in decisions["seeds"].items() if row["now"] == 0]
+    exact = [name for name, row in decisions["seeds"].items() if row["now"] == 0 and "goal" not in name]
     return f"""- **Risk: yes.** On symbols and years that it never saw, its volatility forecasts beat HAR (t {_span(risk["qlike_t"]["HAR with market"])}), EWMA
   (t {_span(risk["qlike_t"]["EWMA"])}) and 20-day history (t {_span(risk["qlike_t"]["20-day history"])}). Its minimum-variance portfolios have {min(change):.0f} to {max(change):.0f} % less volatility than
   those of Ledoit-Wolf.
