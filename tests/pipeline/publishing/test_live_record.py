@@ -148,18 +148,21 @@ def test_forecasts_are_those_of_the_backtest_over_the_same_sessions(recorded, tm
         assets = rows.filter(pl.col("kind") == "asset")
         numbers_N = np.array([panel.assets.index(name) for name in assets["name"]])
         found = model.forecast_risk(observe(panel, np.array([session]), numbers_N[None], 1, model.config))
-        weights = record.table("portfolios", date)
-        held_N = [
-            weights.filter(pl.col("portfolio") == "book", pl.col("asset") == name)["weight"].sum()
-            for name in assets["name"]
-        ]
+        weights = record.table("portfolios", date).pivot("asset", index="portfolio", values="weight").fill_null(0)
+        portfolios = rows.filter(pl.col("kind") == "portfolio").join(weights, left_on="name", right_on="portfolio")
+        weights_1CN = torch.tensor(portfolios.select(assets["name"].to_list()).to_numpy()).float()[None]
         for horizon in HORIZONS:
             expected_NQ = found.quantiles(LEVELS, horizon)[0].numpy()
             np.testing.assert_allclose(assets.select(QUANTILES[horizon]).to_numpy(), expected_NQ, rtol=1e-4)
-            expected_Q = found.portfolio_quantiles(torch.tensor([[held_N]]).float(), LEVELS, horizon)[0, 0].numpy()
-            book = rows.filter(pl.col("name") == "book").select(QUANTILES[horizon]).to_numpy()[0]
-            np.testing.assert_allclose(book, expected_Q, rtol=1e-4, atol=1e-9)
+            expected_CQ = found.portfolio_quantiles(weights_1CN, LEVELS, horizon)[0].numpy()
+            np.testing.assert_allclose(
+                portfolios.select(QUANTILES[horizon]).to_numpy(), expected_CQ, rtol=1e-3, atol=1e-6
+            )
+            covariance_NN = found.covariance(21 if horizon == 21 else 5)[0]
+            expected_C = torch.einsum("cn,nm,cm->c", weights_1CN[0], covariance_NN, weights_1CN[0]).sqrt()
+            np.testing.assert_allclose(portfolios[f"volatility_{horizon}"], expected_C, rtol=1e-3)
             compared += len(assets)
+        assert len(portfolios) >= 13
     assert compared > 400
 
 
