@@ -120,8 +120,8 @@ class Home:
         self.saw(Panel.open(panel), checkpoint.name)
         return ChallengerAudit(None, {}, ())
 
-    def judged(self, con, checkpoint, data_version, write):
-        self.used.append(f"{data_version} {checkpoint.name}")
+    def judged(self, settings, warehouse, checkpoint, panel, write):
+        self.used.append(f"{panel.manifest['data_version']} {checkpoint.name}")
         return Verdict(checkpoint.name, None, "refused", ())
 
     def run(self, *keys: str, **ops) -> dg.ExecuteInProcessResult:
