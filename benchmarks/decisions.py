@@ -29,6 +29,7 @@ import torch
 from benchmarks.gate import power
 from benchmarks.objectives import objectives
 from benchmarks.worth import worth
+from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.batches import observe
 from finjepa_model.data.panel import Panel
@@ -40,7 +41,6 @@ from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective, Planni
 from finjepa_model.planning.plan import ActionSpace, Plan, action_of_positions
 from finjepa_model.planning.utility import Utility, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import current_checkpoint

@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.config import preset
 from finjepa_model.features import CHANNELS, MARKET_CHANNELS, read_prices
 from finjepa_model.forecast import FrameMarket
-from finjepa_model.world_model import FinJEPA
 
 _WHOLE = """
 import sys, torch

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.batches import observe
@@ -22,7 +23,6 @@ from finjepa_model.planning.objective import Objective, PlanningWorld
 from finjepa_model.planning.plan import TIE, ActionSpace
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.world_model import FinJEPA
 
 HORIZON, BROKEN = 2, 100.0  # steps; a cost from which on a limit is broken
 PLAIN = "log_growth - 2.5*variance"

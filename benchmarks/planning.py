@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.planners import make_planner
@@ -29,7 +30,7 @@ from finjepa_model.planning.goals import goal_latent
 from finjepa_model.planning.objective import GOAL, Objective, PlanningWorld, Rollout
 from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_model.world_model import FinJEPA, Imagination
+from finjepa_model.world_model import Imagination
 from tests.model.markets import random_observation
 
 SAMPLES, ITERATIONS, ELITES, HORIZON, ASSETS = 300, 15, 30, 4, 20

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.decisions import HORIZON, held, worlds
+from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.panel import Panel
 from finjepa_model.planners import make_planner
@@ -26,7 +27,6 @@ from finjepa_model.planning.objective import GOAL, Objective, PlanningWorld, qua
 from finjepa_model.planning.utility import parse_goal, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.behaviour import random_action
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import named_checkpoint

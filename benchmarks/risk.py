@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finjepa_model import FinJEPA
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.data.batches import Observation
 from finjepa_model.data.panel import Panel
@@ -54,7 +55,6 @@ from finjepa_model.training.risk_scorecard import (
 )
 from finjepa_model.training.risk_scores import compare, compare_variance, r2_within_dates, within_dates
 from finjepa_model.training.trainer import Trainer
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import for_panel

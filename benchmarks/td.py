@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from student import half_width
 
+from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, preset
 from finjepa_model.data.splits import history_needed, split_dates
@@ -31,7 +32,7 @@ from finjepa_model.planning.utility import Utility, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.trainer import Trainer
-from finjepa_model.world_model import FinJEPA, Imagination
+from finjepa_model.world_model import Imagination
 from finjepa_pipeline.backtest.engine import BacktestSetup
 from finjepa_pipeline.backtest.known_truth import KnownTruthMarket
 from finjepa_pipeline.prices.synthetic.oracle import share_of_gain

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from finjepa_model.actions import ActionEmbedder, PortfolioAction
     from finjepa_model.config import FinJEPAConfig
     from finjepa_model.errors import FinJEPAError
+    from finjepa_model.model import FinJEPA
     from finjepa_model.nn.encoder import ContextEncoder
     from finjepa_model.nn.layers import TimeSeriesTokenizer
     from finjepa_model.nn.losses import InverseDynamics, SIGReg
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from finjepa_model.planning.search import CEMPlanner, MPPIPlanner
     from finjepa_model.portfolio import PortfolioSimulator
     from finjepa_model.td.algorithm import TDJEPA
-    from finjepa_model.world_model import FinJEPA
 
 _MODULES = {
     "actions": ["ActionEmbedder", "PortfolioAction"],
@@ -31,7 +31,7 @@ _MODULES = {
     "planning.search": ["CEMPlanner", "MPPIPlanner"],
     "portfolio": ["PortfolioSimulator"],
     "td.algorithm": ["TDJEPA"],
-    "world_model": ["FinJEPA"],
+    "model": ["FinJEPA"],
 }
 __all__ = [
     "TDJEPA", "ActionEmbedder", "CEMPlanner", "ContextEncoder", "FinJEPA", "FinJEPAConfig", "FinJEPAError", "InverseDynamics",

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
@@ -11,7 +11,7 @@ from finjepa_model.files import LARGEST_JSON, read_json, write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finjepa_model.world_model import FinJEPA
+    from finjepa_model.world_model import WorldModel
 
 CHECKPOINT_FILES = (
     "model.safetensors",
@@ -25,7 +25,10 @@ LARGEST_WEIGHTS = 16 * 2**30  # bytes; `large` has a 60th of it
 _RETIRED = ("zero_shot.", "heads.")  # tensors of earlier versions; `FinJEPAConfig.from_dict` leaves their settings out
 
 
-def save_model(model: "FinJEPA", folder: Path) -> None:
+ModelT = TypeVar("ModelT", bound="WorldModel")
+
+
+def save_model(model: "WorldModel", folder: Path) -> None:
     """Write both files; each is written beside its place and renamed into it."""
     from safetensors.torch import save_file
 
@@ -37,7 +40,7 @@ def save_model(model: "FinJEPA", folder: Path) -> None:
     write_text(folder / "config.json", model.config.to_json() + "\n")
 
 
-def load_model(cls: type["FinJEPA"], dir_or_repo: str | Path, revision: str | None) -> "FinJEPA":
+def load_model(cls: type[ModelT], dir_or_repo: str | Path, revision: str | None) -> ModelT:
     """Load a checkpoint that may come from anybody: sizes are compared before memory is taken, and what is not finite is
     refused."""
     import torch  # here, as everywhere in this module: others read its constants

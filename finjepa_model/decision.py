@@ -13,7 +13,7 @@ from finjepa_model.forecast import FrameMarket, Tables, shares_of
 from finjepa_model.market_view import MarketView
 from finjepa_model.planner_strategies import Expectation, FinJEPAStrategy, MarketImagination, strategy_name
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 SAME_RETURN = "The model expects the same return of every asset: this decision rests on risk and costs alone."
 SIGNALS = {-1: "short", 0: "flat", 1: "long"}
@@ -128,7 +128,9 @@ class Decision:
         return "\n".join([*lines, f"Cost of the plan by term, lower is better: {terms}.", f"Read: {self.understood}."])
 
 
-def decide_prices(model: FinJEPA, prices: Any, planner: str, utility: str | None, holdings: Any, seed: int) -> Decision:
+def decide_prices(
+    model: WorldModel, prices: Any, planner: str, utility: str | None, holdings: Any, seed: int
+) -> Decision:
     """See `FinJEPA.decide`."""
     strategy = FinJEPAStrategy(strategy_name(planner, utility), MarketImagination(model), seed=seed)
     market, config = FrameMarket.of(prices, model.config), model.config

@@ -23,7 +23,7 @@ from finjepa_model.features.build import fill_panel
 from finjepa_model.features.channels import available
 from finjepa_model.features.frame import read_prices
 from finjepa_model.nn.risk import HORIZONS, RETURN_HORIZONS, RiskForecast
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 HORIZON = 21  # sessions, of covariances and expected returns
@@ -245,7 +245,7 @@ class Forecast:
         return figure.update_layout(title=f"After the close of {self.date}", legend={"orientation": "h", "y": -0.15})
 
 
-def forecast_prices(model: FinJEPA, prices: Any) -> Forecast:
+def forecast_prices(model: WorldModel, prices: Any) -> Forecast:
     """See `FinJEPA.forecast`."""
     market = FrameMarket.of(prices, model.config)
     tables = Tables.like(prices, market.symbols)
@@ -254,7 +254,7 @@ def forecast_prices(model: FinJEPA, prices: Any) -> Forecast:
 
 @torch.no_grad()
 def forecast_at(
-    model: FinJEPA, panel: Panel, session: int, assets_N: np.ndarray, tables: Tables, understood: Sequence[str] = ()
+    model: WorldModel, panel: Panel, session: int, assets_N: np.ndarray, tables: Tables, understood: Sequence[str] = ()
 ) -> Forecast:
     """The forecast at the close of a session of a panel; nothing later is read."""
     observation = observe(panel, np.array([session]), assets_N[None], 1, model.config)

@@ -19,7 +19,7 @@ from finjepa_model.data.splits import training_block
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import Liquidity
 from finjepa_model.training.goal_library import GoalLibrary, build_library
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 REBALANCE_UNIVERSE_EVERY = 252  # sessions
 LIQUIDITY_WINDOW = 63  # sessions
@@ -76,7 +76,7 @@ class MarketView:
         assets_1N = np.where(self.present_N, self._assets_N, -1)[None]
         return observe(self._panel, np.array([self._session]), assets_1N, config.model.context_steps, config)
 
-    def goal_library(self, model: FinJEPA, checkpoint: Path) -> GoalLibrary:
+    def goal_library(self, model: WorldModel, checkpoint: Path) -> GoalLibrary:
         """What went best on training dates; the library itself gives nothing that was not known by a session."""
         return _library(model, checkpoint, self._panel)
 
@@ -105,7 +105,7 @@ class MarketView:
 
 
 @lru_cache(maxsize=2)
-def _library(model: FinJEPA, checkpoint: Path, panel: Panel) -> GoalLibrary:
+def _library(model: WorldModel, checkpoint: Path, panel: Panel) -> GoalLibrary:
     block = training_block(checkpoint, panel, model.config, "goal(realised); name another goal in the utility")
     return build_library(model, panel, block)
 

@@ -24,7 +24,7 @@ from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective, Planni
 from finjepa_model.planning.plan import TIE, Account, ActionSpace, Plan
 from finjepa_model.planning.utility import Utility, parse_goal, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.world_model import FinJEPA, Imagination
+from finjepa_model.world_model import Imagination, WorldModel
 
 HORIZON = 2  # decision steps
 
@@ -46,18 +46,18 @@ class MarketImagination:
     another plan.
     """
 
-    def __init__(self, checkpoint: str | Path | FinJEPA):
+    def __init__(self, checkpoint: str | Path | WorldModel):
         """
         Args:
             checkpoint: a folder, a repository, or a model that is loaded.
         """
         self.place: Path | None = None  # where it lies, if it lies anywhere
-        if isinstance(checkpoint, FinJEPA):
+        if isinstance(checkpoint, WorldModel):
             self.model = checkpoint
         else:
             torch.set_num_threads(1)  # on a busy machine a second thread costs ten times the time of so small a plan
             self.place = resolve_checkpoint(checkpoint)
-            self.model = FinJEPA.from_pretrained(self.place)
+            self.model = WorldModel.from_pretrained(self.place)
         self.config = self.model.config
         self.simulator = PortfolioSimulator(self.config.portfolio)
         self._imagined: WeakKeyDictionary[MarketView, tuple[Imagination, torch.Tensor]] = WeakKeyDictionary()

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.model import FinJEPA
 
 try:
     import sklearn.utils.validation as validation

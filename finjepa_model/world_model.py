@@ -7,7 +7,7 @@ F channels, C candidates, H horizon, D width, G portfolio scalars.
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,6 @@ from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.nn.risk import RiskForecast, RiskModel
 from finjepa_model.portfolio import PortfolioState, scalars_of
 
-if TYPE_CHECKING:
-    from finjepa_model.decision import Decision
-    from finjepa_model.forecast import Forecast
-
 
 @dataclass(frozen=True)
 class PortfolioPath:
@@ -39,7 +35,7 @@ class PortfolioPath:
     traded_scalars_BKG: Tensor
 
 
-class FinJEPA(nn.Module):
+class WorldModel(nn.Module):
     """The world model: it learns by `finjepa_model.nn.losses.objective`, and planners act in what it imagines (`imagine`)."""
 
     def __init__(self, config: FinJEPAConfig):
@@ -145,38 +141,6 @@ class FinJEPA(nn.Module):
         assets_BSND, market_BSD = self.encode(observation.step(-1))
         return self.risk(observation, assets_BSND[:, -1], market_BSD[:, -1])
 
-    def forecast(self, prices: Any) -> "Forecast":
-        """Volatility, covariance, quantiles and expected returns after the newest session of a frame of prices.
-
-        Args:
-            prices: of pandas or Polars, long or wide; see `finjepa_model.features.read_prices`.
-
-        Raises:
-            FinJEPAError: if the frame cannot be understood, or no symbol has enough history.
-        """
-        from finjepa_model.forecast import forecast_prices  # here: only a frame of prices needs Polars
-
-        return forecast_prices(self, prices)
-
-    def decide(
-        self, prices: Any, planner: str = "qp", utility: str | None = None, holdings: Any = None, seed: int = 0
-    ) -> "Decision":
-        """What to hold after the newest session of a frame of prices.
-
-        Args:
-            prices: as of `forecast`; all symbols with enough history can be held.
-            planner: one of `finjepa_model.planners.PLANNERS`.
-            utility: what is maximised, such as "log_growth - 2.5*variance, gross <= 0.8"; that of the planner by default.
-            holdings: signed shares of wealth by symbol, a Series or a mapping; the rest is cash. All cash by default.
-            seed: of planners that sample.
-
-        Raises:
-            FinJEPAError: as `forecast`; or for an unknown planner, a utility that cannot be read, or holdings of unknown symbols.
-        """
-        from finjepa_model.decision import decide_prices  # here: planners are above this module
-
-        return decide_prices(self, prices, planner, utility, holdings, seed)
-
     # -- learning -------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: MarketBatch, path: PortfolioPath, seed: int) -> dict[str, Tensor]:
@@ -204,7 +168,7 @@ class FinJEPA(nn.Module):
         save_model(self, Path(folder))
 
     @classmethod
-    def from_pretrained(cls, dir_or_repo: str | Path, revision: str | None = None) -> "FinJEPA":
+    def from_pretrained(cls, dir_or_repo: str | Path, revision: str | None = None) -> Self:
         """Load a world model from a folder, or else from a repository on the Hugging Face Hub, in evaluation mode.
 
         Raises:
@@ -225,7 +189,7 @@ class Imagination:
     tokens_BMD: Tensor  # latents of the assets and, last, of the market, now
     first_step: int
     memory: MarketMemory
-    model: FinJEPA
+    model: WorldModel
 
     def take(self, one: slice | Tensor) -> "Imagination":
         """Some of the decisions, by their numbers; one may be taken more than once."""

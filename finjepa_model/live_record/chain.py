@@ -171,7 +171,7 @@ class Record:
         row = dict(night.row) | {"format": FORMAT, "previous": self.last_hash}
         for left in self._without_night():
             left.unlink()
-        tables = {name: night.tables[name].select(*schema).cast(schema) for name, schema in TABLES.items()}
+        tables = {name: night.tables[name].select(*schema).cast(pl.Schema(schema)) for name, schema in TABLES.items()}
         for name, frame in tables.items():
             write_parquet(frame, self.path(name, row["session"]))
         row["hash"] = night_hash(row, tables)

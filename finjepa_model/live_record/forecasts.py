@@ -18,7 +18,7 @@ from finjepa_model.nn.covariance import minimum_variance
 from finjepa_model.nn.risk import RiskForecast
 from finjepa_model.training.risk_fit import Chunk, random_portfolios
 from finjepa_model.training.risk_scorecard import ewma_distribution, har_distribution, history_distribution
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 AT_ONCE = 500  # assets outside the universe that are forecast together
 RANDOM_PORTFOLIOS = 10
@@ -34,7 +34,7 @@ class Forecaster:
         har_JV: weights of HAR as `fit_har` finds them; None for no HAR.
     """
 
-    def __init__(self, model: FinJEPA, panel: Panel, session: int, universe_N: np.ndarray, har_JV: Tensor | None):
+    def __init__(self, model: WorldModel, panel: Panel, session: int, universe_N: np.ndarray, har_JV: Tensor | None):
         self.model, self.panel, self.session, self.universe_N = model, panel, session, universe_N
         self._by_name: dict[str, Distribution] = {
             MODEL: lambda chunk: model.forecast_risk(chunk.observation),
@@ -116,4 +116,4 @@ def _part(
         columns["expected_return"] = expected_N
     frame = pl.DataFrame(columns)
     missing = [pl.lit(None).alias(name) for name in FORECASTS if name not in frame.columns]
-    return frame.with_columns(missing).select(*FORECASTS).cast(FORECASTS)
+    return frame.with_columns(missing).select(*FORECASTS).cast(pl.Schema(FORECASTS))

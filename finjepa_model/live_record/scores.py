@@ -9,6 +9,7 @@ Shapes: R rows (of one night and forecast), Q = 7 quantile levels, D sessions, A
 import datetime
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -114,9 +115,9 @@ def update_scores(record: Record) -> pl.DataFrame:
     if until not in hashes[-2:]:
         found = score_record(record)
     else:
-        touched = record.table("outcomes", sessions[-1]).filter(pl.col("kind") != "restated")["session"].min()
-        again = [] if touched is None else [session for session in sessions if session >= touched]
-        again = [session for session in sessions if touched and session < touched][-HORIZONS[-1] :] + again
+        touched = set(record.table("outcomes", sessions[-1]).filter(pl.col("kind") != "restated")["session"])
+        begin = bisect_left(sessions, min(touched)) if touched else len(sessions)
+        again = sessions[max(begin - HORIZONS[-1], 0) :] if touched else []
         kept = known.filter(~pl.col("session").is_in(again)).with_columns(until=pl.lit(record.last_hash))
         found = pl.concat([kept, _scores(record, again)]).sort("session", maintain_order=True)
     write_parquet(found, record.folder / "scores.parquet")
@@ -263,8 +264,8 @@ def score_lines(scores: pl.DataFrame) -> list[ScoreLine]:
             enough = both.height >= 8 * int(horizon)
 
             def advantage(loss: str, known=enough and forecast != MODEL, both=both, lag=int(horizon)) -> float:
-                pair = (both[name].to_numpy() for name in (loss, f"{loss}_other"))
-                return -compare(*pair, lag).t_value if known else math.nan
+                ours_D, theirs_D = both[loss].to_numpy(), both[f"{loss}_other"].to_numpy()
+                return -compare(ours_D, theirs_D, lag).t_value if known else math.nan
 
             inside_D = _inside(of_one, 0.9) / of_one["n"].to_numpy()
             total, share = int(of_one["n"].sum()), float(_inside(of_one, 0.9).sum() / of_one["n"].sum())
@@ -280,11 +281,11 @@ def score_lines(scores: pl.DataFrame) -> list[ScoreLine]:
                     coverage={level: float(_inside(of_one, level).sum() / total) for level in INTERVALS},
                     low=float(np.maximum(share - 1.96 * error, 0.0)),
                     high=float(np.minimum(share + 1.96 * error, 1.0)),
-                    crps=float(of_one["crps"].mean()),
+                    crps=float(of_one.select(pl.col("crps").mean()).item()),
                     crps_t=advantage("crps"),
-                    qlike=float(of_one["qlike"].mean()),
+                    qlike=float(of_one.select(pl.col("qlike").mean()).item()),
                     qlike_t=advantage("qlike"),
-                    ratio=math.sqrt(of_one["realised"].sum() / of_one["variance"].sum()),
+                    ratio=math.sqrt(of_one.select(pl.col("realised").sum() / pl.col("variance").sum()).item()),
                     bins=[float(of_one[name].sum() / total) for name in BINS],
                 )
             )

@@ -23,7 +23,7 @@ from finjepa_model.nn.encoder import masked_patch_error
 from finjepa_model.nn.predictor import MarketMemory
 
 if TYPE_CHECKING:
-    from finjepa_model.world_model import FinJEPA, PortfolioPath
+    from finjepa_model.world_model import PortfolioPath, WorldModel
 
 
 class SIGReg(nn.Module):
@@ -171,7 +171,7 @@ class InverseDynamics(nn.Module):
         return weights + signals + hedge
 
 
-def objective(model: "FinJEPA", batch: MarketBatch, path: "PortfolioPath", seed: int) -> dict[str, Tensor]:
+def objective(model: "WorldModel", batch: MarketBatch, path: "PortfolioPath", seed: int) -> dict[str, Tensor]:
     """Every term of the objective, and their weighted sum under "loss".
 
     Args:
@@ -212,7 +212,7 @@ def objective(model: "FinJEPA", batch: MarketBatch, path: "PortfolioPath", seed:
 _FACTORS = 0.1  # weight of the likelihood beside the error
 
 
-def _risk(model: "FinJEPA", tokens_BMD: Tensor, batch: MarketBatch) -> Tensor:
+def _risk(model: "WorldModel", tokens_BMD: Tensor, batch: MarketBatch) -> Tensor:
     """Of the sessions after the last context step: error of log volatility within the date, and, with factors, minus the log
     likelihood of the cross-section of returns."""
     present_BN, after_BNT = batch.observation.present_BN, batch.after_BNT
@@ -223,7 +223,7 @@ def _risk(model: "FinJEPA", tokens_BMD: Tensor, batch: MarketBatch) -> Tensor:
     return terms["volatility"] + _FACTORS * terms["factors"] if "factors" in terms else terms["volatility"]
 
 
-def _roll_out(model: "FinJEPA", tokens_BSMD: Tensor, predicted_BSMD: Tensor, observation: Observation) -> Tensor:
+def _roll_out(model: "WorldModel", tokens_BSMD: Tensor, predicted_BSMD: Tensor, observation: Observation) -> Tensor:
     """K steps ahead of the context. The first of them is the teacher-forced prediction there, so it is not made again."""
     weights = model.config.loss
     context = observation.steps - weights.rollout_steps
@@ -247,7 +247,7 @@ def _samples(tokens_BSMD: Tensor, present_BN: Tensor) -> tuple[Tensor, Tensor]:
     return assets_SYD, tokens_BSMD[..., -1, :].transpose(0, 1)
 
 
-def _sigreg(model: "FinJEPA", tokens_BSMD: Tensor, present_BN: Tensor, seed: int) -> Tensor:
+def _sigreg(model: "WorldModel", tokens_BSMD: Tensor, present_BN: Tensor, seed: int) -> Tensor:
     """SIGReg at each time index over the batch, of the assets and of the market."""
     assets_SYD, market_SBD = _samples(tokens_BSMD, present_BN)
     return model.sigreg(assets_SYD, seed) + model.sigreg(market_SBD, seed)
@@ -265,7 +265,7 @@ def _vicreg(tokens_BSMD: Tensor, present_BN: Tensor) -> dict[str, Tensor]:
 
 
 def _portfolio_terms(
-    model: "FinJEPA", tokens_BSMD: Tensor, memory: MarketMemory, observation: Observation, path: "PortfolioPath"
+    model: "WorldModel", tokens_BSMD: Tensor, memory: MarketMemory, observation: Observation, path: "PortfolioPath"
 ) -> dict[str, Tensor]:
     """All latents of a path are taken among the assets as they were at its beginning, so that they move with holdings alone."""
     steps = model.config.loss.rollout_steps

@@ -39,7 +39,7 @@ from finjepa_model.td.networks import (
 from finjepa_model.training import run_folder as files
 from finjepa_model.training.behaviour import random_action, random_drawdown
 from finjepa_model.training.trainer import Report, TrainingInterruptedError, falling, seed_of
-from finjepa_model.world_model import FinJEPA, Imagination
+from finjepa_model.world_model import Imagination, WorldModel
 
 TD_FOLDER = "td"  # in the run folder of the world model
 _STREAM = 76  # of random numbers, apart from those of the world model's training
@@ -62,7 +62,7 @@ class Transition:
 class MarketPath:
     """`_DECISIONS` decisions of Y portfolios, each in a market of its own: row `rows_Y` of the batch."""
 
-    model: FinJEPA
+    model: WorldModel
     simulator: PortfolioSimulator
     imaginations: tuple[Imagination, ...]
     batch: MarketBatch
@@ -96,7 +96,7 @@ class MarketPaths:
         dates, portfolios: of a batch.
     """
 
-    def __init__(self, model: FinJEPA, panel: Panel, block: tuple[int, int], dates: int, portfolios: int):
+    def __init__(self, model: WorldModel, panel: Panel, block: tuple[int, int], dates: int, portfolios: int):
         self.model = model
         self.device = next(model.parameters()).device
         training = replace(model.config.training, batch_size=dates)
@@ -161,7 +161,7 @@ class TDTrainer:
         report: called with every record that goes to its `metrics.jsonl`.
     """
 
-    def __init__(self, model: FinJEPA, panel: Panel, run_folder: Path, report: Report | None = None):
+    def __init__(self, model: WorldModel, panel: Panel, run_folder: Path, report: Report | None = None):
         assert model.td is not None
         self.model, self.branch, self.config = model, model.td, model.config
         self.run_folder, self.report = run_folder / TD_FOLDER, report
@@ -307,7 +307,7 @@ class PolicyScore:
     """
 
     @torch.no_grad()
-    def __init__(self, model: FinJEPA, panel: Panel):
+    def __init__(self, model: WorldModel, panel: Panel):
         """After the branch has been calibrated: the tasks are in its units."""
         assert model.td is not None
         self._algorithm, rules = model.td.algorithm, model.config.portfolio

@@ -18,7 +18,7 @@ from torch import Tensor
 from finjepa_model.data.batches import MarketBatch, observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import Splits
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 # The sign of each of five ways to collapse; actions cannot be ignored, since what a trade leads to is part of a prediction. The
 # bounds are those of a model that has learnt nothing at all; one that was only trained too little passes, and has a low skill.
@@ -39,7 +39,7 @@ def effective_rank(samples_ND: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def monitor(model: FinJEPA, batch: MarketBatch) -> dict[str, Any]:
+def monitor(model: WorldModel, batch: MarketBatch) -> dict[str, Any]:
     """The five monitors.
 
     Returns:
@@ -87,7 +87,7 @@ def failures(values: Mapping[str, float]) -> list[str]:
 
 
 @torch.no_grad()
-def rollout_skill(model: FinJEPA, batch: MarketBatch, steps: int) -> Tensor:
+def rollout_skill(model: WorldModel, batch: MarketBatch, steps: int) -> Tensor:
     """1 - MSE of the roll-out / MSE of no change since the end of the context, of assets and market, at each of K steps; what is
     true is what the teacher sees in the window that begins after the step before."""
     tokens_BSMD = model.see(model.encoder, batch.observation)[0]
@@ -175,7 +175,7 @@ class ProbeRows:
 
 @torch.no_grad()
 def probe_rows(
-    model: FinJEPA, panel: Panel, block: tuple[int, int], dates: int = 150, assets: int = 40
+    model: WorldModel, panel: Panel, block: tuple[int, int], dates: int = 150, assets: int = 40
 ) -> ProbeRows | None:
     """Rows of up to `dates` evenly spaced sessions of a block, and up to `assets` eligible assets on each; None if a block
     has no asset with a year of history and a month ahead."""
@@ -203,7 +203,7 @@ def probe_rows(
     return ProbeRows(date_R, latents_RD, *_truth(panel, date_R, asset_R), dates_B, market_BD)
 
 
-def probe(model: FinJEPA, panel: Panel, blocks: Splits, dates: int = 150, assets: int = 40) -> dict[str, float]:
+def probe(model: WorldModel, panel: Panel, blocks: Splits, dates: int = 150, assets: int = 40) -> dict[str, float]:
     """Every probe, with HAR beside the one of next month's volatility: fitted on the first block, chosen on the second,
     reported on the third.
 

@@ -14,7 +14,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.goals import RISK_AVERSION
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.behaviour import random_action
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class GoalLibrary:
 
 @torch.no_grad()
 def build_library(
-    model: FinJEPA, panel: Panel, block: tuple[int, int], dates: int = 128, portfolios: int = 64
+    model: WorldModel, panel: Panel, block: tuple[int, int], dates: int = 128, portfolios: int = 64
 ) -> GoalLibrary:
     """Hold random portfolios for one decision step from dates of the training block, by the exact mechanics.
 

@@ -23,7 +23,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed, learned_blocks, seen_assets
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.nn.readout import ReturnReadout
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 _THRESHOLD = 1.5  # standard errors of a covariance; chosen on validation blocks (docs/results/world-model.md)
 _FOLDS = 5
@@ -78,7 +78,7 @@ class Fitted:
     persistence: float
 
 
-def fit_readout(model: FinJEPA, panel: Panel) -> dict[str, float | str]:
+def fit_readout(model: WorldModel, panel: Panel) -> dict[str, float | str]:
     """Set `model.readout`, and say what it rests on.
 
     Returns:
@@ -141,7 +141,7 @@ def fit_design(moments: Moments) -> Fitted:
 
 
 @torch.no_grad()
-def training_moments(model: FinJEPA, panel: Panel) -> tuple[dict[str, Moments], float, int]:
+def training_moments(model: WorldModel, panel: Panel) -> tuple[dict[str, Moments], float, int]:
     """The moments of both designs, mean label and number of rows of the training blocks, whose labels end in them; no designs
     where there are too few."""
     config, parts = model.config, []
@@ -187,7 +187,7 @@ def _runs(index: EligibleIndex, spacing: int) -> Iterator[tuple[np.ndarray, bool
 
 
 def _rows_of(
-    model: FinJEPA, panel: Panel, index: EligibleIndex, places: np.ndarray, encoded: bool
+    model: WorldModel, panel: Panel, index: EligibleIndex, places: np.ndarray, encoded: bool
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...] | None, np.ndarray]:
     """Session, inputs now and a decision step before, and label, in units of trailing volatility, of rows of some sessions."""
     stride, dates_B = model.config.model.stride, index.sessions[places]

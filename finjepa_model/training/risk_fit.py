@@ -29,7 +29,7 @@ from finjepa_model.nn.risk import (
     log_realised,
     realised_after,
 )
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 _HISTORY = 253  # sessions of an asset before it is learned from
 _RIDGE = 0.01  # of the variance of an input, on the distance; chosen on validation blocks, as are the numbers below
@@ -114,7 +114,7 @@ class Chunk:
 Network = Callable[[Observation], tuple[Tensor, Tensor]]
 
 
-def network_of(model: FinJEPA) -> Network:
+def network_of(model: WorldModel) -> Network:
     """What the encoder and the head of risk say at the last step of an observation: distance_BNV and loading_BNL."""
 
     def read(seen: Observation) -> tuple[Tensor, Tensor]:
@@ -371,7 +371,7 @@ def fit_risk(
     return {"rows": float(rows)} | shares | weights
 
 
-def fit_trained(model: FinJEPA, panel: Panel) -> dict[str, float]:
+def fit_trained(model: WorldModel, panel: Panel) -> dict[str, float]:
     """Fit the risk model of a trained world model on its training block, the share of its network on its validation block.
 
     Returns:

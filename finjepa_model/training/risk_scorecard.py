@@ -45,7 +45,7 @@ from finjepa_model.training.risk_scores import (
     targeting_utility,
     within_dates,
 )
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 Volatility = Callable[[Chunk], Tensor]  # log of the daily volatility over each of HORIZONS, [B, N, V]
 Covariance = Callable[[Chunk], Tensor]  # daily, over 21 sessions, [B, N, N] float64
@@ -420,7 +420,7 @@ STEP_QLIKE, STEP_RATIO = "QLIKE of portfolios in a decision step", "realised ove
 _STEPS = 4  # decision steps ahead
 
 
-def scorecard(model: FinJEPA, panel: Panel, splits: Splits) -> Scorecard:
+def scorecard(model: WorldModel, panel: Panel, splits: Splits) -> Scorecard:
     """Score the forecasts of a world model on its validation and test block, on symbols that it saw and on those it did not.
 
     HAR is fitted on the training block. Each t-value is by Diebold and Mariano, with as many lags as targets overlap.
@@ -457,13 +457,13 @@ def scorecard(model: FinJEPA, panel: Panel, splits: Splits) -> Scorecard:
 Found = list[tuple[str, int, str, float, float]]
 
 
-def volatility_of(model: FinJEPA) -> Volatility:
+def volatility_of(model: WorldModel) -> Volatility:
     """That of a world model, without the correlations, which cost most of a forecast."""
     network = network_of(model)
     return lambda chunk: model.risk.log_volatility(RiskInputs.of(chunk.observation), network(chunk.observation)[0])
 
 
-def _score_block(model: FinJEPA, block: RiskBlock, har: Volatility) -> tuple[Found, dict[str, list[float]]]:
+def _score_block(model: WorldModel, block: RiskBlock, har: Volatility) -> tuple[Found, dict[str, list[float]]]:
     """(score, horizon, forecast, value, t-value) of one block, and histograms of the probability integral."""
     config = model.config
     volatilities: dict[str, Volatility] = {
@@ -530,7 +530,7 @@ def _advantage(ours_D: np.ndarray, other_D: np.ndarray, lag: int) -> float:
     return -compare(ours_D, other_D, lag).t_value if ours_D is not other_D else math.nan
 
 
-def score_steps(model: FinJEPA, block: RiskBlock, every: int = 21) -> Found:
+def score_steps(model: WorldModel, block: RiskBlock, every: int = 21) -> Found:
     """(score, sessions, forecast, value, t-value) of the term structure: variance of random portfolios in each of the next
     decision steps, beside that of the first step."""
     stride = model.config.model.stride
@@ -560,7 +560,7 @@ def score_steps(model: FinJEPA, block: RiskBlock, every: int = 21) -> Found:
     return found
 
 
-def _example(model: FinJEPA, block: RiskBlock, most: int = 20) -> Example | None:
+def _example(model: WorldModel, block: RiskBlock, most: int = 20) -> Example | None:
     """At the last close of the block with 63 sessions after it, of assets that are spread over the universe."""
     try:
         index = block.index(horizon=RISK_SESSIONS)

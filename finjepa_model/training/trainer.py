@@ -23,7 +23,7 @@ from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.evaluation import monitor
 from finjepa_model.training.readout_fit import fit_readout
 from finjepa_model.training.risk_fit import fit_trained
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 
 
 def learning_rate(training: TrainingConfig, step: int, total_steps: int) -> float:
@@ -92,7 +92,7 @@ class Trainer:
         self.source = PooledBatches(sources, training.seed)
         self.validation = BatchSource(panel, config, splits.validation, self.rank, self.ranks)
         torch.manual_seed(training.seed)  # the same weights on every rank
-        self.model = FinJEPA(config).to(self.device)
+        self.model = WorldModel(config).to(self.device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, training.weight_decay), lr=0.0)
         self.total_steps = training.epochs * training.steps_per_epoch
         self.step, self.best = 0, files.Best()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import BatchSource, Observation
@@ -39,7 +40,6 @@ from finjepa_model.planning.imagination import one_factor_covariance
 from finjepa_model.planning.objective import GOAL
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.strategies import control_of
 
 Forecast = Callable[[MarketView], np.ndarray]  # expected simple return over the next decision step, by asset of a view

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from finjepa_model import FinJEPA
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed
 from finjepa_model.forecast import Tables, forecast_at
 from finjepa_model.market_view import next_universe
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.publishing.decision import decision_session
 from finjepa_pipeline.publishing.gate import current_champion

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import read_config
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_splits
@@ -16,7 +17,6 @@ from finjepa_model.training.forecast_comparison import (
 )
 from finjepa_model.training.risk_fit import RiskBlock
 from finjepa_model.training.risk_scorecard import analytic_distribution
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA
 

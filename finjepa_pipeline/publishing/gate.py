@@ -21,6 +21,7 @@ from typing import Literal
 
 import duckdb
 
+from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_blocks
@@ -28,7 +29,6 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_model.live_record.chain import FOLDER as LIVE_RECORD
 from finjepa_model.live_record.drift import checkpoint_drift
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.acting import Acting, acting_planner
 from finjepa_pipeline.backtest.metrics import BENCHMARK
 from finjepa_pipeline.backtest.results import (

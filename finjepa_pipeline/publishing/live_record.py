@@ -30,7 +30,7 @@ from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.risk_fit import RiskBlock
 from finjepa_model.training.risk_scorecard import fit_har
-from finjepa_model.world_model import FinJEPA
+from finjepa_model.world_model import WorldModel
 from finjepa_pipeline.backtest.engine import decide_at
 from finjepa_pipeline.backtest.results import most_assets, now
 from finjepa_pipeline.features import current_panel
@@ -207,7 +207,7 @@ def _portfolios(
     return found
 
 
-def _har(settings: Settings, folder: Path, model: FinJEPA, panel: Panel) -> tuple[Tensor | None, str]:
+def _har(settings: Settings, folder: Path, model: WorldModel, panel: Panel) -> tuple[Tensor | None, str]:
     """Weights of HAR, fitted once for a checkpoint on its training block; why there are none."""
     file = settings.reports / f"{folder.name}-risk" / "har.json"
     if not file.is_file():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -41,7 +42,7 @@ _WINDOW = 63  # sessions of the moving coverage
 _MOST_ROWS = 12
 _FANS = 6
 _AHEAD = (0, 1, 5, 21)
-_LONG = {"width": 460, "height": 220}  # of charts over dates: legible on a phone
+_LONG: dict[str, Any] = {"width": 460, "height": 220}  # of charts over dates: legible on a phone
 
 
 @dataclass(frozen=True)

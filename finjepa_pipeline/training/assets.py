@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from finjepa_model import FinJEPA
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_splits
@@ -15,7 +16,6 @@ from finjepa_model.files import read_json
 from finjepa_model.training import evaluation
 from finjepa_model.training.risk_scorecard import QLIKE
 from finjepa_model.training.run_folder import read_metrics
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline import compute
 from finjepa_pipeline.report.markdown import numbers_table, table, training_curves
 from finjepa_pipeline.report.risk import in_words, tables

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finjepa_model import FinJEPA
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_splits
 from finjepa_model.files import from_json, read_json, to_json, write_text
 from finjepa_model.training.risk_scorecard import scorecard
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.report.risk import write_risk_page
 from finjepa_pipeline.settings import Settings
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.config import preset
 from finjepa_model.features import CHANNELS, MARKET_CHANNELS
-from finjepa_model.world_model import FinJEPA
 
 
 def download(assets: int = 6, days: int = 320, seed: int = 0) -> pd.DataFrame:

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig, preset
 from finjepa_model.data.batches import PAST, MarketBatch, Observation, Windows
 from finjepa_model.training.behaviour import sample_path
-from finjepa_model.world_model import FinJEPA, PortfolioPath
+from finjepa_model.world_model import PortfolioPath
 
 
 def small_config(**loss) -> FinJEPAConfig:

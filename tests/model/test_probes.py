@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.config import LossConfig, ModelConfig, preset
 from finjepa_model.training.evaluation import LinearProbe, r_squared, rank_ic
 from finjepa_model.training.trainer import learning_rate, parameter_groups, teacher_momentum
-from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch
 
 FACTORS, STEPS = 3, 5

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.data.splits import split_dates
 from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.training import readout_fit
@@ -15,7 +16,6 @@ from finjepa_model.training.readout_fit import (
     fit_readout,
     training_moments,
 )
-from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config
 from tests.model.training_runs import run_config
 from tests.pipeline.backtest.handmade_panel import write_panel

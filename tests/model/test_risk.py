@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from finjepa_model import FinJEPA
 from finjepa_model.data.batches import BatchSource, Observation, observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import Splits
@@ -30,7 +31,6 @@ from finjepa_model.training.risk_scorecard import (
     scorecard,
 )
 from finjepa_model.training.trainer import Trainer
-from finjepa_model.world_model import FinJEPA
 from tests.model.training_runs import run_config
 from tests.pipeline.backtest.handmade_panel import write_panel
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from finjepa_model import FinJEPA
 from finjepa_model.nn.losses import _latent_error, _portfolio_terms, _roll_out
-from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch, random_observation, small_config
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, TDConfig, TrainingConfig
 from finjepa_model.data.panel import Panel
@@ -20,7 +21,6 @@ from finjepa_model.td.training import TD_FOLDER, MarketPaths, PolicyScore, TDTra
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_model.training.trainer import TrainingInterruptedError
-from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_observation, small_config
 from tests.model.training_runs import assert_equal, run_panel
 

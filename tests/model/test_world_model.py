@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.training.evaluation import effective_rank, failures, monitor
-from finjepa_model.world_model import FinJEPA
 from tests.model.markets import random_batch, small_config
 
 

@@ -10,6 +10,7 @@ from handmade_setup import config_for, write_lineage
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from finjepa_model import FinJEPA
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import (
     EMBARGO,
@@ -21,7 +22,6 @@ from finjepa_model.data.splits import (
 )
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planner_strategies import MarketImagination
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest import audit
 from finjepa_pipeline.backtest.blocks import Block, StrategiesConfig, backtest_blocks, pending_blocks
 from finjepa_pipeline.backtest.controls import Controls

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest import blocks
 from finjepa_pipeline.backtest.blocks import (

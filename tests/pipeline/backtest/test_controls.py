@@ -7,8 +7,8 @@ import torch
 from handmade_panel import write_panel
 from handmade_setup import config_for, setup_over_test_block, write_lineage
 
+from finjepa_model import FinJEPA
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.blocks import StrategiesConfig
 from finjepa_pipeline.backtest.controls import Controls, one_factor, shrunk_sample
 from finjepa_pipeline.backtest.engine import simulate

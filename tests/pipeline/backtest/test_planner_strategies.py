@@ -10,6 +10,7 @@ from handmade_setup import config_for, setup_of, setup_over_test_block, write_li
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finjepa_model import FinJEPA
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination, strategy_name
@@ -17,7 +18,6 @@ from finjepa_model.planners import PLANNERS
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.training import TDTrainer
 from finjepa_model.training.goal_library import build_library
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.blocks import parse_planners
 from finjepa_pipeline.backtest.engine import simulate
 from tests.model.test_risk import market

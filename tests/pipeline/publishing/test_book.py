@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from finjepa_model import market_view
+from finjepa_model import FinJEPA, market_view
 from finjepa_model.data.splits import history_needed
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_model.td.training import TDTrainer
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing import daily, decision

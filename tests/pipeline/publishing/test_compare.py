@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import read_config
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.compare import compare
 from finjepa_pipeline.backtest.results import insert
 from finjepa_pipeline.cli import main

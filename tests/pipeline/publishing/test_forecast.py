@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.data.batches import observe
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.publishing import forecast as module
 from finjepa_pipeline.publishing.forecast import forecast
 from tests.pipeline.backtest.handmade_panel import write_panel

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finjepa_model import FinJEPA
 from finjepa_model.data.batches import observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
@@ -28,7 +29,6 @@ from finjepa_model.live_record.drift import checkpoint_drift, control_charts, dr
 from finjepa_model.live_record.scores import Outcomes, book_returns, gaps, score_lines
 from finjepa_model.live_record.verify import record_folder, verify
 from finjepa_model.training.risk_scores import log_score
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.publishing import assets, daily, live_record
 from finjepa_pipeline.publishing.daily import make_decision

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.config import preset
 from finjepa_model.data.batches import observe
 from finjepa_model.data.panel import Panel
@@ -24,7 +25,6 @@ from finjepa_model.live_record.chain import HORIZONS, LEVELS, QUANTILES
 from finjepa_model.live_record.scores import Outcomes, gaps
 from finjepa_model.live_record.verify import verify
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
-from finjepa_model.world_model import FinJEPA
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
