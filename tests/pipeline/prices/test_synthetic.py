@@ -50,7 +50,7 @@ def test_adjusted_closes_give_the_true_returns():
 
 
 def test_the_page_of_the_synthetic_market_does_what_it_says(tmp_path, monkeypatch, capsys):
-    page = Path(__file__).parents[3] / "docs" / "synthetic.md"
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "synthetic.md"
     monkeypatch.chdir(tmp_path)
     exec(page.read_text(encoding="utf-8").split("```python")[1].split("```")[0], {})
     assert 0.5 < float(capsys.readouterr().out) < 1  # utility is concave

@@ -75,7 +75,7 @@ def test_report_history_and_card_say_too_short(tmp_path, home, monkeypatch):
         judged_over(tmp_path, 55, con)
         exhibits = report_of(con, checkpoint, "d1", "mppi")
         write_history(tmp_path / "history.html", leaderboard_history(con), home.settings.checkpoints, "http://ui")
-        card = card_of(con, home.settings, "t", Champion("c1", "mppi", now()), {})
+        card = card_of(con, home.settings, "t", Champion("c1", "mppi", now()), {}, None)
     assert exhibits.headline.startswith("No evidence of skill")
     write_report(tmp_path / "report.html", "c1", exhibits, None)
     report = (tmp_path / "report.html").read_text()
