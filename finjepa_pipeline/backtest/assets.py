@@ -58,7 +58,7 @@ class WalkForwardConfig(StrategiesConfig, ModelChoice):
     )
     unseen_symbols: float = Field(default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees.")
     preset: str = Field(default="tiny", description=ModelChoice.model_fields["preset"].description)
-    controls: str = Field(default="none", description=StrategiesConfig.model_fields["controls"].description)
+    controls: str | None = Field(default="none", description=StrategiesConfig.model_fields["controls"].description)
 
 
 class AuditConfig(dg.Config):

@@ -70,6 +70,9 @@ _OVERNIGHT = """
 """
 
 
+USUAL = "untrained,ewma,ledoit_wolf,shuffled_actions"  # controls that say what each part is worth
+
+
 class StrategiesConfig(dg.Config):
     """Who is tested, and how."""
 
@@ -77,9 +80,10 @@ class StrategiesConfig(dg.Config):
     utility: str | None = Field(
         default=None, description="What they maximise, e.g. log_growth - 5*variance; their own when empty."
     )
-    controls: str = Field(
-        default="untrained,ewma,ledoit_wolf,shuffled_actions",
-        description="Comma list of controls beside every planner (of the test block), or all, or none.",
+    controls: str | None = Field(
+        default=None,
+        description="Comma list of controls beside every planner (of the test block), or all, or none; by default "
+        f"{USUAL} beside the first planner alone.",
     )
     strategies: list[str] = Field(
         default_factory=list, description="Strategies of your own, as module:callable or file.py:callable."
@@ -97,9 +101,10 @@ class StrategiesConfig(dg.Config):
             raise FinJEPAError(f"fill={self.fill!r} is unknown; choose one of {', '.join(FILLS)}")
         on_validation = block == "validation"
         plain = [s.name for s in baselines() if not on_validation or s.name in ON_VALIDATION]
-        controls = parse_names(self.controls, CONTROLS, "control")
+        controls = parse_names(USUAL if self.controls is None else self.controls, CONTROLS, "control")
         planners = parse_planners(self.planner, self.utility)
-        beside = [f"{one}{WITH}{control}" for one in planners for control in controls if possible(control, one)]
+        compared = planners[:1] if self.controls is None else planners
+        beside = [f"{one}{WITH}{control}" for one in compared for control in controls if possible(control, one)]
         names = [*plain, *planners, *(() if on_validation else beside)]
         return {name: name for name in names} | {load_strategy(spec).name: spec for spec in self.strategies}
 
