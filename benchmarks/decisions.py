@@ -8,6 +8,7 @@ Each HOME is a FINJEPA_HOME with a panel and a checkpoint, the newest of which i
   by several seeds. Mean and largest one-way difference between two seeds (shares of wealth), mean cost of the plan, that of the
   QP's plan for the same utility, how often the plan was worse than the QP's, holding or 1/N by more than 1e-6, and processor
   milliseconds.
+- What portfolio latents mean, and where plans towards a goal end (`benchmarks/portfolio_latents.py`).
 - Objectives that a QP cannot state (`benchmarks/objectives.py`).
 - Turnover and holds, the hedge and short signals, and what each part is worth (`benchmarks/worth.py`).
 
@@ -125,6 +126,10 @@ def table(section: str, home: str, dates: int, assets: int, seeds: int) -> str:
         print(f"\n## {section}: {Path(home).name}, {len(panel.assets)} assets, {span}\n")
         if section == "Seeds":
             seeds_table(imagination.model, panel, dates, assets, seeds)
+        elif section == "Portfolio latents":
+            from benchmarks.portfolio_latents import tables  # here: it takes its worlds from this module
+
+            print(tables(imagination.model, panel, dates))
         elif section == "Objectives that a QP cannot state":
             objectives(imagination.model, panel, dates, assets)
         else:
@@ -133,7 +138,7 @@ def table(section: str, home: str, dates: int, assets: int, seeds: int) -> str:
     return said.getvalue()
 
 
-SECTIONS = ("Trades and parts", "Objectives that a QP cannot state", "Seeds")
+SECTIONS = ("Trades and parts", "Objectives that a QP cannot state", "Seeds", "Portfolio latents")
 
 
 def main() -> None:
