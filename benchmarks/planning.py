@@ -95,6 +95,7 @@ def rolled_in_full(case: BlockKey, world: PlanningWorld, actions: PortfolioActio
         present_BN=present,
         covariance_BHMM=each(now.covariance_BHMM),
         assets_BHND=tokens[:, now.first_step :, :-1],
+        carriers_BNE=each(now.carriers_BNE),
         memory=memory,
     )
 

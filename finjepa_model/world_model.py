@@ -21,6 +21,7 @@ from finjepa_model.nn.losses import InverseDynamics, SIGReg, objective
 from finjepa_model.nn.predictor import MarketMemory, Predictor
 from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.nn.risk import RiskForecast, RiskModel
+from finjepa_model.planning.imagination import portfolio_variance
 from finjepa_model.portfolio import PortfolioState, scalars_of
 
 
@@ -75,12 +76,6 @@ class WorldModel(nn.Module):
         tokens_BSMD = self.see(self.encoder, observation)[0]
         return tokens_BSMD[..., :-1, :], tokens_BSMD[..., -1, :]
 
-    def encode_portfolio(
-        self, holdings_XN: Tensor, scalars_XG: Tensor, assets_XND: Tensor, present_XN: Tensor
-    ) -> Tensor:
-        """portfolio_XD of a portfolio state that stands among assets with these latents."""
-        return self.portfolio_encoder(holdings_XN, scalars_XG, assets_XND, present_XN)
-
     def predict(self, tokens_BSMD: Tensor, present_BN: Tensor) -> tuple[Tensor, MarketMemory]:
         """Market latents one step ahead of every step; see `Predictor.market`."""
         return self.predictor.market(tokens_BSMD, present_BN)
@@ -123,6 +118,7 @@ class WorldModel(nn.Module):
             beta_BN=observation.beta_BSN[:, now],
             present_BN=observation.present_BN,
             assets_BHND=assets_BHND,
+            carriers_BNE=self.portfolio_encoder.carriers(assets_BHND[:, 0], observation.present_BN),
             tokens_BMD=tokens_BSMD[:, now],
             first_step=now,
             memory=memory,
@@ -186,6 +182,7 @@ class Imagination:
     beta_BN: Tensor
     present_BN: Tensor  # bool
     assets_BHND: Tensor
+    carriers_BNE: Tensor  # of holdings, in portfolio latents
     tokens_BMD: Tensor  # latents of the assets and, last, of the market, now
     first_step: int
     memory: MarketMemory
@@ -198,8 +195,8 @@ class Imagination:
 
     def volatility(self, holdings_BCN: Tensor, hedge_BC: Tensor) -> Tensor:
         """volatility_BC of portfolios, daily, over the next decision step."""
-        both_BCM = torch.cat([holdings_BCN, hedge_BC.unsqueeze(-1)], dim=-1).to(self.covariance_BHMM.dtype)
-        variance_BC = ((both_BCM @ self.covariance_BHMM[:, 0]) * both_BCM).sum(-1)
+        covariance_BMM = self.covariance_BHMM[:, 0]
+        variance_BC = portfolio_variance(holdings_BCN.to(covariance_BMM), hedge_BC.to(covariance_BMM), covariance_BMM)
         return (variance_BC.clamp(min=1e-16) / self.model.config.model.stride).sqrt()
 
     def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
@@ -244,10 +241,8 @@ class Imagination:
 
     def encode_portfolio(self, holdings_BCN: Tensor, scalars_BCG: Tensor) -> Tensor:
         """Portfolio latents, [B, C, D], of portfolio states in the market of now."""
-        dtype = self.assets_BHND.dtype
-        return self.model.encode_portfolio(
-            holdings_BCN.to(dtype), scalars_BCG.to(dtype), self.assets_BHND[:, :1], self.present_BN.unsqueeze(1)
-        )
+        dtype, carriers_B1NE = self.carriers_BNE.dtype, self.carriers_BNE.unsqueeze(1)
+        return self.model.portfolio_encoder(holdings_BCN.to(dtype), scalars_BCG.to(dtype), carriers_B1NE)
 
     def position(self, latents_XD: Tensor) -> Tensor:
         """See `PortfolioEncoder.position`."""

@@ -118,7 +118,7 @@ def _text(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Record:
+class LiveRecord:
     """A live record in a folder. What is read of it is as it was when the object was made."""
 
     folder: Path
@@ -157,7 +157,7 @@ class Record:
         ]
         return pl.concat([pl.DataFrame(schema={**OUTCOMES, "night": pl.Date}), *found])
 
-    def append(self, night: Night) -> "Record":
+    def append(self, night: Night) -> "LiveRecord":
         """The record with one more night. Its tables are written first, and count from the moment on in which its row is there:
         a process that dies in between leaves files that the next one removes.
 
@@ -177,7 +177,7 @@ class Record:
         row["hash"] = night_hash(row, tables)
         added = pl.DataFrame([{name: row[name] for name in NIGHTS}], schema=NIGHTS)
         write_parquet(pl.concat([self.nights, added]), self.folder / "nights.parquet")
-        return Record(self.folder)
+        return LiveRecord(self.folder)
 
     def broken(self, newest: int | None = None) -> list[str]:
         """What is wrong with the chain, in words; nothing where every night is as it was written.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from finjepa_model.live_record.chain import MODEL, Record
+from finjepa_model.live_record.chain import LiveRecord
 from finjepa_model.live_record.scores import inside_interval
 
 ALARM = math.log(2520.0)
@@ -87,16 +87,13 @@ def _earlier_spread(loss_D: np.ndarray) -> np.ndarray:
 
 def drift_of(scores: pl.DataFrame) -> tuple[bool | None, str]:
     """Whether forecasts have drifted within the last 63 sessions, and in words; None while there are too few sessions."""
-    charts = control_charts(scores)
-    sessions = scores.filter(
-        pl.col("n") > 0, pl.col("kind") == "asset", pl.col("horizon") == 1, pl.col("forecast") == MODEL
-    )
+    charts, sessions = control_charts(scores), inside_interval(scores, "asset", 1).height
     if not charts:
-        return None, f"{sessions.height} scored sessions are too few for a control chart ({LEAST_SESSIONS} are needed)"
+        return None, f"{sessions} scored sessions are too few for a control chart ({LEAST_SESSIONS} are needed)"
     active = [chart for chart in charts if chart.active]
     if active:
         return True, "; ".join(f"{chart.drift} (alarm of {chart.alarms[-1]})" for chart in active)
-    return False, f"no alarm in {sessions.height} scored sessions"
+    return False, f"no alarm in {sessions} scored sessions"
 
 
 def checkpoint_drift(records: Path, checkpoint: str) -> tuple[bool | None, str]:
@@ -107,7 +104,7 @@ def checkpoint_drift(records: Path, checkpoint: str) -> tuple[bool | None, str]:
     """
     found = []
     for file in sorted(records.glob("*/scores.parquet")):
-        nights = Record(file.parent).nights.filter(pl.col("checkpoint") == checkpoint)
+        nights = LiveRecord(file.parent).nights.filter(pl.col("checkpoint") == checkpoint)
         found.append(drift_of(pl.read_parquet(file).join(nights.select("session"), on="session", how="semi")))
     known = [one for one in found if one[0] is not None]
     return max(known or found, key=lambda one: bool(one[0]), default=(None, "it has no live record"))

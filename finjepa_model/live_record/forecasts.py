@@ -94,10 +94,10 @@ class Forecaster:
 
     def _expected_return(self) -> np.ndarray:
         """A day, over the next decision step, [N]."""
-        model = self.model.config.model
-        sessions = np.array([self.session])
-        seen = observe(self.panel, sessions, self.universe_N[None], model.context_steps, self.model.config)
-        return (self.model.imagine(seen, 1).mean_BHN[0, 0] / model.stride).double().numpy()
+        seen = observe(self.panel, np.array([self.session]), self.universe_N[None], 1, self.model.config)
+        with torch.no_grad():
+            mean_BHN = self.model.expected_returns(seen, self.model.encode(seen)[0][:, -1], 1)
+        return (mean_BHN[0, 0] / self.model.config.model.stride).double().numpy()
 
 
 def _part(

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from finjepa_model.live_record.chain import HORIZONS, LEVELS, MODEL, QUANTILES, Record, write_parquet
+from finjepa_model.live_record.chain import HORIZONS, LEVELS, MODEL, QUANTILES, LiveRecord, write_parquet
+from finjepa_model.nn.risk import LEAST_VOLATILITY
 from finjepa_model.training.risk_scores import (
     compare,
     log_score,
@@ -27,9 +28,7 @@ from finjepa_model.training.risk_scores import (
     quantile_score,
 )
 
-LEAST_VARIANCE = (
-    1e-6  # a day, of what was realised: below it a price is stale (`finjepa_model.nn.risk.LEAST_VOLATILITY`)
-)
+LEAST_VARIANCE = LEAST_VOLATILITY**2  # a day, of what was realised
 MARKET_PORTFOLIOS = ("1/N", "minimum variance")  # beside the random ones
 KINDS = ("asset", "portfolio", "1/N", "book", "market")
 BINS = [f"bin_{k}" for k in range(len(LEVELS) + 1)]  # counts of outcomes between the quantiles
@@ -63,7 +62,7 @@ class Outcomes:
     ended_A: np.ndarray
 
     @classmethod
-    def of(cls, record: Record, since: datetime.date | None = None) -> "Outcomes":
+    def of(cls, record: LiveRecord, since: datetime.date | None = None) -> "Outcomes":
         rows = record.outcomes(since)
         days_D = rows.filter(pl.col("kind") == "return")["session"].unique().sort().to_numpy()
         rows = rows.filter(pl.col("kind") != "restated")
@@ -91,12 +90,12 @@ class Outcomes:
         return returns_HR, ended_R | (enough_R & np.isfinite(returns_HR[-1]))
 
 
-def score_record(record: Record) -> pl.DataFrame:
+def score_record(record: LiveRecord) -> pl.DataFrame:
     """All scores of a record, from the first night on."""
     return _scores(record, record.sessions)
 
 
-def read_scores(record: Record) -> pl.DataFrame:
+def read_scores(record: LiveRecord) -> pl.DataFrame:
     """The scores as they were written last: see SCORES. None where they are missing, damaged or of another version: they follow
     from the nights, and the next night makes them again."""
     try:
@@ -106,7 +105,7 @@ def read_scores(record: Record) -> pl.DataFrame:
     return found if found.columns == list(SCORES) else pl.DataFrame(schema=SCORES)
 
 
-def update_scores(record: Record) -> pl.DataFrame:
+def update_scores(record: LiveRecord) -> pl.DataFrame:
     """The scores with what has become known since they were written; the file is written again."""
     known, sessions, hashes = read_scores(record), record.sessions, record.nights["hash"].to_list()
     until = known["until"][0] if known.height else ""
@@ -124,7 +123,7 @@ def update_scores(record: Record) -> pl.DataFrame:
     return found
 
 
-def _scores(record: Record, sessions: list[datetime.date]) -> pl.DataFrame:
+def _scores(record: LiveRecord, sessions: list[datetime.date]) -> pl.DataFrame:
     counted = set(record.nights.filter(~pl.col("hindsight"))["session"])
     sessions = [session for session in sessions if session in counted]
     outcomes = Outcomes.of(record, sessions[0]) if sessions else None
@@ -132,7 +131,7 @@ def _scores(record: Record, sessions: list[datetime.date]) -> pl.DataFrame:
     return pl.DataFrame([row | {"until": record.last_hash} for row in rows], schema=SCORES)
 
 
-def _score_night(record: Record, session: datetime.date, outcomes: Outcomes) -> Iterator[dict[str, Any]]:
+def _score_night(record: LiveRecord, session: datetime.date, outcomes: Outcomes) -> Iterator[dict[str, Any]]:
     if outcomes.window(session, HORIZONS[0], []) is None:
         return
     forecasts, portfolios = record.table("forecasts", session), record.table("portfolios", session)
@@ -323,7 +322,7 @@ class BookReturns:
         return mean, mean - 1.96 * error, mean + 1.96 * error, newey_west_t(apart, 5)
 
 
-def book_returns(record: Record, outcomes: Outcomes) -> BookReturns:
+def book_returns(record: LiveRecord, outcomes: Outcomes) -> BookReturns:
     found: list[tuple[datetime.date, float, float, float]] = []
     rows = list(record.nights.iter_rows(named=True))
     for row, following in itertools.pairwise(rows):
@@ -350,7 +349,7 @@ def book_returns(record: Record, outcomes: Outcomes) -> BookReturns:
     return BookReturns(list(sessions), *(np.array(column, float) for column in columns))
 
 
-def gaps(record: Record, outcomes: Outcomes) -> list[datetime.date]:
+def gaps(record: LiveRecord, outcomes: Outcomes) -> list[datetime.date]:
     """Sessions between the first night and the last of which there is no night."""
     nights = set(record.sessions)
     days = [day for day in outcomes.days_D.tolist() if nights and min(nights) < day < max(nights)]

@@ -11,7 +11,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.live_record.chain import FOLDER, Record
+from finjepa_model.live_record.chain import FOLDER, LiveRecord
 from finjepa_model.live_record.scores import SCORES, Outcomes, gaps, score_record
 
 
@@ -34,7 +34,7 @@ def verify(folder: Path, place: str | None = None) -> Verification:
     Raises:
         FinJEPAError: if there is no record.
     """
-    record, place = Record(folder), place or str(folder)
+    record, place = LiveRecord(folder), place or str(folder)
     nights = record.nights
     if not nights.height:
         raise FinJEPAError(f"there is no live record in {place}; a nightly run writes one after its decision")
@@ -54,7 +54,7 @@ def verify(folder: Path, place: str | None = None) -> Verification:
     return Verification(place, nights.height, text, ())
 
 
-def _other_scores(record: Record) -> list[str]:
+def _other_scores(record: LiveRecord) -> list[str]:
     file = record.folder / "scores.parquet"
     if not file.is_file():
         return ["scores.parquet is missing"]

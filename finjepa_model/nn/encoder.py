@@ -106,18 +106,18 @@ class PortfolioEncoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.register_buffer("weights_G", torch.from_numpy(np.array(_SCALAR_WEIGHTS)).float(), persistent=False)
-        self.carriers = max(
-            config.dim - len(SCALARS), config.dim // 2
-        )  # dimensions of the holdings; scalars have the last
+        self.dim, self.carried = config.dim, max(config.dim - len(SCALARS), config.dim // 2)
         self.scalars = [place % config.dim for place in range(-len(SCALARS), 0)]
 
-    def forward(self, holdings_XN: Tensor, scalars_XG: Tensor, assets_XND: Tensor, present_XN: Tensor) -> Tensor:
-        """portfolio_XD of holdings (signed shares of wealth) and `SCALARS` among the latents of the assets that are present."""
-        carriers_XNE = whitened(assets_XND.detach()[..., : self.carriers], present_XN)
-        carried_XE = torch.einsum("...n,...ne->...e", holdings_XN, carriers_XNE.expand(*holdings_XN.shape, -1))
-        latents_XD = F.pad(_HOLDINGS_WEIGHT * carried_XE, (0, assets_XND.shape[-1] - self.carriers)).to(
-            scalars_XG.dtype
-        )
+    def carriers(self, assets_XND: Tensor, present_XN: Tensor) -> Tensor:
+        """carriers_XNE: by them the holdings of the assets that are present take up the first dimensions of a latent."""
+        return whitened(assets_XND.detach()[..., : self.carried], present_XN)
+
+    def forward(self, holdings_XN: Tensor, scalars_XG: Tensor, carriers_XNE: Tensor) -> Tensor:
+        """portfolio_XD of holdings (signed shares of wealth) and `SCALARS`."""
+        carriers_XNE = carriers_XNE.expand(*holdings_XN.shape, -1)
+        held_XE = _HOLDINGS_WEIGHT * torch.einsum("...n,...ne->...e", holdings_XN, carriers_XNE)
+        latents_XD = F.pad(held_XE, (0, self.dim - self.carried)).to(scalars_XG.dtype)
         places_G = torch.tensor(self.scalars, device=latents_XD.device)
         return latents_XD.index_add(-1, places_G, scalars_XG * self.weights_G.to(scalars_XG.dtype))
 

@@ -272,8 +272,9 @@ def _portfolio_terms(
     first_step = observation.steps - 1 - steps
     assets_BKND = tokens_BSMD[:, first_step:-1, :-1].detach()
     present_B1N = observation.present_BN.unsqueeze(1)
-    latents_BKD = model.encode_portfolio(path.holdings_BKN, path.scalars_BKG, assets_BKND[:, :1], present_B1N)
-    traded_BKD = model.encode_portfolio(path.traded_BKN, path.traded_scalars_BKG, assets_BKND[:, :1], present_B1N)
+    carriers_B1NE = model.portfolio_encoder.carriers(assets_BKND[:, :1], present_B1N)
+    latents_BKD = model.portfolio_encoder(path.holdings_BKN, path.scalars_BKG, carriers_B1NE)
+    traded_BKD = model.portfolio_encoder(path.traded_BKN, path.traded_scalars_BKG, carriers_B1NE)
     present_BKN = present_B1N.expand(-1, steps, -1)
     condition_BKD = model.action_embedder(path.actions, path.holdings_BKN[:, :-1], assets_BKND, present_BKN)
     predict = model.predictor.portfolio

@@ -88,6 +88,12 @@ class Ensemble:
         return torch.cat([member.position(part) for member, part in zip(self.members, parts, strict=True)], dim=-1)
 
 
+def portfolio_variance(holdings_BCN: Tensor, hedge_BC: Tensor, covariance_BMM: Tensor) -> Tensor:
+    """variance_BC of portfolios of assets and, last, the market proxy."""
+    both_BCM = torch.cat([holdings_BCN, hedge_BC.unsqueeze(-1)], dim=-1)
+    return ((both_BCM @ covariance_BMM) * both_BCM).sum(-1)
+
+
 def one_factor_covariance(volatility_BHN: Tensor, market_volatility_BH: Tensor, beta_BN: Tensor) -> Tensor:
     """covariance_BHMM where the market proxy is the one factor: b_i b_j s_m^2 + (i = j) max(s_i^2 - b_i^2 s_m^2, s_i^2 / 20)."""
     factor_BHM = F.pad(beta_BN, (0, 1), value=1.0).unsqueeze(1) * market_volatility_BH.unsqueeze(-1)
@@ -126,8 +132,7 @@ class Moments:
     def variance(self, holdings_BCN: Tensor, hedge_BC: Tensor | None = None, step: int = 0) -> Tensor:
         """variance_BC of portfolios of assets and the market proxy over one decision step."""
         hedge_BC = torch.zeros_like(holdings_BCN[..., 0]) if hedge_BC is None else hedge_BC
-        both_BCM = torch.cat([holdings_BCN, hedge_BC.unsqueeze(-1)], dim=-1)
-        return ((both_BCM @ self.covariance_BHMM[:, step]) * both_BCM).sum(-1)
+        return portfolio_variance(holdings_BCN, hedge_BC, self.covariance_BHMM[:, step])
 
     def best_holdings(self, risk_aversion: float | Tensor, max_weight: float = 1.0, iterations: int = 100) -> Tensor:
         """holdings_BN: argmax of mean'w - risk_aversion / 2 w'Cov w over the (capped) simplex, for the first decision step.

@@ -65,12 +65,7 @@ class PolicyState:
         volatilities = (mean_YN / volatility_YN, torch.log(volatility_YN / _USUAL_VOLATILITY))
         own = (state.holdings_XN, state.signals_XN, *volatilities, moments.beta_BN - 1)
         own_YNV = torch.stack(own, dim=-1) * present_YN.unsqueeze(-1)
-        portfolio_YD = imagination.model.encode_portfolio(
-            state.holdings_XN.unsqueeze(1),
-            scalars_YG.unsqueeze(1),
-            assets_YND.unsqueeze(1),
-            present_YN.unsqueeze(1),
-        ).squeeze(1)
+        portfolio_YD = imagination.encode_portfolio(state.holdings_XN.unsqueeze(1), scalars_YG.unsqueeze(1)).squeeze(1)
         if outcome_YO is None:
             outcome_YO = scalars_YG.new_zeros(len(scalars_YG), len(OUTCOMES))
         return cls(assets_YND, market_YD, portfolio_YD, own_YNV, scalars_YG, present_YN, outcome_YO, world)

@@ -42,12 +42,8 @@ _MOST_ASSETS = 50  # of a date
 _TARGET, _RETURN = 21, 5  # sessions
 _OUTSIDE = 0.1  # of the central interval
 _YEAR = 252
-_CRITICAL = (
-    1.96,
-    2.9694,
-    0.416,
-    -0.5324,
-)  # in powers of bandwidth / D: Bartlett kernel, 97.5 % (Kiefer and Vogelsang 2005)
+# in powers of bandwidth / D: Bartlett kernel, 97.5 % (Kiefer and Vogelsang 2005)
+_CRITICAL = (1.96, 2.9694, 0.416, -0.5324)
 
 
 @dataclass(frozen=True)

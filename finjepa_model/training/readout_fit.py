@@ -29,43 +29,42 @@ _THRESHOLD = 1.5  # standard errors of a covariance; chosen on validation blocks
 _FOLDS = 5
 _CHANCE = 1.5  # a t-value that the better one passes on noise one time in ten
 _LEAST_ASSETS = 3  # of a date, for its mean to be taken off
-_MOST_ENCODED = (
-    1_000_000  # windows; of a larger market evenly spaced sessions are encoded, and channels are read on all rows
-)
+# windows; of a larger market evenly spaced sessions are encoded, and channels are read on all rows
+_MOST_ENCODED = 1_000_000
 _WINDOWS_AT_ONCE = 4096
 _CLIP = 5.0  # of labels, in deviations
 _OVERLAP = 2  # blocks whose labels share a session with those of a block
 
 
-class Moments:
+class RowSums:
     """Sums over rows whose inputs and labels are relative to their dates.
 
     Attributes:
-        blocks_K: numbers of the blocks, ascending.
-        moment_KZ: products of inputs and label; gram_KZZ: of inputs; count_K: rows.
+        of_block: by the number of a block, products of inputs and label [Z], of inputs [Z, Z], and the number of rows.
         kept_ZZ: products of the inputs with themselves a decision step before; before_ZZ: of those before.
     """
 
     def __init__(self) -> None:
-        self._of_block: dict[int, list[np.ndarray]] = {}
+        self.of_block: dict[int, list[np.ndarray]] = {}
         self.kept_ZZ: np.ndarray | float = 0.0
         self.before_ZZ: np.ndarray | float = 0.0
 
     def add(self, block_R: np.ndarray, inputs_RZ: np.ndarray, before_RZ: np.ndarray, target_R: np.ndarray) -> None:
         """Rows of whole dates."""
-        for block in np.unique(block_R):
+        for block in np.unique(block_R).tolist():
             x_RZ, y_R = inputs_RZ[block_R == block], target_R[block_R == block]
             sums = [x_RZ.T @ y_R, x_RZ.T @ x_RZ, np.array(len(y_R), float)]
-            held = self._of_block.get(int(block))
-            self._of_block[int(block)] = sums if held is None else [a + b for a, b in zip(held, sums, strict=True)]
+            held = self.of_block.get(block)
+            self.of_block[block] = sums if held is None else [a + b for a, b in zip(held, sums, strict=True)]
         self.kept_ZZ = self.kept_ZZ + inputs_RZ.T @ before_RZ
         self.before_ZZ = self.before_ZZ + before_RZ.T @ before_RZ
 
-    def done(self) -> None:
-        """Nothing more is added."""
-        self.blocks_K = np.array(sorted(self._of_block))
-        sums = [self._of_block.pop(block) for block in self.blocks_K.tolist()]
-        self.moment_KZ, self.gram_KZZ, self.count_K = (np.stack(part) for part in zip(*sums, strict=True))
+    def stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """blocks_K, ascending, moment_KZ, gram_KZZ and count_K."""
+        blocks = sorted(self.of_block)
+        parts = zip(*(self.of_block[block] for block in blocks), strict=True)
+        moment_KZ, gram_KZZ, count_K = (np.stack(part) for part in parts)
+        return np.array(blocks), moment_KZ, gram_KZZ, count_K
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def fit_readout(model: WorldModel, panel: Panel) -> dict[str, float | str]:
         and the number of rows; only the last where the panel is too small to learn from.
     """
     channels = len(model.config.model.channels)
-    designs, level, rows = training_moments(model, panel)
+    designs, level, rows = training_sums(model, panel)
     if not designs:
         return {"rows": 0.0}
     name, fitted, left = choose(designs)
@@ -104,45 +103,44 @@ def fit_readout(model: WorldModel, panel: Panel) -> dict[str, float | str]:
     }
 
 
-def choose(designs: Mapping[str, Moments]) -> tuple[str, Fitted, float]:
+def choose(designs: Mapping[str, RowSums]) -> tuple[str, Fitted, float]:
     """The design with the higher t-value, and what is left of it after shrinkage."""
-    tried = {name: fit_design(moments) for name, moments in designs.items()}
+    tried = {name: fit_design(sums) for name, sums in designs.items()}
     name, fitted = max(tried.items(), key=lambda item: item[1].t_value)
     left = 1 - (_CHANCE / fitted.t_value) ** 2 if fitted.t_value > _CHANCE else 0.0
     return name, fitted, left
 
 
-def fit_design(moments: Moments) -> Fitted:
+def fit_design(sums: RowSums) -> Fitted:
     """Weights from all blocks, and slope and t-value of forecasts of folds by the weights of the others."""
-    variance_Z = np.einsum("kzz->z", moments.gram_KZZ) / moments.count_K.sum()
-    variance_Z = np.maximum(variance_Z, 1e-16)
+    blocks_K, moment_KZ, gram_KZZ, count_K = sums.stacked()
+    variance_Z = np.maximum(np.einsum("kzz->z", gram_KZZ) / count_K.sum(), 1e-16)
 
     def weights(chosen_K: np.ndarray) -> np.ndarray:
-        moment_KZ = moments.moment_KZ[chosen_K]
-        total_Z, error_Z = moment_KZ.sum(0), _deviation(moment_KZ)
+        total_Z, error_Z = moment_KZ[chosen_K].sum(0), _deviation(moment_KZ[chosen_K])
         kept_Z = np.sign(total_Z) * np.maximum(np.abs(total_Z) - _THRESHOLD * error_Z, 0.0)
-        return kept_Z / moments.count_K[chosen_K].sum() / variance_Z
+        return kept_Z / count_K[chosen_K].sum() / variance_Z
 
-    every_K = np.arange(len(moments.blocks_K))
+    every_K = np.arange(len(blocks_K))
     agreed_K, power_K = np.zeros((2, len(every_K)))  # products of forecast and label, and of the forecast with itself
     for fold_K in np.array_split(every_K, _FOLDS):
-        inside_K = np.clip(moments.blocks_K, moments.blocks_K[fold_K[0]], moments.blocks_K[fold_K[-1]])
-        weights_Z = weights(every_K[np.abs(moments.blocks_K - inside_K) > _OVERLAP])
-        agreed_K[fold_K] = moments.moment_KZ[fold_K] @ weights_Z
-        power_K[fold_K] = moments.gram_KZZ[fold_K] @ weights_Z @ weights_Z
+        inside_K = np.clip(blocks_K, blocks_K[fold_K[0]], blocks_K[fold_K[-1]])
+        weights_Z = weights(every_K[np.abs(blocks_K - inside_K) > _OVERLAP])
+        agreed_K[fold_K] = moment_KZ[fold_K] @ weights_Z
+        power_K[fold_K] = gram_KZZ[fold_K] @ weights_Z @ weights_Z
     slope, t_value = 0.0, 0.0
     if power_K.sum() > 1e-18:
         slope = float(agreed_K.sum() / power_K.sum())
         t_value = slope * float(power_K.sum() / _deviation((agreed_K - slope * power_K)[:, None])[0])
     weights_Z = weights(every_K)
-    before = float(weights_Z @ moments.before_ZZ @ weights_Z)
-    persistence = float(weights_Z @ moments.kept_ZZ @ weights_Z) / max(before, 1e-12)
+    before = float(weights_Z @ sums.before_ZZ @ weights_Z)
+    persistence = float(weights_Z @ sums.kept_ZZ @ weights_Z) / max(before, 1e-12)
     return Fitted(weights_Z, max(slope, 0.0), t_value, min(max(persistence, 0.0), 1.0))
 
 
 @torch.no_grad()
-def training_moments(model: WorldModel, panel: Panel) -> tuple[dict[str, Moments], float, int]:
-    """The moments of both designs, mean label and number of rows of the training blocks, whose labels end in them; no designs
+def training_sums(model: WorldModel, panel: Panel) -> tuple[dict[str, RowSums], float, int]:
+    """The sums of both designs, mean label and number of rows of the training blocks, whose labels end in them; no designs
     where there are too few."""
     config, parts = model.config, []
     window = history_needed(config) + config.model.stride
@@ -155,24 +153,21 @@ def training_moments(model: WorldModel, panel: Panel) -> tuple[dict[str, Moments
             )
         except FinJEPAError:  # too few assets, ever: the model is trained all the same
             continue
-    designs = {"channels": Moments(), "latents": Moments()}
+    designs = {"channels": RowSums(), "latents": RowSums()}
     windows = sum(len(index.assets) for _, index in parts)
     spacing = max(1, -(-windows // _MOST_ENCODED))
     total, rows = 0.0, 0
     for one, index in parts:
         for places, encoded in _runs(index, spacing):
-            block_R, channels_2RF, latents_2RD, target_R = _rows_of(model, one, index, places, encoded)
+            date_R, channels_2RF, latents_2RD, target_R = _rows_of(model, one, index, places, encoded)
             total, rows = total + float(target_R.sum()), rows + len(target_R)
-            date_R, block_R = block_R, _block_of(one, block_R, config.model.stride)
+            block_R = _block_of(one, date_R, config.model.stride)
             target_R = _less_date_mean(target_R, date_R)
             for name, inputs_2RX in (("channels", channels_2RF), ("latents", latents_2RD)):
                 if inputs_2RX is not None:
                     now_RX, before_RX = (_less_date_mean(x_RX, date_R) for x_RX in inputs_2RX)
                     designs[name].add(block_R, now_RX, before_RX, target_R)
-    for moments in designs.values():
-        if rows:
-            moments.done()
-    enough = rows and all(len(moments.blocks_K) >= 2 * _FOLDS for moments in designs.values())
+    enough = all(len(sums.of_block) >= 2 * _FOLDS for sums in designs.values())
     return (designs if enough else {}), total / max(rows, 1), rows
 
 

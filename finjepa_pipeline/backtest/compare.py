@@ -56,7 +56,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     """Attributes:
     sides: the first is what the others are compared with. sharpe: of each. settings: what differs between the configs of the
     checkpoints, [name, value of each side]. dates, net: daily net returns by label.
@@ -77,7 +77,7 @@ class Comparison:
         return {"block": self.block, **span, "sides": sides, "differences": differences, "settings": self.settings}
 
 
-def compare(con: duckdb.DuckDBPyConnection, home: Settings, names: Sequence[str], block: str = "test") -> Comparison:
+def compare(con: duckdb.DuckDBPyConnection, home: Settings, names: Sequence[str], block: str = "test") -> SideBySide:
     """Compare by the stored results of backtests.
 
     Args:
@@ -104,7 +104,7 @@ def compare(con: duckdb.DuckDBPyConnection, home: Settings, names: Sequence[str]
     if frame.height < 2:
         raise FinJEPAError("they have no sessions in common: each was backtested on other ones")
     net_TK = frame.drop("date").to_numpy()
-    return Comparison(
+    return SideBySide(
         block=block,
         sides=tuple(labelled),
         sharpe=tuple(float(value) for value in sharpe(net_TK)),

@@ -66,13 +66,13 @@ class ForecastMarket:
     encode_portfolio = position = portfolio_path
 
 
-Moments = Callable[[MarketView], Tensor]
+MomentsOf = Callable[[MarketView], Tensor]
 
 
 class ForecastImagination:
     """Takes the place of `MarketImagination`: expected returns mean_BHN and covariance_BHMM of each decision step."""
 
-    def __init__(self, config: FinJEPAConfig, mean: Moments, covariance: Moments):
+    def __init__(self, config: FinJEPAConfig, mean: MomentsOf, covariance: MomentsOf):
         self.config = config
         self.simulator = PortfolioSimulator(config.portfolio)
         self._mean, self._covariance = mean, covariance

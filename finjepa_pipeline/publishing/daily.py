@@ -24,7 +24,7 @@ from finjepa_pipeline.backtest.results import insert, most_assets, transaction
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.history import current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, Previous, holdings_at
-from finjepa_pipeline.publishing.decision import Decision, decide, decision_session, hold
+from finjepa_pipeline.publishing.decision import BookDecision, decide, decision_session, hold
 from finjepa_pipeline.publishing.gate import current_champion, why_unusable
 from finjepa_pipeline.publishing.live_record import words
 from finjepa_pipeline.report.decision import decision_page
@@ -248,7 +248,7 @@ def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, 
     return MadeDecision(_written(settings, decision, path), path, new)
 
 
-def _store(con: duckdb.DuckDBPyConnection, decision: Decision) -> None:
+def _store(con: duckdb.DuckDBPyConnection, decision: BookDecision) -> None:
     """Add a decision to `decisions`, a row an asset, and what it started from to `decision_portfolios`."""
 
     def of(*names: str) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def _store(con: duckdb.DuckDBPyConnection, decision: Decision) -> None:
         insert(con, "decision_portfolios", key | of("feed") | portfolio, {"previous_date": [decision.previous_date]})
 
 
-def _written(settings: Settings, decision: Decision, path: Path) -> dict[str, Any]:
+def _written(settings: Settings, decision: BookDecision, path: Path) -> dict[str, Any]:
     """The content of the JSON file of a decision or of a hold, which is written, and the page beside it."""
     content = decision.to_json()
     write_text(path.with_suffix(".html"), decision_page(content, words(settings, decision.feed)))

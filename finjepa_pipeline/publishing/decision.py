@@ -25,7 +25,7 @@ from finjepa_pipeline.training.checkpoints import NamedCheckpoint
 
 
 @dataclass(frozen=True)
-class Decision:
+class BookDecision(Choice):
     """What to hold after the next close. Weights are budgets and sum to 1; positions are what is held of them.
 
     Attributes:
@@ -48,13 +48,6 @@ class Decision:
 
     date: str
     assets: tuple[str, ...]
-    weights: dict[str, float]
-    signals: dict[str, int]
-    hedge: bool
-    positions: dict[str, float]
-    cash: float
-    expected_return: float
-    expected_volatility: float
     planner: str
     checkpoint: str
     data_version: str
@@ -82,12 +75,16 @@ class Decision:
     traded: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "record"} | {
-            "assets": list(self.assets),
-            "changes": list(self.changes),
-            "why": self.why and asdict(self.why),
-            "search": self.search and asdict(self.search),
-        }
+        first = {"date": self.date, "assets": list(self.assets)}
+        return (
+            first
+            | {name: value for name, value in vars(self).items() if name not in (*first, "record")}
+            | {
+                "changes": list(self.changes),
+                "why": self.why and asdict(self.why),
+                "search": self.search and asdict(self.search),
+            }
+        )
 
 
 def decision_session(panel: Panel, as_of: str | None) -> int:
@@ -119,7 +116,7 @@ def decide(
     book: BookName,
     n_assets: int,
     calendar: str,
-) -> Decision:
+) -> BookDecision:
     """Decide at a close.
 
     Args:
@@ -157,7 +154,7 @@ def decide(
         "record": record_of(holdings, panel, universe, path, action is not None),
     }
     if strategy.last is None or (action is None and not strategy.held):
-        return Decision(**common | _as_before(holdings, view.assets), changes=("No orders: no asset has a price.",))
+        return BookDecision(**common | _as_before(holdings, view.assets), changes=("No orders: no asset has a price.",))
     _, expected = strategy.expected[-1]
     outlook = {
         "why": reasons_for(panel, session, universe.assets_N, imagination, expected),
@@ -172,10 +169,10 @@ def decide(
             "decided": previous.date if previous else common["decided"],
             "hold_reason": strategy.held,
         }
-        return Decision(**standing | since, changes=(f"Nothing is traded: {strategy.held}.",))
+        return BookDecision(**standing | since, changes=(f"Nothing is traded: {strategy.held}.",))
     action = PortfolioAction(action.weights_XN[:, places_N], action.signals_XN[:, places_N], action.hedge_X)
     choice = Choice.of(action, expected, view.assets, config)
-    return Decision(
+    return BookDecision(
         **common,
         assets=view.assets,
         **vars(choice),
@@ -184,7 +181,7 @@ def decide(
     )
 
 
-def hold(panel: Panel, session: int, holdings: Holdings, book: BookName, stride: int, calendar: str) -> Decision:
+def hold(panel: Panel, session: int, holdings: Holdings, book: BookName, stride: int, calendar: str) -> BookDecision:
     """What stands at a close: the decision before, and what is held of it now. At the close of that decision itself it is what
     the tables know of it."""
     previous = holdings.previous
@@ -194,7 +191,7 @@ def hold(panel: Panel, session: int, holdings: Holdings, book: BookName, stride:
     lines += [
         f"{name}: the order for {share:.1%} waits until it can be traded" for name, share in holdings.waiting.items()
     ]
-    return Decision(
+    return BookDecision(
         **_of_book(panel, session, holdings, book) | {"hold": session > previous.session},
         hold_reason="no decision is due at this close" if session > previous.session else "",
         **_as_before(holdings, ()),

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import checkpoint_splits, history_needed, unseen
+from finjepa_model.data.splits import checkpoint_splits, history_needed, seen_assets
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features.adjust import PATIENCE
 from finjepa_model.files import read_json, to_json, write_text
-from finjepa_model.live_record.chain import FOLDER, OUTCOMES, PORTFOLIOS, Night, Record
+from finjepa_model.live_record.chain import FOLDER, OUTCOMES, PORTFOLIOS, LiveRecord, Night
 from finjepa_model.live_record.forecasts import Forecaster
 from finjepa_model.live_record.scores import update_scores
 from finjepa_model.market_view import MarketView, next_universe
@@ -56,14 +56,14 @@ _COMMIT = (
 class RecordedNight:
     """The record after a run, and its scores; `new` if this call wrote the night of the newest session."""
 
-    record: Record
+    record: LiveRecord
     scores: pl.DataFrame
     new: bool
 
 
-def record_of(settings: Settings, feed: str) -> Record:
+def record_of(settings: Settings, feed: str) -> LiveRecord:
     """The live record of a feed, which may not have begun."""
-    return Record(settings.home / FOLDER / hashlib.sha256(feed.encode()).hexdigest()[:12])
+    return LiveRecord(settings.home / FOLDER / hashlib.sha256(feed.encode()).hexdigest()[:12])
 
 
 def words(settings: Settings, feed: str) -> str:
@@ -117,7 +117,7 @@ def _night(
     panel: Panel,
     session: int,
     champion: Champion,
-    record: Record,
+    record: LiveRecord,
     at: datetime.datetime,
 ) -> Night | None:
     folder = checkpoint_here(settings, champion.checkpoint)
@@ -211,17 +211,16 @@ def _har(settings: Settings, folder: Path, model: WorldModel, panel: Panel) -> t
     """Weights of HAR, fitted once for a checkpoint on its training block; why there are none."""
     file = settings.reports / f"{folder.name}-risk" / "har.json"
     if not file.is_file():
-        share = model.config.training.unseen_symbols
-        seen_A = np.array([not unseen(symbol, share) for symbol in panel.assets])
+        learned = RiskBlock(panel, *checkpoint_splits(folder, panel).train, seen_assets(panel, model.config))
         try:
-            weights_JV = fit_har(RiskBlock(panel, *checkpoint_splits(folder, panel).train, seen_A), model.config)
+            weights_JV = fit_har(learned, model.config)
         except FinJEPAError as error:
             return None, f"HAR: {error}"
         write_text(file, to_json(weights_JV.tolist()))
     return torch.tensor(read_json(file)), ""
 
 
-def outcomes_of_night(record: Record, panel: Panel, session: int) -> pl.DataFrame:
+def outcomes_of_night(record: LiveRecord, panel: Panel, session: int) -> pl.DataFrame:
     """What a panel says of the sessions before its newest one, for the assets that were forecast or held: see OUTCOMES.
 
     A return is recorded if it is later than the last one of its asset: what comes late, or is changed, after a later one has been
@@ -272,7 +271,7 @@ def _same(value: float | None, other: float | None) -> bool:
     return abs(value - other) <= RESTATED
 
 
-def _first_forecasts(record: Record, nights: list[datetime.date]) -> dict[str, datetime.date]:
+def _first_forecasts(record: LiveRecord, nights: list[datetime.date]) -> dict[str, datetime.date]:
     """The first of some nights in which each asset was forecast."""
     found: dict[str, datetime.date] = {}
     for night in nights:

@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def rows_of(found: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each side of a comparison, as `Comparison.to_dict` has it."""
+    """A row for each side of a comparison, as `SideBySide.to_dict` has it."""
     first, *others = found["sides"]
     rows = [[first["label"], number(first["sharpe"]), "–", "–", "–", "–"]]
     for side, one in zip(others, found["differences"], strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from finjepa_model.live_record.chain import LEVELS, MODEL, QUANTILES, Record
+from finjepa_model.live_record.chain import LEVELS, MODEL, QUANTILES, LiveRecord
 from finjepa_model.live_record.drift import ALARM, BASELINE, Chart, control_charts, drift_of
 from finjepa_model.live_record.scores import (
     BookReturns,
@@ -49,11 +49,11 @@ _LONG: dict[str, Any] = {"width": 460, "height": 220}  # of charts over dates: l
 class RecordSummary:
     """A live record and what follows from it."""
 
-    record: Record
+    record: LiveRecord
     scores: pl.DataFrame
 
     @classmethod
-    def of(cls, record: Record) -> "RecordSummary":
+    def of(cls, record: LiveRecord) -> "RecordSummary":
         """With the scores that were written last."""
         return cls(record, read_scores(record))
 

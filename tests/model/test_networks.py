@@ -132,9 +132,11 @@ def test_portfolio_latent_does_not_depend_on_order_but_on_who_is_held():
     held = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64)
     present, scalars = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, len(SCALARS), dtype=torch.float64)
     order = torch.tensor([2, 0, 3, 1])
-    latent = encoder(held, scalars, latents, present)
-    torch.testing.assert_close(encoder(held[:, order], scalars, latents[:, order], present), latent, rtol=0, atol=1e-12)
-    assert (encoder(held[:, order], scalars, latents, present) - latent).abs().max() > 1e-3
+    carriers = encoder.carriers(latents, present)
+    latent = encoder(held, scalars, carriers)
+    mixed = encoder(held[:, order], scalars, encoder.carriers(latents[:, order], present))
+    torch.testing.assert_close(mixed, latent, rtol=0, atol=1e-12)
+    assert (encoder(held[:, order], scalars, carriers) - latent).abs().max() > 1e-3
 
 
 def test_two_portfolios_are_as_far_apart_as_their_holdings_and_scalars():
@@ -144,12 +146,13 @@ def test_two_portfolios_are_as_far_apart_as_their_holdings_and_scalars():
     latents, present = torch.randn(1, 20, 32, dtype=torch.float64), torch.arange(20)[None] < 18
     held = torch.rand(50, 20, dtype=torch.float64) * present
     scalars = torch.randn(50, len(SCALARS), dtype=torch.float64)
-    found = torch.cdist(*[encoder(held, scalars, latents, present)] * 2)
+    carriers = encoder.carriers(latents, present)
+    found = torch.cdist(*[encoder(held, scalars, carriers)] * 2)
     weighted = scalars * encoder.weights_G
     expected = (4 * torch.cdist(held, held).square() + torch.cdist(weighted, weighted).square()).sqrt()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    moved = encoder(held + (~present).double(), scalars, latents, present)
-    torch.testing.assert_close(moved, encoder(held, scalars, latents, present))
+    moved = encoder(held + (~present).double(), scalars, carriers)
+    torch.testing.assert_close(moved, encoder(held, scalars, carriers))
 
 
 def test_gather_takes_each_samples_own_patches():

@@ -70,7 +70,7 @@ def test_actions_are_read_from_holdings_and_not_from_prices():
     prices = [torch.nn.functional.pad(100 * part.flatten(1), (0, dim - sessions * assets)) for part in returns]
 
     def holdings(rows):
-        return [encoder(held[rows], scalars[rows], latents, present) for held, scalars in states]
+        return [encoder(held[rows], scalars[rows], encoder.carriers(latents, present)) for held, scalars in states]
 
     def known(see):
         torch.manual_seed(1)

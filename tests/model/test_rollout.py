@@ -118,6 +118,9 @@ class Fixed(nn.Module):
         super().__init__()
         self.latents = latents
 
+    def carriers(self, *_):
+        return None
+
     def forward(self, holdings_BKN, *_):
         return self.latents[:, : holdings_BKN.shape[1]]
 

@@ -6,12 +6,12 @@ import pytest
 from rich.console import Console
 
 from finjepa_pipeline import console
-from finjepa_pipeline.publishing.decision import Decision
+from finjepa_pipeline.publishing.decision import BookDecision
 from finjepa_pipeline.publishing.explanation import Calibration, Reasons
 from finjepa_pipeline.report.decision import SAME_RETURN, decision_page
 
 
-def made(**changed) -> Decision:
+def made(**changed) -> BookDecision:
     """Half in A, whose budget is .5; the budget of B is flat and stays in cash."""
     values = {
         "date": "2022-12-28",
@@ -45,12 +45,12 @@ def made(**changed) -> Decision:
         "changes": ("A: 25.0% held, 50.0% wanted (+25.0%)",),
         "why": Reasons({"growth": -0.01}, ((0.01, 0.02),), 10, (), Calibration(48, 0.7, 1.0)),
     }
-    return Decision(**values | changed)
+    return BookDecision(**values | changed)
 
 
 @pytest.fixture
 def said(monkeypatch):
-    def say(decision: Decision) -> list[str]:
+    def say(decision: BookDecision) -> list[str]:
         text = io.StringIO()
         monkeypatch.setattr(console, "out", Console(file=text, width=120, soft_wrap=True))
         console.print_decision(decision.to_json())

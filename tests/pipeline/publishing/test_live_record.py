@@ -24,7 +24,7 @@ from finjepa_model.data.batches import observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.live_record import chain, scores
-from finjepa_model.live_record.chain import HORIZONS, LEVELS, QUANTILES, TABLES, Record
+from finjepa_model.live_record.chain import HORIZONS, LEVELS, QUANTILES, TABLES, LiveRecord
 from finjepa_model.live_record.drift import checkpoint_drift, control_charts, drift_of
 from finjepa_model.live_record.scores import Outcomes, book_returns, gaps, score_lines
 from finjepa_model.live_record.verify import record_folder, verify
@@ -286,7 +286,7 @@ def test_every_change_is_found(recorded, tmp_path_factory, data):
     table = data.draw(st.sampled_from([*TABLES, "nights", "scores", "night", "whole night", "files of a night"]))
     if table in ("night", "whole night", "files of a night"):
         if table != "files of a night":
-            Record(folder).nights.filter(pl.col("session") != night).write_parquet(folder / "nights.parquet")
+            LiveRecord(folder).nights.filter(pl.col("session") != night).write_parquet(folder / "nights.parquet")
         if table != "night":
             for name in TABLES:
                 (folder / name / f"{night}.parquet").unlink()
@@ -363,14 +363,14 @@ def test_a_run_that_dies_between_files_leaves_a_record_that_goes_on(tmp_path, mo
 REPO = "tester/finjepa"
 
 
-def first_nights(record: Record, count: int, folder) -> RecordSummary:
+def first_nights(record: LiveRecord, count: int, folder) -> RecordSummary:
     """The record as it was after its first nights."""
     shutil.copytree(record.folder, folder)
     for session in record.sessions[count:]:
         for table in TABLES:
             (folder / table / f"{session}.parquet").unlink()
     record.nights.head(count).write_parquet(folder / "nights.parquet")
-    made = Record(folder)
+    made = LiveRecord(folder)
     summary = RecordSummary(made, scores.update_scores(made))
     write_record_page(folder / "index.html", summary)
     return summary
@@ -426,7 +426,7 @@ def test_what_the_hub_did_not_take_is_published_later_with_its_times_beside_what
     assert later.record.last_hash in card
     assert not re.search(rb'(?:src|href)="(?:https?:)?//', files["index.html"])  # it loads nothing
     place = record_folder(REPO)
-    assert Record(place).nights["written_at"].to_list() == record.nights["written_at"].to_list()[:7]
+    assert LiveRecord(place).nights["written_at"].to_list() == record.nights["written_at"].to_list()[:7]
     assert not verify(place).broken
 
 

@@ -179,7 +179,7 @@ def _blocks(text: str, block: str) -> list[str]:
     return json.loads(text)["blocks"][block]
 
 
-def _check_nights(record: chain.Record, sessions: list[datetime.date]) -> None:
+def _check_nights(record: chain.LiveRecord, sessions: list[datetime.date]) -> None:
     """One night a session that was run, the missed ones are gaps, one is hindsight; code and champion change once."""
     nights = record.nights
     run = [k for k in range(NIGHTS) if k not in (*MISSED, SILENT)]
@@ -196,7 +196,7 @@ def _check_nights(record: chain.Record, sessions: list[datetime.date]) -> None:
         assert set(listed.filter(pl.col("kind") == "ended")["asset"]) == {ENDED[0]}
 
 
-def _check_forecasts(record: chain.Record, panel: Panel, settings: Settings) -> None:
+def _check_forecasts(record: chain.LiveRecord, panel: Panel, settings: Settings) -> None:
     """Those of the panel of the last night, as a backtest sees it, but for the year after a restated price."""
     models = {name: FinJEPA.from_pretrained(settings.checkpoints / name) for name in ("aaaa", "bbbb")}
     compared = 0
@@ -216,7 +216,7 @@ def _check_forecasts(record: chain.Record, panel: Panel, settings: Settings) -> 
     assert compared > min(NIGHTS, RESTATED[1]) * 20
 
 
-def _check_scores(record: chain.Record) -> None:
+def _check_scores(record: chain.LiveRecord) -> None:
     found = pl.read_parquet(record.folder / "scores.parquet").filter(pl.col("n") > 0, pl.col("kind") != "book")
     for row in found.sample(150, seed=0).iter_rows(named=True):
         key = [row[name] for name in ("session", "kind", "forecast", "horizon")]
@@ -225,7 +225,7 @@ def _check_scores(record: chain.Record) -> None:
             assert row[name] == pytest.approx(value, rel=1e-6), (*key, name)
 
 
-def _check_book(record: chain.Record, panel: Panel, settings: Settings) -> None:
+def _check_book(record: chain.LiveRecord, panel: Panel, settings: Settings) -> None:
     """The wealth of the book is that of the backtest, until a price that it used was restated."""
     config = FinJEPA.from_pretrained(settings.checkpoints / "aaaa").config
     setup = BacktestSetup.over(
