@@ -1,13 +1,13 @@
 """What decisions depend on and what they are worth: tables of docs/results, pages decisions, acting and planning.
 
-    python -m benchmarks.decisions HOME [HOME ...] [--dates 10] [--seeds 5] [--assets 20]
+    python -m benchmarks.decisions HOME [HOME ...] [--dates 20] [--seeds 10] [--assets 20]
 
 Each HOME is a FINJEPA_HOME with a panel and a checkpoint, the newest of which is taken; two are worked on at once. For each:
 
-- Seeds: every planner decides at its defaults on dates that are spread over the last half of the panel, from cash and from 1/N,
-  by several seeds. Mean and largest one-way difference between two seeds (shares of wealth), mean cost of the plan, that of the
-  QP's plan for the same utility, how often the plan was worse than the QP's, holding or 1/N by more than 1e-6, and processor
-  milliseconds.
+- Seeds: every planner decides at its defaults on dates that are spread over the last half of the panel, from cash and from an
+  uneven book, by several seeds. Mean and largest one-way difference between two seeds (shares of wealth, the hedge included), the
+  largest difference to a decision on the same assets in reverse order, the mean cost of the plans, how often a plan was worse
+  than the QP's, holding or 1/N by more than 1e-6, and processor milliseconds a decision, all dates at once.
 - What portfolio latents mean, and where plans towards a goal end (`benchmarks/portfolio_latents.py`).
 - Objectives that a QP cannot state (`benchmarks/objectives.py`).
 - Turnover and holds, the hedge and short signals, and what each part is worth (`benchmarks/worth.py`).
@@ -22,97 +22,92 @@ import itertools
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.gate import power
 from benchmarks.objectives import objectives
+from benchmarks.portfolio_latents import tables
+from benchmarks.worlds import HORIZON, Book, Place, dates_and_assets, held, world_of
 from benchmarks.worth import worth
-from finjepa_model import FinJEPA
-from finjepa_model.actions import PortfolioAction
-from finjepa_model.data.batches import observe
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import history_needed
 from finjepa_model.planner_strategies import MarketImagination
 from finjepa_model.planners import make_planner
-from finjepa_model.planning.goals import goal_latent
-from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective, PlanningWorld
+from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective
 from finjepa_model.planning.plan import ActionSpace, Plan, action_of_positions
 from finjepa_model.planning.utility import Utility, parse_utility
-from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.world_model import WorldModel
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import current_checkpoint
 
-HORIZON = 2
-CASES: tuple[tuple[str, Utility], ...] = (
-    ("qp", CUMULATIVE),
-    ("mppi", CUMULATIVE),
-    ("gradient", CUMULATIVE),
-    ("cem", CUMULATIVE),
-    ("mppi", parse_utility("log_growth - 5*variance - 0.002*turnover")),
-    ("mppi", parse_utility("log_growth - cvar - 0.1*drawdown, gross <= 0.8")),
-    ("cem", GOAL),
+# utility, planners, and changes of the rules of trading
+MIXED = {"allow_short": True, "allow_hedge": True}
+CASES: tuple[tuple[Utility, tuple[str, ...], dict[str, bool]], ...] = (
+    (CUMULATIVE, ("qp", "mppi", "cem", "gradient"), {}),
+    (parse_utility("log_growth - 5*variance - 0.002*turnover"), ("qp", "mppi", "cem", "gradient"), {}),
+    (CUMULATIVE, ("qp", "mppi", "cem", "gradient"), {"allow_short": True, "allow_hedge": False}),
+    (parse_utility("log_growth - cvar - 0.1*drawdown, gross <= 0.8"), ("mppi", "cem", "gradient"), {}),
+    (GOAL, ("mppi", "cem"), {}),
+    (CUMULATIVE, ("qp", "mppi", "cem", "gradient"), MIXED),
+    (parse_utility("log_growth - 2.5*variance, short >= 0.2"), ("mppi", "cem", "gradient"), MIXED),
+    (GOAL, ("cem",), MIXED),
 )
 
 
-def held(plan: Plan) -> torch.Tensor:
-    action = plan.action
-    return (action.weights_XN * action.signals_XN)[0]
+def decided(name: str, cost: Objective, space: ActionSpace, seed: int) -> Plan:
+    return make_planner(name).plan(cost, space, None, torch.Generator().manual_seed(seed))
 
 
-def worlds(model: FinJEPA, panel: Panel, dates: int, assets: int, invested: bool):
-    """A world and a space for each date; from cash, or from 1/N."""
-    history, config = history_needed(model.config), model.config
-    simulator = PortfolioSimulator(config.portfolio)
-    for date in np.linspace(len(panel.dates) // 2, len(panel.dates) - 1, dates).astype(int):
-        chosen = panel.eligible_assets(int(date), history)
-        chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, assets).astype(int))]
-        seen = observe(panel, np.array([date]), chosen[None], config.model.context_steps, config)
-        imagination = model.imagine(seen, HORIZON)
-        size = (1, len(chosen))
-        state = simulator.start(size, dtype=torch.float32)
-        if invested:
-            equal = PortfolioAction(torch.full(size, 1 / size[1]), torch.ones(size), torch.zeros(1))
-            state, _ = simulator.trade(state, equal, torch.ones(size), torch.ones(size, dtype=torch.bool))
-        goal = goal_latent(imagination, simulator, config.model.stride)
-        world = PlanningWorld.of(imagination, simulator, state, config.model.stride, goal_BD=goal)
-        yield world, ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
+def rows(utility: Utility, planners: tuple[str, ...], places: tuple[Place, Place], reverse_N: torch.Tensor, seeds: int):
+    """A line a planner; the second place has the assets of the first in another order."""
+    (world, space), (mixed, mixed_space) = places
+    cost, mixed_cost = Objective(world, utility), Objective(mixed, utility)
+    now_BHN = world.state.holdings_XN.unsqueeze(1).expand(-1, HORIZON, -1)
+    simple = [cost(action_of_positions(x, space, 0.0))[:, 0] for x in (now_BHN, space.equal_weights())]
+    if "qp" in planners:
+        simple.append(decided("qp", cost, space, 0).cost_B)
+    for name in planners:
+        began = time.process_time()
+        plans = [decided(name, cost, space, seed) for seed in range(1 if name == "qp" else seeds)]
+        spent = 1000 * (time.process_time() - began) / len(plans) / len(plans[0].cost_B)
+        books_SBM, costs_SB = torch.stack([held(plan) for plan in plans]), torch.stack([plan.cost_B for plan in plans])
+        apart = [0.5 * (a - b).abs().sum(-1) for a, b in itertools.combinations(books_SBM, 2)]
+        apart_XB = torch.stack(apart) if apart else torch.zeros_like(costs_SB)
+        worse = int((costs_SB > torch.stack(simple).amin(0) + 1e-6).sum())
+        moved_BM = held(decided(name, mixed_cost, mixed_space, 0))[:, reverse_N]
+        moved = 0.5 * float((moved_BM - books_SBM[0]).abs().sum(-1).max())
+        yield (
+            f"| {name} | {apart_XB.mean():.3f} | {apart_XB.amax():.3f} | {moved:.3f} | {1e4 * costs_SB.mean():.3f} | "
+            f"{worse} of {costs_SB.numel()} | {spent:.0f} |"
+        )
 
 
-def row(name: str, utility: Utility, some: list, seeds: int) -> str:
-    apart, costs, of_qp, worse, seconds = [], [], [], 0, 0.0
-    for world, space in some:
-        cost, plans = Objective(world, utility), []
-        now_BHN = world.state.holdings_XN.unsqueeze(1).expand(-1, HORIZON, -1)
-        simple = [float(cost(action_of_positions(x, space, 0.0))) for x in (now_BHN, space.equal_weights())]
-        if utility.slopes(("log_growth", "variance", "turnover", "cost")) is not None:
-            of_qp.append(float(make_planner("qp").plan(cost, space).cost_B))
-            simple.append(of_qp[-1])
-        for seed in range(seeds):
-            began = time.process_time()
-            plans.append(make_planner(name).plan(cost, space, None, torch.Generator().manual_seed(seed)))
-            seconds += time.process_time() - began
-        apart += [0.5 * float((held(a) - held(b)).abs().sum()) for a, b in itertools.combinations(plans, 2)]
-        costs += [float(plan.cost_B) for plan in plans]
-        worse += sum(float(plan.cost_B) > min(simple) + 1e-6 for plan in plans)
-    qp = f"{1e4 * np.mean(of_qp):.3f}" if of_qp else "–"
-    return (
-        f"| {name} | {utility.text} | {np.mean(apart):.3f} | {np.max(apart):.3f} | {1e4 * np.mean(costs):.3f} | {qp} | "
-        f"{worse} of {len(costs)} | {1000 * seconds / len(costs):.0f} |"
+def seeds_table(model: WorldModel, panel: Panel, dates: int, assets: int, seeds: int) -> None:
+    dates_B, assets_BN = dates_and_assets(model, panel, dates, assets)
+    reverse_N = torch.tensor([*range(assets_BN.shape[1])[::-1], assets_BN.shape[1]])
+    books: tuple[Book, Book] = ("cash", "uneven")
+    print(
+        "| utility | from | planner | between seeds, mean | largest | other order | cost, 1e-4 | worse than simple | ms |"
     )
-
-
-def seeds_table(model: FinJEPA, panel: Panel, dates: int, assets: int, seeds: int) -> None:
-    for invested in (False, True):
-        some = list(worlds(model, panel, dates, assets, invested))
-        print(f"\nFrom {'1/N' if invested else 'cash'}; costs in 1e-4.\n")
-        print("| planner | utility | between seeds, mean | largest | cost | of the QP | worse than simple | ms |")
-        print("|---|---|--:|--:|--:|--:|--:|--:|")
-        for name, utility in CASES:
-            print(row(name, utility, some, seeds))
+    print("|---|---|---|--:|--:|--:|--:|--:|--:|")
+    for book in books:
+        for utility, planners, changes in CASES:
+            rules = replace(model.config.portfolio, **changes)
+            places = (
+                world_of(model, panel, dates_B, assets_BN, rules, book),
+                world_of(model, panel, dates_B, assets_BN[:, ::-1].copy(), rules, "cash"),
+            )
+            state, order_N = places[0][0].state, reverse_N[:-1]
+            turned = replace(
+                state, **{name: getattr(state, name)[..., order_N] for name in ("positions_XN", "signals_XN")}
+            )
+            places = places[0], (replace(places[1][0], state=turned), places[1][1])
+            free = " and ".join(name.removeprefix("allow_") for name, on in changes.items() if on)
+            for line in rows(utility, planners, places, reverse_N, seeds):
+                print(f"| {utility.text}{f', {free} allowed' if free else ''} | {book} {line}", flush=True)
 
 
 def table(section: str, home: str, dates: int, assets: int, seeds: int) -> str:
@@ -127,8 +122,6 @@ def table(section: str, home: str, dates: int, assets: int, seeds: int) -> str:
         if section == "Seeds":
             seeds_table(imagination.model, panel, dates, assets, seeds)
         elif section == "Portfolio latents":
-            from benchmarks.portfolio_latents import tables  # here: it takes its worlds from this module
-
             print(tables(imagination.model, panel, dates))
         elif section == "Objectives that a QP cannot state":
             objectives(imagination.model, panel, dates, assets)
@@ -144,8 +137,8 @@ SECTIONS = ("Trades and parts", "Objectives that a QP cannot state", "Seeds", "P
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("homes", nargs="+", metavar="HOME")
-    parser.add_argument("--dates", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--dates", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--assets", type=int, default=20)
     options = parser.parse_args()
     asked = options.dates, options.assets, options.seeds

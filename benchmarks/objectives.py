@@ -11,20 +11,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from finjepa_model import FinJEPA
-from finjepa_model.actions import PortfolioAction
-from finjepa_model.config import PortfolioConfig
-from finjepa_model.data.batches import observe
+from benchmarks.worlds import worlds
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import history_needed
-from finjepa_model.market_view import panel_liquidity
 from finjepa_model.planners import make_planner
-from finjepa_model.planning.objective import Objective, PlanningWorld
-from finjepa_model.planning.plan import TIE, ActionSpace
+from finjepa_model.planning.objective import Objective
+from finjepa_model.planning.plan import TIE
 from finjepa_model.planning.utility import parse_utility
-from finjepa_model.portfolio import PortfolioSimulator
+from finjepa_model.world_model import WorldModel
 
-HORIZON, BROKEN = 2, 100.0  # steps; a cost from which on a limit is broken
+BROKEN = 100.0  # a cost from which on a limit is broken
 PLAIN = "log_growth - 2.5*variance"
 # what is asked, the utility, changes of the rules
 OBJECTIVES = (
@@ -40,29 +35,7 @@ OBJECTIVES = (
 PLANNERS = ("mppi", "cem", "gradient")
 
 
-def worlds(model: FinJEPA, panel: Panel, dates: int, assets: int, rules: PortfolioConfig):
-    """(world, space) of dates that are spread over the last half of the panel, from a book that is spread unevenly over the
-    assets."""
-    history, simulator = history_needed(model.config), PortfolioSimulator(rules)
-    for date in np.linspace(len(panel.dates) // 2, len(panel.dates) - 1, dates).astype(int):
-        chosen = panel.eligible_assets(int(date), history)
-        chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, assets).astype(int))]
-        seen = observe(panel, np.array([date]), chosen[None], model.config.model.context_steps, model.config)
-        imagination, size = model.imagine(seen, HORIZON), (1, len(chosen))
-        held = torch.linspace(2, 0, size[1]).softmax(0)[None]
-        state, _ = simulator.trade(
-            simulator.start(size, dtype=torch.float32),
-            PortfolioAction(held, torch.ones(size), torch.zeros(1)),
-            torch.ones(size),
-        )
-        liquidity = panel_liquidity(panel, int(date), chosen)
-        world = PlanningWorld.of(
-            imagination, simulator, state, model.config.model.stride, torch.ones(size, dtype=torch.bool), liquidity
-        )
-        yield world, ActionSpace.from_config(rules, imagination.present_BN, HORIZON)
-
-
-def objectives(model: FinJEPA, panel: Panel, dates: int = 10, assets: int = 20) -> None:
+def objectives(model: WorldModel, panel: Panel, dates: int = 10, assets: int = 20) -> None:
     """Print the table of one home."""
     print("| objective | " + " | ".join(f"{name}: better on, by (mean; most), bp" for name in PLANNERS) + " |")
     print("|---|" + "---|" * len(PLANNERS))
@@ -70,7 +43,7 @@ def objectives(model: FinJEPA, panel: Panel, dates: int = 10, assets: int = 20) 
         if "capital" in changes and panel.liquidity is None:
             continue
         utility, cells = parse_utility(text), []
-        some = list(worlds(model, panel, dates, assets, replace(model.config.portfolio, **changes)))
+        some = list(worlds(model, panel, dates, assets, replace(model.config.portfolio, **changes), "uneven"))
         costs = {name: np.zeros(len(some)) for name in ("qp", *PLANNERS)}
         for d, (world, space) in enumerate(some):
             for name, cost_D in costs.items():

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.decisions import HORIZON, held, worlds
+from benchmarks.worlds import HORIZON, held, worlds
 from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.panel import Panel
@@ -27,6 +27,7 @@ from finjepa_model.planning.objective import GOAL, Objective, PlanningWorld, qua
 from finjepa_model.planning.utility import parse_goal, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.behaviour import random_action
+from finjepa_model.world_model import WorldModel
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import named_checkpoint
@@ -85,14 +86,14 @@ def goals(world: PlanningWorld, space, seed: int) -> tuple[float, float]:
         for utility in (GOAL, named)
     ]
     best_N = world.moments.best_holdings(RISK_AVERSION, free.max_weight)[0]
-    return 0.5 * float((held(plans[0]) - best_N).abs().sum()), abs(float(held(plans[1]).sum()) - 0.3)
+    return 0.5 * float((held(plans[0])[0, :-1] - best_N).abs().sum()), abs(float(held(plans[1])[:, :-1].sum()) - 0.3)
 
 
 @torch.no_grad()
-def tables(model: FinJEPA, panel: Panel, dates: int) -> str:
+def tables(model: WorldModel, panel: Panel, dates: int) -> str:
     torch.manual_seed(0)
     found, latents, read, ends = [], [], [], []
-    for seed, (world, space) in enumerate(worlds(model, panel, dates, ASSETS, invested=True)):
+    for seed, (world, space) in enumerate(worlds(model, panel, dates, ASSETS, model.config.portfolio, "1/N")):
         rollout = world.roll(random_plans(world))
         values = quantities(world, rollout, READ)
         read_CHR = torch.stack([values[name][0] for name in READ], -1)

@@ -77,10 +77,10 @@ class Decision:
 
     def __init__(
         self, choice: Choice, date: str, planner: str, tables: Tables, held: Mapping[str, float], terms: Mapping[str, float],
-        understood: Sequence[str], returns_known: bool,
+        understood: Sequence[str], notes: Sequence[str],
     ):  # fmt: skip
         self._choice, self._tables, self._held, self._terms = choice, tables, held, terms
-        self._returns_known = returns_known
+        self._notes = notes
         self.date, self.planner, self.assets, self.understood = date, planner, tables.symbols, "; ".join(understood)
         self.hedge, self.cash = choice.hedge, choice.cash
         self.expected_return, self.expected_volatility = choice.expected_return, choice.expected_volatility
@@ -122,7 +122,7 @@ class Decision:
             f"hedge {'on' if self.hedge else 'off'}.",
             f"Expected a year: volatility {self.expected_volatility:.1%}, log growth after costs {self.expected_return:+.1%}.",
         ]
-        lines += [] if self._returns_known else [SAME_RETURN]
+        lines += self._notes
         lines += ["Largest trades:", *(f"  {line}" for line in trade_lines(self._held, self._choice.positions))]
         terms = ", ".join(f"{name} {value:.3g}" for name, value in self._terms.items())
         return "\n".join([*lines, f"Cost of the plan by term, lower is better: {terms}.", f"Read: {self.understood}."])
@@ -140,8 +140,9 @@ def decide_prices(
     assert action is not None  # every asset of the market has a price
     _, expected = strategy.expected[-1]
     choice = Choice.of(action, expected, market.symbols, config)
-    tables, known = Tables.like(prices, market.symbols), bool(model.readout.weights_Z.any())
-    return Decision(choice, str(view.date), strategy.name, tables, held, expected.terms, market.understood, known)
+    tables, notes = Tables.like(prices, market.symbols), strategy.notes
+    notes += () if bool(model.readout.weights_Z.any()) else (SAME_RETURN,)
+    return Decision(choice, str(view.date), strategy.name, tables, held, expected.terms, market.understood, notes)
 
 
 def _holding(simulator: PortfolioSimulator, held: Mapping[str, float], symbols: Sequence[str]) -> PortfolioState:

@@ -128,6 +128,7 @@ def checkpoint_beside(checkpoint: Path | None, name: str) -> Path:
     return beside if beside and beside.is_dir() else resolve_checkpoint(name)
 
 
+TIED = "Another portfolio costs the same by the model's own account: this choice between them says nothing."
 WITH_UTILITY = " | "  # between the names of a planner and of its utility
 
 
@@ -210,6 +211,12 @@ class FinJEPAStrategy:
         self._imagination = EnsembleImagination(imagination, others) if others else imagination
         self.last: tuple[tuple[str, ...], Plan] | None = None  # assets and plan of the newest decision
         self.held = ""  # why the newest decision has no orders; empty where it has some
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the newest decision must know of its plan."""
+        tied_B = self.last[1].tied_B if self.last else None
+        return (TIED,) if tied_B is not None and bool(tied_B.any()) else ()
 
     def resume(self, assets: tuple[str, ...], path: PortfolioAction) -> None:
         """Go on after a decision on these assets that another process made: its path warm-starts the next one."""

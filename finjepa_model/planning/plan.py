@@ -148,6 +148,7 @@ class Plan:
     # 1 / sum of squared weights of the candidates that the next iteration was fitted to; no rows where nothing is sampled
     effective_samples_IB: Tensor
     account: Account | None = None  # of the path, where the cost function gives one
+    tied_B: Tensor | None = None  # bool: another first step was seen that costs the same; see `TIE` and `APART`
 
     def __post_init__(self) -> None:
         numbers = [self.cost_B, self.path.weights_XN, self.path.signals_XN, self.path.hedge_X]
@@ -186,6 +187,7 @@ class Planner(Protocol):
 
 
 TIE = 1e-4  # of a cost, and at least a hundredth of a basis point of wealth
+APART = 0.05  # of wealth, one-way: from here on two first steps are different portfolios
 
 
 class Record:
@@ -198,6 +200,7 @@ class Record:
         self._weights: list[Tensor] = []
         self._effective: list[Tensor] = []
         self._settled: tuple[PortfolioAction, Tensor] | None = None
+        self._rivals: list[tuple[Tensor, Tensor]] = []  # first steps held_BM and their cost_B
 
     def evaluate(self, actions: PortfolioAction) -> Tensor:
         """Costs of candidates, where what is not a finite number is worst; candidate 0 stands for the mean.
@@ -210,6 +213,10 @@ class Record:
         cheapest_B, index_B = cost_BC.min(dim=1)
         dates_B = torch.arange(len(index_B), device=index_B.device)
         path = actions.map(lambda x: x.detach()[dates_B, index_B])
+        held_BCM = _first_step(actions.map(lambda x: x.detach()))
+        near_BC = _apart(held_BCM, held_BCM[dates_B, index_B].unsqueeze(1)) <= APART
+        other_B = torch.where(near_BC, torch.inf, cost_BC).argmin(1)
+        self._rivals += [(held_BCM[dates_B, one_B], cost_BC[dates_B, one_B]) for one_B in (index_B, other_B)]
         if self._path is not None:
             better_B = cheapest_B < self._costs[-1]
             path = path.where(better_B, self._path)
@@ -243,13 +250,32 @@ class Record:
         assert self._path is not None
         if self._settled is not None:
             path, cost_B = self._settled
-            better_B = self._costs[-1] < cost_B - TIE * cost_B.abs().clamp(min=0.01)
+            better_B = ~_same(cost_B, self._costs[-1])
             self._path = self._path.where(better_B, path)
             self._costs[-1] = torch.where(better_B, self._costs[-1], cost_B)
         effective = torch.stack(self._effective) if self._effective else torch.zeros(0, len(self._costs[-1]))
         account = getattr(self._cost, "account", None)  # a cost function that can say why, such as `Objective`
-        costs, weights = torch.stack(self._costs), torch.stack(self._weights)
-        return Plan(self._path, self._costs[-1], costs, weights, effective, account(self._path) if account else None)
+        costs, weights, cost_B = torch.stack(self._costs), torch.stack(self._weights), self._costs[-1]
+        held_BM = _first_step(self._path)
+        same = [_same(other_B, cost_B) & (_apart(other_BM, held_BM) > APART) for other_BM, other_B in self._rivals]
+        why = account(self._path) if account else None
+        return Plan(self._path, cost_B, costs, weights, effective, why, torch.stack(same).any(0))
+
+
+def _first_step(path: PortfolioAction) -> Tensor:
+    """held_XM, signed shares of the largest gross exposure, the hedge last."""
+    first = PortfolioAction(path.weights_XN[..., 0, :], path.signals_XN[..., 0, :], path.hedge_X[..., 0])
+    first = first.without_idle_hedge()
+    return torch.cat([first.weights_XN * first.signals_XN, first.hedge_X.unsqueeze(-1)], -1)
+
+
+def _apart(one_XM: Tensor, other_XM: Tensor) -> Tensor:
+    return 0.5 * (one_XM - other_XM).abs().sum(-1)
+
+
+def _same(cost_B: Tensor, least_B: Tensor) -> Tensor:
+    """Whether a cost is a tie with a lower one."""
+    return cost_B - least_B <= TIE * least_B.abs().clamp(min=0.01)
 
 
 def effective_samples(weights_BE: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ def decide(
         **common,
         assets=view.assets,
         **vars(choice),
-        changes=_changes(holdings, choice),
+        changes=_changes(holdings, choice) + strategy.notes,
         **outlook,
     )
 

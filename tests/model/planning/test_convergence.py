@@ -93,3 +93,13 @@ def test_another_order_of_the_assets_is_the_same_decision_in_that_order(name):
     utility = parse_utility("log_growth - 2.5*variance")
     plans = [make_planner(name).plan(Objective(one, utility), space, None, seeded()) for one in (world, other)]
     assert 0.5 * float((positions(plans[0])[:, order] - positions(plans[1])[:, :-1]).abs().sum(-1).max()) <= 0.01
+
+
+@pytest.mark.parametrize("name", ["qp", "cem"])
+def test_a_plan_says_that_another_portfolio_costs_the_same(name):
+    """Without volatility and returns every portfolio is worth the same; with them none is."""
+    world, space = held_world(3, 4, False, False)
+    tied = make_planner(name).plan(Objective(world, parse_utility("0*turnover - 0*variance")), space, None, seeded())
+    clear = make_planner(name).plan(Objective(world, parse_utility("log_growth - 5*variance")), space, None, seeded())
+    assert tied.tied_B.all()
+    assert not clear.tied_B.any()
