@@ -9,7 +9,7 @@ Each HOME is a FINJEPA_HOME with a panel and a checkpoint, the newest of which i
   largest difference to a decision on the same assets in reverse order, the mean cost of the plans, how often a plan was worse
   than the QP's, holding or 1/N by more than 1e-6, and processor milliseconds a decision, all dates at once.
 - What portfolio latents mean, and where plans towards a goal end (`benchmarks/portfolio_latents.py`).
-- Objectives that a QP cannot state (`benchmarks/objectives.py`).
+- Objectives that a QP cannot state (`benchmarks/objectives.py`), with a second checkpoint of the home their disagreement too.
 - Turnover and holds, the hedge and short signals, and what each part is worth (`benchmarks/worth.py`).
 
 At the end the power of the champion gate over fewer nights than `python -m benchmarks.gate` takes.
@@ -124,7 +124,9 @@ def table(section: str, home: str, dates: int, assets: int, seeds: int) -> str:
         elif section == "Portfolio latents":
             print(tables(imagination.model, panel, dates))
         elif section == "Objectives that a QP cannot state":
-            objectives(imagination.model, panel, dates, assets)
+            beside = sorted(path.parent for path in settings.checkpoints.glob("*/model.safetensors"))
+            others = [WorldModel.from_pretrained(folder) for folder in beside if folder != imagination.folder][:1]
+            objectives(imagination.model, panel, dates, assets, others)
         else:
             worth(panel, imagination, assets)
         print(f"\n{time.process_time() - began:.0f} s of a core.")

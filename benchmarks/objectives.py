@@ -6,6 +6,7 @@ planner found a plan that is better by more than a tie, by how many basis points
 breaks a limit that the planner's keeps.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,20 +31,26 @@ OBJECTIVES = (
     ("few positions of a least size", f"{PLAIN}, concentration >= 0.2", {"max_weight": 0.35}),
     ("invested, hedge on or off", f"{PLAIN}, gross >= 0.95", {}),
     ("short at least a fifth", f"{PLAIN}, short >= 0.2", {"allow_short": True}),
+    ("disagreement of two seeds", f"{PLAIN} - 2*disagreement", {}),
     ("turnover limit", f"{PLAIN}, turnover <= 0.1", {}),
 )
 PLANNERS = ("mppi", "cem", "gradient")
 
 
-def objectives(model: WorldModel, panel: Panel, dates: int = 10, assets: int = 20) -> None:
-    """Print the table of one home."""
+def objectives(
+    model: WorldModel, panel: Panel, dates: int = 10, assets: int = 20, others: Sequence[WorldModel] = ()
+) -> None:
+    """Print the table of one home; with other models their disagreement is priced too."""
     print("| objective | " + " | ".join(f"{name}: better on, by (mean; most), bp" for name in PLANNERS) + " |")
     print("|---|" + "---|" * len(PLANNERS))
     for what, text, changes in OBJECTIVES:
         if "capital" in changes and panel.liquidity is None:
             continue
         utility, cells = parse_utility(text), []
-        some = list(worlds(model, panel, dates, assets, replace(model.config.portfolio, **changes), "uneven"))
+        ensemble = others if "disagreement" in text else ()
+        if "disagreement" in text and not others:
+            continue
+        some = list(worlds(model, panel, dates, assets, replace(model.config.portfolio, **changes), "uneven", ensemble))
         costs = {name: np.zeros(len(some)) for name in ("qp", *PLANNERS)}
         for d, (world, space) in enumerate(some):
             for name, cost_D in costs.items():

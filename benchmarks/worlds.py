@@ -1,6 +1,6 @@
 """Markets of a panel to plan in, as a model imagines them: what the tables of `benchmarks/decisions.py` share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from typing import Literal
 
@@ -14,6 +14,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed
 from finjepa_model.market_view import panel_liquidity
 from finjepa_model.planning.goals import goal_latent
+from finjepa_model.planning.imagination import Ensemble
 from finjepa_model.planning.objective import PlanningWorld
 from finjepa_model.planning.plan import ActionSpace, Plan
 from finjepa_model.portfolio import Liquidity, PortfolioSimulator
@@ -33,11 +34,19 @@ def dates_and_assets(model: WorldModel, panel: Panel, dates: int, assets: int) -
 
 
 def world_of(
-    model: WorldModel, panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, rules: PortfolioConfig, book: Book
+    model: WorldModel,
+    panel: Panel,
+    dates_B: np.ndarray,
+    assets_BN: np.ndarray,
+    rules: PortfolioConfig,
+    book: Book,
+    others: Sequence[WorldModel] = (),
 ) -> Place:
-    """The market of some dates at once, with what is held in it."""
+    """The market of some dates at once, with what is held in it; that of an ensemble where there are other models."""
     seen = observe(panel, dates_B, assets_BN, model.config.model.context_steps, model.config)
     imagination, stride = model.imagine(seen, HORIZON), model.config.model.stride
+    if others:
+        imagination = Ensemble([imagination, *(other.imagine(seen, HORIZON) for other in others)])
     simulator, size = PortfolioSimulator(rules), assets_BN.shape
     state = simulator.start(size, dtype=torch.float32)
     if book != "cash":
@@ -54,11 +63,17 @@ def world_of(
 
 
 def worlds(
-    model: WorldModel, panel: Panel, dates: int, assets: int, rules: PortfolioConfig, book: Book
+    model: WorldModel,
+    panel: Panel,
+    dates: int,
+    assets: int,
+    rules: PortfolioConfig,
+    book: Book,
+    others: Sequence[WorldModel] = (),
 ) -> Iterator[Place]:
     """Date by date, with the liquidity of the assets where the panel knows it."""
     for date, assets_N in zip(*dates_and_assets(model, panel, dates, assets), strict=True):
-        yield world_of(model, panel, np.array([date]), assets_N[None], rules, book)
+        yield world_of(model, panel, np.array([date]), assets_N[None], rules, book, others)
 
 
 def held(plan: Plan) -> torch.Tensor:
