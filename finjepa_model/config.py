@@ -9,6 +9,7 @@ import itertools
 import re
 import reprlib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
@@ -264,10 +265,10 @@ class FinJEPAConfig:
             raise FinJEPAError(f"the config is not JSON: {error}") from error
         return cls.from_dict(data)
 
-    def override(self, assignments: dict[str, str]) -> "FinJEPAConfig":
-        """Set dotted keys from text, as in `--set model.dim=256`; values are read as JSON, or else as text."""
+    def override(self, assignments: Mapping[str, Any]) -> "FinJEPAConfig":
+        """Set dotted keys, as in `--set model.dim=256`; text is read as JSON where it is JSON."""
         data = self.to_dict()
-        for key, text in assignments.items():
+        for key, value in assignments.items():
             *parents, leaf = key.split(".")
             node: Any = data
             for parent in parents:
@@ -276,9 +277,9 @@ class FinJEPAConfig:
                 known = sorted(f"{section}.{name}" for section, values in self.to_dict().items() for name in values)
                 raise FinJEPAError(f"unknown config key {key!r}; {did_you_mean(key, known)}")
             try:
-                node[leaf] = from_json(text)
+                node[leaf] = from_json(value) if isinstance(value, str) else value
             except ValueError:
-                node[leaf] = text
+                node[leaf] = value
         return self.from_dict(data)
 
 

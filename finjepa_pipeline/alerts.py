@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import time
 import urllib.request
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import dagster as dg
@@ -28,13 +28,19 @@ _COMMAND_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Alert:
-    """`text` says it in one line, as chat webhooks show it; the other fields are for programs."""
+    """`text` says it in one line, as chat webhooks show it; the other fields are for programs.
+
+    Attributes:
+        failed: steps or checks.
+        links: within the UI, such as /runs/ID; they are sent as whole addresses where FINJEPA_UI_URL is set, in `text` as well.
+    """
 
     text: str
     kind: Literal["failure", "blocking check", "stale champion"]
     job: str | None = None
     run_id: str | None = None
-    failed: tuple[str, ...] = field(default=())  # steps or checks
+    failed: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
 
 def send(settings: Settings, alert: Alert) -> bool:
@@ -46,7 +52,8 @@ def send(settings: Settings, alert: Alert) -> bool:
     Raises:
         FinJEPAError: if it could not be delivered, after some tries. The webhook's address may hold a secret, and is not printed.
     """
-    body = to_json(asdict(alert))
+    links = tuple(f"{settings.ui_url}{link}" for link in alert.links if settings.ui_url)
+    body = to_json(asdict(replace(alert, text=" ".join((alert.text, *links)), links=links)))
     if settings.alert_webhook:
         _post(settings.alert_webhook, body)
     if settings.alert_command:
@@ -82,7 +89,8 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
             steps.append(event.step_key)
             reason = first_cause(event.step_failure_data)
     where = f" in {', '.join(steps)}" if steps else ""
-    return Alert(f"{why}{where}: {reason}", "failure", run.job_name, run.run_id, tuple(steps))
+    links = (f"/runs/{run.run_id}",)
+    return Alert(f"{why}{where}: {reason}", "failure", run.job_name, run.run_id, tuple(steps), links)
 
 
 @dg.run_status_sensor(
@@ -100,21 +108,29 @@ def red_check_alert(context: dg.RunStatusSensorContext, settings: SettingsResour
         context.log.info(f"sent: {', '.join(red)} of {run.run_id}")
 
 
-def red_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, str]:
-    """What each check of a run found that did not pass and is more than a warning, by the name of its asset and its own."""
+def red_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, dg.AssetCheckEvaluation]:
+    """Each check of a run that did not pass and is more than a warning, by the name of its asset and its own."""
     records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     red = {}
     for record in records:
         event = record.event_log_entry.dagster_event
         found = event.asset_check_evaluation_data if event is not None else None
         if found is not None and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
-            red[f"{found.asset_key.to_user_string()}: {found.check_name}"] = found.description or "no reason was given"
+            red[f"{found.asset_key.to_user_string()}: {found.check_name}"] = found
     return red
 
 
-def _about_checks(why: str, red: dict[str, str], run: dg.DagsterRun) -> Alert:
-    text = f"{why}: the check {', '.join(red)} is red ({[*red.values()][-1]})"
-    return Alert(text, "blocking check", run.job_name, run.run_id, tuple(red))
+def _about_checks(why: str, red: dict[str, dg.AssetCheckEvaluation], run: dg.DagsterRun) -> Alert:
+    """With the pages that the checks name in their metadata."""
+    reason = [*red.values()][-1].description or "no reason was given"
+    pages = dict.fromkeys(
+        str(value.value)
+        for found in red.values()
+        for value in found.metadata.values()
+        if isinstance(value, dg.UrlMetadataValue)
+    )
+    text = f"{why}: the check {', '.join(red)} is red ({reason})"
+    return Alert(text, "blocking check", run.job_name, run.run_id, tuple(red), (f"/runs/{run.run_id}", *pages))
 
 
 def first_cause(data: object) -> str:
@@ -149,7 +165,11 @@ def stale_champion_alert(
     if context.cursor != mark:
         send(
             home,
-            Alert(f"FinJEPA: the champion {name} is {age} days old, and nothing has replaced it", "stale champion"),
+            Alert(
+                f"FinJEPA: the champion {name} is {age} days old, and nothing has replaced it",
+                "stale champion",
+                links=(home.address_of(home.reports / "leaderboard.html"),),
+            ),
         )
         context.update_cursor(mark)
     return dg.SkipReason(f"the champion {name} is stale, {age} days old")

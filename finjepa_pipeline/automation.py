@@ -11,7 +11,6 @@ import yaml
 from finjepa_model.config import preset
 from finjepa_model.errors import FinJEPAError, did_you_mean
 from finjepa_pipeline.alerts import Alert, send
-from finjepa_pipeline.backtest.assets import audit
 from finjepa_pipeline.backtest.blocks import parse_names, parse_planners
 from finjepa_pipeline.backtest.strategies import CONTROLS
 from finjepa_pipeline.prices.calendar import sessions
@@ -24,8 +23,7 @@ from finjepa_pipeline.warehouse import Warehouse
 PRICES = dg.AssetSelection.groups("prices").materializable()
 SWEEP = dg.AssetSelection.assets("model_sweep")
 MODEL = dg.AssetSelection.groups("features", "model") - SWEEP
-AUDIT = dg.AssetSelection.checks(audit)
-BACKTEST = dg.AssetSelection.groups("backtest") - AUDIT  # an audit takes minutes, and runs when it is asked for
+BACKTEST = dg.AssetSelection.groups("backtest")
 RELEASE = dg.AssetSelection.assets("challenger_audit", "champion", "hub_release")
 PUBLISHING = dg.AssetSelection.groups("publishing")
 
@@ -57,7 +55,12 @@ JOBS = [
     _job("sweep", SWEEP, "An ablation grid or an ensemble on the panel that is there.", hours=48),
     _job("backtest", BACKTEST, "Planners and baselines through history.", hours=6),
     _job("walk_forward_job", dg.AssetSelection.assets("walk_forward"), "One model a fold, through history.", hours=48),
-    _job("audit", AUDIT, "The leakage, null-market, known-truth, delay and permutation tests.", hours=6),
+    _job(
+        "audit",
+        dg.AssetSelection.assets("leakage_audit"),
+        "The leakage, null-market, known-truth, delay and permutation tests.",
+        hours=6,
+    ),
     _job(
         "publish",
         RELEASE,
@@ -201,7 +204,7 @@ def explain(error: dg.DagsterInvalidConfigError) -> str:
     return f"unknown key {name!r} {where}; {did_you_mean(name, known)}"
 
 
-def checked_overrides(name: str, overrides: Mapping[str, str]) -> None:
+def checked_overrides(name: str, overrides: Mapping[str, Any]) -> None:
     """
     Args:
         name: of the preset.
@@ -242,6 +245,13 @@ class _OneOfEach(yaml.SafeLoader):
             if names.count(name) > 1:
                 raise yaml.YAMLError(f"the key {name!r} is there twice, {str(node.start_mark).strip()}")
         return super().construct_mapping(node, deep)
+
+
+# A date is text, as in the launchpad.
+_OneOfEach.yaml_implicit_resolvers = {
+    first: [one for one in found if one[0] != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 SCHEDULES = [nightly_schedule]

@@ -97,13 +97,15 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(one for one in get_args(kind) if one is not type(None))
     flag, text = _flag(name), field.description or ""
+    if get_origin(kind) in (dict, list):
+        text = text.partition(", e.g. ")[0]  # as a launchpad takes it; here the metavar tells
     if kind is bool:
         flags = f"{flag}/--no-{flag[2:]}" if default else flag
         return click.option(flags, name, is_flag=True, default=None, help=text)
     if default not in (None, [], {}, ""):
         text += f"  [default: {','.join(map(str, default)) if isinstance(default, list) else default}]"
     if get_origin(kind) is dict:
-        metavar = "KEY=VALUE" if get_args(kind)[1] is str else "KEY=VALUE,VALUE"
+        metavar = "KEY=VALUE,VALUE" if get_origin(get_args(kind)[1]) is list else "KEY=VALUE"
         return click.option(flag, name, multiple=True, metavar=metavar, callback=_read_pairs, help=text)
     if get_origin(kind) is list and name not in _SPELLED:
         metavar = f"{name.upper().removesuffix('S')},..."

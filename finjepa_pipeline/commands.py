@@ -188,9 +188,10 @@ def audit(debug: bool, ops: Ops) -> None:
     """The leakage, null-market, known-truth, delay and permutation tests."""
     if "strategy" in ops.get("leakage_audit", {}):
         refuse_given("with --strategy, which is audited in its place", "planner")
-    failed = console.print_audit(_run("audit", ops, debug).checks)
-    if failed:
-        raise FinJEPAError(f"the audit failed: {', '.join(failed)}; see the findings above")
+    made = _run("audit", ops, debug).assets["leakage_audit"]
+    console.print_audit(made["findings"])
+    if made["failed"] != "none":
+        raise FinJEPAError(f"the audit failed: {made['failed']}; see the findings above")
 
 
 @click.command()

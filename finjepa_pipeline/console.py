@@ -10,7 +10,6 @@ from rich.table import Table
 from finjepa_model.decision import SAME_RETURN
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_pipeline.backtest.results import NOT_RUN, TESTS, status_of
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 from finjepa_pipeline.doctor import Finding
 from finjepa_pipeline.prices.history import require_shown
@@ -131,7 +130,7 @@ def print_scorecard(assets: Assets) -> None:
         out.print(shown)
     out.print(made["found"])
     out.print("In brackets: t-value of the model's advantage; beyond chance from 2 on.")
-    out.print(f"Scorecard: {made['page']}")
+    out.print(f"Scorecard: {made['path']}")
 
 
 def print_forecast(found: dict[str, Any]) -> None:
@@ -198,7 +197,7 @@ def print_leaderboard(assets: Assets) -> None:
     out.print(made["verdict"])
     if made.get("acting"):
         out.print(made["acting"])
-    out.print(f"Report: {made['report']}")
+    out.print(f"Report: {made['path']}")
 
 
 def _difference(row: dict[str, Any]) -> str:
@@ -209,18 +208,16 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})"
 
 
-def print_audit(checks: Sequence[tuple[str, bool | None, str]]) -> list[str]:
-    """The tests of an audit; returns those that failed or could not be run."""
-    found = {name: (passed, text) for name, passed, text in checks}
-    status = {name: status_of(*found.get(name, (None, NOT_RUN))) for name in TESTS}
+def print_audit(findings: Sequence[tuple[str, str, str]]) -> None:
+    """The tests of an audit, their results and what was found."""
     words = {"passed": "ok", "failed": "FAILED"}
-    rows = [(words.get(status[name], status[name]), name, found.get(name, ("", "not asked for"))[1]) for name in TESTS]
+    rows = [(words.get(status, status), test, found) for test, status, found in findings]
     out.print(_table("Audit", ("", "test", "finding"), rows))
-    failed = [f"{name} ({status[name]})" for name in found if status[name] in ("failed", NOT_RUN)]
-    without = [f"{name} ({text})" for name, text in status.items() if text != "passed"]
-    if not failed:
-        out.print(f"No verdict: {', '.join(without)}" if without else "All tests passed.")
-    return failed
+    without = [f"{test} ({status})" for test, status, _ in findings if status not in words]
+    if all(status == "passed" for _, status, _ in findings):
+        out.print("All tests passed.")
+    elif without:
+        out.print(f"No verdict: {', '.join(without)}")
 
 
 def print_reproduction(report: Reproduction) -> None:

@@ -15,7 +15,6 @@ _STAGES = (prices, features, training, backtest, publishing)
 
 defs = dg.Definitions(
     assets=automation.with_freshness([asset for stage in _STAGES for asset in stage.ASSETS]),
-    asset_checks=[check for stage in _STAGES for check in stage.CHECKS],
     jobs=automation.JOBS,
     schedules=automation.SCHEDULES,
     sensors=[*automation.SENSORS, *alerts.SENSORS],

@@ -19,7 +19,6 @@ from finjepa_model.files import write_text
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.alerts import BY_HAND
 from finjepa_pipeline.automation import explain
-from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, NOT_RUN
 from finjepa_pipeline.backtest.strategies import trust_command_line
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.definitions import defs
@@ -37,13 +36,11 @@ _NO_COMPUTE_LOGS = {
 
 @dataclass
 class JobReport:
-    """What a job made: metadata of each asset that was materialised, by asset key, and (name, passed, finding) of each
-    check."""
+    """What a job made: metadata of each asset that was materialised, by asset key."""
 
     run_id: str
     seconds: float = 0.0
     assets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    checks: list[tuple[str, bool | None, str]] = field(default_factory=list)
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
@@ -172,8 +169,6 @@ class _Listener:
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             found = check.description or "see the UI"
-            undecided = found.startswith((NOT_ENOUGH_DATA, NOT_RUN))
-            self.report.checks.append((check.check_name, None if undecided else check.passed, found))
             if not check.passed:
                 name = f"{check.asset_key.to_user_string()}: {check.check_name}"
                 line = f"warning of the check {name}: {found}"
@@ -183,8 +178,5 @@ class _Listener:
 
 
 def _is_shown_elsewhere(message: str) -> bool:
-    """What training reports is on the progress bar, and a check that was not asked for is in the audit's own table."""
-    return (
-        message.startswith(("train step", "validation step", "td step", "td_validation step"))
-        or "did not yield or return expected outputs" in message
-    )
+    """What training reports is on the progress bar."""
+    return message.startswith(("train step", "validation step", "td step", "td_validation step"))

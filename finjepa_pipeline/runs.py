@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -235,6 +235,7 @@ def _named(instance: dg.DagsterInstance, run_id: str) -> str:
 def final(function: Callable[P, R]) -> Callable[P, R]:
     """An asset function whose exceptions end its step, whatever the retry policy of the job says; the policy is then left
     with crashes: a step whose process was killed, or ran out of memory. The step ends with its run: see `_end_with_run`.
+    Numbers of its metadata are rounded.
 
     Goes directly over the function, below `@dg.asset`.
     """
@@ -250,14 +251,34 @@ def final(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
         with guarded():
-            yield from function(*args, **kwargs)  # type: ignore[misc]
+            yield from map(_as_shown, function(*args, **kwargs))  # type: ignore[arg-type]
 
     @functools.wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
         with guarded():
-            return function(*args, **kwargs)
+            return _as_shown(function(*args, **kwargs))
 
     return generator if inspect.isgeneratorfunction(function) else plain  # type: ignore[return-value]
+
+
+def rounded(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with four significant digits of each number, as a person reads them; tables and files have all digits."""
+
+    def shown(value: Any) -> Any:
+        number = getattr(value, "value", value)
+        if not isinstance(number, float):
+            return value
+        return float(f"{number:.4g}" if abs(number) < 1000 else f"{number:.0f}")
+
+    return {name: shown(value) for name, value in metadata.items()}
+
+
+def _as_shown(result: Any) -> Any:
+    if isinstance(result, dg.AssetCheckResult):
+        return result.with_metadata(rounded(result.metadata))
+    return (
+        result._replace(metadata=rounded(result.metadata or {})) if isinstance(result, dg.MaterializeResult) else result
+    )
 
 
 @functools.cache

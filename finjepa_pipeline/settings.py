@@ -4,6 +4,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -39,7 +40,10 @@ class Settings(BaseModel):
         gt=0,
         description="how long a command waits for another one that uses the same home, minutes",
     )
-    ui_url: str = Field(default=DEFAULT_UI_URL, description="address of the Dagster UI, for links of pages")
+    ui_url: str | None = Field(
+        default=None,
+        description="address of the Dagster UI, for links in alerts and pages, e.g. https://finjepa.example",
+    )
     compute: str = Field(
         default=LOCAL,
         description="where heavy work runs: local, local:N for N processes, or the address of a Ray cluster",
@@ -75,8 +79,8 @@ class Settings(BaseModel):
 
     @field_validator("ui_url")
     @classmethod
-    def _without_slash(cls, url: str) -> str:
-        return url.rstrip("/")
+    def _without_slash(cls, url: str | None) -> str | None:
+        return url and url.rstrip("/")
 
     @field_validator("compute")
     @classmethod
@@ -132,6 +136,10 @@ class Settings(BaseModel):
     @property
     def dagster(self) -> Path:
         return self.home / "dagster"
+
+    def address_of(self, page: Path) -> str:
+        """Where the UI serves a file of this home, within the UI."""
+        return f"/pages/{quote(page.relative_to(self.home).as_posix())}"
 
     def ensure(self) -> "Settings":
         """Make the folders.

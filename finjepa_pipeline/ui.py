@@ -1,17 +1,26 @@
-"""Dagster's UI behind a guard: `python -m finjepa_pipeline.ui` is `dagster dev`, with `webserver` it is `dagster-webserver`.
+"""Dagster's UI behind a guard, with the pages of the home: `python -m finjepa_pipeline.ui` is `dagster dev`, with `webserver` it
+is `dagster-webserver`.
 
 Dagster's own server asks nobody who they are: any page that a browser shows could launch runs in it.
 """
 
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from finjepa_pipeline.settings import DEFAULT_UI_URL
+from starlette.middleware import Middleware
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from finjepa_pipeline.report.page import link, render
+from finjepa_pipeline.settings import DEFAULT_UI_URL, Settings
 
 Message = MutableMapping[str, Any]
+_PAGES = {"reports": "reports/**/*.html", "live_record": "live_record/*/*.html", "contract": "contract/docs/index.html"}
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -66,18 +75,52 @@ def _hostname(host: str) -> str | None:
         return None
 
 
+class _Files(StaticFiles):
+    """Files that can be read, and can do nothing: the browser gives a page an origin of its own, which the guard refuses."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Content-Security-Policy"] = "sandbox allow-scripts allow-popups"
+        return response
+
+
+def pages(settings: Settings) -> list[BaseRoute]:
+    """Routes to what a home has to show, and to a list of it; nothing else of the home is served."""
+
+    def listed(_: object) -> HTMLResponse:
+        found = [path for pages in _PAGES.values() for path in settings.home.glob(pages) if path.name[0] != "."]
+        dated = sorted(((time.gmtime(path.stat().st_mtime), path) for path in found), reverse=True)
+        rows = [
+            (
+                time.strftime("%Y-%m-%d %H:%M", when),
+                link(path.relative_to(settings.home).as_posix(), settings.address_of(path)),
+            )
+            for when, path in dated
+        ]
+        return HTMLResponse(render("pages.html", title="Pages", rows=rows, drawing={}, reload_s=0))
+
+    folders = [
+        Mount(f"/pages/{name}", _Files(directory=settings.home / name, check_dir=False))
+        for name in (*_PAGES, "checkpoints")  # their lineages
+    ]
+    return [*folders, Route("/pages", listed), Route("/pages/", listed)]
+
+
 def webserver() -> None:
     """`dagster-webserver` behind the guard."""
     from dagster_webserver.cli import main
     from dagster_webserver.webserver import DagsterWebserver
-    from starlette.middleware import Middleware
 
-    unguarded, url = DagsterWebserver.build_middleware, os.environ.get("FINJEPA_UI_URL") or DEFAULT_UI_URL
+    settings = Settings.from_env()
+    middleware, routes = DagsterWebserver.build_middleware, DagsterWebserver.build_routes
 
     def guarded(self: DagsterWebserver) -> list[Middleware]:
-        return [Middleware(OriginGuard, url=url), *unguarded(self)]
+        return [Middleware(OriginGuard, url=settings.ui_url or DEFAULT_UI_URL), *middleware(self)]
 
-    DagsterWebserver.build_middleware = guarded
+    def with_pages(self: DagsterWebserver) -> list[BaseRoute]:
+        return [*pages(settings), *routes(self)]
+
+    DagsterWebserver.build_middleware, DagsterWebserver.build_routes = guarded, with_pages
     for secret in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):  # it publishes nothing
         os.environ.pop(secret, None)
     main()

@@ -1,6 +1,5 @@
 """Dagster's side of the backtest stage: backtests, the leaderboard, the walk-forward and the audit."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from finjepa_pipeline.backtest.blocks import (
     run_blocks,
 )
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, report_of
-from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, TESTS, never_backtested, status_of
+from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, NOT_RUN, TESTS, never_backtested, status_of
 from finjepa_pipeline.backtest.strategies import refuse_untrusted
 from finjepa_pipeline.backtest.walk_forward import Fold, Plan, fold_blocks, make_plan, pool, record_opening, store_fold
 from finjepa_pipeline.features import current_panel
@@ -32,7 +31,7 @@ from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import number
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
 from finjepa_pipeline.runs import final
-from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.settings import DEFAULT_UI_URL, Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel, train_side_by_side
 from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.training.step import ModelChoice, train_in_step
@@ -44,19 +43,23 @@ _STATISTICS = ("trials", "effective_trials", "pbo", "spa_p")
 class BacktestConfig(StrategiesConfig):
     """Who is tested on which checkpoint."""
 
-    checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
+    checkpoint: str | None = Field(
+        default=None, description="Id of a checkpoint of this home; the newest when empty, e.g. f0cd364f85bd2b6e"
+    )
 
 
 class WalkForwardConfig(StrategiesConfig, ModelChoice):
     """How history is cut, what is trained on each part, and who is tested."""
 
-    folds: int = Field(default=5, ge=1, description="Number of folds.")
-    scheme: str = Field(default="expanding", description="expanding, or rolling (eight years).")
-    held_back: int = Field(default=504, ge=0, description="Sessions at the end that no fold sees.")
+    folds: int = Field(default=5, ge=1, description="Number of folds, e.g. 5")
+    scheme: str = Field(default="expanding", description="expanding, or rolling (eight years), e.g. rolling")
+    held_back: int = Field(default=504, ge=0, description="Sessions at the end that no fold sees, e.g. 504")
     open_held_back: bool = Field(
         default=False, description="Test on the held-back block as well; every opening is recorded for good."
     )
-    unseen_symbols: float = Field(default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees.")
+    unseen_symbols: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of the symbols that training never sees, e.g. 0.2"
+    )
     preset: str = Field(default="tiny", description=ModelChoice.model_fields["preset"].description)
     controls: str | None = Field(default="none", description=StrategiesConfig.model_fields["controls"].description)
 
@@ -64,15 +67,22 @@ class WalkForwardConfig(StrategiesConfig, ModelChoice):
 class AuditConfig(dg.Config):
     """Who is audited, and how long the audit may take."""
 
-    planner: str = Field(default="mppi", description="Planner on the checkpoint's world model.")
+    planner: str = Field(default="mppi", description="Planner on the checkpoint's world model, e.g. mppi")
     strategy: str | None = Field(
-        default=None, description="A strategy of your own instead, as module:callable or file.py:callable."
+        default=None,
+        description="A strategy of your own instead, as module:callable or file.py:callable, e.g. my_rules.py:decide",
     )
-    checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
-    dates: int = Field(default=2, ge=1, description="Random dates at which the future is changed; three rebuilds each.")
-    seeds: int = Field(default=4, ge=0, description="Null markets, and a quarter as many with known drift; 0 for none.")
-    symbols: int = Field(default=20, ge=3, description="Symbols of the home's prices that are rebuilt.")
-    sessions: int = Field(default=1500, ge=500, description="Newest sessions of them.")
+    checkpoint: str | None = Field(
+        default=None, description="Id of a checkpoint of this home; the newest when empty, e.g. f0cd364f85bd2b6e"
+    )
+    dates: int = Field(
+        default=2, ge=1, description="Random dates at which the future is changed; three rebuilds each, e.g. 2"
+    )
+    seeds: int = Field(
+        default=4, ge=0, description="Null markets, and a quarter as many with known drift; 0 for none, e.g. 4"
+    )
+    symbols: int = Field(default=20, ge=3, description="Symbols of the home's prices that are rebuilt, e.g. 20")
+    sessions: int = Field(default=1500, ge=500, description="Newest sessions of them, e.g. 1500")
 
 
 def _common(name: str, group: str, *kinds: str) -> dict[str, Any]:
@@ -143,8 +153,9 @@ def leaderboard(
             "verdict": report.headline,
             "acting": report.why_acting,
             "traded": report.traded,
-            "report": dg.MetadataValue.path(str(page)),
-            "everything_ever_judged": dg.MetadataValue.path(str(home.reports / "leaderboard.html")),
+            "report": dg.MetadataValue.url(home.address_of(page)),
+            "path": dg.MetadataValue.path(str(page)),
+            "every_backtest": dg.MetadataValue.url(home.address_of(home.reports / "leaderboard.html")),
             **{name: statistics[name] for name in _STATISTICS if statistics.get(name) is not None},
             "test_block": dg.MetadataValue.md(_markdown(report.test)),
             "wealth": dg.MetadataValue.md(markdown.wealth(report.returns)),
@@ -158,7 +169,9 @@ def _write_pages(
 ) -> tuple[BacktestReport, Path]:
     """The report of a checkpoint or of a plan, with its page, and the page of every leaderboard."""
     report = report_of(con, home.checkpoints / checkpoint, data_version, home.planner)
-    write_history(home.reports / "leaderboard.html", leaderboard_history(con), home.checkpoints, home.ui_url)
+    write_history(
+        home.reports / "leaderboard.html", leaderboard_history(con), home.checkpoints, home.ui_url or DEFAULT_UI_URL
+    )
     page = page_of(home.reports, checkpoint, data_version)
     write_report(page, checkpoint, report, read_scorecard(home, checkpoint))
     return report, page
@@ -220,7 +233,8 @@ def walk_forward(
             "checkpoint": plan.name,  # what the pooled results are stored under
             "data_version": version,
             "verdict": report.headline,
-            "report": dg.MetadataValue.path(str(page)),
+            "report": dg.MetadataValue.url(home.address_of(page)),
+            "path": dg.MetadataValue.path(str(page)),
             "folds": dg.MetadataValue.md(table(columns, rows, numbers=False)),
             "held_back": days(plan.held_back),
             **({"held_back_opening": opened} if opened is not None else {}),
@@ -247,8 +261,9 @@ def _train_folds(
     return made
 
 
-def check_result(asset: str, test: str, passed: bool | None, text: str) -> dg.AssetCheckResult:
-    """An asset check of an audit. Dagster knows no third state: not enough data is a warning, and says so."""
+def check_result(asset: str, test: str, passed: bool | None, text: str, page: str | None = None) -> dg.AssetCheckResult:
+    """An asset check of an audit, with the address of a page that tells more. Dagster knows no third state: not enough data is a
+    warning, and says so."""
     status = status_of(passed, text)
     return dg.AssetCheckResult(
         passed=passed is True,
@@ -256,31 +271,41 @@ def check_result(asset: str, test: str, passed: bool | None, text: str) -> dg.As
         asset_key=asset,
         severity=dg.AssetCheckSeverity.WARN if status == NOT_ENOUGH_DATA else dg.AssetCheckSeverity.ERROR,
         description=text,
-        metadata={"status": status},
+        metadata={"status": status, **({"page": dg.MetadataValue.url(page)} if page else {})},
     )
 
 
-@dg.multi_asset_check(
-    name="leakage_audit",
-    specs=[dg.AssetCheckSpec(name, asset="planner_backtests", description=what) for name, what in TESTS.items()],
-    can_subset=True,  # a test that was not asked for has no result, rather than a good one
-    pool="duckdb",
+@dg.asset(
+    **_common("leakage_audit", "audit", "pytorch", "duckdb"), deps=["world_model", "feature_panel"], pool="duckdb"
 )
 @final
-def audit(
-    context: dg.AssetCheckExecutionContext, config: AuditConfig, settings: SettingsResource, warehouse: Warehouse
-) -> Iterator[dg.AssetCheckResult]:
-    """The leakage, null-market, known-truth, delay and permutation tests of a planner, or of a strategy of the user."""
+def leakage_audit(
+    context: dg.AssetExecutionContext, config: AuditConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """The leakage, null-market, known-truth, delay and permutation tests of a planner, or of a strategy of your own. Findings
+    are rows of `audit_results`; the gate refuses a challenger with a failure. The tests of every challenger are checks of
+    `challenger_audit`."""
     refuse_untrusted([config.strategy])
     home, who = settings.get(), config.strategy or config.planner
     folder = checkpoint_folder(home, config.checkpoint or checkpoint_of_run(context, home).name)
     panel, run_id = panel_of_run(context, home), context.run.run_id
-    asked: dict[str, Any] = config.model_dump(include={"dates", "seeds", "symbols", "sessions"})
-    asked["only"] = {key.name for key in context.selected_asset_check_keys}
-    for finding in run_audit(warehouse, home, folder, panel, who, run_id, context.log.info, **asked):
-        found = check_result("planner_backtests", finding.test, finding.passed, finding.text)
-        yield found.with_metadata({"value": finding.value, "strategy": who})
+    asked = config.model_dump(include={"dates", "seeds", "symbols", "sessions"})
+    found = {
+        one.test: (status_of(one.passed, one.text), one.text)
+        for one in run_audit(warehouse, home, folder, panel, who, run_id, context.log.info, **asked)
+    }
+    rows = [(test, *found.get(test, (NOT_RUN, "not asked for"))) for test in TESTS]
+    return dg.MaterializeResult(
+        metadata={
+            "checkpoint": folder.name,
+            "strategy": who,
+            "failed": ", ".join(test for test, (status, _) in found.items() if status in ("failed", NOT_RUN)) or "none",
+            "tests": dg.MetadataValue.md(
+                table(("test", "result", "found"), [list(map(cell, row)) for row in rows], numbers=False)
+            ),
+            "findings": dg.MetadataValue.json(rows),
+        }
+    )
 
 
-ASSETS = [planner_backtests, leaderboard, walk_forward]
-CHECKS: list[dg.AssetChecksDefinition] = [audit]
+ASSETS = [planner_backtests, leaderboard, walk_forward, leakage_audit]

@@ -76,20 +76,23 @@ USUAL = "untrained,ewma,ledoit_wolf,shuffled_actions"  # controls that say what 
 class StrategiesConfig(dg.Config):
     """Who is tested, and how."""
 
-    planner: str = Field(default="qp,mppi", description="Comma list of planners.")
+    planner: str = Field(default="qp,mppi", description="Comma list of planners, e.g. qp,mppi")
     utility: str | None = Field(
-        default=None, description="What they maximise, e.g. log_growth - 5*variance; their own when empty."
+        default=None, description="What they maximise; their own when empty, e.g. log_growth - 5*variance"
     )
     controls: str | None = Field(
         default=None,
         description="Comma list of controls beside every planner (of the test block), or all, or none; by default "
-        f"{USUAL} beside the first planner alone.",
+        f"{USUAL} beside the first planner alone, e.g. ewma,ledoit_wolf",
     )
     strategies: list[str] = Field(
-        default_factory=list, description="Strategies of your own, as module:callable or file.py:callable."
+        default_factory=list,
+        description="Strategies of your own, as module:callable or file.py:callable, e.g. [my_rules.py:decide]",
     )
-    fill: str = Field(default="close", description="Orders are filled at the next close, or at the next open.")
-    n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded.")
+    fill: str = Field(
+        default="close", description="Orders are filled at the next close, or at the next open, e.g. open"
+    )
+    n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded, e.g. 20")
 
     def tested(self, block: str) -> dict[str, str]:
         """The names of the strategies of a block; those of the user with what loads them.

@@ -17,7 +17,8 @@ class PanelConfig(dg.Config):
     """What goes into the panel."""
 
     channels: list[str] = Field(
-        default_factory=list, description="Names of the channels to keep; empty for all that the source allows."
+        default_factory=list,
+        description="Channels to keep; all that the source allows when empty, e.g. [log_return, realised_volatility_21]",
     )
 
 
@@ -67,4 +68,3 @@ def feature_panel(
 
 
 ASSETS = [feature_panel]
-CHECKS: list[dg.AssetChecksDefinition] = []

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import dagster as dg
 
@@ -91,7 +92,7 @@ def ingest_prices(
         page = settings.get().reports / "refused-prices.html"
         write_refusal(page, refusal.feed, str(refusal), refusal.outcomes)
         context.log.error(f"why the prices are refused: {page}")
-        yield _check_result(refusal.outcomes, settings.get())
+        yield _check_result(refusal.outcomes, settings.get(), page)
         raise
     if report.note:
         context.log.warning(report.note)
@@ -132,7 +133,8 @@ def derive_prices(
     context.log.info(f"quality of the prices: {page}")
     shown = {
         "quality": _table(findings, "rule", "severity", "rows", "allowed", "examples", "reason"),
-        "report": dg.MetadataValue.path(page),
+        "report": dg.MetadataValue.url(settings.get().address_of(page)),
+        "path": dg.MetadataValue.path(page),
     }
     for name, rows in report.rows.items():
         yield dg.MaterializeResult(
@@ -165,8 +167,11 @@ def _revision_metadata(report: IngestReport) -> dict[str, dg.MetadataValue | int
     }
 
 
-def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.AssetCheckResult:
-    """The verdict, with its Data Docs."""
+def _check_result(
+    outcomes: tuple[Outcome, ...], settings: Settings, refusal: Path | None = None
+) -> dg.AssetCheckResult:
+    """The verdict, with its Data Docs, and the page of a refusal."""
+    pages = {"refusal": refusal, "data_docs": docs_page(settings.home / "contract")}
     write_docs(outcomes, settings.home / "contract")
     broken = [one for one in outcomes if not one.success]
     blocks = any(one.severity == "critical" for one in broken)
@@ -177,7 +182,7 @@ def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.Asset
         severity=dg.AssetCheckSeverity.WARN if broken and not blocks else dg.AssetCheckSeverity.ERROR,
         description="; ".join(f"{one.severity}: {one}" for one in broken) or f"all {len(outcomes)} expectations hold",
         metadata={
-            "data_docs": dg.MetadataValue.path(docs_page(settings.home / "contract")),
+            **{name: dg.MetadataValue.url(settings.address_of(page)) for name, page in pages.items() if page},
             "expectations": _table(
                 outcomes, "column", "severity", "observed", "bounds", "success", "examples", "reason"
             ),
@@ -208,4 +213,3 @@ def _table(items: Sequence[Finding] | Sequence[Outcome], *names: str) -> dg.Tabl
 
 
 ASSETS = [price_source, ingest_prices, derive_prices]
-CHECKS: list[dg.AssetChecksDefinition] = []

@@ -32,12 +32,14 @@ _ON_ONE_CLOCK = """
 class UniverseConfig(dg.Config):
     """Who is eligible for a decision, judged from trailing data only."""
 
-    size: int = Field(default=UniverseRule.size, ge=1, description="the first so many by dollar volume")
+    size: int = Field(default=UniverseRule.size, ge=1, description="the first so many by dollar volume, e.g. 500")
     min_dollar_volume: float = Field(
-        default=UniverseRule.min_dollar_volume, ge=0, description="median over the window, dollars a day"
+        default=UniverseRule.min_dollar_volume, ge=0, description="median over the window, dollars a day, e.g. 1000000"
     )
-    min_history: int = Field(default=UniverseRule.min_history, ge=1, description="sessions")
-    window: int = Field(default=UniverseRule.window, ge=1, description="sessions")
+    min_history: int = Field(
+        default=UniverseRule.min_history, ge=1, description="sessions that an asset must have, e.g. 252"
+    )
+    window: int = Field(default=UniverseRule.window, ge=1, description="sessions of that median, e.g. 63")
 
 
 @dataclass(frozen=True)

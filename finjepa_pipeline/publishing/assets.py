@@ -13,6 +13,7 @@ from finjepa_pipeline.backtest.blocks import checkpoint_folder
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, now, status_of
 from finjepa_pipeline.publishing.gate import Champion, Verdict, audit_challenger, current_champion, judge
 from finjepa_pipeline.report import markdown
+from finjepa_pipeline.report.backtest import page_of
 from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_panel, panel_of_run
 from finjepa_pipeline.runs import final
@@ -25,7 +26,9 @@ _NO_CONFIG: dict[str, Any] = {}  # without it any key is accepted, and dropped
 class ChallengerConfig(dg.Config):
     """Who is judged."""
 
-    checkpoint: str | None = Field(default=None, description="Id of a checkpoint of this home; the newest when empty.")
+    checkpoint: str | None = Field(
+        default=None, description="Id of a checkpoint of this home; the newest when empty, e.g. f0cd364f85bd2b6e"
+    )
 
 
 class GateConfig(dg.Config):
@@ -37,33 +40,40 @@ class GateConfig(dg.Config):
 class PublishConfig(dg.Config):
     """Where the champion goes."""
 
-    hub_repo_id: str | None = Field(default=None, description="owner/name on the Hub; FINJEPA_HUB_REPO_ID when empty.")
+    hub_repo_id: str | None = Field(
+        default=None, description="Repository on the Hub; FINJEPA_HUB_REPO_ID when empty, e.g. owner/name"
+    )
     dry_run: bool = Field(default=False, description="Say what would be released, and release nothing.")
 
 
 class PricesConfig(dg.Config):
     """Prices that the home must show."""
 
-    feed: str
-    data_version: str
+    feed: str = Field(description="Key of the source, as the asset prices shows it, e.g. af2bdbe1aa9b")
+    data_version: str = Field(description="Version of its prices, as the asset prices shows it, e.g. 8872745d99fa")
 
 
 class DecisionConfig(dg.Config):
     """Who decides, and when."""
 
-    as_of: str | None = Field(default=None, description="Date, YYYY-MM-DD; the newest close when empty.")
+    as_of: str | None = Field(default=None, description="Date; the newest close when empty, e.g. 2022-06-30")
     checkpoint: str | None = Field(
-        default=None, description="Checkpoint folder or Hub repository; the champion when empty."
+        default=None, description="Checkpoint folder or Hub repository; the champion when empty, e.g. owner/name"
     )
-    planner: str | None = Field(default=None, description="The champion's own when empty, or else FINJEPA_PLANNER.")
+    planner: str | None = Field(
+        default=None, description="The champion's own when empty, or else FINJEPA_PLANNER, e.g. qp"
+    )
     utility: str | None = Field(
-        default=None, description="What the planner maximises, e.g. log_growth - 5*variance; its own when empty."
+        default=None, description="What the planner maximises; its own when empty, e.g. log_growth - 5*variance"
     )
-    prices: PricesConfig | None = Field(default=None, description="What is decided on; what the home shows when empty.")
+    prices: PricesConfig | None = Field(
+        default=None,
+        description="What is decided on; what the home shows when empty, e.g. {feed: af2bdbe1aa9b, data_version: 8872745d99fa}",
+    )
     n_assets: int | None = Field(
         default=None,
         ge=2,
-        description="Most assets that are traded; as in the backtest of the champion when empty, or else 20.",
+        description="Most assets that are traded; as in the backtest of the champion when empty, or else 20, e.g. 20",
     )
 
 
@@ -71,17 +81,21 @@ class RecordConfig(dg.Config):
     """Where the live record goes, and when."""
 
     publish: Literal["night", "release", "never"] = Field(
-        default="night", description="With every night, with every release of a checkpoint, or never."
+        default="night", description="With every night, with every release of a checkpoint, or never, e.g. release"
     )
-    repo_id: str | None = Field(default=None, description="owner/name on the Hub; FINJEPA_HUB_REPO_ID when empty.")
-    repo_type: Literal["model", "dataset"] = Field(default="model", description="Kind of that repository.")
+    repo_id: str | None = Field(
+        default=None, description="Repository on the Hub; FINJEPA_HUB_REPO_ID when empty, e.g. owner/name"
+    )
+    repo_type: Literal["model", "dataset"] = Field(
+        default="model", description="Kind of that repository, model or dataset, e.g. model"
+    )
 
 
 class RetentionConfig(dg.Config):
     """What stays on the disk."""
 
     keep: int = Field(
-        default=KEEP, description="How many checkpoints, reports and states stay beside those that are needed."
+        default=KEEP, description="How many checkpoints, reports and states stay beside those that are needed, e.g. 10"
     )
 
 
@@ -123,8 +137,9 @@ def challenger_audit(
         data_version=dg.DataVersion(f"{checkpoint.name}-{audit.strategy}"),
     )
     missing = (None, f"{NOT_RUN}: no planner of it was backtested on the validation block")
+    report = page_of(home.reports, checkpoint.name, str(Panel.open(panel).manifest["data_version"]))
     for test in BEFORE_THE_GATE:
-        yield check_result("challenger_audit", test, *audit.findings.get(test, missing))
+        yield check_result("challenger_audit", test, *audit.findings.get(test, missing), home.address_of(report))
 
 
 @dg.asset(**_common(["leaderboard", "world_model_evaluation", "challenger_audit"], {"duckdb"}, "champions"))
@@ -216,7 +231,7 @@ def daily_decision(
             "holdings": dg.MetadataValue.md(markdown.holdings(decision)),
             "changes": dg.MetadataValue.md("\n".join(f"- {line}" for line in decision["changes"])),
             **{name: decision[name] for name in numbers},
-            "page": dg.MetadataValue.path(str(made.path.with_suffix(".html"))),
+            "page": dg.MetadataValue.url(home.address_of(made.path.with_suffix(".html"))),
             "path": dg.MetadataValue.path(str(made.path)),
             "decision": dg.MetadataValue.json(decision),
             "reused": not made.new,
@@ -260,6 +275,7 @@ def live_record(
         return
     summary, page = RecordSummary(made.record, made.scores), made.record.folder / PAGE
     write_record_page(page, summary)
+    address = home.address_of(page)
     yield dg.MaterializeResult(
         metadata={
             "words": summary.headline,
@@ -270,22 +286,22 @@ def live_record(
             "missed_sessions": len(summary.gaps),
             "in_hindsight": len(summary.hindsight),
             "last_hash": made.record.last_hash,
-            "page": dg.MetadataValue.path(str(page)),
+            "page": dg.MetadataValue.url(address),
             "path": dg.MetadataValue.path(str(made.record.folder)),
             "reused": not made.new,
         },
         data_version=dg.DataVersion(made.record.last_hash),
     )
     broken = made.record.broken(newest=_CHECKED_NIGHTS)
-    yield check_result(
-        "live_record", "chain", not broken, "; ".join(broken) or f"{summary.record.nights.height} nights agree"
-    )
+    agree = f"{summary.record.nights.height} nights agree"
+    yield check_result("live_record", "chain", not broken, "; ".join(broken) or agree, address)
     drifted, why = summary.drifted
     yield dg.AssetCheckResult(
         passed=drifted is False,
         check_name="calibrated",
         severity=dg.AssetCheckSeverity.ERROR if made.new and summary.alarm_is_new else dg.AssetCheckSeverity.WARN,
         description=why,
+        metadata={"page": dg.MetadataValue.url(address)},
     )
     missed = summary.recent_gaps
     yield dg.AssetCheckResult(
@@ -368,4 +384,3 @@ def _judge(context: dg.AssetExecutionContext, settings: SettingsResource, wareho
 
 
 ASSETS = [challenger_audit, champion, hub_release, daily_decision, live_record, live_record_release, retention]
-CHECKS: list[dg.AssetChecksDefinition] = []

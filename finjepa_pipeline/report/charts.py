@@ -134,7 +134,8 @@ def _x_axis(x_range: tuple[float, float], at_x: Any, bottom: float, dated: bool)
         ticks = [(float(at_x(day)), str(day)) for day in days]
     else:
         ticks = [(float(at_x(value)), f"{value:g}") for value in _ticks(*x_range)] if x_range[1] > x_range[0] else []
-    anchors = ["start", *["middle"] * (len(ticks) - 2), "end"] if dated else ["middle"] * len(ticks)
+    edge = float(at_x(x_range[1])) - 10  # where a label would be cut
+    anchors = ["end" if x > edge else "start" if dated and i == 0 else "middle" for i, (x, _) in enumerate(ticks)]
     return "".join(
         f'<text x="{x:.1f}" y="{bottom + 14:.0f}" font-size="10" text-anchor="{anchor}">{text}</text>'
         for (x, text), anchor in zip(ticks, anchors, strict=False)

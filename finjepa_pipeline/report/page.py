@@ -99,7 +99,7 @@ def write_page(
             "dates": to_json(dates or {}),
             "palette": to_json(PALETTE),
         }
-    page = render(template, drawing=drawing, **values)
+    page = render(template, drawing=drawing, **{"reload_s": 0} | values)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_text(page, encoding="utf-8")

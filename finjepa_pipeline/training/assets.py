@@ -24,7 +24,7 @@ from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.checkpoints import for_panel, make_current, training_code_version
 from finjepa_pipeline.training.scorecard import score_checkpoint
-from finjepa_pipeline.training.step import ModelChoice, train_in_step
+from finjepa_pipeline.training.step import ModelChoice, train_in_step, training_page
 from finjepa_pipeline.training.sweep import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -35,7 +35,9 @@ _SPEED = ("best_step", "samples_per_second", "gpu_memory_bytes")
 class TrainConfig(ModelChoice):
     """What is trained."""
 
-    processes: int | None = Field(default=None, description="Ranks; one for each GPU, or one on the CPU, when empty.")
+    processes: int | None = Field(
+        default=None, description="Ranks; one for each GPU, or one on the CPU, when empty, e.g. 2"
+    )
 
 
 @dg.asset(
@@ -59,13 +61,16 @@ def world_model(
     where = compute.ranks(home, config.processes)
     folder, reused = train_in_step(context, home, warehouse, panel, wanted, where)
     make_current(home, folder)
-    metrics = read_json(folder / "metrics.json")
+    metrics, page = read_json(folder / "metrics.json"), training_page(home, folder)
     return dg.MaterializeResult(
         metadata={
             "checkpoint": folder.name,
             "reused": reused,
             "path": dg.MetadataValue.path(str(folder)),
             "config": dg.MetadataValue.json(wanted.to_dict()),
+            **(
+                {"page": dg.MetadataValue.url(home.address_of(page))} if page.is_file() else {}
+            ),  # none where it came from a store
             "curves": _curves(folder),
             "validation_loss": metrics["validation"]["loss"],
             "steps": metrics["training"]["steps"],
@@ -158,7 +163,8 @@ def risk_scorecard(
         metadata={
             "checkpoint": folder.name,
             "found": in_words(card),
-            "page": dg.MetadataValue.url(page.as_uri()),
+            "page": dg.MetadataValue.url(home.address_of(page)),
+            "path": dg.MetadataValue.path(str(page)),
             **{_METADATA.sub("_", title.lower()): value for title, value in shown.items()},
         },
         data_version=dg.DataVersion(folder.name),
@@ -184,4 +190,3 @@ def _curves(checkpoint: Path) -> dg.MetadataValue:
 
 
 ASSETS = [world_model, world_model_evaluation, risk_scorecard, model_sweep]
-CHECKS: list[dg.AssetChecksDefinition] = []

@@ -1,6 +1,7 @@
 """A training inside a step of Dagster: its lineage, and its curves while it runs."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_model.training.run_folder import read_metrics
+from finjepa_model.training.run_folder import METRICS_FILE, read_metrics
+from finjepa_pipeline.report.training import write_training_page
+from finjepa_pipeline.runs import rounded
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_id, run_folder_of, train_checkpoint
 from finjepa_pipeline.training.lineage import lineage_of_run
@@ -25,9 +28,10 @@ _POINTS = 200  # of a curve of training losses, at most; every evaluation is rep
 class ModelChoice(dg.Config):
     """The config of a model: a preset, and what differs from it."""
 
-    preset: str = Field(default="small", description="tiny, small, base or large.")
-    overrides: dict[str, str] = Field(
-        default_factory=dict, description='Dotted config keys and their values as text, such as {"model.dim": "256"}.'
+    preset: str = Field(default="small", description="tiny, small, base or large, e.g. base")
+    overrides: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Config keys and values that differ from the preset, e.g. {model.dim: 256, loss.recipe: ema}",
     )
 
 
@@ -42,7 +46,7 @@ def train_in_step(
     curves: bool = True,
     fold: str | None = None,
 ) -> tuple[Path, bool]:
-    """Train, or find that it has been done; see `train_checkpoint`.
+    """Train, or find that it has been done; see `train_checkpoint`. While it trains its page is rewritten.
 
     Args:
         where: processes, threads and device, as `compute.ranks` finds them.
@@ -64,15 +68,85 @@ def train_in_step(
             left = (steps - step) * config.training.batch_size / numbers["samples_per_second"]
             context.log.info(f"step {step:,} of {steps:,}: about {duration(left)} left, evaluations aside")
         context.log.info(f"{kind} step {step}: {', '.join(f'{name} {value:.4g}' for name, value in numbers.items())}")
-        metadata = {"step": step} | {f"{kind}_{name}": value for name, value in numbers.items()}
+        values = rounded({f"{kind}_{name}": value for name, value in numbers.items()})
+        metadata = {"step": step, "page": dg.MetadataValue.url(home.address_of(page.path)), **values}
         context.log_event(dg.AssetObservation(context.asset_key, partition=fold, metadata=metadata))
 
     made_by = lineage_of_run(context, warehouse, panel, config, where, fold)
     checkpoint = home.checkpoints / checkpoint_id(config, panel)
+    page, report_new = TrainingPage(home, checkpoint, config), new_records(run_folder_of(checkpoint), steps, report)
     if not checkpoint.is_dir():
         context.log.info(announcement(home.checkpoints, config))
-    watch = new_records(run_folder_of(checkpoint), steps, report) if curves else lambda: None
-    return train_checkpoint(home, config, panel, made_by, where, watch)
+        context.log.info(f"its page: {page.path}")
+
+    def watch() -> None:
+        page.update()
+        if curves:
+            report_new()
+
+    try:
+        folder, reused = train_checkpoint(home, config, panel, made_by, where, watch)
+    except BaseException:
+        page.end("It ended before its last step; the same command goes on from its last saved state.")
+        raise
+    page.end("Done.")
+    return folder, reused
+
+
+def training_page(settings: Settings, checkpoint: Path) -> Path:
+    """Where the page of a training lies."""
+    return settings.reports / f"{checkpoint.name}-training" / "index.html"
+
+
+class TrainingPage:
+    """The page of a training that runs: written when there is something new."""
+
+    def __init__(self, settings: Settings, checkpoint: Path, config: FinJEPAConfig):
+        self.path, self._run_folder = training_page(settings, checkpoint), run_folder_of(checkpoint)
+        training = config.training
+        self._steps = {"train": training.epochs * training.steps_per_epoch, "td": config.td.steps}
+        self._size = self._measure()  # of records that were there before
+        self._began: dict[str, tuple[float, int]] = {}  # when the first record of a kind was seen, and its step
+        self._written = False
+
+    def update(self) -> None:
+        if (size := self._measure()) != self._size:
+            self._size, self._written = size, True
+            records = self._records()
+            self._write(records, self._state(records), live=True)
+
+    def end(self, how: str) -> None:
+        """Write it a last time, if anything was trained."""
+        if self._written:
+            records = self._records()
+            last = [record for record in records if record["kind"] in self._steps][-1:]
+            done = [f"Step {one['step']:,} of {self._steps[one['kind']]:,}." for one in last]
+            self._write(records, " ".join((*done, how)), live=False)
+
+    def _state(self, records: list[dict[str, Any]]) -> str:
+        newest = next((one for one in reversed(records) if one["kind"] in self._steps), None)
+        if newest is None:
+            return "No step is logged yet."
+        kind, step = newest["kind"], newest["step"]
+        steps, now = self._steps[kind], time.monotonic()
+        since, first = self._began.setdefault(kind, (now, step))
+        text = f"Step {step:,} of {steps:,}"
+        if step > first:  # evaluations included
+            return f"{text}: at most {duration((steps - step) * (now - since) / (step - first))} left."
+        return text
+
+    def _write(self, records: list[dict[str, Any]], state: str, live: bool) -> None:
+        write_training_page(self.path, self.path.parent.name.partition("-")[0], records, state, live=live)
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [record for file in self._files() for record in read_metrics(file.parent)]
+
+    def _files(self) -> list[Path]:
+        """Of the world model, and of the branch td after it."""
+        return [*self._run_folder.glob(METRICS_FILE), *self._run_folder.glob(f"*/{METRICS_FILE}")]
+
+    def _measure(self) -> int:
+        return sum(file.stat().st_size for file in self._files())
 
 
 def announcement(checkpoints: Path, config: FinJEPAConfig) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -24,14 +25,16 @@ from finjepa_pipeline.warehouse import Warehouse
 class SweepConfig(ModelChoice):
     """What is trained, and how often; all trainings share the overrides."""
 
-    grid: dict[str, list[str]] = Field(
+    grid: dict[str, list[Any]] = Field(
         default_factory=dict,
-        description='Dotted config keys and the values to try, as in {"loss.recipe": ["ema", "both"]}.',
+        description="Config keys and the values to try, e.g. {loss.recipe: [ema, both], model.dim: [64, 96]}",
     )
-    seeds: list[int] = Field(default_factory=lambda: [0], description="Every point of the grid is trained with each.")
+    seeds: list[int] = Field(
+        default_factory=lambda: [0], description="Every point of the grid is trained with each, e.g. [0, 1, 2]"
+    )
     metric: str = Field(
         default="loss",
-        description="Number of the validation records, lower is better; another one for a grid over loss.*.",
+        description="Number of the validation records, lower is better; another one for a grid over loss.*, e.g. prediction",
     )
     stop_early: bool = Field(
         default=True, description="On a cluster, end what falls behind; False for an ensemble, which wants every seed."
@@ -89,7 +92,7 @@ def model_sweep(
     )
 
 
-def variants(grid: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> dict[str, dict[str, str]]:
+def variants(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
     """Config overrides of every point of the grid with every seed, by a name that says what is special.
 
     Raises:

@@ -1,14 +1,17 @@
 """The code location loads as `dagster dev` loads it, and every asset tells a person what it is."""
 
+import re
 import subprocess
 import sys
 
 import dagster as dg
+import yaml
 
+from finjepa_pipeline.automation import _OneOfEach
 from finjepa_pipeline.definitions import defs
 
 HEAVY = {"great_expectations", "skfolio", "datasets", "sklearn", "matplotlib.pyplot", "ray"}
-ORDER = ("prices", "features", "model", "walk_forward", "backtest", "publishing")
+ORDER = ("prices", "features", "model", "audit", "walk_forward", "backtest", "publishing")
 
 
 def test_the_code_location_loads():
@@ -30,6 +33,22 @@ def test_every_job_has_a_time_limit():
     for job in defs.resolve_all_job_defs():
         if not job.name.startswith("__"):
             assert int(job.tags[dg.MAX_RUNTIME_SECONDS_TAG]) > 0, job.name
+
+
+def test_every_field_of_the_launchpad_has_an_example_that_is_accepted_as_it_is_typed():
+    for job in defs.resolve_all_job_defs():
+        if job.name.startswith("__"):
+            continue
+        ops = job.run_config_schema.run_config_schema_type.fields["ops"].config_type.fields
+        for op, field in ops.items():
+            asked = field.config_type.fields["config"].config_type if "config" in field.config_type.fields else None
+            for name, one in getattr(asked, "fields", {}).items():
+                example = re.search(r"e\.g\. (.+)$", one.description or "")
+                if example is None:
+                    assert isinstance(one.default_value, bool), f"{op}.{name}: {one.description}"
+                    continue
+                value = yaml.load(example[1], _OneOfEach)
+                dg.validate_run_config(job, {"ops": {op: {"config": {name: value}}}})
 
 
 def test_a_night_leaves_audits_and_walk_forwards_to_their_own_jobs():

@@ -148,12 +148,15 @@ def test_an_alert_reaches_the_webhook_and_the_command_or_is_reported_without_the
     ear, file, alert = (
         Ear(failures=2),
         tmp_path / "told",
-        Alert("it failed", "failure", "nightly", "run1", ("champion",)),
+        Alert("it failed", "failure", "nightly", "run1", ("champion",), ("/runs/run1",)),
     )
     write = f"{sys.executable} -c 'import sys; open(sys.argv[1], \"w\").write(sys.stdin.read())' {file}"
     assert send(home.model_copy(update={"alert_webhook": ear.url, "alert_command": write}), alert)
     assert ear.heard == [json.loads(file.read_text())]
-    assert (ear.heard[0]["text"], ear.heard[0]["failed"]) == ("it failed", ["champion"])
+    assert (ear.heard[0]["text"], ear.heard[0]["failed"], ear.heard[0]["links"]) == ("it failed", ["champion"], [])
+    assert send(home.model_copy(update={"alert_webhook": ear.url, "ui_url": "https://x.org"}), alert)
+    assert ear.heard[1]["links"] == ["https://x.org/runs/run1"]
+    assert ear.heard[1]["text"] == "it failed https://x.org/runs/run1"
     assert not send(home, alert)  # nobody listens
     deaf = Ear(failures=9, status=404)
     with pytest.raises(FinJEPAError, match="HTTPError 404") as refusal:
@@ -170,8 +173,9 @@ def test_a_failed_run_is_reported_with_its_red_check_and_without_tokens():
     def prices() -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         yield dg.MaterializeResult("prices")
         yield dg.AssetCheckResult(
-            passed=False, check_name="sound", asset_key="prices", description="2 days are missing"
-        )
+            passed=False, check_name="sound", asset_key="prices", description="2 days are missing",
+            metadata={"page": dg.MetadataValue.url("/pages/reports/prices.html"), "days": 2},
+        )  # fmt: skip
 
     @dg.asset
     @final
@@ -184,6 +188,7 @@ def test_a_failed_run_is_reported_with_its_red_check_and_without_tokens():
         assert alert.kind == "blocking check"
         assert alert.failed == ("prices: sound",)
         assert "2 days are missing" in alert.text
+        assert alert.links == (f"/runs/{checked.run_id}", "/pages/reports/prices.html")
         failed = dg.materialize([release], instance=instance, raise_on_error=False)
         alert = alert_of(instance, instance.get_run_by_id(failed.run_id))
         assert (alert.kind, alert.failed) == ("failure", ("release",))
@@ -208,7 +213,10 @@ def test_a_red_check_of_a_green_run_is_reported_as_well():
         assert done.success
         run = instance.get_run_by_id(done.run_id)
         assert run is not None
-        assert red_checks(instance, run) == {"trial: future_invariance": "it reads tomorrow"}
+        red = red_checks(instance, run)
+        assert {name: found.description for name, found in red.items()} == {
+            "trial: future_invariance": "it reads tomorrow"
+        }
 
 
 def test_a_stale_champion_is_reported_once_a_week(home, monkeypatch):

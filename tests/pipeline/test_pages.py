@@ -7,12 +7,17 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.testclient import TestClient
 
 from finjepa_pipeline.report.charts import MOST_POINTS, Series, chart, image
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import link, styled, write_page
 from finjepa_pipeline.report.performance import against, forecast_volatility, months, tail, worst_drawdowns
 from finjepa_pipeline.report.prices import write_refusal
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.ui import OriginGuard, pages
 
 MARKUP = "<img src=x onerror=alert(1)>"
 DAYS = np.datetime64("2020-01-01") + np.arange(3000)
@@ -103,3 +108,22 @@ def test_months_and_years_compound_and_forecasts_are_annualised():
     forecast, came, _ = forecast_volatility(steps, returns).data
     assert forecast.y == pytest.approx(0.02 * (252 / 10) ** 0.5)
     assert len(came.y) == 8, "the last step is not over"
+
+
+def test_the_ui_serves_pages_and_nothing_else_of_a_home(tmp_path):
+    """A script in a page has no part in the UI: the browser gives it an origin of its own, which the guard refuses."""
+    settings = Settings(home=tmp_path / "a home").ensure()
+    page = settings.reports / "decisions" / "2020-01-02 #1.html"
+    page.parent.mkdir()
+    page.write_text("what is held")
+    (settings.home / "warehouse.duckdb").write_text("prices")
+    app = Starlette(routes=pages(settings), middleware=[Middleware(OriginGuard, url="https://x.org")])
+    browser = TestClient(app, base_url="https://x.org")
+    answer = browser.get(settings.address_of(page))
+    assert (answer.status_code, answer.text) == (200, "what is held")
+    assert answer.headers["content-security-policy"].startswith("sandbox allow-scripts")
+    assert settings.address_of(page) in browser.get("/pages").text
+    for path in ("warehouse.duckdb", "reports/../warehouse.duckdb", "reports/%2e%2e/warehouse.duckdb", "reports"):
+        assert browser.get(f"/pages/{path}").status_code == 404
+    assert browser.get(settings.address_of(page), headers={"Host": "evil.example"}).status_code == 403
+    assert browser.get(settings.address_of(page), headers={"Origin": "null"}).status_code == 403

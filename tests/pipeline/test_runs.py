@@ -222,6 +222,23 @@ def test_an_exception_is_not_tried_again_whatever_the_policy():
     assert told["broken_generator"].user_failure_data.description == "ValueError: a bug"
 
 
+def test_numbers_of_metadata_have_four_digits_and_nothing_else_changes():
+    exact = {"share": 0.123456789, "rows": 123456789, "nested": {"share": 0.123456789}, "seconds": 12345.678}
+
+    @dg.asset(check_specs=[dg.AssetCheckSpec("sound", asset="made")])
+    @final
+    def made() -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        yield dg.MaterializeResult(metadata=exact, data_version=dg.DataVersion("v1"))
+        yield dg.AssetCheckResult(passed=False, check_name="sound", metadata=exact, description="why")
+
+    result = dg.materialize([made])
+    [one], [check] = result.asset_materializations_for_node("made"), result.get_asset_check_evaluations()
+    for metadata in (one.metadata, check.metadata):
+        shown = {name: metadata[name].value for name in exact}
+        assert shown == exact | {"share": 0.1235, "seconds": 12346.0}
+    assert (one.tags["dagster/data_version"], check.passed, check.description) == ("v1", False, "why")
+
+
 def _run(pid_of_step) -> None:
     step = multiprocessing.get_context("spawn").Process(target=_step, args=(pid_of_step,))
     step.start()

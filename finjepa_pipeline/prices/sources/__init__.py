@@ -34,29 +34,40 @@ HUB_DATASET = "paperswithbacktest/Stocks-Daily-Price"
 class PriceSourceConfig(dg.Config):
     """Which prices to ingest. Without a data source the home carries on with what it holds, or with `sample`."""
 
-    data_source: str | None = Field(default=None, description=f"one of {', '.join(SOURCES)}")
+    data_source: str | None = Field(default=None, description=f"one of {', '.join(SOURCES)}, e.g. files")
     path: str | None = Field(
-        default=None, description="for `files`: a folder, a glob or a file of Parquet or CSV, or CSV in gz or zip"
+        default=None,
+        description="for `files`: a folder, a glob or a file of Parquet or CSV, or CSV in gz or zip, e.g. prices/*.csv",
     )
     date_format: str | None = Field(
-        default=None, description="for `files`: of dates that are text and not ISO, as %d/%m/%Y"
+        default=None, description="for `files`: of dates that are text and not ISO, e.g. '%d/%m/%Y'"
     )
-    dataset_name: str | None = Field(default=None, description=f"for `hf`: the data set, by default {HUB_DATASET}")
-    revision: str | None = Field(default=None, description="for `hf`: a branch, a tag or a commit")
-    synthetic_variant: str | None = Field(default=None, description="for `synthetic`: drift, momentum, risk or null")
-    synthetic_seed: int | None = Field(default=None, description="for `synthetic`: the seed of the market")
-    synthetic_assets: int | None = Field(default=None, description="for `synthetic`: how many assets, by default 20")
-    synthetic_sessions: int | None = Field(default=None, description="for `synthetic`: sessions, by default 2520")
-    symbols: list[str] | None = Field(default=None, description="only these symbols; `yfinance` needs them")
-    start: str | None = Field(default=None, description="only from this day on, YYYY-MM-DD")
-    end: str | None = Field(default=None, description="only up to this day, YYYY-MM-DD")
+    dataset_name: str | None = Field(default=None, description=f"for `hf`: the data set, e.g. {HUB_DATASET}")
+    revision: str | None = Field(default=None, description="for `hf`: a branch, a tag or a commit, e.g. main")
+    synthetic_variant: str | None = Field(
+        default=None, description="for `synthetic`: drift, momentum, risk or null, e.g. drift"
+    )
+    synthetic_seed: int | None = Field(default=None, description="for `synthetic`: the seed of the market, e.g. 7")
+    synthetic_assets: int | None = Field(
+        default=None, description="for `synthetic`: how many assets, by default 20, e.g. 50"
+    )
+    synthetic_sessions: int | None = Field(
+        default=None, description="for `synthetic`: sessions, by default 2520, e.g. 1260"
+    )
+    symbols: list[str] | None = Field(
+        default=None, description="only these symbols; `yfinance` needs them, e.g. [AAPL, MSFT]"
+    )
+    start: str | None = Field(default=None, description="only from this day on, e.g. 2005-01-01")
+    end: str | None = Field(default=None, description="only up to this day, e.g. 2022-12-30")
     calendar: str | None = Field(
         default=None,
         description="the exchange whose sessions the days must be, as XNYS or 24/7; auto: of each symbol its own, and auto:XASX "
-        "with decisions at the closes of XASX; by default New York, or what the days say where they are not its sessions",
+        "with decisions at the closes of XASX; by default New York, or what the days say where they are not its sessions, "
+        "e.g. XLON",
     )
     accept: list[str] | None = Field(
-        default=None, description="rules and expectations that do not refuse this batch; bad rows stay in quarantine"
+        default=None,
+        description="rules and expectations that do not refuse this batch; bad rows stay in quarantine, e.g. [extreme_move]",
     )
     whole: bool = Field(
         default=False,
@@ -64,10 +75,11 @@ class PriceSourceConfig(dg.Config):
     )
     as_of: str | None = Field(
         default=None,
-        description="show the prices as they were at this revision, a number or the start of a commit or hash; fetch nothing",
+        description="show the prices as they were at this revision, a number or the start of a commit or hash; fetch nothing, "
+        "e.g. '3'",
     )
     max_age_sessions: int | None = Field(
-        default=None, description="refuse to go on when the newest session is further behind (nightly runs: 1)"
+        default=None, description="refuse to go on when the newest session is further behind, e.g. 1"
     )
 
 

@@ -444,18 +444,18 @@ def test_not_enough_data_is_a_warning_in_dagster_and_never_passed(passed, text, 
 
 
 @pytest.mark.parametrize(
-    ("checks", "status", "says"),
+    ("found", "failed", "says"),
     [
-        ([(test, True, "sound") for test in TESTS], 0, "All tests passed."),
-        ([("delay", None, "not enough data: 40 sessions")], 0, "delay (not enough data)"),
-        ([("delay", None, "not run: no cluster")], 1, "delay"),
-        ([("delay", False, "collapses")], 1, "FAILED"),
+        (dict.fromkeys(TESTS, "passed"), "none", "All tests passed."),
+        ({"delay": "not enough data"}, "none", "No verdict: delay (not enough data)"),
+        ({"delay": "not run"}, "delay", "No verdict: delay (not run)"),
+        ({"delay": "failed", "fill_lag": "passed"}, "delay", "FAILED"),
     ],
 )
-def test_the_audit_command_says_what_has_no_verdict(monkeypatch, checks, status, says):
-    monkeypatch.setattr(commands, "_run", lambda *_: SimpleNamespace(checks=checks))
+def test_the_audit_command_says_what_has_no_verdict(monkeypatch, found, failed, says):
+    made = {"failed": failed, "findings": [(test, status, "why") for test, status in found.items()]}
+    monkeypatch.setattr(commands, "_run", lambda *_: SimpleNamespace(assets={"leakage_audit": made}))
     done = CliRunner().invoke(cli.main, ["audit"])
     assert says in done.output
-    assert ("All tests passed" in done.output) == (len(checks) == len(TESTS))
-    assert ("No verdict: fill_lag (not run)" in done.output) == (len(checks) == 1 and status == 0)
-    assert (done.exit_code == 0) == (status == 0)
+    assert ("All tests passed" in done.output) == (len(found) == len(TESTS))
+    assert (done.exit_code == 0) == (failed == "none")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from finjepa_model.config import TrainingConfig, preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.run_folder import METRICS_FILE, STATE_FILE, append_record, read_metrics
 from finjepa_pipeline.causes import FAILURE_FILE
+from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import for_panel
 from finjepa_pipeline.training.process import CONFIG_FILE, RESULT_FOLDER, only_training_in
-from finjepa_pipeline.training.step import new_records
+from finjepa_pipeline.training.step import TrainingPage, new_records
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 from tests.system.processes import is_alive
 from tests.system.product import wait_until
@@ -93,3 +95,25 @@ def test_records_are_reported_once_and_curves_are_thinned(tmp_path):
     report_new()
     assert [r["step"] for r in reported if r["kind"] == "train"] == [110, 120, 130, 140]
     assert [r["step"] for r in reported if r["kind"] == "validation"] == [120]
+
+
+def test_the_page_of_a_training_is_written_when_there_is_news_and_ends(tmp_path):
+    settings, config = Settings(home=tmp_path), preset("tiny")
+    run_folder = settings.checkpoints / "abc.run"
+    run_folder.mkdir(parents=True)
+    page = TrainingPage(settings, settings.checkpoints / "abc", config)
+    page.update()
+    page.end("Done.")
+    assert not page.path.exists()  # a checkpoint that was there already
+    append_record(run_folder, {"kind": "train", "step": 20, "loss": 3.5, "risk": 0.25})
+    append_record(run_folder, {"kind": "validation", "step": 30, "loss": 2.75, "collapse": "none"})
+    page.update()
+    first = page.path.read_text()
+    assert all(text in first for text in ("Step 20 of 120", "2.75", ">risk<", 'http-equiv="refresh"'))
+    append_record(run_folder, {"kind": "train", "step": 60, "loss": 2.0})
+    page.update()
+    assert re.search(r"Step 60 of 120: at most \d+ s left", page.path.read_text())
+    page.end("Done.")
+    last = page.path.read_text()
+    assert "Step 60 of 120. Done." in last
+    assert "refresh" not in last
