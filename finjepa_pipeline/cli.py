@@ -5,6 +5,7 @@ standard output. The commands are in `commands.py`, which is imported when one i
 """
 
 import atexit
+import difflib
 import importlib
 import os
 import shlex
@@ -49,6 +50,16 @@ class Commands(click.Group):
         if not ctx.params.get("debug"):  # before the import, which warns
             warnings.filterwarnings("ignore")  # warnings of libraries are for programmers
         return getattr(importlib.import_module("finjepa_pipeline.commands"), cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if near := difflib.get_close_matches(args[0], COMMANDS, n=1):
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -101,6 +112,9 @@ def run() -> None:
     """The console script. It leaves without taking the interpreter apart: PyTorch outlives DuckDB's module there, and
     nanobind would list every object of it on the user's terminal."""
     status: Any = 0
+    os.environ.pop(
+        "MPLBACKEND", None
+    )  # of a Jupyter kernel, which may be of another environment: arch loads matplotlib
     interrupts.install()
     try:
         main()

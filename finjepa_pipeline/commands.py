@@ -248,7 +248,7 @@ def reproduce(debug: bool, checkpoint: str, as_json: bool) -> None:
     """Build CHECKPOINT (an id of this home, a folder, a Hub repository) again from its lineage, and compare."""
     settings = Settings.from_env().ensure()
     err.print(f"finjepa reproduce: the job train, in {settings.home / 'reproductions'}", style="bold")
-    report = rebuild(settings, checkpoint, lambda home, ops: run_job(home, "train", ops, err, debug))
+    report = rebuild(settings, checkpoint, lambda home, ops: run_job(home, "train", ops, err, debug), err.print)
     if as_json:
         click.echo(to_json(vars(report) | {"rebuilt": str(report.rebuilt)}))
     else:

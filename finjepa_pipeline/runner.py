@@ -1,5 +1,6 @@
 """Runs the jobs of the code location in this process, against the same instance as the UI, and prints its progress."""
 
+import functools
 import logging
 import os
 import time
@@ -25,7 +26,9 @@ from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.retention import hold_reserve
 from finjepa_pipeline.runs import end_lost_runs, locked, wait_for_pool
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.step import duration
 
+_NEWEST, _LONG_S = 5, 5.0  # runs that are looked at; seconds from which a step is announced with its time
 _INSTANCE_FILES = (Path(__file__).parent.parent / "dagster.yaml", Path(__file__).parent / "dagster.yaml")
 
 # The output of a step goes to the terminal. Dagster would copy it there by processes that outlive an interrupted command.
@@ -144,6 +147,14 @@ class _Listener:
         self.failed_check: str | None = None
         self._begun: dict[str, float] = {}
 
+    @functools.cached_property
+    def _longest(self) -> dict[str, float]:
+        """The most seconds that each step took in the newest runs that went through."""
+        newest = self._instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]), limit=_NEWEST)
+        stats = [one for run in newest for one in self._instance.get_run_step_stats(run.run_id)]
+        took = sorted((one.end_time - one.start_time, one.step_key) for one in stats if one.start_time and one.end_time)
+        return {step: seconds for seconds, step in took}
+
     def say(self, line: str) -> None:
         self.console.print(f"    {line}", style="dim")
 
@@ -159,7 +170,8 @@ class _Listener:
             wait_for_pool(self._instance, pool, self.report.run_id, step, self._patience_s, self.say)
         elif event.is_step_start:
             self._begun[step] = time.monotonic()
-            self.console.print(f"  {step} ...")
+            before = self._longest.get(step, 0.0)
+            self.console.print(f"  {step} ..." + (f" (up to {duration(before)} before)" if before >= _LONG_S else ""))
         elif event.is_step_success:
             seconds = time.monotonic() - self._begun.get(step, time.monotonic())
             self.console.print(f"  {step} done in {seconds:.1f} s", style="green")

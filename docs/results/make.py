@@ -231,16 +231,21 @@ def _strategy(returns: Any, name: str) -> Any:
 
 
 def update_return(home: Path) -> None:
-    """Write the newest leaderboard of a home into return.json."""
+    """Write the leaderboard of a home's newest checkpoint into return.json, without strategies of the user's own."""
     file = HERE / "return.json"
     found = json.loads(file.read_text(encoding="utf-8"))
+    newest = json.loads((home / "checkpoints" / "current.json").read_text(encoding="utf-8"))
     with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as warehouse:
         rows = warehouse.execute(
             "SELECT strategy, sharpe, excess_sharpe, excess_low, excess_high, annual_turnover, start_date, end_date, n_days, detectable "
             "FROM leaderboard "
-            "WHERE block = 'test' AND sharpe IS NOT NULL ORDER BY sharpe DESC, strategy"
+            "WHERE checkpoint = $checkpoint AND block = 'test' AND sharpe IS NOT NULL AND NOT contains(strategy, ':') "
+            "ORDER BY sharpe DESC, strategy",
+            newest,
         ).fetchall()
-        [(error,)] = warehouse.execute("SELECT sharpe_error FROM backtest_inference WHERE block = 'test'").fetchall()
+        [(error,)] = warehouse.execute(
+            "SELECT sharpe_error FROM backtest_inference WHERE checkpoint = $checkpoint AND block = 'test'", newest
+        ).fetchall()
     first, last, sessions, detectable = next(row[6:] for row in rows if row[0] == "qp")
     found |= {
         "measured": f"{datetime.date.today():%Y-%m}",

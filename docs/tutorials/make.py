@@ -32,7 +32,7 @@ def run(path: Path, folder: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     # the commands of this environment, and figures as data and not as JavaScript
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    os.environ |= {"PLOTLY_RENDERER": "plotly_mimetype", "COLUMNS": "110", "MPLBACKEND": "agg"}
+    os.environ |= {"PLOTLY_RENDERER": "plotly_mimetype", "COLUMNS": "110"}
     nbclient.NotebookClient(
         notebook, timeout=900, coalesce_streams=True, resources={"metadata": {"path": str(folder)}}
     ).execute()

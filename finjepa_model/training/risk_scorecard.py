@@ -331,7 +331,7 @@ def ewma_distribution(chunk: Chunk) -> RiskForecast:
 
 
 def har_distribution(chunk: Chunk, weights_JV: Tensor) -> RiskForecast:
-    """Normal, with the volatilities of HAR and the correlations of `five_lines`."""
+    """Normal, with the volatilities of HAR and the correlations of `har_with_shrunk_correlations`."""
     correlations_BKNN = estimate(_past_year(chunk), ("one_factor", "sample_252"))
     normal = normal_distribution(correlations_BKNN.mean(1), chunk)
     volatility_BNV = har_volatility(weights_JV)(chunk).exp()
@@ -352,13 +352,13 @@ def sample_shrinkage(chunk: Chunk, nonlinear: bool = False) -> Tensor:
     return torch.stack([shrink((x_NR - x_NR.mean(-1, keepdim=True)).T) for x_NR in past_BNR])
 
 
-def five_lines(chunk: Chunk) -> Tensor:
+def har_with_shrunk_correlations(chunk: Chunk) -> Tensor:
     """Fixed HAR volatility; correlations half of one factor and half of the sample, 252 returns."""
     return analytic_distribution(chunk).covariance().double()
 
 
 def analytic_distribution(chunk: Chunk) -> RiskForecast:
-    """`five_lines` as a distribution: nothing in it is fitted, and returns are normal."""
+    """`har_with_shrunk_correlations` as a distribution: nothing in it is fitted, and returns are normal."""
     correlation_BNN = estimate(_past_year(chunk), ("one_factor", "sample_252")).mean(1)
     forecast = normal_distribution(correlation_BNN, chunk)
     volatility_BMV = F.pad(fixed_har_volatility(chunk).exp(), (0, 0, 0, 1), value=1.0)
@@ -486,7 +486,7 @@ def _score_block(model: WorldModel, block: RiskBlock, har: Volatility) -> tuple[
             ]
     covariances: dict[str, Covariance] = {
         "model": lambda chunk: model.forecast_risk(chunk.observation).covariance(),
-        "five lines": five_lines,
+        "fixed HAR, one-factor shrinkage": har_with_shrunk_correlations,
         "Ledoit-Wolf": sample_shrinkage,
         "non-linear shrinkage": lambda chunk: sample_shrinkage(chunk, nonlinear=True),
         "one factor, EWMA": ewma_one_factor,

@@ -44,7 +44,7 @@ def acting_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version
     frame = con.sql(_TESTED, params=key).pl()
     tested = {str(name): one for (name,), one in frame.group_by("strategy", maintain_order=True)}
     if not tested:
-        return Acting(None, "no planner was backtested on the validation block")
+        return Acting(None, "no planner was backtested on the validation block; run `finjepa backtest`")
     exact = [name for name in tested if name == chosen]
     named = exact or [name for name in tested if planner_of(name) == chosen] or list(tested)
     if len(named) > 1:

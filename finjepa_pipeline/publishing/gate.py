@@ -322,6 +322,8 @@ def audit_of(
 def _audited(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | None) -> list[Finding]:
     """The audit's tests. Those of `BEFORE_THE_GATE` must have been run; one that failed forbids a promotion, whoever asked for
     it, and so does one of the exact ones that had not enough data."""
+    if strategy is None:
+        return []  # it was not backtested, which is a finding of its own
     known = audit_of(con, checkpoint, strategy)
     found = []
     for test in TESTS:
@@ -364,6 +366,7 @@ def audit_challenger(
     unknown = (None, NOT_RUN)
     missing = [test for test in BEFORE_THE_GATE if status_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []
     if strategy and missing:
+        log(f"{len(missing)} tests of {strategy} that the gate asks for: {', '.join(missing)}")
         for found in run_audit(
             warehouse, settings, checkpoint, panel, strategy, run_id, log, only=missing, **AUDIT_SCALE
         ):

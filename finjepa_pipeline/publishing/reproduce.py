@@ -26,6 +26,7 @@ from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import sha256
 from finjepa_pipeline.training.checkpoints import current_checkpoint, named_checkpoint
+from finjepa_pipeline.training.step import duration
 from finjepa_pipeline.warehouse import Warehouse
 
 _BASE = "tiny"  # the preset that the lineage's config is written as a difference to
@@ -50,12 +51,16 @@ class Reproduction:
 
 
 def reproduce(
-    settings: Settings, checkpoint: str, train: Callable[[Settings, dict[str, dict[str, Any]]], object]
+    settings: Settings,
+    checkpoint: str,
+    train: Callable[[Settings, dict[str, dict[str, Any]]], object],
+    say: Callable[[str], object],
 ) -> Reproduction:
     """Rebuild and compare.
 
     Args:
         train: runs the job `train` in a home, with the config of its ops.
+        say: prints what it will cost.
         checkpoint: id of a checkpoint of this home, a folder, or a Hub repository.
 
     Raises:
@@ -74,6 +79,9 @@ def reproduce(
                     f"{named.name} was trained on the panel {name} too, which is gone from {settings.panels}"
                 )
             (scratch.panels / name).symlink_to(settings.panels / name)
+        made = read_json(named.folder / "metrics.json").get("training", {})
+        if "seconds" in made:
+            say(f"{named.name} took {made['steps']:,} steps and {duration(made['seconds'])} on {made['device']}")
         with _alone(scratch, lineage["build"].get("threads")):
             train(scratch, ops)
         rebuilt = current_checkpoint(scratch)

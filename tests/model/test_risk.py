@@ -20,8 +20,8 @@ from finjepa_model.training.risk_scorecard import (
     QLIKE,
     ewma_one_factor,
     fit_har,
-    five_lines,
     har_volatility,
+    har_with_shrunk_correlations,
     history_distribution,
     history_volatility,
     sample_shrinkage,
@@ -104,7 +104,7 @@ def test_forecasts_beat_history_on_later_dates(panel: Panel, fitted: FinJEPA):
         assert ours.r2 > theirs.r2 + 0.02
     covariances = {
         "model": lambda chunk: fitted.forecast_risk(chunk.observation).covariance(),
-        "product": ewma_one_factor, "five": five_lines, "linear": sample_shrinkage,
+        "product": ewma_one_factor, "five": har_with_shrunk_correlations, "linear": sample_shrinkage,
     }  # fmt: skip
     least = score_portfolios(later, CONFIG, covariances, assets=12, draws=2, every=10)
     assert all(least["model"].volatility(False) < least[name].volatility(False) for name in ("product", "linear"))

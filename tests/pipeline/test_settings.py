@@ -1,5 +1,9 @@
 """Every setting is a variable of the environment: documented, with a default, refused in one line where it makes no sense."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from finjepa_model.errors import FinJEPAError
@@ -53,3 +57,10 @@ def test_a_value_that_makes_no_sense_is_one_line_with_the_variable(monkeypatch, 
     with pytest.raises(FinJEPAError, match=f"^{VARIABLES[name]}={value!r}.*{named}") as refused:
         Settings.from_env()
     assert "\n" not in str(refused.value)
+
+
+def test_a_command_runs_in_a_notebook_whose_kernel_is_of_another_environment():
+    program = "from finjepa_pipeline import cli; cli.main = lambda: __import__('arch'); cli.run()"
+    environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.features import MARKET_CHANNELS
 from finjepa_model.features.channels import available
 from tests.hub_lookalike import HubLookalike
-from tests.system.product import COMMANDS, ROOT
+from tests.system.product import COMMANDS, ROOT, quick_training, write_prices
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -137,3 +138,23 @@ def test_an_empty_home_decides_with_a_checkpoint_of_the_hub_and_anew_with_its_ne
     assert len(decision["assets"]) == 20  # of the sample
     assert abs(sum(decision["weights"].values()) - 1) <= 1e-6
     assert os.listdir(tmp_path / "home" / "checkpoints") == []
+
+
+@pytest.mark.slow
+def test_the_example_trains_pushes_and_loads_what_it_pushed(tmp_path):
+    prices = tmp_path / "prices.csv"
+    pl.read_parquet(write_prices(tmp_path / "prices") / "*.parquet").write_csv(prices)
+    with HubLookalike() as hub:
+        env = environment(tmp_path, hub) | hub.client_env(tmp_path / "hf") | {"FINJEPA_HOME": str(tmp_path / "home")}
+        done = subprocess.run(
+            [sys.executable, ROOT / "examples" / "train_push_load.py", prices, REPO, *quick_training()],
+            env=env, cwd=tmp_path, capture_output=True, text=True, timeout=280,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        pushed = hub.repo(REPO).head.files
+    current = json.loads((tmp_path / "home" / "checkpoints" / "current.json").read_text())["checkpoint"]
+    trained = tmp_path / "home" / "checkpoints" / current
+    assert {name: pushed[name] for name in CHECKPOINT_FILES} == {
+        name: (trained / name).read_bytes() for name in CHECKPOINT_FILES
+    }
+    assert done.stdout.count("S05") >= 2  # volatilities and weights

@@ -67,7 +67,7 @@ class PriceSourceConfig(dg.Config):
     )
     accept: list[str] | None = Field(
         default=None,
-        description="rules and expectations that do not refuse this batch; bad rows stay in quarantine, e.g. [extreme_move]",
+        description="rules and expectations that do not refuse this batch; bad rows stay in quarantine, e.g. [factor_step]",
     )
     whole: bool = Field(
         default=False,

@@ -57,4 +57,4 @@ def test_what_was_not_as_it_was_is_named(home):
 def test_a_checkpoint_without_a_lineage_to_follow_is_refused(home):
     home.add_checkpoint("aaaa")
     with pytest.raises(FinJEPAError, match="lineage"):
-        reproduce(home.settings, "aaaa", lambda *_: None)
+        reproduce(home.settings, "aaaa", lambda *_: None, print)
