@@ -78,9 +78,8 @@ def goals(world: PlanningWorld, space, seed: int) -> tuple[float, float]:
     world = PlanningWorld.of(world.imagination, simulator, world.state, world.sessions, goal_BD=world.goal_BD)
     named = parse_utility(NAMED)
     [name] = named.goals
-    target = parse_goal(name)
-    assert target is not None
-    world = replace(world, goals={name: target_latent(world.imagination, simulator, world.sessions, target)})
+    target = target_latent(world.imagination, simulator, world.sessions, parse_goal(name))
+    world = replace(world, goals={name: target})
     plans = [
         make_planner("cem").plan(Objective(world, utility), space, None, torch.Generator().manual_seed(seed))
         for utility in (GOAL, named)

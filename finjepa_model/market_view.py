@@ -6,8 +6,6 @@ Shapes: N assets of the view, T sessions of a window, F channels.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,11 +13,8 @@ import torch
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import Observation, observe
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import training_block
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import Liquidity
-from finjepa_model.training.goal_library import GoalLibrary, build_library
-from finjepa_model.world_model import WorldModel
 
 REBALANCE_UNIVERSE_EVERY = 252  # sessions
 LIQUIDITY_WINDOW = 63  # sessions
@@ -76,10 +71,6 @@ class MarketView:
         assets_1N = np.where(self.present_N, self._assets_N, -1)[None]
         return observe(self._panel, np.array([self._session]), assets_1N, config.model.context_steps, config)
 
-    def goal_library(self, model: WorldModel, checkpoint: Path) -> GoalLibrary:
-        """What went best on training dates; the library itself gives nothing that was not known by a session."""
-        return _library(model, checkpoint, self._panel)
-
     @property
     def session(self) -> int:
         """Number of the session whose close was just seen."""
@@ -102,12 +93,6 @@ class MarketView:
     def market_returns(self, length: int) -> np.ndarray:
         """Simple returns of the market proxy, float64, over the last `length` sessions; shorter where the panel is younger."""
         return self._panel.market_returns[max(0, self._session - length + 1) : self._session + 1].astype(np.float64)
-
-
-@lru_cache(maxsize=2)
-def _library(model: WorldModel, checkpoint: Path, panel: Panel) -> GoalLibrary:
-    block = training_block(checkpoint, panel, model.config, "goal(realised); name another goal in the utility")
-    return build_library(model, panel, block)
 
 
 def panel_beta(panel: Panel, session: int, assets_N: np.ndarray) -> np.ndarray:

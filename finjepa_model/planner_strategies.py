@@ -30,13 +30,12 @@ HORIZON = 2  # decision steps
 
 
 class Imagined(Protocol):
-    """What a planner plans in: the market of a decision and the latent of its goal, goal_1D, as somebody imagines them."""
+    """What a planner plans in: the market of a decision, and the latent goal_1D of the best portfolio there."""
 
     config: FinJEPAConfig
     simulator: PortfolioSimulator
 
     def at(self, view: MarketView) -> tuple[ImaginedMarket, torch.Tensor | None]: ...
-    def goal(self, name: str, view: MarketView) -> torch.Tensor: ...
 
 
 class MarketImagination:
@@ -74,17 +73,6 @@ class MarketImagination:
             self._imagined[view] = imagination, goal_1D
         return self._imagined[view]
 
-    def goal(self, name: str, view: MarketView) -> torch.Tensor:
-        """The latent goal_1D of a goal that a utility names: a state in the market of now, or what went best in similar
-        markets on training dates."""
-        imagination, _ = self.at(view)
-        target = parse_goal(name)
-        if target is not None:
-            return target_latent(imagination, self.simulator, self.config.model.stride, target)
-        if self.place is None:
-            raise FinJEPAError(f"the goal {name} needs the prices that the model was trained on; name another goal")
-        return view.goal_library(self.model, self.folder).nearest(imagination.tokens_BMD[:, -1], view.session)
-
     def forecast(self, view: MarketView) -> np.ndarray:
         """Expected simple return of each asset over the next decision step, [N]."""
         return self.at(view)[0].mean_BHN[0, 0].numpy()
@@ -114,12 +102,6 @@ class EnsembleImagination:
     def at(self, view: MarketView) -> tuple[Ensemble, torch.Tensor]:
         ensemble = Ensemble([member.at(view)[0] for member in self.members])
         return ensemble, goal_latent(ensemble, self.simulator, self.config.model.stride)
-
-    def goal(self, name: str, view: MarketView) -> torch.Tensor:
-        target = parse_goal(name)
-        if target is None:
-            return torch.cat([member.goal(name, view) for member in self.members], dim=-1)
-        return target_latent(self.at(view)[0], self.simulator, self.config.model.stride, target)
 
 
 def checkpoint_beside(checkpoint: Path | None, name: str) -> Path:
@@ -258,16 +240,17 @@ class FinJEPAStrategy:
     def _planned(self, view: MarketView, state: PortfolioState) -> tuple[Objective, Plan]:
         config = self._imagination.config
         imagination, goal_1D = self._imagination.at(view)
+        simulator, stride = self._imagination.simulator, config.model.stride
         _refuse_odd_forecasts(imagination, view)
         world = PlanningWorld.of(
             imagination,
-            self._imagination.simulator,
+            simulator,
             state,
-            config.model.stride,
+            stride,
             torch.from_numpy(view.tradable_N)[None],
             view.liquidity(),
             goal_1D,
-            {name: self._imagination.goal(name, view) for name in self._utility.goals},
+            {name: target_latent(imagination, simulator, stride, parse_goal(name)) for name in self._utility.goals},
         )
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)
         warm_start = self.last[1] if self.last is not None and self.last[0] == view.assets else None

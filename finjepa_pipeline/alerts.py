@@ -1,9 +1,8 @@
-"""Alerts: of runs that have failed for good, of red checks and of a stale champion.
+"""Alerts: of runs that have failed for good, and of red checks.
 
 An alert is one JSON object, posted to a webhook, given to a command, or both.
 """
 
-import datetime
 import re
 import shlex
 import subprocess
@@ -16,9 +15,7 @@ import dagster as dg
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
-from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.settings import Settings, SettingsResource
-from finjepa_pipeline.warehouse import Warehouse
 
 BY_HAND = "finjepa/by"  # tag of a run that a person started in a terminal, where failures are printed already
 TRIES = 3
@@ -36,7 +33,7 @@ class Alert:
     """
 
     text: str
-    kind: Literal["failure", "blocking check", "stale champion"]
+    kind: Literal["failure", "blocking check"]
     job: str | None = None
     run_id: str | None = None
     failed: tuple[str, ...] = ()
@@ -143,38 +140,6 @@ def first_cause(data: object) -> str:
     return re.sub(r"hf_\w{6,}", "hf_***", " ".join(text.split()))[:500]
 
 
-@dg.sensor(
-    name="stale_champion_alert",
-    minimum_interval_seconds=3600,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends an alert, once a week, while the champion is older than FINJEPA_CHAMPION_MAX_AGE_DAYS: nothing that was "
-    "trained since has passed the gate.",
-)
-def stale_champion_alert(
-    context: dg.SensorEvaluationContext, settings: SettingsResource, warehouse: Warehouse
-) -> dg.SkipReason:
-    home = settings.get()
-    with warehouse.connect() as con:
-        champion = current_champion(con)
-    if champion is None:
-        return dg.SkipReason("there is no champion yet")
-    name, age = champion.checkpoint, (datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - champion.since).days
-    if age <= home.champion_max_age_days:
-        return dg.SkipReason(f"the champion {name} is {age} days old")
-    mark = f"{name} {(age - home.champion_max_age_days) // 7}"
-    if context.cursor != mark:
-        send(
-            home,
-            Alert(
-                f"FinJEPA: the champion {name} is {age} days old, and nothing has replaced it",
-                "stale champion",
-                links=(home.address_of(home.reports / "leaderboard.html"),),
-            ),
-        )
-        context.update_cursor(mark)
-    return dg.SkipReason(f"the champion {name} is stale, {age} days old")
-
-
 def _post(url: str, body: str) -> None:
     for attempt in range(TRIES):
         try:
@@ -199,4 +164,4 @@ def _run(command: str, body: str) -> None:
         raise FinJEPAError(f"the command of FINJEPA_ALERT_COMMAND did not take an alert ({what})") from None
 
 
-SENSORS = [failure_alert, red_check_alert, stale_champion_alert]
+SENSORS = [failure_alert, red_check_alert]

@@ -34,7 +34,6 @@ class Settings(BaseModel):
     )
     alert_webhook: str | None = Field(default=None, description="URL that alerts are posted to, as JSON")
     alert_command: str | None = Field(default=None, description="command that reads the same JSON")
-    champion_max_age_days: int = Field(default=45, gt=0, description="age at which a champion is called stale, days")
     wait_minutes: int = Field(
         default=30,  # a step of another command rarely takes longer; a training does
         gt=0,

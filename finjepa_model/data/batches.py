@@ -78,11 +78,6 @@ class Observation(Windows):
             parts |= {name: x[..., known] for name, x in self._parts().items() if name in _WHOLE[1:]}
         return Observation(present_BN=self.present_BN, **parts)
 
-    @classmethod
-    def concatenate(cls, parts: Sequence["Observation"]) -> "Observation":
-        """Along the dates; all parts have the same number of assets."""
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._parts()})
-
 
 @dataclass(frozen=True)
 class MarketBatch:

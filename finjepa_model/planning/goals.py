@@ -1,7 +1,6 @@
 """Goals: states of a portfolio, as latents that a plan is drawn to. Never a path of prices, which no trade can make true.
 
-What is best under the imagined moments, or a state that the user names; `training.goal_library` has what went best on training
-dates.
+What is best under the imagined moments, or a state that the user names.
 
 Shapes: B decision dates, N assets, D latent width, G portfolio scalars.
 """

@@ -161,7 +161,7 @@ def simple_plans(objective: Objective, space: ActionSpace) -> PortfolioAction:
     held_BHN = project_to_exposure(problems[0].held_BN.unsqueeze(1).expand_as(problems[0].mean_BHN), space)
     plain = [torch.zeros_like(held_BHN), held_BHN, space.equal_weights().to(held_BHN)]
     goals_BN = [] if world.goal_BD is None else [world.moments.best_holdings(RISK_AVERSION, space.max_weight)]
-    targets = filter(None, map(parse_goal, world.goals))
+    targets = map(parse_goal, world.goals)
     goals_BN += [target_holdings(world.moments, world.simulator.config, world.sessions, one)[0] for one in targets]
     found = [action_of_positions(x_BHN, space, hedge=0.0) for x_BHN in plain]
     for goal_BN in goals_BN:

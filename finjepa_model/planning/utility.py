@@ -20,7 +20,6 @@ from torch import Tensor
 
 from finjepa_model.errors import FinJEPAError
 
-REALISED = "goal(realised)"
 GOAL_EXAMPLE = "goal(exposure=0.3, volatility=0.1)"
 _LARGEST_OF_GOAL = 1e3  # of a number of a goal
 
@@ -46,8 +45,8 @@ class Target:
             raise FinJEPAError(f"goal hedge={self.hedge:g} must be 0 or 1")
 
 
-def parse_goal(text: str) -> Target | None:
-    """Read a goal as a utility names it: the state that is wanted, or None for what went best on training dates.
+def parse_goal(text: str) -> Target:
+    """Read a goal as a utility names it: the state that is wanted.
 
     Raises:
         FinJEPAError: for what is no goal; it names what a goal may say.
@@ -55,8 +54,6 @@ def parse_goal(text: str) -> Target | None:
     known = [field.name for field in fields(Target)]
     call = ast.parse(text, mode="eval").body
     assert isinstance(call, ast.Call)
-    if ast.unparse(call) == REALISED:
-        return None
     wanted: dict[str, float] = {}
     for keyword in call.keywords:
         try:
@@ -70,9 +67,7 @@ def parse_goal(text: str) -> Target | None:
             )
         wanted[keyword.arg] = float(number)
     if call.args or not wanted:
-        raise FinJEPAError(
-            f"{text[:100]!r} is no goal; write it like {GOAL_EXAMPLE}, of {', '.join(known)}, or as {REALISED}"
-        )
+        raise FinJEPAError(f"{text[:100]!r} is no goal; write it like {GOAL_EXAMPLE}, of {', '.join(known)}")
     return Target(**wanted)
 
 
@@ -111,8 +106,7 @@ EXAMPLE = "log_growth - 2.5*variance - 0.002*turnover - above(drawdown, 0.1), gr
 _ENSEMBLE = "disagreement('ID', 'ID')"
 _GOALS = (
     f"{GOAL_EXAMPLE}: mean squared distance of the portfolio latent to that of a state that you name (volatility and\n"
-    "growth a year, exposure, drawdown, hedge 0 or 1), and "
-    f"{REALISED} to what went best in similar markets on training dates.\n"
+    "growth a year, exposure, drawdown, hedge 0 or 1).\n"
     f"{_ENSEMBLE}: the same as disagreement, between the checkpoint that plans and others (ids of this home, folders,\n"
     "Hub repositories); plans are then made in the mixture of them all"
 )

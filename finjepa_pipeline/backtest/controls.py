@@ -26,7 +26,6 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import BatchSource, Observation
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import training_block
-from finjepa_model.errors import FinJEPAError
 from finjepa_model.market_view import MarketView
 from finjepa_model.nn.covariance import ledoit_wolf
 from finjepa_model.planner_strategies import (
@@ -76,9 +75,6 @@ class ForecastImagination:
         self.config = config
         self.simulator = PortfolioSimulator(config.portfolio)
         self._mean, self._covariance = mean, covariance
-
-    def goal(self, name: str, view: MarketView) -> torch.Tensor:
-        raise FinJEPAError(f"a control has no portfolio latents to draw a plan to {name}")
 
     def at(self, view: MarketView) -> tuple[ForecastMarket, None]:
         """The forecast market of a decision; there is no goal latent."""

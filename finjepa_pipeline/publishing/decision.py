@@ -17,11 +17,46 @@ from finjepa_model.decision import SIGNALS, Choice, trade_lines
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.market_view import MarketView, next_universe, traded_text
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
+from finjepa_model.planning.plan import Plan
 from finjepa_pipeline.backtest.engine import decide_at
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing.book import BookName, Holdings, record_of
-from finjepa_pipeline.publishing.explanation import Reasons, Search, reasons_for
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Why a decision is what it is, by the model's own account.
+
+    Attributes:
+        terms: cost by term, lower is better.
+        path: forecast (log growth, volatility) of each decision step ahead, of `step_sessions` sessions.
+    """
+
+    terms: dict[str, float]
+    path: tuple[tuple[float, float], ...]
+    step_sessions: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """One decision's search, by iteration. A planner that solves has its candidate solutions in place of iterations.
+
+    Attributes:
+        cost: lowest seen so far; lower is better.
+        weights: of the first step, by asset: where the search stood.
+        effective: effective number of candidates that the next iteration was fitted to; empty where nothing is sampled.
+    """
+
+    cost: tuple[float, ...]
+    weights: dict[str, tuple[float, ...]]
+    effective: tuple[float, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, assets: tuple[str, ...]) -> "Search":
+        """Of a plan of one date."""
+        weights = {name: tuple(plan.weights_IBN[:, 0, i].tolist()) for i, name in enumerate(assets)}
+        return cls(tuple(plan.cost_IB[:, 0].tolist()), weights, tuple(plan.effective_samples_IB[:, 0].tolist()))
 
 
 @dataclass(frozen=True)
@@ -157,7 +192,7 @@ def decide(
         return BookDecision(**common | _as_before(holdings, view.assets), changes=("No orders: no asset has a price.",))
     _, expected = strategy.expected[-1]
     outlook = {
-        "why": reasons_for(panel, session, universe.assets_N, imagination, expected),
+        "why": Reasons(expected.terms, expected.path, config.model.stride),
         "search": Search.of(strategy.last[1], view.assets),
         "traded": traded_text(
             len(view.assets), len(panel.eligible_assets(session, history)), has_volumes=panel.liquidity is not None

@@ -15,7 +15,7 @@ import pytest
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import automation
-from finjepa_pipeline.alerts import BY_HAND, Alert, alert_of, red_checks, send, stale_champion_alert
+from finjepa_pipeline.alerts import BY_HAND, Alert, alert_of, red_checks, send
 from finjepa_pipeline.automation import nightly_schedule
 from finjepa_pipeline.definitions import defs
 from finjepa_pipeline.doctor import Finding, examine
@@ -217,27 +217,3 @@ def test_a_red_check_of_a_green_run_is_reported_as_well():
         assert {name: found.description for name, found in red.items()} == {
             "trial: future_invariance": "it reads tomorrow"
         }
-
-
-def test_a_stale_champion_is_reported_once_a_week(home, monkeypatch):
-    ear = Ear()
-    monkeypatch.setenv("FINJEPA_ALERT_WEBHOOK", ear.url)
-    warehouse = Warehouse.from_settings(home)
-
-    def look(cursor: str | None) -> dg.SensorEvaluationContext:
-        resources = {"settings": SettingsResource(home=str(home.home)), "warehouse": warehouse}
-        with dg.build_sensor_context(cursor=cursor, resources=resources) as context:
-            stale_champion_alert(context)
-            return context
-
-    assert look(None).cursor is None
-    with warehouse.connect() as con:
-        con.execute(
-            """INSERT INTO champions BY NAME SELECT 'aaaa' AS checkpoint, 'data1' AS data_version, 'promoted' AS verdict,
-            'first' AS reasons, 'mppi' AS strategy, (now() AT TIME ZONE 'UTC') - INTERVAL 46 DAY AS created_at"""
-        )
-    first = look(None)
-    again = look(first.cursor)
-    assert again.cursor == first.cursor
-    assert [alert["kind"] for alert in ear.heard] == ["stale champion"]
-    assert "46 days" in ear.heard[0]["text"]

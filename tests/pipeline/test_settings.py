@@ -46,7 +46,6 @@ def test_variables_are_read_and_paths_are_absolute(monkeypatch, tmp_path):
     [
         ("wait_minutes", "ten", r"integer.*default 30"),
         ("wait_minutes", "0", "greater than 0"),
-        ("champion_max_age_days", "1.5", "integer"),
         ("compute", "local:0", "neither `local`"),
         ("compute", "http://head:8265", "neither `local`"),
         ("compute", "ray://10.0.0.1:10001", "Ray's client"),

@@ -16,7 +16,6 @@ from finjepa_model.planning.objective import GOAL, Objective, PlanningWorld, qua
 from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.planning.utility import parse_goal, parse_utility
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
-from finjepa_model.training.goal_library import GoalLibrary, best_realised
 from tests.model.planning.markets import FREE, perfect_market, seeded, world_of
 
 RISK_AVERSION = 5.0
@@ -211,7 +210,6 @@ def planned(goal, dates=4, assets=8):
     imagination = perfect_market(dates, 1, assets)
     _, space = world_of(imagination)
     simulator, target = PortfolioSimulator(FREE), parse_goal(goal)
-    assert target is not None
     latent_BD = target_latent(imagination, simulator, 5, target)
     start = simulator.start((dates, assets))
     world = PlanningWorld.of(imagination, simulator, start, 5, goals={goal: latent_BD})
@@ -236,7 +234,6 @@ def test_growth_drawdown_and_hedge_of_a_goal_are_what_the_latent_says():
     imagination, seen = perfect_market(2, 1, 5), []
     imagination.encode_portfolio = lambda holdings, scalars: seen.append(scalars) or holdings  # type: ignore[method-assign]
     target = parse_goal("goal(growth=0.252,drawdown=0.1,hedge=1)")
-    assert target is not None
     target_latent(imagination, PortfolioSimulator(PortfolioConfig()), 5, target)
     named = dict(zip(SCALARS, seen[0][0, 0].tolist(), strict=True))
     assert named["drawdown"] == pytest.approx(-1.0)  # ten times the share
@@ -260,19 +257,3 @@ def test_growth_drawdown_and_hedge_of_a_goal_are_what_the_latent_says():
 def test_an_impossible_goal_is_refused_by_name(goal, said):
     with pytest.raises(FinJEPAError, match=said.replace("(", r"\(")):
         parse_utility(f"log_growth - {goal}")
-
-
-def test_a_library_knows_only_what_was_known_and_looks_for_a_like_market():
-    markets_LD = torch.tensor([[0.0, 0.0], [0.1, 0.0], [5.0, 5.0]])
-    library = GoalLibrary(markets_LD, torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([10, 20, 30]))
-    here_BD = torch.zeros(1, 2)
-    assert library.nearest(here_BD, session=40, dates=2).item() == 2
-    assert library.nearest(here_BD, session=10, dates=2).item() == 1
-    assert library.nearest(torch.tensor([[5.0, 0.0]]), session=29, dates=1).item() == 3  # 30 is not known yet
-    with pytest.raises(FinJEPAError, match="no training date"):
-        library.nearest(here_BD, session=9)
-
-
-def test_the_best_realised_are_averaged():
-    latents_BKD = torch.arange(20.0).view(1, 20, 1)
-    assert best_realised(latents_BKD, utility_BK=torch.arange(20.0)[None]).item() == 18.5

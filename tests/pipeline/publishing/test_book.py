@@ -13,7 +13,7 @@ from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_model.td.training import TDTrainer
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
 from finjepa_pipeline.prices.calendar import session_after
-from finjepa_pipeline.publishing import daily, decision
+from finjepa_pipeline.publishing import daily
 from finjepa_pipeline.publishing.daily import make_decision
 from tests.pipeline.backtest.handmade_panel import write_panel
 from tests.pipeline.backtest.handmade_setup import config_for
@@ -87,7 +87,6 @@ def night(home: Home, market: Market, session: int, monkeypatch) -> dict:
     """What a run after a session leaves in the file of its date; nothing but the home goes from one to the next."""
     folder = market.until(session).folder
     monkeypatch.setattr(daily, "current_panel", lambda settings: folder)
-    monkeypatch.setattr(decision, "reasons_for", lambda *arguments: None)  # they look back, and decide nothing
     made = make_decision(home.settings, home.warehouse)
     assert made is not None
     assert made.decision["date"] == made.path.stem
