@@ -5,7 +5,7 @@
 The product's own tokenizer, encoder, masked-patch objective, teacher and SIGReg; windows of 320 hours, patches of 32. Split
 in time order 65 / 5 / 30 %, scaled by the training part alone. Every window, and what follows it, is taken relative to its
 last value: the test years are colder than all of the training years, and a network says nothing sensible of levels that it has
-not seen; `--levels` leaves them in. The probe is `LinearProbe` on the patch tokens (their sum, the last one, all of them side by
+not seen; `--levels` leaves them in. The probe is a ridge on the patch tokens (their sum, the last one, all of them side by
 side): fitted on training windows, strength and pooling chosen on validation windows, measured on all test windows. Prints a
 Markdown table; errors are of the scaled series.
 """
@@ -18,6 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from finjepa_model.config import LossConfig, ModelConfig, TrainingConfig
@@ -30,13 +33,14 @@ from finjepa_model.nn.encoder import (
     normalize,
 )
 from finjepa_model.nn.losses import SIGReg
-from finjepa_model.training.evaluation import LinearProbe, effective_rank
+from finjepa_model.training.evaluation import effective_rank
 from finjepa_model.training.trainer import learning_rate, parameter_groups, teacher_momentum
 
 WINDOW, PATCH = 320, 32
 MODEL = ModelConfig(channels=("OT",), window=WINDOW, patch=PATCH, dim=128, heads=2, time_layers=1)
 LOSS = LossConfig()
 TRAINING = TrainingConfig(batch_size=64, learning_rate=1e-3, warmup_steps=50)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)  # of the ridge, a row
 MODES = ("random", "mae", "ema", "sigreg", "both")
 POOLS = {"sum": lambda t: t.sum(1), "last": lambda t: t[:, -1], "concat": lambda t: t.flatten(1)}
 
@@ -133,10 +137,12 @@ def tokens(encoder: ContextEncoder, past: Tensor) -> Tensor:
 
 
 def ridge(parts: list[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:
-    """(validation MSE, test MSE, test MAE) of a `LinearProbe` of (inputs, targets) of the three blocks."""
-    fit, choose, judge = ((x.numpy(), y.numpy()) for x, y in parts)
-    probe = LinearProbe.fit(fit, choose)
-    seen, unseen = probe(choose[0]) - choose[1], probe(judge[0]) - judge[1]
+    """(validation MSE, test MSE, test MAE) of a ridge of (inputs, targets) of the three blocks, its strength the best on the
+    second."""
+    fit, choose, judge = ((x.double().numpy(), y.double().numpy()) for x, y in parts)
+    probes = [make_pipeline(StandardScaler(), Ridge(strength * len(fit[0]))).fit(*fit) for strength in STRENGTHS]
+    errors = [(probe.predict(choose[0]) - choose[1], probe.predict(judge[0]) - judge[1]) for probe in probes]
+    seen, unseen = min(errors, key=lambda both: float(np.square(both[0]).mean()))
     return float(np.square(seen).mean()), float(np.square(unseen).mean()), float(np.abs(unseen).mean())
 
 

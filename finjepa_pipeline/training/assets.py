@@ -1,6 +1,5 @@
 """Assets of the training stage: `world_model`, `world_model_evaluation`, `risk_scorecard` and `model_sweep`."""
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +7,9 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from finjepa_model import FinJEPA
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import checkpoint_splits
 from finjepa_model.files import read_json
-from finjepa_model.training import evaluation
 from finjepa_model.training.risk_scorecard import QLIKE
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline import compute
@@ -104,24 +100,18 @@ def world_model(
 def world_model_evaluation(
     context: dg.AssetExecutionContext, settings: SettingsResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    """Losses and collapse monitors on the validation block, probes on the test block, and the curves of the training."""
-    home = settings.get()
-    folder = checkpoint_of_run(context, home)
+    """Losses and collapse monitors on the validation block, and the curves of the training."""
+    folder = checkpoint_of_run(context, settings.get())
     metrics = read_json(folder / "metrics.json")
     diagnostics = metrics["diagnostics"]
-    panel = Panel.open(panel_of_run(context, home))
-    model, splits = FinJEPA.from_pretrained(folder), checkpoint_splits(folder, panel)
-    probes = evaluation.probe(model, panel, splits)
     yield dg.MaterializeResult(
         metadata={
             "checkpoint": folder.name,
             "curves": _curves(folder),
-            "probes": dg.MetadataValue.md(numbers_table(probes)) if probes else "the panel is too short for them",
             "monitors": dg.MetadataValue.md(numbers_table(diagnostics)),
             "validation": dg.MetadataValue.md(numbers_table(metrics["validation"])),
             "readout": dg.MetadataValue.md(numbers_table(metrics.get("readout", {}))),
             **{name: value for name, value in diagnostics.items() if name != "collapsed"},
-            **{f"probe_{name}": value for name, value in probes.items() if math.isfinite(value)},
         },
         data_version=dg.DataVersion(folder.name),
     )

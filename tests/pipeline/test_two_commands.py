@@ -56,7 +56,6 @@ class Home:
         self.wrap(prices, "derive")
         self.wrap(features, "build_panel")
         self.replace(training, "train_in_step", self.trained)
-        monkeypatch.setattr("finjepa_model.training.evaluation.probe", lambda _, panel, *rest: self.saw(panel) or {})
         self.replace(training, "score_checkpoint", self.scored)
         monkeypatch.setattr(FinJEPA, "from_pretrained", lambda folder: None)
         self.replace(backtest, "run_backtests", self.tested)
