@@ -1,12 +1,11 @@
 """The model half of a checkpoint folder: `model.safetensors` and `config.json`, on disk and on the Hub the same. No pickles."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import LARGEST_JSON, read_json, write_text
+from finjepa_model.files import LARGEST_JSON, read_json, write_text, written_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +31,10 @@ def save_model(model: "WorldModel", folder: Path) -> None:
     """Write both files; each is written beside its place and renamed into it."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / ".model.safetensors.tmp"
     # a copy without shared storage, on the CPU: safetensors refuses anything else
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}, weights)
-    os.replace(weights, folder / "model.safetensors")
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
+    with written_whole(folder / "model.safetensors") as beside:
+        save_file(tensors, beside)
     write_text(folder / "config.json", model.config.to_json() + "\n")
 
 

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +42,24 @@ def read_json(path: Path) -> Any:
     return from_json(content.decode("utf-8"))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` beside `path` and rename it into it; folders on the way are made.
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A place beside `path`, renamed into it when the block ends well and removed otherwise; folders on the way are made.
 
-    The name of the file beside carries the process, so that two writers never share it.
+    Its name carries the process, so that two writers never share it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        yield beside
         os.replace(beside, path)
-    except BaseException:
+    finally:
         beside.unlink(missing_ok=True)
-        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with written_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def _defined(value: Any) -> Any:

@@ -12,7 +12,6 @@ night before. Canonical bytes are of values and not of files: another version of
 
 import datetime
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json
+from finjepa_model.files import to_json, written_whole
 
 HORIZONS = (1, 5, 21)  # sessions
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -217,14 +216,8 @@ class LiveRecord:
 
 
 def write_parquet(frame: pl.DataFrame, file: Path) -> None:
-    """Write beside the place and rename into it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".tmp-{file.name}-{os.getpid()}")
-    try:
+    with written_whole(file) as beside:
         frame.write_parquet(beside, compression="zstd", compression_level=9, statistics=False)
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _read(file: Path, schema: Mapping[str, Any]) -> pl.DataFrame:

@@ -6,7 +6,6 @@ static charts are SVG (`charts`): a decision's page has 20 kB instead of 1.9 MB.
 
 import base64
 import gzip
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from finjepa_model.files import to_json
+from finjepa_model.files import to_json, write_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -99,11 +98,7 @@ def write_page(
             "dates": to_json(dates or {}),
             "palette": to_json(PALETTE),
         }
-    page = render(template, drawing=drawing, **{"reload_s": 0} | values)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, render(template, drawing=drawing, **{"reload_s": 0} | values))
 
 
 @cache

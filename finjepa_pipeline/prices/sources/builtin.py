@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from finjepa_model.files import to_json
+from finjepa_model.files import to_json, written_whole
 from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFile
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate, write_bars
 
@@ -46,10 +46,8 @@ class SampleSource(PriceSource):
             closes = wide.unpivot(index="Date", variable_name="symbol", value_name="close").select(
                 "symbol", pl.col("Date").dt.date().alias("date"), "close"
             )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-            closes.sort("symbol", "date").write_parquet(temporary)
-            os.replace(temporary, path)
+            with written_whole(path) as beside:
+                closes.sort("symbol", "date").write_parquet(beside)
         return [path]
 
 

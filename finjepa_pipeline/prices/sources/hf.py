@@ -1,13 +1,13 @@
 """A data set on the Hugging Face Hub in the Hub schema, at a commit."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import written_whole
 from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFile, with_folders
 
 SUFFIXES = (".parquet", ".csv")  # read as they are, the first kind that there is
@@ -81,10 +81,8 @@ class HubSource(PriceSource):
             splits = self._asked(
                 lambda: datasets.load_dataset(self.repo_id, revision=commit, cache_dir=str(self.cache / "datasets"))
             )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".tmp-{os.getpid()}-{PurePosixPath(path).name}")
-            datasets.concatenate_datasets(list(splits.values())).to_parquet(temporary)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-            os.replace(temporary, path)
+            with written_whole(path) as beside:
+                datasets.concatenate_datasets(list(splits.values())).to_parquet(beside)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         return path
 
     def _asked(self, question: Callable[[], T]) -> T:

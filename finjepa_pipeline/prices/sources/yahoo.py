@@ -3,7 +3,6 @@
 import datetime
 import hashlib
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import polars as pl
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features.frame import rows_of
-from finjepa_model.files import to_json
+from finjepa_model.files import to_json, written_whole
 from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFile
 
 BATCH = 25  # symbols of a request
@@ -55,15 +54,13 @@ class YahooSource(PriceSource):
         return Snapshot(f"until {until}", tuple(files))
 
     def fetch(self, snapshot: Snapshot) -> list[Path]:
-        self.folder.mkdir(parents=True, exist_ok=True)
         paths = [self.folder / f"{file.sha256[:16]}.parquet" for file in snapshot.files]
         until = snapshot.version.removeprefix("until ")
         for place, path in enumerate(paths):
             if not path.is_file():
                 rows = self._downloaded(self.symbols[place * BATCH : (place + 1) * BATCH], until)
-                beside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-                rows.write_parquet(beside)
-                os.replace(beside, path)
+                with written_whole(path) as beside:
+                    rows.write_parquet(beside)
                 time.sleep(PAUSE_S)
         for old in self.folder.glob("*.parquet"):  # of earlier days
             if old not in paths:
