@@ -11,7 +11,7 @@ over X. Positions, cash and costs are money; weights and turnover are shares of 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -399,7 +399,6 @@ class PortfolioSimulator:
         delisted_XTN: Tensor | None = None,
         delisting_return_XN: Tensor | float = 0.0,
         frictions: Frictions | None = None,
-        sessions_T: Sequence[float] | None = None,
     ) -> tuple[PortfolioState, list[Ledger]]:
         """One decision step of T sessions: decided at a close, filled at the next close, held until the last one.
 
@@ -409,7 +408,6 @@ class PortfolioSimulator:
                 which it can, or for the next action, which replaces it.
             delisted_XTN: bool, True from the first session after an asset's last one on; None means that none ends.
             delisting_return_XN: what a holder gets beyond the last close, as a share of it.
-            sessions_T: for how much of a session each of the T pays interest and fees; None means one each.
 
         Returns:
             The state at the last close, and a ledger for each session.
@@ -418,10 +416,8 @@ class PortfolioSimulator:
         state = replace(state, decided_wealth_X=state.wealth_X, step_cost_X=zero_X, step_turnover_X=zero_X)
         ledgers = []
         for session in range(returns_XTN.shape[-2]):
-            span = 1 if sessions_T is None else sessions_T[session]
-            state, ledger = self.drift(
-                state, returns_XTN[..., session, :], market_returns_XT[..., session], span, frictions
-            )
+            returns_XN, market_X = returns_XTN[..., session, :], market_returns_XT[..., session]
+            state, ledger = self.drift(state, returns_XN, market_X, frictions=frictions)
             if delisted_XTN is not None:
                 state, closing = self.delist(state, delisted_XTN[..., session, :], delisting_return_XN)
                 ledger = ledger + closing

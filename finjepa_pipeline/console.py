@@ -11,7 +11,7 @@ from finjepa_model.decision import SAME_RETURN
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_pipeline.backtest.strategies import BENCHMARK
-from finjepa_pipeline.doctor import Finding
+from finjepa_pipeline.doctor import DoctorFinding
 from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.quality import quality_summary
@@ -19,7 +19,7 @@ from finjepa_pipeline.publishing.reproduce import Reproduction
 from finjepa_pipeline.report.compare import COLUMNS, rows_of
 from finjepa_pipeline.report.page import number
 from finjepa_pipeline.report.risk import tables
-from finjepa_pipeline.retention import Plan
+from finjepa_pipeline.retention import CleaningPlan
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.warehouse import Warehouse
@@ -83,7 +83,7 @@ def print_sweep(made: dict[str, Any]) -> None:
     out.print(_table("Sweep, best first", columns, made["rows"], ("validation", "steps")))
 
 
-def print_cleaned(plan: Plan, dry_run: bool) -> None:
+def print_cleaned(plan: CleaningPlan, dry_run: bool) -> None:
     table = _table(None, ("", "would go" if dry_run else "removed", "MB", "kept"))
     for kind in sorted({*plan.kept, *(one.kind for one in plan.removals)}):
         gone = [one for one in plan.removals if one.kind == kind]
@@ -228,7 +228,7 @@ def print_reproduction(report: Reproduction) -> None:
         out.print(f"  not as it was: {line}")
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
+def print_findings(findings: Sequence[DoctorFinding]) -> None:
     rows = [("ok" if one.good else "--", one.what, one.found, one.way_out) for one in findings]
     out.print(_table(None, ("", "what", "found", "way out"), rows))
 

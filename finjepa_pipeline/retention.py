@@ -54,7 +54,7 @@ class Removal:
 
 
 @dataclass
-class Plan:
+class CleaningPlan:
     """What goes, and what is kept: number and reason, by kind."""
 
     removals: list[Removal] = field(default_factory=list)
@@ -99,7 +99,7 @@ def clean(
     keep: int = KEEP,
     dry_run: bool = False,
     own_run: str | None = None,
-) -> Plan:
+) -> CleaningPlan:
     """Remove what is not needed any more.
 
     Args:
@@ -147,9 +147,9 @@ def living(settings: Settings, instance: dg.DagsterInstance, own_run: str | None
     return None
 
 
-def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance, keep: int) -> Plan:
+def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance, keep: int) -> CleaningPlan:
     """What can go and what stays; nothing is changed."""
-    made, home = Plan(), settings.home
+    made, home = CleaningPlan(), settings.home
     finished = [path for path in _folders(settings.checkpoints) if path.suffix != ".run"]
     checkpoints = made.keep("checkpoints", finished, _needed(settings, con, instance), keep)
     _plan_states(made, settings, {path.name for path in finished}, keep)
@@ -182,7 +182,7 @@ def _learned_from(checkpoint: Path, kept: Container[str]) -> tuple[str, ...]:
         return ()
 
 
-def _plan_states(made: Plan, settings: Settings, finished: set[str], keep: int) -> None:
+def _plan_states(made: CleaningPlan, settings: Settings, finished: set[str], keep: int) -> None:
     """States of trainings: of finished ones none is needed, and of the others the newest. The run folder with the curves stays:
     every configuration that was tried counts."""
     runs = [run for run in settings.checkpoints.glob("*.run") if any(run.rglob("*.pt"))]
@@ -194,7 +194,7 @@ def _plan_states(made: Plan, settings: Settings, finished: set[str], keep: int) 
     made.kept["states of trainings"] = {"among the newest that were interrupted": len(unfinished[:keep])}
 
 
-def _plan_runs(made: Plan, instance: dg.DagsterInstance, settings: Settings, newest: int) -> None:
+def _plan_runs(made: CleaningPlan, instance: dg.DagsterInstance, settings: Settings, newest: int) -> None:
     """Finished runs but the newest, and but those that made what an asset shows now: lineages refer to them."""
     events = [instance.get_latest_materialization_event(key) for key in instance.all_asset_keys()]
     shown = {event.run_id for event in events if event is not None}

@@ -190,7 +190,7 @@ class _Products:
 
 
 @dataclass(frozen=True)
-class Universe:
+class RiskUniverse:
     """Some assets of a date: what correlations and volatilities were forecast, and what came after."""
 
     correlations_KNN: Tensor
@@ -210,7 +210,7 @@ def draw_universes(
     config: FinJEPAConfig,
     every: int = 10,
     seed: int = 0,
-) -> list[Universe]:
+) -> list[RiskUniverse]:
     """Random assets of every `every`-th session, without the quiet ones (funds of bonds, takeover targets): where they are
     present they alone make up a portfolio of least variance, and the other assets teach nothing."""
     found, random = [], np.random.default_rng(seed)
@@ -230,18 +230,20 @@ def draw_universes(
     return found
 
 
-def universe(risk: RiskModel, network: Network | None, chunk: Chunk) -> Universe:
+def universe(risk: RiskModel, network: Network | None, chunk: Chunk) -> RiskUniverse:
     """Of a chunk with one date."""
     distance_BNV, loading_BNL = network(chunk.observation) if network is not None else (None, None)
     volatility_BNV = risk.log_volatility(RiskInputs.of(chunk.observation), distance_BNV).exp()
-    return Universe(
+    return RiskUniverse(
         risk.correlations(chunk.observation, loading_BNL)[0, :, :-1, :-1],
         volatility_BNV[0],
         chunk.after_BNT[0, :, :21].nan_to_num().double(),
     )
 
 
-def fit_mix(risk: RiskModel, universes: Sequence[Universe], steps: int = 100, batch: int = 24, seed: int = 0) -> None:
+def fit_mix(
+    risk: RiskModel, universes: Sequence[RiskUniverse], steps: int = 100, batch: int = 24, seed: int = 0
+) -> None:
     """Set the weights of the correlation mix.
 
     The loss is the mean log realised variance of minimum-variance portfolios, unconstrained and long-only, and the QLIKE (Patton
@@ -313,7 +315,7 @@ def fit_scale(risk: RiskModel, network: Network | None, blocks: Sequence[RiskBlo
 
 
 @torch.no_grad()
-def fit_tails(risk: RiskModel, universes: Sequence[Universe], seed: int = 0) -> None:
+def fit_tails(risk: RiskModel, universes: Sequence[RiskUniverse], seed: int = 0) -> None:
     """Set the quantiles of standardised returns of assets and of portfolios: those of training dates, no shape assumed."""
     generator = torch.Generator().manual_seed(seed)
     levels_Q = torch.tensor(LEVELS, dtype=torch.float64)

@@ -12,7 +12,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.audit import run_audit
 from finjepa_pipeline.backtest.blocks import (
-    Block,
+    BacktestBlock,
     StrategiesConfig,
     checkpoint_folder,
     parse_planners,
@@ -23,7 +23,15 @@ from finjepa_pipeline.backtest.blocks import (
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, report_of
 from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, NOT_RUN, TESTS, never_backtested, status_of
 from finjepa_pipeline.backtest.strategies import refuse_untrusted
-from finjepa_pipeline.backtest.walk_forward import Fold, Plan, fold_blocks, make_plan, pool, record_opening, store_fold
+from finjepa_pipeline.backtest.walk_forward import (
+    Fold,
+    WalkForwardPlan,
+    fold_blocks,
+    make_plan,
+    pool,
+    record_opening,
+    store_fold,
+)
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.report import markdown
 from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_history, write_report
@@ -211,7 +219,7 @@ def walk_forward(
         if config.open_held_back and config.held_back and fold is plan.folds[-1]:
             with warehouse.connect() as con:
                 opened = record_opening(con, panel, plan, checkpoint, context.run.run_id)
-            blocks.append(Block("held_back", *plan.held_back))
+            blocks.append(BacktestBlock("held_back", *plan.held_back))
         pending += pending_blocks(warehouse, home.checkpoints / checkpoint, panel, config, blocks)
     run_blocks(warehouse, home, pending, context.log.info)
     version = str(panel.manifest["data_version"])
@@ -244,7 +252,7 @@ def walk_forward(
 
 
 def _train_folds(
-    context: dg.AssetExecutionContext, home: Settings, warehouse: Warehouse, panel: Panel, plan: Plan
+    context: dg.AssetExecutionContext, home: Settings, warehouse: Warehouse, panel: Panel, plan: WalkForwardPlan
 ) -> list[tuple[Fold, str]]:
     """Each fold with its checkpoint; they are trained side by side on a cluster."""
     keys = {f"{plan.name}:{fold.name}": fold for fold in plan.folds}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import duckdb
 import numpy as np
 from pydantic import Field
 
@@ -54,7 +53,6 @@ from finjepa_pipeline.backtest.strategies import (
     load_strategy,
     planner_in,
 )
-from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_here, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
@@ -62,14 +60,6 @@ from finjepa_pipeline.warehouse import Warehouse
 PROTOCOL = 8  # raise it when a change of the code changes the results of a strategy: everything is then computed again
 # The validation block only chooses among planners; the other baselines are in the test.
 ON_VALIDATION = ("equal_weight", "buy_and_hold", "cash")
-FILLS = ("close", "open")
-_OVERNIGHT = """
-    SELECT entity, date, open / lag(close) OVER (PARTITION BY entity ORDER BY date) - 1 AS overnight
-    FROM main.adjusted_prices
-    ORDER BY entity, date
-"""
-
-
 USUAL = "untrained,ewma,ledoit_wolf,shuffled_actions"  # controls that say what each part is worth
 
 
@@ -89,19 +79,14 @@ class StrategiesConfig(dg.Config):
         default_factory=list,
         description="Strategies of your own, as module:callable or file.py:callable, e.g. [my_rules.py:decide]",
     )
-    fill: str = Field(
-        default="close", description="Orders are filled at the next close, or at the next open, e.g. open"
-    )
     n_assets: int = Field(default=20, ge=2, description="Largest universe that is traded, e.g. 20")
 
     def tested(self, block: str) -> dict[str, str]:
         """The names of the strategies of a block; those of the user with what loads them.
 
         Raises:
-            FinJEPAError: for an unknown name, or another fill.
+            FinJEPAError: for an unknown name.
         """
-        if self.fill not in FILLS:
-            raise FinJEPAError(f"fill={self.fill!r} is unknown; choose one of {', '.join(FILLS)}")
         on_validation = block == "validation"
         plain = [s.name for s in baselines() if not on_validation or s.name in ON_VALIDATION]
         controls = parse_names(USUAL if self.controls is None else self.controls, CONTROLS, "control")
@@ -113,7 +98,7 @@ class StrategiesConfig(dg.Config):
 
 
 @dataclass(frozen=True)
-class Block:
+class BacktestBlock:
     """Sessions [start, stop) to test on, and which assets may be traded there (all where None)."""
 
     name: str
@@ -166,7 +151,7 @@ def run_backtests(
 
 
 def pending_blocks(
-    warehouse: Warehouse, checkpoint: Path, panel: Panel, config: StrategiesConfig, blocks: Sequence[Block]
+    warehouse: Warehouse, checkpoint: Path, panel: Panel, config: StrategiesConfig, blocks: Sequence[BacktestBlock]
 ) -> list[PendingBlock]:
     """The blocks on which strategies have no result in the warehouse yet.
 
@@ -180,11 +165,10 @@ def pending_blocks(
         training_block(checkpoint, panel, model, TO_FIT)
     with warehouse.connect() as con:
         known = known_results(con, checkpoint.name, data_version)
-        overnight = overnight_returns(con, panel) if config.fill == "open" else None
     pending = []
     for block in blocks:
         allowed = None if block.allowed is None else hashlib.sha256(np.packbits(block.allowed).tobytes()).hexdigest()
-        market = (config.n_assets, config.fill, block.name, block.start, block.stop, panel.content_hash, allowed)
+        market = (config.n_assets, block.name, block.start, block.stop, panel.content_hash, allowed)
         rules = (model.model.stride, history_needed(model), asdict(model.portfolio))
         of_all = _digest(PROTOCOL, *market, *rules)  # the conditions of strategies that read no checkpoint
         setup_id = f"{of_all[:SHARED]}{_digest(of_all, checkpoint.name)[:6]}-{config.n_assets}"
@@ -203,7 +187,6 @@ def pending_blocks(
             n_assets=config.n_assets,
             window=history_needed(model),
             allowed=block.allowed,
-            overnight=overnight,
         )
         conditions = {part.name: getattr(setup, part.name) for part in fields(setup) if part.name != "panel"}
         folders = checkpoint.absolute(), panel.folder.absolute()
@@ -313,7 +296,7 @@ def _setup(block: PendingBlock) -> tuple[BacktestSetup, list[MarketView]]:
     return setup, setup.views()
 
 
-def backtest_blocks(checkpoint: Path, panel: Panel) -> list[Block]:
+def backtest_blocks(checkpoint: Path, panel: Panel) -> list[BacktestBlock]:
     """The sessions of a panel on which a checkpoint may be tested: its validation block, by date, where the panel has it, and
     everything from its test block on. A block begins where the first asset is eligible with its whole window.
 
@@ -326,7 +309,7 @@ def backtest_blocks(checkpoint: Path, panel: Panel) -> list[Block]:
         ready = (s for s in range(first, last) if len(panel.eligible_assets(s, history_needed(config))))
         first = next(ready, last)
         if last - first >= least:
-            blocks.append(Block(name, first, last))
+            blocks.append(BacktestBlock(name, first, last))
         elif name == "test":
             raise FinJEPAError(
                 f"{checkpoint.name} has {last - first} sessions to be tested on, and {least} are needed: its training and its "
@@ -336,7 +319,9 @@ def backtest_blocks(checkpoint: Path, panel: Panel) -> list[Block]:
     return blocks
 
 
-def _refuse_what_was_seen(checkpoint: Path, panel: Panel, names: Iterable[str], blocks: Sequence[Block]) -> None:
+def _refuse_what_was_seen(
+    checkpoint: Path, panel: Panel, names: Iterable[str], blocks: Sequence[BacktestBlock]
+) -> None:
     """Refuse a checkpoint, of an ensemble too, that was trained or chosen on sessions of a block."""
     others = dict.fromkeys(other for name in names for other in checkpoints_of(planner_in(name)))
     for folder in (checkpoint, *(checkpoint_beside(checkpoint, other) for other in others)):
@@ -367,26 +352,6 @@ def checkpoint_folder(settings: Settings, checkpoint: str) -> Path:
             f"{settings.checkpoints}, or train it again"
         )
     return folder
-
-
-def overnight_returns(con: duckdb.DuckDBPyConnection, panel: Panel) -> np.ndarray:
-    """Simple returns from the close before to the open, float64 by row of the panel. Where a session has no open its whole return
-    counts as the night's, so that an order is filled at the close.
-
-    Raises:
-        FinJEPAError: if the source has no opens at all, or the tables show other prices than those of the panel.
-    """
-    require_shown(con, panel.manifest["feed"], panel.manifest["data_version"])
-    overnight_R = np.asarray(panel.returns, np.float64).copy()
-    found = con.sql(_OVERNIGHT).pl().drop_nulls()
-    if found.is_empty():
-        raise FinJEPAError("these prices have no opens; fill at the close instead (--fill close)")
-    asset_of = {name: place for place, name in enumerate(panel.assets)}
-    asset_X = np.array([asset_of.get(name, -1) for name in found["entity"]])
-    session_X = np.searchsorted(panel.dates, found["date"].to_numpy().astype("datetime64[D]"))
-    rows_X = panel.rows(session_X, asset_X)
-    overnight_R[rows_X[rows_X >= 0]] = found["overnight"].to_numpy()[rows_X >= 0]
-    return overnight_R
 
 
 def parse_names(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:

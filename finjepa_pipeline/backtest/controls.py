@@ -4,8 +4,8 @@ from the data, from the risk model or from what was learned.
 `untrained` is the same model as it is born: fixed HAR volatility, textbook correlations, and the mean return of the training
 block. `ewma` and `ledoit_wolf` keep the model's expected returns and replace its risk: one factor with exponentially weighted
 volatilities, or the covariance of Ledoit and Wolf (2004) of the past year. `shuffled_actions` takes the model's own decision and
-deals the weights to other assets. `ridge`, `boosted_trees`, `trained_probe` and `untrained_probe` forecast returns from the same
-windows and labels, the probes from the latents of the model and of a random one, with the risk of `ewma`.
+deals the weights to other assets. `ridge` and `boosted_trees` forecast returns from the same windows and labels, with the risk
+of `ewma`.
 
 Shapes: B decision dates, S steps, H steps of a plan, N assets, M = N + 1 (the market proxy last), T sessions, F channels,
 X samples, Z inputs.
@@ -42,7 +42,7 @@ from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.strategies import control_of
 
 Forecast = Callable[[MarketView], np.ndarray]  # expected simple return over the next decision step, by asset of a view
-FITTED = ("ridge", "boosted_trees", "trained_probe", "untrained_probe")  # on the training block
+FITTED = ("ridge", "boosted_trees")  # on the training block
 TO_FIT = f"a control that is fitted ({', '.join(FITTED)}); add --controls ewma"
 _WITH_LATENTS = ("untrained", "shuffled_actions")
 _RISK_SPAN, _YEAR = 63, 252  # sessions
@@ -178,32 +178,18 @@ class Controls:
         return self._forecasts[name]
 
     def _fitted(self, name: str) -> Forecast:
-        inputs = self._inputs(name)
-        regressor = _regressor(name)
-        samples = [inputs(observation)[valid] for observation, _, valid in self._training]
+        regressor, patch = _regressor(name), self._config.model.patch
+        samples = [patch_means(observation, patch)[valid] for observation, _, valid in self._training]
         targets = [target[valid] for _, target, valid in self._training]
         regressor.fit(np.concatenate(samples), np.clip(np.concatenate(targets), -5, 5))
 
         def forecast(view: MarketView) -> np.ndarray:
             observation = view.observation(self._config)
-            inputs_NZ = inputs(observation)[0, -1]
+            inputs_NZ = patch_means(observation, patch)[0, -1]
             scale_N = observation.volatility_BSN[0, -1].numpy() * np.sqrt(self._config.model.stride)
             return np.clip(regressor.predict(inputs_NZ), -_LARGEST_FORECAST, _LARGEST_FORECAST) * scale_N
 
         return forecast
-
-    def _inputs(self, name: str) -> Callable[[Observation], np.ndarray]:
-        """What a forecaster sees of an observation: inputs_BSNZ."""
-        if name not in ("trained_probe", "untrained_probe"):
-            return lambda observation: patch_means(observation, self._config.model.patch)
-        model = self.imagination.model if name == "trained_probe" else untrained(self._config)
-
-        @torch.no_grad()
-        def latents(observation: Observation) -> np.ndarray:
-            assets_BSND, market_BSD = model.encode(observation)
-            return torch.cat([assets_BSND, market_BSD.unsqueeze(2).expand_as(assets_BSND)], -1).numpy()
-
-        return latents
 
     @cached_property
     def _training(self) -> Sequence[tuple[Observation, np.ndarray, np.ndarray]]:

@@ -34,8 +34,6 @@ class BacktestSetup:
     Attributes:
         decisions: indices of the sessions at whose close a decision is made; each step ends at the next one, the last at `end`.
         window: sessions of history that an asset needs to be decided on.
-        overnight_KR: float64, simple return from the close of each decision to the next open, where orders are then filled; at
-            the next close where None.
     """
 
     panel: Panel
@@ -44,7 +42,6 @@ class BacktestSetup:
     end: int
     universes: tuple[Universe, ...]
     window: int
-    overnight_KR: np.ndarray | None = None
 
     @classmethod
     def over(
@@ -57,13 +54,11 @@ class BacktestSetup:
         n_assets: int,
         window: int,
         allowed: np.ndarray | None = None,
-        overnight: np.ndarray | None = None,
     ) -> "BacktestSetup":
         """A setup over the sessions [block[0], block[1]), with a decision every `stride` sessions.
 
         Args:
             allowed: bool by asset of the panel, which may be traded; all where None.
-            overnight: float64 by panel row, simple return from the close before to the open, to fill orders at the open.
 
         Raises:
             FinJEPAError: if the block is too short for one decision, or nothing is eligible in it.
@@ -73,11 +68,7 @@ class BacktestSetup:
         if not decisions:
             raise FinJEPAError(f"a backtest block of {stop - first} sessions is too short; ingest a longer history")
         chosen = universes(panel, decisions, n_assets, window, allowed)
-        setup = cls(panel, costs, decisions, stop - 1, tuple(chosen), window)
-        if overnight is None:
-            return setup
-        rows_KR = panel.rows(np.array(decisions)[:, None] + 1, setup.roster_R)
-        return replace(setup, overnight_KR=np.where(rows_KR >= 0, overnight[rows_KR], 0.0))
+        return cls(panel, costs, decisions, stop - 1, tuple(chosen), window)
 
     def views(self) -> list[MarketView]:
         """What is known at each decision."""
@@ -92,11 +83,8 @@ class BacktestSetup:
     def steps(self) -> tuple["MarketStep", ...]:
         """What happens between each decision and the next."""
         ends = (*self.decisions[1:], self.end)
-        nights = [None] * len(ends) if self.overnight_KR is None else self.overnight_KR
-        return tuple(
-            MarketStep.of(self.panel, self.roster_R, session, end, night_R)
-            for session, end, night_R in zip(self.decisions, ends, nights, strict=True)
-        )
+        spans = zip(self.decisions, ends, strict=True)
+        return tuple(MarketStep.of(self.panel, self.roster_R, session, end) for session, end in spans)
 
     @property
     def dates_T(self) -> np.ndarray:
@@ -122,17 +110,13 @@ class MarketStep:
     delisted_1TR: Tensor
     delisting_return_R: Tensor
     liquidity: Liquidity | None
-    fills_at_open: bool
 
     @classmethod
-    def of(
-        cls, panel: Panel, roster_R: np.ndarray, session: int, end: int, night_R: np.ndarray | None = None
-    ) -> "MarketStep":
+    def of(cls, panel: Panel, roster_R: np.ndarray, session: int, end: int) -> "MarketStep":
         """From the close of one session to that of another.
 
         Args:
             roster_R: int64, the panel's numbers of the assets.
-            night_R: simple return from the close of `session` to the next open, at which orders are then filled.
         """
         returns_1RT, tradable_1RT = panel.returns_after(np.array([session]), roster_R[None], end - session)
         returns_1TR = torch.from_numpy(returns_1RT).transpose(1, 2).double()
@@ -141,12 +125,6 @@ class MarketStep:
         # an asset that lasts to the panel's end is not delisted
         last_R = panel.first[roster_R] + panel.lengths[roster_R] - 1
         delisted_1TR = torch.from_numpy(np.arange(session + 1, end + 1)[:, None] > last_R)[None]
-        if night_R is not None:  # the night and the day of the fill become two sessions
-            night_1R = torch.from_numpy(night_R)[None]
-            there_R = torch.from_numpy(panel.rows(session + 1, roster_R) >= 0)
-            returns_1TR = _split(returns_1TR, night_1R)
-            market_1T = _split(market_1T, night_1R[:, there_R].mean(-1))
-            tradable_1TR, delisted_1TR = (torch.cat([x[:, :1], x], 1) for x in (tradable_1TR, delisted_1TR))
         return cls(
             returns_1TR,
             market_1T,
@@ -155,16 +133,13 @@ class MarketStep:
             delisted_1TR,
             torch.from_numpy(panel.delisting_return[roster_R]),
             panel_liquidity(panel, session, roster_R),
-            night_R is not None,
         )
 
     def advance(
         self, simulator: PortfolioSimulator, state: PortfolioState, action: PortfolioAction | None
     ) -> tuple[PortfolioState, list[Ledger]]:
         """Order, fill and hold: the state at the next decision, and a ledger for each session."""
-        # with a fill at the open, interest and fees of its session are owed for the night, by what is held then
-        sessions_T = (1.0, 0.0, *[1.0] * (self.returns_1TR.shape[1] - 2)) if self.fills_at_open else None
-        state, ledgers = simulator.step(
+        return simulator.step(
             state,
             action,
             self.returns_1TR,
@@ -174,16 +149,7 @@ class MarketStep:
             self.delisted_1TR,
             self.delisting_return_R,
             simulator.frictions(self.liquidity),
-            sessions_T,
         )
-        return state, [ledgers[0] + ledgers[1], *ledgers[2:]] if self.fills_at_open else ledgers
-
-
-def _split(returns_1TX: Tensor, night_1X: Tensor) -> Tensor:
-    """The first session as its night and its day; night and day compound to it."""
-    first_1X = returns_1TX[:, 0]
-    day_1X = (1 + first_1X) / (1 + night_1X) - 1
-    return torch.cat([night_1X.unsqueeze(1), day_1X.unsqueeze(1), returns_1TX[:, 1:]], 1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import cut_by_shares, seen_assets, shortage, shortest_block, split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
-from finjepa_pipeline.backtest.blocks import Block
+from finjepa_pipeline.backtest.blocks import BacktestBlock
 from finjepa_pipeline.backtest.results import insert, now, transaction
 from finjepa_pipeline.warehouse import sql
 
@@ -44,7 +44,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WalkForwardPlan:
     """A walk-forward: its folds in time order, and the block that is held back from all of them."""
 
     name: str
@@ -52,7 +52,7 @@ class Plan:
     held_back: tuple[int, int]
 
 
-def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, held_back: int) -> Plan:
+def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, held_back: int) -> WalkForwardPlan:
     """Cut a panel's calendar into folds. Test and validation blocks are a year long where the history allows it, or shorter.
 
     Args:
@@ -75,7 +75,7 @@ def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, h
         raise FinJEPAError(f"{sessions} sessions are too few for {count} folds with {held_back} held back; {found}")
     made_of = [panel.content_hash, held_back, *((fold.name, fold.config.to_dict(), fold.test) for fold in folds)]
     name = "walk-forward-" + hashlib.sha256(to_json(made_of, sort_keys=True).encode()).hexdigest()[:10]
-    return Plan(name, tuple(folds), (sessions - held_back, sessions))
+    return WalkForwardPlan(name, tuple(folds), (sessions - held_back, sessions))
 
 
 def _folds(sessions: int, config: FinJEPAConfig, count: int, scheme: str, held_back: int) -> list[Fold]:
@@ -110,17 +110,19 @@ def _fold(sessions: int, config: FinJEPAConfig, name: str, test_end: int, length
     return Fold(name, own, splits.train, splits.validation, (splits.test[0], test_end))
 
 
-def fold_blocks(panel: Panel, fold: Fold) -> list[Block]:
+def fold_blocks(panel: Panel, fold: Fold) -> list[BacktestBlock]:
     """What a fold's model is tested on: its validation and test block, and the test sessions with the symbols that training
     never saw, where there are any."""
-    blocks = [Block("validation", *fold.validation), Block("test", *fold.test)]
+    blocks = [BacktestBlock("validation", *fold.validation), BacktestBlock("test", *fold.test)]
     unseen_A = ~seen_assets(panel, fold.config)
     if unseen_A.sum() >= 2:
-        blocks.append(Block("unseen_symbols", *fold.test, unseen_A))
+        blocks.append(BacktestBlock("unseen_symbols", *fold.test, unseen_A))
     return blocks
 
 
-def store_fold(con: duckdb.DuckDBPyConnection, panel: Panel, plan: Plan, fold: Fold, checkpoint: str) -> None:
+def store_fold(
+    con: duckdb.DuckDBPyConnection, panel: Panel, plan: WalkForwardPlan, fold: Fold, checkpoint: str
+) -> None:
     """Write a fold of a plan, with its model."""
     columns: dict[str, list[Any]] = {"checkpoint": [checkpoint], "config_json": [fold.config.to_json()]}
     for block in ("train", "validation", "test"):
@@ -147,7 +149,9 @@ def pool(con: duckdb.DuckDBPyConnection, plan: str) -> None:
             con.execute(statement, {"plan": plan, "setup": f"{plan}@{state}"})
 
 
-def record_opening(con: duckdb.DuckDBPyConnection, panel: Panel, plan: Plan, checkpoint: str, run_id: str) -> int:
+def record_opening(
+    con: duckdb.DuckDBPyConnection, panel: Panel, plan: WalkForwardPlan, checkpoint: str, run_id: str
+) -> int:
     """Note that the held-back block was opened; returns how often it has been on these prices."""
     lo, hi = plan.held_back
     version = str(panel.manifest["data_version"])

@@ -11,7 +11,7 @@ from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
 from finjepa_pipeline.prices.derive import TABLES, UniverseConfig, derive
 from finjepa_pipeline.prices.history import Revision, require_shown
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
-from finjepa_pipeline.prices.quality import Finding, quality_frames, quality_summary
+from finjepa_pipeline.prices.quality import QualityFinding, quality_frames, quality_summary
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.report.prices import write_quality_page, write_refusal
 from finjepa_pipeline.run_inputs import prices_of_run
@@ -204,7 +204,7 @@ def _freshness(revision: Revision, limit: int | None) -> dg.AssetCheckResult:
     )
 
 
-def _table(items: Sequence[Finding] | Sequence[Outcome], *names: str) -> dg.TableMetadataValue:
+def _table(items: Sequence[QualityFinding] | Sequence[Outcome], *names: str) -> dg.TableMetadataValue:
     """The attributes of these names, a row an item."""
     rows = ({name: getattr(item, name) for name in names} | {"examples": ", ".join(item.examples)} for item in items)
     return dg.TableMetadataValue(

@@ -18,7 +18,7 @@ LEAST_ROWS = 1_000  # of a month, and of those before it, for them to be compare
 
 
 @dataclass(frozen=True)
-class Finding:
+class QualityFinding:
     """A rule that rows of the active view broke, or an expectation that its batch did not keep.
 
     rows: how many; allowed: how many may be before it warns (None: any).
@@ -33,7 +33,7 @@ class Finding:
     reason: str
 
 
-def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
+def quality_summary(con: duckdb.DuckDBPyConnection) -> list[QualityFinding]:
     """What was found in the active prices, hard rules first; empty when nothing was."""
     revision = current_revision(con)
     assert revision is not None  # there are findings of something
@@ -49,11 +49,11 @@ def quality_summary(con: duckdb.DuckDBPyConnection) -> list[Finding]:
     for name, n, examples in con.execute(query).fetchall():
         rule = BY_NAME[name]
         allowed = None if rule.severity == "soft" and rule.threshold >= 1 else math.floor(rule.threshold * total)
-        found.append(Finding(name, rule.severity, n, allowed, tuple(examples), rule.reason))
+        found.append(QualityFinding(name, rule.severity, n, allowed, tuple(examples), rule.reason))
     con.unregister("drifts")
     found.sort(key=lambda finding: finding.severity)  # hard before soft; the most frequent first
     found += [
-        Finding(outcome["column"], "soft", int(outcome["observed"]), 0, (), outcome["reason"])
+        QualityFinding(outcome["column"], "soft", int(outcome["observed"]), 0, (), outcome["reason"])
         for outcome in json.loads(revision.outcomes_json)
         if not outcome["success"] and outcome["column"] not in BY_NAME
     ]

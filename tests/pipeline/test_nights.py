@@ -18,7 +18,7 @@ from finjepa_pipeline import automation
 from finjepa_pipeline.alerts import BY_HAND, Alert, alert_of, red_checks, send
 from finjepa_pipeline.automation import nightly_schedule
 from finjepa_pipeline.definitions import defs
-from finjepa_pipeline.doctor import Finding, examine
+from finjepa_pipeline.doctor import DoctorFinding, examine
 from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
@@ -105,7 +105,7 @@ def test_the_config_of_a_night_is_a_file_of_the_home(home, monkeypatch):
 def test_doctor_sees_what_would_keep_a_night_from_starting_or_ending(home, monkeypatch):
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
 
-    def found(what: str) -> Finding:
+    def found(what: str) -> DoctorFinding:
         return next(finding for finding in examine(home) if finding.what == what)
 
     shutil.copyfile(ROOT / "dagster.yaml", home.dagster / "dagster.yaml")

@@ -37,7 +37,7 @@ ANSWERS = {"ingest": {"prices": {"feed": "a feed", "data_version": "1"}}}
 VALUES = {
     "data_source": "hf", "start": "2020-01-02", "end": "2020-01-03", "preset": "base", "branch": "jepa,td",
     "overrides": "model.dim=48", "grid": "model.dim=32,48", "seeds": "1,2", "planner": "qp", "controls": "ridge",
-    "scheme": "rolling", "utility": "log_growth", "fill": "open", "synthetic_variant": "null", "hub_repo_id": "owner/name",
+    "scheme": "rolling", "utility": "log_growth", "synthetic_variant": "null", "hub_repo_id": "owner/name",
     "dataset_name": "owner/data",
     "unseen_symbols": "0.1", "sessions": "700", "calendar": "XLON", "strategies": "a:b", "strategy": "a:b",
 }  # fmt: skip

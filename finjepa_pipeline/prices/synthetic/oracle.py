@@ -37,13 +37,17 @@ def fraction_of_oracle(
 
 
 def simplex(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
-    """Best long-only weights that sum to 1."""
-    return _ascend(mean_TA, covariance_TAA, aversion, project_simplex)
-
-
-def long_short_flat(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
-    """Best weights with a gross exposure of at most 1; their signs are the signals."""
-    return _ascend(mean_TA, covariance_TAA, aversion, project_gross)
+    """Best long-only weights that sum to 1, all sessions at once, by accelerated projected gradients (Beck and Teboulle 2009)."""
+    step_T1 = 1.0 / (aversion * np.linalg.norm(covariance_TAA, axis=(1, 2)))[:, None]
+    weights_TA = project_simplex(np.zeros_like(mean_TA))
+    ahead_TA, momentum = weights_TA, 1.0
+    for _ in range(STEPS):
+        gradient_TA = mean_TA - aversion * (covariance_TAA @ ahead_TA[..., None])[..., 0]
+        new_TA = project_simplex(ahead_TA + step_T1 * gradient_TA)
+        following = (1.0 + np.sqrt(1.0 + 4.0 * momentum**2)) / 2.0
+        ahead_TA = new_TA + (momentum - 1.0) / following * (new_TA - weights_TA)
+        weights_TA, momentum = new_TA, following
+    return weights_TA
 
 
 def project_simplex(x_TA: np.ndarray) -> np.ndarray:
@@ -54,26 +58,3 @@ def project_simplex(x_TA: np.ndarray) -> np.ndarray:
     support_T = (sorted_TA - over_TA / rank_A > 0).sum(axis=1)
     threshold_T = over_TA[np.arange(len(x_TA)), support_T - 1] / support_T
     return np.maximum(x_TA - threshold_T[:, None], 0.0)
-
-
-def project_gross(x_TA: np.ndarray) -> np.ndarray:
-    """Nearest point with a sum of absolute values of at most 1."""
-    outside_T = np.abs(x_TA).sum(axis=1) > 1.0
-    projected_TA = x_TA.copy()
-    if outside_T.any():
-        projected_TA[outside_T] = np.sign(x_TA[outside_T]) * project_simplex(np.abs(x_TA[outside_T]))
-    return projected_TA
-
-
-def _ascend(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float, project) -> np.ndarray:
-    """Accelerated projected gradient (Beck and Teboulle 2009), all sessions at once."""
-    step_T1 = 1.0 / (aversion * np.linalg.norm(covariance_TAA, axis=(1, 2)))[:, None]
-    weights_TA = project(np.zeros_like(mean_TA))
-    ahead_TA, momentum = weights_TA, 1.0
-    for _ in range(STEPS):
-        gradient_TA = mean_TA - aversion * (covariance_TAA @ ahead_TA[..., None])[..., 0]
-        new_TA = project(ahead_TA + step_T1 * gradient_TA)
-        following = (1.0 + np.sqrt(1.0 + 4.0 * momentum**2)) / 2.0
-        ahead_TA = new_TA + (momentum - 1.0) / following * (new_TA - weights_TA)
-        weights_TA, momentum = new_TA, following
-    return weights_TA

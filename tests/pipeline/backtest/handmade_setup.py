@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finjepa_model.config import FinJEPAConfig, PortfolioConfig, preset
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed, split_dates
@@ -34,9 +32,7 @@ def write_lineage(folder: Path, config: FinJEPAConfig, panel: Panel) -> None:
     (folder / "model.safetensors").touch()
 
 
-def setup_over_test_block(
-    panel: Panel, config: FinJEPAConfig, sessions: int, overnight: np.ndarray | None = None
-) -> BacktestSetup:
+def setup_over_test_block(panel: Panel, config: FinJEPAConfig, sessions: int) -> BacktestSetup:
     """Over the first so many sessions of the test block."""
     first = split_dates(len(panel.dates), config).test[0]
     return BacktestSetup.over(
@@ -46,7 +42,6 @@ def setup_over_test_block(
         stride=config.model.stride,
         n_assets=config.training.n_assets,
         window=history_needed(config),
-        overnight=overnight,
     )
 
 

@@ -23,7 +23,7 @@ from finjepa_model.data.splits import (
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planner_strategies import MarketImagination
 from finjepa_pipeline.backtest import audit
-from finjepa_pipeline.backtest.blocks import Block, StrategiesConfig, backtest_blocks, pending_blocks
+from finjepa_pipeline.backtest.blocks import BacktestBlock, StrategiesConfig, backtest_blocks, pending_blocks
 from finjepa_pipeline.backtest.controls import Controls
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
@@ -91,7 +91,7 @@ def test_a_block_that_holds_sessions_of_the_training_is_refused_before_anybody_w
     settings, panel, checkpoint = home
     splits = split_dates(DAYS, CONFIG)
     warehouse = Warehouse.from_settings(settings)
-    for block in (Block("validation", splits.train[1] - 5, DAYS), Block("test", *splits.validation)):
+    for block in (BacktestBlock("validation", splits.train[1] - 5, DAYS), BacktestBlock("test", *splits.validation)):
         with pytest.raises(FinJEPAError, match=f"the {block.name} block begins on .* may be tested from"):
             pending_blocks(warehouse, checkpoint, panel, StrategiesConfig(), [block])
 

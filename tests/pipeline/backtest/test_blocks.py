@@ -44,7 +44,7 @@ class Home:
     def pending(self, **asked) -> list[blocks.PendingBlock]:
         config = StrategiesConfig(n_assets=ASSETS, **{"planner": "mppi", "controls": "none"} | asked)
         spans = [
-            blocks.Block(block.name, block.start, block.start + 24)
+            blocks.BacktestBlock(block.name, block.start, block.start + 24)
             for block in backtest_blocks(self.checkpoint, self.panel)
         ]
         return pending_blocks(self.warehouse, self.checkpoint, self.panel, config, spans)
@@ -57,9 +57,8 @@ def home(tmp_path, monkeypatch) -> Home:
     return Home(tmp_path / "home")
 
 
-def test_several_processes_have_the_results_of_one(home, monkeypatch):
-    monkeypatch.setattr(blocks, "overnight_returns", lambda con, panel: np.zeros(len(panel.returns)) + 1e-4)
-    pending = home.pending(controls="ewma,shuffled_actions", fill="open")[1:]  # the test block
+def test_several_processes_have_the_results_of_one(home):
+    pending = home.pending(controls="ewma,shuffled_actions")[1:]  # the test block
     several = home.settings.model_copy(update={"compute": "local:2"})
     here, there = (
         next(compute_blocks(settings, pending, lambda line: None))[1] for settings in (home.settings, several)

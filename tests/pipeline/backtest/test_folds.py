@@ -124,11 +124,11 @@ def test_the_test_blocks_of_a_plan_are_chained_as_one_life(tmp_path):
 
 
 def test_the_config_of_a_walk_forward_names_its_strategies(tmp_path, monkeypatch):
-    """With the utility and the fill that were asked for; an unknown name is refused."""
+    """With the utility that was asked for; an unknown name is refused."""
     mine = tmp_path / "mine.py"
     mine.write_text("def decide(view):\n    return None\n")
     monkeypatch.setenv("FINJEPA_STRATEGIES", str(tmp_path))
-    asked = {"planner": "mppi", "utility": "log_growth - 5*variance", "fill": "open", "n_assets": 7}
+    asked = {"planner": "mppi", "utility": "log_growth - 5*variance", "n_assets": 7}
     config = WalkForwardConfig(controls="ridge", strategies=[f"{mine}:decide"], **asked)
     names = list(config.tested("test"))
     planner = "mppi | log_growth - 5*variance"

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
-from finjepa_pipeline.prices.quality import Finding, quality_summary
+from finjepa_pipeline.prices.quality import QualityFinding, quality_summary
 from tests.pipeline.prices.conftest import Home
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the real price sets are not here")
 
 
-def found(home: Home, name: str) -> dict[str, Finding]:
+def found(home: Home, name: str) -> dict[str, QualityFinding]:
     """What the rules find in a real set, by rule."""
     report = home.ingest(DATA / name / "data")
     assert report.outcomes
@@ -21,7 +21,7 @@ def found(home: Home, name: str) -> dict[str, Finding]:
         return {finding.rule: finding for finding in quality_summary(con)}
 
 
-def rows(findings: dict[str, Finding], *rules: str) -> dict[str, int]:
+def rows(findings: dict[str, QualityFinding], *rules: str) -> dict[str, int]:
     return {rule: findings[rule].rows for rule in rules}
 
 

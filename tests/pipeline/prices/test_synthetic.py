@@ -108,26 +108,17 @@ def test_another_size_is_another_market_and_is_remembered(tmp_path: Path):
     assert said.snapshot() == usual.snapshot()  # the usual size
 
 
-def test_oracles_are_the_best_of_their_kind():
+def test_the_oracle_is_the_best_of_its_kind():
     market, assets = listed_throughout("drift", 0, 6)
     mean, covariance = market.expected_DA[:40, assets], market.covariance(slice(40))[:, assets][:, :, assets]
+    best = oracle.utility(oracle.simplex(mean, covariance, AVERSION), mean, covariance, AVERSION)
     random = np.random.default_rng(0)
-    best, gross = (
-        oracle.utility(weights, mean, covariance, AVERSION)
-        for weights in (
-            oracle.simplex(mean, covariance, AVERSION),
-            oracle.long_short_flat(mean, covariance, AVERSION),
-        )
-    )
     for _ in range(200):
         weights = random.dirichlet(np.full(6, 0.3), 40)
         assert (oracle.utility(weights, mean, covariance, AVERSION) <= best + 1e-7).all()
-        signals = random.integers(-1, 2, (40, 6)) / 6
-        assert (oracle.utility(signals, mean, covariance, AVERSION) <= gross + 1e-7).all()
-    assert (best <= gross + 1e-7).all()
     # nothing beats the unconstrained optimum, mu' Sigma^-1 mu / (2 gamma)
     free = np.einsum("ta,ta->t", mean, np.linalg.solve(covariance, mean[..., None])[..., 0]) / (2 * AVERSION)
-    assert (gross <= free + 1e-7).all()
+    assert (best <= free + 1e-7).all()
 
 
 def test_hedging_pays_where_a_crash_is_announced():
@@ -170,20 +161,3 @@ def test_a_spread_shows_between_high_and_low():
     spread = 2 * half_spread(bars["close"].to_numpy())
     assert (width > 0.999 * spread).all()
     assert half_spread(np.array([2.0])) > 5 * half_spread(np.array([100.0]))
-
-
-@pytest.mark.slow
-def test_nothing_can_be_gained_from_momentum_in_a_null_market():
-    """A 60-day momentum policy against 1/N, one-sided at 5 %, over 200 markets of 20 assets and 5 years."""
-    rejected = 0
-    for seed in range(200):
-        market = generate(SyntheticConfig("null", seed=seed, sessions=1260))
-        level = np.cumsum(np.log1p(market.returns_DA), axis=0)
-        past = level[60:-1] - level[:-61]
-        alive = market.alive_DA[:-61] & market.alive_DA[60:-1] & market.alive_DA[61:]
-        ranked = np.where(alive, past, -np.inf).argsort(axis=1).argsort(axis=1)
-        best = alive & (ranked >= market.config.assets - 5)
-        after = market.returns_DA[61:]
-        gain = (after * best).sum(1) / best.sum(1) - (after * alive).sum(1) / alive.sum(1)
-        rejected += gain.mean() / gain.std() * np.sqrt(len(gain)) > 1.645
-    assert 0.02 <= rejected / 200 <= 0.09
