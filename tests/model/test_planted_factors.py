@@ -23,7 +23,7 @@ def _planted(config, dates, seed):
     the windows' ends."""
     rng = np.random.default_rng(seed)
     model, assets = config.model, 3
-    sessions = model.window + model.stride * (STEPS - 1)
+    sessions = 2 * model.window + model.stride * (STEPS - 2)
     channels = len(model.channels)
     mixing = np.linalg.qr(np.random.default_rng(99).standard_normal((channels, FACTORS)))[0].T * channels**0.5
     factors = np.empty((dates, assets, sessions, FACTORS))
@@ -33,10 +33,15 @@ def _planted(config, dates, seed):
         factors[..., t, :] = 0.97 * factors[..., t - 1, :] + np.sqrt(1 - 0.97**2) * shock
     seen = factors @ mixing + 0.7 * rng.standard_normal((dates, assets, sessions, channels))
     ends = model.window + model.stride * np.arange(STEPS)
-    windows = np.stack([seen[:, :, end - model.window : end] for end in ends], axis=1)
+    before, after = (
+        torch.from_numpy(np.stack([seen[:, :, at - model.window : at] for at in stops], axis=1)).float()
+        for stops in (ends, ends[:-1] + model.window)
+    )
     batch, path = random_batch(config, dates=dates, assets=assets, seed=seed)
-    observation = replace(batch.observation, features_BSNTF=torch.from_numpy(windows).float())
-    return replace(batch, observation=observation), path, factors[:, :, ends[-1] - 1]
+    observation, ahead = (
+        replace(part, features_BSNTF=x) for part, x in ((batch.observation, before), (batch.ahead, after))
+    )
+    return replace(batch, observation=observation, ahead=ahead), path, factors[:, :, ends[-1] - 1]
 
 
 def _ridge(fit, choose):

@@ -7,10 +7,13 @@ from typing import Any
 import polars as pl
 import pytest
 
+from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import IngestReport, ingest
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
+
+UNIVERSE = UniverseConfig(min_history=10, window=5, min_dollar_volume=1)  # of a market that is small and young
 
 
 class Home:
@@ -28,6 +31,13 @@ class Home:
             self.settings,
             PriceSourceConfig(data_source="files", path=str(path or self.files), **config),
         )
+
+    def derived(self, rows: pl.DataFrame, universe: UniverseConfig = UNIVERSE) -> "Home":
+        """The home after it has ingested these rows alone, and derived."""
+        self.write("part.parquet", rows)
+        self.ingest()
+        derive(self.warehouse, universe)
+        return self
 
     def query(self, query: str) -> list[tuple[Any, ...]]:
         with self.warehouse.connect(read_only=True) as con:

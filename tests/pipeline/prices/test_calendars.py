@@ -9,10 +9,9 @@ import pytest
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.calendar import known_at, sessions
-from finjepa_pipeline.prices.derive import UniverseConfig, derive
-from tests.pipeline.prices.conftest import Home
+from finjepa_pipeline.prices.derive import derive
+from tests.pipeline.prices.conftest import UNIVERSE, Home
 
-UNIVERSE = UniverseConfig(min_history=10, window=5, min_dollar_volume=1)
 FIRST, LAST = datetime.date(2019, 6, 3), datetime.date(2020, 3, 2)
 MARKET = {"AAPL": "XNYS", "GE": "XNYS", "BHP.AX": "XASX", "CBA.AX": "XASX", "BTC-USD": "24/7"}
 

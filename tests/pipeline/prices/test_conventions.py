@@ -6,12 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from finjepa_pipeline.prices.derive import UniverseConfig, derive
-from tests.pipeline.prices.conftest import Home
+from finjepa_pipeline.prices.derive import derive
+from tests.pipeline.prices.conftest import UNIVERSE, Home
 from tests.pipeline.prices.frames import prices
 
 pytestmark = pytest.mark.usefixtures("no_contract")
-UNIVERSE = UniverseConfig(min_history=10, window=5, min_dollar_volume=1)
 SPLIT, DIVIDEND, DAYS = 20, 30, 40
 KINDS = ("as traded", "split-adjusted")
 
@@ -44,13 +43,6 @@ def market(kind: str, days: int = DAYS) -> pl.DataFrame:
     )
 
 
-def derived(home: Home, rows: pl.DataFrame) -> Home:
-    home.write("part.parquet", rows)
-    home.ingest()
-    derive(home.warehouse, UNIVERSE)
-    return home
-
-
 def returns(home: Home) -> dict[tuple[str, str], float]:
     rows = home.query(
         "SELECT entity, date::VARCHAR, ln(close / lag(close) OVER (PARTITION BY entity ORDER BY date)) FROM adjusted_prices"
@@ -59,7 +51,7 @@ def returns(home: Home) -> dict[tuple[str, str], float]:
 
 
 def test_both_conventions_give_the_same_returns_and_the_events_that_each_can_show(new_home: Callable[[], Home]) -> None:
-    traded, adjusted = (derived(new_home(), market(kind)) for kind in KINDS)
+    traded, adjusted = (new_home().derived(market(kind)) for kind in KINDS)
     ours, theirs = returns(traded), returns(adjusted)
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose(list(ours.values()), [theirs[key] for key in ours], atol=1e-9)
@@ -77,7 +69,7 @@ def test_both_conventions_give_the_same_returns_and_the_events_that_each_can_sho
 def test_a_later_split_or_dividend_changes_nothing_that_was_known(new_home: Callable[[], Home], kind: str) -> None:
     known = []
     for days in (SPLIT, DIVIDEND, DAYS):
-        home = derived(new_home(), market(kind, days))
+        home = new_home().derived(market(kind, days))
         cut = home.query("SELECT date FROM price_sessions WHERE session = 20")[0][0]
         known.append(
             [
@@ -96,7 +88,7 @@ def test_a_later_split_or_dividend_changes_nothing_that_was_known(new_home: Call
 
 
 def test_a_split_that_nothing_adjusts_is_suspected_and_not_traded(home: Home) -> None:
-    derived(home, market("as traded").drop("adj_close"))
+    home.derived(market("as traded").drop("adj_close"))
     assert home.query("SELECT symbol, action, value FROM corporate_actions") == [("AAA", "suspected_split", 2.0)]
     assert home.query("SELECT entity FROM adjusted_prices WHERE NOT tradable") == [("AAA",)]
 

@@ -29,10 +29,7 @@ def contents(home: Home) -> dict[str, list[tuple[object, ...]]]:
 
 
 def derived(home: Home, rows: pl.DataFrame) -> dict[str, list[tuple[object, ...]]]:
-    home.write("part.parquet", rows)
-    home.ingest()
-    derive(home.warehouse, UNIVERSE)
-    return contents(home)
+    return contents(home.derived(rows, UNIVERSE))
 
 
 SYMBOLS = tuple(f"S{place}" for place in range(8))

@@ -5,12 +5,11 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
-from finjepa_pipeline.prices.derive import UniverseConfig, derive
+from finjepa_pipeline.prices.derive import derive
 from finjepa_pipeline.prices.quality import quality_summary
-from tests.pipeline.prices.conftest import Home
+from tests.pipeline.prices.conftest import UNIVERSE, Home
 from tests.pipeline.prices.frames import prices
 
-UNIVERSE = UniverseConfig(min_history=10, window=5, min_dollar_volume=1)
 PRICES = ("open", "high", "low", "close", "adj_close")
 DAY = pl.int_range(pl.len()).over("symbol")
 HIT = 100
@@ -23,13 +22,6 @@ def market(factor: float, days: pl.Expr, heavy: float = 1.0, columns: tuple[str,
         *(pl.when(hit).then(pl.col(name) * factor).otherwise(name).alias(name) for name in columns),
         pl.when(hit & (DAY == HIT)).then((pl.col("volume") * heavy).cast(pl.Int64)).otherwise("volume").alias("volume"),
     )
-
-
-def derived(home: Home, rows: pl.DataFrame) -> Home:
-    home.write("part.parquet", rows)
-    home.ingest()
-    derive(home.warehouse, UNIVERSE)
-    return home
 
 
 def growth(home: Home) -> list[tuple[str, float]]:
@@ -65,7 +57,7 @@ def plain_growth(quiet: pl.DataFrame) -> float:
 
 
 def test_the_holder_of_a_failed_bank_bears_it(home: Home, quiet: pl.DataFrame) -> None:
-    derived(home, market(0.09, DAY >= HIT, heavy=40))
+    home.derived(market(0.09, DAY >= HIT, heavy=40))
     assert home.query("SELECT count(*) FROM quarantined_prices") == [(0,)]
     assert growth(home) == [("AAA", pytest.approx(0.09 * plain_growth(quiet)))]
     assert untradable(home) == [day(quiet, HIT)]
@@ -74,7 +66,7 @@ def test_the_holder_of_a_failed_bank_bears_it(home: Home, quiet: pl.DataFrame) -
 
 def test_a_bank_that_fails_on_its_last_day_costs_the_same(home: Home, quiet: pl.DataFrame) -> None:
     rows = market(0.09, DAY >= HIT, heavy=40).filter((pl.col("symbol") != "AAA") | (DAY <= HIT))
-    derived(home, rows)
+    home.derived(rows)
     closes = rows.filter(pl.col("symbol") == "AAA")["close"]
     # and the policy of what has fallen apart takes 30 % of the rest
     assert growth(home) == [("AAA", pytest.approx(0.7 * closes[-1] / closes[0]))]
@@ -82,14 +74,14 @@ def test_a_bank_that_fails_on_its_last_day_costs_the_same(home: Home, quiet: pl.
 
 @pytest.mark.parametrize("days", [1, 2, 4])
 def test_a_tick_that_comes_back_is_quarantined(home: Home, quiet: pl.DataFrame, days: int) -> None:
-    derived(home, market(0.05, DAY.is_between(HIT, HIT + days - 1)))
+    home.derived(market(0.05, DAY.is_between(HIT, HIT + days - 1)))
     found = home.query("SELECT symbol, date::VARCHAR, rule FROM quarantined_prices ORDER BY date")
     assert found == [("AAA", day(quiet, HIT + place), "impossible_move") for place in range(days)]
     assert growth(home) == [("AAA", pytest.approx(plain_growth(quiet)))]
 
 
 def test_a_real_gain_that_stays_is_earned(home: Home, quiet: pl.DataFrame) -> None:
-    derived(home, market(4.4, DAY >= HIT, heavy=30))
+    home.derived(market(4.4, DAY >= HIT, heavy=30))
     assert growth(home) == [("AAA", pytest.approx(4.4 * plain_growth(quiet)))]
     assert untradable(home) == [day(quiet, HIT)]
 
@@ -100,7 +92,7 @@ def test_a_move_counts_until_the_next_sessions_tell(
 ) -> None:
     rows = market(0.05, DAY == HIT)
     known = rows.filter(DAY <= HIT)
-    derived(home, known)
+    home.derived(known)
     closes = known.filter(pl.col("symbol") == "AAA")["close"]
     # no session says yet what it was: it counts at its price (twentyfold cheaper is no split on this volume) and is not tradable
     assert home.query("SELECT count(*) FROM quarantined_prices") == [(0,)]
@@ -110,7 +102,7 @@ def test_a_move_counts_until_the_next_sessions_tell(
     report = home.ingest()
     derive(home.warehouse, UNIVERSE)
     assert (report.moved.rejudged, report.moved.examples["rejudged_rows"]) == (1, [f"AAA {day(quiet, HIT)}"])
-    whole = derived(new_home(), rows.filter(DAY <= HIT + 1))
+    whole = new_home().derived(rows.filter(DAY <= HIT + 1))
     query = "SELECT symbol, date, close FROM {} ORDER BY ALL"
     for table in ("prices", "quarantined_prices"):
         assert home.query(query.format(table)) == whole.query(query.format(table))
@@ -129,7 +121,7 @@ def test_a_move_that_is_no_tick_stays_as_it_was_judged_on_its_day(
             ),
             home.query(f"FROM corporate_actions WHERE date <= '{day(quiet, HIT)}' ORDER BY ALL"),
         ]
-        for home in (derived(new_home(), rows.filter(last >= DAY)) for last in (HIT, HIT + 1, 129))
+        for home in (new_home().derived(rows.filter(last >= DAY)) for last in (HIT, HIT + 1, 129))
     ]
     assert known[0] == known[1] == known[2]
 
@@ -149,7 +141,7 @@ def test_a_lasting_step_asks_and_costs_its_holder_nothing(
 ) -> None:
     rows = market(factor, DAY >= HIT, columns=columns)
     kept = {"nothing": rows.columns, "adj_close": [*rows.columns[:7]], "volume": ["symbol", "date", "close"]}
-    derived(home, rows.select(kept[without]))
+    home.derived(rows.select(kept[without]))
     closes = quiet.filter(pl.col("symbol") == "AAA")["close"]
     assert growth(home) == [
         ("AAA", pytest.approx(closes[HIT - 1] / closes[0])),
@@ -163,7 +155,7 @@ def test_a_lasting_step_asks_and_costs_its_holder_nothing(
 
 
 def test_a_split_of_a_thousand_for_one_with_its_adj_close_is_a_split(home: Home, quiet: pl.DataFrame) -> None:
-    derived(home, market(1000.0, DAY >= HIT, heavy=0.001, columns=PRICES[:4]))
+    home.derived(market(1000.0, DAY >= HIT, heavy=0.001, columns=PRICES[:4]))
     assert home.query("SELECT count(*) FROM quarantined_prices") == [(0,)]
     assert home.query("SELECT action, value FROM corporate_actions WHERE symbol = 'AAA'") == [("split", 0.001)]
     assert growth(home) == [("AAA", pytest.approx(plain_growth(quiet)))]
@@ -180,6 +172,6 @@ def test_a_name_that_comes_back_after_a_year_is_another_company(home: Home, paus
             for name in PRICES
         )
     )
-    derived(home, rows.filter(~(away & (pl.col("symbol") == "AAA"))))
+    home.derived(rows.filter(~(away & (pl.col("symbol") == "AAA"))))
     found = home.query("SELECT entity FROM entities WHERE symbol = 'AAA' ORDER BY entity")
     assert found == [("AAA",), ("AAA#2",)][:entities]

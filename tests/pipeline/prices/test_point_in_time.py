@@ -6,13 +6,11 @@ import polars as pl
 import pytest
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.prices.derive import UniverseConfig, derive
+from finjepa_pipeline.prices.derive import derive
 from finjepa_pipeline.prices.ingest import ingest
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from tests.pipeline.prices.conftest import Home
+from tests.pipeline.prices.conftest import UNIVERSE, Home
 from tests.pipeline.prices.frames import prices
-
-UNIVERSE = UniverseConfig(min_history=10, window=5, min_dollar_volume=1)
 
 
 @pytest.mark.usefixtures("no_contract")
