@@ -33,11 +33,11 @@ def install() -> None:
     threading.Thread(target=_watch, args=(read,), daemon=True, name="interrupts").start()
 
 
-def end_children(patience_s: float = GRACE_S) -> None:
-    """Ask every descendant of this process to end, and kill what still lives after `patience_s`."""
+def end_children() -> None:
+    """Ask every descendant of this process to end, and kill what still lives after `GRACE_S`."""
     left = _descendants()
     _send(left, signal.SIGTERM)
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + GRACE_S
     while left and time.monotonic() < deadline:
         time.sleep(0.1)
         left = _descendants()

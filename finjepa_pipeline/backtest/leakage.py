@@ -281,12 +281,10 @@ def build(settings: Settings, source: PriceSourceConfig, channels: tuple[str, ..
         return build_panel(con, settings, channels)
 
 
-def raw_rows(
-    con: duckdb.DuckDBPyConnection, feed: str, data_version: str, symbols: int, sessions: int, seed: int = 0
-) -> pl.DataFrame:
+def raw_rows(con: duckdb.DuckDBPyConnection, feed: str, data_version: str, symbols: int, sessions: int) -> pl.DataFrame:
     """Rows of a feed as its source gave them: a sample of the symbols, the last `sessions` sessions."""
-    drawn = {"symbols": symbols, "sessions": sessions, "seed": str(seed)}
-    rows = con.sql(sql("backtest/audit_rows"), params=drawn | {"feed": feed, "data_version": data_version}).pl()
+    of = {"symbols": symbols, "sessions": sessions, "feed": feed, "data_version": data_version}
+    rows = con.sql(sql("backtest/audit_rows"), params=of).pl()
     if rows.is_empty():
         raise FinJEPAError("there are no prices to audit; run `finjepa ingest` first")
     return rows

@@ -15,7 +15,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -211,10 +211,10 @@ def _fitted(estimator: str, shrunk: bool = False, maximise_ratio: bool = False) 
     return weights
 
 
-def complete_returns(view: MarketView, windows: Sequence[int] = WINDOWS) -> tuple[np.ndarray, np.ndarray]:
+def complete_returns(view: MarketView) -> tuple[np.ndarray, np.ndarray]:
     """Trailing returns of the assets without a gap, since skfolio takes no NaN: returns_TV and which of the N they are. The
     window is the longest in which at least half of the present assets are complete."""
-    for sessions in windows:
+    for sessions in WINDOWS:
         returns_TN, known_TN = view.returns(sessions)
         complete_N = view.present_N & known_TN.all(0) & (returns_TN.std(0) > 0)
         if complete_N.sum() * 2 >= max(view.present_N.sum(), 1):

@@ -11,6 +11,6 @@ WITH rows AS (
         AND broken & 1536 = 0
 )
 SELECT * REPLACE (date::VARCHAR AS date) FROM rows
-WHERE symbol IN (SELECT DISTINCT symbol FROM rows ORDER BY md5(symbol || $seed) LIMIT $symbols)
+WHERE symbol IN (SELECT DISTINCT symbol FROM rows ORDER BY md5(symbol) LIMIT $symbols)
     AND date >= (SELECT min(date) FROM (SELECT DISTINCT date FROM rows ORDER BY date DESC LIMIT $sessions))
 ORDER BY symbol, date
