@@ -97,7 +97,7 @@ def pages(settings: Settings) -> list[BaseRoute]:
             )
             for when, path in dated
         ]
-        return HTMLResponse(render("pages.html", title="Pages", rows=rows, drawing={}, reload_s=0))
+        return HTMLResponse(render("pages.html", title="Pages", rows=rows, drawing={}))
 
     folders = [
         Mount(f"/pages/{name}", _Files(directory=settings.home / name, check_dir=False))

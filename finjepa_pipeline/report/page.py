@@ -98,7 +98,7 @@ def write_page(
             "dates": to_json(dates or {}),
             "palette": to_json(PALETTE),
         }
-    write_text(path, render(template, drawing=drawing, **{"reload_s": 0} | values))
+    write_text(path, render(template, drawing=drawing, **values))
 
 
 @cache
