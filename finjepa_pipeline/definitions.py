@@ -13,10 +13,14 @@ from finjepa_pipeline.warehouse import Warehouse
 
 _STAGES = (prices, features, training, backtest, publishing)
 
+# Steps are forks of one process that has imported all this: else each would spend seconds of a core on it.
+_EXECUTOR = dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": [__name__]}}})
+
 defs = dg.Definitions(
     assets=automation.with_freshness([asset for stage in _STAGES for asset in stage.ASSETS]),
     jobs=automation.JOBS,
     schedules=automation.SCHEDULES,
     sensors=[*automation.SENSORS, *alerts.SENSORS],
+    executor=_EXECUTOR,
     resources={"settings": SettingsResource(), "warehouse": Warehouse()},
 )

@@ -283,15 +283,17 @@ def _as_shown(result: Any) -> Any:
 
 @functools.cache
 def _end_with_run() -> None:
-    """Let this process end when the one that runs the steps was killed: nobody waits for this step any more, and the run that
-    is started in its place would find the warehouse and the GPU taken. A command line runs its steps itself.
+    """Let this process end when the one that runs the steps, or the one that it was forked from, was killed: nobody waits for
+    this step any more, and what is started in its place would find the warehouse and the GPU taken. A command line runs its
+    steps itself.
     """
-    run = multiprocessing.parent_process()
+    run, server = multiprocessing.parent_process(), os.getppid()
     if run is None:
         return
 
     def watch() -> None:
-        run.join()
+        while run.is_alive() and os.getppid() == server:
+            run.join(_POLL_S)
         # what is half done is undone as after a SIGKILL; a training saves its state when its launcher is gone
         os._exit(1)
 

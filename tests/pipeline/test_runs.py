@@ -4,6 +4,7 @@ its run, and only a crash is tried again."""
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -239,30 +240,36 @@ def test_numbers_of_metadata_have_four_digits_and_nothing_else_changes():
     assert (one.tags["dagster/data_version"], check.passed, check.description) == ("v1", False, "why")
 
 
-def _run(pid_of_step) -> None:
-    step = multiprocessing.get_context("spawn").Process(target=_step, args=(pid_of_step,))
+def _run(method: str, pids) -> None:
+    step = multiprocessing.get_context(method).Process(target=_step, args=(pids,))
     step.start()
     time.sleep(60)
 
 
-def _step(pid_of_step) -> None:
+def _step(pids) -> None:
     @final
     def asset() -> None:
-        pid_of_step.send(os.getpid())
+        pids.send((os.getpid(), os.getppid()))
         time.sleep(60)
 
     asset()
 
 
-def test_a_step_ends_with_the_process_that_runs_its_run():
+@pytest.mark.parametrize(("method", "victim"), [("spawn", "run"), ("forkserver", "run"), ("forkserver", "server")])
+def test_a_step_ends_with_the_process_that_runs_its_run(method, victim):
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    run = multiprocessing.get_context("spawn").Process(target=_run, args=(theirs,))
+    run = multiprocessing.get_context("spawn").Process(target=_run, args=(method, theirs))
     run.start()
     assert ours.poll(60)
-    step = ours.recv()
-    run.kill()
-    run.join()
+    step, server = ours.recv()
+    if victim == "server":
+        os.kill(server, signal.SIGKILL)
+    else:
+        run.kill()
+        run.join()
     deadline = time.monotonic() + 10
     while os.path.exists(f"/proc/{step}") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{step}")
+    run.kill()
+    run.join()

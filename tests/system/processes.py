@@ -15,7 +15,7 @@ _MARKS = {
     "dagster dev": "dagster dev",
     "finjepa_pipeline.ui": "dagster dev",
 }
-KINDS = {*_MARKS.values(), "run", "step"}
+KINDS = {*_MARKS.values(), "run", "fork server", "step"}
 
 
 def with_texts(*texts: str) -> list[int]:
@@ -65,15 +65,17 @@ def command_of(pid: int) -> str:
 
 def kind_of(pid: int) -> str:
     """What a process of the product is: one of `KINDS`, or a helper of Dagster or Python, named by its command. Dagster starts
-    the process of a run, and that of a step, by multiprocessing: a run is a child of a code server, a step one of a run."""
+    the process of a run, and that of a step, by multiprocessing: a run is a child of a code server, a step one of the fork
+    server of a run."""
     command = command_of(pid)
     for mark, kind in _MARKS.items():
         if mark in command:
             return kind
-    if "spawn_main" not in command:
-        return command
-    parent = _stat(pid)
-    return "step" if parent and "spawn_main" in command_of(int(parent[1])) else "run"
+    fields = _stat(pid)
+    parent = command_of(int(fields[1])) if fields else ""
+    if "forkserver" in command:
+        return "step" if "forkserver" in parent else "fork server"
+    return "run" if "spawn_main" in command and "forkserver" not in parent else command
 
 
 def _pids() -> Iterator[int]:
