@@ -20,8 +20,8 @@ Recipe = Literal["ema", "sigreg", "both", "vicreg"]
 ConfigT = TypeVar("ConfigT")
 DefaultT = TypeVar("DefaultT")
 _RETIRED = {  # keys of checkpoints of earlier versions
-    "model.adaln_init", "model.adaln_std", "loss.heads", "loss.truncate_rollout", "training.compile", "td.symmetric",
-    "td.behaviour_cloning", "loss.variance", "loss.covariance",
+    "model.adaln_init", "model.adaln_std", "loss.heads", "loss.truncate_rollout", "training.compile", "training.accumulate",
+    "td.symmetric", "td.behaviour_cloning", "loss.variance", "loss.covariance",
 }  # fmt: skip
 _CHANNEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_CHANNELS, _MOST_TIERS = 1024, 16
@@ -187,8 +187,6 @@ class TrainingConfig(Bounded):
     gradient_clip: float = bounded(1.0, 1e-6, 1e9)
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_batches: int = bounded(8, 1, 1e5)
-    # parts of a batch, computed in turn to save memory; statistics over samples (SIGReg, variance) are then those of one part
-    accumulate: int = bounded(1, 1, 1e5)
     deterministic: bool = False  # refuse operations that are not (on a GPU some are not; the CPU always repeats itself)
     patience: int = bounded(0, 0, 1e6)  # stop after this many evaluations without a better one; 0 for never
     checkpoint_every: int = bounded(200, 1, 1e9)  # steps between two saves of everything that resuming needs

@@ -322,10 +322,9 @@ class BatchSource:
         index = EligibleIndex.of(panel, history, max(block[0], history), last, least=least, allowed=seen_A)
         self.sampler = DateSampler(index, training.batch_size, n_assets, training.seed)
 
-    def draw(self, step: int, part: int = 0, parts: int = 1) -> MarketBatch:
-        """This process's share of the global batch of a step, or of one of the parts that the batch is divided into."""
+    def draw(self, step: int) -> MarketBatch:
+        """This process's share of the global batch of a step."""
         dates_B, assets_BN = self.sampler.batch(step)
-        dates_B, assets_BN = dates_B[part::parts], assets_BN[part::parts]
         mine = slice(self.rank, None, self.ranks)
         return self.batch(dates_B[mine], assets_BN[mine])
 
@@ -365,10 +364,10 @@ class PooledBatches:
         sessions = np.array([len(source.sampler.index) for source in sources], float)
         self._shares = sessions / sessions.sum()
 
-    def draw(self, step: int, part: int = 0, parts: int = 1) -> MarketBatch:
+    def draw(self, step: int) -> MarketBatch:
         """See `BatchSource.draw`."""
         chosen = np.random.default_rng([self.seed, step, 2]).choice(len(self.sources), p=self._shares)
-        return self.sources[chosen].draw(step, part, parts)
+        return self.sources[chosen].draw(step)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

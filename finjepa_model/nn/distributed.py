@@ -1,30 +1,15 @@
 """What training processes share: sums over all of them, and random numbers that do not depend on how many they are.
 
-Part p of P of the global batch (gradient accumulation) holds its rows p, p + P, p + 2P, ..., and rank r of R holds the rows
-r, r + R, r + 2R, ... of a part. Alone and with a single part, every function here is the plain one.
+Rank r of R holds the rows r, r + R, r + 2R, ... of the global batch. Alone, every function here is the plain one.
 
 Shapes: X any dimensions.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-_PART: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 1))
-
-
-@contextmanager
-def part_of_batch(part: int, parts: int) -> Iterator[None]:
-    """What is drawn inside belongs to the rows of this one of so many parts of the global batch."""
-    token = _PART.set((part, parts))
-    try:
-        yield
-    finally:
-        _PART.reset(token)
 
 
 def rank_and_ranks() -> tuple[int, int]:
@@ -54,10 +39,9 @@ def masked_mean(value_X: Tensor, mask_X: Tensor) -> Tensor:
 
 
 def draw_rows(draw: Callable[..., Tensor], rows: int, *shape: int, device: torch.device | str) -> Tensor:
-    """`draw(rows, *shape)` from the global generator, for this process's rows of this part of the global batch.
+    """`draw(rows, *shape)` from the global generator, for this process's rows of the global batch.
 
-    Drawn for all rows and cut: processes with the same seed, and parts that begin from the same one, get together what a
-    single process gets for a batch in one piece.
+    Drawn for all rows and cut: processes with the same seed get together what a single one gets.
     """
-    (rank, ranks), (part, parts) = rank_and_ranks(), _PART.get()
-    return draw(rows * ranks * parts, *shape, device=device)[part::parts][rank::ranks]
+    rank, ranks = rank_and_ranks()
+    return draw(rows * ranks, *shape, device=device)[rank::ranks]

@@ -17,7 +17,7 @@ from finjepa_model.data.batches import BatchSource, MarketBatch, PooledBatches
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import learned_blocks, split_dates
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.nn.distributed import part_of_batch, rank_and_ranks
+from finjepa_model.nn.distributed import rank_and_ranks
 from finjepa_model.training import run_folder as files
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.evaluation import monitor
@@ -76,11 +76,10 @@ class Trainer:
         self.rank, self.ranks = rank_and_ranks()
         self.device = pick_device(self.rank)
         training = config.training
-        parts = self.ranks * training.accumulate
-        if training.batch_size % parts or training.batch_size // parts < 2:
+        if training.batch_size % self.ranks or training.batch_size // self.ranks < 2:
             raise FinJEPAError(
-                f"training.batch_size={training.batch_size} does not divide into {parts} parts of at least 2 "
-                f"({self.ranks} processes, training.accumulate={training.accumulate}); choose a multiple"
+                f"training.batch_size={training.batch_size} does not divide into {self.ranks} parts of at least 2, one for "
+                "each process; choose a multiple"
             )
         if training.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this only
@@ -163,12 +162,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, self.step, self.total_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        totals: Terms = {}
-        for part in range(training.accumulate):
-            terms = self._forward(self.source.draw(self.step, part, training.accumulate).to(self.device), part)
-            (terms["loss"] / training.accumulate).backward()
-            for name, value in terms.items():
-                totals[name] = totals.get(name, 0) + value.detach() / training.accumulate
+        terms = self._forward(self.source.draw(self.step).to(self.device))
+        terms["loss"].backward()
         self._average_gradients()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
         if not torch.isfinite(norm):
@@ -178,7 +173,7 @@ class Trainer:
             )
         self.optimizer.step()
         self.model.update_teacher(teacher_momentum(loss, self.step, self.total_steps))
-        return totals | {"gradient_norm": norm.detach()}
+        return {name: value.detach() for name, value in terms.items()} | {"gradient_norm": norm.detach()}
 
     @torch.no_grad()
     def evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
@@ -200,14 +195,13 @@ class Trainer:
         self.model.train()
         return _numbers(totals, self.ranks), diagnostics[0]
 
-    def _forward(self, batch: MarketBatch, part: int) -> Terms:
+    def _forward(self, batch: MarketBatch) -> Terms:
         training = self.config.training
         seed = seed_of(training.seed, self.step, 0)
-        torch.manual_seed(seed)  # the same on every rank and for every part, see draw_rows
-        with part_of_batch(part, training.accumulate):
-            path = sample_path(batch, self.config.portfolio)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
-                return self.model.loss(batch, path, seed)
+        torch.manual_seed(seed)  # the same on every rank, see draw_rows
+        path = sample_path(batch, self.config.portfolio)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+            return self.model.loss(batch, path, seed)
 
     def _evaluate_and_keep(self) -> None:
         validation, diagnostics = self.evaluate()

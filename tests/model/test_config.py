@@ -49,7 +49,11 @@ def test_override_changes_only_its_key():
 
 
 def test_settings_of_earlier_versions_are_read_over():
-    old = {"training": {"compile": True, "seed": 3}, "model": {"adaln_init": "zero"}, "td": {"symmetric": False}}
+    old = {
+        "training": {"compile": True, "accumulate": 2, "seed": 3},
+        "model": {"adaln_init": "zero"},
+        "td": {"symmetric": False},
+    }
     assert FinJEPAConfig.from_dict(old) == FinJEPAConfig.from_dict({"training": {"seed": 3}})
 
 

@@ -29,7 +29,7 @@ class _KilledError(Exception):
 
 def test_resumed_training_equals_uninterrupted_training(panel, tmp_path):
     """Asked to stop after five of ten steps, gone on with, killed after eight and gone on with from the sixth."""
-    config = run_config({"recipe": "both"}, accumulate=2)
+    config = run_config({"recipe": "both"})
     whole = Trainer(config, panel, tmp_path / "whole")
     whole.train()
 
@@ -134,20 +134,6 @@ def _gradients(trainer):
     return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(("recipe", "parts"), [("ema", 2), ("sigreg", 4)])
-def test_a_batch_in_parts_has_the_losses_and_the_gradients_of_the_whole(panel, tmp_path, recipe, parts):
-    """But for statistics over samples, which see a part: their weights are zero here."""
-    loss = {"recipe": recipe, "sigreg": 0.0}
-    trainers = [Trainer(run_config(loss, accumulate=number), panel, tmp_path / str(number)) for number in (1, parts)]
-    whole, divided = (trainer.train_step() for trainer in trainers)
-    for term in whole.keys() - {"sigreg"}:
-        assert float(divided[term]) == pytest.approx(float(whole[term]), rel=1e-5), term
-    gradients, of_parts = map(_gradients, trainers)
-    assert gradients.keys() == of_parts.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(of_parts[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-
-
 def test_a_step_in_bfloat16_keeps_weights_and_sigreg_in_float32(panel, tmp_path):
     wide, narrow = (
         Trainer(run_config({"recipe": "both"}, precision=name), panel, tmp_path / name)
@@ -245,7 +231,7 @@ dist.destroy_process_group()
 """
 RUNS = {
     "sigreg": run_config({"recipe": "sigreg"}, epochs=1, steps_per_epoch=3),
-    "both-in-parts": run_config({"recipe": "both", "ema_start": 0.5}, epochs=1, steps_per_epoch=2, accumulate=2),
+    "both": run_config({"recipe": "both", "ema_start": 0.5}, epochs=1, steps_per_epoch=2),
     "vicreg": run_config({"recipe": "vicreg", "rollout_steps": 3}, epochs=1, steps_per_epoch=2),
 }
 OBJECTIVE = {
@@ -258,7 +244,7 @@ OBJECTIVE = {
 }
 OF_RECIPE = {
     "sigreg": {"sigreg"},
-    "both-in-parts": {"sigreg"},
+    "both": {"sigreg"},
     "vicreg": {"latent_variance", "latent_covariance", "temporal_similarity"},
 }
 
