@@ -38,7 +38,8 @@ class UniverseRule:
     """Who is eligible for a decision, judged from trailing data only.
 
     Attributes:
-        size: the first so many by dollar volume.
+        size: the first so many by dollar volume over the window; equal ones, and all where there are no volumes, by symbol. It is
+            the same whatever part of a history is seen.
         min_dollar_volume: median over the window, dollars a day.
         min_history, window: sessions.
     """
@@ -241,7 +242,7 @@ def eligible(rows: pl.DataFrame, rule: UniverseRule) -> pl.Series:
     """
     dollars, window = pl.col("dollar_volume"), rule.window
     judged = rows.select(
-        "session", "tradable", "entity",
+        "session", "tradable", "symbol",
         pl.int_range(1, pl.len() + 1).over("entity").alias("age"),
         dollars.round().rolling_sum(window, min_samples=1).over("entity").alias("traded"),
         (dollars >= rule.min_dollar_volume).fill_null(False).cast(pl.Int32).rolling_sum(window, min_samples=1).over("entity")
@@ -250,9 +251,7 @@ def eligible(rows: pl.DataFrame, rule: UniverseRule) -> pl.Series:
     liquid = pl.col("traded").is_null() | (pl.col("liquid_days") > window / 2.0)
     chosen = judged.filter(pl.col("tradable") & (pl.col("age") >= rule.min_history) & liquid)
     if chosen.height and int(chosen["session"].value_counts()["count"].max()) > rule.size:  # pyright: ignore[reportArgumentType]
-        chosen = chosen.sort(
-            "session", "traded", "age", "entity", descending=[False, True, True, False], nulls_last=True
-        )
+        chosen = chosen.sort("session", "traded", "symbol", descending=[False, True, False], nulls_last=True)
         chosen = chosen.group_by("session", maintain_order=True).head(rule.size)
     found = np.zeros(rows.height, bool)
     found[chosen["row"].to_numpy()] = True

@@ -18,7 +18,7 @@ from finjepa_pipeline.prices import history
 from finjepa_pipeline.warehouse import Warehouse, sql
 
 TABLES = ("corporate_actions", "entities", "adjusted_prices", "universe")
-SCHEMA = 7  # raise it when what is derived changes: it is made again
+SCHEMA = 8  # raise it when what is derived changes: it is made again
 RUN_ROWS = 1_000_000  # of a query: few queries, and some 100 MB of them at a time
 # Where symbols have calendars of their own, a row stands at the first session of the clock whose close is not before its own: a
 # decision there knows it, and none before does. Of several rows, the last one stands.
@@ -72,14 +72,13 @@ def derive(warehouse: Warehouse, config: UniverseConfig, prices: tuple[str, str]
         if not reused:
             several = con.execute("FROM symbol_calendars WHERE feed_id = ? LIMIT 1", [revision.feed_id]).fetchall()
             clocked = _ON_ONE_CLOCK.format(feed_id=revision.feed_id) if several else "FROM prices"
-            has_volume = "volume" in revision.columns
             con.begin()
             con.execute(sql("prices/sessions").format(clocked=clocked))
             for name, frame in _histories(con).items():
                 con.register("frame", frame.to_arrow())
                 con.execute(f"CREATE OR REPLACE TABLE {name} AS FROM frame")
                 con.unregister("frame")
-            con.execute(sql("prices/derived").format(**options, has_volume=has_volume))
+            con.execute(sql("prices/derived").format(**options))
             con.execute("DELETE FROM derived_state")
             con.execute("INSERT INTO derived_state VALUES (?, ?, ?)", state)
             con.commit()

@@ -48,7 +48,7 @@ def decision_page(decision: Mapping[str, Any], record: str = "") -> str:
         rows=rows,
         flat=[name for name in decision["assets"] if name not in named],
         path=why and _path(why),
-        search=search_charts(decision["search"]) if decision["search"] else [],
+        search=search_charts(decision["search"]) if decision["search"] and len(decision["search"]["cost"]) > 1 else [],
     )
 
 

@@ -137,7 +137,8 @@ def attribution(growth: Mapping[tuple[str, str], float], names: Sequence[str], b
     for part, replay in (("weights", "weights"), ("signals", "signals"), ("hedge", "hedge"), ("costs", "net")):
         traces.append(go.Bar(name=part, x=list(names), y=[growth[name, replay] - before[name] for name in names]))
         before = {name: growth[name, replay] for name in names}
-    return of(traces, barmode="relative", yaxis={"tickformat": ".1%", "title": "a year, over 1/N"})
+    above = {"orientation": "h", "y": 1.12}  # names of strategies are long, and stand below
+    return of(traces, barmode="relative", legend=above, yaxis={"tickformat": ".1%", "title": "a year, over 1/N"})
 
 
 def cost_curves(

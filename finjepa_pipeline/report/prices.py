@@ -37,7 +37,7 @@ def write_quality_page(
         "coverage": draw.of(
             [draw.line("symbols", coverage["symbols"], "sessions")], yaxis={"rangemode": "tozero"}, showlegend=False
         ),
-        "revisions": draw.of(lines, xaxis={"type": "category"}, yaxis={"type": "log"}),
+        "revisions": draw.of(lines, xaxis={"type": "category"}, yaxis={"type": "log", "dtick": 1}),
     }
     if bars:
         figures["quarantine"] = draw.of(bars, barmode="stack", showlegend=True)

@@ -20,23 +20,18 @@ WHERE factor IS NOT NULL;
 -- Eligible at the close of a date: traded that day, with enough history, and where the source has volumes, with a median
 -- dollar volume that is high enough (more than half the days reach it). No filter by price: most sources divide past closes by later
 -- splits, so that a low one would know of them. Sums are of whole dollars, hence exact: they do not depend on where a history starts.
--- Where the source has no volumes, a hash of the first returns decides between symbols of the same age (rounded to a basis point,
--- so that a later adjustment of all closes does not move it), never the name.
+-- The order is that of UniverseRule: equal dollar volumes, or none, go by symbol.
 CREATE OR REPLACE TABLE universe AS
-WITH tie_breaks AS (
-    SELECT symbol, hash(list_transform(range(1, len(closes)), lambda place: round(1e4 * ln(closes[place + 1] / closes[place])))) AS tie_break
-    FROM (SELECT symbol, arg_min(close, date, least(21, {min_history})) AS closes FROM clocked_prices WHERE NOT {has_volume} GROUP BY symbol)
-),
-judged AS (
-    SELECT entity, date, tradable, coalesce(tie_break, 0) AS tie_break, row_number() OVER history AS age,
+WITH judged AS (
+    SELECT entity, symbol, date, tradable, row_number() OVER history AS age,
         sum(TRY_CAST(dollar_volume AS BIGINT)) OVER recent AS traded,
         count(*) FILTER (WHERE dollar_volume >= {min_dollar_volume}) OVER recent AS liquid_days
-    FROM adjusted_prices JOIN entities USING (entity) LEFT JOIN tie_breaks USING (symbol)
+    FROM adjusted_prices JOIN entities USING (entity)
     WINDOW history AS (PARTITION BY entity ORDER BY date), recent AS (history ROWS {window} - 1 PRECEDING)
 )
 SELECT date, entity FROM judged
 WHERE tradable AND age >= {min_history} AND (traded IS NULL OR liquid_days > {window} / 2.0)
-QUALIFY row_number() OVER (PARTITION BY date ORDER BY traded DESC NULLS LAST, age DESC, tie_break, entity) <= {size}
+QUALIFY row_number() OVER (PARTITION BY date ORDER BY traded DESC NULLS LAST, symbol) <= {size}
 ORDER BY date, entity;
 
 -- Returns of raw closes (a dividend that is paid later does not move them), in percent, and volumes, in half decades, by month.
