@@ -11,7 +11,7 @@ from finjepa_pipeline.report.page import number, styled, write_page
 # Of the newest evaluation, on validation dates: what it is, and when it is good.
 _SCORES = {
     "loss": "validation loss; the checkpoint is the model with the lowest one",
-    "risk": "risk heads: negative log-likelihood of returns, lower is better",
+    "risk": "error of log volatility within a date and misfit of returns, lower is better",
     "copy_skill": "prediction beside no change: 1 is perfect, 0 is no better",
     "mean_skill": "prediction beside the mean latent: 1 is perfect, 0 is no better",
     "rollout_skill_1": "roll-out beside no change, first step",

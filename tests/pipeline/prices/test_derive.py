@@ -84,7 +84,7 @@ def test_a_full_universe_is_that_of_a_frame_whatever_part_of_the_history_it_has(
     rows = rows.filter((pl.col("symbol") != "A10") | (pl.int_range(pl.len()).over("symbol") > 20))  # the youngest
     derived(home, rows.sort("symbol", "date"))
     newest = rows["date"].max()
-    members = {str(entity) for entity, date in home.query("SELECT entity, date FROM universe") if date == newest}
+    members = {str(entity) for entity, date in home.query("SELECT entity, date FROM universe") if str(date) == newest}
     assert len(members) == UNIVERSE.size
     if "volume" not in columns:
         assert members == set(sorted(symbols)[: UNIVERSE.size])
