@@ -57,9 +57,8 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            if near := difflib.get_close_matches(args[0], COMMANDS, n=1):
-                error.message += f" Did you mean '{near[0]}'?"
-            raise
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            raise (click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) if near else error) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
