@@ -110,6 +110,7 @@ def test_an_option_changes_what_is_run_or_is_refused(monkeypatch, tmp_path, comm
         (["train", "--set", "td.steps=5"], "--branch jepa,td"),
         (["train", "--hub-repo-id", "a/b"], "--hub-repo-id has no effect without --push-to-hub"),
         (["train", "--push-to-hub"], "--hub-repo-id"),
+        (["trian"], "Did you mean 'train'?"),
         (["train", "--epoch", "3"], "--epochs"),
         (["sweep", "--seed", "3"], "--seeds"),
         (["sweep", "--stop-early"], "FINJEPA_COMPUTE"),
