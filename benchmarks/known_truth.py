@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--planner", default="mppi,qp", help="the first one has the shuffled twin")
     parser.add_argument("--utility", default=UTILITY)
-    parser.add_argument("--controls", default="ewma,ridge")
+    parser.add_argument("--controls", default="ewma")
     parser.add_argument("--baselines", default="equal_weight,min_variance,momentum_60", help="1/N must be the first")
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--untrained", action="store_true")
@@ -108,7 +108,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     checkpoint = (born if arguments.untrained else train)(settings, config, panel)
     trained = time.monotonic() - started
     imagination = MarketImagination(checkpoint)
-    controls = Controls(panel, imagination)
+    controls = Controls(imagination)
     block = getattr(split_dates(len(panel.dates), config), arguments.block)
     setup = BacktestSetup.over(
         panel,
@@ -126,9 +126,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     strategies.append(ShuffledActions(imagination, strategy_name(planners[0], arguments.utility)))
     strategies += [controls.make(f"mppi with {name}") for name in arguments.controls.split(",") if name]
     walks = [simulate(strategy, setup, views) for strategy in strategies]
-    quality = {"world_model": forecast_quality(imagination.forecast, setup, views)["rank_ic"].mean}
-    if "ridge" in arguments.controls:
-        quality["ridge"] = forecast_quality(controls.forecast("ridge"), setup, views)["rank_ic"].mean
+    rank_ic = forecast_quality(imagination.forecast, setup, views)["rank_ic"].mean
     rows = []
     for result in walks:
         scored = fraction(ground, setup, result) if arguments.variant != "null" else None
@@ -139,7 +137,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
                 "of_clock": scored.of_clock if scored else None,
                 "p": one_sided_p(result.gross_T, walks[0].gross_T) if result.strategy != "equal_weight" else None,
                 "net_minus_equal": float((result.net_T - walks[0].net_T).mean() * 252),
-                "rank_ic": quality.get("world_model" if result.strategy in planners else result.strategy),
+                "rank_ic": rank_ic if result.strategy in planners else None,
                 "training_seconds": round(trained, 1),
             }
         )

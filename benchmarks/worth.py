@@ -125,7 +125,7 @@ def switches(bench: Bench, qp: StrategyResult) -> None:
 
 def parts(bench: Bench, qp: StrategyResult) -> None:
     """What each part of `qp` is worth."""
-    controls = Controls(bench.panel, bench.imagination)
+    controls = Controls(bench.imagination)
     found = [simulate(controls.make(f"qp with {name}"), bench.setup, bench.views) for name in CONTROLS]
     found += [qp, simulate(one_over_n(), bench.setup, bench.views)]
     frames = [pl.DataFrame({"strategy": r.strategy, "date": r.dates_T, "net_return": r.net_T}) for r in found]

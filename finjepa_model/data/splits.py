@@ -68,24 +68,6 @@ def checkpoint_splits(folder: Path, panel: Panel) -> Splits:
     return Splits.on(panel.dates, checkpoint_blocks(folder))
 
 
-def training_block(folder: Path, panel: Panel, config: FinJEPAConfig, what: str) -> tuple[int, int]:
-    """The sessions of a panel that a checkpoint was trained on.
-
-    Args:
-        what: is to be learned from them, and how to do without.
-
-    Raises:
-        FinJEPAError: if the panel has too few of them.
-    """
-    block = checkpoint_splits(folder, panel).train
-    if block[1] - _purge(config) <= max(block[0], history_needed(config) + config.model.stride):
-        raise FinJEPAError(
-            f"these prices, from {panel.dates[0]} to {panel.dates[-1]}, have {max(block[1] - block[0], 0)} of the sessions that "
-            f"{folder.name} was trained on, too few for {what}"
-        )
-    return block
-
-
 def split_dates(sessions: int, config: FinJEPAConfig) -> Splits:
     """Split a calendar by the shares of the config.
 

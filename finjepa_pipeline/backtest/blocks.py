@@ -22,7 +22,6 @@ from finjepa_model.data.splits import (
     checkpoint_splits,
     history_needed,
     shortest_block,
-    training_block,
 )
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
@@ -38,7 +37,7 @@ from finjepa_model.planner_strategies import (
 from finjepa_model.planners import make_planner
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline import compute
-from finjepa_pipeline.backtest.controls import FITTED, TO_FIT, Controls, possible
+from finjepa_pipeline.backtest.controls import Controls, possible
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, decide_at, replayed, simulate
 from finjepa_pipeline.backtest.inference import forecast_quality
 from finjepa_pipeline.backtest.metrics import Expectations
@@ -48,7 +47,6 @@ from finjepa_pipeline.backtest.strategies import (
     WITH,
     Strategy,
     baselines,
-    control_of,
     kind,
     load_strategy,
     planner_in,
@@ -60,7 +58,6 @@ from finjepa_pipeline.warehouse import Warehouse
 PROTOCOL = 8  # raise it when a change of the code changes the results of a strategy: everything is then computed again
 # The validation block only chooses among planners; the other baselines are in the test.
 ON_VALIDATION = ("equal_weight", "buy_and_hold", "cash")
-USUAL = "untrained,ewma,ledoit_wolf,shuffled_actions"  # controls that say what each part is worth
 
 
 class StrategiesConfig(dg.Config):
@@ -73,7 +70,7 @@ class StrategiesConfig(dg.Config):
     controls: str | None = Field(
         default=None,
         description="Comma list of controls beside every planner (of the test block), or all, or none; by default "
-        f"{USUAL} beside the first planner alone, e.g. ewma,ledoit_wolf",
+        "all beside the first planner alone, e.g. ewma,ledoit_wolf",
     )
     strategies: list[str] = Field(
         default_factory=list,
@@ -89,7 +86,7 @@ class StrategiesConfig(dg.Config):
         """
         on_validation = block == "validation"
         plain = [s.name for s in baselines() if not on_validation or s.name in ON_VALIDATION]
-        controls = parse_names(USUAL if self.controls is None else self.controls, CONTROLS, "control")
+        controls = parse_names("all" if self.controls is None else self.controls, CONTROLS, "control")
         planners = parse_planners(self.planner, self.utility)
         compared = planners[:1] if self.controls is None else planners
         beside = [f"{one}{WITH}{control}" for one in compared for control in controls if possible(control, one)]
@@ -161,8 +158,6 @@ def pending_blocks(
     model, data_version = read_config(checkpoint), str(panel.manifest["data_version"])
     tested = {block.name: config.tested(block.name) for block in blocks}
     _refuse_what_was_seen(checkpoint, panel, config.tested("test"), blocks)
-    if {name.rpartition(WITH)[2] for name in config.tested("test")} & set(FITTED):  # known before anything is computed
-        training_block(checkpoint, panel, model, TO_FIT)
     with warehouse.connect() as con:
         known = known_results(con, checkpoint.name, data_version)
     pending = []
@@ -250,25 +245,22 @@ def _longest_first(block: PendingBlock) -> list[str]:
 
 
 def result_of(job: tuple[PendingBlock, str]) -> StrategyResult:
-    """One strategy on one block, a new one for each: it may carry memory from one decision to the next. On the validation block,
-    no forecast is compared with what came."""
+    """One strategy on one block, a new one for each: it may carry memory from one decision to the next. Of a planner on the test
+    block, the forecasts of returns are compared with what came."""
     block, name = job
     setup, views = _setup(block)
     if kind(name) in ("baseline", "user"):
         plain = {strategy.name: strategy for strategy in baselines()}
         return simulate(plain.get(name) or load_strategy(block.strategies[name]), setup, views)
-    controls = _controls(block.checkpoint, block.panel)
-    control, _ = control_of(name) or ("", name)
-    strategy: Strategy = controls.make(name) if control else FinJEPAStrategy(name, controls.imagination)
+    controls = _controls(block.checkpoint)
+    is_control = kind(name) == "control"
+    strategy: Strategy = controls.make(name) if is_control else FinJEPAStrategy(name, controls.imagination)
     result = simulate(strategy, setup, views)
     if isinstance(strategy, FinJEPAStrategy):
         result = replace(result, expectations=compare_expectations(strategy.expected, result))
-    if block.key.block == "validation":
+    if is_control or block.key.block == "validation":
         return result
-    fitted = control in FITTED
-    forecaster = control if fitted else "world_model"
-    forecast = controls.forecast(control) if fitted else controls.imagination.forecast
-    return replace(result, forecasts={forecaster: forecast_quality(forecast, setup, views)})
+    return replace(result, forecasts={"world_model": forecast_quality(controls.imagination.forecast, setup, views)})
 
 
 def compare_expectations(expected: Sequence[tuple[np.datetime64, Expectation]], result: StrategyResult) -> Expectations:
@@ -286,8 +278,8 @@ def compare_expectations(expected: Sequence[tuple[np.datetime64, Expectation]], 
 
 
 @lru_cache(maxsize=2)
-def _controls(checkpoint: Path, panel: Path) -> Controls:
-    return Controls(Panel.open(compute.local_folder(panel)), MarketImagination(compute.local_folder(checkpoint)))
+def _controls(checkpoint: Path) -> Controls:
+    return Controls(MarketImagination(compute.local_folder(checkpoint)))
 
 
 @lru_cache(maxsize=2)

@@ -4,14 +4,12 @@ from the data, from the risk model or from what was learned.
 `untrained` is the same model as it is born: fixed HAR volatility, textbook correlations, and the mean return of the training
 block. `ewma` and `ledoit_wolf` keep the model's expected returns and replace its risk: one factor with exponentially weighted
 volatilities, or the covariance of Ledoit and Wolf (2004) of the past year. `shuffled_actions` takes the model's own decision and
-deals the weights to other assets. `ridge` and `boosted_trees` forecast returns from the same windows and labels, with the risk
-of `ewma`.
+deals the weights to other assets.
 
-Shapes: B decision dates, S steps, H steps of a plan, N assets, M = N + 1 (the market proxy last), T sessions, F channels,
-X samples, Z inputs.
+Shapes: B decision dates, H steps of a plan, N assets, M = N + 1 (the market proxy last), T sessions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,9 +21,6 @@ from torch import Tensor
 from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import BatchSource, Observation
-from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import training_block
 from finjepa_model.market_view import MarketView
 from finjepa_model.nn.covariance import ledoit_wolf
 from finjepa_model.planner_strategies import (
@@ -41,13 +36,8 @@ from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_pipeline.backtest.strategies import control_of
 
-Forecast = Callable[[MarketView], np.ndarray]  # expected simple return over the next decision step, by asset of a view
-FITTED = ("ridge", "boosted_trees")  # on the training block
-TO_FIT = f"a control that is fitted ({', '.join(FITTED)}); add --controls ewma"
 _WITH_LATENTS = ("untrained", "shuffled_actions")
 _RISK_SPAN, _YEAR = 63, 252  # sessions
-_DRAWS = 12  # training batches that a forecaster is fitted to
-_LARGEST_FORECAST = 3.0  # in units of the asset's volatility over a step
 
 
 @dataclass(frozen=True)
@@ -138,12 +128,10 @@ class ShuffledActions:
 
 
 class Controls:
-    """Makes controls for one checkpoint on one panel; what has to be fitted is fitted once, on the training block alone."""
+    """Makes controls for one checkpoint."""
 
-    def __init__(self, panel: Panel, imagination: MarketImagination):
-        self._panel, self.imagination = panel, imagination
-        self._config = imagination.config
-        self._forecasts: dict[str, Forecast] = {}
+    def __init__(self, imagination: MarketImagination):
+        self.imagination, self._config = imagination, imagination.config
 
     def make(self, strategy: str) -> Any:
         """A new strategy by its name, of a control and a planner."""
@@ -156,11 +144,8 @@ class Controls:
             return FinJEPAStrategy(planner, self._untrained, strategy)
         stride = self._config.model.stride
         covariance = shrunk_sample if control == "ledoit_wolf" else one_factor
-        forecast = self.forecast(control) if control in FITTED else None
         imagined = ForecastImagination(
-            self._config,
-            lambda view: self.imagination.at(view)[0].mean_BHN if forecast is None else _ahead(forecast(view)),
-            lambda view: covariance(view, stride),
+            self._config, lambda view: self.imagination.at(view)[0].mean_BHN, lambda view: covariance(view, stride)
         )
         return FinJEPAStrategy(planner, imagined, strategy)
 
@@ -170,39 +155,6 @@ class Controls:
         trained = self.imagination.model.readout
         model.readout.set(torch.zeros_like(trained.weights_Z), float(trained.level), float(trained.persistence))
         return MarketImagination(model)
-
-    def forecast(self, name: str) -> Forecast:
-        """Of one of `FITTED`."""
-        if name not in self._forecasts:
-            self._forecasts[name] = self._fitted(name)
-        return self._forecasts[name]
-
-    def _fitted(self, name: str) -> Forecast:
-        regressor, patch = _regressor(name), self._config.model.patch
-        samples = [patch_means(observation, patch)[valid] for observation, _, valid in self._training]
-        targets = [target[valid] for _, target, valid in self._training]
-        regressor.fit(np.concatenate(samples), np.clip(np.concatenate(targets), -5, 5))
-
-        def forecast(view: MarketView) -> np.ndarray:
-            observation = view.observation(self._config)
-            inputs_NZ = patch_means(observation, patch)[0, -1]
-            scale_N = observation.volatility_BSN[0, -1].numpy() * np.sqrt(self._config.model.stride)
-            return np.clip(regressor.predict(inputs_NZ), -_LARGEST_FORECAST, _LARGEST_FORECAST) * scale_N
-
-        return forecast
-
-    @cached_property
-    def _training(self) -> Sequence[tuple[Observation, np.ndarray, np.ndarray]]:
-        """Batches of the training block as the model saw them: observation, target_BSN in units of volatility, valid_BSN."""
-        block = training_block(self.imagination.folder, self._panel, self._config, TO_FIT)
-        source = BatchSource(self._panel, self._config, block)
-        drawn = []
-        for step in range(_DRAWS):
-            batch = source.draw(step)
-            scale_BSN = batch.observation.volatility_BSN * self._config.model.stride**0.5
-            valid_BSN = batch.step_return_valid_BSN & batch.observation.present_BN.unsqueeze(1)
-            drawn.append((batch.observation, (batch.step_return_BSN / scale_BSN).numpy(), valid_BSN.numpy()))
-        return drawn
 
 
 def possible(control: str, planner: str) -> bool:
@@ -220,27 +172,6 @@ def untrained(config: FinJEPAConfig) -> FinJEPA:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         return FinJEPA(config).eval()
-
-
-def patch_means(observation: Observation, patch: int) -> np.ndarray:
-    """The window of each asset, averaged over the encoder's patches: [B, S, N, P * F]."""
-    features_BSNTF = observation.features_BSNTF
-    *batch, sessions, channels = features_BSNTF.shape
-    means = features_BSNTF.reshape(*batch, sessions // patch, patch, channels).mean(-2)
-    return means.reshape(*batch, -1).numpy()
-
-
-def _regressor(name: str) -> Any:
-    from sklearn.ensemble import HistGradientBoostingRegressor
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if name == "boosted_trees":
-        return HistGradientBoostingRegressor(
-            max_iter=60, max_depth=3, learning_rate=0.05, min_samples_leaf=200, random_state=0
-        )
-    return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(1, 6, 11)))
 
 
 def _weights(sessions: int, span: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from finjepa_model.market_view import MarketView
 from finjepa_model.portfolio import PortfolioState
 from finjepa_pipeline.backtest.metrics import BENCHMARK
 
-CONTROLS = ("untrained", "ewma", "ledoit_wolf", "shuffled_actions", "ridge", "boosted_trees")
+CONTROLS = ("untrained", "ewma", "ledoit_wolf", "shuffled_actions")
 WITH = " with "  # between the names of a planner and of the control that replaces a part of it
 WINDOWS = (504, 252, 126, 63)  # sessions; the longest in which enough assets have no gap
 Rule = Callable[[MarketView], np.ndarray]

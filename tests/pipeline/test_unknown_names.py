@@ -36,7 +36,7 @@ ANSWERS = {"ingest": {"prices": {"feed": "a feed", "data_version": "1"}}}
 # A value for each option that a command may have; options that are not named here take "x" or 3.
 VALUES = {
     "data_source": "hf", "start": "2020-01-02", "end": "2020-01-03", "preset": "base", "branch": "jepa,td",
-    "overrides": "model.dim=48", "grid": "model.dim=32,48", "seeds": "1,2", "planner": "qp", "controls": "ridge",
+    "overrides": "model.dim=48", "grid": "model.dim=32,48", "seeds": "1,2", "planner": "qp", "controls": "ewma",
     "scheme": "rolling", "utility": "log_growth", "synthetic_variant": "null", "hub_repo_id": "owner/name",
     "dataset_name": "owner/data",
     "unseen_symbols": "0.1", "sessions": "700", "calendar": "XLON", "strategies": "a:b", "strategy": "a:b",

@@ -10,7 +10,6 @@ from handmade_setup import config_for, write_lineage
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from finjepa_model import FinJEPA
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import (
     EMBARGO,
@@ -18,13 +17,10 @@ from finjepa_model.data.splits import (
     history_needed,
     shortest_block,
     split_dates,
-    training_block,
 )
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planner_strategies import MarketImagination
 from finjepa_pipeline.backtest import audit
 from finjepa_pipeline.backtest.blocks import BacktestBlock, StrategiesConfig, backtest_blocks, pending_blocks
-from finjepa_pipeline.backtest.controls import Controls
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -104,32 +100,6 @@ def test_an_ensemble_is_judged_after_what_each_of_its_members_saw(home, tmp_path
     wanted = StrategiesConfig(planner="mppi", utility="log_growth - disagreement('later')")
     with pytest.raises(FinJEPAError, match="later may be tested from"):
         pending_blocks(Warehouse.from_settings(settings), checkpoint, panel, wanted, backtest_blocks(checkpoint, panel))
-
-
-def test_what_is_fitted_for_a_checkpoint_is_fitted_on_its_training_dates_or_refused(home, tmp_path):
-    """Controls and goals of a checkpoint on other prices: the sessions that judge it teach nothing."""
-    _, trained, checkpoint = home
-    FinJEPA(CONFIG).save_pretrained(checkpoint)
-    write_lineage(checkpoint, CONFIG, trained)
-    longer = panel_of(tmp_path / "longer", FIRST + np.arange(-400, DAYS + 300), data_version="later")
-    assert training_block(checkpoint, longer, CONFIG, "") == (400, 400 + split_dates(DAYS, CONFIG).train[1])
-    controls = Controls(longer, MarketImagination(checkpoint))
-    drawn = []
-    source = "finjepa_pipeline.backtest.controls.BatchSource.batch"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(source, lambda self, dates_B, assets_BN: drawn.extend(dates_B) or _stop())
-        with pytest.raises(StopIteration):
-            controls.forecast("ridge")
-    assert min(drawn) >= 400
-    assert max(drawn) < 400 + split_dates(DAYS, CONFIG).train[1]
-    after = panel_of(tmp_path / "after", FIRST + np.arange(DAYS - 200, DAYS + 300), data_version="after")
-    with pytest.raises(FinJEPAError, match=r"too few for a control that is fitted .*--controls ewma"):
-        Controls(after, MarketImagination(checkpoint)).forecast("ridge")
-    assert [block.name for block in backtest_blocks(checkpoint, after)] == ["test"]  # later sessions alone
-
-
-def _stop():
-    raise StopIteration
 
 
 def test_an_audit_is_held_on_the_same_test_block(home, tmp_path):

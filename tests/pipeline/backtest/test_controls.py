@@ -35,7 +35,7 @@ def case(tmp_path_factory):
     model.readout.level.fill_(0.5)  # invested
     model.save_pretrained(folder / "model")
     write_lineage(folder / "model", config, panel)
-    return Controls(panel, MarketImagination(folder / "model")), setup_over_test_block(panel, config, 40)
+    return Controls(MarketImagination(folder / "model")), setup_over_test_block(panel, config, 40)
 
 
 def test_a_control_keeps_the_expected_returns_and_replaces_the_risk(case):

@@ -129,11 +129,11 @@ def test_the_config_of_a_walk_forward_names_its_strategies(tmp_path, monkeypatch
     mine.write_text("def decide(view):\n    return None\n")
     monkeypatch.setenv("FINJEPA_STRATEGIES", str(tmp_path))
     asked = {"planner": "mppi", "utility": "log_growth - 5*variance", "n_assets": 7}
-    config = WalkForwardConfig(controls="ridge", strategies=[f"{mine}:decide"], **asked)
+    config = WalkForwardConfig(controls="ewma", strategies=[f"{mine}:decide"], **asked)
     names = list(config.tested("test"))
     planner = "mppi | log_growth - 5*variance"
-    assert {planner, f"{planner} with ridge", "equal_weight", "momentum_60"} < set(names)
+    assert {planner, f"{planner} with ewma", "equal_weight", "momentum_60"} < set(names)
     assert names[-1].startswith("mine:decide@")
-    assert f"{planner} with ridge" not in config.tested("validation")
+    assert f"{planner} with ewma" not in config.tested("validation")
     with pytest.raises(FinJEPAError, match="nobody"):
         WalkForwardConfig(controls="nobody").tested("test")

@@ -102,7 +102,7 @@ def test_every_baseline_walks_over_the_same_sessions(tmp_path):
 
 
 def test_nobody_but_a_planner_is_taken_for_one():
-    names = ("cem | log_growth/2", "cem | log_growth/2 with ridge", "equal_weight", "mine:decide@a1b2c3")
+    names = ("cem | log_growth/2", "cem | log_growth/2 with ewma", "equal_weight", "mine:decide@a1b2c3")
     assert [kind(name) for name in names] == ["planner", "control", "baseline", "user"]
 
 
