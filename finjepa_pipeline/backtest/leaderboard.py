@@ -19,7 +19,6 @@ import polars as pl
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.market_view import traded_text
-from finjepa_pipeline.backtest.acting import acting_planner
 from finjepa_pipeline.backtest.engine import COST_GRID
 from finjepa_pipeline.backtest.inference import (
     bands,
@@ -46,7 +45,7 @@ from finjepa_pipeline.backtest.metrics import (
     months_better,
     same_return_for_all,
 )
-from finjepa_pipeline.backtest.paired import parts_of, rows_of
+from finjepa_pipeline.backtest.paired import acting_planner, parts_of, rows_of
 from finjepa_pipeline.backtest.results import insert, now, or_null, status_of, transaction, tried_ratios
 from finjepa_pipeline.backtest.strategies import kind, not_planners
 from finjepa_pipeline.prices import current_revision

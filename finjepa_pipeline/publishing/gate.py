@@ -29,8 +29,8 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_model.live_record.chain import FOLDER as LIVE_RECORD
 from finjepa_model.live_record.drift import checkpoint_drift
-from finjepa_pipeline.backtest.acting import Acting, acting_planner
 from finjepa_pipeline.backtest.metrics import BENCHMARK
+from finjepa_pipeline.backtest.paired import Acting, acting_planner
 from finjepa_pipeline.backtest.results import (
     BEFORE_THE_GATE,
     EXACT,

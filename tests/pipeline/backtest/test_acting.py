@@ -4,7 +4,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from finjepa_pipeline.backtest.acting import acting_planner
+from finjepa_pipeline.backtest.paired import acting_planner
 from finjepa_pipeline.backtest.results import insert, now
 from finjepa_pipeline.warehouse import migrate
 
