@@ -273,9 +273,13 @@ def _apart(one_XM: Tensor, other_XM: Tensor) -> Tensor:
     return 0.5 * (one_XM - other_XM).abs().sum(-1)
 
 
+def tie(cost_B: Tensor) -> Tensor:
+    """By how much a cost may be higher and still count as the same."""
+    return TIE * cost_B.abs().clamp(min=0.01)
+
+
 def _same(cost_B: Tensor, least_B: Tensor) -> Tensor:
-    """Whether a cost is a tie with a lower one."""
-    return cost_B - least_B <= TIE * least_B.abs().clamp(min=0.01)
+    return cost_B - least_B <= tie(least_B)
 
 
 def effective_samples(weights_BE: Tensor) -> Tensor:

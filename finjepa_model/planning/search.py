@@ -9,16 +9,26 @@ Shapes: B decision dates, C candidates, E elites, H decision steps, N assets.
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.objective import Objective
-from finjepa_model.planning.plan import ActionSpace, Cost, Plan, Record, effective_samples
+from finjepa_model.planning.plan import (
+    ActionSpace,
+    Cost,
+    Plan,
+    Record,
+    action_of_positions,
+    effective_samples,
+    project_to_exposure,
+    tie,
+)
 from finjepa_model.planning.qp import simple_plans
 
 # How the distribution starts, and how fast it may move
@@ -30,6 +40,8 @@ _MIN_STD = 1e-4
 _SMOOTHING = 0.01  # Laplace smoothing of probabilities, so that no choice ever dies out
 _REFINEMENTS = 8
 _STEPS = (0.2, 0.07, 0.02, 0.007, 0.002, 0.0005)  # of the weight that moves most
+_EXCHANGES, _MOVED = 40, 16
+_MOVES = (0.3, 0.1, 0.03, 0.01)  # shares of wealth
 _MOMENTUM = 0.1  # share of the old distribution that is kept in a fit
 
 
@@ -147,9 +159,64 @@ def begin(record: Record, cost: Cost, space: ActionSpace, warm_start: Plan | Non
     for candidates in known:
         record.evaluate(candidates)
     if isinstance(cost, Objective) and known:
-        refine(record, cost, space)
+        polish(record, cost, space)
         record.settle()
     return record.path
+
+
+def polish(record: Record, cost: Cost, space: ActionSpace) -> None:
+    """Improve the best plan without chance: by exchanges, which can turn signals and the hedge, then by slopes of the weights."""
+    exchange(record, cost, space)
+    refine(record, cost, space)
+
+
+@torch.no_grad()
+def exchange(record: Record, cost: Cost, space: ActionSpace) -> None:
+    """Move one asset of the best plan at a time, in all steps alike, through zero if that pays, or turn the hedge; the best of
+    these moves is made, as long as one pays by a tenth of a tie.
+
+    Where there are many assets, those of the largest and of the smallest slope of the cost are moved. A limit that only some
+    signs keep (`short >= 0.2`), least sizes and drawdown are beyond slopes and beyond a hundred random draws, not beyond this:
+    before it two seeds differed by up to all wealth there, and the plans were worse (docs/results/decisions.md).
+    """
+    assets = space.present_BN.shape[1]
+    for _ in range(_EXCHANGES):
+        path, before_B = record.path, record.cost_B
+        assert path is not None
+        order_BN = torch.arange(assets).expand(len(before_B), -1)
+        if assets > 2 * _MOVED:
+            order_BN = _position_slope(cost, path).masked_fill(~space.present_BN, 0.0).argsort(-1)
+        moved_BA = torch.cat([order_BN[:, :_MOVED], order_BN[:, _MOVED:][:, -_MOVED:]], -1)
+        unit_BAN = F.one_hot(moved_BA, assets).to(path.weights_XN)
+        by_S11 = torch.tensor([sign * size for size in _MOVES for sign in (1, -1)]).to(unit_BAN)[:, None, None]
+        held_B1HN, hedge_B1H = (path.weights_XN * path.signals_XN).unsqueeze(1), path.hedge_X.unsqueeze(1)
+        moved_BCHN = held_B1HN + (by_S11 * unit_BAN.unsqueeze(1)).flatten(1, 2).unsqueeze(2)
+        hedges = hedge_B1H.expand(-1, moved_BCHN.shape[1], -1)
+        if space.allow_hedge:
+            moved_BCHN, hedges = torch.cat([moved_BCHN, held_B1HN], 1), torch.cat([hedges, 1 - hedge_B1H], 1)
+        record.evaluate(_actions_of(moved_BCHN, hedges, space))
+        if (before_B - record.cost_B <= 0.1 * tie(record.cost_B)).all():
+            return
+
+
+def _actions_of(x_BCHN: Tensor, hedge_BCH: Tensor, space: ActionSpace) -> PortfolioAction:
+    """The actions whose positions are the nearest allowed ones."""
+    dates, candidates = x_BCHN.shape[:2]
+    wide = replace(space, present_BN=space.present_BN.repeat_interleave(candidates, 0))
+    action = action_of_positions(project_to_exposure(x_BCHN.flatten(0, 1), wide), wide, hedge=0.0)
+    weights_BCHN, signals_BCHN = (
+        x[:, 0].unflatten(0, (dates, candidates)) for x in (action.weights_XN, action.signals_XN)
+    )
+    return PortfolioAction(weights_BCHN, signals_BCHN, hedge_BCH)
+
+
+def _position_slope(cost: Cost, path: PortfolioAction) -> Tensor:
+    """Slope of the cost in the signed share of each asset, summed over the steps: slope_BN."""
+    parts = [x.unsqueeze(1) for x in (path.weights_XN, path.signals_XN, path.hedge_X)]
+    by_weight_B1HN, by_signal_B1HN = _slopes(cost, parts, moving=2)
+    weights_B1HN, signals_B1HN, _ = parts
+    flat_B1HN = torch.where(weights_B1HN > 1e-9, by_signal_B1HN / weights_B1HN.clamp(min=1e-9), 0.0)
+    return torch.where(signals_B1HN != 0, by_weight_B1HN * signals_B1HN, flat_B1HN).sum((1, 2))
 
 
 def refine(record: Record, cost: Cost, space: ActionSpace) -> None:
@@ -201,7 +268,7 @@ class SamplingPlanner:
             record.follow(weights_BE)
             proposal = proposal.fit(samples if index_BE is None else samples.take(index_BE), weights_BE)
         if self.informed:
-            refine(record, cost, space)
+            polish(record, cost, space)
         return record.plan()
 
 
@@ -332,7 +399,7 @@ class GradientPlanner:
             parts[2] = parts[2].clamp(0.0, 1.0) * float(space.allow_hedge)
         with torch.no_grad():
             record.evaluate(_rounded(parts))
-            refine(record, cost, space)
+            polish(record, cost, space)
             return record.plan()
 
 

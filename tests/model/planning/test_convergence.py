@@ -65,6 +65,7 @@ def test_a_plan_is_never_worse_than_the_qp_holding_and_equal_weights(name, seed,
         ("log_growth - 5*variance - 0.002*turnover", False, 0.01),
         ("log_growth - 2.5*variance", True, 0.01),
         ("log_growth - 5*variance - 0.002*turnover, gross <= 0.8", False, 0.01),
+        ("log_growth - 2.5*variance, short >= 0.2", True, 0.02),
     ],
 )
 def test_seeds_decide_alike_where_there_is_one_optimum(name, text, shorts, most):
