@@ -19,6 +19,7 @@ import click
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import interrupts
 from finjepa_pipeline.causes import explained
+from finjepa_pipeline.loading import garbage_kept
 
 COMMANDS = {  # name to what `finjepa --help` prints, in the order of use
     "demo": "The whole pipeline on the embedded sample, small model: prices to a release and a decision.",
@@ -49,7 +50,8 @@ class Commands(click.Group):
             return None
         if not ctx.params.get("debug"):  # before the import, which warns
             warnings.filterwarnings("ignore")  # warnings of libraries are for programmers
-        return getattr(importlib.import_module("finjepa_pipeline.commands"), cmd_name)
+        with garbage_kept():
+            return getattr(importlib.import_module("finjepa_pipeline.commands"), cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

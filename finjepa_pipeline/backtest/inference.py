@@ -12,12 +12,10 @@ two halves.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
-from scipy.stats import norm, rankdata
 
 from finjepa_model.market_view import MarketView
 from finjepa_pipeline.backtest.engine import BacktestSetup
@@ -125,7 +123,7 @@ def detectable_gain(returns_T: np.ndarray, benchmark_T: np.ndarray) -> float:
     moving = min(returns_T.std(), benchmark_T.std()) > 1e-12
     rho = float(np.corrcoef(returns_T, benchmark_T)[0, 1]) if moving else 0.0
     error = np.sqrt(2 * max(1 - rho, 0.0) * SESSIONS_PER_YEAR / len(returns_T))
-    return float((norm.ppf(0.95) + norm.ppf(0.80)) * error)
+    return float((NormalDist().inv_cdf(0.95) + NormalDist().inv_cdf(0.80)) * error)
 
 
 def probabilistic_sharpe(excess_T: np.ndarray, target: float = 0.0) -> float:
@@ -159,6 +157,9 @@ def deflated_sharpe(excess_T: np.ndarray, tried_N: np.ndarray) -> float:
 
 def effective_trials(returns_TN: np.ndarray) -> int:
     """Number of different bets among the configurations: clusters of average linkage, cut where the correlation is 0.5."""
+    from scipy.cluster.hierarchy import fcluster, linkage  # likewise
+    from scipy.spatial.distance import squareform  # likewise
+
     moving_TN = returns_TN[:, returns_TN.std(axis=0) > 1e-12]
     if moving_TN.shape[1] < 2:
         return moving_TN.shape[1]
@@ -274,6 +275,8 @@ def newey_west_error(series_K: np.ndarray, lags: int) -> float:
 
 
 def _correlation(forecast_N: np.ndarray, outcome_N: np.ndarray, ranks: bool) -> float:
+    from scipy.stats import rankdata  # likewise
+
     known_N = np.isfinite(forecast_N) & np.isfinite(outcome_N)
     if known_N.sum() < _LEAST_ASSETS:
         return float("nan")

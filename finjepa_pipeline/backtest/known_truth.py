@@ -9,10 +9,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, simulate
@@ -156,8 +156,8 @@ def null_finding(tried: Sequence[np.ndarray]) -> AuditFinding:
     """On martingale markets no strategy beats 1/N: the gain over it on all markets together, before costs and after, is what luck
     gives. Each of the two bounds is passed by luck in one of a thousand audits. A leak of one session is worth several times
     what is found in 80 % of cases."""
-    gain_T2, surprise = np.concatenate(tried), float(norm.ppf(1 - _SURPRISE))
-    detectable = (surprise + float(norm.ppf(_POWER))) / np.sqrt(len(gain_T2) / SESSIONS_PER_YEAR)
+    gain_T2, surprise = np.concatenate(tried), NormalDist().inv_cdf(1 - _SURPRISE)
+    detectable = (surprise + NormalDist().inv_cdf(_POWER)) / np.sqrt(len(gain_T2) / SESSIONS_PER_YEAR)
     mean_2 = gain_T2.mean(0) * SESSIONS_PER_YEAR
     luck_2 = surprise * gain_T2.std(0, ddof=1) / np.sqrt(len(gain_T2)) * SESSIONS_PER_YEAR
     failed = bool((mean_2 > luck_2 + 1e-9).any())

@@ -6,11 +6,11 @@ are by Newey and West over a month. Shapes: T sessions.
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import duckdb
 import numpy as np
 import polars as pl
-from scipy.stats import norm
 
 from finjepa_model.planner_strategies import planner_of
 from finjepa_pipeline.backtest.inference import MIN_BLOCK, newey_west_error
@@ -38,7 +38,7 @@ class Interval:
     @classmethod
     def of(cls, apart_T: np.ndarray, level: float, scale: float) -> "Interval":
         """Of the mean of a series, 1 - `level`, times a scale."""
-        margin = float(norm.ppf(1 - level / 2)) * newey_west_error(apart_T, MIN_BLOCK)
+        margin = NormalDist().inv_cdf(1 - level / 2) * newey_west_error(apart_T, MIN_BLOCK)
         mean = float(apart_T.mean())
         return cls(scale * mean, scale * (mean - margin), scale * (mean + margin))
 

@@ -10,7 +10,7 @@ import yaml
 from finjepa_pipeline.automation import _OneOfEach
 from finjepa_pipeline.definitions import defs
 
-HEAVY = {"great_expectations", "skfolio", "datasets", "sklearn", "matplotlib.pyplot", "ray"}
+HEAVY = {"great_expectations", "skfolio", "datasets", "sklearn", "matplotlib", "ray", "scipy.stats", "arch"}
 ORDER = ("prices", "features", "model", "audit", "walk_forward", "backtest", "publishing")
 
 
