@@ -20,6 +20,7 @@ import torch
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.portfolio import Frictions, Liquidity, PortfolioSimulator, PortfolioState
+from finjepa_model.rebalancing import rebalance
 
 CAPITAL = 100_000.0  # dollars
 SIMPLE = PortfolioConfig(cost_bps=10.0, allow_hedge=False)  # as much as vectorbt can charge
@@ -38,19 +39,16 @@ def ours(
     frictions: Frictions | None = None,
     signals_PN: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, PortfolioState]:
-    """Rebalance to the weights at every close: wealth_TP after each trade, and the last state."""
+    """Rebalance to the weights at every close: wealth_TP after each trade, and the last state. Signals come with a hedge."""
     sessions, portfolios, assets = weights_TPN.shape
     simulator = PortfolioSimulator(config)
     state = simulator.start((portfolios, assets), dtype=weights_TPN.dtype)
-    ones_N = weights_TPN.new_ones(assets)
-    market_T, hedge_P = returns_TN.mean(-1), torch.full_like(state.cash_X, float(signals_PN is not None))
-    signals = ones_N if signals_PN is None else signals_PN
-    wealth_TP = weights_TPN.new_empty(sessions, portfolios)
-    for t in range(sessions):
-        state, _ = simulator.drift(state, returns_TN[t], market_T[t], frictions=frictions)
-        state, _ = simulator.trade(state, PortfolioAction(weights_TPN[t], signals, hedge_P), ones_N, None, frictions)
-        wealth_TP[t] = state.wealth_X
-    return wealth_TP, state
+    signals_PN = weights_TPN.new_ones(1, 1) if signals_PN is None else signals_PN
+    hedge_TP = weights_TPN.new_full((sessions, portfolios), float(config.allow_hedge))
+    actions = PortfolioAction(weights_TPN, signals_PN.expand(sessions, -1, assets), hedge_TP)
+    moves = (returns_TN.unsqueeze(1), returns_TN.mean(-1, keepdim=True), weights_TPN.new_ones(assets))
+    state, ledger_TP = rebalance(simulator, state, actions, *moves, frictions)
+    return 1 + (ledger_TP.pnl_X - ledger_TP.cost_X).cumsum(0), state
 
 
 def at_scale(sessions: int, portfolios: int, assets: int, block: int) -> float:
@@ -79,7 +77,7 @@ def every_cost(sessions: int, portfolios: int, assets: int) -> float:
     weights_TPN = random_weights(sessions, portfolios, assets, torch.float32)
     returns_TN = torch.from_numpy(market(sessions, assets)).float()
     torch.set_num_threads(1)
-    ours(weights_TPN[:3], returns_TN, config, frictions, signals_PN)
+    ours(weights_TPN[:3], returns_TN[:3], config, frictions, signals_PN)
     begin = time.perf_counter()
     ours(weights_TPN, returns_TN, config, frictions, signals_PN)
     return sessions * portfolios * assets / (time.perf_counter() - begin)
@@ -95,19 +93,19 @@ def to_the_cent(vectorbt, sessions: int = 500, assets: int = 20) -> str:
     returns_TN = market(sessions, assets)
     simulator, one = PortfolioSimulator(SIMPLE), torch.float64
     weights_T1N = random_weights(sessions, 1, assets, one)
-    state, wealth, positions = simulator.start((1, assets)), [], []
+    wealth_T1, _ = ours(weights_T1N, torch.from_numpy(returns_TN))
+    state, positions = simulator.start((1, assets)), []
     for t in range(sessions):
         state, _ = simulator.drift(state, torch.from_numpy(returns_TN[t]), torch.zeros(1, dtype=one))
         ones_1N = torch.ones(1, assets, dtype=one)
         state, _ = simulator.trade(state, PortfolioAction(weights_T1N[t], ones_1N, torch.zeros(1, dtype=one)), ones_1N)
-        wealth.append(state.wealth_X.item())
         positions.append(state.positions_XN[0].numpy())
     prices_TN = 50 * np.cumprod(1 + returns_TN, axis=0)
     orders_TN = np.diff(CAPITAL * np.stack(positions) / prices_TN, axis=0, prepend=0.0)
     book = vectorbt.Portfolio.from_orders(
         prices_TN, size=orders_TN, fees=0.001, init_cash=CAPITAL, cash_sharing=True, group_by=True, call_seq="auto"
     )
-    gap_T = np.abs(np.asarray(book.value()).ravel() - CAPITAL * np.array(wealth))
+    gap_T = np.abs(np.asarray(book.value()).ravel() - CAPITAL * wealth_T1[:, 0].numpy())
     return (
         f"Of {CAPITAL:,.0f} dollars in {assets} assets, rebalanced at {sessions} closes with 10 bp, the two books differ by at "
         f"most {gap_T.max():.6f} dollars."
@@ -138,7 +136,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--portfolios", type=int, default=1000)
     parser.add_argument("--sessions", type=int, default=2500)
-    parser.add_argument("--block", type=int, default=250)
+    parser.add_argument("--block", type=int, default=125)
     chosen = parser.parse_args()
     sessions, portfolios, assets = chosen.sessions, chosen.portfolios, 500
     at_scale(20, chosen.block, assets, chosen.block)

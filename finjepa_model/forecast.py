@@ -75,7 +75,7 @@ class FrameMarket:
         needed = max(history_needed(config), UniverseRule.min_history)
         old_A = lives["observations"].to_numpy() >= needed
         young = [symbols[a] for a in np.flatnonzero(priced_A & ~old_A)]
-        ended = sorted(set(read.rows["symbol"]) - {symbols[a] for a in np.flatnonzero(priced_A)})
+        ended = sorted(set(read.rows["symbol"].unique()) - {symbols[a] for a in np.flatnonzero(priced_A)})
         if young:
             notes.append(f"{_left_out(young)}: fewer than {needed} sessions")
         if ended:

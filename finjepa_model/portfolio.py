@@ -171,6 +171,12 @@ class PortfolioState:
         """The orders that wait, as shares of wealth; NaN where none does."""
         return torch.full_like(self.positions_XN, torch.nan) if self.orders_XN is None else self.orders_XN
 
+    @property
+    def is_open_XN(self) -> Tensor:
+        """bool, whether something is held or ordered."""
+        held_XN = self.positions_XN != 0
+        return held_XN if self.orders_XN is None else held_XN | ~self.orders_XN.isnan()
+
     def scalars(self, beta_XN: Tensor, volatility_X: Tensor) -> Tensor:
         """scalars_XG: the state in numbers of order one, as listed in `SCALARS`.
 
@@ -269,14 +275,16 @@ class PortfolioSimulator:
         pnl_XN = state.positions_XN * returns_XN
         hedge_pnl_X = state.hedge_X * market_return_X
         pnl_X = pnl_XN.sum(-1) + hedge_pnl_X + interest_X
+        positions_XN = pnl_XN.add_(state.positions_XN)
+        hedge_X, cash_X = state.hedge_X + hedge_pnl_X, state.cash_X + interest_X - borrow_X
         moved = replace(
             state,
-            positions_XN=pnl_XN.add_(state.positions_XN),
-            hedge_X=state.hedge_X + hedge_pnl_X,
-            cash_X=state.cash_X + interest_X - borrow_X,
+            positions_XN=positions_XN,
+            hedge_X=hedge_X,
+            cash_X=cash_X,
+            peak_X=torch.maximum(state.peak_X, positions_XN.sum(-1) + cash_X + hedge_X),
             step_cost_X=state.step_cost_X + borrow_X,
         )
-        moved = replace(moved, peak_X=torch.maximum(moved.peak_X, moved.wealth_X))
         return moved, Ledger.of(pnl_X=pnl_X, borrow_X=borrow_X)
 
     def trade(
@@ -294,11 +302,12 @@ class PortfolioSimulator:
             tradable_XN: bool; None means that all can be traded.
         """
         orders_XN = action.positions(self.config.allow_short, self.config.max_gross)
-        shape = torch.broadcast_shapes(state.positions_XN.shape, orders_XN.shape)
+        # not torch.broadcast_shapes, whose first call imports a second's worth of modules
+        _, orders_XN, signals_XN = torch.broadcast_tensors(state.positions_XN, orders_XN, action.signals_XN)
         ordered = replace(
             state,
-            orders_XN=orders_XN.expand(shape),
-            signals_XN=action.signals_XN.expand(shape),
+            orders_XN=orders_XN,
+            signals_XN=signals_XN,
             hedged_X=action.hedge_X if self.config.allow_hedge else torch.zeros_like(action.hedge_X),
         )
         if tradable_XN is None or bool(tradable_XN.all()):
@@ -359,7 +368,9 @@ class PortfolioSimulator:
                 if due_X is not None:
                     hedge_X = torch.where(due_X, hedge_X, state.hedge_X)
                 spread_X = spread_X + self._hedge_cost * (hedge_X - state.hedge_X).abs()
-            cost_X = spread_X + impact_X
+            before_X, cost_X = cost_X, spread_X + impact_X
+            if torch.equal(before_X, cost_X):
+                break
 
         turnover_X = traded_X / (2 * wealth_X.clamp(min=1e-12))
         traded = replace(
@@ -418,7 +429,7 @@ class PortfolioSimulator:
         for session in range(returns_XTN.shape[-2]):
             returns_XN, market_X = returns_XTN[..., session, :], market_returns_XT[..., session]
             state, ledger = self.drift(state, returns_XN, market_X, frictions=frictions)
-            if delisted_XTN is not None:
+            if delisted_XTN is not None and bool((delisted_XTN[..., session, :] & state.is_open_XN).any()):
                 state, closing = self.delist(state, delisted_XTN[..., session, :], delisting_return_XN)
                 ledger = ledger + closing
             tradable_XN = tradable_XTN[..., session, :]

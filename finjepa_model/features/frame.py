@@ -143,8 +143,7 @@ def to_long(table: Mapping[Label, pl.Series], symbol: str | None = None) -> pl.D
         by_symbol: dict[str, dict[str, pl.Series]] = {}
         for label, (field, name) in pairs.items():
             by_symbol.setdefault(name, {})[field] = table[label]
-        parts = [_part(name, date, fields) for name, fields in by_symbol.items()]
-        return pl.concat(parts, how="diagonal_relaxed")
+        return _rows_of_wide(date, by_symbol)
     if "close" in found:
         if "symbol" not in found and symbol is None:
             raise FinJEPAError(
@@ -158,9 +157,7 @@ def to_long(table: Mapping[Label, pl.Series], symbol: str | None = None) -> pl.D
     fields = [label for label in others if _plain(label) in _FIELDS]
     if not others or "symbol" in found or len(fields) > 1 or not all(map(_is_number, others.values())):
         raise FinJEPAError(f"there is no column of closes among {_listed(table)}{_guess('close', others)}")
-    return pl.concat(
-        [_part(label, date, {"close": column}) for label, column in others.items()], how="vertical_relaxed"
-    )
+    return _rows_of_wide(date, {label: {"close": column} for label, column in others.items()})
 
 
 def date_formats(texts: pl.Series) -> list[str]:
@@ -220,20 +217,25 @@ def _named_pair(label: str, side: int) -> tuple[str, str] | None:
     return (longest and _plain(label) not in _FIELDS and (_FIELDS[_plain(longest[0])], longest[1])) or None
 
 
-def _part(symbol: str, date: pl.Series, fields: Mapping[str, pl.Series]) -> pl.DataFrame:
-    """The rows of one symbol of a wide table; a day without a close is no row, for a wide table has a row for every day."""
-    columns = {name: column.alias(name) for name, column in fields.items()}
-    frame = pl.DataFrame(
-        {"symbol": pl.Series([symbol]).new_from_index(0, len(date)), "date": date.alias("date"), **columns}
-    )
-    if "close" not in columns:
-        raise FinJEPAError(f"{symbol} has no column of closes")
+def _rows_of_wide(date: pl.Series, by_symbol: Mapping[str, Mapping[str, pl.Series]]) -> pl.DataFrame:
+    """The rows of a wide table; a day without a close is no row, for a wide table has a row for every day."""
+    for name, fields in by_symbol.items():
+        if "close" not in fields:
+            raise FinJEPAError(f"{name} has no column of closes")
+    unknown = pl.Series([None]).new_from_index(0, len(date))
+    columns = {
+        "symbol": pl.concat(pl.Series([name]).new_from_index(0, len(date)) for name in by_symbol),
+        "date": pl.concat([date] * len(by_symbol)),
+    }
+    for field in dict.fromkeys(field for fields in by_symbol.values() for field in fields):
+        parts = [fields.get(field, unknown).to_frame(field) for fields in by_symbol.values()]
+        columns[field] = pl.concat(parts, how="vertical_relaxed")[field]
     empty = pl.col("close").is_null()
     if columns["close"].dtype == pl.String:
         empty |= pl.col("close").str.strip_chars().str.to_lowercase().is_in(["", "nan", "null", "none"])
     elif columns["close"].dtype.is_float():
         empty |= pl.col("close").is_nan()
-    return frame.filter(~empty)
+    return pl.DataFrame(columns).filter(~empty)
 
 
 def _is_number(column: pl.Series) -> bool:

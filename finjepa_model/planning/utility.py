@@ -298,7 +298,7 @@ def _evaluate(tree: ast.expr, values: Values) -> Tensor | float:
 def _evaluated(parts: Sequence[tuple[str, ast.expr]], values: Values) -> dict[str, Tensor]:
     """value_X of each part; parts of one source are added."""
     like = next(iter(values.values()))
-    shape = torch.broadcast_shapes(*(value.shape for value in values.values()))
+    shape = torch.broadcast_tensors(*values.values())[0].shape
     found: dict[str, Tensor] = {}
     for source, tree in parts:
         value = torch.as_tensor(_evaluate(tree, values), dtype=like.dtype, device=like.device).expand(shape)

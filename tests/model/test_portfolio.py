@@ -1,10 +1,13 @@
 """Money is conserved, and nothing is held, traded or charged that the rules do not allow."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finjepa_model import rebalancing
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
 from finjepa_model.errors import FinJEPAError
@@ -121,6 +124,39 @@ def test_a_trade_costs_exactly_its_price_and_meets_its_targets(market):
     gentle = frictions.impact is None or frictions.impact.max() < 0.01
     assert torch.allclose(after.holdings_XN, wanted_XN, rtol=0, atol=1e-9 if gentle else 1e-3)
     assert (after.positions_XN[action.signals_XN == 0] == 0).all()
+
+
+@given(markets(), st.booleans())
+def test_many_closes_at_once_are_closes_in_turn(market, plain):
+    """Weights, sums and every part of the ledger, also where costs take all wealth of a session or a return is -100 %; and with
+    all that forbids it, which must not go through the pass for plain portfolios."""
+    config, frictions, generator, assets = market
+    if plain:
+        config = replace(config, impact=0.0, allow_short=False, allow_hedge=False, max_gross=min(config.max_gross, 1.0))
+        frictions = replace(frictions, impact=None)
+    simulator, sessions = PortfolioSimulator(config), 7
+    state = simulator.start((4, assets))
+    beta_XN = 0.5 + torch.rand(4, assets, generator=generator, dtype=F64)
+    state, _ = simulator.trade(state, draw_action(generator, 4, assets), beta_XN, None, frictions)
+    drawn = [vars(draw_action(generator, 4, assets)).values() for _ in range(sessions)]
+    actions = PortfolioAction(*map(torch.stack, zip(*drawn, strict=True)))
+    returns_TXN = (0.1 * torch.randn(sessions, 1, assets, generator=generator, dtype=F64)).clamp(min=-1)
+    market_TX = returns_TXN.mean(-1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rebalancing, "_BLOCK", 3 * 4 * assets)  # a whole number of blocks and a session
+        together, ledger_TX = rebalancing.rebalance(
+            simulator, state, actions, returns_TXN, market_TX, beta_XN, frictions
+        )
+    for session in range(sessions):
+        state, drifted = simulator.drift(state, returns_TXN[session], market_TX[session], frictions=frictions)
+        action = PortfolioAction(*(part_T[session] for part_T in vars(actions).values()))
+        state, traded = simulator.trade(state, action, beta_XN, None, frictions)
+        for name, part_X in vars(drifted + traded).items():
+            assert torch.allclose(getattr(ledger_TX, name)[session], part_X.expand(4), rtol=0, atol=1e-12), name
+    for name, part_X in vars(state).items():
+        if part_X is not None:
+            assert torch.allclose(getattr(together, name), part_X, rtol=0, atol=1e-12), name
+    assert together.orders_XN is None
 
 
 def test_prices_of_trading_are_by_tier_and_impact_goes_with_the_root_of_size():
