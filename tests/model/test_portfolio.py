@@ -126,14 +126,16 @@ def test_a_trade_costs_exactly_its_price_and_meets_its_targets(market):
     assert (after.positions_XN[action.signals_XN == 0] == 0).all()
 
 
-@given(markets(), st.booleans())
-def test_many_closes_at_once_are_closes_in_turn(market, plain):
-    """Weights, sums and every part of the ledger, also where costs take all wealth of a session or a return is -100 %; and with
-    all that forbids it, which must not go through the pass for plain portfolios."""
+@pytest.mark.parametrize(
+    "applies", [{}, {"allow_short": True}, {"allow_hedge": True}, {"max_gross": 2.0}, {"impact": 0.1}]
+)
+@given(market=markets())
+def test_many_closes_at_once_are_closes_in_turn(applies, market):
+    """State and every part of the ledger, of portfolios with proportional costs alone, and where one thing more applies."""
     config, frictions, generator, assets = market
-    if plain:
-        config = replace(config, impact=0.0, allow_short=False, allow_hedge=False, max_gross=min(config.max_gross, 1.0))
-        frictions = replace(frictions, impact=None)
+    plain = {"allow_short": False, "allow_hedge": False, "max_gross": min(config.max_gross, 1.0), "impact": 0.0}
+    config = replace(config, **(plain | applies))
+    frictions = replace(frictions, impact=torch.full((assets,), 0.01, dtype=F64) if "impact" in applies else None)
     simulator, sessions = PortfolioSimulator(config), 7
     state = simulator.start((4, assets))
     beta_XN = 0.5 + torch.rand(4, assets, generator=generator, dtype=F64)
