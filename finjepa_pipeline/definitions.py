@@ -2,17 +2,14 @@
 
 import dagster as dg
 
-from finjepa_pipeline.loading import garbage_kept
-
-with garbage_kept():
-    from finjepa_pipeline import alerts, automation
-    from finjepa_pipeline.backtest import assets as backtest
-    from finjepa_pipeline.features import assets as features
-    from finjepa_pipeline.prices import assets as prices
-    from finjepa_pipeline.publishing import assets as publishing
-    from finjepa_pipeline.settings import SettingsResource
-    from finjepa_pipeline.training import assets as training
-    from finjepa_pipeline.warehouse import Warehouse
+from finjepa_pipeline import alerts, automation
+from finjepa_pipeline.backtest import assets as backtest
+from finjepa_pipeline.features import assets as features
+from finjepa_pipeline.prices import assets as prices
+from finjepa_pipeline.publishing import assets as publishing
+from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.training import assets as training
+from finjepa_pipeline.warehouse import Warehouse
 
 _STAGES = (prices, features, training, backtest, publishing)
 
