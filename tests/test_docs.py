@@ -72,6 +72,7 @@ def test_the_strategy_of_the_how_to_is_the_example_that_is_tested():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # they train and backtest
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(notebook, tmp_path):
     from docs.tutorials.make import run  # here: the other tests need no Jupyter
