@@ -131,6 +131,8 @@ class TrainingPage:
         steps, now = self._steps[kind], time.monotonic()
         since, first = self._began.setdefault(kind, (now, step))
         text = f"Step {step:,} of {steps:,}"
+        if step == steps:
+            return f"{text}: read-outs and forecasts of risk are being fitted."
         if step > first:  # evaluations included
             return f"{text}: at most {duration((steps - step) * (now - since) / (step - first))} left."
         return text
