@@ -95,7 +95,7 @@ def train_in_step(
 
 def training_page(settings: Settings, checkpoint: Path) -> Path:
     """Where the page of a training lies."""
-    return settings.reports / f"{checkpoint.name}-training" / "index.html"
+    return settings.reports / f"{checkpoint.name}-training" / "training.html"
 
 
 class TrainingPage:
