@@ -231,7 +231,7 @@ def _strategy(returns: Any, name: str) -> Any:
 
 
 def update_return(home: Path) -> None:
-    """Write the leaderboard of a home's newest checkpoint into return.json, without strategies of the user's own."""
+    """Write the leaderboard of a home's newest checkpoint into return.json, without controls and strategies of the user's own."""
     file = HERE / "return.json"
     found = json.loads(file.read_text(encoding="utf-8"))
     newest = json.loads((home / "checkpoints" / "current.json").read_text(encoding="utf-8"))
@@ -239,7 +239,7 @@ def update_return(home: Path) -> None:
         rows = warehouse.execute(
             "SELECT strategy, sharpe, excess_sharpe, excess_low, excess_high, annual_turnover, start_date, end_date, n_days, detectable "
             "FROM leaderboard "
-            "WHERE checkpoint = $checkpoint AND block = 'test' AND sharpe IS NOT NULL AND NOT contains(strategy, ':') "
+            "WHERE checkpoint = $checkpoint AND block = 'test' AND sharpe IS NOT NULL AND kind IN ('planner', 'baseline') "
             "ORDER BY sharpe DESC, strategy",
             newest,
         ).fetchall()
