@@ -1,379 +1,377 @@
-"""The td branch beside planners with the same utility, on synthetic markets whose truth is known.
+"""The td branch beside planners and soft actor-critic, on markets where the future counts and the optimum is known.
 
-    python benchmarks/td.py FOLDER --variants drift,risk --seeds 0-2
-    python benchmarks/td.py FOLDER --variants drift --seeds 0 --sac 5000     # needs stable-baselines3
+    python benchmarks/td.py run FOLDER --seeds 0-1 [--markets "slow regime,..."] [--variants plain,both,cloned] [--planners qp,cem]
+    python benchmarks/td.py sac FOLDER --seeds 0 [--steps 20000]        # needs stable-baselines3 and gymnasium
+    python benchmarks/td.py times
+    python benchmarks/td.py table FOLDER
 
-For each market: a panel, a world model, its td branch, and then for each utility one walk a policy over the first year of the
-test block. A decision is scored by the utility's value under the true moments at its close (`of oracle`) and under the world
-model's own (`of mppi`). Every market is one line of FOLDER/results.jsonl as soon as it is known, and is not run again.
+Policies see the true moments of the next steps, so that what is compared is the rule of decision. A seed draws a market's
+numbers and starts the training. Every result is one line of FOLDER/results.jsonl: the share of the optimal multi-step gain over
+never trading (`finjepa_pipeline.prices.synthetic.multi_step`); `table` prints means over utilities and seeds, with intervals over seeds.
+
+Shapes: Y portfolios, each in a market of its own, N = 2 assets, R rows of results.
 """
 
 import argparse
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from student import half_width
+from torch import Tensor, nn
 
 from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.config import FinJEPAConfig, preset
-from finjepa_model.data.splits import history_needed, split_dates
-from finjepa_model.market_view import MarketView, Universe
-from finjepa_model.planners import TDPlanner, make_planner
-from finjepa_model.planning.imagination import one_factor_covariance
-from finjepa_model.planning.objective import Objective, PlanningWorld, quantities
-from finjepa_model.planning.plan import ActionSpace, project_to_simplex
-from finjepa_model.planning.utility import Utility, parse_utility
+from finjepa_model.config import FinJEPAConfig, TDConfig, preset
+from finjepa_model.errors import FinJEPAError
+from finjepa_model.planners import make_planner
+from finjepa_model.planning.objective import Objective, PlanningWorld
+from finjepa_model.planning.plan import ActionSpace
+from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.td.training import TDTrainer
-from finjepa_model.training.trainer import Trainer
-from finjepa_model.world_model import Imagination
-from finjepa_pipeline.backtest.engine import BacktestSetup
-from finjepa_pipeline.backtest.known_truth import KnownTruthMarket
-from finjepa_pipeline.prices.synthetic.oracle import share_of_gain
-from finjepa_pipeline.training.checkpoints import for_panel
-
-N_ASSETS, SESSIONS = 8, 252
-UTILITIES = (
-    "log_growth - 2.5*variance",
-    "log_growth - 0.5*variance",
-    "log_growth - 10*variance",
-    "log_growth - 2.5*variance - 0.002*turnover",
-    "log_growth - 0.05*volatility",
-    "log_growth - 2.5*variance - 0.005*concentration",
-    "log_growth - 2.5*variance - 0.002*beta",
-    "log_growth - 0.02*cvar",
-    "0.01*net - 10*variance",
-    "log_growth - above(drawdown, 0.05)",
+from finjepa_model.td.branch import TDBranch
+from finjepa_model.td.demonstrations import PLAN_STEPS, Demonstration, Demonstrations
+from finjepa_model.td.networks import PolicyState
+from finjepa_model.td.training import draw_demonstration, draw_transition
+from finjepa_model.training.trainer import falling
+from finjepa_pipeline.prices.synthetic.multi_step import (
+    BETA,
+    MULTI_STEP_MARKETS,
+    MultiStepMarket,
+    MultiStepProblem,
+    TrueImagination,
+    actions_of,
 )
-Policy = Callable[[PlanningWorld, Utility], PortfolioAction]
+from tests.model.markets import random_observation
+
+STEPS, DATES, PORTFOLIOS, REUSE = 240, 64, 4, 6
+COMMON = {"hidden": 64, "members": 1, "kept_states": 1024, "target_rate": 0.05, "learning_rate": 3e-3}
+VARIANTS: dict[str, dict[str, float]] = {
+    "plain": {"cloning": 0.0, "actor": 1.0, "discount": 0.8},  # the paper's actor
+    "longer": {"cloning": 0.0, "actor": 1.0, "discount": 0.95},
+    "both": {"cloning": 100.0, "actor": 1.0, "discount": 0.9},
+    "cloned": {"cloning": 100.0, "actor": 0.0, "discount": 0.9},
+}
+# Further from what the task features can express, for the curve of regret against their fit
+CURVE = (
+    "log_growth - 1.5*variance",
+    "log_growth - 0.05*above(volatility, 0.02)",
+    "log_growth - 30*variance*net",
+    "log_growth - 0.02*above(turnover, 0.2)",
+    "log_growth - 0.02*abs(net - 0.5)",
+    "log_growth*abs(net - 0.5)",
+)
 
 
 @dataclass(frozen=True)
-class TrueMoments:
-    """The truth at a close in the words of an imagination: moments of a decision step under the one-factor model."""
+class TruePath:
+    """Three decisions of portfolios on a market's chain, in the place of a `MarketPath` of a panel."""
 
-    mean_BHN: torch.Tensor
-    covariance_BHMM: torch.Tensor
-    beta_BN: torch.Tensor
-    present_BN: torch.Tensor
+    market: MultiStepMarket
+    imaginations: tuple[TrueImagination, ...]
+    noise_KY: Tensor  # of the returns
 
     @classmethod
-    def of(cls, mean_N: np.ndarray, covariance_NN: np.ndarray, sessions: int, horizon: int) -> "TrueMoments":
-        """One session's moments, as if they stayed."""
-        market_N = np.full(len(mean_N), 1 / len(mean_N))
-        variance = market_N @ covariance_NN @ market_N
+    def draw(cls, market: MultiStepMarket, number: int, seed: int) -> "TruePath":
+        random, rows, chain = np.random.default_rng([seed, number]), DATES * PORTFOLIOS, [np.zeros(0, int)]
+        chain[0] = random.integers(0, len(market.mean_Z), rows)
+        for _ in range(2):
+            ahead_YZ = market.chance_ZZ[chain[-1]].cumsum(1)
+            chain.append((random.random(rows)[:, None] > ahead_YZ[:, :-1]).sum(1))
+        looks = (1, PLAN_STEPS, 1)
+        seen = tuple(market.imagined(z_Y, h).to(torch.float32) for z_Y, h in zip(chain, looks, strict=True))
+        return cls(market, seen, torch.tensor(random.standard_normal((2, rows)), dtype=torch.float32))
 
-        def steps(value: np.ndarray | float) -> torch.Tensor:
-            tensor = torch.as_tensor(value, dtype=torch.float32)
-            return tensor.expand(1, horizon, *tensor.shape)
+    @property
+    def simulator(self) -> PortfolioSimulator:
+        return PortfolioSimulator(self.market.rules)
 
-        beta_1N = torch.as_tensor(covariance_NN @ market_N / variance, dtype=torch.float32)[None]
-        volatility_1HN, market_volatility_1H = (
-            steps(np.sqrt(sessions * x)) for x in (np.diag(covariance_NN), float(variance))
+    def start(self) -> PortfolioState:
+        return self.simulator.start(tuple(self.imaginations[0].present_BN.shape), dtype=torch.float32)
+
+    def one_a_date(self) -> "TruePath":
+        some = slice(None, None, PORTFOLIOS)
+        thinned = tuple(
+            replace(one, **{name: x[some] for name, x in vars(one).items() if isinstance(x, Tensor)})
+            for one in self.imaginations
         )
-        covariance_1HMM = one_factor_covariance(volatility_1HN, market_volatility_1H, beta_1N)
-        return cls(steps(sessions * mean_N), covariance_1HMM, beta_1N, torch.ones(1, len(mean_N), dtype=torch.bool))
+        return replace(self, imaginations=thinned, noise_KY=self.noise_KY[:, some])
 
+    def state(self, decision: int, portfolio: PortfolioState, outcome_YO: Tensor | None = None) -> PolicyState:
+        imagined = self.imaginations[decision]
+        return PolicyState.of(imagined, self.market.world(imagined, portfolio), outcome_YO)  # type: ignore[arg-type]
 
-@dataclass(frozen=True)
-class Decision:
-    """One close: as imagined, as it truly is, and what the sessions after it bring."""
-
-    imagined: Imagination
-    truth: TrueMoments
-    returns_1TN: torch.Tensor
-    market_1T: torch.Tensor
-
-
-class Arena:
-    """A block of sessions with a fixed universe: the assets with the longest history that live through it."""
-
-    def __init__(self, ground: KnownTruthMarket, model: FinJEPA, block: tuple[int, int]):
-        self.config = config = model.config
-        self.simulator = PortfolioSimulator(config.portfolio)
-        panel, stride, history = ground.panel, config.model.stride, history_needed(config)
-        first, end = block[0], min(block[0] + SESSIONS, block[1])
-        known_N = panel.eligible_assets(first, history)
-        living_N = known_N[(panel.first + panel.lengths)[known_N] >= end]
-        assets_N = np.sort(living_N[np.argsort(panel.first[living_N], kind="stable")][:N_ASSETS])
-        setup = BacktestSetup.over(
-            panel, (first, end), config.portfolio, stride=stride, n_assets=N_ASSETS, window=history
+    @torch.no_grad()
+    def hold(self, decision: int, s: PolicyState, action: PortfolioAction) -> PortfolioState:
+        """Positions are kept as shares of wealth, as in the account of the optimum."""
+        world, zero_Y = s.world, torch.zeros_like(s.world.state.wealth_X)
+        begun = replace(world.state, decided_wealth_X=world.state.wealth_X, step_cost_X=zero_Y, step_turnover_X=zero_Y)
+        frictions = world.frictions.map(lambda x: x[:, 0])
+        traded, _ = world.simulator.trade(begun, action, world.moments.beta_BN, None, frictions)
+        share_YN, hedge_Y = traded.positions_XN / traded.wealth_X[:, None], traded.hedge_X / traded.wealth_X
+        imagined = self.imaginations[decision]
+        deviation_Y = imagined.covariance_BHMM[:, 0, 0, 0].sqrt()
+        return_Y = imagined.mean_BHN[:, 0, 0] + deviation_Y * self.noise_KY[decision]
+        wealth_Y = traded.wealth_X * (1 + (share_YN[:, 0] + hedge_Y / BETA) * return_Y).clamp(min=0.05)
+        return replace(
+            traded,
+            positions_XN=share_YN * wealth_Y[:, None],
+            hedge_X=hedge_Y * wealth_Y,
+            cash_X=wealth_Y * (1 - share_YN.sum(-1) - hedge_Y),
+            peak_X=torch.maximum(traded.peak_X, wealth_Y),
         )
-        setup = replace(setup, universes=(Universe(first, assets_N),))
-        truth = ground.truth_of(setup, np.array(setup.decisions))
-        self.decisions = []
-        for k, session in enumerate(setup.decisions[:-1]):
-            view = MarketView(panel, session, assets_N, history)
-            returns_1NT, _ = panel.returns_after(np.array([session]), assets_N[None], stride)
-            self.decisions.append(
-                Decision(
-                    model.imagine(view.observation(config), 2),
-                    TrueMoments.of(truth.mean_TR[k], truth.covariance_TRR[k], stride, 2),
-                    torch.from_numpy(returns_1NT.transpose(0, 2, 1).copy()).float(),
-                    torch.from_numpy(np.array(panel.market_returns[session + 1 : session + 1 + stride]))[None].float(),
-                )
-            )
-
-    def simulate(self, policy: Policy, utility: Utility, knows_truth: bool = False) -> dict[str, float]:
-        """Mean value of the decisions by the truth and by the world model's account, and milliseconds a decision."""
-        state = self.simulator.start((1, N_ASSETS), dtype=torch.float32)
-        truly, imagined, seconds = [], [], []
-        for decision in self.decisions:
-            true_world, world = (self.world(m, state) for m in (decision.truth, decision.imagined))
-            started = time.perf_counter()
-            action = policy(true_world if knows_truth else world, utility)
-            seconds.append(time.perf_counter() - started)
-            truly.append(value(true_world, action, utility))
-            imagined.append(value(world, action, utility))
-            state, _ = self.simulator.step(
-                state,
-                action,
-                decision.returns_1TN,
-                decision.market_1T,
-                decision.imagined.beta_BN,
-                torch.ones_like(decision.returns_1TN, dtype=torch.bool),
-            )
-        return {
-            "truth": float(np.mean(truly)),
-            "imagined": float(np.mean(imagined)),
-            "milliseconds": 1e3 * float(np.median(seconds)),
-        }
-
-    def world(self, moments: TrueMoments | Imagination, state: PortfolioState) -> PlanningWorld:
-        return PlanningWorld.of(moments, self.simulator, state, self.config.model.stride)  # type: ignore[arg-type]
 
 
-def value(world: PlanningWorld, action: PortfolioAction, utility: Utility) -> float:
-    """The utility of a decision's step, in a world."""
-    rollout = world.roll(action.map(lambda x: x[:, None, None]))
-    return float(utility(quantities(world, rollout, utility.names))[0, 0, 0])
+def new_branch(market: MultiStepMarket, variant: str) -> TDBranch:
+    model = replace(preset("tiny").model, dim=8, heads=2, stride=1)
+    td = TDConfig(enabled=True, **(COMMON | VARIANTS[variant]))  # type: ignore[arg-type]
+    return TDBranch(FinJEPAConfig(model=model, portfolio=market.rules, td=td))
 
 
-def searched(name: str, config: FinJEPAConfig, **settings: int) -> Policy:
-    planner = make_planner(name, **settings)
-
-    def policy(world: PlanningWorld, utility: Utility) -> PortfolioAction:
-        space = ActionSpace.from_config(config.portfolio, world.moments.present_BN, 2)
-        return planner.plan(Objective(world, utility), space, None, torch.Generator().manual_seed(0)).action
-
-    return policy
+def keep_states(branch: TDBranch, market: MultiStepMarket, seed: int) -> None:
+    """What tasks are inferred on."""
+    drawn = [draw_transition(TruePath.draw(market, 10_000 + k, seed), branch) for k in range(4)]  # type: ignore[arg-type]
+    with torch.no_grad():
+        branch.kept_RZ.copy_(torch.cat([branch.algorithm.task_encoder(one.after) for one in drawn]))
+    branch.kept_RQ.copy_(torch.cat([one.quantities_YQ for one in drawn]))
 
 
-def at_once() -> Policy:
-    """The td branch: the decision alone."""
-    planner = TDPlanner()
-    return lambda world, utility: planner.act(Objective(world, utility))
+def train(market: MultiStepMarket, variant: str, seed: int, steps: int) -> TDBranch:
+    """As `finjepa_model.td.training.TDTrainer`, on the market's own chain; the last policy is kept."""
+    torch.manual_seed(seed)
+    branch = new_branch(market, variant)
+    algorithm, config = branch.algorithm, branch.algorithm.config
+    drawn = [draw_transition(TruePath.draw(market, 20_000 + k, seed), branch) for k in range(4)]  # type: ignore[arg-type]
+    branch.calibrate(torch.cat([one.after.outcome_YO for one in drawn]))
+
+    def demonstrate(number: int) -> Demonstration:
+        return draw_demonstration(TruePath.draw(market, number, seed).one_a_date())  # type: ignore[arg-type]
+
+    demonstrations = Demonstrations(demonstrate)
+    optimizer = torch.optim.Adam(branch.parameters(), lr=config.learning_rate)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = falling(config.learning_rate, step, steps)
+        one = draw_transition(TruePath.draw(market, step // REUSE, seed), branch)  # type: ignore[arg-type]
+        loss = algorithm.losses(one.before, one.action, one.after)["loss"]
+        if config.cloning:
+            loss = loss + config.cloning * demonstrations.error(step // REUSE, one, branch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(branch.parameters(), 10.0)
+        optimizer.step()
+        algorithm.update_targets()
+    keep_states(branch, market, seed)
+    return branch
 
 
-def equal_weights(world: PlanningWorld, utility: Utility) -> PortfolioAction:
-    weights_1N = torch.full((1, N_ASSETS), 1 / N_ASSETS)
-    return PortfolioAction(weights_1N, torch.ones_like(weights_1N), torch.zeros(1))
+def decide(branch: TDBranch, problem: MultiStepProblem) -> PortfolioAction:
+    world = problem.world()
+    return branch.decide(world.imagination, world, branch.infer(problem.utility))  # type: ignore[arg-type]
 
 
-def train(folder: Path, ground: KnownTruthMarket, seed: int, overrides: dict[str, str]) -> tuple[FinJEPA, dict]:
-    """World model and branch, or those that were trained before."""
-    changes = {"training.seed": str(seed), "td.enabled": "true", **overrides}
-    config = for_panel(preset("tiny").override(changes), ground.panel)
-    saved = folder / "trained"
-    if not (saved / "td.json").is_file():
-        trainer = Trainer(config, ground.panel, folder / "run")
-        trainer.train()
-        metrics = TDTrainer(trainer.model, ground.panel, folder / "run").train()
-        trainer.model.save_pretrained(saved)
-        (saved / "td.json").write_text(json.dumps(metrics))
-    return FinJEPA.from_pretrained(saved), json.loads((saved / "td.json").read_text())
+def planned(world: PlanningWorld, problem: MultiStepProblem, planner: str, horizon: int) -> PortfolioAction:
+    space = ActionSpace.from_config(problem.market.rules, world.moments.present_BN, horizon)
+    settings = {"starts": 2, "iterations": 16} if planner == "gradient" else {}
+    generator = torch.Generator().manual_seed(0)
+    return make_planner(planner, **settings).plan(Objective(world, problem.utility), space, None, generator).action
 
 
-def untrained(model: FinJEPA, ground: KnownTruthMarket, folder: Path) -> FinJEPA:
-    """The same world model with a branch that has not learned anything yet."""
-    config = model.config.override({"td.steps": "0"})
-    torch.manual_seed(config.training.seed)
-    other = FinJEPA(config)
-    known = {name: value for name, value in model.state_dict().items() if not name.startswith("td.")}
-    other.load_state_dict(known, strict=False)
-    TDTrainer(other, ground.panel, folder / "untrained").train()
-    return other.eval()
+def run(arguments: argparse.Namespace) -> None:
+    for name in arguments.markets:
+        for seed in arguments.seeds:
+            market = MULTI_STEP_MARKETS[name](seed)
+            problems = [MultiStepProblem(market, utility) for utility in market.utilities]
+
+            def record(policy: str, problem: MultiStepProblem, share: float, **more: Any) -> None:
+                write(arguments.folder, market.name, seed, policy, problem.utility.text, share, **more)  # noqa: B023
+
+            for problem in problems:
+                record("myopic", problem, problem.share(problem.myopic))
+                for planner in arguments.planners:
+                    for horizon in (1, PLAN_STEPS) if planner == "qp" else (PLAN_STEPS,):
+                        with contextlib.suppress(FinJEPAError):  # the qp, of a utility that it cannot solve
+                            action = planned(problem.world(horizon), problem, planner, horizon)
+                            record(f"{planner} {horizon}", problem, problem.share(problem.value_of(action)))
+            for variant in arguments.variants:
+                started = time.perf_counter()
+                torch.manual_seed(seed)
+                before = new_branch(market, variant)
+                keep_states(before, market, seed)
+                after = train(market, variant, seed, arguments.steps)
+                seconds = time.perf_counter() - started
+                for problem in problems:
+                    for when, branch in (("untrained", before), ("trained", after)):
+                        share = problem.share(problem.value_of(decide(branch, problem)))
+                        fit = branch.infer(problem.utility).fit
+                        record(f"td {variant} {when}", problem, share, fit=fit, seconds=seconds)
+                if name == "slow regime" and variant == arguments.variants[-1]:
+                    for text in CURVE:
+                        problem = MultiStepProblem(market, text)
+                        share = problem.share(problem.value_of(decide(after, problem)))
+                        record("curve", problem, share, fit=after.infer(problem.utility).fit)
 
 
-def run_market(arguments: argparse.Namespace, variant: str, seed: int) -> dict:
-    folder = arguments.folder / f"{variant}-{seed}"
-    ground = KnownTruthMarket.of(folder / "home", variant, seed)
-    model, metrics = train(folder, ground, seed, dict(a.split("=", 1) for a in arguments.set))
-    splits = split_dates(len(ground.panel.dates), model.config)
-    arena = Arena(ground, model, getattr(splits, arguments.block))
-    policies = {"td": at_once()} | {name: searched(name, model.config) for name in ("cem", "mppi")}
-    before, before_policy = Arena(ground, untrained(model, ground, folder), getattr(splits, arguments.block)), at_once()
-    oracle = searched("cem", model.config, samples=256, iterations=12)
-    rows = []
-    for text in UTILITIES:
-        utility = parse_utility(text)
-        walks = {"equal_weight": arena.walk(equal_weights, utility)}
-        walks["oracle"] = arena.walk(oracle, utility, knows_truth=True)
-        walks |= {name: arena.walk(policy, utility) for name, policy in policies.items()}
-        walks["untrained"] = before.walk(before_policy, utility)
-        if arguments.sac and text == UTILITIES[0]:
-            learned = sac_policy(
-                Arena(ground, model, (splits.train[1] - SESSIONS, splits.train[1])), utility, arguments.sac
-            )
-            walks["sac"] = arena.walk(learned, utility)
-        rows.append({"utility": text, "fit": model.td.infer(utility).fit, "walks": walks})
-    return {
-        "variant": variant,
-        "seed": seed,
-        "decisions": len(arena.decisions),
-        "seconds": metrics["seconds"],
-        "eigenvalues": metrics["eigenvalues"],
-        "policy": metrics["policy"],
-        "steps": metrics["steps"],
-        "effective_rank": metrics["effective_rank"],
-        "rows": rows,
-    }
+def write(folder: Path, market: str, seed: int, policy: str, utility: str, share: float, **more: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    row = {"market": market, "seed": seed, "policy": policy, "utility": utility, "share": share, **more}
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
-def observe(world: PlanningWorld) -> np.ndarray:
-    """What a policy without the branch may see: forecasts, risk and holdings of each asset."""
-    moments, mean_1N = world.moments, world.moments.mean_BHN[:, 0]
-    volatility_1N = moments.covariance_BHMM[:, 0].diagonal(dim1=-2, dim2=-1)[:, :-1].sqrt()
-    parts = [50 * mean_1N, 10 * volatility_1N, moments.beta_BN, world.state.holdings_XN]
-    return torch.cat(parts, -1)[0].numpy().astype(np.float32)
-
-
-def to_action(raw: np.ndarray) -> PortfolioAction:
-    """A box to an action: 8 weights by projection, 8 signals and a hedge by their sign."""
-    raw_1V = torch.from_numpy(np.asarray(raw, np.float32))[None]
-    present_1N = torch.ones(1, N_ASSETS, dtype=torch.bool)
-    return PortfolioAction(
-        project_to_simplex(raw_1V[:, :N_ASSETS], present_1N),
-        (raw_1V[:, N_ASSETS : 2 * N_ASSETS] > -0.5).float(),
-        (raw_1V[:, -1] > 0.5).float(),
-    )
-
-
-def sac_policy(arena: Arena, utility: Utility, steps: int) -> Policy:
-    """Soft actor-critic of stable-baselines3 for this one utility, on the last year of the training block."""
+def sac(arguments: argparse.Namespace) -> None:
+    """Soft actor-critic of stable-baselines3, for the first utility of each market; it sees the state and acts on the position."""
     import gymnasium
     from stable_baselines3 import SAC
 
-    class Market(gymnasium.Env):
-        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4 * N_ASSETS,), np.float32)
-        action_space = gymnasium.spaces.Box(-1, 1, (2 * N_ASSETS + 1,), np.float32)
+    class Environment(gymnasium.Env):
+        """The account of the optimum, on its grid of positions."""
 
-        def reset(self, *, seed: int | None = None, options: dict | None = None):
-            super().reset(seed=seed)
-            self.k = 0
-            self.state = arena.simulator.start((1, N_ASSETS), dtype=torch.float32)
-            return observe(arena.world(arena.decisions[0].imagined, self.state)), {}
+        def __init__(self, problem: MultiStepProblem, seed: int):
+            self.problem, self.random, self.market = problem, np.random.default_rng(seed), problem.market
+            self.observation_space = gymnasium.spaces.Box(-5, 5, (self.market.signals_ZF.shape[1] + 3,), np.float32)
+            self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
-        def step(self, raw: np.ndarray):
-            decision, action = arena.decisions[self.k], to_action(raw)
-            reward = 100 * value(arena.world(decision.imagined, self.state), action, utility)
-            tradable_1TN = torch.ones_like(decision.returns_1TN, dtype=torch.bool)
-            self.state, _ = arena.simulator.step(
-                self.state, action, decision.returns_1TN, decision.market_1T, decision.imagined.beta_BN, tradable_1TN
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+            self.state, self.age = int(self.random.integers(len(self.problem.z_S))), 0
+            return observed(self.problem)[self.state], {}
+
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+            reward, self.state = self.problem.sample(self.state, *acted(self.problem, action), self.random)
+            self.age += 1
+            return observed(self.problem)[self.state], 100 * reward, False, self.age >= 100, {}
+
+    for name in arguments.markets:
+        for seed in arguments.seeds:
+            problem = MultiStepProblem(market := MULTI_STEP_MARKETS[name](seed), market.utilities[0])
+            started = time.perf_counter()
+            learner = SAC(
+                "MlpPolicy", Environment(problem, seed), gamma=0.97, seed=seed, learning_starts=500, ent_coef=0.01
             )
-            self.k += 1
-            ended = self.k == len(arena.decisions)
-            following = arena.decisions[min(self.k, len(arena.decisions) - 1)]
-            return observe(arena.world(following.imagined, self.state)), reward, False, ended, {}
-
-    agent = SAC("MlpPolicy", Market(), gamma=0.8, learning_rate=1e-3, batch_size=128, learning_starts=200, seed=0)
-    agent.learn(steps)
-    return lambda world, utility: to_action(agent.predict(observe(world), deterministic=True)[0])
-
-
-def table(markets: list[dict], variant: str) -> Iterator[str]:
-    """Markdown: a line a utility, shares over seeds with their range, and the times."""
-    of = [market for market in markets if market["variant"] == variant]
-    names = ("td", "cem", "mppi")
-    yield f"{variant}: {len(of)} seeds, {of[0]['decisions']} decisions each\n"
-    heads = "".join(f" {name} of oracle |" for name in names)
-    yield f"| utility | fit | td of mppi, by the model's account | the same, before training |{heads}"
-    yield "|---|--:|" + "--:|" * (len(names) + 2)
-    for i, text in enumerate(UTILITIES):
-        rows = [market["rows"][i] for market in of]
-        walks = [row["walks"] for row in rows]
-        cells = [_share(walks, name, "mppi", "imagined") for name in ("td", "untrained")]
-        cells += [_share(walks, name, "oracle", "truth") for name in names]
-        yield f"| `{text}` | {np.mean([row['fit'] for row in rows]):.2f} | " + " | ".join(cells) + " |"
-    times = {n: np.median([r["walks"][n]["milliseconds"] for m in of for r in m["rows"]]) for n in names}
-    yield "\nMilliseconds a decision (median): " + ", ".join(f"{name} {ms:.1f}" for name, ms in times.items())
-    yield "\nMean over the utilities, by seed (95 % over seeds by Student's t):\n"
-    for account, best in (("imagined", "mppi"), ("truth", "oracle")):
-        for name in ("td", "untrained", "cem", "mppi"):
-            if name != best:
-                yield f"- {name} of {best}: {_by_seed(of, name, best, account)}"
-    pairs = [share for market in of for share in _shares(market, "td", "mppi", "imagined")]
-    yield f"- of {len(pairs)} pairs of a market and a utility {sum(share >= 0.8 for share in pairs)} reach 0.8 of mppi"
-    changes = [_walk(row, "td", "imagined") - _walk(row, "untrained", "imagined") for m in of for row in m["rows"]]
-    yield f"- training is better in {sum(x > 0 for x in changes)} of {len(changes)} pairs, the same in {changes.count(0.0)}"
-    for market in of:
-        score = market["policy"]
-        yield f"- seed {market['seed']}: {market['steps']} steps, the best policy is that of step {score['step']}"
-        for row in market["rows"]:
-            if "sac" in row["walks"]:
-                walks = [row["walks"]]
-                shares = ", ".join(f"{n} {_share(walks, n, 'mppi', 'imagined')}" for n in ("sac", "td"))
-                yield f"  `{row['utility']}`, of mppi by the model's account: {shares}"
+            learner.learn(arguments.steps)
+            action, _ = learner.predict(observed(problem), deterministic=True)
+            position_S, hedge_S = np.stack([acted(problem, one) for one in action]).T
+            share = problem.share(problem.value_of(actions_of(torch.tensor(position_S), torch.tensor(hedge_S))))
+            write(
+                arguments.folder, name, seed, "sac", problem.utility.text, share, seconds=time.perf_counter() - started
+            )
 
 
-def _walk(row: dict, name: str, account: str) -> float:
-    return row["walks"][name][account]
+def observed(problem: MultiStepProblem) -> np.ndarray:
+    """What soft actor-critic sees of every state: signals, position, hedge, drawdown."""
+    own = np.column_stack([problem.held_S, problem.hedged_S, 10 * problem.drawdown_S])
+    return np.column_stack([problem.market.signals_ZF[problem.z_S], own]).astype(np.float32)
 
 
-def _shares(market: dict, name: str, of: str, account: str) -> list[float]:
-    """Gain over 1/N as a share of another policy's, for each utility for which that one gains anything."""
-    shares = [
-        share_of_gain(*(_walk(row, who, account) for who in (name, "equal_weight", of))) for row in market["rows"]
-    ]
-    return [share for share in shares if not np.isnan(share)]
+def acted(problem: MultiStepProblem, action: np.ndarray) -> tuple[float, float]:
+    """Position and hedge of an action in [-1, 1]^2."""
+    rules = problem.market.rules
+    position = float(action[0]) if rules.allow_short else (float(action[0]) + 1) / 2
+    return position, float(action[1] > 0 and rules.allow_hedge)
 
 
-def _by_seed(markets: list[dict], name: str, of: str, account: str) -> str:
-    means = np.array([np.mean(_shares(market, name, of, account)) for market in markets])
-    listed = ", ".join(f"{mean:.2f}" for mean in means)
-    if len(means) < 2:
-        return listed
-    return f"{listed}; {means.mean():.2f} +- {half_width(means):.2f}"
+def times(arguments: argparse.Namespace) -> None:
+    """Milliseconds of a decision of many assets, and of the task of a new utility, on a branch and a market at random."""
+
+    utility = parse_utility("log_growth - 2.5*variance")
+    for assets in (20, 100, 500):
+        for rows in (1, 64) if assets < 500 else (1, 8):
+            config = replace(preset("tiny"), td=TDConfig(enabled=True, hidden=64))
+            torch.manual_seed(0)
+            model = FinJEPA(config).eval()
+            imagined = model.imagine(random_observation(config, dates=rows, assets=assets), PLAN_STEPS)
+            simulator = PortfolioSimulator(config.portfolio)
+            world = PlanningWorld.of(imagined, simulator, simulator.start((rows, assets), dtype=torch.float32), 10)
+            assert model.td is not None
+            model.td.kept_RZ.normal_()
+            model.td.kept_RQ.normal_()
+            task = model.td.infer(utility)
+            space = ActionSpace.from_config(config.portfolio, imagined.present_BN, PLAN_STEPS)
+            objective, cem = Objective(world, utility), make_planner("cem")
+            forward = _median(lambda: model.td.decide(imagined, world, task), 7)  # noqa: B023
+            search = _median(lambda: cem.plan(objective, space, None, torch.Generator().manual_seed(0)), 1)  # noqa: B023
+            infer = _median(lambda: model.td.infer(utility), 7)  # noqa: B023
+            print(f"| {assets} | {rows} | {forward:.1f} | {search:.0f} | {search / forward:.0f} | {infer:.1f} |")
 
 
-def _share(walks: list[dict], name: str, of: str, account: str) -> str:
-    """Gain over 1/N as a share of another policy's: mean over seeds (lowest to highest), where that one gains anything."""
-    shares = np.array([share_of_gain(*(walk[who][account] for who in (name, "equal_weight", of))) for walk in walks])
-    known = shares[~np.isnan(shares)]
-    return f"{known.mean():.2f} ({known.min():.2f} to {known.max():.2f})" if len(known) else "none"
+def _median(function: Any, repeats: int) -> float:
+    spans = []
+    for _ in range(repeats + (repeats > 1)):
+        started = time.perf_counter()
+        function()
+        spans.append(1e3 * (time.perf_counter() - started))
+    return float(np.median(spans[-repeats:]))
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Shares by market and policy, mean over utilities and seeds; the targets on all of them; the curve."""
+    rows = [json.loads(line) for line in (arguments.folder / "results.jsonl").read_text().splitlines()]
+    chosen = [row for row in rows if row["policy"] != "curve"]
+    markets = [name for name in MULTI_STEP_MARKETS if any(row["market"] == name for row in chosen)]
+    policies = sorted({row["policy"] for row in chosen})
+    print("| policy | " + " | ".join(markets) + " |\n|---|" + "--:|" * len(markets))
+    for policy in policies:
+        cells = [by_seed(chosen, policy, market) for market in markets]
+        print(f"| {policy} | " + " | ".join(f"{np.mean(c):.2f}" if len(c) else "–" for c in cells) + " |")
+    trained = [policy for policy in policies if policy.endswith(" trained")]
+    for policy in trained:
+        untrained = policy.replace(" trained", " untrained")
+        for market in markets:
+            mine, start = (by_seed(chosen, p, market) for p in (policy, untrained))
+            best = np.max(
+                [
+                    by_seed(chosen, p, market)
+                    for p in policies
+                    if p.split()[0] in ("qp", "cem", "mppi", "gradient")
+                    and p.split()[1] != "1"
+                    and len(by_seed(chosen, p, market)) == len(mine)
+                ],
+                axis=0,
+            )
+            gain, of_best = mine - start, mine / best
+            print(
+                f"{policy}, {market}: over untrained {_interval(gain)}, of the best planner's gain {_interval(of_best)}, "
+                f"less myopic {_interval(mine - by_seed(chosen, 'myopic', market))}"
+            )
+    for row in sorted((row for row in rows if row["policy"] == "curve"), key=lambda row: -row["fit"]):
+        print(f"| `{row['utility']}` | {row['seed']} | {row['fit']:.2f} | {1 - row['share']:.2f} |")
+
+
+def by_seed(rows: Sequence[dict], policy: str, market: str) -> np.ndarray:
+    """Mean over utilities for each seed, in order."""
+    some = [row for row in rows if row["policy"] == policy and row["market"] == market]
+    seeds = sorted({row["seed"] for row in some})
+    return np.array([np.mean([row["share"] for row in some if row["seed"] == seed]) for seed in seeds])
+
+
+def _interval(values: np.ndarray) -> str:
+    return f"{values.mean():.2f}" + (f" ± {half_width(values):.2f}" if len(values) > 1 else "")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--variants", default="drift,risk")
-    parser.add_argument("--seeds", default="0-2", help="one number, or first-last")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--block", default="test", choices=("validation", "test"))
-    parser.add_argument("--sac", type=int, default=0, help="steps of soft actor-critic for the first utility")
+    parser.add_argument("command", choices=("run", "sac", "times", "table"))
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("td"))
+    parser.add_argument("--seeds", type=_seeds, default=range(1), help="such as 0-4")
+    parser.add_argument("--markets", type=lambda text: text.split(","), default=list(MULTI_STEP_MARKETS))
+    parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS))
+    parser.add_argument(
+        "--planners", type=lambda text: [x for x in text.split(",") if x], default=["qp", "cem", "mppi"]
+    )
+    parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    first, _, last = arguments.seeds.partition("-")
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    results = arguments.folder / f"results-{arguments.block}.jsonl"
+    {"run": run, "sac": sac, "times": times, "table": table}[arguments.command](arguments)
 
-    def done() -> list[dict]:
-        return [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
 
-    for seed in range(int(first), int(last or first) + 1):
-        for variant in arguments.variants.split(","):
-            if not any((market["variant"], market["seed"]) == (variant, seed) for market in done()):
-                market = run_market(arguments, variant, seed)
-                with results.open("a") as file:
-                    file.write(json.dumps(market) + "\n")
-    for variant in arguments.variants.split(","):
-        print("\n".join(table(done(), variant)))
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 if __name__ == "__main__":

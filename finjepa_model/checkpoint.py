@@ -22,6 +22,7 @@ CHECKPOINT_FILES = (
 )
 LARGEST_WEIGHTS = 16 * 2**30  # bytes; `large` has a 60th of it
 _RETIRED = ("zero_shot.", "heads.")  # tensors of earlier versions; `FinJEPAConfig.from_dict` leaves their settings out
+_BRANCH = "td."  # and those of a branch of an earlier version
 
 
 ModelT = TypeVar("ModelT", bound="WorldModel")
@@ -53,7 +54,8 @@ def load_model(cls: type[ModelT], dir_or_repo: str | Path, revision: str | None)
         model = cls(config)
     expected = model.state_dict()
     try:
-        found = {name: tensor for name, tensor in load_file(file).items() if not name.startswith(_RETIRED)}
+        retired = _RETIRED if config.td.enabled else (*_RETIRED, _BRANCH)
+        found = {name: tensor for name, tensor in load_file(file).items() if not name.startswith(retired)}
     except (SafetensorError, OSError) as error:
         raise FinJEPAError(f"{file} cannot be read ({error}); fetch the checkpoint again") from error
     if not any(name.startswith("risk.") for name in found):  # of a version without a risk model: nothing is fitted

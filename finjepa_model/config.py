@@ -221,6 +221,8 @@ class TDConfig(Bounded):
     goal_ratio: float = bounded(0.2, 0, 1)  # share of tasks that are features of reached states; the others are random
     task_orthonormality: float = bounded(1.0, 0, 1e6)
     state_orthonormality: float = bounded(0.1, 0, 1e6)
+    actor: float = bounded(1.0, 0, 1e6)  # weight of the policy's value under its own successor features
+    cloning: float = bounded(100.0, 0, 1e6)  # and of its distance from plans that look ahead, for random utilities
     target_rate: float = bounded(0.01, 0, 1)  # Polyak
     steps: int = bounded(600, 0, 1e9)
     dates: int = bounded(64, 2, 1e5)  # in a batch
@@ -251,7 +253,8 @@ class FinJEPAConfig:
     @classmethod
     def from_dict(cls, data: Any) -> "FinJEPAConfig":
         """Read a config, also one of an earlier version; one that is older than the present td branch without its branch."""
-        if isinstance(data, dict) and "covariance_decay" in (data.get("td") or ()):
+        td = (data.get("td") or {}) if isinstance(data, dict) else {}
+        if "covariance_decay" in td or ("task_dim" in td and "cloning" not in td):
             data = {section: values for section, values in data.items() if section != "td"}
         return _build(cls, data, "")
 

@@ -83,8 +83,7 @@ class TDJEPA(nn.Module):
             "state_orthonormality": orthonormality(state_YP),
             "actor": self._actor_loss(before, state_YP.detach(), task_YD),
         }
-        weights = {name: getattr(self.config, name) for name in ("task_orthonormality", "state_orthonormality")}
-        terms["loss"] = torch.stack([weights.get(name, 1.0) * value for name, value in terms.items()]).sum()
+        terms["loss"] = torch.stack([getattr(self.config, name, 1.0) * value for name, value in terms.items()]).sum()
         return terms
 
     def draw_tasks(self, features_YD: Tensor) -> Tensor:

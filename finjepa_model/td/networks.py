@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from finjepa_model.actions import ActionEmbedder, PortfolioAction
+from finjepa_model.actions import DUST, ActionEmbedder, PortfolioAction
 from finjepa_model.config import PortfolioConfig, TDConfig
 from finjepa_model.planning.objective import PlanningWorld, quantities
 from finjepa_model.planning.plan import ActionSpace, action_of_positions, project_to_exposure
@@ -87,6 +87,8 @@ def realised(before: PortfolioState, after: PortfolioState) -> Tensor:
     return torch.stack([growth_Y, growth_Y.square()], dim=-1)
 
 
+_KEPT = 0.005  # share of the largest gross exposure: a smaller trade of a plan counts as none
+_HEDGE = 0.3  # weight of the hedge's cross entropy beside squared distances of positions
 _EXPLORE = 0.1  # standard deviation of what is added to positions, as shares of the largest gross exposure
 
 
@@ -193,10 +195,12 @@ class SuccessorPredictor(nn.Module):
 
 
 class PortfolioActor(nn.Module):
-    """pi: one network for every asset, modulated by state and task (FiLM), gives its position; another the hedge.
+    """pi: one network for every asset, modulated by state and task (FiLM), gives the region in which its position is left alone;
+    another network the hedge.
 
-    Positions are the Euclidean projection of the network's output onto what is allowed, so that zeros are reached exactly.
-    The hedge is a relaxed Bernoulli variable (Maddison, Mnih and Teh 2017).
+    Who pays for trading trades to the nearest edge of a region, and not at all inside it (Davis and Norman 1990). Positions are
+    the Euclidean projection of that onto what is allowed, so that zeros are reached exactly. The hedge is a relaxed Bernoulli
+    variable (Maddison, Mnih and Teh 2017).
     """
 
     def __init__(self, width: int, state_dim: int, task_dim: int, config: TDConfig, rules: PortfolioConfig):
@@ -205,16 +209,13 @@ class PortfolioActor(nn.Module):
         self.context = branch(state_dim + task_dim, hidden)
         self.asset = nn.Linear(width + ASSET_NUMBERS, hidden)
         self.modulate = nn.Linear(hidden, 2 * hidden)
-        self.position = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 1))
+        self.region = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 2))
         self.hedge = nn.Linear(hidden, 1)
 
     def forward(self, s: PolicyState, state_YE: Tensor, task_YZ: Tensor, sample: bool = True) -> PortfolioAction:
         """The action; where it is not a sample, without noise."""
-        context_YU = self.context(torch.cat([state_YE, task_YZ], dim=-1))
-        scale_Y1U, shift_Y1U = self.modulate(context_YU).unsqueeze(1).chunk(2, dim=-1)
-        asset_YNU = self.asset(torch.cat([s.assets_YND, s.own_YNV], dim=-1))
-        raw_YN = self.position(asset_YNU * (1 + scale_Y1U) + shift_Y1U).squeeze(-1)
-        logit_Y = self.hedge(context_YU).squeeze(-1)
+        low_YN, high_YN, logit_Y = self._regions(s, state_YE, task_YZ)
+        raw_YN = torch.maximum(low_YN, torch.minimum(high_YN, s.held_YN / self.rules.max_gross))
         if sample:
             raw_YN = raw_YN + _EXPLORE * torch.randn_like(raw_YN)
             logit_Y = logit_Y + torch.empty_like(logit_Y).uniform_(1e-6, 1 - 1e-6).logit()
@@ -223,3 +224,33 @@ class PortfolioActor(nn.Module):
         space = ActionSpace.from_config(self.rules, s.present_YN, horizon=1)
         action = action_of_positions(project_to_exposure(raw_YN.unsqueeze(1), space), space, 0.0)
         return replace(action.map(lambda x: x[:, 0, 0]), hedge_X=hedge_Y * float(self.rules.allow_hedge))
+
+    def cloning_error(self, s: PolicyState, state_YE: Tensor, task_YZ: Tensor, wanted: PortfolioAction) -> Tensor:
+        """How far the policy is from other actions: squared distances of the edges of its regions from positions that were traded
+        to, and of what was kept from the regions, and the cross entropy of hedges."""
+        low_YN, high_YN, logit_Y = self._regions(s, state_YE, task_YZ)
+        held_YN = s.held_YN / self.rules.max_gross
+        wanted_YN = wanted.positions(self.rules.allow_short)
+        bought_YN, sold_YN = wanted_YN > held_YN + _KEPT, wanted_YN < held_YN - _KEPT
+        outside_YN = F.relu(low_YN - held_YN).square() + F.relu(held_YN - high_YN).square()
+        sold_error_YN = (high_YN - wanted_YN).square()
+        if not self.rules.allow_short:  # an edge below 0 sells all
+            sold_error_YN = torch.where(wanted_YN < DUST, F.relu(high_YN).square(), sold_error_YN)
+        error_YN = torch.where(
+            bought_YN, (low_YN - wanted_YN).square(), torch.where(sold_YN, sold_error_YN, outside_YN)
+        )
+        error = (error_YN * s.present_YN).sum(-1).mean()
+        if self.rules.allow_hedge:  # of portfolios that there is something to hedge in
+            invested_Y = (wanted_YN.clamp(min=0).sum(-1) > DUST).to(logit_Y)
+            entropy_Y = F.binary_cross_entropy_with_logits(logit_Y, wanted.hedge_X, reduction="none")
+            error = error + _HEDGE * (invested_Y * entropy_Y).mean()
+        return error
+
+    def _regions(self, s: PolicyState, state_YE: Tensor, task_YZ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower and upper edge, as shares of the largest gross exposure, and the logit of the hedge."""
+        context_YU = self.context(torch.cat([state_YE, task_YZ], dim=-1))
+        scale_Y1U, shift_Y1U = self.modulate(context_YU).unsqueeze(1).chunk(2, dim=-1)
+        asset_YNU = self.asset(torch.cat([s.assets_YND, s.own_YNV], dim=-1))
+        centre_YN, width_YN = self.region(asset_YNU * (1 + scale_Y1U) + shift_Y1U).unbind(-1)
+        width_YN = F.softplus(width_YN - 2)  # narrow at the start
+        return centre_YN - width_YN, centre_YN + width_YN, self.hedge(context_YU).squeeze(-1)

@@ -27,6 +27,7 @@ from finjepa_model.planning.objective import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.td.algorithm import to_sphere
 from finjepa_model.td.branch import TDBranch, infer_task
+from finjepa_model.td.demonstrations import PLAN_STEPS, Demonstration, Demonstrations, demonstrate
 from finjepa_model.td.networks import (
     CONSEQUENCES,
     OUTCOMES,
@@ -42,7 +43,7 @@ from finjepa_model.training.trainer import Report, TrainingInterruptedError, fal
 from finjepa_model.world_model import Imagination, WorldModel
 
 TD_FOLDER = "td"  # in the run folder of the world model
-_STREAM = 76  # of random numbers, apart from those of the world model's training
+_STREAM, _DEMONSTRATED = 76, 77  # of random numbers, apart from those of the world model's training
 _DECISIONS = 3  # of a path: one that leads to the first state, one that is learned from, and the state after it
 _ACTED = 0.5  # share of actions that are the actor's own, so that its values are learned where they are used
 _WAITS = 0.15  # share of portfolios that have bought nothing before the first state
@@ -56,6 +57,11 @@ class Transition:
     action: PortfolioAction
     after: PolicyState
     quantities_YQ: Tensor
+
+    @property
+    def quantities(self) -> dict[str, Tensor]:
+        """value_Y by name."""
+        return dict(zip(QUANTITY_NAMES, self.quantities_YQ.unbind(-1), strict=True))
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,11 @@ class MarketPath:
         imagination = self.imaginations[decision]
         world = PlanningWorld.of(imagination, self.simulator, portfolio, self.model.config.model.stride)
         return PolicyState.of(imagination, world, outcome_YO)
+
+    def one_a_date(self, portfolios: int) -> "MarketPath":
+        """Without the other portfolios of a date."""
+        thinned = tuple(imagination.take(slice(None, None, portfolios)) for imagination in self.imaginations)
+        return replace(self, imaginations=thinned, rows_Y=self.rows_Y[::portfolios])
 
     @torch.no_grad()
     def hold(self, decision: int, s: PolicyState, action: PortfolioAction) -> PortfolioState:
@@ -110,7 +121,10 @@ class MarketPaths:
         if self._drawn is None or self._drawn[0] != number:
             batch, stride = self._source.draw(number).to(self.device), self.model.config.model.stride
             steps = [batch.observation.step(k - _DECISIONS, stride) for k in range(_DECISIONS)]
-            seen = tuple(self.model.imagine(step, 1).take(self._rows_Y) for step in steps)
+            # plans that are imitated look ahead from the second decision
+            seen = tuple(
+                self.model.imagine(step, PLAN_STEPS if k == 1 else 1).take(self._rows_Y) for k, step in enumerate(steps)
+            )
             self._drawn = number, MarketPath(self.model, self._simulator, seen, batch, self._rows_Y)
         return self._drawn[1]
 
@@ -118,15 +132,25 @@ class MarketPaths:
 def draw_transition(path: MarketPath, branch: TDBranch) -> Transition:
     """A transition of every portfolio of a path; what is random in it comes from torch's global generator."""
     leading = path.state(0, random_drawdown(path.start()))
-    led_by = _behaviour(branch, leading, None)
-    # the others are in cash, as every portfolio at its start
-    waits_Y1 = torch.rand_like(led_by.signals_XN[:, :1]) < _WAITS
-    led_by = replace(led_by, signals_XN=torch.where(waits_Y1, 0.0, led_by.signals_XN))
+    led_by = _some_wait(_behaviour(branch, leading, None))
     portfolio, quantities_YQ = _hold(path, 0, leading, led_by)
     before = path.state(1, portfolio, _outcome(quantities_YQ))
     action = _behaviour(branch, before, led_by)
     portfolio, quantities_YQ = _hold(path, 1, before, action)
     return Transition(before, action, path.state(2, portfolio, _outcome(quantities_YQ)), quantities_YQ)
+
+
+def draw_demonstration(path: MarketPath) -> Demonstration:
+    """Of portfolios that a random action has led to: no parameter of a branch has a part in it."""
+    leading = path.state(0, random_drawdown(path.start()))
+    led_by = _some_wait(random_action(leading.present_YN, None, path.simulator.config))
+    return demonstrate(path.state(1, path.hold(0, leading, led_by)))
+
+
+def _some_wait(action: PortfolioAction) -> PortfolioAction:
+    """Some portfolios stay in cash, as every one at its start."""
+    waits_Y1 = torch.rand_like(action.signals_XN[:, :1]) < _WAITS
+    return replace(action, signals_XN=torch.where(waits_Y1, 0.0, action.signals_XN))
 
 
 @torch.no_grad()
@@ -169,6 +193,7 @@ class TDTrainer:
         self.device, self.panel = next(model.parameters()).device, panel
         td, block = self.config.td, split_dates(len(panel.dates), self.config).train
         self.paths = MarketPaths(model, panel, block, td.dates, td.portfolios)
+        self._demonstrations = Demonstrations(self._demonstrate)
         self.optimizer = torch.optim.Adam(self.branch.parameters(), lr=td.learning_rate)
         self.step, self.best = 0, files.Best()
         self.stop_requested = False
@@ -218,6 +243,9 @@ class TDTrainer:
             group["lr"] = falling(self.config.td.learning_rate, self.step, self.config.td.steps)
         transition = draw_transition(self.paths.draw(self.step // self.config.td.reuse), self.branch)
         terms = self.branch.algorithm.losses(transition.before, transition.action, transition.after)
+        if self.config.td.cloning:
+            terms["cloning"] = self._demonstrations.error(self.step // self.config.td.reuse, transition, self.branch)
+            terms["loss"] = terms["loss"] + self.config.td.cloning * terms["cloning"]
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.branch.parameters(), 10 * self.config.training.gradient_clip)
@@ -229,6 +257,12 @@ class TDTrainer:
         self.optimizer.step()
         self.branch.algorithm.update_targets()
         return {name: value.detach() for name, value in terms.items()}
+
+    def _demonstrate(self, number: int) -> Demonstration:
+        """On the market path of that number."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.config.training.seed, number, _DEMONSTRATED))
+            return draw_demonstration(self.paths.draw(number).one_a_date(self.config.td.portfolios))
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:

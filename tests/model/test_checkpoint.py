@@ -109,7 +109,9 @@ def test_a_checkpoint_older_than_the_present_td_branch_is_read_without_its_branc
     config, file = json.loads((folder / "config.json").read_text()), folder / "model.safetensors"
     (folder / "config.json").write_text(json.dumps(config | {"td": old}))
     weights = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("td.")}
-    gone = {"heads.portfolio.bias": torch.ones(2)} | ({"zero_shot.net.weight": torch.ones(2)} if enabled else {})
+    gone = {"heads.portfolio.bias": torch.ones(2)} | (
+        {"zero_shot.net.weight": torch.ones(2), "td.algorithm.actor.position.1.bias": torch.ones(2)} if enabled else {}
+    )
     save_file(weights | gone, file)
     model = FinJEPA.from_pretrained(folder)
     assert model.td is None

@@ -229,7 +229,7 @@ def test_every_rule_of_trading_is_kept_by_what_the_policy_does(panel, rules):
     before = _transition(model, panel, 0).before
     algorithm = model.td.algorithm
     with torch.no_grad():
-        algorithm.actor.position[-1].weight.normal_(0, 1)
+        algorithm.actor.region[-1].weight.normal_(0, 1)
     allowed = model.config.portfolio
     for sample in (False, True):
         task_YZ = algorithm.draw_tasks(algorithm.task_encoder(before))

@@ -1,0 +1,98 @@
+"""Markets on which the future counts: the optimum against a closed form, a simulation, and what looks one step ahead."""
+
+import numpy as np
+import pytest
+import torch
+
+from finjepa_model.planning.objective import Objective
+from finjepa_model.planning.plan import ActionSpace
+from finjepa_model.planning.qp import QPPlanner
+from finjepa_pipeline.prices.synthetic.multi_step import (
+    DISCOUNT,
+    MULTI_STEP_MARKETS,
+    MultiStepProblem,
+    actions_of,
+    drawdown_limit,
+    garleanu_pedersen,
+    quadratic_costs,
+    slow_regime,
+)
+
+# The most of the optimal gain that the best decision for the next step has, over seeds and utilities
+MYOPIC = {
+    "quadratic costs": 0.9,
+    "proportional costs": 0.8,
+    "slow regime": 0.05,
+    "drawdown limit": 0.8,
+    "crash season": 0.05,
+}
+
+
+@pytest.mark.parametrize("name", MYOPIC)
+def test_the_optimum_gains_more_than_what_is_best_for_the_next_step(name):
+    market = MULTI_STEP_MARKETS[name](11)
+    problem = MultiStepProblem(market, market.utilities[0])
+    _, best = problem.optimum
+    assert problem.share(problem.value_of(best)) == pytest.approx(1.0)
+    held_S, hedged_S = torch.tensor(problem.held_S), torch.tensor(problem.hedged_S)
+    assert problem.share(problem.value_of(actions_of(held_S, hedged_S))) == pytest.approx(0.0, abs=1e-9)
+    assert problem.share(problem.myopic) <= MYOPIC[name]
+
+
+def test_with_quadratic_costs_the_optimum_is_the_closed_form_of_garleanu_and_pedersen():
+    market = quadratic_costs(12)
+    problem = MultiStepProblem(market, market.utilities[1])
+    signals_ZF = market.signals_ZF
+    strength_F = np.linalg.lstsq(signals_ZF, market.mean_Z, rcond=None)[0]
+    ahead_ZF = market.chance_ZZ @ signals_ZF
+    persistence_F = (ahead_ZF * signals_ZF).sum(0) / (signals_ZF**2).sum(0)
+    np.testing.assert_allclose(ahead_ZF, persistence_F * signals_ZF, atol=1e-12)
+    assert persistence_F[1] > 2 * persistence_F[0]
+
+    aversion = 2 * 9 * market.variance_Z[0]
+    rate, weight_F = garleanu_pedersen(aversion, market.impact, persistence_F)
+    assert weight_F[1] > weight_F[0]  # the aim follows what stays
+    position_S = rate * problem.held_S + (signals_ZF * strength_F * weight_F).sum(1)[problem.z_S]
+    inside_S = np.abs(problem.held_S) <= 0.5
+    found_S = problem.optimum[1].positions(allow_short=True)[:, 0].numpy()
+    np.testing.assert_allclose(
+        found_S[inside_S], position_S[inside_S], atol=0.007
+    )  # the grid of actions is 0.00625 apart
+    closed = actions_of(torch.tensor(position_S.clip(-1, 1)), torch.zeros(len(position_S)))
+    assert problem.share(problem.value_of(closed)) == pytest.approx(1.0, abs=0.005)
+
+
+def test_the_value_of_a_policy_is_what_a_simulation_earns():
+    """Where drawdowns count, so that realised returns matter; the policy holds what it did in the nearest state of the grid."""
+    market, random = drawdown_limit(13), np.random.default_rng(0)
+    problem = MultiStepProblem(market, market.utilities[0])
+    value, action = problem.optimum
+    shape = len(market.mean_Z), len(market.drawdowns_D), len(problem.grid_X)
+    best_ZDX = action.positions(allow_short=False)[:, 0].numpy().reshape(shape)
+    paths, steps = 4000, 200
+    z_P = random.choice(shape[0], paths, p=market.stationary_Z)
+    held_P, drawdown_P, earned_P = np.zeros(paths), np.zeros(paths), np.zeros(paths)
+    for step in range(steps):
+        deep_P = np.abs(market.drawdowns_D - drawdown_P[:, None]).argmin(1)
+        held_P = best_ZDX[z_P, deep_P, np.abs(problem.grid_X - held_P[:, None]).argmin(1)]
+        world = market.world(market.imagined(z_P, 1), market.portfolio(held_P, 0 * held_P, drawdown_P))
+        path = actions_of(torch.tensor(held_P)[:, None, None], torch.zeros(paths, 1, 1))
+        earned_P -= (1 - DISCOUNT) * DISCOUNT**step * Objective(world, problem.utility)(path)[:, 0].numpy()
+        return_P = market.mean_Z[z_P] + np.sqrt(market.variance_Z[z_P]) * random.standard_normal(paths)
+        drawdown_P = 1 - np.minimum((1 - drawdown_P) * (1 + held_P * return_P), 1)
+        z_P = (random.random(paths)[:, None] > market.chance_ZZ[z_P].cumsum(1)).sum(1)
+    error = earned_P.std() / paths**0.5
+    assert earned_P.mean() == pytest.approx(value, abs=4 * error + 0.02 * value)
+
+
+def test_a_planner_that_looks_ahead_gains_what_one_that_does_not_leaves():
+    market = slow_regime(14)
+    problem = MultiStepProblem(market, market.utilities[0])
+    shares = []
+    for horizon in (1, 8):
+        world = problem.world(horizon)
+        space = ActionSpace.from_config(market.rules, world.moments.present_BN, horizon)
+        plan = QPPlanner().plan(Objective(world, problem.utility), space)
+        shares.append(problem.share(problem.value_of(plan.action)))
+    assert shares[0] < 0.05
+    assert shares[1] > 0.8
