@@ -1,13 +1,14 @@
 """The td branch beside planners and soft actor-critic, on markets where the future counts and the optimum is known.
 
-    python benchmarks/td.py run FOLDER --seeds 0-1 [--markets "slow regime,..."] [--variants plain,both,cloned] [--planners qp,cem]
+    python benchmarks/td.py run FOLDER --seeds 0-1 [--markets "slow regime"] [--variants plain,cloned] [--planners qp,cem]
     python benchmarks/td.py sac FOLDER --seeds 0 [--steps 20000]        # needs stable-baselines3 and gymnasium
     python benchmarks/td.py times
     python benchmarks/td.py table FOLDER
 
 Policies see the true moments of the next steps, so that what is compared is the rule of decision. A seed draws a market's
 numbers and starts the training. Every result is one line of FOLDER/results.jsonl: the share of the optimal multi-step gain over
-never trading (`finjepa_pipeline.prices.synthetic.multi_step`); `table` prints means over utilities and seeds, with intervals over seeds.
+never trading (`finjepa_pipeline.prices.synthetic.multi_step`); `table` prints means over utilities and seeds, with intervals
+over seeds.
 
 Shapes: Y portfolios, each in a market of its own, N = 2 assets, R rows of results.
 """
@@ -42,6 +43,7 @@ from finjepa_model.td.training import draw_demonstration, draw_transition
 from finjepa_model.training.trainer import falling
 from finjepa_pipeline.prices.synthetic.multi_step import (
     BETA,
+    DISCOUNT,
     MULTI_STEP_MARKETS,
     MultiStepMarket,
     MultiStepProblem,
@@ -225,33 +227,42 @@ def write(folder: Path, market: str, seed: int, policy: str, utility: str, share
 
 
 def sac(arguments: argparse.Namespace) -> None:
-    """Soft actor-critic of stable-baselines3, for the first utility of each market; it sees the state and acts on the position."""
+    """Soft actor-critic of stable-baselines3, for the first utility of each market: it sees the state and names the position."""
     import gymnasium
     from stable_baselines3 import SAC
 
     class Environment(gymnasium.Env):
-        """The account of the optimum, on its grid of positions."""
+        """The account of the optimum; positions are rounded to its grid."""
 
         def __init__(self, problem: MultiStepProblem, seed: int):
-            self.problem, self.random, self.market = problem, np.random.default_rng(seed), problem.market
-            self.observation_space = gymnasium.spaces.Box(-5, 5, (self.market.signals_ZF.shape[1] + 3,), np.float32)
+            self.problem, self.random, market = problem, np.random.default_rng(seed), problem.market
+            self.observation_space = gymnasium.spaces.Box(-5, 5, (market.signals_ZF.shape[1] + 3,), np.float32)
             self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+            self.seen_SX = observed(problem)
+            wide = [torch.tensor(np.tile(x, (len(problem.z_S), 1))) for x in (problem.grid_X, 0 * problem.grid_X)]
+            hedges = (0.0, 1.0) if market.rules.allow_hedge else (0.0,)
+            self.reward_HSX = [problem.rewards(actions_of(wide[0], wide[1] + hedge)) for hedge in hedges]
 
         def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
             self.state, self.age = int(self.random.integers(len(self.problem.z_S))), 0
-            return observed(self.problem)[self.state], {}
+            return self.seen_SX[self.state], {}
 
         def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-            reward, self.state = self.problem.sample(self.state, *acted(self.problem, action), self.random)
+            position, hedge = acted(self.problem, action)
+            place = int(np.abs(self.problem.grid_X - position).argmin())
+            reward = float(self.reward_HSX[int(hedge)][self.state, place])
+            here = self.problem.z_S[[self.state]], self.problem.drawdown_S[[self.state]]
+            row = self.problem.moves(*here, np.array([hedge]), self.problem.grid_X[[place]])
+            self.state = int(self.random.choice(row.indices, p=row.data / row.data.sum()))
             self.age += 1
-            return observed(self.problem)[self.state], 100 * reward, False, self.age >= 100, {}
+            return self.seen_SX[self.state], 100 * reward, False, self.age >= 100, {}
 
     for name in arguments.markets:
         for seed in arguments.seeds:
             problem = MultiStepProblem(market := MULTI_STEP_MARKETS[name](seed), market.utilities[0])
             started = time.perf_counter()
             learner = SAC(
-                "MlpPolicy", Environment(problem, seed), gamma=0.97, seed=seed, learning_starts=500, ent_coef=0.01
+                "MlpPolicy", Environment(problem, seed), gamma=DISCOUNT, seed=seed, learning_starts=500, ent_coef=0.01
             )
             learner.learn(arguments.steps)
             action, _ = learner.predict(observed(problem), deterministic=True)
@@ -358,15 +369,17 @@ def main() -> None:
     parser.add_argument("command", choices=("run", "sac", "times", "table"))
     parser.add_argument("folder", type=Path, nargs="?", default=Path("td"))
     parser.add_argument("--seeds", type=_seeds, default=range(1), help="such as 0-4")
-    parser.add_argument("--markets", type=lambda text: text.split(","), default=list(MULTI_STEP_MARKETS))
-    parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS))
-    parser.add_argument(
-        "--planners", type=lambda text: [x for x in text.split(",") if x], default=["qp", "cem", "mppi"]
-    )
+    parser.add_argument("--markets", type=_names, default=list(MULTI_STEP_MARKETS))
+    parser.add_argument("--variants", type=_names, default=list(VARIANTS))
+    parser.add_argument("--planners", type=_names, default=["qp", "cem", "mppi"])
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     {"run": run, "sac": sac, "times": times, "table": table}[arguments.command](arguments)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _seeds(text: str) -> range:

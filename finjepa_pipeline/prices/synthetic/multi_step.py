@@ -225,7 +225,7 @@ class MultiStepProblem:
         z_R, drawdown_R = (x.ravel() for x in np.meshgrid(*self._axes[:2], indexing="ij"))
         wide = [np.repeat(x, len(position_A)) for x in (z_R, drawdown_R)]
         tiled = [np.tile(x, len(z_R)) for x in (hedge_A, position_A)]
-        moves = self._moves(*wide, *tiled)
+        moves = self.moves(*wide, *tiled)
         rows_S = np.repeat(np.arange(len(z_R)), len(self.z_S) // len(z_R))
         best_S, values_S = reward_SA.argmax(1), np.zeros(len(self.z_S))
         for _ in range(100):
@@ -240,7 +240,7 @@ class MultiStepProblem:
 
     def _values(self, position_S: np.ndarray, hedge_S: np.ndarray) -> np.ndarray:
         action = actions_of(torch.tensor(position_S)[:, None], torch.tensor(hedge_S)[:, None])
-        moves = self._moves(self.z_S, self.drawdown_S, hedge_S, position_S)
+        moves = self.moves(self.z_S, self.drawdown_S, hedge_S, position_S)
         return splu(sp.eye(len(self.z_S), format="csc") - DISCOUNT * moves.tocsc()).solve(self.rewards(action)[:, 0])
 
     def _mean(self, values_S: np.ndarray) -> float:
@@ -248,7 +248,7 @@ class MultiStepProblem:
         start_Z = values_S.reshape(self._shape)[:, 0, 0, start]
         return float((1 - DISCOUNT) * (self.market.stationary_Z @ start_Z))
 
-    def _moves(
+    def moves(
         self, z_R: np.ndarray, drawdown_R: np.ndarray, hedge_R: np.ndarray, position_R: np.ndarray
     ) -> sp.csr_matrix:
         """Probabilities of the next state, [R, S], of rows (market state, drawdown, hedge, position after the trade)."""
