@@ -37,7 +37,7 @@ from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.td.branch import TDBranch
-from finjepa_model.td.demonstrations import PLAN_STEPS, Demonstration, Demonstrations
+from finjepa_model.td.demonstrations import PLAN_STEPS, PORTFOLIOS, Demonstration, Demonstrations
 from finjepa_model.td.networks import PolicyState
 from finjepa_model.td.training import draw_demonstration, draw_transition
 from finjepa_model.training.trainer import falling
@@ -52,7 +52,7 @@ from finjepa_pipeline.prices.synthetic.multi_step import (
 )
 from tests.model.markets import random_observation
 
-STEPS, DATES, PORTFOLIOS, REUSE = 240, 64, 4, 6
+STEPS, REUSE = 300, 10
 COMMON = {"hidden": 64, "members": 1, "kept_states": 1024, "target_rate": 0.05, "learning_rate": 3e-3}
 VARIANTS: dict[str, dict[str, float]] = {
     "plain": {"cloning": 0.0, "actor": 1.0, "discount": 0.8},  # the paper's actor
@@ -81,7 +81,7 @@ class TruePath:
 
     @classmethod
     def draw(cls, market: MultiStepMarket, number: int, seed: int) -> "TruePath":
-        random, rows, chain = np.random.default_rng([seed, number]), DATES * PORTFOLIOS, [np.zeros(0, int)]
+        random, rows, chain = np.random.default_rng([seed, number]), PORTFOLIOS, [np.zeros(0, int)]
         chain[0] = random.integers(0, len(market.mean_Z), rows)
         for _ in range(2):
             ahead_YZ = market.chance_ZZ[chain[-1]].cumsum(1)
@@ -97,21 +97,14 @@ class TruePath:
     def start(self) -> PortfolioState:
         return self.simulator.start(tuple(self.imaginations[0].present_BN.shape), dtype=torch.float32)
 
-    def one_a_date(self) -> "TruePath":
-        some = slice(None, None, PORTFOLIOS)
-        thinned = tuple(
-            replace(one, **{name: x[some] for name, x in vars(one).items() if isinstance(x, Tensor)})
-            for one in self.imaginations
-        )
-        return replace(self, imaginations=thinned, noise_KY=self.noise_KY[:, some])
-
     def state(self, decision: int, portfolio: PortfolioState, outcome_YO: Tensor | None = None) -> PolicyState:
         imagined = self.imaginations[decision]
         return PolicyState.of(imagined, self.market.world(imagined, portfolio), outcome_YO)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def hold(self, decision: int, s: PolicyState, action: PortfolioAction) -> PortfolioState:
-        """Positions are kept as shares of wealth, as in the account of the optimum."""
+        """Positions are kept as shares of wealth and the second asset is cash, as in the account of the optimum."""
+        action = actions_of(action.positions(self.market.rules.allow_short)[:, 0], action.hedge_X)
         world, zero_Y = s.world, torch.zeros_like(s.world.state.wealth_X)
         begun = replace(world.state, decided_wealth_X=world.state.wealth_X, step_cost_X=zero_Y, step_turnover_X=zero_Y)
         frictions = world.frictions.map(lambda x: x[:, 0])
@@ -153,7 +146,7 @@ def train(market: MultiStepMarket, variant: str, seed: int, steps: int) -> TDBra
     branch.calibrate(torch.cat([one.after.outcome_YO for one in drawn]))
 
     def demonstrate(number: int) -> Demonstration:
-        return draw_demonstration(TruePath.draw(market, number, seed).one_a_date())  # type: ignore[arg-type]
+        return draw_demonstration(TruePath.draw(market, number, seed))  # type: ignore[arg-type]
 
     demonstrations = Demonstrations(demonstrate)
     optimizer = torch.optim.Adam(branch.parameters(), lr=config.learning_rate)

@@ -221,8 +221,9 @@ class TDConfig(Bounded):
     goal_ratio: float = bounded(0.2, 0, 1)  # share of tasks that are features of reached states; the others are random
     task_orthonormality: float = bounded(1.0, 0, 1e6)
     state_orthonormality: float = bounded(0.1, 0, 1e6)
-    actor: float = bounded(1.0, 0, 1e6)  # weight of the policy's value under its own successor features
-    cloning: float = bounded(100.0, 0, 1e6)  # and of its distance from plans that look ahead, for random utilities
+    # weights of the policy's value under its own successor features, and of its distance from plans that look ahead
+    actor: float = bounded(0.0, 0, 1e6)  # which made it worse (docs/results/td.md)
+    cloning: float = bounded(100.0, 0, 1e6)
     target_rate: float = bounded(0.01, 0, 1)  # Polyak
     steps: int = bounded(600, 0, 1e9)
     dates: int = bounded(64, 2, 1e5)  # in a batch

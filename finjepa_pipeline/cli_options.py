@@ -152,7 +152,7 @@ def training_options(*names: str) -> Callable[[Callable], Callable]:
             default = TrainingConfig.__dataclass_fields__[name].default
             text = f"{_SHORTCUTS[name]}  [default: {default}, or that of the preset]"
             command = click.option(f"--{name.replace('_', '-')}", name, type=int, help=text)(command)
-        text = "jepa, or jepa,td: with the branch TD-JEPA.  [default: jepa]"
+        text = "jepa, or jepa,td: with the branch TD-JEPA, which is experimental.  [default: jepa]"
         return click.option("--branch", default="jepa", help=text)(command)
 
     return decorate

@@ -22,10 +22,10 @@ from finjepa_model.planning.utility import Utility, parse_utility
 from finjepa_model.td.branch import TDBranch, infer_task
 from finjepa_model.td.networks import PolicyState
 
-PLAN_STEPS = 8
-_PLANNER = GradientPlanner(starts=2, iterations=16)
+PLAN_STEPS, PORTFOLIOS = 8, 256
+_PLANNER = GradientPlanner(starts=1, iterations=4)  # from the solution of the qp
 _REMEMBERED = 32  # demonstrations that a step of training chooses from
-_CHOSEN = 2  # by a step
+_CHOSEN = 4  # by a step
 # Prices of a utility in log_growth: lowest, highest, and how often it has them. Log-uniform.
 _PRICES = {
     "variance": (0.3, 30.0, 0.9),
@@ -103,7 +103,5 @@ class Demonstrations:
             one = self._made[number]
             direction_Z = infer_task(one.utility, features_RZ, transitions.quantities).direction_Z
             task_YZ = direction_Z.expand(len(one.state.present_YN), -1)
-            errors.append(
-                algorithm.actor.cloning_error(one.state, algorithm.state_encoder(one.state), task_YZ, one.action)
-            )
+            errors.append(algorithm.actor.cloning_error(one.state, task_YZ, one.action))
         return torch.stack(errors).mean()

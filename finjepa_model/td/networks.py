@@ -196,7 +196,7 @@ class SuccessorPredictor(nn.Module):
 
 class PortfolioActor(nn.Module):
     """pi: one network for every asset, modulated by state and task (FiLM), gives the region in which its position is left alone;
-    another network the hedge.
+    another network the hedge. It has a state encoder of its own, which predictions do not move.
 
     Who pays for trading trades to the nearest edge of a region, and not at all inside it (Davis and Norman 1990). Positions are
     the Euclidean projection of that onto what is allowed, so that zeros are reached exactly. The hedge is a relaxed Bernoulli
@@ -206,6 +206,7 @@ class PortfolioActor(nn.Module):
     def __init__(self, width: int, state_dim: int, task_dim: int, config: TDConfig, rules: PortfolioConfig):
         super().__init__()
         self.rules, hidden = rules, config.hidden
+        self.see = StateEncoder(width, state_dim, hidden)
         self.context = branch(state_dim + task_dim, hidden)
         self.asset = nn.Linear(width + ASSET_NUMBERS, hidden)
         self.modulate = nn.Linear(hidden, 2 * hidden)
@@ -213,8 +214,8 @@ class PortfolioActor(nn.Module):
         self.hedge = nn.Linear(hidden, 1)
 
     def forward(self, s: PolicyState, state_YE: Tensor, task_YZ: Tensor, sample: bool = True) -> PortfolioAction:
-        """The action; where it is not a sample, without noise."""
-        low_YN, high_YN, logit_Y = self._regions(s, state_YE, task_YZ)
+        """The action; where it is not a sample, without noise. The state latent of predictions is not used."""
+        low_YN, high_YN, logit_Y = self._regions(s, task_YZ)
         raw_YN = torch.maximum(low_YN, torch.minimum(high_YN, s.held_YN / self.rules.max_gross))
         if sample:
             raw_YN = raw_YN + _EXPLORE * torch.randn_like(raw_YN)
@@ -225,10 +226,10 @@ class PortfolioActor(nn.Module):
         action = action_of_positions(project_to_exposure(raw_YN.unsqueeze(1), space), space, 0.0)
         return replace(action.map(lambda x: x[:, 0, 0]), hedge_X=hedge_Y * float(self.rules.allow_hedge))
 
-    def cloning_error(self, s: PolicyState, state_YE: Tensor, task_YZ: Tensor, wanted: PortfolioAction) -> Tensor:
+    def cloning_error(self, s: PolicyState, task_YZ: Tensor, wanted: PortfolioAction) -> Tensor:
         """How far the policy is from other actions: squared distances of the edges of its regions from positions that were traded
         to, and of what was kept from the regions, and the cross entropy of hedges."""
-        low_YN, high_YN, logit_Y = self._regions(s, state_YE, task_YZ)
+        low_YN, high_YN, logit_Y = self._regions(s, task_YZ)
         held_YN = s.held_YN / self.rules.max_gross
         wanted_YN = wanted.positions(self.rules.allow_short)
         bought_YN, sold_YN = wanted_YN > held_YN + _KEPT, wanted_YN < held_YN - _KEPT
@@ -246,9 +247,9 @@ class PortfolioActor(nn.Module):
             error = error + _HEDGE * (invested_Y * entropy_Y).mean()
         return error
 
-    def _regions(self, s: PolicyState, state_YE: Tensor, task_YZ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _regions(self, s: PolicyState, task_YZ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Lower and upper edge, as shares of the largest gross exposure, and the logit of the hedge."""
-        context_YU = self.context(torch.cat([state_YE, task_YZ], dim=-1))
+        context_YU = self.context(torch.cat([self.see(s), task_YZ], dim=-1))
         scale_Y1U, shift_Y1U = self.modulate(context_YU).unsqueeze(1).chunk(2, dim=-1)
         asset_YNU = self.asset(torch.cat([s.assets_YND, s.own_YNV], dim=-1))
         centre_YN, width_YN = self.region(asset_YNU * (1 + scale_Y1U) + shift_Y1U).unbind(-1)

@@ -27,7 +27,7 @@ from finjepa_model.planning.objective import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.td.algorithm import to_sphere
 from finjepa_model.td.branch import TDBranch, infer_task
-from finjepa_model.td.demonstrations import PLAN_STEPS, Demonstration, Demonstrations, demonstrate
+from finjepa_model.td.demonstrations import PLAN_STEPS, PORTFOLIOS, Demonstration, Demonstrations, demonstrate
 from finjepa_model.td.networks import (
     CONSEQUENCES,
     OUTCOMES,
@@ -85,10 +85,10 @@ class MarketPath:
         world = PlanningWorld.of(imagination, self.simulator, portfolio, self.model.config.model.stride)
         return PolicyState.of(imagination, world, outcome_YO)
 
-    def one_a_date(self, portfolios: int) -> "MarketPath":
-        """Without the other portfolios of a date."""
-        thinned = tuple(imagination.take(slice(None, None, portfolios)) for imagination in self.imaginations)
-        return replace(self, imaginations=thinned, rows_Y=self.rows_Y[::portfolios])
+    def thinned(self, most: int) -> "MarketPath":
+        """With at most about so many portfolios, of all dates."""
+        some = slice(None, None, max(len(self.rows_Y) // most, 1))
+        return replace(self, imaginations=tuple(one.take(some) for one in self.imaginations), rows_Y=self.rows_Y[some])
 
     @torch.no_grad()
     def hold(self, decision: int, s: PolicyState, action: PortfolioAction) -> PortfolioState:
@@ -262,7 +262,7 @@ class TDTrainer:
         """On the market path of that number."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.config.training.seed, number, _DEMONSTRATED))
-            return draw_demonstration(self.paths.draw(number).one_a_date(self.config.td.portfolios))
+            return draw_demonstration(self.paths.draw(number).thinned(PORTFOLIOS))
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:

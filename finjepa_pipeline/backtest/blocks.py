@@ -63,7 +63,7 @@ ON_VALIDATION = ("equal_weight", "buy_and_hold", "cash")
 class StrategiesConfig(dg.Config):
     """Who is tested, and how."""
 
-    planner: str = Field(default="qp,mppi", description="Comma list of planners, e.g. qp,mppi")
+    planner: str = Field(default="qp,mppi", description="Comma list of planners; td is experimental, e.g. qp,mppi")
     utility: str | None = Field(
         default=None, description="What they maximise; their own when empty, e.g. log_growth - 5*variance"
     )

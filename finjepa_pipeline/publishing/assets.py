@@ -61,7 +61,7 @@ class DecisionConfig(dg.Config):
         default=None, description="Checkpoint folder or Hub repository; the champion when empty, e.g. owner/name"
     )
     planner: str | None = Field(
-        default=None, description="The champion's own when empty, or else FINJEPA_PLANNER, e.g. qp"
+        default=None, description="The champion's own when empty, or else FINJEPA_PLANNER; td is experimental, e.g. qp"
     )
     utility: str | None = Field(
         default=None, description="What the planner maximises; its own when empty, e.g. log_growth - 5*variance"

@@ -166,6 +166,7 @@ def model_card(
         traded=traded,
         portfolio=config["portfolio"],
         model=config["model"],
+        has_td=config["td"]["enabled"],
         benchmark=BENCHMARK,
         searcher_in_python=to_json(searcher),
         utility=utility,

@@ -17,7 +17,15 @@ from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.networks import CONSEQUENCES, OUTCOMES, PolicyState
-from finjepa_model.td.training import TD_FOLDER, MarketPaths, PolicyScore, TDTrainer, Transition, draw_transition
+from finjepa_model.td.training import (
+    TD_FOLDER,
+    MarketPaths,
+    PolicyScore,
+    TDTrainer,
+    Transition,
+    draw_demonstration,
+    draw_transition,
+)
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_model.training.trainer import TrainingInterruptedError
@@ -242,6 +250,41 @@ def test_every_rule_of_trading_is_kept_by_what_the_policy_does(panel, rules):
         assert set(action.hedge_X.unique().tolist()) <= ({0.0, 1.0} if allowed.allow_hedge else {0.0})
         (action.weights_XN * action.signals_XN).square().sum().backward()
         assert any(p.grad is not None and p.grad.any() for p in algorithm.actor.parameters())
+
+
+def test_what_lies_in_its_region_is_not_traded_and_a_policy_is_at_no_distance_from_itself(trained):
+    model, _ = trained
+    actor, world = copy.deepcopy(model.td.algorithm.actor), _fresh_world(model)
+    state = PolicyState.of(world.imagination, world)
+    task_YZ = torch.randn(len(state.present_YN), model.config.td.task_dim, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for layer, bias in ((actor.region[-1], torch.tensor([0.0, 5.0])), (actor.hedge, torch.tensor([-50.0]))):
+            layer.weight.zero_()
+            layer.bias.copy_(bias)  # regions that hold every position, and no hedge
+        action = actor(state, None, task_YZ, sample=False)
+        torch.testing.assert_close(action.positions(allow_short=False), state.held_YN, atol=1e-3, rtol=0)
+        assert float(actor.cloning_error(state, task_YZ, action)) == pytest.approx(0.0, abs=1e-6)
+        assert float(actor.cloning_error(state, task_YZ, action.map(lambda x: x.roll(1, 0)))) > 1.0
+
+
+def test_training_brings_the_policy_nearer_to_plans_of_utilities_that_it_has_not_seen(panel, tmp_path):
+    before, model = (_model(_config(steps=30, evaluate_every=30, patience=0)) for _ in range(2))
+    trainer = TDTrainer(model, panel, tmp_path)
+    paths = MarketPaths(model, panel, (200, 250), 8, 4)
+    torch.manual_seed(5)
+    fresh = [draw_demonstration(paths.draw(k)) for k in range(4)]
+    trainer.train()
+    errors = []
+    for branch in (before.td, model.td):
+        branch.kept_RZ, branch.kept_RQ = model.td.kept_RZ, model.td.kept_RQ
+        tasks = [branch.infer(one.utility).direction_Z.expand(32, -1) for one in fresh]
+        errors.append(
+            sum(
+                float(branch.algorithm.actor.cloning_error(d.state, z, d.action))
+                for d, z in zip(fresh, tasks, strict=True)
+            )
+        )
+    assert errors[1] < 0.7 * errors[0], errors
 
 
 def test_the_step_that_comes_is_known_exactly_to_a_task(trained):
