@@ -283,8 +283,8 @@ def times(arguments: argparse.Namespace) -> None:
     """Milliseconds of a decision of many assets, and of the task of a new utility, on a branch and a market at random."""
 
     utility = parse_utility("log_growth - 2.5*variance")
-    for assets in (20, 100, 500):
-        for rows in (1, 64) if assets < 500 else (1, 8):
+    for assets, batches in ((20, (1, 64)), (100, (1, 8)), (500, (1,))):
+        for rows in batches:
             config = replace(preset("tiny"), td=TDConfig(enabled=True, hidden=64))
             torch.manual_seed(0)
             model = FinJEPA(config).eval()
