@@ -291,15 +291,16 @@ def times(arguments: argparse.Namespace) -> None:
             imagined = model.imagine(random_observation(config, dates=rows, assets=assets), PLAN_STEPS)
             simulator = PortfolioSimulator(config.portfolio)
             world = PlanningWorld.of(imagined, simulator, simulator.start((rows, assets), dtype=torch.float32), 10)
-            assert model.td is not None
-            model.td.kept_RZ.normal_()
-            model.td.kept_RQ.normal_()
-            task = model.td.infer(utility)
+            branch = model.td
+            assert branch is not None
+            branch.kept_RZ.normal_()
+            branch.kept_RQ.normal_()
+            task = branch.infer(utility)
             space = ActionSpace.from_config(config.portfolio, imagined.present_BN, PLAN_STEPS)
             objective, cem = Objective(world, utility), make_planner("cem")
-            forward = _median(lambda: model.td.decide(imagined, world, task), 7)  # noqa: B023
+            forward = _median(lambda: branch.decide(imagined, world, task), 7)  # noqa: B023
             search = _median(lambda: cem.plan(objective, space, None, torch.Generator().manual_seed(0)), 1)  # noqa: B023
-            infer = _median(lambda: model.td.infer(utility), 7)  # noqa: B023
+            infer = _median(lambda: branch.infer(utility), 7)  # noqa: B023
             print(f"| {assets} | {rows} | {forward:.1f} | {search:.0f} | {search / forward:.0f} | {infer:.1f} |")
 
 

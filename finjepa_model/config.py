@@ -255,7 +255,7 @@ class FinJEPAConfig:
     def from_dict(cls, data: Any) -> "FinJEPAConfig":
         """Read a config, also one of an earlier version; one that is older than the present td branch without its branch."""
         td = (data.get("td") or {}) if isinstance(data, dict) else {}
-        if "covariance_decay" in td or ("task_dim" in td and "cloning" not in td):
+        if "covariance_decay" in td or ({"enabled", "task_dim", "steps"} <= td.keys() and "cloning" not in td):
             data = {section: values for section, values in data.items() if section != "td"}
         return _build(cls, data, "")
 

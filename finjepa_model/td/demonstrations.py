@@ -8,7 +8,7 @@ Shapes: Y portfolios, Z task features, R next states.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.planning.search import GradientPlanner
 from finjepa_model.planning.utility import Utility, parse_utility
 from finjepa_model.td.branch import TDBranch, infer_task
-from finjepa_model.td.networks import PolicyState
+from finjepa_model.td.networks import PolicyState, PortfolioActor
 
 PLAN_STEPS, PORTFOLIOS = 8, 256
 _PLANNER = GradientPlanner(starts=1, iterations=4)  # from the solution of the qp
@@ -95,13 +95,14 @@ class Demonstrations:
             for k in sorted({*numbers, *self._made})
             if k >= first
         }
-        algorithm = branch.algorithm
-        with torch.no_grad():
-            features_RZ = algorithm.targets["task_encoder"](transitions.after)
-        errors = []
-        for number in numbers:
-            one = self._made[number]
-            direction_Z = infer_task(one.utility, features_RZ, transitions.quantities).direction_Z
-            task_YZ = direction_Z.expand(len(one.state.present_YN), -1)
-            errors.append(algorithm.actor.cloning_error(one.state, task_YZ, one.action))
-        return torch.stack(errors).mean()
+        return torch.stack([distance(branch, self._made[number], transitions) for number in numbers]).mean()
+
+
+def distance(branch: TDBranch, one: Demonstration, transitions: Transitions) -> Tensor:
+    """How far the policy is from a demonstration, whose task is inferred on transitions (`PortfolioActor.cloning_error`)."""
+    algorithm = branch.algorithm
+    with torch.no_grad():
+        features_RZ = algorithm.targets["task_encoder"](transitions.after)
+    direction_Z = infer_task(one.utility, features_RZ, transitions.quantities).direction_Z
+    task_YZ = direction_Z.expand(len(one.state.present_YN), -1)
+    return cast(PortfolioActor, algorithm.actor).cloning_error(one.state, task_YZ, one.action)

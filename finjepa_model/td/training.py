@@ -12,7 +12,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,14 @@ from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.planning.objective import PlanningWorld
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_model.td.algorithm import to_sphere
 from finjepa_model.td.branch import TDBranch, infer_task
-from finjepa_model.td.demonstrations import PLAN_STEPS, PORTFOLIOS, Demonstration, Demonstrations, demonstrate
+from finjepa_model.td.demonstrations import PLAN_STEPS, PORTFOLIOS, Demonstration, Demonstrations, demonstrate, distance
 from finjepa_model.td.networks import (
     CONSEQUENCES,
     OUTCOMES,
     QUANTITY_NAMES,
     REALISED,
     PolicyState,
-    TaskEncoder,
     realised,
 )
 from finjepa_model.training import run_folder as files
@@ -314,7 +312,7 @@ class TDTrainer:
         files.save_state(self.run_folder, self.step, self.best, self.branch, self.optimizer)
 
     def _begin(self) -> "PolicyScore":
-        """Go on where an interrupted run was, or begin with the units of the outcomes, in which tasks are scored."""
+        """Go on where an interrupted run was, or begin with the units of the outcomes, in which tasks are inferred."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
         self.step, self.best = files.load_state(self.run_folder, self.branch, self.optimizer)
         if self.step > 0:
@@ -327,47 +325,31 @@ class TDTrainer:
         return score
 
 
-_DATES, _TASKS = 32, 16  # of a score
-_RANDOM = 16  # random portfolios on each of these dates, for the unit of a score
-_SEED = 2011  # of the tasks and of random portfolios
+_DATES, _PLANS = 32, 8  # of a score
+_SEED = 2011  # of its portfolios and utilities
 
 
 class PolicyScore:
-    """How well the policy serves tasks in the step that comes, by the world model's own account and after exact costs.
-
-    The policy decides for portfolios that hold something random, on fixed dates of the validation block, for random tasks that
-    are linear in outcomes. A task's score is what the policy gains over 1/N, in standard deviations over random portfolios; the
-    policy's is the mean over tasks, more is better. It is the same for the same policy.
+    """Minus the policy's distance from plans that look ahead, for random utilities and portfolios on fixed dates of the
+    validation block; more is better. It is the same for the same policy.
     """
 
-    @torch.no_grad()
     def __init__(self, model: WorldModel, panel: Panel):
-        """After the branch has been calibrated: the tasks are in its units."""
+        """After the branch has been calibrated: tasks are in its units."""
         assert model.td is not None
-        self._algorithm, rules = model.td.algorithm, model.config.portfolio
+        self._branch, rules = model.td, model.config.portfolio
         block = split_dates(len(panel.dates), model.config).validation
-        path = MarketPaths(model, panel, block, _DATES, _TASKS).draw(0)
-        torch.manual_seed(_SEED)
-        task_TZ = torch.randn(_TASKS, model.config.td.task_dim)
-        task_TZ[:, len(OUTCOMES) :] = 0.0
-        self._task_YZ = to_sphere(task_TZ).repeat(_DATES, 1).to(next(model.parameters()))
-        start = path.state(0, path.start())
-        held = path.hold(0, start, random_action(start.present_YN, None, rules))
-        self._state = path.state(1, held)
-        present_YN = self._state.present_YN
-        drawn = [self._value(random_action(present_YN, None, rules)) for _ in range(_RANDOM)]
-        self._spread_T = torch.stack(drawn).std(0).view(_DATES, _TASKS).mean(0).clamp(min=1e-9)
-        signals_YN = present_YN.to(held.positions_XN.dtype)
-        equal = PortfolioAction(signals_YN / signals_YN.sum(-1, keepdim=True), signals_YN, 0 * signals_YN[:, 0])
-        self._equal_Y = self._value(equal)
+        paths = MarketPaths(model, panel, block, _DATES, 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            self._plans = [draw_demonstration(paths.draw(number)) for number in range(_PLANS)]
+            path = MarketPaths(model, panel, block, _DATES, 8).draw(0)
+            before = path.state(0, random_drawdown(path.start()))
+            action = random_action(before.present_YN, None, rules)
+            portfolio, quantities_YQ = _hold(path, 0, before, action)
+            after = path.state(1, portfolio, _outcome(quantities_YQ))
+            self._steps = Transition(before, action, after, quantities_YQ)
 
     @torch.no_grad()
     def __call__(self) -> float:
-        gain_Y = self._value(self._algorithm.act(self._state, self._task_YZ)) - self._equal_Y
-        return float((gain_Y.view(_DATES, _TASKS).mean(0) / self._spread_T).mean())
-
-    def _value(self, action: PortfolioAction) -> Tensor:
-        """Value of the next step for the tasks: value_Y."""
-        outcomes = cast(TaskEncoder, self._algorithm.task_encoder).outcomes
-        expected_YO = outcomes.expected(self._state.quantities(action))
-        return (expected_YO * self._task_YZ[:, : expected_YO.shape[-1]]).sum(-1)
+        return -float(torch.stack([distance(self._branch, one, self._steps) for one in self._plans]).mean())

@@ -106,23 +106,17 @@ def test_training_without_progress_stops(panel, tmp_path):
     assert metrics["steps"] == metrics["policy"]["step"] + 6 < 100
 
 
-def test_a_score_is_what_the_policy_gains_over_equal_weights(panel, tmp_path):
-    """1/N itself scores nothing, and a policy that does the opposite of what it is asked for is worse than the other."""
+def test_a_score_is_the_distance_from_plans(panel, tmp_path):
+    """It is the same whatever random numbers were drawn in between, and worse for a policy that does something else."""
     model = _model(_config(steps=16, evaluate_every=8))
     TDTrainer(model, panel, tmp_path).train()
+    torch.manual_seed(3)
     score = PolicyScore(model, panel)
     good = score()
-    algorithm = model.td.algorithm
-
-    def equal(s, task_YZ):
-        signals_YN = s.present_YN.float()
-        return PortfolioAction(signals_YN / signals_YN.sum(-1, keepdim=True), signals_YN, 0 * signals_YN[:, 0])
-
-    truly = algorithm.act
-    algorithm.act = equal
-    assert score() == pytest.approx(0.0, abs=1e-6)
-    algorithm.act = lambda s, task_YZ: truly(s, -task_YZ)
-    assert score() < good
+    assert good == PolicyScore(model, panel)() <= 0
+    with torch.no_grad():
+        model.td.algorithm.actor.region[-1].bias += 3.0
+    assert score() < good - 0.1
 
 
 def test_the_world_model_begins_the_same_with_the_branch_and_without_it():
@@ -268,7 +262,7 @@ def test_what_lies_in_its_region_is_not_traded_and_a_policy_is_at_no_distance_fr
 
 
 def test_training_brings_the_policy_nearer_to_plans_of_utilities_that_it_has_not_seen(panel, tmp_path):
-    before, model = (_model(_config(steps=30, evaluate_every=30, patience=0)) for _ in range(2))
+    before, model = (_model(_config(steps=40, evaluate_every=10, patience=0, learning_rate=0.01)) for _ in range(2))
     trainer = TDTrainer(model, panel, tmp_path)
     paths = MarketPaths(model, panel, (200, 250), 8, 4)
     torch.manual_seed(5)
@@ -284,7 +278,7 @@ def test_training_brings_the_policy_nearer_to_plans_of_utilities_that_it_has_not
                 for d, z in zip(fresh, tasks, strict=True)
             )
         )
-    assert errors[1] < 0.7 * errors[0], errors
+    assert errors[1] < 0.8 * errors[0], errors
 
 
 def test_the_step_that_comes_is_known_exactly_to_a_task(trained):

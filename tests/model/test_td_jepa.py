@@ -83,7 +83,7 @@ def _markov(seed: int) -> Tensor:
 
 
 def _config(**changes) -> TDConfig:
-    return replace(TDConfig(task_dim=STATES, state_dim=STATES, target_rate=0.05), **changes)
+    return replace(TDConfig(task_dim=STATES, state_dim=STATES, target_rate=0.05, actor=1.0), **changes)
 
 
 def _learn(algorithm: TDJEPA, chances_SAS: Tensor, steps: int, rate: float = 2e-3, batch: int = 256) -> None:
