@@ -12,6 +12,7 @@ grow worse from night to night beyond chance (t of its slope below 2). Otherwise
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,9 @@ def trained(
     panel: Panel, config: FinJEPAConfig, folder: Path, before: WorldModel | None = None
 ) -> tuple[WorldModel, Scores]:
     """A model, and QLIKE and R2 within a date of its volatilities over 21 sessions on its validation block."""
+    kept = folder / "scores.json"
+    if kept.is_file():
+        return WorldModel.from_pretrained(folder), tuple(json.loads(kept.read_text()))
     trainer = Trainer(config, panel, folder)
     if before is not None:
         trainer.model.load_state_dict(before.state_dict())
@@ -59,7 +63,10 @@ def trained(
     model = trainer.model.eval()
     block = RiskBlock(panel, *split_dates(len(panel.dates), config).validation, seen_assets(panel, config))
     found = score_volatility(block, config, {"model": volatility_of(model)})["model"][HORIZONS.index(21)]
-    return model, (float(found.qlike_D.mean()), float(found.r2))
+    scores = float(found.qlike_D.mean()), float(found.r2)
+    model.save_pretrained(folder)
+    kept.write_text(json.dumps(scores))
+    return model, scores
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ _RETIRED = {  # keys of checkpoints of earlier versions
     "td.symmetric", "td.behaviour_cloning", "loss.variance", "loss.covariance",
 }  # fmt: skip
 _CHANNEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_CHECKPOINT = re.compile(r"([0-9a-f]{16}|champion)?")
 _MOST_CHANNELS, _MOST_TIERS = 1024, 16
 _MOST_PATCHES = 1024  # of one asset in an observation: attention over them takes the square of it
 
@@ -195,6 +196,8 @@ class TrainingConfig(Bounded):
     validation_share: float = bounded(0.15, 0.001, 0.999)
     train_from: float = bounded(0.0, 0, 0.999)  # share of the sessions before the training block, for rolling windows
     unseen_symbols: float = bounded(0.0, 0, 0.999)  # share of the symbols, by their hash, that training never sees
+    # checkpoint of the same home whose weights training begins with, by its id, or `champion`; empty for random weights
+    initial: str = ""
     # further panels of the same home to learn from, by the names of their folders: of other markets, up to the last training day
     panels: tuple[str, ...] = ()
 
@@ -204,6 +207,11 @@ class TrainingConfig(Bounded):
             self.train_share + self.validation_share < 1,
             "training.train_share",
             "and training.validation_share must leave room for a test block",
+        )
+        _require(
+            _CHECKPOINT.fullmatch(self.initial) is not None,
+            "training.initial",
+            "must be the id of a checkpoint or champion",
         )
         _require(self.train_from < self.train_share, "training.train_from", "must lie below training.train_share")
 

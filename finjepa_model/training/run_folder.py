@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 METRICS_FILE, STATE_FILE, BEST_FILE = "metrics.jsonl", "trainer_state.pt", "best.pt"
+INITIAL_FILE = "initial.safetensors"  # weights to begin with, where the config names a checkpoint
 
 
 def append_record(run_folder: Path, record: dict[str, Any]) -> None:
@@ -62,6 +63,13 @@ def load_state(folder: Path, model: "nn.Module", optimizer: "torch.optim.Optimiz
     state = _load(folder / STATE_FILE, model)
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], Best(**state["best"])
+
+
+def load_initial(folder: Path, model: "nn.Module") -> None:
+    """Load in place the weights that training begins with; what another training adds to a model (the td branch) stays."""
+    from safetensors.torch import load_file  # here: the records are read without it
+
+    model.load_state_dict(load_file(folder / INITIAL_FILE), strict=False)
 
 
 def save_best(folder: Path, model: "nn.Module", metrics: dict[str, Any]) -> None:

@@ -65,8 +65,8 @@ class Trainer:
 
     Args:
         config: with `model.channels` and `model.market_channels` those of the panel.
-        run_folder: where `metrics.jsonl`, the state for resuming and the best model live; an interrupted run found there
-            goes on.
+        run_folder: where `metrics.jsonl`, the weights to begin with, the state for resuming and the best model live; an
+            interrupted run found there goes on.
         report: called on every rank with every record; rank 0 writes it to `metrics.jsonl` as well.
     """
 
@@ -254,6 +254,8 @@ class Trainer:
         """Go on where an interrupted run was."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
         self.step, self.best = files.load_state(self.run_folder, self.model, self.optimizer)
+        if self.step == 0 and self.config.training.initial:
+            files.load_initial(self.run_folder, self.model)
         if self.rank == 0:
             files.forget_after(self.run_folder, self.step)
 

@@ -25,7 +25,7 @@ from finjepa_pipeline.publishing.package import CONTENT
 from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import sha256
-from finjepa_pipeline.training.checkpoints import current_checkpoint, named_checkpoint
+from finjepa_pipeline.training.checkpoints import checkpoint_here, current_checkpoint, named_checkpoint
 from finjepa_pipeline.training.step import duration
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -82,6 +82,12 @@ def reproduce(
         made = read_json(named.folder / "metrics.json").get("training", {})
         if "seconds" in made:
             say(f"{named.name} took {made['steps']:,} steps and {duration(made['seconds'])} on {made['device']}")
+        if initial := lineage["config"]["training"].get("initial"):
+            if (parent := checkpoint_here(settings, initial)) is None:
+                raise FinJEPAError(
+                    f"{named.name} began with the weights of {initial}, which is gone from {settings.checkpoints}"
+                )
+            (scratch.checkpoints / initial).symlink_to(parent)
         with _alone(scratch, lineage["build"].get("threads")):
             train(scratch, ops)
         rebuilt = current_checkpoint(scratch)

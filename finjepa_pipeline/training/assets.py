@@ -20,7 +20,7 @@ from finjepa_pipeline.runs import final
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.checkpoints import for_panel, make_current, training_code_version
 from finjepa_pipeline.training.scorecard import score_checkpoint
-from finjepa_pipeline.training.step import ModelChoice, train_in_step, training_page
+from finjepa_pipeline.training.step import ModelChoice, train_in_step, training_page, without_champion
 from finjepa_pipeline.training.sweep import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -53,7 +53,8 @@ def world_model(
     processes of its own; the same config on the same panel is not trained twice."""
     home = settings.get()
     panel = Panel.open(panel_of_run(context, home))
-    wanted = for_panel(preset(config.preset).override(config.overrides), panel)
+    asked = for_panel(preset(config.preset).override(config.overrides), panel)
+    wanted = without_champion(home, warehouse, panel, asked)
     where = compute.ranks(home, config.processes)
     folder, reused = train_in_step(context, home, warehouse, panel, wanted, where)
     make_current(home, folder)

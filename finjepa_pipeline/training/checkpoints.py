@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import finjepa_model
-from finjepa_model.checkpoint import CHECKPOINT_FILES, resolve_checkpoint
+from finjepa_model.checkpoint import CHECKPOINT_FILES, read_config, resolve_checkpoint
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import further_panels
+from finjepa_model.data.splits import checkpoint_blocks, further_panels, split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_text
-from finjepa_model.training.run_folder import STATE_FILE
+from finjepa_model.training.run_folder import INITIAL_FILE, STATE_FILE
 from finjepa_pipeline import compute
 from finjepa_pipeline.causes import FAILURE_FILE, disk_full
 from finjepa_pipeline.settings import Settings
@@ -193,9 +193,40 @@ def begin(settings: Settings, config: FinJEPAConfig, panel: Panel, where: Mappin
     run_folder.mkdir(parents=True, exist_ok=True)
     (run_folder / FAILURE_FILE).unlink(missing_ok=True)
     (run_folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+    if config.training.initial:
+        shutil.copyfile(_initial(settings, config, panel) / "model.safetensors", run_folder / INITIAL_FILE)
     check = partial(refuse_other_code, training_code_version())
     panels = (panel.folder, *(panel.folder.parent / name for name in config.training.panels))
     return compute.Training(process.train, check, panels, run_folder, where["processes"], where["threads"])
+
+
+def _initial(settings: Settings, config: FinJEPAConfig, panel: Panel) -> Path:
+    """The checkpoint whose weights a training begins with.
+
+    Raises:
+        FinJEPAError: if it is not here, is of another kind, or has learned from sessions after the training block.
+    """
+    name = config.training.initial
+    folder = checkpoint_here(settings, name)
+    if folder is None:
+        raise FinJEPAError(f"training.initial={name} is no checkpoint of {settings.checkpoints}; leave it empty")
+    if not is_of_kind(folder, config):
+        raise FinJEPAError(
+            f"training.initial={name} has another model.* or loss.recipe; set them as there, or leave it empty"
+        )
+    blocks = checkpoint_blocks(folder), split_dates(len(panel.dates), config).dates(panel.dates)
+    learned, last = (one["train"][1] for one in blocks)
+    if learned > last:
+        raise FinJEPAError(
+            f"training.initial={name} has learned up to {learned}, and this training ends {last}; leave it empty"
+        )
+    return folder
+
+
+def is_of_kind(checkpoint: Path, config: FinJEPAConfig) -> bool:
+    """Whether training by a config can begin with the weights of a checkpoint."""
+    other = read_config(checkpoint)
+    return (other.model, other.loss.recipe) == (config.model, config.loss.recipe)
 
 
 def train_side_by_side(

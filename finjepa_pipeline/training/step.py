@@ -18,7 +18,13 @@ from finjepa_model.training.run_folder import METRICS_FILE, read_metrics
 from finjepa_pipeline.report.training import write_training_page
 from finjepa_pipeline.runs import rounded
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.checkpoints import checkpoint_id, run_folder_of, train_checkpoint
+from finjepa_pipeline.training.checkpoints import (
+    checkpoint_here,
+    checkpoint_id,
+    is_of_kind,
+    run_folder_of,
+    train_checkpoint,
+)
 from finjepa_pipeline.training.lineage import lineage_of_run
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -149,6 +155,22 @@ class TrainingPage:
 
     def _measure(self) -> int:
         return sum(file.stat().st_size for file in self._files())
+
+
+def without_champion(settings: Settings, warehouse: Warehouse, panel: Panel, config: FinJEPAConfig) -> FinJEPAConfig:
+    """The config with a checkpoint in place of `training.initial=champion`: the newest champion on other prices than these, so
+    that a repeated run begins with the same one; random weights where it is of another kind, or there is none."""
+    if config.training.initial != "champion":
+        return config
+    query = (
+        "SELECT checkpoint FROM main.champions WHERE verdict = 'promoted' AND data_version <> $data_version "
+        "ORDER BY created_at DESC, rowid DESC LIMIT 1"
+    )
+    with warehouse.connect() as con:
+        names = con.execute(query, {"data_version": panel.manifest["data_version"]}).fetchall()
+    folders = [checkpoint_here(settings, name) for (name,) in names]
+    found = [folder.name for folder in folders if folder is not None and is_of_kind(folder, config)]
+    return config.override({"training.initial": found[0] if found else '""'})
 
 
 def announcement(checkpoints: Path, config: FinJEPAConfig) -> str:

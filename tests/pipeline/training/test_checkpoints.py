@@ -5,8 +5,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model.config import TrainingConfig, preset
+from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.blocks import checkpoint_folder
@@ -154,6 +157,32 @@ def test_a_training_goes_on_where_it_stopped_and_is_found_in_another_home(tmp_pa
     assert checkpoint_id(other, panel) != made.name
     monkeypatch.setattr(checkpoints, "training_code_version", lambda: "other code")
     assert checkpoint_id(config, panel) != made.name
+
+
+def test_a_training_begins_with_the_weights_of_a_checkpoint_that_knows_nothing_of_later_sessions(
+    tmp_path, trained, settings
+):
+    panel = write_panel(tmp_path / "panel", noise(900, 4))
+    small = TrainingConfig(batch_size=4, n_assets=2, evaluate_batches=1, log_every=1, epochs=1, steps_per_epoch=2)
+    config = for_panel(replace(preset("tiny").override(SMALL), training=small), panel)
+    blocks = {"blocks": split_dates(len(panel.dates), config).dates(panel.dates)}
+    parent, _ = train_checkpoint(settings, config, panel, blocks, ALONE)
+    still = {"training.initial": parent.name, "training.learning_rate": "1e-12", "training.warmup_steps": "0"}
+
+    def weights(**changes: str):
+        child, _ = train_checkpoint(settings, config.override(still | changes), panel, blocks, ALONE)
+        assert child != parent
+        return FinJEPA.from_pretrained(child).encoder.state_dict()
+
+    began = FinJEPA.from_pretrained(parent).encoder.state_dict()
+    torch.testing.assert_close(weights(), began, rtol=0, atol=1e-9)
+    for changes, refusal in (
+        ({"model.dim": "32"}, "another model"),
+        ({"training.train_share": "0.6"}, "has learned up to"),
+        ({"training.initial": "0" * 16}, "is no checkpoint"),
+    ):
+        with pytest.raises(FinJEPAError, match=refusal):
+            weights(**changes)
 
 
 def test_other_code_is_refused():
