@@ -30,7 +30,7 @@ _FOLDS = 5
 _CHANCE = 1.5  # a t-value that the better one passes on noise one time in ten
 _LEAST_ASSETS = 3  # of a date, for its mean to be taken off
 # windows; of a larger market evenly spaced sessions are encoded, and channels are read on all rows
-_MOST_ENCODED = 1_000_000
+_MOST_ENCODED = 400_000
 _WINDOWS_AT_ONCE = 4096
 _CLIP = 5.0  # of labels, in deviations
 _OVERLAP = 2  # blocks whose labels share a session with those of a block

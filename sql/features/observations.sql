@@ -4,7 +4,8 @@ SELECT asset, prices.date, open::DOUBLE AS open, high::DOUBLE AS high, low::DOUB
     members.date IS NOT NULL AS eligible, actions.date IS NOT NULL AS event
 FROM main.adjusted_prices AS prices
 JOIN temp.panel_assets AS places USING (entity)
-LEFT JOIN main.universe AS members ON members.entity = prices.entity AND members.date = prices.date
+LEFT JOIN (FROM main.universe WHERE entity BETWEEN $first AND $last) AS members -- bounded here too, or all of it is read
+    ON members.entity = prices.entity AND members.date = prices.date
 LEFT JOIN (SELECT DISTINCT symbol, date FROM main.corporate_actions WHERE action IN ('dividend', 'split')) AS actions
     ON actions.symbol = places.symbol AND actions.date = prices.date
 WHERE prices.entity BETWEEN $first AND $last
