@@ -154,6 +154,7 @@ class Controls:
         model = untrained(self._config)
         trained = self.imagination.model.readout
         model.readout.set(torch.zeros_like(trained.weights_Z), float(trained.level), float(trained.persistence))
+        model.td = self.imagination.model.td  # a branch that has learned nothing has no tasks
         return MarketImagination(model)
 
 
