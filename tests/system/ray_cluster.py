@@ -1,4 +1,4 @@
-"""Ray nodes on this machine, and the processes that they have started."""
+"""Ray nodes on this machine, the processes that they have started, and what homes got from them."""
 
 import contextlib
 import os
@@ -6,12 +6,17 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import duckdb
+import torch
 
 from tests.pipeline.object_store import BUCKET
 from tests.system.dagster_server import free_port
+from tests.system.processes import of_session
 from tests.system.processes import with_texts as processes
-from tests.system.product import COMMANDS
+from tests.system.product import COMMANDS, wait_until
 
 SMALL = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
 
@@ -53,6 +58,16 @@ class Cluster:
             time.sleep(0.5)
         time.sleep(3)
 
+    def workers(self, *names: str) -> list[int]:
+        """Processes of these titles on any node."""
+        ours = {pid for node in self.nodes for pid in of_session(node.pid)}
+        return [pid for name in names for pid in processes(name) if pid in ours]
+
+    def wait_until_idle(self) -> None:
+        """Until no node has ranks, trials, what holds them, or tasks."""
+        names = ("ray::RayTrainWorker", "ray::TrainController", "ray::_trial", "ray::ImplicitFunc", "ray::_call")
+        wait_until(lambda: not self.workers(*names), 60, lambda: str(self.workers(*names)), every=0.5)
+
     def lose(self, node: subprocess.Popen) -> None:
         """Its power is cut."""
         os.killpg(node.pid, signal.SIGKILL)
@@ -67,3 +82,29 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def has_saved(home: Path, steps: int) -> Callable[[], bool]:
+    """Whether a training has brought a state of so many steps home."""
+
+    def ready() -> bool:
+        state = next(home.glob("checkpoints/*.run/trainer_state.pt"), None)
+        return state is not None and torch.load(state, weights_only=False)["step"] >= steps
+
+    return ready
+
+
+def equal_rows(home: Path, other: Path) -> None:
+    for table, columns in (
+        ("backtest_returns", "strategy, block, date, net_return, wealth"),
+        ("backtest_decisions", "strategy, block, date, entity, weight, signal"),
+        ("backtest_replays", "strategy, block, replay, sharpe, annual_return"),
+        ("forecast_quality", "forecaster, block, measure, mean, t"),
+        ("leaderboard", "strategy, block, sharpe, annual_return, excess_sharpe"),
+    ):
+        rows = []
+        for place in (home, other):
+            with duckdb.connect(str(place / "warehouse.duckdb"), read_only=True) as con:
+                rows.append(con.execute(f"SELECT {columns} FROM {table} ORDER BY ALL").fetchall())
+        assert rows[0], table
+        assert repr(rows[0]) == repr(rows[1]), table

@@ -21,8 +21,18 @@ import torch
 from tests.pipeline.object_store import BUCKET, object_store
 from tests.system.dagster_server import ENDED, DagsterServer
 from tests.system.processes import with_texts as processes
-from tests.system.product import COMMANDS, QUICK, ROOT, environment, finjepa, quick_training, works, write_prices
-from tests.system.ray_cluster import Cluster
+from tests.system.product import (
+    COMMANDS,
+    QUICK,
+    ROOT,
+    environment,
+    finjepa,
+    quick_training,
+    wait_until,
+    works,
+    write_prices,
+)
+from tests.system.ray_cluster import Cluster, equal_rows, has_saved
 
 pytestmark = [
     pytest.mark.system,
@@ -78,42 +88,12 @@ def _until(process: subprocess.Popen[str], ready, seconds: float = 240) -> None:
         time.sleep(0.05)
 
 
-def _ranks() -> list[int]:
-    return processes("ray::RayTrainWorker")
-
-
-def _has_saved(home: Path, steps: int):
-    """Whether a training has brought a state of so many steps home."""
-
-    def ready() -> bool:
-        state = next(home.glob("checkpoints/*.run/trainer_state.pt"), None)
-        return state is not None and torch.load(state, weights_only=False)["step"] >= steps
-
-    return ready
-
-
-def _equal_rows(home: Path, other: Path) -> None:
-    for table, columns in (
-        ("backtest_returns", "strategy, block, date, net_return, wealth"),
-        ("backtest_decisions", "strategy, block, date, entity, weight, signal"),
-        ("backtest_replays", "strategy, block, replay, sharpe, annual_return"),
-        ("forecast_quality", "forecaster, block, measure, mean, t"),
-        ("leaderboard", "strategy, block, sharpe, annual_return, excess_sharpe"),
-    ):
-        rows = []
-        for place in (home, other):
-            with duckdb.connect(str(place / "warehouse.duckdb"), read_only=True) as con:
-                rows.append(con.execute(f"SELECT {columns} FROM {table} ORDER BY ALL").fetchall())
-        assert rows[0], table
-        assert repr(rows[0]) == repr(rows[1]), table
-
-
 def test_a_training_that_loses_a_rank_and_a_node_gives_the_checkpoint_of_one_machine(cluster, local, tmp_path):
     home, source = local
     run = _start(tmp_path, cluster, "train", *source, *TRAINING)
-    _until(run, _has_saved(tmp_path, 20))
-    os.kill(_ranks()[-1], signal.SIGKILL)
-    _until(run, _has_saved(tmp_path, 60))
+    _until(run, has_saved(tmp_path, 20))
+    os.kill(cluster.workers("ray::RayTrainWorker")[-1], signal.SIGKILL)
+    _until(run, has_saved(tmp_path, 60))
     cluster.lose(cluster.nodes[-1])
     cluster.add()
     output = run.communicate(timeout=400)[0]
@@ -130,11 +110,11 @@ def test_a_backtest_whose_worker_is_killed_gives_the_leaderboard_of_one_machine(
         for table in ("backtest_returns", "backtest_decisions", "backtest_replays", "forecast_quality", "leaderboard"):
             con.execute(f"DELETE FROM {table}")
     run = _start(tmp_path / "home", cluster, "backtest", "--planner", "mppi", "--controls", "ewma")
-    _until(run, lambda: processes("ray::_call"))
-    os.kill(processes("ray::_call")[0], signal.SIGKILL)
+    _until(run, lambda: cluster.workers("ray::_call"))
+    os.kill(cluster.workers("ray::_call")[0], signal.SIGKILL)
     output = run.communicate(timeout=300)[0]
     assert run.returncode == 0, output[-3000:]
-    _equal_rows(home, tmp_path / "home")
+    equal_rows(home, tmp_path / "home")
 
 
 def test_folds_side_by_side_are_folds_one_after_the_other(cluster, local, tmp_path):
@@ -147,7 +127,7 @@ def test_folds_side_by_side_are_folds_one_after_the_other(cluster, local, tmp_pa
     output = run.communicate(timeout=600)[0]
     assert run.returncode == 0, output[-3000:]
     assert "2 trainings, as trials on" in output
-    _equal_rows(tmp_path / "here", tmp_path / "there")
+    equal_rows(tmp_path / "here", tmp_path / "there")
 
 
 def test_a_bad_trial_is_stopped_early_and_a_good_one_is_the_training_it_would_be_alone(cluster, local, tmp_path):
@@ -173,13 +153,14 @@ def test_a_training_that_is_cancelled_leaves_no_process(cluster, local, tmp_path
     _, source = local
     long = quick_training(**OFTEN | {"training.steps_per_epoch": str(9000 + number)})
     run = _start(tmp_path, cluster, "train", *source, *long, "--processes", "2")
-    _until(run, _has_saved(tmp_path, 10))
+    _until(run, has_saved(tmp_path, 10))
     if number == signal.SIGINT:
         os.killpg(run.pid, number)
     else:
         run.send_signal(number)
     run.communicate(timeout=60)
-    _none_left(str(tmp_path))
+    cluster.wait_until_idle()
+    wait_until(lambda: not processes(str(tmp_path)), 60)
     assert not list(tmp_path.glob("checkpoints/*/model.safetensors"))
 
 
@@ -202,10 +183,10 @@ def test_runs_that_are_terminated_in_the_ui_leave_no_process_and_go_on(cluster, 
     }
     with DagsterServer(home, environment(home) | on_ray) as server:
         run = server.launch_job("train", training)
-        _until_running(server, run, _has_saved(home, 10))
+        _until_running(server, run, has_saved(home, 10))
         server.terminate(run)
         assert server.wait(run) == "CANCELED"
-        _none_left()
+        cluster.wait_until_idle()
         (folder,) = home.glob("checkpoints/*.run")
         saved = torch.load(folder / "trainer_state.pt", weights_only=False)["step"]
         assert saved >= 10
@@ -221,14 +202,14 @@ def test_runs_that_are_terminated_in_the_ui_leave_no_process_and_go_on(cluster, 
         assert mine.read_bytes() == other.read_bytes()
 
         run = server.launch_job("backtest", judging)
-        _until_running(server, run, lambda: processes("ray::_call"))
+        _until_running(server, run, lambda: cluster.workers("ray::_call"))
         server.terminate(run)
         assert server.wait(run) == "CANCELED"
-        _none_left()
+        cluster.wait_until_idle()
         run = server.launch_job("backtest", judging)
         assert server.wait(run) == "SUCCESS", server.log.read_text()[-3000:]
     assert not server.left_behind
-    _equal_rows(theirs, home)
+    equal_rows(theirs, home)
 
 
 def _until_running(server: DagsterServer, run: str, ready, seconds: float = 240) -> None:
@@ -237,12 +218,3 @@ def _until_running(server: DagsterServer, run: str, ready, seconds: float = 240)
         assert server.status(run) not in ENDED, server.log.read_text()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def _none_left(*more: str) -> None:
-    """On any node, of ranks, of trials, of what holds them, and of tasks."""
-    names = ("ray::RayTrainWorker", "ray::TrainController", "ray::_trial", "ray::ImplicitFunc", "ray::_call", *more)
-    deadline = time.monotonic() + 60
-    while left := [pid for name in names for pid in processes(name)]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.5)
