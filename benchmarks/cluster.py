@@ -31,15 +31,9 @@ import polars as pl
 from benchmarks.night import Watch
 from finjepa_model.training.run_folder import read_metrics
 from tests.pipeline.object_store import object_store
-from tests.system.product import COMMANDS, ROOT, assignments, environment, quick_training, works, write_prices
+from tests.system.product import COMMANDS, ROOT, environment, quick_training, works, write_prices
 from tests.system.ray_cluster import Cluster, has_saved
 
-MARKET = ["--data-source", "synthetic", "--synthetic-assets", "20", "--synthetic-sessions", "1260"]
-STEPS = {"training.epochs": "1", "training.steps_per_epoch": "60", "training.batch_size": "32"}
-WORK = {
-    "training: 60 steps of 32 samples x 8 assets": ["train", *MARKET, "--preset", "tiny", *assignments(STEPS)],
-    "backtest of qp and mppi": ["backtest", "--planner", "qp,mppi"],
-}
 TRAINING = quick_training(
     **{"training.steps_per_epoch": "60", "training.checkpoint_every": "10", "training.log_every": "5"}
 )
@@ -91,18 +85,24 @@ def well_ended(homes: Sequence[Path], commands: Sequence[subprocess.Popen[bytes]
 
 def overhead(folder: Path) -> None:
     (folder / "nothing").mkdir()
-    print("| work | two processes: wall, s | processors, s | Ray: wall, s | processors, s |")
-    print("|---|--:|--:|--:|--:|")
+    prices = write_prices(folder / "prices")
+    work = {
+        "`train`, 120 steps": ["train", "--data-source", "files", "--path", str(prices), *TRAINING],
+        "`backtest` of qp and mppi": ["backtest", "--planner", "qp,mppi"],
+    }
+    print("| work | where | wall, s | processors, s |")
+    print("|---|---|--:|--:|")
+
+    def measure(home: Path, where: str, named: str) -> None:
+        for name, command in work.items():
+            run = started(home, *command, FINJEPA_COMPUTE=where)
+            wall_s, cpu_s, _ = watched([run])
+            well_ended([home], [run])
+            print(f"| {name} | {named} | {wall_s:.0f} | {cpu_s:.1f} |", flush=True)
+
+    measure(folder / "here", "local:2", "one machine")
     with two_nodes({}, folder / "nothing") as cluster:
-        for name, command in WORK.items():
-            cells = []
-            for where in ("local:2", cluster.address):
-                home = folder / where.partition(":")[0]
-                run = started(home, *command, FINJEPA_COMPUTE=where)
-                wall_s, cpu_s, _ = watched([run])
-                well_ended([home], [run])
-                cells += [f"{wall_s:.0f}", f"{cpu_s:.1f}"]
-            print("|", name, "|", " | ".join(cells), "|", flush=True)
+        measure(folder / "there", cluster.address, "Ray")
 
 
 def own_prices(home: Path, prices: Path) -> bool:
