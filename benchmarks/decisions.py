@@ -30,13 +30,13 @@ import torch
 from benchmarks.gate import power
 from benchmarks.objectives import objectives
 from benchmarks.portfolio_latents import tables
-from benchmarks.worlds import HORIZON, Book, Place, dates_and_assets, held, world_of
+from benchmarks.worlds import HORIZON, Book, Place, dates_and_assets, world_of
 from benchmarks.worth import worth
 from finjepa_model.data.panel import Panel
 from finjepa_model.planner_strategies import MarketImagination
 from finjepa_model.planners import make_planner
 from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective
-from finjepa_model.planning.plan import ActionSpace, Plan, action_of_positions
+from finjepa_model.planning.plan import ActionSpace, Plan, action_of_positions, held
 from finjepa_model.planning.utility import Utility, parse_utility
 from finjepa_model.world_model import WorldModel
 from finjepa_pipeline.features import current_panel
@@ -73,11 +73,14 @@ def rows(utility: Utility, planners: tuple[str, ...], places: tuple[Place, Place
         began = time.process_time()
         plans = [decided(name, cost, space, seed) for seed in range(1 if name == "qp" else seeds)]
         spent = 1000 * (time.process_time() - began) / len(plans) / len(plans[0].cost_B)
-        books_SBM, costs_SB = torch.stack([held(plan) for plan in plans]), torch.stack([plan.cost_B for plan in plans])
+        books_SBM, costs_SB = (
+            torch.stack([held(plan.action) for plan in plans]),
+            torch.stack([plan.cost_B for plan in plans]),
+        )
         apart = [0.5 * (a - b).abs().sum(-1) for a, b in itertools.combinations(books_SBM, 2)]
         apart_XB = torch.stack(apart) if apart else torch.zeros_like(costs_SB)
         worse = int((costs_SB > torch.stack(simple).amin(0) + 1e-6).sum())
-        moved_BM = held(decided(name, mixed_cost, mixed_space, 0))[:, reverse_N]
+        moved_BM = held(decided(name, mixed_cost, mixed_space, 0).action)[:, reverse_N]
         moved = 0.5 * float((moved_BM - books_SBM[0]).abs().sum(-1).max())
         yield (
             f"| {name} | {apart_XB.mean():.3f} | {apart_XB.amax():.3f} | {moved:.3f} | {1e4 * costs_SB.mean():.3f} | "

@@ -16,7 +16,7 @@ from benchmarks.worlds import worlds
 from finjepa_model.data.panel import Panel
 from finjepa_model.planners import make_planner
 from finjepa_model.planning.objective import Objective
-from finjepa_model.planning.plan import TIE
+from finjepa_model.planning.plan import tie
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.world_model import WorldModel
 
@@ -59,7 +59,7 @@ def objectives(
         for name in PLANNERS:
             feasible_D = (costs["qp"] < BROKEN) & (costs[name] < BROKEN)
             gain_D = 1e4 * (costs["qp"] - costs[name])[feasible_D]
-            better = int((gain_D > 1e4 * TIE * np.maximum(np.abs(costs["qp"][feasible_D]), 0.01)).sum())
+            better = int((gain_D > 1e4 * tie(torch.from_numpy(costs["qp"][feasible_D])).numpy()).sum())
             saved = int(((costs["qp"] >= BROKEN) & (costs[name] < BROKEN)).sum())
             cell = f"{better} of {len(gain_D)}, {gain_D.mean():.2f}; {gain_D.max():.2f}" if len(gain_D) else "–"
             cells.append(cell + (f"; keeps the limit on {saved} more" if saved else ""))

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.worlds import HORIZON, held, worlds
+from benchmarks.worlds import HORIZON, worlds
 from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.panel import Panel
 from finjepa_model.planners import make_planner
 from finjepa_model.planning.goals import RISK_AVERSION, target_latent
 from finjepa_model.planning.objective import GOAL, Objective, PlanningWorld, quantities
+from finjepa_model.planning.plan import held
 from finjepa_model.planning.utility import parse_goal, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.behaviour import random_action
@@ -85,7 +86,9 @@ def goals(world: PlanningWorld, space, seed: int) -> tuple[float, float]:
         for utility in (GOAL, named)
     ]
     best_N = world.moments.best_holdings(RISK_AVERSION, free.max_weight)[0]
-    return 0.5 * float((held(plans[0])[0, :-1] - best_N).abs().sum()), abs(float(held(plans[1])[:, :-1].sum()) - 0.3)
+    return 0.5 * float((held(plans[0].action)[0, :-1] - best_N).abs().sum()), abs(
+        float(held(plans[1].action)[:, :-1].sum()) - 0.3
+    )
 
 
 @torch.no_grad()

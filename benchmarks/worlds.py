@@ -16,7 +16,7 @@ from finjepa_model.market_view import panel_liquidity
 from finjepa_model.planning.goals import goal_latent
 from finjepa_model.planning.imagination import Ensemble
 from finjepa_model.planning.objective import PlanningWorld
-from finjepa_model.planning.plan import ActionSpace, Plan
+from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.portfolio import Liquidity, PortfolioSimulator
 from finjepa_model.world_model import WorldModel
 
@@ -74,9 +74,3 @@ def worlds(
     """Date by date, with the liquidity of the assets where the panel knows it."""
     for date, assets_N in zip(*dates_and_assets(model, panel, dates, assets), strict=True):
         yield world_of(model, panel, np.array([date]), assets_N[None], rules, book, others)
-
-
-def held(plan: Plan) -> torch.Tensor:
-    """Signed shares of wealth after the first step, the hedge last: held_BM."""
-    action = plan.action
-    return torch.cat([action.weights_XN * action.signals_XN, action.hedge_X.unsqueeze(-1)], -1)

@@ -37,6 +37,11 @@ class PortfolioAction:
         long_X = (self.weights_XN * self.signals_XN).clamp(min=0).sum(-1)
         return replace(self, hedge_X=torch.where(long_X > DUST, self.hedge_X, 0.0))
 
+    def first_step(self) -> "PortfolioAction":
+        """What is traded now of a path, whose parts have a dimension of steps before that of assets: [X, H, N] and [X, H]."""
+        now = PortfolioAction(self.weights_XN[..., 0, :], self.signals_XN[..., 0, :], self.hedge_X[..., 0])
+        return now.without_idle_hedge()
+
     def map(self, function) -> "PortfolioAction":
         """Apply a function of one tensor to each part; it must act on batch dimensions only."""
         return PortfolioAction(function(self.weights_XN), function(self.signals_XN), function(self.hedge_X))

@@ -21,7 +21,7 @@ from finjepa_model.planners import TDPlanner, make_planner
 from finjepa_model.planning.goals import goal_latent, target_latent
 from finjepa_model.planning.imagination import Ensemble, ImaginedMarket
 from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective, PlanningWorld
-from finjepa_model.planning.plan import TIE, Account, ActionSpace, Plan
+from finjepa_model.planning.plan import Account, ActionSpace, Plan, tie
 from finjepa_model.planning.utility import Utility, parse_goal, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
 from finjepa_model.world_model import Imagination, WorldModel
@@ -219,7 +219,7 @@ class FinJEPAStrategy:
         if same_assets:  # what has left the universe is sold
             with torch.no_grad():
                 holding = objective.account_of_holding(HORIZON)
-            gain, least = float(holding.cost_B - plan.cost_B), TIE * max(abs(float(holding.cost_B)), 0.01)
+            gain, least = float(holding.cost_B - plan.cost_B), float(tie(holding.cost_B))
             if gain <= least:
                 account = holding
                 self.held = (

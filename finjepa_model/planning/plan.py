@@ -163,7 +163,7 @@ class Plan:
     @property
     def action(self) -> PortfolioAction:
         """The first step, which is what is traded, whatever planner found it: weights_BN, signals_BN, hedge_B."""
-        return self.path.map(lambda x: x[:, 0]).without_idle_hedge()
+        return self.path.first_step()
 
     def shifted(self) -> PortfolioAction:
         """The path as seen one decision later: its first step dropped, its last one repeated."""
@@ -208,12 +208,11 @@ class Record:
         Returns:
             cost_BC, free of NaN.
         """
-        cost_BC = self._cost(actions).detach()
+        cost_BC, actions = self._cost(actions).detach(), actions.map(torch.detach)
         cost_BC = torch.where(cost_BC.isfinite(), cost_BC, torch.inf)
         cheapest_B, index_B = cost_BC.min(dim=1)
         dates_B = torch.arange(len(index_B), device=index_B.device)
-        path = actions.map(lambda x: x.detach()[dates_B, index_B])
-        held_BCM = _first_step(actions.map(lambda x: x.detach()))
+        path, held_BCM = actions.map(lambda x: x[dates_B, index_B]), held(actions.first_step())
         near_BC = _apart(held_BCM, held_BCM[dates_B, index_B].unsqueeze(1)) <= APART
         other_B = torch.where(near_BC, torch.inf, cost_BC).argmin(1)
         self._rivals += [(held_BCM[dates_B, one_B], cost_BC[dates_B, one_B]) for one_B in (index_B, other_B)]
@@ -223,7 +222,7 @@ class Record:
             cheapest_B = torch.minimum(cheapest_B, self._costs[-1])
         self._path = path
         self._costs.append(cheapest_B)
-        self._weights.append(actions.weights_XN[:, 0, 0].detach())
+        self._weights.append(actions.weights_XN[:, 0, 0])
         return cost_BC
 
     @property
@@ -256,17 +255,15 @@ class Record:
         effective = torch.stack(self._effective) if self._effective else torch.zeros(0, len(self._costs[-1]))
         account = getattr(self._cost, "account", None)  # a cost function that can say why, such as `Objective`
         costs, weights, cost_B = torch.stack(self._costs), torch.stack(self._weights), self._costs[-1]
-        held_BM = _first_step(self._path)
+        held_BM = held(self._path.first_step())
         same = [_same(other_B, cost_B) & (_apart(other_BM, held_BM) > APART) for other_BM, other_B in self._rivals]
         why = account(self._path) if account else None
         return Plan(self._path, cost_B, costs, weights, effective, why, torch.stack(same).any(0))
 
 
-def _first_step(path: PortfolioAction) -> Tensor:
+def held(action: PortfolioAction) -> Tensor:
     """held_XM, signed shares of the largest gross exposure, the hedge last."""
-    first = PortfolioAction(path.weights_XN[..., 0, :], path.signals_XN[..., 0, :], path.hedge_X[..., 0])
-    first = first.without_idle_hedge()
-    return torch.cat([first.weights_XN * first.signals_XN, first.hedge_X.unsqueeze(-1)], -1)
+    return torch.cat([action.weights_XN * action.signals_XN, action.hedge_X.unsqueeze(-1)], -1)
 
 
 def _apart(one_XM: Tensor, other_XM: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ _MIN_STD = 1e-4
 _SMOOTHING = 0.01  # Laplace smoothing of probabilities, so that no choice ever dies out
 _REFINEMENTS = 8
 _STEPS = (0.2, 0.07, 0.02, 0.007, 0.002, 0.0005)  # of the weight that moves most
-_EXCHANGES, _MOVED = 40, 16
+_EXCHANGES, _MOVED = 40, 16  # at most; assets from each end of the slopes
 _MOVES = (0.3, 0.1, 0.03, 0.01)  # shares of wealth
 _MOMENTUM = 0.1  # share of the old distribution that is kept in a fit
 
@@ -180,6 +180,7 @@ def exchange(record: Record, cost: Cost, space: ActionSpace) -> None:
     before it two seeds differed by up to all wealth there, and the plans were worse (docs/results/decisions.md).
     """
     assets = space.present_BN.shape[1]
+    by_S11 = torch.tensor([sign * size for size in _MOVES for sign in (1, -1)])[:, None, None]
     for _ in range(_EXCHANGES):
         path, before_B = record.path, record.cost_B
         assert path is not None
@@ -188,9 +189,8 @@ def exchange(record: Record, cost: Cost, space: ActionSpace) -> None:
             order_BN = _position_slope(cost, path).masked_fill(~space.present_BN, 0.0).argsort(-1)
         moved_BA = torch.cat([order_BN[:, :_MOVED], order_BN[:, _MOVED:][:, -_MOVED:]], -1)
         unit_BAN = F.one_hot(moved_BA, assets).to(path.weights_XN)
-        by_S11 = torch.tensor([sign * size for size in _MOVES for sign in (1, -1)]).to(unit_BAN)[:, None, None]
         held_B1HN, hedge_B1H = (path.weights_XN * path.signals_XN).unsqueeze(1), path.hedge_X.unsqueeze(1)
-        moved_BCHN = held_B1HN + (by_S11 * unit_BAN.unsqueeze(1)).flatten(1, 2).unsqueeze(2)
+        moved_BCHN = held_B1HN + (by_S11.to(unit_BAN) * unit_BAN.unsqueeze(1)).flatten(1, 2).unsqueeze(2)
         hedges = hedge_B1H.expand(-1, moved_BCHN.shape[1], -1)
         if space.allow_hedge:
             moved_BCHN, hedges = torch.cat([moved_BCHN, held_B1HN], 1), torch.cat([hedges, 1 - hedge_B1H], 1)
