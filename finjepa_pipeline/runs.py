@@ -309,3 +309,37 @@ def _failure(error: BaseException) -> BaseException:
         return error
     text = str(error) if isinstance(error, FinJEPAError) else f"{type(error).__name__}: {error}"
     return dg.Failure(description=explained(error) or text, allow_retries=False)
+
+
+# What a run works on. A step takes what earlier steps of its run made, and not what the home shows by then: another command may
+# have changed that in the meantime.
+
+
+def made_in_run(context: dg.AssetExecutionContext, key: str) -> dict[str, Any]:
+    """Metadata of the newest materialisation of an asset in this run, or in the run that this one tries again; empty where
+    neither made it."""
+    run: dg.DagsterRun | None = context.run
+    while run is not None:
+        found = context.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        for record in reversed(found.records):
+            made = record.event_log_entry.asset_materialization
+            if made is not None and made.asset_key == dg.AssetKey(key):
+                return _metadata(record.event_log_entry)
+        run = context.instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    return {}
+
+
+def made_last(context: dg.AssetExecutionContext, key: str) -> dict[str, Any]:
+    """Metadata of the last materialisation of an asset in any run; empty where there is none."""
+    return _metadata(context.instance.get_latest_materialization_event(dg.AssetKey(key)))
+
+
+def prices_of_run(context: dg.AssetExecutionContext) -> tuple[str, str] | None:
+    """Feed and data version that this run has ingested; None where it takes the home's prices as they are."""
+    made = made_in_run(context, "prices")
+    return (made["feed"], made["data_version"]) if made else None
+
+
+def _metadata(entry: dg.EventLogEntry | None) -> dict[str, Any]:
+    made = entry.asset_materialization if entry is not None else None
+    return {name: value.value for name, value in made.metadata.items()} if made is not None else {}

@@ -33,13 +33,14 @@ from finjepa_pipeline.backtest.walk_forward import (
     store_fold,
 )
 from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.features.assets import panel_of_run
 from finjepa_pipeline.report import markdown
 from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_history, write_report
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import number
-from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_last, panel_of_run
-from finjepa_pipeline.runs import final
+from finjepa_pipeline.runs import final, made_in_run, made_last
 from finjepa_pipeline.settings import DEFAULT_UI_URL, Settings, SettingsResource
+from finjepa_pipeline.training.assets import checkpoint_of_run
 from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel, train_side_by_side
 from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.training.step import ModelChoice, train_in_step

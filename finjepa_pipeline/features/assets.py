@@ -1,16 +1,19 @@
 """The asset of the features stage: `feature_panel`."""
 
+from pathlib import Path
+
 import dagster as dg
 from pydantic import Field
 
 from finjepa_model.data.panel import Panel
 from finjepa_model.features import CHANNELS
-from finjepa_pipeline.features.panel import CODE_VERSION, build_panel
+from finjepa_pipeline.features.panel import CODE_VERSION, build_panel, current_panel
 from finjepa_pipeline.report import markdown
-from finjepa_pipeline.run_inputs import prices_of_run
-from finjepa_pipeline.runs import final
-from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.runs import final, made_in_run, prices_of_run
+from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
+
+_WITH_PANEL = ("feature_panel", "world_model", "planner_backtests", "challenger_audit")
 
 
 class PanelConfig(dg.Config):
@@ -65,6 +68,22 @@ def feature_panel(
         },
         data_version=dg.DataVersion(panel.content_hash),
     )
+
+
+def panel_of_run(context: dg.AssetExecutionContext, settings: Settings) -> Path:
+    """The panel that this run works on; the home's where it has not made or used one yet.
+
+    Raises:
+        FinJEPAError: if there is none.
+    """
+    return made_panel(context, settings) or current_panel(settings)
+
+
+def made_panel(context: dg.AssetExecutionContext, settings: Settings) -> Path | None:
+    """The panel that this run has made or used; None where it has not yet."""
+    used = (made_in_run(context, key).get("panel") for key in _WITH_PANEL)
+    name = next((name for name in used if name is not None), None)
+    return None if name is None else settings.panels / name
 
 
 ASSETS = [feature_panel]

@@ -11,13 +11,14 @@ from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.blocks import checkpoint_folder
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, now, status_of
+from finjepa_pipeline.features.assets import made_panel, panel_of_run
 from finjepa_pipeline.publishing.gate import Champion, Verdict, audit_challenger, current_champion, judge
 from finjepa_pipeline.report import markdown
 from finjepa_pipeline.report.backtest import page_of
 from finjepa_pipeline.retention import KEEP, clean, living
-from finjepa_pipeline.run_inputs import checkpoint_of_run, made_in_run, made_panel, panel_of_run
-from finjepa_pipeline.runs import final
+from finjepa_pipeline.runs import final, made_in_run
 from finjepa_pipeline.settings import SettingsResource
+from finjepa_pipeline.training.assets import checkpoint_of_run
 from finjepa_pipeline.warehouse import Warehouse
 
 _NO_CONFIG: dict[str, Any] = {}  # without it any key is accepted, and dropped

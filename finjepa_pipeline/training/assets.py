@@ -13,18 +13,25 @@ from finjepa_model.files import read_json
 from finjepa_model.training.risk_scorecard import QLIKE
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline import compute
+from finjepa_pipeline.features.assets import panel_of_run
 from finjepa_pipeline.report.markdown import numbers_table, table, training_curves
 from finjepa_pipeline.report.risk import in_words, tables
-from finjepa_pipeline.run_inputs import checkpoint_of_run, panel_of_run
-from finjepa_pipeline.runs import final
-from finjepa_pipeline.settings import SettingsResource
-from finjepa_pipeline.training.checkpoints import for_panel, make_current, training_code_version
+from finjepa_pipeline.runs import final, made_in_run
+from finjepa_pipeline.settings import Settings, SettingsResource
+from finjepa_pipeline.training.checkpoints import (
+    checkpoint_here,
+    current_checkpoint,
+    for_panel,
+    make_current,
+    training_code_version,
+)
 from finjepa_pipeline.training.scorecard import score_checkpoint
 from finjepa_pipeline.training.step import ModelChoice, train_in_step, training_page, without_champion
 from finjepa_pipeline.training.sweep import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
 
 _METADATA = re.compile(r"[^a-z0-9]+")
+_WITH_CHECKPOINT = ("challenger_audit", "planner_backtests", "world_model")
 _SPEED = ("best_step", "samples_per_second", "gpu_memory_bytes")
 
 
@@ -173,6 +180,17 @@ def risk_scorecard(
         severity=dg.AssetCheckSeverity.WARN,
         description=f"t of the model's advantage: {min(against):+.1f}" if against else "not enough data",
     )
+
+
+def checkpoint_of_run(context: dg.AssetExecutionContext, settings: Settings) -> Path:
+    """The checkpoint that this run works on; the newest of the home where it has not made or used one yet.
+
+    Raises:
+        FinJEPAError: if there is none.
+    """
+    used = (made_in_run(context, key).get("checkpoint") for key in _WITH_CHECKPOINT)
+    name = next((name for name in used if name is not None), None)
+    return (checkpoint_here(settings, name) if name is not None else None) or current_checkpoint(settings)
 
 
 def _curves(checkpoint: Path) -> dg.MetadataValue:

@@ -18,7 +18,7 @@ from finjepa_pipeline.prices.ingest import ingest
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.publishing import assets as publishing
 from finjepa_pipeline.publishing.gate import ChallengerAudit, Verdict
-from finjepa_pipeline.run_inputs import made_in_run
+from finjepa_pipeline.runs import made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training import assets as training
 from finjepa_pipeline.training.lineage import lineage_of_run
