@@ -24,9 +24,8 @@ from finjepa_pipeline.cli_options import (
     refuse_given,
     training_options,
 )
-from finjepa_pipeline.console import err, out
+from finjepa_pipeline.console import err, export_backtest, export_decision, export_path, out
 from finjepa_pipeline.doctor import examine
-from finjepa_pipeline.export import export_backtest, export_decision, export_path
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.sources import PriceSourceConfig
@@ -38,7 +37,7 @@ from finjepa_pipeline.publishing.assets import (
     RetentionConfig,
 )
 from finjepa_pipeline.publishing.reproduce import reproduce as rebuild
-from finjepa_pipeline.report.compare import write_comparison
+from finjepa_pipeline.report.backtest import write_comparison
 from finjepa_pipeline.runner import JobReport, open_instance, run_job
 from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
@@ -123,7 +122,7 @@ def sweep(debug: bool, ops: Ops, **shortcuts: Any) -> None:
 @_json
 def forecast(ops: Ops, as_json: bool) -> None:
     """Volatilities, correlations and quantiles of returns after a close, and how good such forecasts were."""
-    from finjepa_pipeline.publishing.forecast import forecast as forecast_at  # here: it loads torch
+    from finjepa_pipeline.publishing.decision import forecast as forecast_at  # here: it loads torch
 
     asked, n_assets = ops.get("daily_decision", {}), BacktestConfig(**ops.get("planner_backtests", {})).n_assets
     found = forecast_at(Settings.from_env(), asked.get("checkpoint"), asked.get("as_of"), n_assets)

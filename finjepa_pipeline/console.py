@@ -1,9 +1,12 @@
-"""What the commands print: the results of a run, for a person at a terminal. Results go to `out`, progress to `err`."""
+"""What the commands print, for a person at a terminal: results go to `out`, progress to `err`; and what they export to files, for
+other programs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import polars as pl
 from rich.console import Console
 from rich.table import Table
 
@@ -16,12 +19,11 @@ from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.publishing.reproduce import Reproduction
-from finjepa_pipeline.report.compare import COLUMNS, rows_of
+from finjepa_pipeline.report.backtest import SIDE_COLUMNS, side_rows
 from finjepa_pipeline.report.page import number
-from finjepa_pipeline.report.risk import tables
+from finjepa_pipeline.report.risk import read_scorecard, tables
 from finjepa_pipeline.retention import CleaningPlan
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.warehouse import Warehouse
 
 # Lines are left to the terminal to wrap, so that a path can be copied and a pipe sees whole lines. What is printed is text,
@@ -34,6 +36,12 @@ out.width = max(out.width, 100)
 # An asset's name to the metadata of what a run made of it.
 Assets = dict[str, Any]
 
+_RETURNS = """
+    SELECT strategy, block, date, gross_return, net_return, cost, turnover, wealth, hedge FROM main.backtest_returns
+    WHERE checkpoint = ? AND data_version = ? ORDER BY ALL"""
+_DECISIONS = """
+    SELECT strategy, block, date, entity AS asset, weight, signal, held, hedge FROM main.backtest_decisions
+    WHERE checkpoint = ? AND data_version = ? ORDER BY ALL"""
 _MOVED = {
     "withdrawn": "rows ended: they were there before and are not in this delivery",
     "kept": "rows of earlier deliveries are kept: this one does not cover them (--whole ends them)",
@@ -120,7 +128,7 @@ def print_model(assets: Assets) -> None:
 
 def print_scorecard(assets: Assets) -> None:
     made = assets["risk_scorecard"]
-    card = read_scorecard(Settings.from_env(), made["checkpoint"])
+    card = read_scorecard(Settings.from_env().reports, made["checkpoint"])
     out.print()
     for title, columns, rows in tables(card or {"scores": []}):
         shown = _table(title, columns, (), columns[1:])
@@ -161,7 +169,7 @@ def print_comparison(found: dict[str, Any], page: Path) -> None:
     title = (
         f"{found['block']} block, {found['sessions']} sessions from {found['first']} to {found['last']}, net of costs"
     )
-    out.print(_table(title, COLUMNS, rows_of(found), COLUMNS[1:]))
+    out.print(_table(title, SIDE_COLUMNS, side_rows(found), SIDE_COLUMNS[1:]))
     if found["settings"]:
         out.print(
             _table("Settings that differ", ("setting", *(side["label"] for side in found["sides"])), found["settings"])
@@ -293,3 +301,41 @@ def _holdings_table(decision: dict[str, Any], holding: bool) -> Table:
         now = f"{100 * decision['held_hedge']:.1f} %"
         table.add_row("hedge (market proxy)", *((now, hedge) if holding else (hedge, now)))
     return table
+
+
+# Exports
+
+
+def export_path(text: str | None) -> Path | None:
+    """Where to write.
+
+    Raises:
+        FinJEPAError: if it ends neither in .csv nor in .parquet, or its folder is not there.
+    """
+    path = Path(text).expanduser() if text else None
+    if path is not None and path.suffix not in (".csv", ".parquet"):
+        raise FinJEPAError(f"an export ends in .csv or .parquet, not {path.name}")
+    if path is not None and not path.parent.is_dir():
+        raise FinJEPAError(f"there is no folder {path.parent} to export to")
+    return path
+
+
+def export_backtest(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version: str, path: Path) -> list[Path]:
+    """Write the daily returns of every strategy of a backtest, and beside them its decisions, as `<name>-decisions`."""
+    beside = path.with_name(f"{path.stem}-decisions{path.suffix}")
+    for query, file in ((_RETURNS, path), (_DECISIONS, beside)):
+        _write(con.sql(query, params=[checkpoint, data_version]).pl(), file)
+    return [path, beside]
+
+
+def export_decision(decision: Mapping[str, Any], path: Path) -> None:
+    """Write a decision, as its JSON file has it, a row for each asset that is held or wanted."""
+    names = list(dict.fromkeys((*decision["assets"], *decision["weights"], *decision["held"])))
+    columns = {"weight": "weights", "signal": "signals", "position": "positions", "held": "held"}
+    values = {name: [decision[of].get(asset, 0) for asset in names] for name, of in columns.items()}
+    constants = {name: [decision[name]] * len(names) for name in ("date", "checkpoint", "planner", "hedge")}
+    _write(pl.DataFrame({**constants, "asset": names, **values}), path)
+
+
+def _write(frame: pl.DataFrame, path: Path) -> None:
+    frame.write_csv(path) if path.suffix == ".csv" else frame.write_parquet(path)

@@ -38,11 +38,11 @@ from finjepa_pipeline.report import markdown
 from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_history, write_report
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import number
+from finjepa_pipeline.report.risk import read_scorecard
 from finjepa_pipeline.runs import final, made_in_run, made_last
 from finjepa_pipeline.settings import DEFAULT_UI_URL, Settings, SettingsResource
 from finjepa_pipeline.training.assets import checkpoint_of_run
 from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel, train_side_by_side
-from finjepa_pipeline.training.scorecard import read_scorecard
 from finjepa_pipeline.training.step import ModelChoice, train_in_step
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -182,7 +182,7 @@ def _write_pages(
         home.reports / "leaderboard.html", leaderboard_history(con), home.checkpoints, home.ui_url or DEFAULT_UI_URL
     )
     page = page_of(home.reports, checkpoint, data_version)
-    write_report(page, checkpoint, report, read_scorecard(home, checkpoint))
+    write_report(page, checkpoint, report, read_scorecard(home.reports, checkpoint))
     return report, page
 
 

@@ -193,17 +193,19 @@ def hub_release(
         plan = plan_release(home, winner, repo_id)
         return dg.MaterializeResult(metadata={"outcome": f"dry run: {plan}", "reused": True})
     made = release(home, warehouse, winner, repo_id)
+    package = made.package
+    assert package is not None  # of a champion there is one
     return dg.MaterializeResult(
         metadata={
             "outcome": made.note,
-            "tag": made.package.tag,
-            "content_hash": made.package.content_hash,
-            "path": dg.MetadataValue.path(str(made.package.folder)),
-            "model_card": dg.MetadataValue.md((made.package.folder / "README.md").read_text(encoding="utf-8")),
+            "tag": package.tag,
+            "content_hash": package.content_hash,
+            "path": dg.MetadataValue.path(str(package.folder)),
+            "model_card": dg.MetadataValue.md((package.folder / "README.md").read_text(encoding="utf-8")),
             **({"url": dg.MetadataValue.url(made.url), "commit": made.commit or ""} if made.url else {}),
             "reused": not made.new,
         },
-        data_version=dg.DataVersion(made.package.content_hash),
+        data_version=dg.DataVersion(package.content_hash),
     )
 
 
@@ -321,7 +323,7 @@ def live_record_release(
     """The live record as one commit on the Hub: its tables, its page `index.html`, and a section of the card. What could not be
     published is published by a later run, with the times at which it was written."""
     from finjepa_pipeline.publishing.live_record import record_of  # with torch behind it
-    from finjepa_pipeline.publishing.live_record_release import publish_record  # with the Hub's client behind it
+    from finjepa_pipeline.publishing.release import publish_record  # with the Hub's client behind it
     from finjepa_pipeline.report.live_record import RecordSummary  # likewise
 
     home = settings.get()

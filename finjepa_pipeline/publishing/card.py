@@ -28,9 +28,8 @@ from finjepa_pipeline.publishing.gate import Champion, Finding, known_findings
 from finjepa_pipeline.publishing.package import public, public_strategy
 from finjepa_pipeline.report.markdown import cell, code, plain, table
 from finjepa_pipeline.report.page import number, render
-from finjepa_pipeline.report.risk import in_words, tables
+from finjepa_pipeline.report.risk import in_words, read_scorecard, tables
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.scorecard import read_scorecard
 
 PBO_LIMIT = 0.2  # up to which a low risk of overfitting is spoken of
 _FACTS = {
@@ -89,7 +88,7 @@ def card_of(
         corrections=corrections(con, champion.checkpoint),
         traded=traded_assets(con, champion.checkpoint),
         ended=_ended(con, data_version),
-        scorecard=read_scorecard(settings, champion.checkpoint),
+        scorecard=read_scorecard(settings.reports, champion.checkpoint),
     )
 
 

@@ -25,11 +25,11 @@ from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.history import current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, Previous, holdings_at
 from finjepa_pipeline.publishing.decision import BookDecision, decide, decision_session, hold
-from finjepa_pipeline.publishing.gate import current_champion, why_unusable
+from finjepa_pipeline.publishing.gate import champion_folder, current_champion, why_unusable
 from finjepa_pipeline.publishing.live_record import words
 from finjepa_pipeline.report.decision import decision_page
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.checkpoints import NamedCheckpoint, checkpoint_here, named_checkpoint
+from finjepa_pipeline.training.checkpoints import NamedCheckpoint, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse
 
 _STANDS = tuple(field.name for field in fields(Previous) if field.name != "session")
@@ -110,18 +110,6 @@ def make_decision(
         decider = replace(decider, book="trial", n_assets=n_assets, name=f"{decider.planner}, {n_assets} assets")
     follow = _follow if decider.book == "champion" else _made
     return follow(settings, warehouse, panel, session, decider)
-
-
-def act(checkpoint: str, planner: str = "qp") -> dict[str, Any]:
-    """The decision of a checkpoint (a folder or a Hub repository) at the newest close of this home's prices.
-
-    Raises:
-        FinJEPAError: if there are no prices, or the checkpoint does not fit them.
-    """
-    settings = Settings.from_env().ensure()
-    made = make_decision(settings, Warehouse.from_settings(settings), checkpoint=checkpoint, planner=planner)
-    assert made is not None  # a checkpoint was named
-    return made.decision
 
 
 # Schedule
@@ -218,9 +206,7 @@ def _champion_of(con: duckdb.DuckDBPyConnection, settings: Settings, panel: Pane
     chosen = then or present
     if chosen.checkpoint != present.checkpoint and why_unusable(settings.checkpoints / chosen.checkpoint):
         chosen = present
-    folder = checkpoint_here(settings, chosen.checkpoint)
-    if folder is None:
-        raise FinJEPAError(f"the champion {chosen.checkpoint} is gone from {settings.checkpoints}; train it again")
+    folder = champion_folder(settings, chosen)
     return _acting(con, named_checkpoint(settings, folder), chosen.strategy, "champion" if own else "trial")
 
 

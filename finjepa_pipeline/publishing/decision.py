@@ -1,7 +1,7 @@
-"""The decision for a date: what the champion does at that close, from what is held, and what it expects.
+"""The forecast and the decision for a date: what the champion expects after that close, and does at it, from what is held.
 
-It is the strategy's own `decide`, as the backtest asks it. It starts from the portfolio, the universe and the plan that the
-decision before left. Between two decisions a book holds.
+A decision is the strategy's own `decide`, as the backtest asks it. It starts from the portfolio, the universe and the plan that
+the decision before left. Between two decisions a book holds.
 """
 
 from dataclasses import asdict, dataclass
@@ -10,18 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed
 from finjepa_model.decision import SIGNALS, Choice, trade_lines
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.forecast import Tables, forecast_at
 from finjepa_model.market_view import MarketView, next_universe, traded_text
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_model.planning.plan import Plan
 from finjepa_pipeline.backtest.engine import decide_at
+from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing.book import BookName, Holdings, record_of
-from finjepa_pipeline.training.checkpoints import NamedCheckpoint
+from finjepa_pipeline.publishing.gate import current_champion
+from finjepa_pipeline.report.risk import in_words, read_scorecard
+from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.training.checkpoints import NamedCheckpoint, current_checkpoint, named_checkpoint
+from finjepa_pipeline.warehouse import Warehouse
 
 
 @dataclass(frozen=True)
@@ -298,3 +305,31 @@ def _changes(holdings: Holdings, choice: Choice) -> tuple[str, ...]:
             lines.append(f"{name}: signal {SIGNALS[before]} to {SIGNALS[after]}")
     lines += trade_lines(holdings.shares, choice.positions)
     return tuple(lines) or (f"nothing since {previous.date}",)
+
+
+def forecast(settings: Settings, checkpoint: str | None, as_of: str | None, n_assets: int) -> dict[str, Any]:
+    """Forecast by a checkpoint (by default the champion, or the newest where there is none) on the prices of the home.
+
+    Returns:
+        `finjepa_model.forecast.Forecast.to_dict`, with checkpoint and data_version; `scored` says in words how good forecasts of
+        this checkpoint were.
+
+    Raises:
+        FinJEPAError: if there is no such checkpoint or date, or if no asset has enough history by then.
+    """
+    panel = Panel.open(current_panel(settings))
+    if checkpoint is None:
+        with Warehouse.from_settings(settings).connect() as con:
+            champion = current_champion(con)
+        checkpoint = champion.checkpoint if champion is not None else None
+    named = named_checkpoint(settings, checkpoint or current_checkpoint(settings))
+    model = FinJEPA.from_pretrained(named.folder)
+    session = decision_session(panel, as_of)
+    assets_N = next_universe(None, panel, session, n_assets, history_needed(model.config)).assets_N
+    tables = Tables(tuple(panel.assets[asset] for asset in assets_N))
+    card = read_scorecard(settings.reports, named.name)
+    return forecast_at(model, panel, session, assets_N, tables).to_dict() | {
+        "checkpoint": named.name,
+        "data_version": panel.manifest["data_version"],
+        "scored": "Forecasts of this checkpoint were not scored in this home." if card is None else in_words(card),
+    }

@@ -44,8 +44,9 @@ from finjepa_pipeline.backtest.results import (
 )
 from finjepa_pipeline.publishing.forecast_match import against_baseline, against_champion
 from finjepa_pipeline.report.backtest import page_of, write_report
+from finjepa_pipeline.report.risk import read_scorecard
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.scorecard import read_scorecard
+from finjepa_pipeline.training.checkpoints import checkpoint_here
 from finjepa_pipeline.warehouse import Warehouse, sql
 
 # Of a nightly run; `finjepa audit` runs longer ones.
@@ -122,6 +123,17 @@ def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = No
         {"until": until},
     ).fetchall()
     return Champion(*rows[0]) if rows else None
+
+
+def champion_folder(settings: Settings, champion: Champion) -> Path:
+    """
+    Raises:
+        FinJEPAError: if it is gone.
+    """
+    folder = checkpoint_here(settings, champion.checkpoint)
+    if folder is None:
+        raise FinJEPAError(f"the champion {champion.checkpoint} is gone from {settings.checkpoints}; train it again")
+    return folder
 
 
 def judge(settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Panel, write: bool = True) -> Verdict:
@@ -374,5 +386,5 @@ def audit_challenger(
         with warehouse.connect() as con:
             report = report_of(con, checkpoint, data_version, settings.planner)
         page = page_of(settings.reports, checkpoint.name, data_version)
-        write_report(page, checkpoint.name, report, read_scorecard(settings, checkpoint.name))
+        write_report(page, checkpoint.name, report, read_scorecard(settings.reports, checkpoint.name))
     return ChallengerAudit(strategy, known, tuple(missing))

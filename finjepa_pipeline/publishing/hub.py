@@ -6,7 +6,7 @@ a crash between commit and tag, and a second run are one case: the next look fin
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,9 +16,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from huggingface_hub.hf_api import GitRefs
 from huggingface_hub.utils import httpx
 
-from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.publishing.package import Package
 
 ATTEMPTS = 8
 LONGEST_WAIT_S = 300.0  # a Hub that asks for more is left for the next run
@@ -49,44 +47,58 @@ def repo_url(repo_id: str, kind: RepoKind = "model") -> str:
     return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
 
 
-def publish(package: Package, repo_id: str) -> Publication:
-    """Make the Hub hold the package as one commit with its tag, whatever was there and whatever goes wrong on the way.
-
-    Raises:
-        FinJEPAError: if the Hub refuses, or stays out of reach; one line that says what to do, without the token.
-    """
-    return _patiently(lambda api: _complete(api, package, repo_id), repo_id, _stays(package))
-
-
-def _stays(package: Package) -> str:
-    return f"the release stays in {package.folder}; run `finjepa publish` again when that is mended"
-
-
-def publish_files(
-    repo_id: str, kind: RepoKind, title: str, files: Callable[["Head"], dict[str, Path | bytes]], stays: str
+def publish(
+    repo_id: str,
+    kind: RepoKind,
+    title: str,
+    files: Callable[["Head"], Mapping[str, Path | bytes]],
+    stays: str,
+    tag: str | None = None,
+    description: str = "",
 ) -> Publication:
-    """Make one commit with this title, unless there is one.
+    """Make the Hub hold one commit with this title, and the tag on it, whatever was there and whatever goes wrong on the way.
 
     Args:
         files: what to commit, by path in the repository, from what stands there; it may refuse with a FinJEPAError.
         stays: the end of the message where the Hub refuses.
 
     Raises:
-        FinJEPAError: as `publish`.
+        FinJEPAError: if the Hub refuses, or stays out of reach; one line that says what to do, without the token.
     """
 
     def attempt(api: HfApi) -> Publication:
-        parent = _main(_refs(api, repo_id, kind))
-        found = _find_commit(api, repo_id, kind, title)
-        new = found is None
-        if found is None:
+        refs = _refs(api, repo_id, kind)
+        commit = _find_commit(api, repo_id, kind, title)
+        new = commit is None
+        if commit is None:
+            # named as the parent of a commit, the Hub refuses where somebody committed since
+            parent = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
             wanted = files(Head(api, repo_id, kind, parent)).items()
-            operations = [CommitOperationAdd(path, content) for path, content in wanted]
-            made = api.create_commit(repo_id, operations, commit_message=title, repo_type=kind, parent_commit=parent)
-            found = made.oid
-        return Publication(repo_url(repo_id, kind), found, new)
+            commit = api.create_commit(
+                repo_id,
+                [CommitOperationAdd(path, content) for path, content in wanted],
+                commit_message=title,
+                commit_description=description,
+                repo_type=kind,
+                parent_commit=parent,
+            ).oid
+        tagged = next((one.target_commit for one in refs.tags if one.name == tag), None)
+        if tag is not None and tagged != commit:
+            if tagged is not None:
+                api.delete_tag(repo_id, tag=tag)
+            api.create_tag(repo_id, tag=tag, revision=commit)
+        return Publication(repo_url(repo_id, kind), commit, new)
 
-    return _patiently(attempt, repo_id, stays)
+    for tries in range(ATTEMPTS):
+        try:
+            return attempt(HfApi())
+        except _TROUBLE as error:
+            wait_s = _wait_before_retry(error, tries)
+            if wait_s is None or tries == ATTEMPTS - 1:
+                # without its cause: the client's errors quote answers of a server, which may quote the token
+                raise FinJEPAError(_advice(error, repo_id, stays)) from None
+            time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
 
 
 @dataclass(frozen=True)
@@ -105,27 +117,14 @@ class Head:
         return Path(hf_hub_download(self.repo_id, path, repo_type=self.kind, revision=self.commit))
 
 
-def _patiently(attempt: Callable[[HfApi], Publication], repo_id: str, stays: str) -> Publication:
-    for tries in range(ATTEMPTS):
-        try:
-            return attempt(HfApi())
-        except _TROUBLE as error:
-            wait_s = _wait_before_retry(error, tries)
-            if wait_s is None or tries == ATTEMPTS - 1:
-                # without its cause: the client's errors quote answers of a server, which may quote the token
-                raise FinJEPAError(_advice(error, repo_id, stays)) from None
-            time.sleep(wait_s)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def published(package: Package, repo_id: str) -> str | None:
-    """The commit of the package on the Hub, None if it is not there. Changes nothing."""
+def published(repo_id: str, title: str, stays: str) -> str | None:
+    """The commit with this title in a repository of models, None if it is not there. Changes nothing."""
     try:
-        return _find_commit(HfApi(), repo_id, "model", package.title)
+        return _find_commit(HfApi(), repo_id, "model", title)
     except RepositoryNotFoundError:
         return None
     except _TROUBLE as error:
-        raise FinJEPAError(_advice(error, repo_id, _stays(package))) from None
+        raise FinJEPAError(_advice(error, repo_id, stays)) from None
 
 
 def _refs(api: HfApi, repo_id: str, kind: RepoKind) -> GitRefs:
@@ -137,31 +136,6 @@ def _refs(api: HfApi, repo_id: str, kind: RepoKind) -> GitRefs:
     except RepositoryNotFoundError:
         api.create_repo(repo_id, repo_type=kind, exist_ok=True)
         return api.list_repo_refs(repo_id, repo_type=kind)
-
-
-def _main(refs: GitRefs) -> str | None:
-    """The head of main. Named as the parent of a commit, the Hub refuses where somebody committed since."""
-    return next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
-
-
-def _complete(api: HfApi, package: Package, repo_id: str) -> Publication:
-    refs = _refs(api, repo_id, "model")
-    commit = _find_commit(api, repo_id, "model", package.title)
-    new = commit is None
-    if commit is None:
-        commit = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(name, package.folder / name) for name in CHECKPOINT_FILES],
-            commit_message=package.title,
-            commit_description=f"content {package.content_hash}",
-            parent_commit=_main(refs),
-        ).oid
-    tagged = next((tag.target_commit for tag in refs.tags if tag.name == package.tag), None)
-    if tagged != commit:
-        if tagged is not None:
-            api.delete_tag(repo_id, tag=package.tag)
-        api.create_tag(repo_id, tag=package.tag, revision=commit)
-    return Publication(repo_url(repo_id), commit, new)
 
 
 def _find_commit(api: HfApi, repo_id: str, kind: RepoKind, title: str) -> str | None:

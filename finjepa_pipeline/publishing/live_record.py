@@ -37,11 +37,10 @@ from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.calendar import next_close
 from finjepa_pipeline.prices.history import current_revision
 from finjepa_pipeline.publishing.book import Holdings, holdings_at
-from finjepa_pipeline.publishing.gate import Champion, current_champion
+from finjepa_pipeline.publishing.gate import Champion, champion_folder, current_champion
 from finjepa_pipeline.publishing.package import places_of, public, public_strategy
 from finjepa_pipeline.report.live_record import RecordSummary, record_section
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.checkpoints import checkpoint_here
 from finjepa_pipeline.training.lineage import made_with
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -120,9 +119,7 @@ def _night(
     record: LiveRecord,
     at: datetime.datetime,
 ) -> Night | None:
-    folder = checkpoint_here(settings, champion.checkpoint)
-    if folder is None:
-        raise FinJEPAError(f"the champion {champion.checkpoint} is gone from {settings.checkpoints}; train it again")
+    folder = champion_folder(settings, champion)
     imagination = MarketImagination(folder)
     model, config, date = imagination.model, imagination.config, panel.dates[session].item()
     holdings = holdings_at(con, panel, session, PortfolioSimulator(config.portfolio), included=True)

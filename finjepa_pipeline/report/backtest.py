@@ -1,4 +1,5 @@
-"""The pages of the backtest: the report of a checkpoint, and the leaderboard of everything that was ever backtested in a home."""
+"""The pages of the backtest: the report of a checkpoint, the leaderboard of everything that was ever backtested in
+a home, and strategies side by side."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -325,3 +326,51 @@ def _linked(key: str, value: Any, text: str, here: Path, checkpoints: Path, ui_u
     if key == "run_id":
         return link(text[:8], f"{ui_url}/runs/{text}")
     return link(text, f"{ui_url}/assets/feature_panel") if key == "data_version" else text
+
+
+# Strategies side by side
+
+SIDE_COLUMNS = (
+    "strategy",
+    "Sharpe",
+    "Sharpe minus",
+    "return a year minus",
+    "volatility /",
+    "corr.",
+)  # minus, over: the first
+
+
+def side_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each side of a comparison, as `SideBySide.to_dict` has it."""
+    first, *others = found["sides"]
+    rows = [[first["label"], number(first["sharpe"]), "–", "–", "–", "–"]]
+    for side, one in zip(others, found["differences"], strict=True):
+        parts = (
+            _interval(one["sharpe"], "{:+.2f}"),
+            _interval(one["mean"], "{:+.1%}"),
+            _interval(one["volatility"], "{:.2f}"),
+        )
+        rows.append([side["label"], number(side["sharpe"]), *parts, number(one["correlation"])])
+    return rows
+
+
+def write_comparison(path: Path, found: Mapping[str, Any], dates: Sequence[str], net: Mapping[str, np.ndarray]) -> None:
+    """Write the page of a comparison: differences with their intervals, settings that differ, and the curves on one plot."""
+    wealth, drawdown = draw.wealth_and_drawdown(net, None, list(net))
+    write_page(
+        path,
+        "compare.html",
+        {"wealth": wealth, "drawdown": drawdown},
+        {"test": list(dates)},
+        title="FinJEPA: " + ", ".join(net),
+        found=found,
+        columns=SIDE_COLUMNS,
+        rows=side_rows(found),
+        settings_columns=("setting", *net),
+    )
+
+
+def _interval(value: Sequence[float | None], form: str) -> str:
+    middle, low, high = value
+    shown = "too short" if low is None else f"{number(low, form)} to {number(high, form)}"
+    return f"{number(middle, form)} ({shown})"

@@ -4,16 +4,28 @@ A scorecard is a dict as `finjepa_model.training.risk_scorecard.Scorecard` has i
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
-from finjepa_model.training.risk_scorecard import LEAST, LEAST_LONG, PORTFOLIO_QLIKE, QLIKE, R2, STEP_RATIO, UTILITY
+from finjepa_model.files import from_json, read_json, to_json, write_text
+from finjepa_model.training.risk_scorecard import (
+    LEAST,
+    LEAST_LONG,
+    PORTFOLIO_QLIKE,
+    QLIKE,
+    R2,
+    STEP_RATIO,
+    UTILITY,
+    Scorecard,
+)
 from finjepa_pipeline.report import figures as draw
 from finjepa_pipeline.report.page import number, styled, write_page
 
 Card = Mapping[str, Any]
+_FILE = "scorecard.json"
 _VOLATILITY = {QLIKE: 4, R2: 3, UTILITY: 2}  # digits
 _PORTFOLIOS = {LEAST: 2, LEAST_LONG: 2, PORTFOLIO_QLIKE: 3}
 _SHORT = {
@@ -96,8 +108,27 @@ def in_words(card: Card, block: str = "test") -> str:
     return text
 
 
-def write_risk_page(path: Path, checkpoint: str, card: Card) -> None:
-    """Write the page of a scorecard: tables of both blocks, calibration, term structure, a fan chart and correlations."""
+def write_scorecard(reports: Path, checkpoint: str, scorecard: Scorecard) -> tuple[Card, Path]:
+    """Write a scorecard as a file and as a page; returns it as it is read again, without NaN, and where the page is."""
+    folder, text = _folder(reports, checkpoint), to_json(asdict(scorecard))
+    write_text(folder / _FILE, text)
+    card = from_json(text)
+    _write_page(folder / "risk.html", checkpoint, card)
+    return card, folder / "risk.html"
+
+
+def read_scorecard(reports: Path, checkpoint: str) -> Card | None:
+    """The scorecard of a checkpoint of this home; None where it was not scored here."""
+    file = _folder(reports, checkpoint) / _FILE
+    return read_json(file) if file.is_file() else None
+
+
+def _folder(reports: Path, checkpoint: str) -> Path:
+    return reports / f"{checkpoint}-risk"
+
+
+def _write_page(path: Path, checkpoint: str, card: Card) -> None:
+    """Tables of both blocks, calibration, term structure, a fan chart and correlations."""
     rows = [
         (
             title,

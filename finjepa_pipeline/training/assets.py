@@ -7,15 +7,17 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from finjepa_model import FinJEPA
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import checkpoint_splits
 from finjepa_model.files import read_json
-from finjepa_model.training.risk_scorecard import QLIKE
+from finjepa_model.training.risk_scorecard import QLIKE, scorecard
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline import compute
 from finjepa_pipeline.features.assets import panel_of_run
 from finjepa_pipeline.report.markdown import numbers_table, table, training_curves
-from finjepa_pipeline.report.risk import in_words, tables
+from finjepa_pipeline.report.risk import Card, in_words, tables, write_scorecard
 from finjepa_pipeline.runs import final, made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import (
@@ -25,7 +27,6 @@ from finjepa_pipeline.training.checkpoints import (
     make_current,
     training_code_version,
 )
-from finjepa_pipeline.training.scorecard import score_checkpoint
 from finjepa_pipeline.training.step import ModelChoice, train_in_step, training_page, without_champion
 from finjepa_pipeline.training.sweep import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
@@ -191,6 +192,12 @@ def checkpoint_of_run(context: dg.AssetExecutionContext, settings: Settings) -> 
     used = (made_in_run(context, key).get("checkpoint") for key in _WITH_CHECKPOINT)
     name = next((name for name in used if name is not None), None)
     return (checkpoint_here(settings, name) if name is not None else None) or current_checkpoint(settings)
+
+
+def score_checkpoint(settings: Settings, checkpoint: Path, panel: Panel) -> tuple[Card, Path]:
+    """Score the forecasts of a checkpoint; see `write_scorecard`."""
+    found = scorecard(FinJEPA.from_pretrained(checkpoint), panel, checkpoint_splits(checkpoint, panel))
+    return write_scorecard(settings.reports, checkpoint.name, found)
 
 
 def _curves(checkpoint: Path) -> dg.MetadataValue:

@@ -13,7 +13,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.compare import compare
 from finjepa_pipeline.backtest.results import insert
 from finjepa_pipeline.cli import main
-from finjepa_pipeline.export import export_backtest, export_path
+from finjepa_pipeline.console import export_backtest, export_path
 
 
 def add_returns(con, checkpoint: str, strategy: str, net_T: np.ndarray, first: str = "2020-01-01") -> None:

@@ -7,8 +7,8 @@ import torch
 from finjepa_model import FinJEPA
 from finjepa_model.data.batches import observe
 from finjepa_model.errors import FinJEPAError
-from finjepa_pipeline.publishing import forecast as module
-from finjepa_pipeline.publishing.forecast import forecast
+from finjepa_pipeline.publishing import decision as module
+from finjepa_pipeline.publishing.decision import forecast
 from tests.pipeline.backtest.handmade_panel import write_panel
 from tests.pipeline.backtest.handmade_setup import config_for
 

@@ -15,9 +15,9 @@ from finjepa_pipeline.features import build_panel
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.publishing import forecast as forecasts
+from finjepa_pipeline.publishing import decision as decisions
 from finjepa_pipeline.publishing.book import cash
-from finjepa_pipeline.publishing.decision import decide
+from finjepa_pipeline.publishing.decision import decide, forecast
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint
 from finjepa_pipeline.warehouse import Warehouse
@@ -61,9 +61,9 @@ def test_a_frame_and_the_pipeline_say_the_same(market: str, tmp_path, monkeypatc
     model.save_pretrained(folder)
     with warehouse.connect() as con:
         panel = Panel.open(build_panel(con, settings))
-    monkeypatch.setattr(forecasts, "named_checkpoint", lambda *_: NamedCheckpoint(folder, "aaaa"))
+    monkeypatch.setattr(decisions, "named_checkpoint", lambda *_: NamedCheckpoint(folder, "aaaa"))
 
-    theirs = forecasts.forecast(settings, "aaaa", None, 20)
+    theirs = forecast(settings, "aaaa", None, 20)
     mine = model.forecast(frame)
     assert (theirs["date"], theirs["assets"]) == (mine.date, list(mine.assets))
     assert len(mine.assets) == (20 if market == "sample" else 7)

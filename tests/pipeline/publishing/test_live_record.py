@@ -33,7 +33,7 @@ from finjepa_pipeline.prices.calendar import sessions
 from finjepa_pipeline.publishing import assets, daily, live_record
 from finjepa_pipeline.publishing.daily import make_decision
 from finjepa_pipeline.publishing.live_record import record_night, record_of
-from finjepa_pipeline.publishing.live_record_release import publish_record
+from finjepa_pipeline.publishing.release import publish_record
 from finjepa_pipeline.report.live_record import RecordSummary, write_record_page
 from finjepa_pipeline.settings import SettingsResource
 from tests.pipeline.backtest.handmade_panel import write_panel
