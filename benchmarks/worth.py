@@ -20,9 +20,8 @@ from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.controls import Controls
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, simulate, without_costs
-from finjepa_pipeline.backtest.inference import MIN_BLOCK, bootstrap
+from finjepa_pipeline.backtest.inference import MIN_BLOCK, Interval, bootstrap, parts_of, rows_of, utility_difference
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, cvar
-from finjepa_pipeline.backtest.paired import Interval, parts_of, rows_of, utility_difference
 from finjepa_pipeline.backtest.strategies import one_over_n
 
 MOST_SESSIONS = 1260

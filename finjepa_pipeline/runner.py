@@ -23,10 +23,10 @@ from finjepa_pipeline.automation import explain
 from finjepa_pipeline.backtest.strategies import trust_command_line
 from finjepa_pipeline.causes import explained
 from finjepa_pipeline.definitions import defs
+from finjepa_pipeline.report.page import duration
 from finjepa_pipeline.retention import hold_reserve
 from finjepa_pipeline.runs import end_lost_runs, locked, wait_for_pool
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.step import duration
 
 _NEWEST, _LONG_S = 5, 5.0  # runs that are looked at; seconds from which a step is announced with its time
 _INSTANCE_FILES = (Path(__file__).parent.parent / "dagster.yaml", Path(__file__).parent / "dagster.yaml")

@@ -15,8 +15,8 @@ import polars as pl
 from finjepa_model.checkpoint import read_config
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.inference import block_length, bootstrap
+from finjepa_pipeline.backtest.leaderboard import acting_planner
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, SHORTEST, sharpe
-from finjepa_pipeline.backtest.paired import acting_planner
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_here
 

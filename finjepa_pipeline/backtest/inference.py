@@ -1,5 +1,6 @@
 """What may be concluded: bootstrap intervals of Sharpe ratios, tests of the whole table, corrections for the number of
-configurations tried, and information coefficients of forecasts.
+configurations tried, information coefficients of forecasts, and paired differences of two strategies, with what each part of a
+planner is worth.
 
 Bootstrap: Politis and Romano 1994, block length Politis and White 2004; SPA: Hansen 2005; PSR and DSR: Bailey and Lopez de
 Prado 2012, 2014; PBO by CSCV: Bailey, Borwein, Lopez de Prado and Zhu 2017; errors under overlap: Newey and West 1987. PSR, DSR
@@ -16,10 +17,14 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from finjepa_model.market_view import MarketView
+from finjepa_model.planning.goals import RISK_AVERSION
+from finjepa_model.training.risk_scores import newey_west_error
 from finjepa_pipeline.backtest.engine import BacktestSetup
-from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, SHORTEST, sharpe
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SESSIONS_PER_YEAR, SHORTEST, sharpe
+from finjepa_pipeline.backtest.strategies import WITH
 
 MIN_BLOCK = 21  # sessions: volatility clusters for about a month, whatever the mean's autocorrelation says
 CSCV_BLOCKS = 16  # 12,870 splits
@@ -238,7 +243,7 @@ def information(
     if len(series_K) < 3:
         return Information(nan, nan, nan, nan, nan, len(series_K))
     mean, spread, error = float(series_K.mean()), float(series_K.std(ddof=1)), newey_west_error(series_K, lags)
-    ratio, t = mean / spread if spread > 0 else nan, mean / error if error > 0 else nan
+    ratio, t = (mean / spread, mean / error) if spread > 0 else (nan, nan)
     return Information(mean, ratio, t, mean - 1.96 * error, mean + 1.96 * error, len(series_K))
 
 
@@ -264,16 +269,6 @@ def forecast_quality(
     return found
 
 
-def newey_west_error(series_K: np.ndarray, lags: int) -> float:
-    """Standard error of the mean of a series whose neighbours up to `lags` apart may be correlated."""
-    centred_K = series_K - series_K.mean()
-    count = len(series_K)
-    variance = centred_K @ centred_K / count
-    for lag in range(1, min(lags, count - 1) + 1):
-        variance += 2 * (1 - lag / (lags + 1)) * (centred_K[lag:] @ centred_K[:-lag]) / count
-    return float(np.sqrt(max(variance, 0.0) / count))
-
-
 def _correlation(forecast_N: np.ndarray, outcome_N: np.ndarray, ranks: bool) -> float:
     from scipy.stats import rankdata  # likewise
 
@@ -284,3 +279,83 @@ def _correlation(forecast_N: np.ndarray, outcome_N: np.ndarray, ranks: bool) -> 
     if min(np.ptp(x_N), np.ptp(y_N)) <= 1e-9:  # the same for all: nothing is ordered
         return float("nan")
     return float(np.corrcoef(*((rankdata(x_N), rankdata(y_N)) if ranks else (x_N, y_N)))[0, 1])
+
+
+# Two strategies on the same sessions
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the ends of its interval, by Newey and West over a month."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, apart_T: np.ndarray, level: float, scale: float) -> "Interval":
+        """Of the mean of a series, 1 - `level`, times a scale."""
+        margin = NormalDist().inv_cdf(1 - level / 2) * newey_west_error(apart_T, MIN_BLOCK)
+        mean = float(apart_T.mean())
+        return cls(scale * mean, scale * (mean - margin), scale * (mean + margin))
+
+
+def net_utility(net_T: np.ndarray) -> np.ndarray:
+    """Of each session, log(1 + r) - 2.5 r^2 of the return r after costs, which is what planners maximise by default."""
+    return np.log1p(net_T) - RISK_AVERSION / 2 * np.square(net_T)
+
+
+def utility_difference(net_T: np.ndarray, other_T: np.ndarray, level: float = 0.05) -> Interval:
+    """Net utility a year of one strategy less that of another."""
+    return Interval.of(net_utility(net_T) - net_utility(other_T), level, SESSIONS_PER_YEAR)
+
+
+def volatility_difference(net_T: np.ndarray, other_T: np.ndarray, level: float = 0.05) -> Interval:
+    """Realised volatility of one strategy less that of another, as a share of the latter's: half of the relative difference of
+    mean squares, to the first order."""
+    return Interval.of(np.square(net_T) - np.square(other_T), level, 0.5 / max(float(np.square(other_T).mean()), 1e-12))
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part of a planner is worth: the strategy with it less the one without."""
+
+    part: str
+    first: str
+    second: str
+    utility: Interval
+    volatility: Interval
+
+
+def parts_of(returns: pl.DataFrame, planner: str) -> list[Part]:
+    """Of a planner beside its controls, as far as they were tested; nothing where the block is too short.
+
+    From 1/N to the planner by the planner with EWMA moments and with an untrained model: the first three add up to the difference
+    between planner and 1/N. The data are worth what is lost when decisions are dealt to other assets.
+
+    Args:
+        returns: rows of `backtest_returns` of one block.
+    """
+    net = {str(name): one.sort("date")["net_return"].to_numpy() for (name,), one in returns.group_by("strategy")}
+    pairs = (
+        ("planner", f"{planner}{WITH}ewma", BENCHMARK),
+        ("risk model, nothing fitted", f"{planner}{WITH}untrained", f"{planner}{WITH}ewma"),
+        ("learned part", planner, f"{planner}{WITH}untrained"),
+        ("risk model, against Ledoit-Wolf", planner, f"{planner}{WITH}ledoit_wolf"),
+        ("data", planner, f"{planner}{WITH}shuffled_actions"),
+        ("all of it", planner, BENCHMARK),
+    )
+    return [
+        Part(part, first, second, *(f(net[first], net[second]) for f in (utility_difference, volatility_difference)))
+        for part, first, second in pairs
+        if first in net and second in net and len(net[first]) >= SHORTEST
+    ]
+
+
+def rows_of(parts: list[Part]) -> list[tuple[str, ...]]:
+    """The table of a report, as text: part, what is compared, and both differences with their 95 % intervals."""
+
+    def said(x: Interval) -> str:
+        return f"{100 * x.mean:+.2f} % ({100 * x.low:+.2f} to {100 * x.high:+.2f})"
+
+    return [(one.part, f"{one.first} less {one.second}", said(one.utility), said(one.volatility)) for one in parts]

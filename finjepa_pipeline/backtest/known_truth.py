@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from finjepa_model.data.panel import Panel
+from finjepa_model.planning.goals import RISK_AVERSION
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, simulate
 from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, Product, build
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR
@@ -26,7 +27,6 @@ from finjepa_pipeline.prices.synthetic.bars import symbols_of
 from finjepa_pipeline.prices.synthetic.oracle import share_of_gain, simplex, utility
 from finjepa_pipeline.settings import Settings
 
-RISK_AVERSION = 5.0  # the planners' own
 _ABSENT_MEAN, _ABSENT_VARIANCE = -1.0, 0.01  # for an oracle's eyes only: it buys nothing that is not there
 _SURPRISE = 0.001  # of a gain under luck alone; a failure stands, so it has to be rare
 _POWER = 0.8

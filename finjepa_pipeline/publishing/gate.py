@@ -29,8 +29,8 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_model.live_record.chain import FOLDER as LIVE_RECORD
 from finjepa_model.live_record.drift import checkpoint_drift
+from finjepa_pipeline.backtest.leaderboard import Acting, acting_planner, report_of
 from finjepa_pipeline.backtest.metrics import BENCHMARK
-from finjepa_pipeline.backtest.paired import Acting, acting_planner
 from finjepa_pipeline.backtest.results import (
     BEFORE_THE_GATE,
     EXACT,
@@ -369,7 +369,6 @@ def audit_challenger(
         FinJEPAError: see `run_audit`.
     """
     from finjepa_pipeline.backtest.audit import run_audit  # with arch behind them, which is slow to import
-    from finjepa_pipeline.backtest.leaderboard import report_of
 
     data_version = str(Panel.open(panel).manifest["data_version"])
     with warehouse.connect() as con:

@@ -22,11 +22,11 @@ from finjepa_model.files import read_json, to_json
 from finjepa_pipeline.prices.derive import UniverseConfig
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
 from finjepa_pipeline.publishing.package import CONTENT
+from finjepa_pipeline.report.page import duration
 from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import sha256
 from finjepa_pipeline.training.checkpoints import checkpoint_here, current_checkpoint, named_checkpoint
-from finjepa_pipeline.training.step import duration
 from finjepa_pipeline.warehouse import Warehouse
 
 _BASE = "tiny"  # the preset that the lineage's config is written as a difference to

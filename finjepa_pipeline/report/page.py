@@ -69,6 +69,14 @@ def number(value: float | None, form: str = "{:.2f}") -> str:
     return "–" if value is None or value != value else form.format(value)
 
 
+def duration(seconds: float) -> str:
+    """In the unit that a person would take."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def render(template: str, **values: Any) -> str:
     """The text that a template of `templates/` gives."""
     return _TEMPLATES.get_template(template).render(**values)

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finjepa_model.config import FinJEPAConfig
+from finjepa_model.training.run_folder import METRICS_FILE, read_metrics
 from finjepa_pipeline.report.charts import Series, chart
-from finjepa_pipeline.report.page import number, styled, write_page
+from finjepa_pipeline.report.page import duration, number, styled, write_page
 
 # Of the newest evaluation, on validation dates: what it is, and when it is good.
 _SCORES = {
@@ -27,34 +29,85 @@ _SCORES = {
 _NO_CURVE = ("kind", "step", "samples_per_second", "gpu_memory_bytes")
 
 
-def write_training_page(
-    path: Path, checkpoint: str, records: Sequence[Mapping[str, Any]], state: str, *, live: bool
-) -> None:
-    """Write the page.
+def training_page(reports: Path, checkpoint: str) -> Path:
+    """Where the page of a training lies."""
+    return reports / f"{checkpoint}-training" / "training.html"
+
+
+class TrainingPage:
+    """The page of a training that runs: written when there is something new.
 
     Args:
-        records: of `metrics.jsonl`, in order.
-        state: in one sentence: the step, and the time left.
-        live: whether the page reloads itself.
+        path: as `training_page` gives it.
+        run_folder: of the training, where its records come in.
     """
-    found = [record for record in records if record["kind"] in ("validation", "td_validation")]
-    newest = {name: value for record in found for name, value in record.items()}
-    scores = [
-        (name, number(newest[name], "{:.4g}"), styled(words, "text"))
-        for name, words in _SCORES.items()
-        if name in newest
-    ]
-    write_page(
-        path,
-        "training.html",
-        title=f"Training of {checkpoint}",
-        state=state,
-        reload_s=5 if live else 0,
-        written=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
-        collapse=newest.get("collapse"),
-        scores=scores,
-        charts=_charts(records),
-    )
+
+    def __init__(self, path: Path, run_folder: Path, config: FinJEPAConfig):
+        self.path, self._run_folder = path, run_folder
+        training = config.training
+        self._steps = {"train": training.epochs * training.steps_per_epoch, "td": config.td.steps}
+        self._size = self._measure()  # of records that were there before
+        self._began: dict[str, tuple[float, int]] = {}  # when the first record of a kind was seen, and its step
+        self._written = False
+
+    def update(self) -> None:
+        if (size := self._measure()) != self._size:
+            self._size, self._written = size, True
+            records = self._records()
+            self._write(records, self._state(records), reload_s=5)
+
+    def end(self, how: str) -> None:
+        """Write it a last time, if anything was trained."""
+        if self._written:
+            records = self._records()
+            last = [record for record in records if record["kind"] in self._steps][-1:]
+            done = [f"Step {one['step']:,} of {self._steps[one['kind']]:,}." for one in last]
+            self._write(records, " ".join((*done, how)), reload_s=0)
+
+    def _state(self, records: list[dict[str, Any]]) -> str:
+        """The step, and the time left."""
+        newest = next((one for one in reversed(records) if one["kind"] in self._steps), None)
+        if newest is None:
+            return "No step is logged yet."
+        kind, step = newest["kind"], newest["step"]
+        steps, now = self._steps[kind], time.monotonic()
+        since, first = self._began.setdefault(kind, (now, step))
+        text = f"Step {step:,} of {steps:,}"
+        if step == steps:
+            return f"{text}: read-outs and forecasts of risk are being fitted."
+        if step > first:  # evaluations included
+            return f"{text}: at most {duration((steps - step) * (now - since) / (step - first))} left."
+        return text
+
+    def _write(self, records: list[dict[str, Any]], state: str, reload_s: int) -> None:
+        found = [record for record in records if record["kind"] in ("validation", "td_validation")]
+        newest = {name: value for record in found for name, value in record.items()}
+        scores = [
+            (name, number(newest[name], "{:.4g}"), styled(words, "text"))
+            for name, words in _SCORES.items()
+            if name in newest
+        ]
+        write_page(
+            self.path,
+            "training.html",
+            title=f"Training of {self._run_folder.stem}",
+            state=state,
+            reload_s=reload_s,
+            written=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+            collapse=newest.get("collapse"),
+            scores=scores,
+            charts=_charts(records),
+        )
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [record for file in self._files() for record in read_metrics(file.parent)]
+
+    def _files(self) -> list[Path]:
+        """Of the world model, and of the branch td after it."""
+        return [*self._run_folder.glob(METRICS_FILE), *self._run_folder.glob(f"*/{METRICS_FILE}")]
+
+    def _measure(self) -> int:
+        return sum(file.stat().st_size for file in self._files())
 
 
 def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -18,6 +18,7 @@ from finjepa_pipeline import compute
 from finjepa_pipeline.features.assets import panel_of_run
 from finjepa_pipeline.report.markdown import numbers_table, table, training_curves
 from finjepa_pipeline.report.risk import Card, in_words, tables, write_scorecard
+from finjepa_pipeline.report.training import training_page
 from finjepa_pipeline.runs import final, made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import (
@@ -27,7 +28,7 @@ from finjepa_pipeline.training.checkpoints import (
     make_current,
     training_code_version,
 )
-from finjepa_pipeline.training.step import ModelChoice, train_in_step, training_page, without_champion
+from finjepa_pipeline.training.step import ModelChoice, train_in_step, without_champion
 from finjepa_pipeline.training.sweep import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -66,7 +67,7 @@ def world_model(
     where = compute.ranks(home, config.processes)
     folder, reused = train_in_step(context, home, warehouse, panel, wanted, where)
     make_current(home, folder)
-    metrics, page = read_json(folder / "metrics.json"), training_page(home, folder)
+    metrics, page = read_json(folder / "metrics.json"), training_page(home.reports, folder.name)
     return dg.MaterializeResult(
         metadata={
             "checkpoint": folder.name,

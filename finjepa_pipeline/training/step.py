@@ -1,7 +1,6 @@
 """A training inside a step of Dagster: its lineage, and its curves while it runs."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_model.training.run_folder import METRICS_FILE, read_metrics
-from finjepa_pipeline.report.training import write_training_page
+from finjepa_model.training.run_folder import read_metrics
+from finjepa_pipeline.report.page import duration
+from finjepa_pipeline.report.training import TrainingPage, training_page
 from finjepa_pipeline.runs import rounded
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import (
@@ -80,7 +80,8 @@ def train_in_step(
 
     made_by = lineage_of_run(context, warehouse, panel, config, where, fold)
     checkpoint = home.checkpoints / checkpoint_id(config, panel)
-    page, report_new = TrainingPage(home, checkpoint, config), new_records(run_folder_of(checkpoint), steps, report)
+    page = TrainingPage(training_page(home.reports, checkpoint.name), run_folder_of(checkpoint), config)
+    report_new = new_records(run_folder_of(checkpoint), steps, report)
     if not checkpoint.is_dir():
         context.log.info(announcement(home.checkpoints, config))
         context.log.info(f"its page: {page.path}")
@@ -97,64 +98,6 @@ def train_in_step(
         raise
     page.end("Done.")
     return folder, reused
-
-
-def training_page(settings: Settings, checkpoint: Path) -> Path:
-    """Where the page of a training lies."""
-    return settings.reports / f"{checkpoint.name}-training" / "training.html"
-
-
-class TrainingPage:
-    """The page of a training that runs: written when there is something new."""
-
-    def __init__(self, settings: Settings, checkpoint: Path, config: FinJEPAConfig):
-        self.path, self._run_folder = training_page(settings, checkpoint), run_folder_of(checkpoint)
-        training = config.training
-        self._steps = {"train": training.epochs * training.steps_per_epoch, "td": config.td.steps}
-        self._size = self._measure()  # of records that were there before
-        self._began: dict[str, tuple[float, int]] = {}  # when the first record of a kind was seen, and its step
-        self._written = False
-
-    def update(self) -> None:
-        if (size := self._measure()) != self._size:
-            self._size, self._written = size, True
-            records = self._records()
-            self._write(records, self._state(records), live=True)
-
-    def end(self, how: str) -> None:
-        """Write it a last time, if anything was trained."""
-        if self._written:
-            records = self._records()
-            last = [record for record in records if record["kind"] in self._steps][-1:]
-            done = [f"Step {one['step']:,} of {self._steps[one['kind']]:,}." for one in last]
-            self._write(records, " ".join((*done, how)), live=False)
-
-    def _state(self, records: list[dict[str, Any]]) -> str:
-        newest = next((one for one in reversed(records) if one["kind"] in self._steps), None)
-        if newest is None:
-            return "No step is logged yet."
-        kind, step = newest["kind"], newest["step"]
-        steps, now = self._steps[kind], time.monotonic()
-        since, first = self._began.setdefault(kind, (now, step))
-        text = f"Step {step:,} of {steps:,}"
-        if step == steps:
-            return f"{text}: read-outs and forecasts of risk are being fitted."
-        if step > first:  # evaluations included
-            return f"{text}: at most {duration((steps - step) * (now - since) / (step - first))} left."
-        return text
-
-    def _write(self, records: list[dict[str, Any]], state: str, live: bool) -> None:
-        write_training_page(self.path, self.path.parent.name.partition("-")[0], records, state, live=live)
-
-    def _records(self) -> list[dict[str, Any]]:
-        return [record for file in self._files() for record in read_metrics(file.parent)]
-
-    def _files(self) -> list[Path]:
-        """Of the world model, and of the branch td after it."""
-        return [*self._run_folder.glob(METRICS_FILE), *self._run_folder.glob(f"*/{METRICS_FILE}")]
-
-    def _measure(self) -> int:
-        return sum(file.stat().st_size for file in self._files())
 
 
 def without_champion(settings: Settings, warehouse: Warehouse, panel: Panel, config: FinJEPAConfig) -> FinJEPAConfig:
@@ -193,14 +136,6 @@ def announcement(checkpoints: Path, config: FinJEPAConfig) -> str:
         ):  # of another version, or half removed
             continue
     return f"{text}; the first of its kind here, so the first steps tell how long it takes"
-
-
-def duration(seconds: float) -> str:
-    """In the unit that a person would take."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def new_records(run_folder: Path, total_steps: int, report: Callable[[dict[str, Any]], None]) -> Callable[[], None]:

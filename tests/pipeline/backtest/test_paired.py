@@ -5,7 +5,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from finjepa_pipeline.backtest.paired import acting_planner, parts_of
+from finjepa_pipeline.backtest.inference import parts_of
+from finjepa_pipeline.backtest.leaderboard import acting_planner
 from finjepa_pipeline.backtest.results import insert, now
 from finjepa_pipeline.warehouse import migrate
 

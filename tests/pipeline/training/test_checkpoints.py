@@ -14,6 +14,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.blocks import checkpoint_folder
 from finjepa_pipeline.causes import FAILURE_FILE
+from finjepa_pipeline.report.page import duration
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training import checkpoints
 from finjepa_pipeline.training.checkpoints import (
@@ -26,7 +27,7 @@ from finjepa_pipeline.training.checkpoints import (
     train_checkpoint,
     training_code_version,
 )
-from finjepa_pipeline.training.step import announcement, duration
+from finjepa_pipeline.training.step import announcement
 from tests.hub_lookalike import READER, HubLookalike
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 

@@ -16,10 +16,10 @@ from finjepa_model.config import TrainingConfig, preset
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.run_folder import METRICS_FILE, STATE_FILE, append_record, read_metrics
 from finjepa_pipeline.causes import FAILURE_FILE
-from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.report.training import TrainingPage
 from finjepa_pipeline.training.checkpoints import for_panel
 from finjepa_pipeline.training.process import CONFIG_FILE, RESULT_FOLDER, only_training_in
-from finjepa_pipeline.training.step import TrainingPage, new_records
+from finjepa_pipeline.training.step import new_records
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 from tests.system.processes import is_alive
 from tests.system.product import wait_until
@@ -98,10 +98,9 @@ def test_records_are_reported_once_and_curves_are_thinned(tmp_path):
 
 
 def test_the_page_of_a_training_is_written_when_there_is_news_and_ends(tmp_path):
-    settings, config = Settings(home=tmp_path), preset("tiny")
-    run_folder = settings.checkpoints / "abc.run"
-    run_folder.mkdir(parents=True)
-    page = TrainingPage(settings, settings.checkpoints / "abc", config)
+    run_folder = tmp_path / "abc.run"
+    run_folder.mkdir()
+    page = TrainingPage(tmp_path / "page.html", run_folder, preset("tiny"))
     page.update()
     page.end("Done.")
     assert not page.path.exists()  # a checkpoint that was there already
