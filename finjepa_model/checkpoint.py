@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import LARGEST_JSON, read_json, write_text, written_whole
+from finjepa_model.hub import unread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,32 +131,14 @@ def resolve_checkpoint(dir_or_repo: str | Path, revision: str | None = None) -> 
         raise FinJEPAError(
             f"there is no checkpoint folder {name} (and it is not a Hub repository id such as owner/name)"
         )
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub import snapshot_download
     from huggingface_hub.utils import httpx
 
     try:
         _refuse_large(name, revision)
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
-    except GatedRepoError as error:
-        raise FinJEPAError(
-            f"the Hub repository {name} is gated: accept its terms on its page, then `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise FinJEPAError(
-            f"there is no folder and no Hub repository {name} that you may read; check the name, or `hf auth login`"
-        ) from error
     except (httpx.HTTPError, OSError, ValueError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if constants.is_offline_mode():
-            way_out = "it is not in the cache and HF_HUB_OFFLINE is set; unset it once"
-        elif status == 401:
-            way_out = "the Hub does not accept your token; run `hf auth login` or renew HF_TOKEN"
-        else:
-            way_out = "check the network, then try again"
-        raise FinJEPAError(
-            f"the Hub repository {name} cannot be fetched ({status or type(error).__name__}): {way_out}"
-        ) from error
+        raise unread(error, name) from error
 
 
 def _refuse_large(repo_id: str, revision: str | None) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.hub import RepoKind, unread
 from finjepa_model.live_record.chain import FOLDER, LiveRecord
 from finjepa_model.live_record.scores import SCORES, Outcomes, gaps, score_record
 
@@ -83,15 +84,14 @@ def record_folder(place: str) -> Path:
     from huggingface_hub.errors import RepositoryNotFoundError
     from huggingface_hub.utils import httpx
 
-    for kind in ("model", "dataset"):
+    kinds: tuple[RepoKind, ...] = ("model", "dataset")
+    for kind in kinds:
         try:
             found = Path(snapshot_download(place, repo_type=kind, allow_patterns=[f"{FOLDER}/**"]))
         except RepositoryNotFoundError:
             continue
         except (httpx.HTTPError, OSError, ValueError) as error:
-            raise FinJEPAError(
-                f"the Hub repository {place} cannot be fetched ({type(error).__name__}); try again"
-            ) from error
+            raise unread(error, place, kind) from error
         if (found / FOLDER / "nights.parquet").is_file():
             return found / FOLDER
     raise FinJEPAError(

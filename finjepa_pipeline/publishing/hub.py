@@ -5,29 +5,24 @@ a crash between commit and tag, and a second run are one case: the next look fin
 """
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, hf_hub_download, set_client_factory
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.hf_api import GitRefs
 from huggingface_hub.utils import httpx
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.hub import RepoKind, answer_of, patiently, repo_url
 
 ATTEMPTS = 8
 LONGEST_WAIT_S = 300.0  # a Hub that asks for more is left for the next run
 REQUEST_TIMEOUT_S = 60.0  # the client's own default is to wait for ever
 _TROUBLE = (httpx.HTTPError, OSError, RuntimeError, ValueError)  # RuntimeError: how the client wraps a failed upload
-_TRY_AGAIN = (408, 409, 412, 425, 429)  # and what is 500 or more; 412: somebody committed since the look
 
 set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=REQUEST_TIMEOUT_S))
-
-
-RepoKind = Literal["model", "dataset"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +36,6 @@ class Publication:
 
 def is_offline() -> bool:
     return constants.is_offline_mode()
-
-
-def repo_url(repo_id: str, kind: RepoKind = "model") -> str:
-    return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
 
 
 def publish(
@@ -89,16 +80,9 @@ def publish(
             api.create_tag(repo_id, tag=tag, revision=commit)
         return Publication(repo_url(repo_id, kind), commit, new)
 
-    for tries in range(ATTEMPTS):
-        try:
-            return attempt(HfApi())
-        except _TROUBLE as error:
-            wait_s = _wait_before_retry(error, tries)
-            if wait_s is None or tries == ATTEMPTS - 1:
-                # without its cause: the client's errors quote answers of a server, which may quote the token
-                raise FinJEPAError(_advice(error, repo_id, stays)) from None
-            time.sleep(wait_s)
-    raise AssertionError("the last attempt returns or raises")
+    return patiently(
+        lambda: attempt(HfApi()), lambda error: _refused(error, repo_id, stays), ATTEMPTS, LONGEST_WAIT_S, _TROUBLE
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +108,7 @@ def published(repo_id: str, title: str, stays: str) -> str | None:
     except RepositoryNotFoundError:
         return None
     except _TROUBLE as error:
-        raise FinJEPAError(_advice(error, repo_id, stays)) from None
+        raise _refused(error, repo_id, stays) from None
 
 
 def _refs(api: HfApi, repo_id: str, kind: RepoKind) -> GitRefs:
@@ -144,27 +128,8 @@ def _find_commit(api: HfApi, repo_id: str, kind: RepoKind, title: str) -> str | 
     return titled[-1] if titled else None
 
 
-def _wait_before_retry(error: Exception, attempt: int) -> float | None:
-    """Seconds to wait before the next look; None if trying again cannot help."""
-    status, asked = _answer(error)
-    if status is None:
-        may_pass = isinstance(error, httpx.TransportError | ConnectionError | RuntimeError) and not is_offline()
-    else:
-        may_pass = status in _TRY_AGAIN or status >= 500
-    wait_s = float(asked) if asked.isdigit() else min(30.0, 2.0**attempt)
-    return wait_s if may_pass and wait_s <= LONGEST_WAIT_S else None
-
-
-def _answer(error: Exception) -> tuple[int | None, str]:
-    """HTTP status and Retry-After of what the Hub answered."""
-    for one in (error, error.__cause__):
-        if isinstance(one, HfHubHTTPError):
-            return one.response.status_code, one.response.headers.get("retry-after", "")
-    return None, ""
-
-
-def _advice(error: Exception, repo_id: str, stays: str) -> str:
-    status, asked = _answer(error)
+def _refused(error: Exception, repo_id: str, stays: str) -> FinJEPAError:
+    status, asked = answer_of(error)
     token = get_token()
     said = (str(error).strip().splitlines() or [""])[0]
     said = re.sub(r"hf_\w{6,}", "hf_***", said.replace(token, "***") if token else said)
@@ -182,4 +147,4 @@ def _advice(error: Exception, repo_id: str, stays: str) -> str:
         found = f"the Hub client refuses {repo_id}: {said}"
     else:
         found = f"the Hub cannot be reached ({type(error).__name__}: {said})"
-    return f"{found}; {stays}"
+    return FinJEPAError(f"{found}; {stays}")

@@ -13,6 +13,7 @@ import polars as pl
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
+from finjepa_model.hub import RepoKind, repo_url
 from finjepa_model.live_record.chain import FOLDER, TABLES
 from finjepa_pipeline.publishing import hub
 from finjepa_pipeline.publishing.card import card_of
@@ -76,7 +77,7 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
     local = f"{'wrote' if new else 'already released in'} {package.folder}"
     if repo_id is None:
         return Release(None, None, new, f"{local}; no Hub repository is configured", package)
-    url = hub.repo_url(repo_id)
+    url = repo_url(repo_id)
     with warehouse.connect() as con:
         query = "SELECT commit FROM main.releases WHERE content_hash = ? AND target = ?"
         known = con.execute(query, [package.content_hash, url]).fetchall()
@@ -111,8 +112,8 @@ def plan_release(settings: Settings, champion: Champion, repo_id: str | None) ->
         return f"{plan}; HF_HUB_OFFLINE is set, so nothing would be sent to {repo_id}"
     commit = hub.published(repo_id, package.title, _stays(package))
     if commit is not None:
-        return f"{plan}; {hub.repo_url(repo_id)} has it already, commit {commit[:8]}"
-    return f"{plan}; {hub.repo_url(repo_id)} would get one commit and the tag {package.tag}"
+        return f"{plan}; {repo_url(repo_id)} has it already, commit {commit[:8]}"
+    return f"{plan}; {repo_url(repo_id)} would get one commit and the tag {package.tag}"
 
 
 def _stays(package: Package) -> str:
@@ -127,14 +128,14 @@ def _note(con: duckdb.DuckDBPyConnection, package: Package, target: str, commit:
 # The live record
 
 
-def publish_record(warehouse: Warehouse, summary: RecordSummary, repo_id: str, kind: hub.RepoKind) -> Release:
+def publish_record(warehouse: Warehouse, summary: RecordSummary, repo_id: str, kind: RepoKind) -> Release:
     """Make the Hub hold the record until its newest night.
 
     Raises:
         FinJEPAError: if the Hub refuses, stays out of reach, or holds a record that this one does not continue. A later call
             publishes what this one could not.
     """
-    record, url = summary.record, hub.repo_url(repo_id, kind)
+    record, url = summary.record, repo_url(repo_id, kind)
     with warehouse.connect() as con:
         query = "SELECT commit FROM main.live_record_releases WHERE hash = ? AND target = ?"
         known = con.execute(query, [record.last_hash, url]).fetchone()

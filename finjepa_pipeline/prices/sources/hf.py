@@ -1,6 +1,5 @@
 """A data set on the Hugging Face Hub in the Hub schema, at a commit."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TypeVar
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import written_whole
+from finjepa_model.hub import patiently, unread
 from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFile, with_folders
 
 SUFFIXES = (".parquet", ".csv")  # read as they are, the first kind that there is
@@ -87,73 +87,15 @@ class HubSource(PriceSource):
 
     def _asked(self, question: Callable[[], T]) -> T:
         """The answer of the Hub; passing trouble is waited out, the rest is said in one line."""
-        for attempt in range(TRIES):
-            try:
-                return question()
-            except Exception as error:
-                wait_s = _pause(error, attempt)
-                if wait_s is None or attempt == TRIES - 1:
-                    raise self._explained(error) from error
-                time.sleep(wait_s)
-        raise AssertionError("the last attempt returns or raises")
+        return patiently(question, self._explained, TRIES, LONGEST_WAIT_S)
 
     def _explained(self, error: Exception) -> FinJEPAError:
         from huggingface_hub import constants
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            GatedRepoError,
-            LocalEntryNotFoundError,
-            OfflineModeIsEnabled,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
+
+        of_library = type(error).__module__.startswith(("datasets", "pyarrow")) or isinstance(
+            error, ValueError | KeyError
         )
-
-        if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-            error = error.__cause__  # what the client met before it looked into its cache
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        page = f"{constants.ENDPOINT}/datasets/{self.repo_id}"
-        gated = f"{self.place} is gated; accept its terms at {page}, then run `hf auth login`"
-        missing = (
-            f"there is no data set {self.repo_id} on {constants.ENDPOINT}, or it is private; if so, `hf auth login`"
-        )
-        by_class = {
-            OfflineModeIsEnabled: f"{self.place} is not in the cache and HF_HUB_OFFLINE is set; unset it once to fetch the data",
-            GatedRepoError: gated,
-            RevisionNotFoundError: f"{self.place} has no such revision; see {page}/commits/main",
-            RepositoryNotFoundError: missing,
-            LocalEntryNotFoundError: f"{self.place} cannot be reached and is not in the cache; check the network, then try again",
-            EntryNotFoundError: f"a shard of {self.place} has disappeared; the data set may be changing, try again later",
-        }
-        known = [text for kind, text in by_class.items() if isinstance(error, kind)]
-        known += [by_class[EntryNotFoundError]] if status == 404 else []
-        if constants.HF_HUB_OFFLINE:
-            text = by_class[OfflineModeIsEnabled]
-        elif known:
-            text = known[0]
-        elif type(error).__name__ == "DatasetNotFoundError":  # of `datasets`
-            text = gated if "is a gated dataset" in str(error) else missing
-        elif status == 401:
-            text = f"the Hub does not accept your token for {self.place}; run `hf auth login` or renew HF_TOKEN"
-        elif status is not None:
-            text = f"the Hub answers {status} for {self.place}; try again later"
-        elif type(error).__module__.startswith(("datasets", "pyarrow")) or isinstance(error, (ValueError, KeyError)):
-            text = f"{self.place} is not a data set that `datasets` can read: {' '.join(str(error).split())[:200]}"
-        else:
-            text = f"{self.place} cannot be read ({type(error).__name__}); check the network, then try again"
-        return FinJEPAError(text)
-
-
-def _pause(error: Exception, attempt: int) -> float | None:
-    """Seconds to wait before the next try, or None where trying again is no use."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx
-
-    if isinstance(error, OfflineModeIsEnabled):
-        return None
-    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-    if isinstance(cause, HfHubHTTPError):
-        if cause.response is None or cause.response.status_code not in (408, 429, 500, 502, 503, 504):
-            return None
-        asked = cause.response.headers.get("Retry-After", "")
-        return min(float(asked) if asked.isdigit() else 2.0**attempt / 2, LONGEST_WAIT_S)
-    return 2.0**attempt / 2 if isinstance(cause, httpx.HTTPError) else None
+        if of_library and type(error).__name__ != "DatasetNotFoundError" and not constants.is_offline_mode():
+            reason = " ".join(str(error).split())[:200]
+            return FinJEPAError(f"{self.place} is not a data set that `datasets` can read: {reason}")
+        return unread(error, self.repo_id, "dataset")

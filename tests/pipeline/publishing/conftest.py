@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from finjepa_model import hub as client
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, insert, now
-from finjepa_pipeline.publishing import hub as client
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import made_with
 from finjepa_pipeline.warehouse import Warehouse
@@ -177,8 +177,8 @@ def champion_home(home: Home) -> Home:
 @pytest.fixture
 def hub(monkeypatch, tmp_path) -> Iterator[HubLookalike]:
     """The look-alike, with the client of this process pointed at it and without pauses between its attempts."""
-    wait = client._wait_before_retry
-    monkeypatch.setattr(client, "_wait_before_retry", lambda *seen: None if wait(*seen) is None else 0.0)
+    wait = client.wait_before_retry
+    monkeypatch.setattr(client, "wait_before_retry", lambda *seen: None if wait(*seen) is None else 0.0)
     with HubLookalike() as server:
         server.patch(monkeypatch, tmp_path)
         yield server
