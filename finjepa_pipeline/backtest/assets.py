@@ -39,7 +39,7 @@ from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_hist
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import number
 from finjepa_pipeline.report.risk import read_scorecard
-from finjepa_pipeline.runs import final, made_in_run, made_last
+from finjepa_pipeline.runs import asset, made_in_run, made_last
 from finjepa_pipeline.settings import DEFAULT_UI_URL, Settings, SettingsResource
 from finjepa_pipeline.training.assets import checkpoint_of_run
 from finjepa_pipeline.training.checkpoints import current_checkpoint, for_panel, train_side_by_side
@@ -94,16 +94,7 @@ class AuditConfig(dg.Config):
     sessions: int = Field(default=1500, ge=500, description="Newest sessions of them, e.g. 1500")
 
 
-def _common(name: str, group: str, *kinds: str) -> dict[str, Any]:
-    return {"name": name, "group_name": group, "owners": ["team:finjepa"], "kinds": set(kinds)}
-
-
-@dg.asset(
-    **_common("planner_backtests", "backtest", "pytorch", "duckdb"),
-    deps=["world_model", "world_model_evaluation", "feature_panel"],
-    pool="duckdb",
-)
-@final
+@asset("backtest", "pytorch", "duckdb", deps=["world_model", "world_model_evaluation", "feature_panel"], pool="duckdb")
 def planner_backtests(
     context: dg.AssetExecutionContext, config: BacktestConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -132,14 +123,7 @@ def planner_backtests(
     )
 
 
-@dg.asset(
-    **_common("leaderboard", "backtest", "duckdb", "plotly"),
-    config_schema={},  # without it any key is accepted, and dropped
-    deps=["planner_backtests", "risk_scorecard"],
-    pool="duckdb",
-    metadata={"dagster/table_name": "main.leaderboard"},
-)
-@final
+@asset("backtest", "duckdb", "plotly", deps=["planner_backtests", "risk_scorecard"], pool="duckdb", table="leaderboard")
 def leaderboard(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -198,8 +182,7 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
     return table(("strategy", "Sharpe", "minus 1/N", "95 % interval", "DSR", "return", "drawdown"), cells)
 
 
-@dg.asset(**_common("walk_forward", "walk_forward", "pytorch", "duckdb", "plotly"), deps=["feature_panel"], pool="gpu")
-@final
+@asset("walk_forward", "pytorch", "duckdb", "plotly", deps=["feature_panel"], pool="gpu")
 def walk_forward(
     context: dg.AssetExecutionContext, config: WalkForwardConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -284,10 +267,7 @@ def check_result(asset: str, test: str, passed: bool | None, text: str, page: st
     )
 
 
-@dg.asset(
-    **_common("leakage_audit", "audit", "pytorch", "duckdb"), deps=["world_model", "feature_panel"], pool="duckdb"
-)
-@final
+@asset("audit", "pytorch", "duckdb", deps=["world_model", "feature_panel"], pool="duckdb")
 def leakage_audit(
     context: dg.AssetExecutionContext, config: AuditConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:

@@ -9,7 +9,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.features import CHANNELS
 from finjepa_pipeline.features.panel import CODE_VERSION, build_panel, current_panel
 from finjepa_pipeline.report import markdown
-from finjepa_pipeline.runs import final, made_in_run, prices_of_run
+from finjepa_pipeline.runs import asset, made_in_run, prices_of_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
 
@@ -25,16 +25,13 @@ class PanelConfig(dg.Config):
     )
 
 
-@dg.asset(
-    name="feature_panel",
-    group_name="features",
+@asset(
+    "features",
+    "polars",
     deps=["adjusted_prices", "corporate_actions", "universe"],
-    owners=["team:finjepa"],
-    kinds={"polars"},
     pool="duckdb",
     code_version=CODE_VERSION,
 )
-@final
 def feature_panel(
     context: dg.AssetExecutionContext, config: PanelConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:

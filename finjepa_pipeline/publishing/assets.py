@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field
@@ -16,12 +16,10 @@ from finjepa_pipeline.publishing.gate import Champion, Verdict, audit_challenger
 from finjepa_pipeline.report import markdown
 from finjepa_pipeline.report.backtest import page_of
 from finjepa_pipeline.retention import KEEP, clean, living
-from finjepa_pipeline.runs import final, made_in_run
+from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.assets import checkpoint_of_run
 from finjepa_pipeline.warehouse import Warehouse
-
-_NO_CONFIG: dict[str, Any] = {}  # without it any key is accepted, and dropped
 
 
 class ChallengerConfig(dg.Config):
@@ -100,21 +98,19 @@ class RetentionConfig(dg.Config):
     )
 
 
-def _common(deps: Sequence[str], kinds: set[str], table: str | None = None, pool: str = "duckdb") -> dict[str, Any]:
-    shown = {"dagster/table_name": f"main.{table}"} if table else None
-    owners = ["team:finjepa"]
-    return {"group_name": "publishing", "owners": owners, "deps": deps, "kinds": kinds, "pool": pool, "metadata": shown}
-
-
-@dg.asset(
-    **_common(["leaderboard"], {"pytorch", "duckdb"}, "audit_results"),
+@asset(
+    "publishing",
+    "pytorch",
+    "duckdb",
+    deps=["leaderboard"],
+    pool="duckdb",
+    table="audit_results",
     # They bind the gate and not the run: where one failed the champion stays, and the nightly run succeeds.
     check_specs=[
         dg.AssetCheckSpec(test, asset="challenger_audit", description=TESTS[test], blocking=False)
         for test in BEFORE_THE_GATE
     ],
 )
-@final
 def challenger_audit(
     context: dg.AssetExecutionContext, config: ChallengerConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
@@ -143,8 +139,13 @@ def challenger_audit(
         yield check_result("challenger_audit", test, *audit.findings.get(test, missing), home.address_of(report))
 
 
-@dg.asset(**_common(["leaderboard", "world_model_evaluation", "challenger_audit"], {"duckdb"}, "champions"))
-@final
+@asset(
+    "publishing",
+    "duckdb",
+    deps=["leaderboard", "world_model_evaluation", "challenger_audit"],
+    pool="duckdb",
+    table="champions",
+)
 def champion(
     context: dg.AssetExecutionContext, config: GateConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -170,8 +171,7 @@ def champion(
     )
 
 
-@dg.asset(**_common(["champion"], {"huggingface"}, "releases", pool="release"))
-@final
+@asset("publishing", "huggingface", deps=["champion"], pool="release", table="releases")
 def hub_release(
     context: dg.AssetExecutionContext, config: PublishConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -209,8 +209,7 @@ def hub_release(
     )
 
 
-@dg.asset(**_common(["champion", "feature_panel"], {"duckdb"}, "decisions"))
-@final
+@asset("publishing", "duckdb", deps=["champion", "feature_panel"], pool="duckdb", table="decisions")
 def daily_decision(
     context: dg.AssetExecutionContext, config: DecisionConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -251,15 +250,17 @@ _RECORD_CHECKS = {
 }
 
 
-@dg.asset(
-    **_common(["daily_decision"], {"pytorch", "polars"}),
-    config_schema=_NO_CONFIG,
+@asset(
+    "publishing",
+    "pytorch",
+    "polars",
+    deps=["daily_decision"],
+    pool="duckdb",
     check_specs=[
         dg.AssetCheckSpec(name, asset="live_record", description=what, blocking=False)
         for name, what in _RECORD_CHECKS.items()
     ],
 )
-@final
 def live_record(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
@@ -315,8 +316,7 @@ def live_record(
     )
 
 
-@dg.asset(**_common(["live_record", "hub_release"], {"huggingface"}, "live_record_releases", pool="release"))
-@final
+@asset("publishing", "huggingface", deps=["live_record", "hub_release"], pool="release", table="live_record_releases")
 def live_record_release(
     context: dg.AssetExecutionContext, config: RecordConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -353,8 +353,7 @@ def live_record_release(
     )
 
 
-@dg.asset(**_common(["hub_release", "daily_decision", "live_record"], {"duckdb"}))
-@final
+@asset("publishing", "duckdb", deps=["hub_release", "daily_decision", "live_record"], pool="duckdb")
 def retention(
     context: dg.AssetExecutionContext, config: RetentionConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:

@@ -19,7 +19,7 @@ from finjepa_pipeline.features.assets import panel_of_run
 from finjepa_pipeline.report.markdown import numbers_table, table, training_curves
 from finjepa_pipeline.report.risk import Card, in_words, tables, write_scorecard
 from finjepa_pipeline.report.training import training_page
-from finjepa_pipeline.runs import final, made_in_run
+from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import (
     checkpoint_here,
@@ -45,16 +45,7 @@ class TrainConfig(ModelChoice):
     )
 
 
-@dg.asset(
-    name="world_model",
-    group_name="model",
-    deps=["feature_panel"],
-    owners=["team:finjepa"],
-    kinds={"pytorch"},
-    pool="gpu",
-    code_version=training_code_version(),
-)
-@final
+@asset("model", "pytorch", deps=["feature_panel"], pool="gpu", code_version=training_code_version())
 def world_model(
     context: dg.AssetExecutionContext, config: TrainConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -90,13 +81,10 @@ def world_model(
     )
 
 
-@dg.asset(
-    name="world_model_evaluation",
-    config_schema={},  # without it any key is accepted, and dropped
-    group_name="model",
+@asset(
+    "model",
+    "pytorch",
     deps=["world_model"],
-    owners=["team:finjepa"],
-    kinds={"pytorch"},
     check_specs=[
         dg.AssetCheckSpec(
             "latents_have_not_collapsed",
@@ -106,7 +94,6 @@ def world_model(
         ),
     ],
 )
-@final
 def world_model_evaluation(
     context: dg.AssetExecutionContext, settings: SettingsResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
@@ -134,13 +121,10 @@ def world_model_evaluation(
     )
 
 
-@dg.asset(
-    name="risk_scorecard",
-    config_schema={},  # without it any key is accepted, and dropped
-    group_name="model",
+@asset(
+    "model",
+    "pytorch",
     deps=["world_model"],
-    owners=["team:finjepa"],
-    kinds={"pytorch"},
     check_specs=[
         dg.AssetCheckSpec(
             "risk_forecasts_are_no_worse_than_fixed_har",
@@ -149,7 +133,6 @@ def world_model_evaluation(
         ),
     ],
 )
-@final
 def risk_scorecard(
     context: dg.AssetExecutionContext, settings: SettingsResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:

@@ -15,7 +15,7 @@ from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline import compute
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.report.markdown import cell
-from finjepa_pipeline.runs import final
+from finjepa_pipeline.runs import asset
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.checkpoints import checkpoint_id, for_panel, run_folder_of, train_side_by_side
 from finjepa_pipeline.training.step import ModelChoice, train_in_step
@@ -41,15 +41,7 @@ class SweepConfig(ModelChoice):
     )
 
 
-@dg.asset(
-    name="model_sweep",
-    group_name="model",
-    deps=["feature_panel"],
-    owners=["team:finjepa"],
-    kinds={"pytorch"},
-    pool="gpu",
-)
-@final
+@asset("model", "pytorch", deps=["feature_panel"], pool="gpu")
 def model_sweep(
     context: dg.AssetExecutionContext, config: SweepConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
