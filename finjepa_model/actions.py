@@ -4,7 +4,6 @@ Shapes: X any batch dimensions, N assets, D latent width.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -53,23 +52,6 @@ class PortfolioAction:
             return torch.where(condition_B.view(-1, *[1] * (one.ndim - 1)), one, two)
 
         return PortfolioAction(*map(pick, vars(self).values(), vars(other).values()))
-
-
-class PlannedPath(Protocol):
-    """What candidates trade in each step, by the exact mechanics; shares are of the wealth before a step's trade."""
-
-    @property
-    def actions(self) -> PortfolioAction: ...
-    @property
-    def held_BCHN(self) -> Tensor: ...  # before each trade
-    @property
-    def holdings_BCHN(self) -> Tensor: ...  # after it
-    @property
-    def hedge_BCH(self) -> Tensor: ...
-    @property
-    def cost_BCH(self) -> Tensor: ...
-    @property
-    def turnover_BCH(self) -> Tensor: ...
 
 
 class AllocationEmbedder(nn.Module):

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from finjepa_model.actions import ActionEmbedder, PlannedPath, PortfolioAction
+from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.checkpoint import load_model, save_model
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import MarketBatch, Observation, Windows
@@ -21,7 +21,7 @@ from finjepa_model.nn.losses import InverseDynamics, SIGReg, objective
 from finjepa_model.nn.predictor import MarketMemory, Predictor
 from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.nn.risk import RiskForecast, RiskModel
-from finjepa_model.planning.imagination import portfolio_variance
+from finjepa_model.planning.imagination import Rollout, portfolio_variance
 from finjepa_model.portfolio import PortfolioState, scalars_of
 
 
@@ -199,7 +199,7 @@ class Imagination:
         variance_BC = portfolio_variance(holdings_BCN.to(covariance_BMM), hedge_BC.to(covariance_BMM), covariance_BMM)
         return (variance_BC.clamp(min=1e-16) / self.model.config.model.stride).sqrt()
 
-    def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
+    def portfolio_path(self, state: PortfolioState, planned: Rollout) -> Tensor:
         """Predicted portfolio latents after each step.
 
         Args:

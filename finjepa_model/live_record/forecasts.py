@@ -3,7 +3,7 @@
 Shapes: N assets, C portfolios; a leading 1 is the batch of one date.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -17,13 +17,16 @@ from finjepa_model.live_record.chain import FORECASTS, HORIZONS, LEVELS, MODEL, 
 from finjepa_model.nn.covariance import minimum_variance
 from finjepa_model.nn.risk import RiskForecast
 from finjepa_model.training.risk_fit import Chunk, random_portfolios
-from finjepa_model.training.risk_scorecard import ewma_distribution, har_distribution, history_distribution
+from finjepa_model.training.risk_scorecard import (
+    Distribution,
+    ewma_distribution,
+    har_distribution,
+    history_distribution,
+)
 from finjepa_model.world_model import WorldModel
 
 AT_ONCE = 500  # assets outside the universe that are forecast together
 RANDOM_PORTFOLIOS = 10
-
-Distribution = Callable[[Chunk], RiskForecast]
 
 
 class Forecaster:

@@ -12,9 +12,22 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from finjepa_model.actions import PlannedPath
+from finjepa_model.actions import PortfolioAction
 from finjepa_model.planning.plan import project_to_simplex
 from finjepa_model.portfolio import PortfolioState
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What candidates lead to, step by step, if returns are as expected. Shares are of the wealth before the step's trade."""
+
+    actions: PortfolioAction
+    held_BCHN: Tensor  # signed shares of wealth after drift, before each trade
+    holdings_BCHN: Tensor  # and after it
+    hedge_BCH: Tensor  # value of the market proxy after each trade, negative when sold
+    growth_BCH: Tensor  # log growth of wealth, costs included
+    cost_BCH: Tensor  # trading costs and borrow fees
+    turnover_BCH: Tensor  # one-way
 
 
 class ImaginedMarket(Protocol):
@@ -28,7 +41,7 @@ class ImaginedMarket(Protocol):
     def beta_BN(self) -> Tensor: ...
     @property
     def present_BN(self) -> Tensor: ...
-    def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
+    def portfolio_path(self, state: PortfolioState, planned: Rollout) -> Tensor:
         """Portfolio latents_BCHD after each step."""
         ...
 
@@ -74,7 +87,7 @@ class Ensemble:
     def present_BN(self) -> Tensor:
         return self.members[0].present_BN
 
-    def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
+    def portfolio_path(self, state: PortfolioState, planned: Rollout) -> Tensor:
         """The latents of all models side by side, so that a mean squared distance is the mean of theirs."""
         return torch.cat([member.portfolio_path(state, planned) for member in self.members], dim=-1)
 

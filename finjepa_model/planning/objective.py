@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.imagination import ImaginedMarket, Moments
+from finjepa_model.planning.imagination import ImaginedMarket, Moments, Rollout
 from finjepa_model.planning.plan import Account
 from finjepa_model.planning.utility import Utility, parse_utility
 from finjepa_model.portfolio import Frictions, Liquidity, PortfolioSimulator, PortfolioState
@@ -22,19 +22,6 @@ from finjepa_model.portfolio import Frictions, Liquidity, PortfolioSimulator, Po
 # measured to be better than the last step alone (97 against 89 % on Two Rooms).
 CUMULATIVE = parse_utility("log_growth - 2.5*variance")
 GOAL = parse_utility("-goal_distance")
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What candidates lead to, step by step, if returns are as expected. Shares are of the wealth before the step's trade."""
-
-    actions: PortfolioAction
-    held_BCHN: Tensor  # signed shares of wealth after drift, before each trade
-    holdings_BCHN: Tensor  # and after it
-    hedge_BCH: Tensor  # value of the market proxy after each trade, negative when sold
-    growth_BCH: Tensor  # log growth of wealth, costs included
-    cost_BCH: Tensor  # trading costs and borrow fees
-    turnover_BCH: Tensor  # one-way
 
 
 @dataclass(frozen=True)

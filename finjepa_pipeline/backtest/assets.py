@@ -25,6 +25,7 @@ from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, NOT_RUN, TESTS, n
 from finjepa_pipeline.backtest.strategies import refuse_untrusted
 from finjepa_pipeline.backtest.walk_forward import (
     Fold,
+    Scheme,
     WalkForwardPlan,
     fold_blocks,
     make_plan,
@@ -61,7 +62,7 @@ class WalkForwardConfig(StrategiesConfig, ModelChoice):
     """How history is cut, what is trained on each part, and who is tested."""
 
     folds: int = Field(default=5, ge=1, description="Number of folds, e.g. 5")
-    scheme: str = Field(default="expanding", description="expanding, or rolling (eight years), e.g. rolling")
+    scheme: Scheme = Field(default="expanding", description="expanding, or rolling (eight years), e.g. rolling")
     held_back: int = Field(default=504, ge=0, description="Sessions at the end that no fold sees, e.g. 504")
     open_held_back: bool = Field(
         default=False, description="Test on the held-back block as well; every opening is recorded for good."

@@ -10,7 +10,7 @@ Every test block follows the one before; the gap purges what a label could reach
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 
@@ -23,7 +23,7 @@ from finjepa_pipeline.backtest.blocks import BacktestBlock
 from finjepa_pipeline.backtest.results import insert, now, transaction
 from finjepa_pipeline.warehouse import sql
 
-SCHEMES = ("expanding", "rolling")
+Scheme = Literal["expanding", "rolling"]
 YEAR = 252
 ROLLING_YEARS = 8
 
@@ -52,19 +52,15 @@ class WalkForwardPlan:
     held_back: tuple[int, int]
 
 
-def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, held_back: int) -> WalkForwardPlan:
+def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: Scheme, held_back: int) -> WalkForwardPlan:
     """Cut a panel's calendar into folds. Test and validation blocks are a year long where the history allows it, or shorter.
 
     Args:
         count: folds; held_back: sessions at the end that no fold sees.
 
     Raises:
-        FinJEPAError: for an unknown scheme, or a history that is too short for so many folds.
+        FinJEPAError: if the history is too short for so many folds.
     """
-    if scheme not in SCHEMES:
-        raise FinJEPAError(f"unknown walk-forward scheme {scheme!r}; choose one of {', '.join(SCHEMES)}")
-    if count < 1 or held_back < 0:
-        raise FinJEPAError("a walk-forward needs one fold or more, and a held-back block of zero sessions or more")
     sessions = len(panel.dates)
     folds = _folds(sessions, config, count, scheme, held_back)
     if not folds:
@@ -78,7 +74,7 @@ def make_plan(panel: Panel, config: FinJEPAConfig, *, count: int, scheme: str, h
     return WalkForwardPlan(name, tuple(folds), (sessions - held_back, sessions))
 
 
-def _folds(sessions: int, config: FinJEPAConfig, count: int, scheme: str, held_back: int) -> list[Fold]:
+def _folds(sessions: int, config: FinJEPAConfig, count: int, scheme: Scheme, held_back: int) -> list[Fold]:
     """Nothing where one of them has a block that is too short."""
     length = min(YEAR, (sessions - held_back) // (2 * count + 2))
     ends = [sessions - held_back - (count - 1 - k) * length for k in range(count)]

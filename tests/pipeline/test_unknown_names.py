@@ -118,6 +118,8 @@ def test_an_option_changes_what_is_run_or_is_refused(monkeypatch, tmp_path, comm
         (["sweep", "--grid", "model.dimm=32"], "did you mean 'model.dim'"),
         (["sweep", "--set", "model.dim=32", "--grid", "model.dim=48"], "set twice"),
         (["backtest", "--scheme", "rolling"], "without --folds"),
+        (["backtest", "--folds", "3", "--scheme", "sideways"], "'expanding' or 'rolling'"),
+        (["backtest", "--folds", "0"], "--folds"),
         (["backtest", "--folds", "3", "--checkpoint", "c"], "--checkpoint has no effect with --folds"),
         (["audit", "--strategy", "a:b", "--planner", "cem"], "--planner has no effect with --strategy"),
         (["ingest", "--data-source", "files", "--path", "x", "--revision", "main"], "`hf`"),

@@ -21,9 +21,9 @@ import torch
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from finjepa_model.actions import DUST, PlannedPath, PortfolioAction
+from finjepa_model.actions import DUST, PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.planning.imagination import portfolio_variance
+from finjepa_model.planning.imagination import Rollout, portfolio_variance
 from finjepa_model.planning.objective import Objective, PlanningWorld
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import Frictions, PortfolioSimulator, PortfolioState
@@ -143,7 +143,7 @@ class TrueImagination:
         """Portfolio latents_BCD: the position."""
         return torch.nn.functional.pad(holdings_BCN[..., :1], (0, self.width - 1))
 
-    def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
+    def portfolio_path(self, state: PortfolioState, planned: Rollout) -> Tensor:
         """Portfolio latents_BCHD after each step."""
         return torch.nn.functional.pad(planned.holdings_BCHN[..., :1], (0, self.width - 1))
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finjepa_model.actions import PlannedPath
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.planning.imagination import one_factor_covariance
+from finjepa_model.planning.imagination import Rollout, one_factor_covariance
 from finjepa_model.planning.objective import PlanningWorld
 from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
@@ -24,7 +23,7 @@ class PerfectImagination:
     beta_BN: Tensor
     present_BN: Tensor
 
-    def portfolio_path(self, state: PortfolioState, planned: PlannedPath) -> Tensor:
+    def portfolio_path(self, state: PortfolioState, planned: Rollout) -> Tensor:
         drifted_BCHN = planned.actions.positions(False) * (1 + self.mean_BHN.unsqueeze(1))
         return torch.cat([drifted_BCHN, planned.actions.hedge_X.unsqueeze(-1)], -1)
 

@@ -56,16 +56,6 @@ def test_a_plan_is_named_after_what_makes_it(tmp_path):
     assert len(names) == 6
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [({"scheme": "sideways"}, "sideways"), ({"count": 0}, "one fold"), ({"count": 40}, "too few")],
-)
-def test_an_impossible_plan_is_one_clear_line(tmp_path, arguments, words):
-    panel = write_panel(tmp_path, noise(600, 3))
-    with pytest.raises(FinJEPAError, match=words):
-        make_plan(panel, CONFIG, **{"count": 3, "scheme": "expanding", "held_back": 60} | arguments)
-
-
 @pytest.mark.parametrize(("sessions", "count", "held_back"), [(600, 40, 60), (900, 3, 800), (1250, 30, 100)])
 def test_each_way_out_of_folds_that_are_too_many_is_one(tmp_path, sessions, count, held_back):
     panel = write_panel(tmp_path, noise(sessions, 3))
