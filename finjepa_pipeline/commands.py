@@ -41,8 +41,7 @@ from finjepa_pipeline.report.backtest import write_comparison
 from finjepa_pipeline.runner import JobReport, open_instance, run_job
 from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.assets import TrainConfig
-from finjepa_pipeline.training.sweep import SweepConfig
+from finjepa_pipeline.training.assets import SweepConfig, TrainConfig
 from finjepa_pipeline.warehouse import Warehouse
 
 _PRICES = OpConfig("ingest_prices", PriceSourceConfig)

@@ -23,8 +23,10 @@ from finjepa_pipeline import compute
 from finjepa_pipeline.backtest import leakage
 from finjepa_pipeline.backtest.blocks import backtest_blocks
 from finjepa_pipeline.backtest.known_truth import MARKETS, seeds_of
+from finjepa_pipeline.backtest.leaderboard import acting_planner, report_of
 from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, Product, future_invariance, raw_rows
 from finjepa_pipeline.backtest.results import (
+    BEFORE_THE_GATE,
     NOT_ENOUGH_DATA,
     NOT_RUN,
     TESTS,
@@ -35,10 +37,14 @@ from finjepa_pipeline.backtest.results import (
     transaction,
 )
 from finjepa_pipeline.backtest.strategies import Strategy, load_strategy
+from finjepa_pipeline.report.backtest import page_of, write_report
+from finjepa_pipeline.report.risk import read_scorecard
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import content_hash
-from finjepa_pipeline.warehouse import Warehouse
+from finjepa_pipeline.warehouse import Warehouse, sql
 
+# Of a nightly run; `finjepa audit` runs longer ones.
+AUDIT_SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}
 ALL_PLANNERS = "all planners"  # in place of a strategy of the user, where the data fail
 _FOUND = """
     SELECT passed, finding, data_version FROM main.audit_results
@@ -177,3 +183,53 @@ def _store(con: duckdb.DuckDBPyConnection, key: Mapping[str, Any], finding: Audi
         return finding
     since = f"since then {status_of(finding.passed, finding.text)}: {finding.text}"
     return replace(finding, passed=False, text=f"it failed before, and a failure stands: {failed[0]}; {since}")
+
+
+# Before the gate
+
+
+def audit_of(
+    con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | None
+) -> dict[str, tuple[bool | None, str]]:
+    """The standing verdict of each test that was ever run of a checkpoint's planner: whether it passed, None without a verdict,
+    and what was found."""
+    query = sql("backtest/audit_of_checkpoint")
+    rows = con.execute(query, {"checkpoint": checkpoint, "strategy": strategy}).fetchall()
+    return {test: (passed, text) for test, passed, text in rows}
+
+
+@dataclass(frozen=True)
+class ChallengerAudit:
+    """Of the planner that acts for a challenger; `findings` are (passed, what was found) by test, earlier ones included, and
+    `run` names the tests that this call ran."""
+
+    strategy: str | None
+    findings: dict[str, tuple[bool | None, str]]
+    run: tuple[str, ...]
+
+
+def audit_challenger(
+    settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Path, run_id: str, log: Callable[[str], object]
+) -> ChallengerAudit:
+    """Run those tests that the gate asks for and that were not run for this challenger before, and show them in its report.
+
+    Raises:
+        FinJEPAError: see `run_audit`.
+    """
+    data_version = str(Panel.open(panel).manifest["data_version"])
+    with warehouse.connect() as con:
+        strategy = acting_planner(con, checkpoint.name, data_version, settings.planner).strategy
+        known = audit_of(con, checkpoint.name, strategy)
+    unknown = (None, NOT_RUN)
+    missing = [test for test in BEFORE_THE_GATE if status_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []
+    if strategy and missing:
+        log(f"{len(missing)} tests of {strategy} that the gate asks for: {', '.join(missing)}")
+        for found in run_audit(
+            warehouse, settings, checkpoint, panel, strategy, run_id, log, only=missing, **AUDIT_SCALE
+        ):
+            known[found.test] = (found.passed, found.text)
+        with warehouse.connect() as con:
+            report = report_of(con, checkpoint, data_version, settings.planner)
+        page = page_of(settings.reports, checkpoint.name, data_version)
+        write_report(page, checkpoint.name, report, read_scorecard(settings.reports, checkpoint.name))
+    return ChallengerAudit(strategy, known, tuple(missing))

@@ -9,10 +9,11 @@ from pydantic import Field
 
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
+from finjepa_pipeline.backtest.audit import audit_challenger
 from finjepa_pipeline.backtest.blocks import checkpoint_folder
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, now, status_of
 from finjepa_pipeline.features.assets import made_panel, panel_of_run
-from finjepa_pipeline.publishing.gate import Champion, Verdict, audit_challenger, current_champion, judge
+from finjepa_pipeline.publishing.gate import Champion, Verdict, current_champion, judge
 from finjepa_pipeline.report import markdown
 from finjepa_pipeline.report.backtest import page_of
 from finjepa_pipeline.retention import KEEP, clean, living

@@ -13,7 +13,7 @@ decides what the card may say, and not who is champion.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -22,15 +22,25 @@ from typing import Literal
 import duckdb
 
 from finjepa_model import FinJEPA
-from finjepa_model.checkpoint import CHECKPOINT_FILES
+from finjepa_model.checkpoint import CHECKPOINT_FILES, read_config
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import checkpoint_blocks
+from finjepa_model.data.splits import checkpoint_blocks, checkpoint_splits
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_model.live_record.chain import FOLDER as LIVE_RECORD
 from finjepa_model.live_record.drift import checkpoint_drift
-from finjepa_pipeline.backtest.leaderboard import Acting, acting_planner, report_of
-from finjepa_pipeline.backtest.metrics import BENCHMARK
+from finjepa_model.training.forecast_comparison import (
+    LEAST_DATES,
+    ForecastComparison,
+    ForecastLosses,
+    compare_forecasts,
+    forecast_losses,
+)
+from finjepa_model.training.risk_fit import RiskBlock
+from finjepa_model.training.risk_scorecard import analytic_distribution
+from finjepa_pipeline.backtest.audit import audit_of
+from finjepa_pipeline.backtest.leaderboard import Acting, acting_planner
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
 from finjepa_pipeline.backtest.results import (
     BEFORE_THE_GATE,
     EXACT,
@@ -42,15 +52,10 @@ from finjepa_pipeline.backtest.results import (
     status_of,
     transaction,
 )
-from finjepa_pipeline.publishing.forecast_match import against_baseline, against_champion
-from finjepa_pipeline.report.backtest import page_of, write_report
-from finjepa_pipeline.report.risk import read_scorecard
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_here
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse
 
-# Of a nightly run; `finjepa audit` runs longer ones.
-AUDIT_SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}
 _RANKS = ("effective_rank_assets", "effective_rank_market")
 
 Outcome = Literal["promoted", "kept", "refused"]
@@ -321,16 +326,6 @@ def _backtest(con: duckdb.DuckDBPyConnection, key: dict[str, str], acting: Actin
     return Finding("backtest", True, f"{acting.text} It and {BENCHMARK} were backtested alike.")
 
 
-def audit_of(
-    con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | None
-) -> dict[str, tuple[bool | None, str]]:
-    """The standing verdict of each test that was ever run of a checkpoint's planner: whether it passed, None without a verdict,
-    and what was found."""
-    query = sql("publishing/audit_of_checkpoint")
-    rows = con.execute(query, {"checkpoint": checkpoint, "strategy": strategy}).fetchall()
-    return {test: (passed, text) for test, passed, text in rows}
-
-
 def _audited(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | None) -> list[Finding]:
     """The audit's tests. Those of `BEFORE_THE_GATE` must have been run; one that failed forbids a promotion, whoever asked for
     it, and so does one of the exact ones that had not enough data."""
@@ -347,43 +342,85 @@ def _audited(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | No
     return found
 
 
-# Audit before the gate
+# Forecasts of the challenger beside those of the champion and of the analytic baseline, on validation sessions
 
 
 @dataclass(frozen=True)
-class ChallengerAudit:
-    """Of the planner that acts for a challenger; `findings` are (passed, what was found) by test, earlier ones included, and
-    `run` names the tests that this call ran."""
+class Match:
+    """What came of a comparison, in words.
 
-    strategy: str | None
-    findings: dict[str, tuple[bool | None, str]]
-    run: tuple[str, ...]
-
-
-def audit_challenger(
-    settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Path, run_id: str, log: Callable[[str], object]
-) -> ChallengerAudit:
-    """Run those tests that the gate asks for and that were not run for this challenger before, and show them in its report.
-
-    Raises:
-        FinJEPAError: see `run_audit`.
+    Attributes:
+        compared: the challenger's losses minus the other's; None where there was too little to compare.
     """
-    from finjepa_pipeline.backtest.audit import run_audit  # with arch behind them, which is slow to import
 
-    data_version = str(Panel.open(panel).manifest["data_version"])
-    with warehouse.connect() as con:
-        strategy = acting_planner(con, checkpoint.name, data_version, settings.planner).strategy
-        known = audit_of(con, checkpoint.name, strategy)
-    unknown = (None, NOT_RUN)
-    missing = [test for test in BEFORE_THE_GATE if status_of(*known.get(test, unknown)) == NOT_RUN] if strategy else []
-    if strategy and missing:
-        log(f"{len(missing)} tests of {strategy} that the gate asks for: {', '.join(missing)}")
-        for found in run_audit(
-            warehouse, settings, checkpoint, panel, strategy, run_id, log, only=missing, **AUDIT_SCALE
-        ):
-            known[found.test] = (found.passed, found.text)
-        with warehouse.connect() as con:
-            report = report_of(con, checkpoint, data_version, settings.planner)
-        page = page_of(settings.reports, checkpoint.name, data_version)
-        write_report(page, checkpoint.name, report, read_scorecard(settings.reports, checkpoint.name))
-    return ChallengerAudit(strategy, known, tuple(missing))
+    text: str
+    compared: ForecastComparison | None = None
+
+    @property
+    def t_value(self) -> float | None:
+        return self.compared and self.compared.t_value
+
+    @property
+    def better(self) -> bool:
+        return self.compared is not None and self.compared.better
+
+    @property
+    def worse(self) -> bool:
+        return self.compared is not None and self.compared.worse
+
+
+def against_baseline(checkpoint: Path, panel: Panel) -> Match:
+    """On the checkpoint's own validation block."""
+    try:
+        sessions = checkpoint_splits(checkpoint, panel).validation
+        ours = _losses(checkpoint, panel, sessions)
+        baseline = forecast_losses(analytic_distribution, read_config(checkpoint), RiskBlock(panel, *sessions))
+    except FinJEPAError as error:
+        return Match(f"{NOT_ENOUGH_DATA}: {error}")
+    compared = compare_forecasts(ours, baseline)
+    if compared.dates < LEAST_DATES:
+        length = sessions[1] - sessions[0]
+        return Match(f"{NOT_ENOUGH_DATA}: the validation block has {length} sessions, {SHORTEST} are needed")
+    words = "worse than" if compared.worse else "better than" if compared.better else "not known to be worse than"
+    beside = "fixed HAR volatility with correlations of one factor and the sample"
+    return Match(f"{words} {beside} ({_in_words(compared, ours, baseline)})", compared)
+
+
+def against_champion(champion: Path, checkpoint: Path, panel: Panel) -> Match:
+    """On the sessions that are in the validation blocks of both: neither was trained on them."""
+    spans = [checkpoint_splits(folder, panel).validation for folder in (champion, checkpoint)]
+    sessions = max(first for first, _ in spans), min(stop for _, stop in spans)
+    if sessions[1] - sessions[0] < SHORTEST:
+        return Match(
+            f"only {max(sessions[1] - sessions[0], 0)} validation sessions in common with the champion {champion.name}; "
+            f"{SHORTEST} are needed: train with training.train_share and training.validation_share that put the validation "
+            "block on the champion's"
+        )
+    try:
+        theirs, ours = _losses(champion, panel, sessions), _losses(checkpoint, panel, sessions)
+    except FinJEPAError as error:
+        return Match(f"its forecasts cannot be compared with those of the champion {champion.name}: {error}")
+    compared = compare_forecasts(ours, theirs)
+    if compared.dates < LEAST_DATES:
+        return Match(
+            f"only {compared.dates} dates in common with the champion {champion.name}; {LEAST_DATES} are needed"
+        )
+    words = "better than" if compared.better else "worse than" if compared.worse else "no better, beyond chance, than"
+    numbers = _in_words(compared, ours, theirs)
+    return Match(f"its forecasts are {words} those of the champion {champion.name} ({numbers})", compared)
+
+
+def _losses(checkpoint: Path, panel: Panel, sessions: tuple[int, int]) -> ForecastLosses:
+    model = FinJEPA.from_pretrained(checkpoint)
+    return forecast_losses(
+        lambda chunk: model.forecast_risk(chunk.observation), model.config, RiskBlock(panel, *sessions)
+    )
+
+
+def _in_words(compared: ForecastComparison, ours: ForecastLosses, other: ForecastLosses) -> str:
+    """All scores of two forecasters; the first of each pair is the challenger's."""
+    pairs = zip(ours.means.items(), other.means.values(), strict=True)
+    scores = [f"{score} {value:.3f} and {beside:.3f}" for (score, value), beside in pairs]
+    scores.append(f"90 % intervals cover {ours.coverage:.1%} and {other.coverage:.1%}")
+    combined = f"combined t {compared.t_value:+.1f}, negative is better, beyond {compared.critical:.1f} is not chance"
+    return f"{combined}; {'; '.join(scores)}; {compared.dates} dates"

@@ -1,8 +1,10 @@
 """Assets of the training stage: `world_model`, `world_model_evaluation`, `risk_scorecard` and `model_sweep`."""
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -11,25 +13,29 @@ from finjepa_model import FinJEPA
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_splits
+from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_model.training.risk_scorecard import QLIKE, scorecard
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline import compute
+from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.features.assets import panel_of_run
-from finjepa_pipeline.report.markdown import numbers_table, table, training_curves
+from finjepa_pipeline.report.markdown import cell, numbers_table, table, training_curves
 from finjepa_pipeline.report.risk import Card, in_words, tables, write_scorecard
 from finjepa_pipeline.report.training import training_page
 from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import (
     checkpoint_here,
+    checkpoint_id,
     current_checkpoint,
     for_panel,
     make_current,
+    run_folder_of,
+    train_side_by_side,
     training_code_version,
 )
 from finjepa_pipeline.training.step import ModelChoice, train_in_step, without_champion
-from finjepa_pipeline.training.sweep import model_sweep
 from finjepa_pipeline.warehouse import Warehouse
 
 _METADATA = re.compile(r"[^a-z0-9]+")
@@ -42,6 +48,25 @@ class TrainConfig(ModelChoice):
 
     processes: int | None = Field(
         default=None, description="Ranks; one for each GPU, or one on the CPU, when empty, e.g. 2"
+    )
+
+
+class SweepConfig(ModelChoice):
+    """What is trained, and how often; all trainings share the overrides."""
+
+    grid: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="Config keys and the values to try, e.g. {loss.recipe: [ema, both], model.dim: [64, 96]}",
+    )
+    seeds: list[int] = Field(
+        default_factory=lambda: [0], description="Every point of the grid is trained with each, e.g. [0, 1, 2]"
+    )
+    metric: str = Field(
+        default="loss",
+        description="Number of the validation records, lower is better; another one for a grid over loss.*, e.g. prediction",
+    )
+    stop_early: bool = Field(
+        default=True, description="On a cluster, end what falls behind; False for an ensemble, which wants every seed."
     )
 
 
@@ -165,6 +190,68 @@ def risk_scorecard(
         severity=dg.AssetCheckSeverity.WARN,
         description=f"t of the model's advantage: {min(against):+.1f}" if against else "not enough data",
     )
+
+
+@asset("model", "pytorch", deps=["feature_panel"], pool="gpu")
+def model_sweep(
+    context: dg.AssetExecutionContext, config: SweepConfig, settings: SettingsResource, warehouse: Warehouse
+) -> dg.MaterializeResult:
+    """Checkpoints of a grid of configs and seeds, with their validation losses. On a Ray cluster they train side by side, and
+    what falls behind is stopped early (ASHA); on one machine each is trained to its end, one after the other. None of them
+    becomes the newest checkpoint: choose one, or several, by their ids."""
+    home = settings.get()
+    panel = Panel.open(current_panel(home))
+    wanted = {
+        name: for_panel(preset(config.preset).override({**config.overrides, **changes}), panel)
+        for name, changes in variants(config.grid, config.seeds).items()
+    }
+    where = compute.ranks(home, 1)
+    failed = train_side_by_side(home, panel, wanted, where, context.log.info, config.metric, config.stop_early)
+    if all(failed.values()):
+        raise FinJEPAError(f"every training of the sweep failed; the first: {next(iter(failed.values()))}")
+    rows, checkpoints = [], {}
+    for name, one in wanted.items():
+        if failed[name]:
+            run_folder = run_folder_of(home.checkpoints / checkpoint_id(one, panel))
+            last = [record for record in read_metrics(run_folder) if record["kind"] == "validation"][-1:]
+            value, step = (compute.metric_value(last[0], config.metric), last[0]["step"]) if last else (float("inf"), 0)
+            rows.append((value, name, step, failed[name]))
+            continue
+        folder, _ = train_in_step(context, home, warehouse, panel, one, where, curves=False)
+        metrics = read_json(folder / "metrics.json")
+        value = compute.metric_value(metrics["validation"] | metrics["diagnostics"], config.metric)
+        checkpoints[name] = folder.name
+        rows.append((value, name, metrics["training"]["steps"], folder.name))
+    shown = [[name, f"{value:.4g}", str(step), end] for value, name, step, end in sorted(rows)]
+    head = [["training", f"validation {config.metric}", "steps", "checkpoint"], ["---", "--:", "--:", "---"]]
+    return dg.MaterializeResult(
+        metadata={
+            "trainings": dg.MetadataValue.md("\n".join(f"| {' | '.join(map(cell, row))} |" for row in head + shown)),
+            "rows": dg.MetadataValue.json(shown),
+            "checkpoints": dg.MetadataValue.json(checkpoints),
+            "stopped_early": len(wanted) - len(checkpoints),
+            "panel": panel.content_hash,
+        }
+    )
+
+
+def variants(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Config overrides of every point of the grid with every seed, by a name that says what is special.
+
+    Raises:
+        FinJEPAError: if there is nothing to train, or the seed is in the grid.
+    """
+    if "training.seed" in grid:
+        raise FinJEPAError("training.seed in the grid: seeds have a list of their own, `seeds`")
+    if not seeds or not all(grid.values()):
+        raise FinJEPAError("a sweep needs a seed, and a value for every key of its grid")
+    found = {}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        for seed in dict.fromkeys(seeds):
+            name = ", ".join([*(f"{key}={value}" for key, value in point.items()), f"seed {seed}"])
+            found[name] = {**point, "training.seed": str(seed)}
+    return found
 
 
 def checkpoint_of_run(context: dg.AssetExecutionContext, settings: Settings) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from finjepa_model import FinJEPA
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest import assets as backtest
+from finjepa_pipeline.backtest.audit import ChallengerAudit
 from finjepa_pipeline.features import assets as features
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices import assets as prices
@@ -17,7 +18,7 @@ from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.publishing import assets as publishing
-from finjepa_pipeline.publishing.gate import ChallengerAudit, Verdict
+from finjepa_pipeline.publishing.gate import Verdict
 from finjepa_pipeline.runs import made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training import assets as training

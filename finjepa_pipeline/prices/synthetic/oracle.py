@@ -8,6 +8,9 @@ Shape suffixes: T sessions, A assets.
 """
 
 import numpy as np
+import torch
+
+from finjepa_model.planning.plan import project_to_simplex
 
 STEPS = 400
 
@@ -39,22 +42,13 @@ def fraction_of_oracle(
 def simplex(mean_TA: np.ndarray, covariance_TAA: np.ndarray, aversion: float) -> np.ndarray:
     """Best long-only weights that sum to 1, all sessions at once, by accelerated projected gradients (Beck and Teboulle 2009)."""
     step_T1 = 1.0 / (aversion * np.linalg.norm(covariance_TAA, axis=(1, 2)))[:, None]
-    weights_TA = project_simplex(np.zeros_like(mean_TA))
+    weights_TA = np.full_like(mean_TA, 1.0 / mean_TA.shape[1])
     ahead_TA, momentum = weights_TA, 1.0
     for _ in range(STEPS):
         gradient_TA = mean_TA - aversion * (covariance_TAA @ ahead_TA[..., None])[..., 0]
-        new_TA = project_simplex(ahead_TA + step_T1 * gradient_TA)
+        moved_TA = torch.from_numpy(ahead_TA + step_T1 * gradient_TA)
+        new_TA = project_to_simplex(moved_TA, torch.tensor(True)).numpy()
         following = (1.0 + np.sqrt(1.0 + 4.0 * momentum**2)) / 2.0
         ahead_TA = new_TA + (momentum - 1.0) / following * (new_TA - weights_TA)
         weights_TA, momentum = new_TA, following
     return weights_TA
-
-
-def project_simplex(x_TA: np.ndarray) -> np.ndarray:
-    """Nearest point of the simplex (Duchi et al. 2008)."""
-    sorted_TA = -np.sort(-x_TA, axis=1)
-    over_TA = np.cumsum(sorted_TA, axis=1) - 1.0
-    rank_A = np.arange(1, x_TA.shape[1] + 1)
-    support_T = (sorted_TA - over_TA / rank_A > 0).sum(axis=1)
-    threshold_T = over_TA[np.arange(len(x_TA)), support_T - 1] / support_T
-    return np.maximum(x_TA - threshold_T[:, None], 0.0)

@@ -41,7 +41,6 @@ from finjepa_pipeline.backtest.results import TESTS, status_of
 from finjepa_pipeline.backtest.strategies import EveryDecision, extreme_quintile, load_strategy, long_only, one_over_n
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate
 from finjepa_pipeline.prices.synthetic.bars import bars_of
-from finjepa_pipeline.publishing.gate import audit_of
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import content_hash
 from finjepa_pipeline.warehouse import Warehouse
@@ -401,7 +400,9 @@ def test_a_luckier_run_does_not_replace_a_failure(audits):
     assert audits.rows("passed, finding") == [(True, "fades"), (False, "collapses"), (True, "fades again")]
     assert standing.text == "it failed before, and a failure stands: collapses; since then passed: fades again"
     with audits.warehouse.connect() as con:
-        assert audit_of(con, "abcd", "mppi") == {"delay": (False, "collapses (it passed later, and a failure stands)")}
+        assert audit.audit_of(con, "abcd", "mppi") == {
+            "delay": (False, "collapses (it passed later, and a failure stands)")
+        }
     audits("delay", AuditFinding("delay", True, 0.0, "fades again"))
     with audits.warehouse.connect() as con:
         assert len(con.execute("FROM audit_results").fetchall()) == 3, "the same finding is stored once"
@@ -417,7 +418,7 @@ def test_a_test_without_a_verdict_is_neither_passed_nor_failed_and_gives_way(aud
     audits("delay", AuditFinding("delay", True, 0.0, "fades"))
     audits("delay", NotEnoughDataError("40 sessions are too few"))
     with audits.warehouse.connect() as con:
-        assert audit_of(con, "abcd", "mppi") == {"delay": (True, "fades")}
+        assert audit.audit_of(con, "abcd", "mppi") == {"delay": (True, "fades")}
 
 
 def test_the_markets_of_an_audit_are_those_of_the_model_wherever_its_home_lies(audits, tmp_path):

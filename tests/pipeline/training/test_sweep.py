@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.compute import metric_value
-from finjepa_pipeline.training.sweep import variants
+from finjepa_pipeline.training.assets import variants
 
 KEYS = st.sampled_from(["training.learning_rate", "model.dim", "loss.recipe", "training.batch_size"])
 
