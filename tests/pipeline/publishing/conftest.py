@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -177,8 +178,7 @@ def champion_home(home: Home) -> Home:
 @pytest.fixture
 def hub(monkeypatch, tmp_path) -> Iterator[HubLookalike]:
     """The look-alike, with the client of this process pointed at it and without pauses between its attempts."""
-    wait = client.wait_before_retry
-    monkeypatch.setattr(client, "wait_before_retry", lambda *seen: None if wait(*seen) is None else 0.0)
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=lambda seconds: None))
     with HubLookalike() as server:
         server.patch(monkeypatch, tmp_path)
         yield server
