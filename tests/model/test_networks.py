@@ -1,6 +1,6 @@
 """What networks may depend on: rotary offsets, the order of assets, absent ones, masks, actions, never later steps."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.config import ModelConfig
 from finjepa_model.nn.encoder import ContextEncoder, PortfolioEncoder, draw_masks, gather_patches
 from finjepa_model.nn.layers import SelfAttention, TimeSeriesTokenizer, rotate
-from finjepa_model.nn.predictor import PortfolioBlock
+from finjepa_model.planning.imagination import Rollout
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
 from tests.model.markets import in_double, model_of, random_actions, random_batch, random_observation, small_config
 
@@ -49,22 +49,6 @@ def test_every_session_of_a_window_reaches_its_token():
         tokenizer(features, torch.ones(1, 2 * patch, dtype=torch.bool)).square().sum().backward()
         assert features.grad is not None
         assert (features.grad.abs().amax((0, 2)) > 0).all()
-
-
-def test_a_conditioned_block_feels_nothing_of_later_steps():
-    torch.manual_seed(0)
-    block, step = PortfolioBlock(ModelConfig(dim=16, heads=2)), torch.arange(3)
-    x, condition = torch.randn(2, 1, 3, 16), torch.randn(2, 1, 3, 16)
-    market = block.remember_market(torch.randn(2, 3, 4, 16), step.repeat_interleave(4))
-    own_mask, market_mask = step[:, None] >= step, (step[:, None] >= step.repeat_interleave(4)).expand(2, 3, 12)
-    run = lambda: block(x, condition, step, own_mask, None, market, market_mask)[0]  # noqa: E731
-    before = run().detach()
-    with torch.no_grad():
-        x[:, :, 2] += torch.randn(2, 1, 16)
-        condition[:, :, 2] += torch.randn(2, 1, 16)
-    after = run().detach()
-    assert torch.equal(after[:, :, :2], before[:, :, :2])
-    assert not torch.equal(after[:, :, 2], before[:, :, 2])
 
 
 @pytest.mark.parametrize("length", [8, 70])
@@ -253,6 +237,7 @@ def test_predictions_do_not_see_later_steps(model, seen):
 
 
 def test_portfolio_steps_one_by_one_equal_all_at_once(model):
+    """So that none sees a later one."""
     observation = in_double(random_batch(model.config)[0].observation)
     assets, market = model.encode(observation)
     _, memory = model.predict(torch.cat([assets, market.unsqueeze(-2)], dim=-2), observation.present_BN)
@@ -273,10 +258,10 @@ def test_imagining_many_candidates_equals_imagining_each_alone(model):
     planned = _planned(8, 5, 2, 4)
     together = imagination.portfolio_path(state, planned)
     for c in range(5):
-        alone = imagination.portfolio_path(state, planned.map(lambda x, c=c: x[:, c : c + 1]))
+        alone = imagination.portfolio_path(state, _some(planned, lambda x, c=c: x[:, c : c + 1]))
         torch.testing.assert_close(alone[:, 0], together[:, c])
     one = slice(3, 4)
-    path = imagination.take(one).portfolio_path(state.map(lambda x: x[one]), planned.map(lambda x: x[one]))
+    path = imagination.take(one).portfolio_path(state.map(lambda x: x[one]), _some(planned, lambda x: x[one]))
     torch.testing.assert_close(path[0], together[3])
 
 
@@ -287,21 +272,13 @@ def test_actions_have_an_effect_from_the_start(model):
     assert bool((one - other).abs().max() > 0)
 
 
-@dataclass(frozen=True)
-class _Planned:
-    actions: PortfolioAction
-    held_BCHN: torch.Tensor
-    holdings_BCHN: torch.Tensor
-    hedge_BCH: torch.Tensor
-    cost_BCH: torch.Tensor
-    turnover_BCH: torch.Tensor
-
-    def map(self, function) -> "_Planned":
-        rest = {name: function(part) for name, part in vars(self).items() if name != "actions"}
-        return _Planned(self.actions.map(function), **rest)
-
-
-def _planned(*shape: int, seed: int = 0) -> _Planned:
+def _planned(*shape: int, seed: int = 0) -> Rollout:
     actions = _doubled(shape, seed)
     held, small = 0.1 * torch.rand(shape, dtype=torch.float64), 0.01 * torch.rand(shape[:-1], dtype=torch.float64)
-    return _Planned(actions, held, actions.weights_XN * actions.signals_XN, -actions.hedge_X, small, small)
+    return Rollout(actions, held, actions.weights_XN * actions.signals_XN, -actions.hedge_X, small, small, small)
+
+
+def _some(planned: Rollout, chosen) -> Rollout:
+    """Some of the dates or candidates."""
+    parts = vars(planned) | {"actions": None}
+    return Rollout(planned.actions.map(chosen), *(chosen(part) for part in parts.values() if part is not None))

@@ -246,24 +246,25 @@ def test_a_test_that_could_not_have_failed_has_no_verdict(test, strategy, assets
         test(replace(PRODUCT, strategy=strategy), write_panel(tmp_path, noise(430, assets, seed=2)))
 
 
+def reads_ahead(panel: Panel):
+    """All in what rises most two sessions ahead, past the fill."""
+
+    def rule(view):
+        rows_N = panel.rows(view.session + 2, view.asset_indices)
+        return np.eye(len(rows_N))[int(np.argmax(np.where(rows_N >= 0, panel.returns[rows_N], -1)))]
+
+    return EveryDecision("reads_ahead", rule)
+
+
 def test_a_strategy_that_reads_ahead_collapses_when_it_is_late(tmp_path):
-    """It reads two sessions ahead, past the fill; a session late it reads one that it is not paid for."""
+    """A session late it reads one that it is not paid for."""
     panel = write_panel(tmp_path, noise(3000, 6, seed=2))
-
-    class ReadsAhead:
-        name = "reads_ahead"
-
-        def decide(self, view, state):
-            session = panel.date_index(view.date)
-            rows_N = panel.rows(session + 2, view.asset_indices)
-            chosen = int(np.argmax(np.where(rows_N >= 0, panel.returns[rows_N], -1)))
-            return long_only(np.eye(len(rows_N))[chosen])
 
     def momentum(panel: Panel):
         return EveryDecision("momentum", lambda view: extreme_quintile(view, 60))
 
     assert delay(replace(PRODUCT, strategy=momentum), panel).passed
-    assert delay(replace(PRODUCT, strategy=lambda panel: ReadsAhead()), panel).passed is False
+    assert delay(replace(PRODUCT, strategy=reads_ahead), panel).passed is False
 
 
 def gains(rng: np.random.Generator, markets: int, ratio: float = 0.0, volatility: float = 0.18, days: int = 348):
@@ -294,13 +295,6 @@ def test_a_strategy_that_reads_ahead_fails_on_null_markets(tmp_path, monkeypatch
         @staticmethod
         def of(folder, variant, seed, channels):
             return type("Market", (), {"panel": write_panel(folder, noise(1500, 6, seed=seed))})
-
-    def reads_ahead(panel):
-        def rule(view):
-            rows_N = panel.rows(panel.date_index(view.date) + 2, view.asset_indices)
-            return np.eye(len(rows_N))[int(np.argmax(np.where(rows_N >= 0, panel.returns[rows_N], -1)))]
-
-        return EveryDecision("reads_ahead", rule)
 
     monkeypatch.setattr(known_truth, "KnownTruthMarket", Ground)
     tried = {

