@@ -20,7 +20,7 @@ from finjepa_model.market_view import MarketView
 from finjepa_model.planners import TDPlanner, make_planner
 from finjepa_model.planning.goals import goal_latent, target_latent
 from finjepa_model.planning.imagination import Ensemble, ImaginedMarket
-from finjepa_model.planning.objective import CUMULATIVE, GOAL, Objective, PlanningWorld
+from finjepa_model.planning.objective import CUMULATIVE, GOAL, GOAL_DISTANCES, Objective, PlanningWorld
 from finjepa_model.planning.plan import Account, ActionSpace, Plan, tie
 from finjepa_model.planning.utility import Utility, parse_goal, parse_utility
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
@@ -30,12 +30,12 @@ HORIZON = 2  # decision steps
 
 
 class Imagined(Protocol):
-    """What a planner plans in: the market of a decision, and the latent goal_1D of the best portfolio there."""
+    """What a planner plans in: the market of a decision."""
 
     config: FinJEPAConfig
     simulator: PortfolioSimulator
 
-    def at(self, view: MarketView) -> tuple[ImaginedMarket, torch.Tensor | None]: ...
+    def at(self, view: MarketView) -> ImaginedMarket: ...
 
 
 class MarketImagination:
@@ -59,23 +59,21 @@ class MarketImagination:
             self.model = WorldModel.from_pretrained(self.place)
         self.config = self.model.config
         self.simulator = PortfolioSimulator(self.config.portfolio)
-        self._imagined: WeakKeyDictionary[MarketView, tuple[Imagination, torch.Tensor]] = WeakKeyDictionary()
+        self._imagined: WeakKeyDictionary[MarketView, Imagination] = WeakKeyDictionary()
 
     @property
     def folder(self) -> Path:
         assert self.place is not None  # who asks has named it
         return self.place
 
-    def at(self, view: MarketView) -> tuple[Imagination, torch.Tensor]:
+    def at(self, view: MarketView) -> Imagination:
         if view not in self._imagined:
-            imagination = self.model.imagine(view.observation(self.config), HORIZON)
-            goal_1D = goal_latent(imagination, self.simulator, self.config.model.stride)
-            self._imagined[view] = imagination, goal_1D
+            self._imagined[view] = self.model.imagine(view.observation(self.config), HORIZON)
         return self._imagined[view]
 
     def forecast(self, view: MarketView) -> np.ndarray:
         """Expected simple return of each asset over the next decision step, [N]."""
-        return self.at(view)[0].mean_BHN[0, 0].numpy()
+        return self.at(view).mean_BHN[0, 0].numpy()
 
 
 class EnsembleImagination:
@@ -99,9 +97,8 @@ class EnsembleImagination:
                     )
             self.members.append(other)
 
-    def at(self, view: MarketView) -> tuple[Ensemble, torch.Tensor]:
-        ensemble = Ensemble([member.at(view)[0] for member in self.members])
-        return ensemble, goal_latent(ensemble, self.simulator, self.config.model.stride)
+    def at(self, view: MarketView) -> Ensemble:
+        return Ensemble([member.at(view) for member in self.members])
 
 
 def checkpoint_beside(checkpoint: Path | None, name: str) -> Path:
@@ -239,7 +236,7 @@ class FinJEPAStrategy:
 
     def _planned(self, view: MarketView, state: PortfolioState) -> tuple[Objective, Plan]:
         config = self._imagination.config
-        imagination, goal_1D = self._imagination.at(view)
+        imagination = self._imagination.at(view)
         simulator, stride = self._imagination.simulator, config.model.stride
         _refuse_odd_forecasts(imagination, view)
         world = PlanningWorld.of(
@@ -249,7 +246,7 @@ class FinJEPAStrategy:
             stride,
             torch.from_numpy(view.tradable_N)[None],
             view.liquidity(),
-            goal_1D,
+            goal_latent(imagination, simulator, stride) if self._utility.names & GOAL_DISTANCES else None,
             {name: target_latent(imagination, simulator, stride, parse_goal(name)) for name in self._utility.goals},
         )
         space = ActionSpace.from_config(config.portfolio, imagination.present_BN, HORIZON)

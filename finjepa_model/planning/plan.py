@@ -88,11 +88,12 @@ class ActionSpace:
 
 def project_to_exposure(x_BHN: Tensor, space: ActionSpace) -> Tensor:
     """Nearest positions with sum |x| <= 1, |x| <= cap, and none short where that is not allowed."""
+    x_BHN = torch.where(space.present_BN.unsqueeze(1), x_BHN, 0.0)
     size_BHN = x_BHN.abs() if space.allow_short else x_BHN.clamp(min=0)
     inside_BHN = size_BHN.clamp(max=space.max_weight)
     full_BHN = project_to_simplex(size_BHN, space.present_BN.unsqueeze(1), space.max_weight)
     size_BHN = torch.where(inside_BHN.sum(-1, keepdim=True) <= 1, inside_BHN, full_BHN)
-    return torch.where(space.present_BN.unsqueeze(1), size_BHN * x_BHN.sign(), 0.0)
+    return size_BHN * x_BHN.sign() if space.allow_short else size_BHN
 
 
 def action_of_positions(x_BHN: Tensor, space: ActionSpace, hedge: float) -> PortfolioAction:

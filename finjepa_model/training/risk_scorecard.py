@@ -52,6 +52,7 @@ Covariance = Callable[[Chunk], Tensor]  # daily, over 21 sessions, [B, N, N] flo
 Distribution = Callable[[Chunk], RiskForecast]
 _YEAR = 252
 _EVERY = 5  # sessions from one scored date to the next
+_MOST = 100  # assets of a scored date: what dates have in common limits a t-value, not their assets
 _FAN = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -66,12 +67,12 @@ class VolatilityScores:
 
 
 def score_volatility(
-    block: RiskBlock, config: FinJEPAConfig, forecasts: Mapping[str, Volatility], every: int = 5
+    block: RiskBlock, config: FinJEPAConfig, forecasts: Mapping[str, Volatility], most: int = 512
 ) -> dict[str, list[VolatilityScores]]:
-    """Scores of each forecast for each of HORIZONS, on the same rows: all assets of every `every`-th session."""
+    """Scores of each forecast for each of HORIZONS, on the same rows: at most so many assets of every fifth session."""
     dates, targets, found = [], [], {name: [] for name in forecasts}
     with torch.no_grad():
-        for chunk in block.chunks(config, every):
+        for chunk in block.chunks(config, _EVERY, most):
             target_BNV = chunk.target_BNV
             known_BN = target_BNV.isfinite().all(-1)
             dates.append(np.repeat(chunk.dates_B, known_BN.sum(-1).numpy()))
@@ -154,7 +155,11 @@ class TailScores:
 
 
 def score_tails(
-    block: RiskBlock, config: FinJEPAConfig, forecasts: Mapping[str, Distribution], every: int = 5, most: int = 100
+    block: RiskBlock,
+    config: FinJEPAConfig,
+    forecasts: Mapping[str, Distribution],
+    every: int = _EVERY,
+    most: int = _MOST,
 ) -> dict[str, dict[tuple[str, int], TailScores]]:
     """Of each forecast for ("assets" or "portfolios", 1, 5 or 21 sessions), on every `every`-th session and at most so many of
     its assets; portfolios are random ones.
@@ -269,11 +274,11 @@ def fixed_har_volatility(chunk: Chunk) -> Tensor:
 
 
 def rows_of(
-    block: RiskBlock, config: FinJEPAConfig, inputs: Callable[[Chunk], Tensor], every: int
+    block: RiskBlock, config: FinJEPAConfig, inputs: Callable[[Chunk], Tensor], every: int = _EVERY, most: int = 512
 ) -> tuple[Tensor, Tensor]:
-    """float64 inputs_RJ and target_RV of all pairs of every `every`-th session whose targets are known."""
+    """float64 inputs_RJ and target_RV of at most so many assets of every `every`-th session, where targets are known."""
     rows: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for chunk in block.chunks(config, every):
+    for chunk in block.chunks(config, every, most):
         target_BNV = chunk.target_BNV
         known_BN = target_BNV.isfinite().all(-1)
         rows[0].append(inputs(chunk)[known_BN])
@@ -289,14 +294,14 @@ def _har_inputs(chunk: Chunk) -> Tensor:
     return torch.cat([own_BNK, market_BNK, torch.ones_like(own_BNK[..., :1])], dim=-1)
 
 
-def fit_har(block: RiskBlock, config: FinJEPAConfig, every: int = 5) -> Tensor:
-    """HAR (Corsi 2009) on the four windows of the asset and of the market, by least squares on the rows of every `every`-th
-    session, moved so that its variance is unbiased there: weights_JV.
+def fit_har(block: RiskBlock, config: FinJEPAConfig, most: int = 512) -> Tensor:
+    """HAR (Corsi 2009) on the four windows of the asset and of the market, by least squares on `rows_of` the block, moved so that
+    its variance is unbiased there: weights_JV.
 
     Raises:
         FinJEPAError: if the block has no rows.
     """
-    x_RJ, y_RV = rows_of(block, config, _har_inputs, every)
+    x_RJ, y_RV = rows_of(block, config, _har_inputs, most=most)
     weights_JV = torch.linalg.lstsq(x_RJ, y_RV, driver="gelsd").solution
     weights_JV[-1] += 0.5 * torch.exp(2 * (y_RV - x_RJ @ weights_JV)).mean(0).log()
     return weights_JV.float()
@@ -431,7 +436,7 @@ def scorecard(model: WorldModel, panel: Panel, splits: Splits) -> Scorecard:
     pit: dict[str, list[float]] = {}
     example, left_out = None, []
     try:
-        har = har_volatility(fit_har(fitted_to, model.config))
+        har = har_volatility(fit_har(fitted_to, model.config, _MOST))
     except FinJEPAError as error:
         return Scorecard([], {}, None, [f"training: {error}"], {})
     for block_name, sessions in (("validation", splits.validation), ("test", splits.test)):
@@ -475,7 +480,7 @@ def _score_block(model: WorldModel, block: RiskBlock, har: Volatility) -> tuple[
         "20-day history": history_volatility,
     }
     found: Found = []
-    of_volatility = score_volatility(block, config, volatilities)
+    of_volatility = score_volatility(block, config, volatilities, _MOST)
     for name, rows in of_volatility.items():
         for v, horizon in enumerate(HORIZONS):
             ours, row, lag = of_volatility["model"][v], rows[v], -(-horizon // _EVERY)

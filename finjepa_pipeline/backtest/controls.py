@@ -66,10 +66,9 @@ class ForecastImagination:
         self.simulator = PortfolioSimulator(config.portfolio)
         self._mean, self._covariance = mean, covariance
 
-    def at(self, view: MarketView) -> tuple[ForecastMarket, None]:
-        """The forecast market of a decision; there is no goal latent."""
+    def at(self, view: MarketView) -> ForecastMarket:
         beta_BN, present_BN = _float(view.beta_N)[None], torch.from_numpy(view.present_N)[None]
-        return ForecastMarket(self._mean(view), self._covariance(view), beta_BN, present_BN), None
+        return ForecastMarket(self._mean(view), self._covariance(view), beta_BN, present_BN)
 
 
 def one_factor(view: MarketView, stride: int) -> Tensor:
@@ -145,7 +144,7 @@ class Controls:
         stride = self._config.model.stride
         covariance = shrunk_sample if control == "ledoit_wolf" else one_factor
         imagined = ForecastImagination(
-            self._config, lambda view: self.imagination.at(view)[0].mean_BHN, lambda view: covariance(view, stride)
+            self._config, lambda view: self.imagination.at(view).mean_BHN, lambda view: covariance(view, stride)
         )
         return FinJEPAStrategy(planner, imagined, strategy)
 

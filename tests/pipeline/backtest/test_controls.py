@@ -39,18 +39,17 @@ def case(tmp_path_factory):
 def test_a_control_keeps_the_expected_returns_and_replaces_the_risk(case):
     controls, setup = case
     view, model = setup.views()[0], controls.imagination
-    own = model.at(view)[0]
+    own = model.at(view)
     risks = {"ewma": one_factor, "ledoit_wolf": shrunk_sample}
     for name, covariance in risks.items():
-        imagined, goal = controls.make(f"qp with {name}")._imagination.at(view)
-        assert goal is None
+        imagined = controls.make(f"qp with {name}")._imagination.at(view)
         assert torch.equal(imagined.mean_BHN, own.mean_BHN)
         assert imagined.covariance_BHMM.shape == own.covariance_BHMM.shape
         assert torch.equal(imagined.covariance_BHMM, covariance(view, model.config.model.stride))
         ratio = imagined.covariance_BHMM.diagonal(dim1=2, dim2=3) / own.covariance_BHMM.diagonal(dim1=2, dim2=3)
         assert 0.2 < float(ratio.min()) < float(ratio.max()) < 5  # the same unit
     untrained = controls.make("qp with untrained")._imagination
-    torch.testing.assert_close(untrained.at(view)[0].mean_BHN, own.mean_BHN)  # its level is the trained one's
+    torch.testing.assert_close(untrained.at(view).mean_BHN, own.mean_BHN)  # its level is the trained one's
 
 
 def test_every_control_trades_and_shuffled_actions_are_no_dearer_than_the_planner(case):

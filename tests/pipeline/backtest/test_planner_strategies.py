@@ -61,7 +61,7 @@ def test_a_utility_prices_the_disagreement_of_checkpoints_that_it_names(case):
         strategy = FinJEPAStrategy(name, MarketImagination(checkpoint))
         view = setup.views()[0]
         plan = strategy.plan(view, PortfolioSimulator(setup.costs).start((1, ASSETS)))
-        means_KN = np.stack([member.at(view)[0].mean_BHN[0, 0].numpy() for member in strategy._imagination.members])
+        means_KN = np.stack([member.at(view).mean_BHN[0, 0].numpy() for member in strategy._imagination.members])
         kept.append((means_KN @ plan.action.positions(False)[0].numpy()).std())
     assert kept[1] < 0.5 * kept[0]
 
