@@ -278,7 +278,7 @@ def run(folder: Path, rows: int, name: str, steps: list[int]) -> Record:
         found["interrupted"] += 1
         file.write_text(json.dumps(state, indent=1))
         found["rows"] = sum(pq.read_metadata(file).num_rows for file in prices.glob("*.parquet"))
-        found |= whole_night(folder, steps[min(k, len(steps) - 1)] if steps else None, name)
+        found |= whole_night(folder, steps[min(k, len(steps) - 1)] or None, name)
         file.write_text(json.dumps(state, indent=1))
     return state
 
@@ -321,7 +321,11 @@ def main() -> None:
     parser.add_argument("--rows", type=lambda text: int(float(text)), default=25_300_000)
     parser.add_argument("--preset", default="small")
     parser.add_argument(
-        "--steps", type=int, nargs="+", default=[], help="of training, in the first and the second night"
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="of training, in the first and the second night; 0: the preset's",
     )
     chosen = parser.parse_args()
     folder = chosen.folder.absolute()
