@@ -1,8 +1,9 @@
-"""Text and JSON files: written whole or not at all, and read with limits, because a checkpoint may come from anybody."""
+"""Files and folders: written whole or not at all, and read with limits, because a checkpoint may come from anybody."""
 
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,9 +58,31 @@ def written_whole(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """As `written_whole`, of a folder: an empty one to fill. Where another process was faster, its folder stays."""
+    beside = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        try:
+            os.replace(beside, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     with written_whole(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any, sort_keys: bool = True) -> None:
+    """Write what a person may read, too."""
+    write_text(path, to_json(content, indent=2, sort_keys=sort_keys) + "\n")
 
 
 def _defined(value: Any) -> Any:

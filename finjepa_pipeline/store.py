@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import from_json, to_json
+from finjepa_model.files import folder_written_whole, from_json, to_json
 from finjepa_pipeline.settings import Settings
 
 MANIFEST = "manifest.json"
@@ -88,19 +88,12 @@ class Artifacts:
         manifest = self._manifest(kind, name)
         if manifest is None:
             return False
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
-        try:
-            with self._reported(f"give {kind}/{name}"):
-                for inside, one in manifest.items():
-                    (beside / inside).parent.mkdir(parents=True, exist_ok=True)
-                    self._fs.get_file(self._place(kind, name, inside, one), str(beside / inside))
-                    if sha256(beside / inside) != one["sha256"]:
-                        raise OSError(f"{inside} is damaged")
-            with contextlib.suppress(OSError):  # somebody was faster
-                os.replace(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        with self._reported(f"give {kind}/{name}"), folder_written_whole(folder) as beside:
+            for inside, one in manifest.items():
+                (beside / inside).parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(self._place(kind, name, inside, one), str(beside / inside))
+                if sha256(beside / inside) != one["sha256"]:
+                    raise OSError(f"{inside} is damaged")
         return True
 
     def in_place(self, folder: Path) -> Path:

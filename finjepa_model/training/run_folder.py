@@ -5,13 +5,12 @@ directions; the step, the weights (teachers included) and the optimiser are all 
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finjepa_model.files import to_json, write_text
+from finjepa_model.files import to_json, write_text, written_whole
 
 if TYPE_CHECKING:
     import torch
@@ -93,13 +92,10 @@ def _load(file: Path, model: "nn.Module") -> dict[str, Any]:
 def _save(content: dict[str, Any], file: Path) -> None:
     import torch  # here: the records are read without it
 
-    beside = file.with_name(f".{file.name}.tmp")
     try:
-        with beside.open("wb") as stream:
+        with written_whole(file) as beside, beside.open("wb") as stream:
             torch.save(content, stream)
-        os.replace(beside, file)
-    except (RuntimeError, OSError) as error:
-        beside.unlink(missing_ok=True)
+    except RuntimeError as error:
         if isinstance(error.__context__, OSError):  # PyTorch's writer does not say that the disk is full
             raise error.__context__ from None
         raise

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.features import MARKET_CHANNELS, AdjustedPrices, Channel, choose, fill_panel
 from finjepa_model.features.adjust import runs_of
 from finjepa_model.features.build import PRICE_COLUMNS
-from finjepa_model.files import to_json, write_text
+from finjepa_model.files import folder_written_whole, to_json, write_text
 from finjepa_pipeline.prices.history import current_revision, derived_options, require_shown
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import sql
@@ -61,12 +60,8 @@ def build_panel(
     if not folder.exists():
         for left in settings.panels.glob(".tmp-*"):  # by a process that died; the warehouse lets one in at a time
             shutil.rmtree(left, ignore_errors=True)
-        beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=settings.panels))
-        try:
+        with folder_written_whole(folder) as beside:
             write_panel(prices, chosen, identity, beside)
-            os.replace(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
     if make_current:
         write_text(settings.panels / "current.json", to_json({"panel": folder.name}))
     return folder

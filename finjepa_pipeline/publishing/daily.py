@@ -17,7 +17,7 @@ from finjepa_model.checkpoint import read_config
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import read_json, to_json, write_text
+from finjepa_model.files import read_json, to_json, write_json, write_text
 from finjepa_model.planner_strategies import planner_of, strategy_name
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.results import insert, most_assets, transaction
@@ -261,5 +261,5 @@ def _written(settings: Settings, decision: BookDecision, path: Path) -> dict[str
     """The content of the JSON file of a decision or of a hold, which is written, and the page beside it."""
     content = decision.to_json()
     write_text(path.with_suffix(".html"), decision_page(content, words(settings, decision.feed)))
-    write_text(path, to_json(content, indent=2) + "\n")
+    write_json(path, content, sort_keys=False)
     return read_json(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
-from finjepa_model.files import read_json, to_json, write_text
+from finjepa_model.files import folder_written_whole, read_json, write_json, write_text
 from finjepa_pipeline.store import sha256
 
 # What makes the model act. The card, the metrics and the lineage say when and by whom it was made, and do not count.
@@ -52,20 +52,12 @@ def package_of(checkpoint: Path, releases: Path) -> Package:
 
 
 def write_package(package: Package, checkpoint: Path, card: str, lineage: Mapping[str, Any]) -> None:
-    """Copy the checkpoint with its card and lineage beside the release folder and rename it into place."""
-    beside = package.folder.with_name(f".tmp-{package.tag}-{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    for name in CHECKPOINT_FILES:
-        shutil.copyfile(checkpoint / name, beside / name)
-    write_text(beside / "README.md", card)
-    write_text(beside / "lineage.json", to_json(lineage, indent=2, sort_keys=True) + "\n")
-    try:
-        os.replace(beside, package.folder)
-    except OSError:
-        shutil.rmtree(beside)
-        if not package.folder.is_dir():  # otherwise another process was faster with the same content
-            raise
+    """Make the release folder of the checkpoint with its card and lineage."""
+    with folder_written_whole(package.folder) as folder:
+        for name in CHECKPOINT_FILES:
+            shutil.copyfile(checkpoint / name, folder / name)
+        write_text(folder / "README.md", card)
+        write_json(folder / "lineage.json", lineage)
 
 
 def public(value: Any, places: Mapping[str, str]) -> Any:

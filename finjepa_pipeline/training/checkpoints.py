@@ -23,7 +23,7 @@ from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import checkpoint_blocks, further_panels, split_dates
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import read_json, to_json, write_text
+from finjepa_model.files import read_json, to_json, write_json, write_text
 from finjepa_model.training.run_folder import INITIAL_FILE, STATE_FILE
 from finjepa_pipeline import compute
 from finjepa_pipeline.causes import FAILURE_FILE, disk_full
@@ -84,7 +84,7 @@ def current_checkpoint(settings: Settings) -> Path:
 
 def make_current(settings: Settings, checkpoint: Path) -> None:
     """Whoever asks for the newest checkpoint gets this one."""
-    _write_json(settings.checkpoints / "current.json", {"checkpoint": checkpoint.name})
+    write_json(settings.checkpoints / "current.json", {"checkpoint": checkpoint.name})
 
 
 def checkpoint_here(settings: Settings, name: str) -> Path | None:
@@ -262,8 +262,8 @@ def _finish(config: FinJEPAConfig, panel: Panel, lineage: Mapping[str, Any], che
     if not (result / "metrics.json").is_file():
         raise FinJEPAError(_reason(run_folder))
     rows = {row["name"]: row for one in [panel, *further_panels(panel, config)] for row in one.manifest["channels"]}
-    _write_json(result / "normalization.json", {"channels": [rows[name] for name in config.model.channels]})
-    _write_json(result / "lineage.json", {**lineage, "checkpoint": checkpoint.name, "content": content_hash(result)})
+    write_json(result / "normalization.json", {"channels": [rows[name] for name in config.model.channels]})
+    write_json(result / "lineage.json", {**lineage, "checkpoint": checkpoint.name, "content": content_hash(result)})
     write_text(
         result / "README.md",
         f"# FinJEPA {checkpoint.name}\n\n"
@@ -288,7 +288,3 @@ def _recorded(folder: Path) -> tuple[str, str] | None:
         return str(made["checkpoint"]), str(made["content"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, to_json(content, indent=2, sort_keys=True) + "\n")

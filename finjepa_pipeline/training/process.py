@@ -22,7 +22,7 @@ import torch.distributed as dist
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.files import to_json, write_text
+from finjepa_model.files import write_json
 from finjepa_model.training.trainer import Report, Trainer, TrainingInterruptedError, pick_device
 from finjepa_pipeline.causes import FAILURE_FILE, explained
 from finjepa_pipeline.interrupts import end_with
@@ -58,7 +58,7 @@ def train(panel_folder: Path, run_folder: Path, report: Report | None, begun: Ca
                 metrics["td"] = td.train()
             result = run_folder / RESULT_FOLDER
             trainer.model.save_pretrained(result)
-            write_text(result / "metrics.json", to_json(metrics, indent=2, sort_keys=True) + "\n")  # last: it is whole
+            write_json(result / "metrics.json", metrics)  # last: it is whole
     except (FinJEPAError, TrainingInterruptedError) as error:
         return str(error)
     return None

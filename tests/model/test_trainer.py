@@ -214,7 +214,7 @@ def test_the_best_model_that_has_not_collapsed_and_the_last_state_are_kept(panel
     assert all(torch.equal(value, weights[4][name]) for name, value in best["model"].items())
     assert last["step"] == 4
     assert last["best"] == {"loss": 0.8, "step": 2, "evaluations_since": 2}
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 _RANK = """

@@ -1,13 +1,11 @@
 """Sources that need nothing: the sample of real stocks, and a generated market with known truth."""
 
 import hashlib
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from finjepa_model.files import to_json, written_whole
+from finjepa_model.files import folder_written_whole, to_json, written_whole
 from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFile
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate, write_bars
 
@@ -78,8 +76,6 @@ class SyntheticSource(PriceSource):
         """Generate the market unless it is there."""
         kept = self.folder / snapshot.version[:16]
         if not kept.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.folder, ignore_cleanup_errors=True) as beside:
-                write_bars(generate(self.config), Path(beside, "market"))
-                os.replace(Path(beside, "market"), kept)
+            with folder_written_whole(kept) as beside:
+                write_bars(generate(self.config), beside)
         return sorted(kept.glob("bars-*.parquet"))
