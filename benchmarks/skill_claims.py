@@ -19,8 +19,7 @@ from scipy.stats import binomtest
 from finjepa_pipeline.backtest.inference import deflated_sharpe
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_rows
 from finjepa_pipeline.backtest.metrics import BENCHMARK, DSR_GOAL, has_skill
-from finjepa_pipeline.backtest.results import insert, now
-from finjepa_pipeline.warehouse import migrate, sql
+from finjepa_pipeline.warehouse import insert, migrate, now, sql
 
 ASSETS, SESSIONS = 20, 1200
 

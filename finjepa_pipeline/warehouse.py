@@ -9,11 +9,14 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
+import pyarrow as pa
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.settings import Settings
@@ -147,18 +150,13 @@ def migrate(con: duckdb.DuckDBPyConnection) -> None:
 
 def _run(con: duckdb.DuckDBPyConnection, version: int | None, statements: str) -> None:
     """Run statements in one transaction, and record the version that they lead to."""
-    con.begin()
-    try:
+    with transaction(con):
         con.execute(statements)
         if version is not None:
             con.execute(
                 "CREATE TABLE IF NOT EXISTS main.schema_version (version INTEGER NOT NULL, migrated_at TIMESTAMP NOT NULL)"
             )
-            con.execute("INSERT INTO main.schema_version VALUES (?, now() AT TIME ZONE 'UTC')", [version])
-    except BaseException:
-        con.rollback()
-        raise
-    con.commit()
+            con.execute("INSERT INTO main.schema_version VALUES (?, ?)", [version, now()])
 
 
 def _leave_room(connection: duckdb.DuckDBPyConnection) -> None:
@@ -174,6 +172,33 @@ def _holder(message: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
+
+
+@contextlib.contextmanager
+def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All or nothing."""
+    con.begin()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):  # of a database that has failed as a whole
+            con.rollback()
+        raise
+    con.commit()
+
+
+def insert(con: duckdb.DuckDBPyConnection, table: str, constants: dict[str, Any], columns: dict[str, Any]) -> None:
+    """Append rows: `columns` are arrays of one length, `constants` are the same in every row."""
+    length = len(next(iter(columns.values())))
+    repeated = {name: pa.array([value] * length) for name, value in constants.items()}
+    con.register("incoming_rows", pa.table({**repeated, **columns}))
+    con.execute(f"INSERT INTO main.{table} BY NAME SELECT * FROM incoming_rows")
+    con.unregister("incoming_rows")
+
+
+def now() -> datetime:
+    """UTC without a zone, as the tables hold it."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 @cache

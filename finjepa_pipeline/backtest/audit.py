@@ -25,23 +25,13 @@ from finjepa_pipeline.backtest.blocks import backtest_blocks
 from finjepa_pipeline.backtest.known_truth import MARKETS, seeds_of
 from finjepa_pipeline.backtest.leaderboard import acting_planner, report_of
 from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, Product, future_invariance, raw_rows
-from finjepa_pipeline.backtest.results import (
-    BEFORE_THE_GATE,
-    NOT_ENOUGH_DATA,
-    NOT_RUN,
-    TESTS,
-    insert,
-    now,
-    or_null,
-    status_of,
-    transaction,
-)
+from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_ENOUGH_DATA, NOT_RUN, TESTS, or_null, status_of
 from finjepa_pipeline.backtest.strategies import Strategy, load_strategy
 from finjepa_pipeline.report.backtest import page_of, write_report
 from finjepa_pipeline.report.risk import read_scorecard
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import content_hash
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse, insert, now, sql, transaction
 
 # Of a nightly run; `finjepa audit` runs longer ones.
 AUDIT_SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}

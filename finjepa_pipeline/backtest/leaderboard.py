@@ -50,12 +50,12 @@ from finjepa_pipeline.backtest.metrics import (
     months_better,
     same_return_for_all,
 )
-from finjepa_pipeline.backtest.results import insert, now, or_null, status_of, transaction, tried_ratios
+from finjepa_pipeline.backtest.results import or_null, status_of, tried_ratios
 from finjepa_pipeline.backtest.strategies import kind, not_planners
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.report.backtest import BacktestReport
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.warehouse import insert, now, sql, transaction
 
 Frames = Mapping[str, pl.DataFrame]  # of backtest_returns, by strategy
 _CHECKPOINT = "checkpoint = $checkpoint AND data_version = $data_version"

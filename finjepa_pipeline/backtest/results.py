@@ -1,21 +1,19 @@
 """The tables of backtests and audits. What is written replaces what it supersedes in one transaction: a rerun adds no row."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from finjepa_pipeline.backtest.engine import StrategyResult
 from finjepa_pipeline.backtest.metrics import BENCHMARK, annual_return, sharpe
 from finjepa_pipeline.backtest.strategies import not_planners
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.warehouse import insert, now, sql, transaction
 
 # The tests of an audit.
 TESTS = {
@@ -157,32 +155,6 @@ def tried_ratios(con: duckdb.DuckDBPyConnection, first: date, last: date) -> np.
     failed."""
     tried = con.execute(_TRIED, {"first": first, "last": last, "not_planners": not_planners()}).fetchall()
     return np.array([float("nan") if ratio is None else ratio for (ratio,) in tried])
-
-
-def insert(con: duckdb.DuckDBPyConnection, table: str, constants: dict[str, Any], columns: dict[str, Any]) -> None:
-    """Append rows: `columns` are arrays of one length, `constants` are the same in every row."""
-    length = len(next(iter(columns.values())))
-    repeated = {name: pa.array([value] * length) for name, value in constants.items()}
-    con.register("incoming_rows", pa.table({**repeated, **columns}))
-    con.execute(f"INSERT INTO main.{table} BY NAME SELECT * FROM incoming_rows")
-    con.unregister("incoming_rows")
-
-
-@contextmanager
-def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """All or nothing."""
-    con.begin()
-    try:
-        yield
-    except BaseException:
-        con.rollback()
-        raise
-    con.commit()
-
-
-def now() -> datetime:
-    """UTC without a zone, as the tables hold it."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def or_null(value: float) -> float | None:

@@ -20,8 +20,7 @@ from finjepa_model.data.splits import cut_by_shares, seen_assets, shortage, shor
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_pipeline.backtest.blocks import BacktestBlock
-from finjepa_pipeline.backtest.results import insert, now, transaction
-from finjepa_pipeline.warehouse import sql
+from finjepa_pipeline.warehouse import insert, now, sql, transaction
 
 Scheme = Literal["expanding", "rolling"]
 YEAR = 252

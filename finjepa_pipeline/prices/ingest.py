@@ -1,6 +1,5 @@
 """Ingestion: the present state of a source becomes a revision of the history of its feed, or nothing changes at all."""
 
-import datetime
 import hashlib
 import json
 from collections import Counter
@@ -23,7 +22,7 @@ from finjepa_pipeline.prices.scan import plain, scan_sql
 from finjepa_pipeline.prices.sources import Feed, PriceSourceConfig, Snapshot, make_feed
 from finjepa_pipeline.prices.sources.base import version_of
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.warehouse import Warehouse, sql
+from finjepa_pipeline.warehouse import Warehouse, now, sql, transaction
 
 # What DuckDB says of damaged data; anything else that it raises is a mistake of ours.
 _UNREADABLE = (
@@ -94,16 +93,14 @@ def ingest(warehouse: Warehouse, settings: Settings, config: PriceSourceConfig) 
         if shown is None:
             raise
         return IngestReport(shown, note=f"carried on with what is here: {error}")
-    with warehouse.connect() as con:
+    with warehouse.connect() as con, transaction(con):
         try:
             if paths and named and found is None and config.calendar in (None, AUTO):
                 rows = scan_sql(con, paths, feed.where(), feed.source.date_format)
                 feed = replace(feed, calendar=detect_calendar(con, rows, each=config.calendar == AUTO))
-            con.begin()
             report = _bring_up(con, feed, snapshot, paths, accepted, config.whole)
         except _UNREADABLE as error:
             raise FinJEPAError(f"{feed.name} cannot be ingested: {plain(error)}") from error
-        con.commit()
     if snapshot.unread:
         more = len(snapshot.unread) - 3
         unread = f"not read: {', '.join(snapshot.unread[:3])}{f' and {more} more' if more > 0 else ''}"
@@ -242,7 +239,7 @@ def _accept(
         "feed_id": feed_id,
         "version": snapshot.version,
         "data_version": hashlib.sha256(content.encode()).hexdigest()[:12],
-        "created_at": datetime.datetime.now(datetime.UTC).replace(tzinfo=None),
+        "created_at": now(),
         "total_rows": total,
         "new_rows": moved.added,
         "ended_rows": moved.ended,

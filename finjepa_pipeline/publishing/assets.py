@@ -11,7 +11,7 @@ from finjepa_model.data.panel import Panel
 from finjepa_pipeline.backtest.assets import check_result
 from finjepa_pipeline.backtest.audit import audit_challenger
 from finjepa_pipeline.backtest.blocks import checkpoint_folder
-from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, now, status_of
+from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, status_of
 from finjepa_pipeline.features.assets import made_panel, panel_of_run
 from finjepa_pipeline.publishing.gate import Champion, Verdict, current_champion, judge
 from finjepa_pipeline.report import markdown
@@ -20,7 +20,7 @@ from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.assets import checkpoint_of_run
-from finjepa_pipeline.warehouse import Warehouse
+from finjepa_pipeline.warehouse import Warehouse, now
 
 
 class ChallengerConfig(dg.Config):

@@ -20,7 +20,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_json, write_text
 from finjepa_model.planner_strategies import planner_of, strategy_name
 from finjepa_model.portfolio import PortfolioSimulator
-from finjepa_pipeline.backtest.results import insert, most_assets, transaction
+from finjepa_pipeline.backtest.results import most_assets
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.history import current_revision, require_shown
 from finjepa_pipeline.publishing.book import BookName, Previous, holdings_at
@@ -30,7 +30,7 @@ from finjepa_pipeline.publishing.live_record import words
 from finjepa_pipeline.report.decision import decision_page
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint, named_checkpoint
-from finjepa_pipeline.warehouse import Warehouse
+from finjepa_pipeline.warehouse import Warehouse, insert, transaction
 
 _STANDS = tuple(field.name for field in fields(Previous) if field.name != "session")
 NIGHT_ENDS = time(13, 0)  # UTC, of the next day: before New York opens, in summer and in winter

@@ -41,20 +41,10 @@ from finjepa_model.training.risk_scorecard import analytic_distribution
 from finjepa_pipeline.backtest.audit import audit_of
 from finjepa_pipeline.backtest.leaderboard import Acting, acting_planner
 from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
-from finjepa_pipeline.backtest.results import (
-    BEFORE_THE_GATE,
-    EXACT,
-    NOT_ENOUGH_DATA,
-    NOT_RUN,
-    TESTS,
-    insert,
-    now,
-    status_of,
-    transaction,
-)
+from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, EXACT, NOT_ENOUGH_DATA, NOT_RUN, TESTS, status_of
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_here
-from finjepa_pipeline.warehouse import Warehouse
+from finjepa_pipeline.warehouse import Warehouse, insert, now, transaction
 
 _RANKS = ("effective_rank_assets", "effective_rank_market")
 

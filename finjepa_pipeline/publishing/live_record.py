@@ -32,7 +32,7 @@ from finjepa_model.training.risk_fit import RiskBlock
 from finjepa_model.training.risk_scorecard import fit_har
 from finjepa_model.world_model import WorldModel
 from finjepa_pipeline.backtest.engine import decide_at
-from finjepa_pipeline.backtest.results import most_assets, now
+from finjepa_pipeline.backtest.results import most_assets
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.calendar import next_close
 from finjepa_pipeline.prices.history import current_revision
@@ -42,7 +42,7 @@ from finjepa_pipeline.publishing.package import places_of, public, public_strate
 from finjepa_pipeline.report.live_record import RecordSummary, record_section
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import made_with
-from finjepa_pipeline.warehouse import Warehouse
+from finjepa_pipeline.warehouse import Warehouse, now
 
 LOOK_BACK = 63  # nights whose sessions are compared with what the source says now
 RESTATED = 1e-6  # difference of a return from which it counts as restated

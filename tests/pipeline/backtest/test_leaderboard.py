@@ -20,10 +20,10 @@ from finjepa_pipeline.backtest.leaderboard import (
     traded_assets,
 )
 from finjepa_pipeline.backtest.metrics import has_skill, headline
-from finjepa_pipeline.backtest.results import BlockKey, insert, now, write_block, write_configuration
+from finjepa_pipeline.backtest.results import BlockKey, write_block, write_configuration
 from finjepa_pipeline.backtest.strategies import Cash, EveryDecision, one_over_n
 from finjepa_pipeline.report.backtest import write_history, write_report
-from finjepa_pipeline.warehouse import migrate
+from finjepa_pipeline.warehouse import insert, migrate, now
 
 KEY = BlockKey("c1", "d1", "test", "setup1")
 DATES = np.datetime64("2021-03-01") + np.arange(3)

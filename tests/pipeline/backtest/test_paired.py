@@ -7,8 +7,7 @@ import pytest
 
 from finjepa_pipeline.backtest.inference import parts_of
 from finjepa_pipeline.backtest.leaderboard import acting_planner
-from finjepa_pipeline.backtest.results import insert, now
-from finjepa_pipeline.warehouse import migrate
+from finjepa_pipeline.warehouse import insert, migrate, now
 
 SESSIONS = 800
 

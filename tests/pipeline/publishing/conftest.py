@@ -12,10 +12,10 @@ import pytest
 
 from finjepa_model import hub as client
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
-from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, insert, now
+from finjepa_pipeline.backtest.results import BEFORE_THE_GATE
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import made_with
-from finjepa_pipeline.warehouse import Warehouse
+from finjepa_pipeline.warehouse import Warehouse, insert, now
 from tests.hub_lookalike import HubLookalike
 from tests.model.test_risk import market
 from tests.pipeline.backtest.handmade_panel import write_panel

@@ -11,9 +11,9 @@ from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import read_config
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.backtest.compare import compare
-from finjepa_pipeline.backtest.results import insert
 from finjepa_pipeline.cli import main
 from finjepa_pipeline.console import export_backtest, export_path
+from finjepa_pipeline.warehouse import insert
 
 
 def add_returns(con, checkpoint: str, strategy: str, net_T: np.ndarray, first: str = "2020-01-01") -> None:

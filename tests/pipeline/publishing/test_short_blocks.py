@@ -14,12 +14,12 @@ from finjepa_pipeline.backtest.inference import (
 )
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, leaderboard_rows, report_of
 from finjepa_pipeline.backtest.metrics import SHORTEST
-from finjepa_pipeline.backtest.results import BlockKey, now, write_block
+from finjepa_pipeline.backtest.results import BlockKey, write_block
 from finjepa_pipeline.backtest.strategies import EveryDecision, one_over_n
 from finjepa_pipeline.publishing.card import card_of
 from finjepa_pipeline.publishing.gate import Champion
 from finjepa_pipeline.report.backtest import write_history, write_report
-from finjepa_pipeline.warehouse import migrate
+from finjepa_pipeline.warehouse import migrate, now
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
 BOUNDS = (
