@@ -268,7 +268,7 @@ def live_record(
     """What the champion and textbook baselines forecast at the newest close, kept before the outcome, and the scores of the
     nights before. A session has one night, which is never changed; each has the hash of the one before."""
     from finjepa_pipeline.publishing.live_record import record_night  # with torch behind it
-    from finjepa_pipeline.report.live_record import PAGE, RecordSummary, write_record_page  # likewise
+    from finjepa_pipeline.report.live_record import PAGE, write_record_page  # likewise
 
     home = settings.get()
     made = record_night(home, warehouse, made_panel(context, home))
@@ -278,7 +278,8 @@ def live_record(
         for name in _RECORD_CHECKS:
             yield check_result("live_record", name, None, nothing)
         return
-    summary, page = RecordSummary(made.record, made.scores), made.record.folder / PAGE
+    summary, new = made
+    record, page = summary.record, summary.record.folder / PAGE
     write_record_page(page, summary)
     address = home.address_of(page)
     yield dg.MaterializeResult(
@@ -287,24 +288,24 @@ def live_record(
             "control_charts": summary.drift,
             "coverage": dg.MetadataValue.md(summary.coverage_image),
             **summary.numbers,
-            "nights": made.record.nights.height,
+            "nights": record.nights.height,
             "missed_sessions": len(summary.gaps),
             "in_hindsight": len(summary.hindsight),
-            "last_hash": made.record.last_hash,
+            "last_hash": record.last_hash,
             "page": dg.MetadataValue.url(address),
-            "path": dg.MetadataValue.path(str(made.record.folder)),
-            "reused": not made.new,
+            "path": dg.MetadataValue.path(str(record.folder)),
+            "reused": not new,
         },
-        data_version=dg.DataVersion(made.record.last_hash),
+        data_version=dg.DataVersion(record.last_hash),
     )
-    broken = made.record.broken(newest=_CHECKED_NIGHTS)
-    agree = f"{summary.record.nights.height} nights agree"
+    broken = record.broken(newest=_CHECKED_NIGHTS)
+    agree = f"{record.nights.height} nights agree"
     yield check_result("live_record", "chain", not broken, "; ".join(broken) or agree, address)
     drifted, why = summary.drifted
     yield dg.AssetCheckResult(
         passed=drifted is False,
         check_name="calibrated",
-        severity=dg.AssetCheckSeverity.ERROR if made.new and summary.alarm_is_new else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if new and summary.alarm_is_new else dg.AssetCheckSeverity.WARN,
         description=why,
         metadata={"page": dg.MetadataValue.url(address)},
     )

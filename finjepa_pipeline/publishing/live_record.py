@@ -7,7 +7,6 @@ has one night, the first that was written; a session without a run stays without
 import datetime
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +50,6 @@ _COMMIT = (
 )
 
 
-@dataclass(frozen=True)
-class RecordedNight:
-    """The record after a run, and its scores; `new` if this call wrote the night of the newest session."""
-
-    record: LiveRecord
-    scores: pl.DataFrame
-    new: bool
-
-
 def record_of(settings: Settings, feed: str) -> LiveRecord:
     """The live record of a feed, which may not have begun."""
     return LiveRecord(settings.home / FOLDER / hashlib.sha256(feed.encode()).hexdigest()[:12])
@@ -82,7 +72,7 @@ def card_section(settings: Settings, feed: str) -> str:
 
 def record_night(
     settings: Settings, warehouse: Warehouse, of_run: Path | None = None, at: datetime.datetime | None = None
-) -> RecordedNight | None:
+) -> tuple[RecordSummary, bool] | None:
     """Write the night of the newest session, unless it stands, and score what has become known.
 
     Args:
@@ -90,7 +80,8 @@ def record_night(
         at: the time of writing, UTC; now where None.
 
     Returns:
-        None where there is no champion, or where fewer than two assets are eligible at that close.
+        The record, and whether this call wrote the night of the newest session. None where there is no champion, or where
+        fewer than two assets are eligible at that close.
 
     Raises:
         FinJEPAError: if the champion is gone, or the record is damaged.
@@ -107,7 +98,7 @@ def record_night(
         if night is None:
             return None
         record = record.append(night)
-    return RecordedNight(record, update_scores(record), new)
+    return RecordSummary(record, update_scores(record)), new
 
 
 def _night(

@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Container
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import NormalDist
 
 import dagster as dg
@@ -92,13 +94,15 @@ def model_for() -> FinJEPA:
     return model
 
 
-def run_night(home: Home, market: Market, session: int, patch, days_late: int = 0):
+def run_night(home: Home, market: Market, session: int, patch, days_late: int = 0) -> tuple[LiveRecord, bool]:
     folder = market.night(session).folder
     for module in (daily, live_record):
         patch.setattr(module, "current_panel", lambda settings: folder)
         patch.setattr(module, "most_assets", lambda *asked: ASSETS - 2)
     assert make_decision(home.settings, home.warehouse) is not None
-    return record_night(home.settings, home.warehouse, at=evening(market.dates[session].item(), days_late))
+    made = record_night(home.settings, home.warehouse, at=evening(market.dates[session].item(), days_late))
+    assert made is not None
+    return made[0].record, made[1]
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +114,8 @@ def recorded(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for k in range(NIGHTS):
             if k != MISSED:
-                made = run_night(home, market, FIRST + k, patch, 4 if k == LATE_NIGHT else 0)
-                assert made is not None
-                assert made.new
-        again = run_night(home, market, FIRST + NIGHTS - 1, patch)
-        assert again is not None
-        assert not again.new
+                assert run_night(home, market, FIRST + k, patch, 4 if k == LATE_NIGHT else 0)[1]
+        assert not run_night(home, market, FIRST + NIGHTS - 1, patch)[1]
     return market, home, record_of(home.settings, "test")
 
 
@@ -138,11 +138,17 @@ def test_missed_late_restated_and_delisted_sessions_are_named(recorded):
 def test_forecasts_are_those_of_the_backtest_over_the_same_sessions(recorded, tmp_path):
     """Made at once from the last night's prices; of a session whose prices were restated later, from what was known then."""
     market, home, record = recorded
-    panel, model = market.night(FIRST + NIGHTS - 1), FinJEPA.from_pretrained(home.settings.checkpoints / "aaaa")
+    restated = range(FIRST + 12, FIRST + 16)
+    assert compared_forecasts(record, market.night(FIRST + NIGHTS - 1), home.settings.checkpoints, restated) > 400
+
+
+def compared_forecasts(record: LiveRecord, panel: Panel, checkpoints: Path, passed_over: Container[int]) -> int:
+    """How many forecasts of assets are what the models say on a panel, and those of portfolios with them."""
+    models = {name: FinJEPA.from_pretrained(checkpoints / name) for name in record.nights["checkpoint"].unique()}
     compared = 0
-    for date in record.sessions:
-        session = panel.date_index(date)
-        if FIRST + 12 <= session <= FIRST + 15:
+    for date, checkpoint in record.nights.select("session", "checkpoint").iter_rows():
+        session, model = panel.date_index(date), models[checkpoint]
+        if session in passed_over:
             continue
         rows = record.table("forecasts", date).filter(pl.col("forecast") == "model")
         assets = rows.filter(pl.col("kind") == "asset")
@@ -163,7 +169,7 @@ def test_forecasts_are_those_of_the_backtest_over_the_same_sessions(recorded, tm
             np.testing.assert_allclose(portfolios[f"volatility_{horizon}"], expected_C, rtol=1e-3)
             compared += len(assets)
         assert len(portfolios) >= 13
-    assert compared > 400
+    return compared
 
 
 def independent_scores(folder, date, kind, forecast, horizon) -> dict[str, float]:
@@ -227,15 +233,19 @@ def independent_scores(folder, date, kind, forecast, horizon) -> dict[str, float
 
 
 def test_scores_are_those_of_an_independent_script(recorded):
-    _, _, record = recorded
+    assert compare_scores(recorded[2], 60) == {"asset", "market", "portfolio", "1/N"}
+
+
+def compare_scores(record: LiveRecord, rows: int) -> set[str]:
+    """The kinds of forecasts in a record some of whose scores agree."""
     found = pl.read_parquet(record.folder / "scores.parquet").filter(pl.col("n") > 0, pl.col("kind") != "book")
-    assert set(found["kind"]) == {"asset", "market", "portfolio", "1/N"}
-    for row in found.sample(60, seed=0).iter_rows(named=True):
+    for row in found.sample(rows, seed=0).iter_rows(named=True):
         key = [row[name] for name in ("session", "kind", "forecast", "horizon")]
         expected = independent_scores(record.folder, *key)
         row["inside"] = sum(row[f"bin_{k}"] for k in range(2, 6))
         for name, value in expected.items():
             assert row[name] == pytest.approx(value, rel=1e-6), (*key, name)
+    return set(found["kind"])
 
 
 def test_a_record_that_nobody_changed_agrees(recorded):
@@ -344,18 +354,16 @@ def test_a_run_that_dies_between_files_leaves_a_record_that_goes_on(tmp_path, mo
         patch.setattr(chain, "write_parquet", dying)
         with pytest.raises(KeyboardInterrupt):
             run_night(home, market, FIRST + 1, patch)
-    made = run_night(home, market, FIRST + 2, monkeypatch)  # and the next run is of another session
-    assert made is not None
-    assert (made.new, made.record.nights.height) == (True, 2)
-    assert not verify(made.record.folder).broken
+    record, new = run_night(home, market, FIRST + 2, monkeypatch)  # and the next run is of another session
+    assert (new, record.nights.height) == (True, 2)
+    assert not verify(record.folder).broken
     with monkeypatch.context() as patch:
         patch.setattr(scores, "write_parquet", dying)
         with pytest.raises(KeyboardInterrupt):  # the night stands, and its scores are not written
             run_night(home, market, FIRST + 3, patch)
-    made = run_night(home, market, FIRST + 3, monkeypatch)
-    assert made is not None
-    assert (made.new, made.record.nights.height) == (False, 3)
-    assert not verify(made.record.folder).broken
+    record, new = run_night(home, market, FIRST + 3, monkeypatch)
+    assert (new, record.nights.height) == (False, 3)
+    assert not verify(record.folder).broken
 
 
 # -- on the Hub -----------------------------------------------------------------------------------------------------------
@@ -380,19 +388,10 @@ def titles(hub, kind="model") -> list[str]:
     return [commit.title for commit in hub.repo(REPO, kind).commits if commit.title.startswith("Live record")]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "fault"),
-    [
-        (r"POST .*/commit/", {"fault": "lose_answer"}),
-        (r"POST .*/commit/", {"fault": "status", "status": 503}),
-        (r"PUT /lfs-storage", {"fault": "reset"}),
-        (r"GET .*/refs", {"fault": "reset", "times": 2}),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value["fault"],
-)
-def test_a_night_is_published_once_under_a_fault(recorded, home, hub, tmp_path, pattern, fault):
+def test_a_night_is_published_once(recorded, home, hub, tmp_path):
+    """Though the answer is lost; what else the Hub may do is tried with releases, which go the same way."""
     summary = first_nights(recorded[2], 2, tmp_path / "record")
-    hub.fail(pattern, **fault)
+    hub.fail(r"POST .*/commit/", "lose_answer")
     made = publish_record(home.warehouse, summary, REPO, "model")
     asked = len(hub.requests)
     assert not publish_record(home.warehouse, summary, REPO, "model").new

@@ -10,18 +10,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from finjepa_model import FinJEPA
 from finjepa_model.config import preset
-from finjepa_model.data.batches import observe
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed
 from finjepa_model.live_record import chain
-from finjepa_model.live_record.chain import HORIZONS, LEVELS, QUANTILES
 from finjepa_model.live_record.scores import Outcomes, gaps
 from finjepa_model.live_record.verify import verify
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
@@ -35,7 +32,7 @@ from finjepa_pipeline.publishing.live_record import record_night, record_of
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
 from tests.pipeline.publishing.conftest import Home
-from tests.pipeline.publishing.test_live_record import evening, independent_scores
+from tests.pipeline.publishing.test_live_record import compare_scores, compared_forecasts, evening
 from tests.system.product import ROOT, write_prices
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -165,8 +162,10 @@ def test_simulated_nights(tmp_path, monkeypatch):
     panel = Panel.open(current_panel(settings))
     record = record_of(settings, panel.manifest["feed"])
     _check_nights(record, sessions)
-    _check_forecasts(record, panel, settings)
-    _check_scores(record)
+    # those of the panel of the last night, but for the year after a restated price
+    passed_over = {FIRST + LATE[1], *range(FIRST + RESTATED[1], FIRST + NIGHTS)}
+    assert compared_forecasts(record, panel, settings.checkpoints, passed_over) > min(NIGHTS, RESTATED[1]) * 20
+    compare_scores(record, 150)
     _check_book(record, panel, settings)
     assert not verify(record.folder).broken
     size = sum(file.stat().st_size for file in record.folder.rglob("*.parquet"))
@@ -194,35 +193,6 @@ def _check_nights(record: chain.LiveRecord, sessions: list[datetime.date]) -> No
         listed = record.outcomes().filter(pl.col("kind") != "return")
         assert (RESTATED[0], sessions[FIRST + RESTATED[1]]) in listed.select("asset", "session").rows()
         assert set(listed.filter(pl.col("kind") == "ended")["asset"]) == {ENDED[0]}
-
-
-def _check_forecasts(record: chain.LiveRecord, panel: Panel, settings: Settings) -> None:
-    """Those of the panel of the last night, as a backtest sees it, but for the year after a restated price."""
-    models = {name: FinJEPA.from_pretrained(settings.checkpoints / name) for name in ("aaaa", "bbbb")}
-    compared = 0
-    for row in record.nights.iter_rows(named=True):
-        model, session = models[row["checkpoint"]], panel.date_index(row["session"])
-        rows = record.table("forecasts", row["session"]).filter(
-            pl.col("forecast") == "model", pl.col("kind") == "asset"
-        )
-        if not 0 <= session - FIRST < RESTATED[1] or session - FIRST == LATE[1]:
-            continue
-        numbers_N = np.array([panel.assets.index(name) for name in rows["name"]])
-        found = model.forecast_risk(observe(panel, np.array([session]), numbers_N[None], 1, model.config))
-        for horizon in HORIZONS:
-            expected_NQ = found.quantiles(LEVELS, horizon)[0].numpy()
-            np.testing.assert_allclose(rows.select(QUANTILES[horizon]).to_numpy(), expected_NQ, rtol=1e-4)
-            compared += len(rows)
-    assert compared > min(NIGHTS, RESTATED[1]) * 20
-
-
-def _check_scores(record: chain.LiveRecord) -> None:
-    found = pl.read_parquet(record.folder / "scores.parquet").filter(pl.col("n") > 0, pl.col("kind") != "book")
-    for row in found.sample(150, seed=0).iter_rows(named=True):
-        key = [row[name] for name in ("session", "kind", "forecast", "horizon")]
-        row["inside"] = sum(row[f"bin_{k}"] for k in range(2, 6))
-        for name, value in independent_scores(record.folder, *key).items():
-            assert row[name] == pytest.approx(value, rel=1e-6), (*key, name)
 
 
 def _check_book(record: chain.LiveRecord, panel: Panel, settings: Settings) -> None:
