@@ -24,7 +24,16 @@ from finjepa_pipeline.backtest import leakage
 from finjepa_pipeline.backtest.blocks import backtest_blocks
 from finjepa_pipeline.backtest.known_truth import MARKETS, seeds_of
 from finjepa_pipeline.backtest.leaderboard import acting_planner, report_of
-from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, Product, future_invariance, raw_rows
+from finjepa_pipeline.backtest.leakage import (
+    DELAYS,
+    AuditFinding,
+    NotEnoughDataError,
+    Product,
+    delay,
+    delayed,
+    future_invariance,
+    raw_rows,
+)
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_ENOUGH_DATA, NOT_RUN, TESTS, or_null, status_of
 from finjepa_pipeline.backtest.strategies import Strategy, load_strategy
 from finjepa_pipeline.report.backtest import page_of, write_report
@@ -35,6 +44,7 @@ from finjepa_pipeline.warehouse import Warehouse, insert, now, sql, transaction
 
 # Of a nightly run; `finjepa audit` runs longer ones.
 AUDIT_SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}
+TOGETHER = {"delay": delay} | {name: finding for name, (_, finding) in MARKETS.items()}  # what all parts of a test say
 ALL_PLANNERS = "all planners"  # in place of a strategy of the user, where the data fail
 _FOUND = """
     SELECT passed, finding, data_version FROM main.audit_results
@@ -49,7 +59,7 @@ class AuditTask:
     Attributes:
         who: a planner, or a strategy of the user (its name has a colon).
         home: where temporary folders are made, if this machine has it.
-        seed: of the market of a test on known-truth markets.
+        part: of a test that has several: the seed of a known-truth market, or the sessions of a delay.
         rows: raw prices, of the test that computes everything again.
     """
 
@@ -59,7 +69,7 @@ class AuditTask:
     who: str
     home: Path
     dates: int = 2
-    seed: int | None = None
+    part: int | None = None
     rows: pl.DataFrame | None = field(default=None, compare=False)
 
 
@@ -98,17 +108,19 @@ def run_audit(
     model, tasks = content_hash(checkpoint), []
     for test in (test for test in TESTS if test in only):
         task = AuditTask(test, checkpoint.absolute(), panel.absolute(), who, settings.home.absolute(), dates)
-        if test not in MARKETS:
+        if test == "delay":
+            tasks += [replace(task, part=sessions) for sessions in DELAYS]
+        elif test not in MARKETS:
             tasks.append(replace(task, rows=rows if test == "future_invariance" else None))
         elif seeds:
             wanted = seeds_of(model, test, seeds if test == "null_market" else max(1, seeds // 4))
-            tasks += [replace(task, seed=seed) for seed in wanted]
+            tasks += [replace(task, part=seed) for seed in wanted]
     with compute.map(settings, run_test, tasks, (checkpoint, panel)) as results:
         for test in dict.fromkeys(task.test for task in tasks):
             log(f"{test} of {who}")
             found = [next(results) for task in tasks if task.test == test]
             broken = next((one for one in found if isinstance(one, AuditFinding)), None)
-            finding = broken or finding_of(test, lambda test=test, found=found: MARKETS[test][1](found))
+            finding = broken or finding_of(test, lambda test=test, found=found: TOGETHER[test](found))
             of = key | ({"strategy": ALL_PLANNERS} if finding.of_data and ":" in who else {})
             with warehouse.connect() as con, transaction(con):
                 standing = _store(con, of, finding, run_id)
@@ -122,8 +134,9 @@ def run_test(task: AuditTask) -> Any:
         product, panel = _opened(task.checkpoint, task.panel, task.who)
         folder = task.home if task.home.is_dir() else None
         with tempfile.TemporaryDirectory(prefix=".audit-", dir=folder, ignore_cleanup_errors=True) as work:
-            if task.seed is not None:
-                return MARKETS[task.test][0](product, Path(work), task.seed)
+            if task.part is not None:
+                markets = MARKETS.get(task.test)
+                return markets[0](product, Path(work), task.part) if markets else delayed(product, panel, task.part)
             if task.rows is not None:
                 return future_invariance(product, task.rows, Path(work), dates=task.dates)
             return getattr(leakage, task.test)(product, panel)

@@ -23,7 +23,7 @@ from finjepa_model.data.splits import history_needed, split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.market_view import MarketView, next_universe
 from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
-from finjepa_pipeline.backtest.engine import BacktestSetup, simulate, without_costs
+from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, simulate, without_costs
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR, sharpe
 from finjepa_pipeline.backtest.strategies import Strategy, long_only
 from finjepa_pipeline.features import build_panel
@@ -249,13 +249,15 @@ class Delayed:
         return self._strategy.decide(late, state)
 
 
-def delay(product: Product, panel: Panel) -> AuditFinding:
-    """What is earned fades with the age of what is known; it does not depend on a single session: it fails where one
-    session's delay costs a Sharpe ratio of more than 2 and three standard errors."""
+def delayed(product: Product, panel: Panel, sessions: int) -> StrategyResult:
+    """The test block, traded so many sessions late."""
     setup = product.setup(panel)
-    results = [
-        simulate(Delayed(product.strategy(panel), panel, setup.window, sessions), setup, None) for sessions in DELAYS
-    ]
+    return simulate(Delayed(product.strategy(panel), panel, setup.window, sessions), setup)
+
+
+def delay(results: Sequence[StrategyResult]) -> AuditFinding:
+    """What is earned fades with the age of what is known; it does not depend on a single session: it fails where one
+    session's delay costs a Sharpe ratio of more than 2 and three standard errors. The results are those of DELAYS."""
     if not np.abs(results[0].held_KR).sum():
         raise NotEnoughDataError("nothing was held, so nothing can depend on a session")
     net_TK = np.column_stack([result.net_T for result in results])
