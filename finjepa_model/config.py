@@ -256,6 +256,10 @@ class FinJEPAConfig:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def by_key(self) -> dict[str, Any]:
+        """Every value by its dotted key."""
+        return {f"{section}.{name}": x for section, values in self.to_dict().items() for name, x in values.items()}
+
     def to_json(self) -> str:
         return to_json(self.to_dict(), indent=2, sort_keys=True)
 
@@ -277,19 +281,15 @@ class FinJEPAConfig:
 
     def override(self, assignments: Mapping[str, Any]) -> "FinJEPAConfig":
         """Set dotted keys, as in `--set model.dim=256`; text is read as JSON where it is JSON."""
-        data = self.to_dict()
+        data, known = self.to_dict(), self.by_key()
         for key, value in assignments.items():
-            *parents, leaf = key.split(".")
-            node: Any = data
-            for parent in parents:
-                node = node.get(parent) if isinstance(node, dict) else None
-            if not isinstance(node, dict) or leaf not in node:
-                known = sorted(f"{section}.{name}" for section, values in self.to_dict().items() for name in values)
+            if key not in known:
                 raise FinJEPAError(f"unknown config key {key!r}; {did_you_mean(key, known)}")
+            section, name = key.split(".")
             try:
-                node[leaf] = from_json(value) if isinstance(value, str) else value
+                data[section][name] = from_json(value) if isinstance(value, str) else value
             except ValueError:
-                node[leaf] = value
+                data[section][name] = value
         return self.from_dict(data)
 
 

@@ -1,5 +1,6 @@
 """The Hugging Face Hub as it answers: trouble that passes is waited out, and what stays is one line with the way out."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Literal, TypeVar
@@ -59,6 +60,11 @@ def answer_of(error: Exception) -> tuple[int | None, str]:
         if response is not None:
             return response.status_code, response.headers.get("retry-after", "")
     return None, ""
+
+
+def without_token(text: str) -> str:
+    """A text without anything that looks like a token of the Hub."""
+    return re.sub(r"hf_\w{6,}", "hf_***", text)
 
 
 def repo_url(repo_id: str, kind: RepoKind = "model") -> str:

@@ -3,7 +3,6 @@
 An alert is one JSON object, posted to a webhook, given to a command, or both.
 """
 
-import re
 import shlex
 import subprocess
 import time
@@ -15,6 +14,7 @@ import dagster as dg
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
+from finjepa_model.hub import without_token
 from finjepa_pipeline.settings import Settings, SettingsResource
 
 BY_HAND = "finjepa/by"  # tag of a run that a person started in a terminal, where failures are printed already
@@ -137,7 +137,7 @@ def first_cause(data: object) -> str:
     while error is not None and error.cause is not None:
         error = error.cause
     text = user or (error.message if error is not None else "no reason was given")
-    return re.sub(r"hf_\w{6,}", "hf_***", " ".join(text.split()))[:500]
+    return without_token(" ".join(text.split()))[:500]
 
 
 def _post(url: str, body: str) -> None:

@@ -170,16 +170,7 @@ def _settings(home: Settings, sides: Sequence[Side]) -> tuple[tuple[str, ...], .
     flat = []
     for side in sides:
         folder = checkpoint_here(home, side.checkpoint)
-        flat.append(
-            {} if folder is None else _flat(read_config(folder).to_dict()) | {"data_version": side.data_version}
-        )
+        flat.append({} if folder is None else read_config(folder).by_key() | {"data_version": side.data_version})
     names = dict.fromkeys(name for one in flat for name in one)
     rows = [(name, *(str(one.get(name, "–")) for one in flat)) for name in names]
     return tuple(row for row in rows if len(set(row[1:])) > 1)
-
-
-def _flat(nested: dict[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in nested.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
-    return found

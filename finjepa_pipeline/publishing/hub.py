@@ -4,7 +4,6 @@ Every attempt first looks at what stands on the Hub and then does only what is m
 a crash between commit and tag, and a second run are one case: the next look finds the commit by its title and goes on.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from huggingface_hub.hf_api import GitRefs
 from huggingface_hub.utils import httpx
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.hub import RepoKind, answer_of, patiently, repo_url
+from finjepa_model.hub import RepoKind, answer_of, patiently, repo_url, without_token
 
 ATTEMPTS = 8
 LONGEST_WAIT_S = 300.0  # a Hub that asks for more is left for the next run
@@ -132,7 +131,7 @@ def _refused(error: Exception, repo_id: str, stays: str) -> FinJEPAError:
     status, asked = answer_of(error)
     token = get_token()
     said = (str(error).strip().splitlines() or [""])[0]
-    said = re.sub(r"hf_\w{6,}", "hf_***", said.replace(token, "***") if token else said)
+    said = without_token(said.replace(token, "***") if token else said)
     if status == 401:
         found = "the Hub does not accept the token (401): run `hf auth login`, or put a valid one into HF_TOKEN"
     elif isinstance(error, GatedRepoError):

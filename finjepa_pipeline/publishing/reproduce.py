@@ -6,7 +6,6 @@ by bit; where they are not, the report says what else is not as it was: code, li
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -155,14 +154,9 @@ def _ops(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -> d
 
 def overrides(config: Mapping[str, Any]) -> dict[str, str]:
     """A whole config as what `--set` needs to make it of the base preset. The channels follow from the panel."""
-    base = preset(_BASE).to_dict()
-    wanted = json.loads(FinJEPAConfig.from_dict(dict(config)).to_json())
-    return {
-        f"{section}.{name}": to_json(value)
-        for section, values in wanted.items()
-        for name, value in values.items()
-        if to_json(value) != to_json(base[section][name]) and f"{section}.{name}" != "model.channels"
-    }
+    base, wanted = preset(_BASE).by_key(), FinJEPAConfig.from_dict(dict(config)).by_key()
+    changed = {key: to_json(value) for key, value in wanted.items() if to_json(value) != to_json(base[key])}
+    return {key: value for key, value in changed.items() if key != "model.channels"}
 
 
 def _prices(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:

@@ -223,10 +223,10 @@ def model_sweep(
         checkpoints[name] = folder.name
         rows.append((value, name, metrics["training"]["steps"], folder.name))
     shown = [[name, f"{value:.4g}", str(step), end] for value, name, step, end in sorted(rows)]
-    head = [["training", f"validation {config.metric}", "steps", "checkpoint"], ["---", "--:", "--:", "---"]]
+    columns = ("training", f"validation {config.metric}", "steps", "checkpoint")
     return dg.MaterializeResult(
         metadata={
-            "trainings": dg.MetadataValue.md("\n".join(f"| {' | '.join(map(cell, row))} |" for row in head + shown)),
+            "trainings": dg.MetadataValue.md(table(columns, [list(map(cell, row)) for row in shown])),
             "rows": dg.MetadataValue.json(shown),
             "checkpoints": dg.MetadataValue.json(checkpoints),
             "stopped_early": len(wanted) - len(checkpoints),
