@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.batches import observe
@@ -106,18 +107,16 @@ class Tables:
             return self.pandas.Series(values, self.pandas.Index(self.symbols, name="symbol"), name=name)
         return pl.DataFrame({"symbol": self.symbols, name: values})
 
-    def columns(self, values: Mapping[str, Sequence[Any]]) -> Any:
+    def columns(self, values: Mapping[Any, Any]) -> Any:
         """A frame with a row for each symbol, of named columns."""
         if self.pandas is not None:
             return self.pandas.DataFrame(dict(values), self.pandas.Index(self.symbols, name="symbol"))
-        return pl.DataFrame({"symbol": self.symbols, **values})
+        named = {f"{name:g}" if isinstance(name, float) else str(name): column for name, column in values.items()}
+        return pl.DataFrame({"symbol": self.symbols, **named})
 
-    def table(self, values_NX: np.ndarray, columns: Sequence[Any]) -> Any:
+    def table(self, value_NX: Tensor, columns: Sequence[Any]) -> Any:
         """A frame with a row for each symbol."""
-        if self.pandas is not None:
-            return self.pandas.DataFrame(values_NX, self.pandas.Index(self.symbols, name="symbol"), list(columns))
-        names = [f"{name:g}" if isinstance(name, float) else str(name) for name in columns]
-        return pl.DataFrame({"symbol": self.symbols, **dict(zip(names, values_NX.T, strict=True))})
+        return self.columns(dict(zip(columns, value_NX.double().numpy().T, strict=True)))
 
 
 class Forecast:
@@ -145,16 +144,16 @@ class Forecast:
     @property
     def volatility(self) -> Any:
         """Daily standard deviation over 5, 21 and 63 sessions: rows symbols."""
-        return self._tables.table(self._risk.volatility_BNV[0].double().numpy(), HORIZONS)
+        return self._tables.table(self._risk.volatility_BNV[0], HORIZONS)
 
     @property
     def correlation(self) -> Any:
-        return self._tables.table(self._risk.correlation_BNN[0].double().numpy(), self.assets)
+        return self._tables.table(self._risk.correlation_BNN[0], self.assets)
 
     @property
     def covariance(self) -> Any:
         """Of daily returns over 21 sessions, symbols x symbols."""
-        return self._tables.table(self._risk.covariance(HORIZON)[0].double().numpy(), self.assets)
+        return self._tables.table(self._risk.covariance(HORIZON)[0], self.assets)
 
     @property
     def expected_return(self) -> Any:
@@ -168,7 +167,7 @@ class Forecast:
             FinJEPAError: for another horizon, or a level outside of (0, 1).
         """
         levels = _levels(q, horizon)
-        return self._tables.table(self._risk.quantiles(levels, horizon)[0].double().numpy(), levels)
+        return self._tables.table(self._risk.quantiles(levels, horizon)[0], levels)
 
     def portfolio_quantiles(
         self, weights: Any = None, q: float | Sequence[float] = QUANTILES, horizon: int = HORIZON

@@ -19,8 +19,9 @@ from finjepa_model.nn.risk import RiskForecast
 from finjepa_model.training.risk_fit import Chunk, random_portfolios
 from finjepa_model.training.risk_scorecard import (
     Distribution,
+    analytic_distribution,
     ewma_distribution,
-    har_distribution,
+    har_volatility,
     history_distribution,
 )
 from finjepa_model.world_model import WorldModel
@@ -45,7 +46,7 @@ class Forecaster:
             "EWMA": ewma_distribution,
         }
         if har_JV is not None:
-            self._by_name["HAR"] = partial(har_distribution, weights_JV=har_JV)
+            self._by_name["HAR"] = partial(analytic_distribution, volatility=har_volatility(har_JV))
         self._of_universe = self._forecasts(universe_N)
 
     def _forecasts(self, assets_N: np.ndarray) -> dict[str, RiskForecast]:

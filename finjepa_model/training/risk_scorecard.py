@@ -335,14 +335,6 @@ def ewma_distribution(chunk: Chunk) -> RiskForecast:
     return normal_distribution((past_BNR * weight_R / weight_R.sum()) @ past_BNR.mT, chunk)
 
 
-def har_distribution(chunk: Chunk, weights_JV: Tensor) -> RiskForecast:
-    """Normal, with the volatilities of HAR and the correlations of `har_with_shrunk_correlations`."""
-    correlations_BKNN = estimate(_past_year(chunk), ("one_factor", "sample_252"))
-    normal = normal_distribution(correlations_BKNN.mean(1), chunk)
-    volatility_BNV = har_volatility(weights_JV)(chunk).exp()
-    return replace(normal, volatility_BMV=torch.cat([volatility_BNV, normal.volatility_BMV[:, -1:]], dim=1))
-
-
 def ewma_one_factor(chunk: Chunk) -> Tensor:
     """Trailing beta, exponentially weighted volatilities: what planners used before there was a risk model."""
     seen = chunk.observation
@@ -362,11 +354,12 @@ def har_with_shrunk_correlations(chunk: Chunk) -> Tensor:
     return analytic_distribution(chunk).covariance().double()
 
 
-def analytic_distribution(chunk: Chunk) -> RiskForecast:
-    """`har_with_shrunk_correlations` as a distribution: nothing in it is fitted, and returns are normal."""
+def analytic_distribution(chunk: Chunk, volatility: Volatility = fixed_har_volatility) -> RiskForecast:
+    """`har_with_shrunk_correlations` as a distribution: nothing in it is fitted but perhaps another volatility, and returns are
+    normal."""
     correlation_BNN = estimate(_past_year(chunk), ("one_factor", "sample_252")).mean(1)
     forecast = normal_distribution(correlation_BNN, chunk)
-    volatility_BMV = F.pad(fixed_har_volatility(chunk).exp(), (0, 0, 0, 1), value=1.0)
+    volatility_BMV = F.pad(volatility(chunk).exp(), (0, 0, 0, 1), value=1.0)
     return replace(forecast, volatility_BMV=volatility_BMV)
 
 

@@ -4,7 +4,7 @@ A decision is the strategy's own `decide`, as the backtest asks it. It starts fr
 the decision before left. Between two decisions a book holds.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date as day
 from typing import Any
 
@@ -32,41 +32,6 @@ from finjepa_pipeline.warehouse import Warehouse
 
 
 @dataclass(frozen=True)
-class Reasons:
-    """Why a decision is what it is, by the model's own account.
-
-    Attributes:
-        terms: cost by term, lower is better.
-        path: forecast (log growth, volatility) of each decision step ahead, of `step_sessions` sessions.
-    """
-
-    terms: dict[str, float]
-    path: tuple[tuple[float, float], ...]
-    step_sessions: int
-
-
-@dataclass(frozen=True)
-class Search:
-    """One decision's search, by iteration. A planner that solves has its candidate solutions in place of iterations.
-
-    Attributes:
-        cost: lowest seen so far; lower is better.
-        weights: of the first step, by asset: where the search stood.
-        effective: effective number of candidates that the next iteration was fitted to; empty where nothing is sampled.
-    """
-
-    cost: tuple[float, ...]
-    weights: dict[str, tuple[float, ...]]
-    effective: tuple[float, ...]
-
-    @classmethod
-    def of(cls, plan: Plan, assets: tuple[str, ...]) -> "Search":
-        """Of a plan of one date."""
-        weights = {name: tuple(plan.weights_IBN[:, 0, i].tolist()) for i, name in enumerate(assets)}
-        return cls(tuple(plan.cost_IB[:, 0].tolist()), weights, tuple(plan.effective_samples_IB[:, 0].tolist()))
-
-
-@dataclass(frozen=True)
 class BookDecision(Choice):
     """What to hold after the next close. Weights are budgets and sum to 1; positions are what is held of them.
 
@@ -85,6 +50,9 @@ class BookDecision(Choice):
         expected_return, expected_volatility: of the portfolio over the next decision step, annualised, by the model's own
             account.
         record: what the next decision needs, for the table; see `record_of`.
+        why: by the model's own account: cost of the plan by `terms`, lower is better; `path`, the forecast (log growth,
+            volatility) of each decision step ahead, of `step_sessions` sessions.
+        search: see `searched`.
         traded: how many assets are traded, of how many, and which; empty on a hold.
     """
 
@@ -111,8 +79,8 @@ class BookDecision(Choice):
     same_return: bool
     changes: tuple[str, ...]
     hold_reason: str = ""
-    why: Reasons | None = None  # None where no decision is due, and where no asset has a price
-    search: Search | None = None  # likewise
+    why: dict[str, Any] | None = None  # None where no decision is due, and where no asset has a price
+    search: dict[str, Any] | None = None  # likewise
     record: dict[str, Any] | None = None
     traded: str = ""
 
@@ -121,11 +89,7 @@ class BookDecision(Choice):
         return (
             first
             | {name: value for name, value in vars(self).items() if name not in (*first, "record")}
-            | {
-                "changes": list(self.changes),
-                "why": self.why and asdict(self.why),
-                "search": self.search and asdict(self.search),
-            }
+            | {"changes": list(self.changes)}
         )
 
 
@@ -199,8 +163,8 @@ def decide(
         return BookDecision(**common | _as_before(holdings, view.assets), changes=("No orders: no asset has a price.",))
     _, expected = strategy.expected[-1]
     outlook = {
-        "why": Reasons(expected.terms, expected.path, config.model.stride),
-        "search": Search.of(strategy.last[1], view.assets),
+        "why": {"terms": expected.terms, "path": expected.path, "step_sessions": config.model.stride},
+        "search": searched(strategy.last[1], view.assets),
         "traded": traded_text(
             len(view.assets), len(panel.eligible_assets(session, history)), has_volumes=panel.liquidity is not None
         ),
@@ -221,6 +185,20 @@ def decide(
         changes=_changes(holdings, choice) + strategy.notes,
         **outlook,
     )
+
+
+def searched(plan: Plan, assets: tuple[str, ...]) -> dict[str, Any]:
+    """The search for the plan of one date, by iteration; a planner that solves has its candidate solutions in their place.
+
+    Returns:
+        `cost`: lowest seen so far. `weights` of the first step, by asset: where the search stood. `effective`: effective number
+        of candidates that the next iteration was fitted to; empty where nothing is sampled.
+    """
+    return {
+        "cost": plan.cost_IB[:, 0].tolist(),
+        "weights": {name: plan.weights_IBN[:, 0, i].tolist() for i, name in enumerate(assets)},
+        "effective": plan.effective_samples_IB[:, 0].tolist(),
+    }
 
 
 def hold(panel: Panel, session: int, holdings: Holdings, book: BookName, stride: int, calendar: str) -> BookDecision:

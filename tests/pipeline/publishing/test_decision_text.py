@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from finjepa_pipeline import console
-from finjepa_pipeline.publishing.decision import BookDecision, Reasons
+from finjepa_pipeline.publishing.decision import BookDecision
 from finjepa_pipeline.report.decision import SAME_RETURN, decision_page
 
 
@@ -42,7 +42,7 @@ def made(**changed) -> BookDecision:
         "made_afterwards": False,
         "same_return": False,
         "changes": ("A: 25.0% held, 50.0% wanted (+25.0%)",),
-        "why": Reasons({"growth": -0.01}, ((0.01, 0.02),), 10),
+        "why": {"terms": {"growth": -0.01}, "path": ((0.01, 0.02),), "step_sessions": 10},
     }
     return BookDecision(**values | changed)
 
