@@ -46,7 +46,6 @@ def plain(value: Any) -> str:
 
 
 _CHANNELS = ("log_return", "realised_volatility_21", "momentum_252_21", "volume_shock", "drawdown_252")
-_CURVES = (("loss", "loss"), ("prediction", "prediction"), ("effective_rank_assets", "effective rank"))
 _LEADING = 8  # assets with a line of their own
 
 
@@ -81,19 +80,7 @@ def panel_channels(panel: Panel) -> str:
         (chart([Series("", dates, values)], y_label=name, height=110), f"{name} of {panel.assets[asset]}")
         for name, values in columns.items()
     ]
-    return _stacked(charts)
-
-
-def training_curves(records: Sequence[Mapping[str, Any]]) -> str:
-    """Loss, prediction loss and effective rank over steps, of training and validation."""
-    charts = []
-    for key, label in _CURVES:
-        series = []
-        for kind in ("train", "validation"):
-            points = [(r["step"], r[key]) for r in records if r["kind"] == kind and r.get(key) is not None]
-            series.append(Series(kind, [step for step, _ in points], [value for _, value in points]))
-        charts.append((chart(series, y_label=label, x_label="step", height=170), label))
-    return _stacked(charts)
+    return stacked(charts)
 
 
 def wealth(returns: pl.DataFrame) -> str:
@@ -122,5 +109,6 @@ def search_charts(search: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _stacked(charts: Sequence[tuple[str, str]]) -> str:
+def stacked(charts: Sequence[tuple[str, str]]) -> str:
+    """Charts, (SVG, title) each, one below the other."""
     return "\n\n".join(image(svg, title) for svg, title in charts)

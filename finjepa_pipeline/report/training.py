@@ -1,7 +1,7 @@
 """The page of a training: time left, scorecard and loss terms by step; it is rewritten while the training runs, and reloads."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class TrainingPage:
             written=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
             collapse=newest.get("collapse"),
             scores=scores,
-            charts=_charts(records),
+            charts=[svg for svg, _ in curves(records)],
         )
 
     def _records(self) -> list[dict[str, Any]]:
@@ -110,13 +110,13 @@ class TrainingPage:
         return sum(file.stat().st_size for file in self._files())
 
 
-def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A chart of each term and monitor, of training and validation, the loss first."""
+def curves(records: Sequence[Mapping[str, Any]], only: Collection[str] = ()) -> list[tuple[str, str]]:
+    """(SVG, name) of each term and monitor over steps, of training and validation, the loss first."""
     names = dict.fromkeys(
         name
         for record in records
         for name, value in record.items()
-        if isinstance(value, float) and name not in _NO_CURVE
+        if isinstance(value, float) and name not in _NO_CURVE and (not only or name in only)
     )
     found = []
     for name in sorted(names, key=lambda name: name != "loss"):
@@ -126,5 +126,5 @@ def _charts(records: Sequence[Mapping[str, Any]]) -> list[str]:
             if points:
                 steps, values = zip(*points, strict=True)
                 series.append(Series(kind, steps, values))
-        found.append(chart(series, y_label=name, x_label="step", height=190))
+        found.append((chart(series, y_label=name, x_label="step", height=190), name))
     return found

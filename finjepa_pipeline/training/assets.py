@@ -20,9 +20,9 @@ from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline import compute
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.features.assets import panel_of_run
-from finjepa_pipeline.report.markdown import cell, numbers_table, table, training_curves
+from finjepa_pipeline.report.markdown import cell, numbers_table, stacked, table
 from finjepa_pipeline.report.risk import Card, in_words, tables, write_scorecard
-from finjepa_pipeline.report.training import training_page
+from finjepa_pipeline.report.training import curves, training_page
 from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import (
@@ -40,6 +40,7 @@ from finjepa_pipeline.warehouse import Warehouse
 
 _METADATA = re.compile(r"[^a-z0-9]+")
 _WITH_CHECKPOINT = ("challenger_audit", "planner_backtests", "world_model")
+_SHOWN = ("loss", "prediction", "effective_rank_assets")  # curves
 _SPEED = ("best_step", "samples_per_second", "gpu_memory_bytes")
 
 
@@ -273,7 +274,7 @@ def score_checkpoint(settings: Settings, checkpoint: Path, panel: Panel) -> tupl
 
 def _curves(checkpoint: Path) -> dg.MetadataValue:
     records = list(read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")))
-    return dg.MetadataValue.md(training_curves(records) if records else "no training log in this home")
+    return dg.MetadataValue.md(stacked(curves(records, _SHOWN)) if records else "no training log in this home")
 
 
 ASSETS = [world_model, world_model_evaluation, risk_scorecard, model_sweep]
