@@ -14,7 +14,7 @@ from huggingface_hub.hf_api import GitRefs
 from huggingface_hub.utils import httpx
 
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.hub import RepoKind, answer_of, patiently, repo_url, without_token
+from finjepa_model.hub import RepoKind, answer_of, patiently, without_token
 
 ATTEMPTS = 8
 LONGEST_WAIT_S = 300.0  # a Hub that asks for more is left for the next run
@@ -22,15 +22,6 @@ REQUEST_TIMEOUT_S = 60.0  # the client's own default is to wait for ever
 _TROUBLE = (httpx.HTTPError, OSError, RuntimeError, ValueError)  # RuntimeError: how the client wraps a failed upload
 
 set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=REQUEST_TIMEOUT_S))
-
-
-@dataclass(frozen=True)
-class Publication:
-    """What stands on the Hub; `new` if this call made its commit."""
-
-    url: str
-    commit: str
-    new: bool
 
 
 def is_offline() -> bool:
@@ -45,18 +36,21 @@ def publish(
     stays: str,
     tag: str | None = None,
     description: str = "",
-) -> Publication:
+) -> tuple[str, bool]:
     """Make the Hub hold one commit with this title, and the tag on it, whatever was there and whatever goes wrong on the way.
 
     Args:
         files: what to commit, by path in the repository, from what stands there; it may refuse with a FinJEPAError.
         stays: the end of the message where the Hub refuses.
 
+    Returns:
+        The commit, and whether this call made it.
+
     Raises:
         FinJEPAError: if the Hub refuses, or stays out of reach; one line that says what to do, without the token.
     """
 
-    def attempt(api: HfApi) -> Publication:
+    def attempt(api: HfApi) -> tuple[str, bool]:
         refs = _refs(api, repo_id, kind)
         commit = _find_commit(api, repo_id, kind, title)
         new = commit is None
@@ -77,7 +71,7 @@ def publish(
             if tagged is not None:
                 api.delete_tag(repo_id, tag=tag)
             api.create_tag(repo_id, tag=tag, revision=commit)
-        return Publication(repo_url(repo_id, kind), commit, new)
+        return commit, new
 
     return patiently(
         lambda: attempt(HfApi()), lambda error: _refused(error, repo_id, stays), ATTEMPTS, LONGEST_WAIT_S, _TROUBLE

@@ -86,7 +86,7 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
     if hub.is_offline():
         note = f"{local}; HF_HUB_OFFLINE is set, and a later run publishes it to {repo_id}"
         return Release(None, None, new, note, package)
-    made = hub.publish(
+    commit, new_there = hub.publish(
         repo_id,
         "model",
         package.title,
@@ -96,9 +96,9 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
         f"content {package.content_hash}",
     )
     with warehouse.connect() as con:
-        _note(con, package, url, made.commit)
-    done = "published" if made.new else "found"
-    return Release(url, made.commit, made.new, f"{done} {package.tag} on {url}", package)
+        _note(con, package, url, commit)
+    done = "published" if new_there else "found"
+    return Release(url, commit, new_there, f"{done} {package.tag} on {url}", package)
 
 
 def plan_release(settings: Settings, champion: Champion, repo_id: str | None) -> str:
@@ -145,7 +145,7 @@ def publish_record(warehouse: Warehouse, summary: RecordSummary, repo_id: str, k
     if hub.is_offline():
         return Release(None, None, False, f"HF_HUB_OFFLINE is set, and a later run publishes {until} to {repo_id}")
     title = f"Live record until {record.sessions[-1]} ({record.last_hash[:8]})"
-    made = hub.publish(
+    commit, new = hub.publish(
         repo_id,
         kind,
         title,
@@ -155,9 +155,9 @@ def publish_record(warehouse: Warehouse, summary: RecordSummary, repo_id: str, k
     with warehouse.connect() as con:
         con.execute(
             "INSERT INTO main.live_record_releases (hash, target, commit) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            [record.last_hash, url, made.commit],
+            [record.last_hash, url, commit],
         )
-    return Release(url, made.commit, made.new, f"{'published' if made.new else 'found'} {until} on {url}")
+    return Release(url, commit, new, f"{'published' if new else 'found'} {until} on {url}")
 
 
 def _missing(summary: RecordSummary, head: hub.Head) -> dict[str, Path | bytes]:
