@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 
 from finjepa_pipeline.report import figures as draw
-from finjepa_pipeline.report import performance
 from finjepa_pipeline.report.page import link, number, styled, write_page
 from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.report.risk import tables as tables_of
@@ -133,11 +132,11 @@ def write_report(path: Path, checkpoint: str, report: BacktestReport, scorecard:
     net = _net(returns)
     first = report.shown[0]
     of_first = returns.filter(strategy=first)
-    figures |= {"months": performance.months(of_first)}
-    figures |= {"distribution": performance.distribution(net, list(dict.fromkeys([first, report.benchmark])))}
+    figures |= {"months": draw.months(of_first)}
+    figures |= {"distribution": draw.distribution(net, list(dict.fromkeys([first, report.benchmark])))}
     expected = expectations.filter(strategy=first)
     if expected.height > 1:
-        figures["forecast_volatility"] = performance.forecast_volatility(expected, of_first)
+        figures["forecast_volatility"] = draw.forecast_volatility(expected, of_first)
     if inference and inference["pbo_logits"]:
         label = "logit of the out-of-sample rank of the in-sample winner"
         figures["logits"] = draw.histogram(inference["pbo_logits"], label)
@@ -159,9 +158,9 @@ def write_report(path: Path, checkpoint: str, report: BacktestReport, scorecard:
         risk_page=f"../{checkpoint}-risk/risk.html" if scorecard else "",
         shown=list(figures),
         first=first,
-        drawdowns=performance.worst_drawdowns(of_first["date"].to_list(), net[first]),
-        against=performance.against(net, [name for name in report.shown if name != report.benchmark], report.benchmark),
-        heads={"drawdowns": performance.DRAWDOWNS, "against": performance.AGAINST},
+        drawdowns=draw.worst_drawdowns(of_first["date"].to_list(), net[first]),
+        against=draw.against(net, [name for name in report.shown if name != report.benchmark], report.benchmark),
+        heads={"drawdowns": draw.DRAWDOWNS, "against": draw.AGAINST},
         labels=[label for _, label, _ in COLUMNS],
         shown_first=SHOWN_FIRST,
         test=_cells(report.test, report.benchmark),

@@ -12,9 +12,9 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from finjepa_pipeline.report.charts import MOST_POINTS, Series, chart, image
+from finjepa_pipeline.report.figures import against, forecast_volatility, months, tail, worst_drawdowns
 from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import link, styled, write_page
-from finjepa_pipeline.report.performance import against, forecast_volatility, months, tail, worst_drawdowns
 from finjepa_pipeline.report.prices import write_refusal
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.ui import OriginGuard, pages
