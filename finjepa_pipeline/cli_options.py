@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finjepa_model.config import TrainingConfig
+from finjepa_model.planning.utility import parse_utility, utility_help
 from finjepa_pipeline.automation import checked_overrides
 
 Ops = dict[str, dict[str, Any]]
@@ -134,8 +135,6 @@ def _read_pairs(context: click.Context, option: click.Parameter, texts: Sequence
 
 def _read_utility(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
     """A utility that cannot be read is refused now, not after the prices have been read."""
-    from finjepa_model.planning.utility import parse_utility, utility_help  # here: it loads torch
-
     if text is None:
         return None
     if text.strip().lower() == "help":

@@ -13,8 +13,11 @@ import click
 from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
+from finjepa_model.live_record.verify import record_folder
+from finjepa_model.live_record.verify import verify as verify_record
 from finjepa_pipeline import console, retention
 from finjepa_pipeline.backtest.assets import AuditConfig, BacktestConfig, WalkForwardConfig
+from finjepa_pipeline.backtest.compare import compare as compared
 from finjepa_pipeline.cli_options import (
     OpConfig,
     Ops,
@@ -36,6 +39,8 @@ from finjepa_pipeline.publishing.assets import (
     PublishConfig,
     RetentionConfig,
 )
+from finjepa_pipeline.publishing.decision import forecast as forecast_at
+from finjepa_pipeline.publishing.live_record import record_of
 from finjepa_pipeline.publishing.reproduce import reproduce as rebuild
 from finjepa_pipeline.report.backtest import write_comparison
 from finjepa_pipeline.runner import JobReport, open_instance, run_job
@@ -121,8 +126,6 @@ def sweep(debug: bool, ops: Ops, **shortcuts: Any) -> None:
 @_json
 def forecast(ops: Ops, as_json: bool) -> None:
     """Volatilities, correlations and quantiles of returns after a close, and how good such forecasts were."""
-    from finjepa_pipeline.publishing.decision import forecast as forecast_at  # here: it loads torch
-
     asked, n_assets = ops.get("daily_decision", {}), BacktestConfig(**ops.get("planner_backtests", {})).n_assets
     found = forecast_at(Settings.from_env(), asked.get("checkpoint"), asked.get("as_of"), n_assets)
     click.echo(to_json(found)) if as_json else console.print_forecast(found)
@@ -164,8 +167,6 @@ def _export_backtest(made: dict[str, Any], path: Path | None) -> None:
 def compare(names: tuple[str, ...], block: str, as_json: bool) -> None:
     """Checkpoints or strategies side by side, with paired intervals, by their stored backtests. A name is that of a strategy on
     the newest checkpoint, of a checkpoint, or CHECKPOINT/STRATEGY; its start is enough."""
-    from finjepa_pipeline.backtest.compare import compare as compared  # here: it loads arch, which is slow
-
     if len(names) < 2:
         raise click.UsageError("name two or more, as `finjepa compare qp equal_weight`")
     settings = Settings.from_env()
@@ -260,10 +261,6 @@ def reproduce(debug: bool, checkpoint: str, as_json: bool) -> None:
 @_json
 def verify(repo: str | None, as_json: bool) -> None:
     """Recompute the hashes and scores of the live record in REPO (owner/name on the Hub, or a folder), or in this home."""
-    from finjepa_model.live_record.verify import record_folder  # here: it loads torch
-    from finjepa_model.live_record.verify import verify as verify_record  # likewise
-    from finjepa_pipeline.publishing.live_record import record_of  # likewise
-
     settings = Settings.from_env()
     if repo is None:
         folder = record_of(settings, str(Panel.open(current_panel(settings)).manifest["feed"])).folder

@@ -13,6 +13,7 @@ from rich.table import Table
 from finjepa_model.decision import SAME_RETURN
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
+from finjepa_pipeline.backtest.leaderboard import leaderboard_rows
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 from finjepa_pipeline.doctor import DoctorFinding
 from finjepa_pipeline.prices.history import require_shown
@@ -179,8 +180,6 @@ def print_comparison(found: dict[str, Any], page: Path) -> None:
 
 
 def print_leaderboard(assets: Assets) -> None:
-    from finjepa_pipeline.backtest.leaderboard import leaderboard_rows  # here: it loads arch, which is slow
-
     made = assets["leaderboard"]
     with Warehouse.from_settings(Settings.from_env()).connect() as connection:
         rows = [row for row in leaderboard_rows(connection, made["checkpoint"]) if row["block"] == "test"]

@@ -134,7 +134,7 @@ def run_job(
 
 
 def _cause(error: dg.Failure) -> Exception:
-    """What an asset raised: `failures.final` has wrapped it for Dagster."""
+    """What an asset raised: `runs.final` has wrapped it for Dagster."""
     return error.__cause__ if isinstance(error.__cause__, Exception) else FinJEPAError(error.description or "it failed")
 
 

@@ -13,9 +13,12 @@ from finjepa_pipeline.backtest.audit import audit_challenger
 from finjepa_pipeline.backtest.blocks import checkpoint_folder
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, status_of
 from finjepa_pipeline.features.assets import made_panel, panel_of_run
+from finjepa_pipeline.publishing.daily import make_decision
 from finjepa_pipeline.publishing.gate import Champion, Verdict, current_champion, judge
+from finjepa_pipeline.publishing.live_record import record_night, record_of
 from finjepa_pipeline.report import markdown
 from finjepa_pipeline.report.backtest import page_of
+from finjepa_pipeline.report.live_record import PAGE, RecordSummary, write_record_page
 from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import SettingsResource
@@ -178,7 +181,10 @@ def hub_release(
 ) -> dg.MaterializeResult:
     """The champion with its model card, under FINJEPA_HOME/releases/ and, where a repository is named, as one commit and
     one tag on the Hub. Nothing is released twice."""
-    from finjepa_pipeline.publishing.release import plan_release, release  # with the Hub's client behind it
+    from finjepa_pipeline.publishing.release import (  # here: it sets the Hub's client of the process
+        plan_release,
+        release,
+    )
 
     home = settings.get()
     repo_id = config.hub_repo_id or home.hub_repo_id
@@ -217,8 +223,6 @@ def daily_decision(
     """Weights, signals and hedge for the next session, from the portfolio that the decision before left; with what the
     model expects of them, why, and what changed. A decision is due when `model.stride` sessions have passed since the last one;
     in between the book holds. Shares are of wealth, rates are a year."""
-    from finjepa_pipeline.publishing.daily import make_decision  # with skfolio behind it
-
     home, asked = settings.get(), (config.as_of, config.checkpoint, config.planner, config.utility)
     prices = (config.prices.feed, config.prices.data_version) if config.prices else None
     made = make_decision(home, warehouse, *asked, made_panel(context, home), prices, config.n_assets)
@@ -267,9 +271,6 @@ def live_record(
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """What the champion and textbook baselines forecast at the newest close, kept before the outcome, and the scores of the
     nights before. A session has one night, which is never changed; each has the hash of the one before."""
-    from finjepa_pipeline.publishing.live_record import record_night  # with torch behind it
-    from finjepa_pipeline.report.live_record import PAGE, write_record_page  # likewise
-
     home = settings.get()
     made = record_night(home, warehouse, made_panel(context, home))
     if made is None:
@@ -324,9 +325,7 @@ def live_record_release(
 ) -> dg.MaterializeResult:
     """The live record as one commit on the Hub: its tables, its page `index.html`, and a section of the card. What could not be
     published is published by a later run, with the times at which it was written."""
-    from finjepa_pipeline.publishing.live_record import record_of  # with torch behind it
-    from finjepa_pipeline.publishing.release import publish_record  # with the Hub's client behind it
-    from finjepa_pipeline.report.live_record import RecordSummary  # likewise
+    from finjepa_pipeline.publishing.release import publish_record  # here: it sets the Hub's client of the process
 
     home = settings.get()
     repo_id = config.repo_id or (home.hub_repo_id if config.repo_type == "model" else None)
