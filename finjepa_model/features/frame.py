@@ -253,7 +253,7 @@ def _guess(wanted: str, columns: Iterable[Label]) -> str:
 
 
 def _listed(table: Iterable[Label]) -> str:
-    names = [str(label) for label in table]
+    names = [str(label)[:40] for label in table]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
