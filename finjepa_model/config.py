@@ -225,19 +225,19 @@ class TDConfig(Bounded):
     state_dim: int = bounded(32, 1, 4096)
     hidden: int = bounded(128, 1, 8192)
     members: int = bounded(2, 1, 64)  # predictors in an ensemble
-    discount: float = bounded(0.8, 0, 0.9999)  # of a session; more is learned too slowly (docs/results/td.md)
+    discount: float = bounded(0.98, 0, 0.9999)  # of a session
     goal_ratio: float = bounded(0.2, 0, 1)  # share of tasks that are features of reached states; the others are random
     task_orthonormality: float = bounded(1.0, 0, 1e6)
     state_orthonormality: float = bounded(0.1, 0, 1e6)
-    # weights of the policy's value under its own successor features, and of its distance from plans that look ahead
+    # weights of the policy's value under its own successor features, and along drawn paths
     actor: float = bounded(0.0, 0, 1e6)  # which made it worse (docs/results/td.md)
-    cloning: float = bounded(100.0, 0, 1e6)
+    rollout: float = bounded(1.0, 0, 1e6)
     target_rate: float = bounded(0.01, 0, 1)  # Polyak
     steps: int = bounded(600, 0, 1e9)
     dates: int = bounded(64, 2, 1e5)  # in a batch
     portfolios: int = bounded(16, 1, 10000)  # on each of these dates, whose latents serve all of them
     reuse: int = bounded(8, 1, 10000)  # batches of portfolios on the same encoded market
-    learning_rate: float = bounded(3e-3, 1e-12, 10)
+    learning_rate: float = bounded(1e-2, 1e-12, 10)  # of the policy; predictions learn at a tenth of it
     evaluate_every: int = bounded(20, 1, 1e9)  # steps between two scores on the validation block; the best is kept
     patience: int = bounded(5, 0, 1e6)  # stop after this many scores without a better one; 0 for never
     kept_states: int = bounded(2048, 1, 1e6)  # next states that the checkpoint keeps to infer rewards on
@@ -267,7 +267,7 @@ class FinJEPAConfig:
     def from_dict(cls, data: Any) -> "FinJEPAConfig":
         """Read a config, also one of an earlier version; one that is older than the present td branch without its branch."""
         td = (data.get("td") or {}) if isinstance(data, dict) else {}
-        if "covariance_decay" in td or ({"enabled", "task_dim", "steps"} <= td.keys() and "cloning" not in td):
+        if "covariance_decay" in td or ({"enabled", "task_dim", "steps"} <= td.keys() and "rollout" not in td):
             data = {section: values for section, values in data.items() if section != "td"}
         return _build(cls, data, "")
 

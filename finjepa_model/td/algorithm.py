@@ -81,8 +81,9 @@ class TDJEPA(nn.Module):
             "task_orthonormality": orthonormality(features_YD),
             "back_prediction": _error(self.back_predictor(before, features_YD, action, task_YD), back_target_YP),
             "state_orthonormality": orthonormality(state_YP),
-            "actor": self._actor_loss(before, state_YP.detach(), task_YD),
         }
+        if self.config.actor:
+            terms["actor"] = self._actor_loss(before, state_YP.detach(), task_YD)
         terms["loss"] = torch.stack([getattr(self.config, name, 1.0) * value for name, value in terms.items()]).sum()
         return terms
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from finjepa_model.actions import DUST, ActionEmbedder, PortfolioAction
+from finjepa_model.actions import ActionEmbedder, PortfolioAction
 from finjepa_model.config import PortfolioConfig, TDConfig
 from finjepa_model.planning.objective import PlanningWorld, quantities
 from finjepa_model.planning.plan import ActionSpace, action_of_positions, project_to_exposure
@@ -31,7 +31,8 @@ CONSEQUENCES = ("log_growth", "variance", "volatility", "drawdown", "cost", "tur
 REALISED = ("realised_growth", "realised_square")
 OUTCOMES = (*CONSEQUENCES, *REALISED)
 # every quantity that a utility of the branch may contain
-QUANTITY_NAMES = (*CONSEQUENCES, "gross", "cash", "cvar", *REALISED)
+EXPECTED = (*CONSEQUENCES, "gross", "cash", "cvar")
+QUANTITY_NAMES = (*EXPECTED, *REALISED)
 
 ASSET_NUMBERS = 5
 _USUAL_VOLATILITY = 0.03  # of a share over a decision step
@@ -54,7 +55,9 @@ class PolicyState:
     @torch.no_grad()
     def of(cls, imagination: "Imagination", world: PlanningWorld, outcome_YO: Tensor | None = None) -> "PolicyState":
         """Of the portfolios of a world, which is made of the imagination of Y markets; without outcomes they are 0."""
-        state, moments, present_YN = world.state, world.moments, imagination.present_BN
+        # what the last trade cost says nothing of what comes, but would be taken for what it goes along with
+        none_Y, moments, present_YN = torch.zeros_like(world.state.wealth_X), world.moments, imagination.present_BN
+        state = replace(world.state, decided_wealth_X=world.state.wealth_X, step_cost_X=none_Y, step_turnover_X=none_Y)
         assets_YND, market_YD = imagination.tokens_BMD[:, :-1], imagination.tokens_BMD[:, -1]
         volatility_Y1 = imagination.volatility(
             state.holdings_XN.unsqueeze(1), (state.hedge_X / state.wealth_X).unsqueeze(1)
@@ -87,8 +90,9 @@ def realised(before: PortfolioState, after: PortfolioState) -> Tensor:
     return torch.stack([growth_Y, growth_Y.square()], dim=-1)
 
 
-_KEPT = 0.005  # share of the largest gross exposure: a smaller trade of a plan counts as none
-_HEDGE = 0.3  # weight of the hedge's cross entropy beside squared distances of positions
+# Slope by which positions that are wanted are drawn towards what is allowed: outside of that, where all wealth is invested, the
+# way to cash has no slope
+_PULL = 1.0
 _EXPLORE = 0.1  # standard deviation of what is added to positions, as shares of the largest gross exposure
 
 
@@ -195,13 +199,18 @@ class SuccessorPredictor(nn.Module):
 
 
 class PortfolioActor(nn.Module):
-    """pi: one network for every asset, modulated by state and task (FiLM), gives the region in which its position is left alone;
-    another network the hedge. It has a state encoder of its own, which predictions do not move.
+    """pi: one network for every asset, modulated by state and task (FiLM), gives the region in which its position is left
+    alone, and how much of the way to it is traded; another network the hedge. It has a state encoder of its own, which
+    predictions do not move.
 
-    Who pays for trading trades to the nearest edge of a region, and not at all inside it (Davis and Norman 1990). Positions are
-    the Euclidean projection of that onto what is allowed, so that zeros are reached exactly. The hedge is a relaxed Bernoulli
-    variable (Maddison, Mnih and Teh 2017).
+    Who pays in proportion to what is traded trades to the nearest edge of a region, and not at all inside it (Davis and
+    Norman 1990); who pays its square trades a part of the way (Garleanu and Pedersen 2013). Positions are the Euclidean
+    projection of that onto what is allowed, so that zeros are reached exactly. The hedge is a relaxed Bernoulli variable
+    (Maddison, Mnih and Teh 2017).
     """
+
+    mean_Z: Tensor
+    scale_Z: Tensor
 
     def __init__(self, width: int, state_dim: int, task_dim: int, config: TDConfig, rules: PortfolioConfig):
         super().__init__()
@@ -210,48 +219,52 @@ class PortfolioActor(nn.Module):
         self.context = branch(state_dim + task_dim, hidden)
         self.asset = nn.Linear(width + ASSET_NUMBERS, hidden)
         self.modulate = nn.Linear(hidden, 2 * hidden)
-        self.region = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 2))
+        self.region = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 3))
         self.hedge = nn.Linear(hidden, 1)
+        self.register_buffer("mean_Z", torch.zeros(task_dim))  # of the tasks of random utilities
+        self.register_buffer("scale_Z", torch.ones(task_dim))
 
     def forward(self, s: PolicyState, state_YE: Tensor, task_YZ: Tensor, sample: bool = True) -> PortfolioAction:
         """The action; where it is not a sample, without noise. The state latent of predictions is not used."""
-        low_YN, high_YN, logit_Y = self._regions(s, task_YZ)
-        raw_YN = torch.maximum(low_YN, torch.minimum(high_YN, s.held_YN / self.rules.max_gross))
+        raw_YN, logit_Y = self.wants(s, task_YZ)
         if sample:
             raw_YN = raw_YN + _EXPLORE * torch.randn_like(raw_YN)
             logit_Y = logit_Y + torch.empty_like(logit_Y).uniform_(1e-6, 1 - 1e-6).logit()
         soft_Y = torch.sigmoid(logit_Y)
-        hedge_Y = ((logit_Y > 0).to(soft_Y.dtype) - soft_Y).detach() + soft_Y
-        space = ActionSpace.from_config(self.rules, s.present_YN, horizon=1)
-        action = action_of_positions(project_to_exposure(raw_YN.unsqueeze(1), space), space, 0.0)
-        return replace(action.map(lambda x: x[:, 0, 0]), hedge_X=hedge_Y * float(self.rules.allow_hedge))
+        return self.action(s, raw_YN, ((logit_Y > 0).to(soft_Y.dtype) - soft_Y).detach() + soft_Y)
 
-    def cloning_error(self, s: PolicyState, task_YZ: Tensor, wanted: PortfolioAction) -> Tensor:
-        """How far the policy is from other actions: squared distances of the edges of its regions from positions that were traded
-        to, and of what was kept from the regions, and the cross entropy of hedges."""
-        low_YN, high_YN, logit_Y = self._regions(s, task_YZ)
-        held_YN = s.held_YN / self.rules.max_gross
-        wanted_YN = wanted.positions(self.rules.allow_short)
-        bought_YN, sold_YN = wanted_YN > held_YN + _KEPT, wanted_YN < held_YN - _KEPT
-        outside_YN = F.relu(low_YN - held_YN).square() + F.relu(held_YN - high_YN).square()
-        sold_error_YN = (high_YN - wanted_YN).square()
-        if not self.rules.allow_short:  # an edge below 0 sells all
-            sold_error_YN = torch.where(wanted_YN < DUST, F.relu(high_YN).square(), sold_error_YN)
-        error_YN = torch.where(
-            bought_YN, (low_YN - wanted_YN).square(), torch.where(sold_YN, sold_error_YN, outside_YN)
-        )
-        error = (error_YN * s.present_YN).sum(-1).mean()
-        if self.rules.allow_hedge:  # of portfolios that there is something to hedge in
-            invested_Y = (wanted_YN.clamp(min=0).sum(-1) > DUST).to(logit_Y)
-            entropy_Y = F.binary_cross_entropy_with_logits(logit_Y, wanted.hedge_X, reduction="none")
-            error = error + _HEDGE * (invested_Y * entropy_Y).mean()
-        return error
+    def act(self, s: PolicyState, task_YZ: Tensor) -> PortfolioAction:
+        """The action without noise, with its gradient."""
+        return self(s, None, task_YZ, sample=False)
 
-    def _regions(self, s: PolicyState, task_YZ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Lower and upper edge, as shares of the largest gross exposure, and the logit of the hedge."""
-        context_YU = self.context(torch.cat([self.see(s), task_YZ], dim=-1))
+    def wants(self, s: PolicyState, task_YZ: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions, as shares of the largest gross exposure, before they are made allowed ones, and the logit of the hedge."""
+        context_YU = self.context(torch.cat([self.see(s), (task_YZ - self.mean_Z) / self.scale_Z], dim=-1))
         scale_Y1U, shift_Y1U = self.modulate(context_YU).unsqueeze(1).chunk(2, dim=-1)
         asset_YNU = self.asset(torch.cat([s.assets_YND, s.own_YNV], dim=-1))
-        centre_YN, width_YN = self.region(asset_YNU * (1 + scale_Y1U) + shift_Y1U).unbind(-1)
-        width_YN = F.softplus(width_YN - 2)  # narrow at the start
-        return centre_YN - width_YN, centre_YN + width_YN, self.hedge(context_YU).squeeze(-1)
+        centre_YN, width_YN, pace_YN = self.region(asset_YNU * (1 + scale_Y1U) + shift_Y1U).unbind(-1)
+        width_YN, held_YN = F.softplus(width_YN - 2), s.held_YN / self.rules.max_gross  # narrow at the start
+        edge_YN = torch.maximum(centre_YN - width_YN, torch.minimum(centre_YN + width_YN, held_YN))
+        return held_YN + torch.sigmoid(pace_YN + 2) * (edge_YN - held_YN), self.hedge(context_YU).squeeze(-1)
+
+    def action(self, s: PolicyState, raw_YN: Tensor, hedge_Y: Tensor) -> PortfolioAction:
+        """The nearest allowed action."""
+        space = ActionSpace.from_config(self.rules, s.present_YN, horizon=1)
+        allowed_YN = _with_room_for_cash(project_to_exposure(raw_YN.unsqueeze(1), space).squeeze(1), space)
+        if raw_YN.requires_grad:
+            beyond_YN = (raw_YN - allowed_YN).detach()
+            raw_YN.register_hook(lambda slope_YN: slope_YN + _PULL * beyond_YN / len(beyond_YN))
+        action = action_of_positions(allowed_YN.unsqueeze(1), space, 0.0)
+        return replace(action.map(lambda x: x[:, 0, 0]), hedge_X=hedge_Y * float(self.rules.allow_hedge))
+
+
+def _with_room_for_cash(position_YN: Tensor, space: ActionSpace) -> Tensor:
+    """Without as many of the smallest positions as it takes to put the cash on flat assets; were they kept, `action_of_positions`
+    would be fully invested."""
+    size_YN, order_YN = position_YN.detach().abs().masked_fill(~space.present_BN, 9.0).sort(dim=-1)
+    dropped_YK = F.pad(size_YN.cumsum(-1), (1, 0))
+    cash_YK = 1 - position_YN.detach().abs().sum(-1, keepdim=True) + dropped_YK
+    count_K = torch.arange(cash_YK.shape[-1], device=cash_YK.device)
+    fits_YK = (cash_YK <= count_K * space.max_weight + 1e-6) & (count_K <= space.present_BN.sum(-1, keepdim=True))
+    fewest_Y1 = fits_YK.to(torch.uint8).argmax(-1, keepdim=True)  # 0 where none fits
+    return torch.where(order_YN.argsort(-1) < fewest_Y1, 0.0, position_YN)

@@ -4,13 +4,12 @@ A step is a function of the seed and its number, so training resumes to the bit.
 validation block, the first time before the first step, and the best one is what is left of training. Transitions have no rewards;
 the market of a batch is encoded once for many portfolios, since it does not depend on them.
 
-Shapes: B decision dates, C portfolios or tasks on each, Y = B x C, R next states that are kept, O outcomes, Q quantities, Z task
+Shapes: B decision dates, C portfolios on each, Y = B x C, R next states that are kept, O outcomes, Q quantities, Z task
 features.
 """
 
 import math
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,144 +18,49 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from finjepa_model.actions import PortfolioAction
-from finjepa_model.data.batches import PAST, BatchSource, MarketBatch
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
-from finjepa_model.planning.objective import PlanningWorld
-from finjepa_model.portfolio import PortfolioSimulator, PortfolioState
+from finjepa_model.portfolio import PortfolioState
 from finjepa_model.td.branch import TDBranch, infer_task
-from finjepa_model.td.demonstrations import PLAN_STEPS, PORTFOLIOS, Demonstration, Demonstrations, demonstrate, distance
-from finjepa_model.td.networks import (
-    CONSEQUENCES,
-    OUTCOMES,
-    QUANTITY_NAMES,
-    REALISED,
-    PolicyState,
-    realised,
+from finjepa_model.td.networks import CONSEQUENCES, EXPECTED, OUTCOMES, REALISED, PolicyState, realised
+from finjepa_model.td.rollouts import (
+    PORTFOLIOS,
+    MarketPath,
+    MarketPaths,
+    Rollout,
+    Transition,
+    gain,
+    lead,
+    policy_loss,
+    random_utility,
 )
 from finjepa_model.training import run_folder as files
-from finjepa_model.training.behaviour import random_action, random_drawdown
+from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.trainer import Report, TrainingInterruptedError, falling, seed_of
-from finjepa_model.world_model import Imagination, WorldModel
+from finjepa_model.world_model import WorldModel
 
 TD_FOLDER = "td"  # in the run folder of the world model
-_STREAM, _DEMONSTRATED = 76, 77  # of random numbers, apart from those of the world model's training
-_DECISIONS = 3  # of a path: one that leads to the first state, one that is learned from, and the state after it
+_STREAM = 76  # of random numbers, apart from those of the world model's training
 _ACTED = 0.5  # share of actions that are the actor's own, so that its values are learned where they are used
-_WAITS = 0.15  # share of portfolios that have bought nothing before the first state
-
-
-@dataclass(frozen=True)
-class Transition:
-    """What is learned from; `quantities_YQ` are `QUANTITY_NAMES` of the step between the two states."""
-
-    before: PolicyState
-    action: PortfolioAction
-    after: PolicyState
-    quantities_YQ: Tensor
-
-    @property
-    def quantities(self) -> dict[str, Tensor]:
-        """value_Y by name."""
-        return dict(zip(QUANTITY_NAMES, self.quantities_YQ.unbind(-1), strict=True))
-
-
-@dataclass(frozen=True)
-class MarketPath:
-    """`_DECISIONS` decisions of Y portfolios, each in a market of its own: row `rows_Y` of the batch."""
-
-    model: WorldModel
-    simulator: PortfolioSimulator
-    imaginations: tuple[Imagination, ...]
-    batch: MarketBatch
-    rows_Y: Tensor
-
-    def start(self) -> PortfolioState:
-        """All in cash."""
-        present_YN = self.imaginations[0].present_BN
-        return self.simulator.start(tuple(present_YN.shape), dtype=torch.float32, device=present_YN.device)
-
-    def state(self, decision: int, portfolio: PortfolioState, outcome_YO: Tensor | None = None) -> PolicyState:
-        """Where portfolios stand at a decision."""
-        imagination = self.imaginations[decision]
-        world = PlanningWorld.of(imagination, self.simulator, portfolio, self.model.config.model.stride)
-        return PolicyState.of(imagination, world, outcome_YO)
-
-    def thinned(self, most: int) -> "MarketPath":
-        """With at most about so many portfolios, of all dates."""
-        some = slice(None, None, max(len(self.rows_Y) // most, 1))
-        return replace(self, imaginations=tuple(one.take(some) for one in self.imaginations), rows_Y=self.rows_Y[some])
-
-    @torch.no_grad()
-    def hold(self, decision: int, s: PolicyState, action: PortfolioAction) -> PortfolioState:
-        """What an action has led to at the next decision."""
-        held = (self.batch.returns_BKTN, self.batch.market_returns_BKT, self.batch.tradable_BKTN)
-        returns_YTN, market_YT, tradable_YTN = (x[:, decision - (_DECISIONS - 1)][self.rows_Y] for x in held)
-        beta_YN = s.world.moments.beta_BN
-        return self.simulator.step(s.world.state, action, returns_YTN, market_YT, beta_YN, tradable_YTN)[0]
-
-
-class MarketPaths:
-    """Those of a block of sessions; which are drawn is a function of the seed and a number alone.
-
-    Args:
-        block: half-open range of sessions.
-        dates, portfolios: of a batch.
-    """
-
-    def __init__(self, model: WorldModel, panel: Panel, block: tuple[int, int], dates: int, portfolios: int):
-        self.model = model
-        self.device = next(model.parameters()).device
-        training = replace(model.config.training, batch_size=dates)
-        self._source = BatchSource(panel, replace(model.config, training=training), block, past=PAST)
-        self._simulator = PortfolioSimulator(model.config.portfolio)
-        self._rows_Y = torch.arange(dates, device=self.device).repeat_interleave(portfolios)
-        self._drawn: tuple[int, MarketPath] | None = None  # the last one, since several steps use it
-
-    def draw(self, number: int) -> MarketPath:
-        """The path of that number; the portfolios of a date follow each other."""
-        if self._drawn is None or self._drawn[0] != number:
-            batch, stride = self._source.draw(number).to(self.device), self.model.config.model.stride
-            steps = [batch.observation.step(k - _DECISIONS, stride) for k in range(_DECISIONS)]
-            # plans that are imitated look ahead from the second decision
-            seen = tuple(
-                self.model.imagine(step, PLAN_STEPS if k == 1 else 1).take(self._rows_Y) for k, step in enumerate(steps)
-            )
-            self._drawn = number, MarketPath(self.model, self._simulator, seen, batch, self._rows_Y)
-        return self._drawn[1]
 
 
 def draw_transition(path: MarketPath, branch: TDBranch) -> Transition:
     """A transition of every portfolio of a path; what is random in it comes from torch's global generator."""
-    leading = path.state(0, random_drawdown(path.start()))
-    led_by = _some_wait(_behaviour(branch, leading, None))
+    leading, led_by = lead(path)
+    led_by = _some_are_acted(branch, leading, led_by)
     portfolio, quantities_YQ = _hold(path, 0, leading, led_by)
     before = path.state(1, portfolio, _outcome(quantities_YQ))
-    action = _behaviour(branch, before, led_by)
+    action = _some_are_acted(branch, before, random_action(before.present_YN, led_by, path.simulator.config))
     portfolio, quantities_YQ = _hold(path, 1, before, action)
     return Transition(before, action, path.state(2, portfolio, _outcome(quantities_YQ)), quantities_YQ)
 
 
-def draw_demonstration(path: MarketPath) -> Demonstration:
-    """Of portfolios that a random action has led to: no parameter of a branch has a part in it."""
-    leading = path.state(0, random_drawdown(path.start()))
-    led_by = _some_wait(random_action(leading.present_YN, None, path.simulator.config))
-    return demonstrate(path.state(1, path.hold(0, leading, led_by)))
-
-
-def _some_wait(action: PortfolioAction) -> PortfolioAction:
-    """Some portfolios stay in cash, as every one at its start."""
-    waits_Y1 = torch.rand_like(action.signals_XN[:, :1]) < _WAITS
-    return replace(action, signals_XN=torch.where(waits_Y1, 0.0, action.signals_XN))
-
-
 @torch.no_grad()
-def _behaviour(branch: TDBranch, s: PolicyState, last: PortfolioAction | None) -> PortfolioAction:
-    """Some actions are random, some the actor's on random tasks."""
+def _some_are_acted(branch: TDBranch, s: PolicyState, other: PortfolioAction) -> PortfolioAction:
+    """The actor's actions on random tasks in the place of some."""
     algorithm = branch.algorithm
     acted = algorithm.actor(s, algorithm.state_encoder(s), algorithm.draw_tasks(algorithm.task_encoder(s)))
-    other = random_action(s.present_YN, last, s.world.simulator.config)
     is_acted_Y = torch.rand(len(s.present_YN), device=s.present_YN.device) < _ACTED
     return acted.where(is_acted_Y, other)
 
@@ -164,7 +68,7 @@ def _behaviour(branch: TDBranch, s: PolicyState, last: PortfolioAction | None) -
 @torch.no_grad()
 def _hold(path: MarketPath, decision: int, s: PolicyState, action: PortfolioAction) -> tuple[PortfolioState, Tensor]:
     """Where an action has led, and the quantities_YQ of the step."""
-    expected_YQ = s.quantities(action, QUANTITY_NAMES[: -len(REALISED)])
+    expected_YQ = s.quantities(action, EXPECTED)
     moved = path.hold(decision, s, action)
     return moved, torch.cat([expected_YQ, realised(s.world.state, moved)], dim=-1)
 
@@ -172,6 +76,24 @@ def _hold(path: MarketPath, decision: int, s: PolicyState, action: PortfolioActi
 def _outcome(quantities_YQ: Tensor) -> Tensor:
     """The `OUTCOMES` among the quantities."""
     return torch.cat([quantities_YQ[:, : len(CONSEQUENCES)], quantities_YQ[:, -len(REALISED) :]], dim=-1)
+
+
+_SHARES = (0.1, 1.0)  # of the learning rate: of predictions, whose targets move with them, and of the policy
+
+
+def parameter_groups(branch: TDBranch) -> list[dict[str, Any]]:
+    """Parameters of predictions, and those of the policy."""
+    named = [(name.startswith("algorithm.actor."), p) for name, p in branch.named_parameters() if p.requires_grad]
+    return [{"params": [p for is_policy, p in named if is_policy == wanted]} for wanted in (False, True)]
+
+
+def backward(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, clip: float) -> Tensor:
+    """Gradients, those of each group clipped by themselves, and its share of the rate; the sum of their norms before that."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for group, share in zip(optimizer.param_groups, _SHARES, strict=True):
+        group["lr"] = share * rate
+    return torch.stack([nn.utils.clip_grad_norm_(group["params"], clip) for group in optimizer.param_groups]).sum()
 
 
 class TDTrainer:
@@ -191,8 +113,7 @@ class TDTrainer:
         self.device, self.panel = next(model.parameters()).device, panel
         td, block = self.config.td, split_dates(len(panel.dates), self.config).train
         self.paths = MarketPaths(model, panel, block, td.dates, td.portfolios)
-        self._demonstrations = Demonstrations(self._demonstrate)
-        self.optimizer = torch.optim.Adam(self.branch.parameters(), lr=td.learning_rate)
+        self.optimizer = torch.optim.Adam(parameter_groups(self.branch), lr=td.learning_rate)
         self.step, self.best = 0, files.Best()
         self.stop_requested = False
 
@@ -237,16 +158,17 @@ class TDTrainer:
     def train_step(self) -> dict[str, Tensor]:
         """One step of the optimiser; returns every term of the loss."""
         torch.manual_seed(seed_of(self.config.training.seed, self.step, _STREAM))
-        for group in self.optimizer.param_groups:
-            group["lr"] = falling(self.config.td.learning_rate, self.step, self.config.td.steps)
-        transition = draw_transition(self.paths.draw(self.step // self.config.td.reuse), self.branch)
+        td, path = self.config.td, self.paths.draw(self.step // self.config.td.reuse)
+        transition = draw_transition(path, self.branch)
         terms = self.branch.algorithm.losses(transition.before, transition.action, transition.after)
-        if self.config.td.cloning:
-            terms["cloning"] = self._demonstrations.error(self.step // self.config.td.reuse, transition, self.branch)
-            terms["loss"] = terms["loss"] + self.config.td.cloning * terms["cloning"]
-        self.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.branch.parameters(), 10 * self.config.training.gradient_clip)
+        if td.rollout:
+            rollout = Rollout.draw(
+                path.take(slice(None, None, max(len(path.rows_Y) // PORTFOLIOS, 1))), self.branch.algorithm.discount
+            )
+            terms["rollout"] = policy_loss(rollout, self.branch, transition)
+            terms["loss"] = terms["loss"] + td.rollout * terms["rollout"]
+        rate = falling(td.learning_rate, self.step, td.steps)
+        norm = backward(terms["loss"], self.optimizer, rate, 10 * self.config.training.gradient_clip)
         if not torch.isfinite(norm):
             raise FinJEPAError(
                 f"the loss of td is no longer a number at step {self.step}; the last good state is in {self.run_folder}: "
@@ -255,12 +177,6 @@ class TDTrainer:
         self.optimizer.step()
         self.branch.algorithm.update_targets()
         return {name: value.detach() for name, value in terms.items()}
-
-    def _demonstrate(self, number: int) -> Demonstration:
-        """On the market path of that number."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.config.training.seed, number, _DEMONSTRATED))
-            return draw_demonstration(self.paths.draw(number).thinned(PORTFOLIOS))
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
@@ -319,37 +235,37 @@ class TDTrainer:
             files.forget_after(self.run_folder, self.step)
             return PolicyScore(self.model, self.panel)
         files.forget_after(self.run_folder, -1)  # an earlier run that saved nothing
-        self.branch.calibrate(torch.cat([transition.after.outcome_YO for transition in self._draw(0)]))
+        drawn = self._draw(0)
+        self.branch.calibrate(torch.cat([transition.after.outcome_YO for transition in drawn]))
+        usual = [random_utility(self.config.portfolio) for _ in range(512)]
+        self.branch.standardise(usual, drawn[0].after, drawn[0].quantities)
         score = PolicyScore(self.model, self.panel)
         self._keep_if_best(score())
         return score
 
 
-_DATES, _PLANS = 32, 8  # of a score
+_DATES, _PORTFOLIOS = 32, 8  # of a score
 _SEED = 2011  # of its portfolios and utilities
 
 
 class PolicyScore:
-    """Minus the policy's distance from plans that look ahead, for random utilities and portfolios on fixed dates of the
-    validation block; more is better. It is the same for the same policy.
+    """What the policy earns beyond never trading, by random utilities of random portfolios on fixed paths of the validation
+    block, in units of its tasks; more is better. It is the same for the same policy.
     """
 
     def __init__(self, model: WorldModel, panel: Panel):
         """After the branch has been calibrated: tasks are in its units."""
         assert model.td is not None
-        self._branch, rules = model.td, model.config.portfolio
+        self._branch = model.td
         block = split_dates(len(panel.dates), model.config).validation
-        paths = MarketPaths(model, panel, block, _DATES, 1)
+        path = MarketPaths(model, panel, block, _DATES, _PORTFOLIOS).draw(0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
-            self._plans = [draw_demonstration(paths.draw(number)) for number in range(_PLANS)]
-            path = MarketPaths(model, panel, block, _DATES, 8).draw(0)
-            before = path.state(0, random_drawdown(path.start()))
-            action = random_action(before.present_YN, None, rules)
+            self._rollout = Rollout.draw(path, model.td.algorithm.discount)
+            before, action = lead(path)
             portfolio, quantities_YQ = _hold(path, 0, before, action)
             after = path.state(1, portfolio, _outcome(quantities_YQ))
             self._steps = Transition(before, action, after, quantities_YQ)
 
-    @torch.no_grad()
     def __call__(self) -> float:
-        return -float(torch.stack([distance(self._branch, one, self._steps) for one in self._plans]).mean())
+        return gain(self._rollout, self._branch, self._steps)

@@ -17,15 +17,8 @@ from finjepa_model.planning.plan import ActionSpace
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.networks import CONSEQUENCES, OUTCOMES, PolicyState
-from finjepa_model.td.training import (
-    TD_FOLDER,
-    MarketPaths,
-    PolicyScore,
-    TDTrainer,
-    Transition,
-    draw_demonstration,
-    draw_transition,
-)
+from finjepa_model.td.rollouts import MarketPaths, Rollout, Transition, gain, policy_loss
+from finjepa_model.td.training import TD_FOLDER, PolicyScore, TDTrainer, draw_transition
 from finjepa_model.training.behaviour import random_action
 from finjepa_model.training.run_folder import read_metrics
 from finjepa_model.training.trainer import TrainingInterruptedError
@@ -106,17 +99,19 @@ def test_training_without_progress_stops(panel, tmp_path):
     assert metrics["steps"] == metrics["policy"]["step"] + 6 < 100
 
 
-def test_a_score_is_the_distance_from_plans(panel, tmp_path):
-    """It is the same whatever random numbers were drawn in between, and worse for a policy that does something else."""
+def test_a_score_is_what_the_policy_earns_beyond_never_trading(panel, tmp_path):
+    """It is the same whatever random numbers were drawn in between, 0 for who never trades, and less for who trades at random."""
     model = _model(_config(steps=16, evaluate_every=8))
     TDTrainer(model, panel, tmp_path).train()
     torch.manual_seed(3)
-    score = PolicyScore(model, panel)
+    score, actor = PolicyScore(model, panel), model.td.algorithm.actor
     good = score()
-    assert good == PolicyScore(model, panel)() <= 0
-    with torch.no_grad():
-        model.td.algorithm.actor.region[-1].bias += 3.0
-    assert score() < good - 0.1
+    assert good == PolicyScore(model, panel)()
+    wants = actor.wants
+    actor.wants = lambda s, task_YZ: (torch.rand_like(s.held_YN), wants(s, task_YZ)[1])
+    assert score() < good
+    actor.act = lambda s, task_YZ: actor.action(s, s.held_YN, s.world.state.hedged_X)
+    assert score() == 0
 
 
 def test_the_world_model_begins_the_same_with_the_branch_and_without_it():
@@ -246,39 +241,46 @@ def test_every_rule_of_trading_is_kept_by_what_the_policy_does(panel, rules):
         assert any(p.grad is not None and p.grad.any() for p in algorithm.actor.parameters())
 
 
-def test_what_lies_in_its_region_is_not_traded_and_a_policy_is_at_no_distance_from_itself(trained):
+def test_what_lies_in_its_region_is_not_traded(trained):
     model, _ = trained
     actor, world = copy.deepcopy(model.td.algorithm.actor), _fresh_world(model)
     state = PolicyState.of(world.imagination, world)
     task_YZ = torch.randn(len(state.present_YN), model.config.td.task_dim, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        for layer, bias in ((actor.region[-1], torch.tensor([0.0, 5.0])), (actor.hedge, torch.tensor([-50.0]))):
-            layer.weight.zero_()
-            layer.bias.copy_(bias)  # regions that hold every position, and no hedge
-        action = actor(state, None, task_YZ, sample=False)
-        torch.testing.assert_close(action.positions(allow_short=False), state.held_YN, atol=1e-3, rtol=0)
-        assert float(actor.cloning_error(state, task_YZ, action)) == pytest.approx(0.0, abs=1e-6)
-        assert float(actor.cloning_error(state, task_YZ, action.map(lambda x: x.roll(1, 0)))) > 1.0
+        actor.region[-1].weight.zero_()
+        actor.region[-1].bias.copy_(torch.tensor([0.0, 5.0, 0.0]))  # regions that hold every position
+        held = actor.act(state, task_YZ).positions(allow_short=False)
+    torch.testing.assert_close(held, state.held_YN, atol=1e-3, rtol=0)
 
 
-def test_training_brings_the_policy_nearer_to_plans_of_utilities_that_it_has_not_seen(panel, tmp_path):
-    before, model = (_model(_config(steps=40, evaluate_every=10, patience=0, learning_rate=0.01)) for _ in range(2))
-    trainer = TDTrainer(model, panel, tmp_path)
-    paths = MarketPaths(model, panel, (200, 250), 8, 4)
+def test_cash_is_kept_by_dropping_the_smallest_position(trained):
+    """Cash lies on flat assets: a policy that wants a little of every asset must not end fully invested."""
+    model, _ = trained
+    actor, world = model.td.algorithm.actor, _fresh_world(model)
+    state = PolicyState.of(world.imagination, world)
+    raw_YN = torch.tensor([0.1, 0.02, 0.15, 0.05, 0.1, 0.08]).expand_as(state.held_YN)
+    held_YN = actor.action(state, raw_YN, torch.zeros(len(raw_YN))).positions(allow_short=False)
+    torch.testing.assert_close(held_YN, torch.where(raw_YN == 0.02, 0.0, raw_YN))
+
+
+@pytest.mark.parametrize("hedge", [True, False])
+def test_a_step_along_the_slope_of_the_roll_outs_raises_what_the_policy_earns(panel, hedge):
+    """On the same paths, for the same utilities."""
+    config = _config()
+    model = _model(replace(config, portfolio=replace(config.portfolio, allow_hedge=hedge))).eval()
     torch.manual_seed(5)
-    fresh = [draw_demonstration(paths.draw(k)) for k in range(4)]
-    trainer.train()
-    errors = []
-    for branch in (before.td, model.td):
-        branch.kept_RZ, branch.kept_RQ = model.td.kept_RZ, model.td.kept_RQ
-        tasks = [branch.infer(one.utility).direction_Z.expand(32, -1) for one in fresh]
-        errors.append(
-            sum(
-                float(branch.algorithm.actor.cloning_error(d.state, z, d.action))
-                for d, z in zip(fresh, tasks, strict=True)
-            )
-        )
-    assert errors[1] < 0.8 * errors[0], errors
+    path, transition = MarketPaths(model, panel, (0, 200), 8, 4).draw(0), _transition(model, panel, 1)
+    model.td.calibrate(transition.after.outcome_YO)
+    rollout, branch = Rollout.draw(path, 0.9), model.td
+    before, optimizer = (
+        gain(rollout, branch, transition),
+        torch.optim.Adam(branch.algorithm.actor.parameters(), lr=0.01),
+    )
+    for _ in range(5):
+        optimizer.zero_grad()
+        policy_loss(rollout, branch, transition).backward()
+        optimizer.step()
+    assert gain(rollout, branch, transition) > before
 
 
 def test_the_step_that_comes_is_known_exactly_to_a_task(trained):
@@ -297,7 +299,8 @@ def test_the_step_that_comes_is_known_exactly_to_a_task(trained):
     assert float(torch.corrcoef(torch.stack([wanted_Y, found_Y]))[0, 1]) > 0.99999
 
 
-AVERSIONS = ("log_growth - 0.5*variance", "log_growth - 50*variance")
+AVERSIONS = ("log_growth - 0.5*variance", "log_growth - 5*variance", "log_growth - 50*variance")
+PRICES = ("log_growth - variance", "log_growth - variance - 0.003*turnover", "log_growth - variance - 0.03*turnover")
 
 
 def _fresh_world(model: FinJEPA) -> PlanningWorld:
@@ -318,13 +321,30 @@ def _measured(model: FinJEPA, world: PlanningWorld, utility: str, quantity: str)
     return float(PolicyState.of(world.imagination, world).quantities(action, (quantity,)).mean())
 
 
+def _share_of_gain(model: FinJEPA, world: PlanningWorld, utility: str) -> float:
+    objective = Objective(world, parse_utility(utility))
+    space = ActionSpace.from_config(model.config.portfolio, world.imagination.present_BN, 1)
+    equal = PortfolioAction(space.equal_weights()[:, None], torch.ones(128, 1, 1, 6), torch.zeros(128, 1, 1))
+    before, plans = objective(equal)[:, 0], [make_planner(name).plan(objective, space) for name in ("td", "qp")]
+    learned, exact = ((before - plan.cost_B).mean() for plan in plans)
+    return float(learned / exact)
+
+
 @pytest.mark.slow
-def test_a_price_of_risk_lowers_the_risk_that_is_held(tmp_path):
-    """By the model's own account. Forecasts are random functions of what the model sees (docs/results/td.md)."""
+def test_utilities_order_the_behaviour_and_gain_over_equal_weights(tmp_path):
+    """By the model's own account of the next step, and after costs. 1/N gains 0 and the QP, which is exact, 1. Forecasts are
+    random functions of what the model sees (docs/results/td.md)."""
     config = _config(steps=200, dates=32, portfolios=16, hidden=32, kept_states=512, reuse=8, evaluate_every=100)
     training = replace(config.training, n_assets=6, checkpoint_every=200)
     model = _model(replace(config, model=replace(config.model, stride=5), training=training))
     model.readout.set(0.1 * torch.randn_like(model.readout.weights_Z), 0.1, 1.0)
     TDTrainer(model, run_panel(tmp_path / "panel", 1200, 6), tmp_path / "run").train()
-    bold, shy = (_measured(model, _fresh_world(model), utility, "volatility") for utility in AVERSIONS)
-    assert shy < 0.95 * bold, (bold, shy)
+    world = _fresh_world(model)
+    volatility = [_measured(model, world, utility, "volatility") for utility in AVERSIONS]
+    turnover = [_measured(model, world, utility, "turnover") for utility in PRICES]
+    assert volatility[0] > volatility[1] > volatility[2], volatility
+    assert volatility[2] < 0.5 * volatility[0]
+    assert turnover[0] > turnover[1] > turnover[2], turnover
+    assert turnover[2] < 0.9 * turnover[0]
+    shares = [_share_of_gain(model, world, utility) for utility in AVERSIONS]
+    assert min(shares) > 0.1, shares

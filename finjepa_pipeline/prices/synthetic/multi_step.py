@@ -126,6 +126,10 @@ class TrueImagination:
         """In another precision."""
         return replace(self, **{n: x.to(dtype) for n, x in vars(self).items() if n not in ("present_BN", "width")})
 
+    def take(self, some: Tensor) -> "TrueImagination":
+        """Some of the markets, by their numbers; one may be taken more than once."""
+        return replace(self, **{n: x[some] for n, x in vars(self).items() if n != "width"})
+
     @property
     def tokens_BMD(self) -> Tensor:
         """Latents of the asset, of cash and of the market: a mark of which of them it is, and the signals."""
