@@ -38,6 +38,7 @@ _PRICES = {
     "turnover": (3e-4, 1e-2, 0.3),
     "above(drawdown, {limit:.3f})": (0.05, 0.6, 0.25),
     "hedge": (3e-4, 3e-3, 0.2),
+    "cash": (3e-4, 0.1, 0.2),
 }
 _DEEPEST = (0.03, 0.2)  # limits of drawdowns
 
