@@ -120,9 +120,6 @@ def solve(problem: Quadratic, space: ActionSpace) -> Tensor:
         raise FinJEPAError(
             "the planner qp cannot solve this utility: its numbers are too far apart; use mppi, cem or gradient"
         )
-    inverse_BQQ = torch.cholesky_inverse(factor_BQQ)
-    towards_mean_BQ1 = inverse_BQQ @ problem.mean_BHN.reshape(batch, unknowns, 1)
-    towards_splits_BQQ = penalty_B11 * inverse_BQQ
     price_BHN, borrow_BHN = problem.price_BHN / penalty_B11, (problem.borrow_BHN / penalty_B11)[:free]
     of_free = replace(space, present_BN=space.present_BN[:free], max_weight=min(space.max_weight / problem.most, 1.0))
     present_B1N = space.present_BN[free:].unsqueeze(1)
@@ -140,8 +137,8 @@ def solve(problem: Quadratic, space: ActionSpace) -> Tensor:
     v_BHN, y_BHN, z_BHN = difference_HH @ u_BHN - first_BHN, torch.zeros_like(u_BHN), torch.zeros_like(u_BHN)
     for _ in range(_ITERATIONS):
         splits_BHN = u_BHN - y_BHN + difference_HH.T @ (v_BHN - z_BHN + first_BHN)
-        x_BQ1 = torch.baddbmm(towards_mean_BQ1, towards_splits_BQQ, splits_BHN.reshape(batch, unknowns, 1))
-        x_BHN = x_BQ1.view(batch, horizon, assets)
+        right_BQ1 = (problem.mean_BHN + penalty_B11 * splits_BHN).reshape(batch, unknowns, 1)
+        x_BHN = torch.cholesky_solve(right_BQ1, factor_BQQ).view(batch, horizon, assets)
         y_BHN, z_BHN = y_BHN + x_BHN, z_BHN + difference_HH @ x_BHN - first_BHN
         u_BHN, v_BHN = project(y_BHN), z_BHN - z_BHN.clamp(-price_BHN, price_BHN)
         y_BHN, z_BHN = y_BHN - u_BHN, z_BHN - v_BHN
