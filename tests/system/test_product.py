@@ -110,7 +110,7 @@ def test_the_same_again_does_nothing_and_says_so(training, command):
 @pytest.mark.slow
 def test_the_demo_shows_everything_and_how_to_open_the_ui_and_does_nothing_twice(tmp_path):
     printed = works(tmp_path / "home", "demo", timeout=900)
-    assert all(text in printed for text in ("1/N", "released", "finjepa_pipeline.ui", str(tmp_path / "home")))
+    assert all(text in printed for text in ("1/N", "Release: wrote", "finjepa_pipeline.ui", str(tmp_path / "home")))
     again = works(tmp_path / "home", "demo", timeout=900)
     assert all(text in again for text in ("no new row", "nothing to retrain", "already released"))
 
