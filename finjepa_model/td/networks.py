@@ -250,7 +250,7 @@ class PortfolioActor(nn.Module):
     def action(self, s: PolicyState, raw_YN: Tensor, hedge_Y: Tensor) -> PortfolioAction:
         """The nearest allowed action."""
         space = ActionSpace.from_config(self.rules, s.present_YN, horizon=1)
-        allowed_YN = _with_room_for_cash(project_to_exposure(raw_YN.unsqueeze(1), space).squeeze(1), space)
+        allowed_YN = _with_cash_on_flat_assets(project_to_exposure(raw_YN.unsqueeze(1), space).squeeze(1), space)
         if raw_YN.requires_grad:
             beyond_YN = (raw_YN - allowed_YN).detach()
             raw_YN.register_hook(lambda slope_YN: slope_YN + _PULL * beyond_YN / len(beyond_YN))
@@ -258,7 +258,7 @@ class PortfolioActor(nn.Module):
         return replace(action.map(lambda x: x[:, 0, 0]), hedge_X=hedge_Y * float(self.rules.allow_hedge))
 
 
-def _with_room_for_cash(position_YN: Tensor, space: ActionSpace) -> Tensor:
+def _with_cash_on_flat_assets(position_YN: Tensor, space: ActionSpace) -> Tensor:
     """Without as many of the smallest positions as it takes to put the cash on flat assets; were they kept, `action_of_positions`
     would be fully invested."""
     size_YN, order_YN = position_YN.detach().abs().masked_fill(~space.present_BN, 9.0).sort(dim=-1)

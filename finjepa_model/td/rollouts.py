@@ -185,7 +185,9 @@ class Rollout:
         discount_H = self.discount ** torch.arange(ROLLED).to(quantities_CYHQ)
         value_CY = torch.zeros_like(quantities_CYHQ[..., 0, 0])
         for i, utility in enumerate(self.utilities):
-            values = dict(zip(EXPECTED, quantities_CYHQ[:, i :: len(self.utilities)].unbind(-1), strict=True))
+            values: dict[str, Tensor] = dict(
+                zip(EXPECTED, quantities_CYHQ[:, i :: len(self.utilities)].unbind(-1), strict=True)
+            )
             value_CY[:, i :: len(self.utilities)] = reward_of(utility, values) @ discount_H
         return value_CY
 
