@@ -90,8 +90,6 @@ class MarketBatch:
     observation: Observation
     # the window that begins after each step but the last: no session of it is in a window of the context
     ahead: Windows
-    step_return_BSN: Tensor  # simple return from the fill of a decision at that step to the next fill
-    step_return_valid_BSN: Tensor  # bool
     returns_BKTN: Tensor  # daily returns in each decision step that is held, K = rollout steps + 1
     market_returns_BKT: Tensor
     tradable_BKTN: Tensor  # bool
@@ -252,6 +250,12 @@ def past_returns(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, sessi
     return {"past_BNR": _tensor(past_BNR), "market_past_BR": _tensor(market_BR)}
 
 
+def step_returns(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, stride: int) -> np.ndarray:
+    """Simple return_BN, float64, from the fill of a decision at each close, in the session after it, to the next fill."""
+    daily_BNT, _ = panel.returns_after(dates_B + 1, assets_BN, stride)
+    return np.expm1(np.log1p(daily_BNT.astype(np.float64)).sum(-1))
+
+
 def returns_until(panel: Panel, dates_B: np.ndarray, assets_BN: np.ndarray, sessions: int, stop: int) -> Tensor:
     """returns_BNT of the sessions after each date; NaN from session `stop` on and where the asset has none."""
     days_BT = np.asarray(dates_B)[:, None] + np.arange(1, sessions + 1)
@@ -336,19 +340,13 @@ class BatchSource:
         observation = observe(self.panel, last_B, assets_BN, length, self.config, self.past)
         after_BNT = returns_until(self.panel, dates_B, assets_BN, RISK_SESSIONS, self.stop)
 
-        fills_BS = last_B[:, None] + stride * np.arange(1 - length, 1) + 1
-        assets_YN = np.repeat(assets_BN, length, axis=0)
-        ahead_YNT, _ = self.panel.returns_after(fills_BS.ravel(), assets_YN, stride)
-        valid_BSN = self.panel.rows(fills_BS[..., None] + stride, assets_BN[:, None, :]) >= 0
-
+        contexts_BS = last_B[:, None] + stride * np.arange(1 - length, 0)
         held_BNR, tradable_BNR = self.panel.returns_after(dates_B - stride, assets_BN, stride * (steps + 1))
         held_sessions = dates_B[:, None] - stride + np.arange(1, stride * (steps + 1) + 1)
         shape = (len(dates_B), steps + 1, stride)
         return MarketBatch(
             observation=observation,
-            ahead=windows_after(self.panel, fills_BS[:, :-1] - 1, assets_BN, self.config, self.stop),
-            step_return_BSN=(_tensor(ahead_YNT).double().log1p().sum(-1).expm1().float()).view(valid_BSN.shape),
-            step_return_valid_BSN=_tensor(valid_BSN),
+            ahead=windows_after(self.panel, contexts_BS, assets_BN, self.config, self.stop),
             returns_BKTN=_tensor(held_BNR).transpose(1, 2).reshape(*shape, -1),
             market_returns_BKT=_tensor(self.panel.market_returns[held_sessions]).float().view(shape),
             tradable_BKTN=_tensor(tradable_BNR).transpose(1, 2).reshape(*shape, -1),

@@ -15,7 +15,6 @@ ESTIMATORS = (
     "nonlinear_shrinkage",
 )  # fmt: skip
 LEARNED = "learned_factors"
-HISTORY = 504  # sessions that the estimators look at; where there are fewer, they use what there is
 _LOCAL_DECAY, _EWMA_DECAY = 0.94, 0.99  # RiskMetrics 1996 for volatility; correlations change more slowly
 # Share of the identity in every correlation that is handed out: positive definite whatever the weights.
 _LEAST_DIAGONAL = 0.01

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from finjepa_model.data.batches import EligibleIndex, observe
+from finjepa_model.data.batches import EligibleIndex, observe, step_returns
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed, learned_blocks, seen_assets
 from finjepa_model.errors import FinJEPAError
@@ -194,8 +194,7 @@ def _rows_of(
     device = next(model.parameters()).device
     seen = observe(panel, dates_B, assets_BN, 2, model.config, past=0)
     scale_BN = seen.volatility_BSN[:, -1].numpy() * stride**0.5
-    daily_BNT, _ = panel.returns_after(dates_B + 1, assets_BN, stride)
-    target_BN = np.expm1(np.log1p(daily_BNT.astype(np.float64)).sum(-1)) / scale_BN
+    target_BN = step_returns(panel, dates_B, assets_BN, stride) / scale_BN
     b_R, n_R = np.nonzero(assets_BN >= 0)
 
     def rows(x_BSNX: torch.Tensor) -> tuple[np.ndarray, ...]:

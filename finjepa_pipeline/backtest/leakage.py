@@ -17,7 +17,7 @@ import polars as pl
 
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
-from finjepa_model.data.batches import BatchSource
+from finjepa_model.data.batches import RISK_SESSIONS, returns_until, step_returns
 from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import history_needed, split_dates
 from finjepa_model.errors import FinJEPAError
@@ -66,10 +66,16 @@ class AuditFinding:
     of_data: bool = False
 
 
-def model_labels(panel: Panel, config: FinJEPAConfig, dates_B: np.ndarray, assets_BN: np.ndarray) -> np.ndarray:
-    """What a world model is trained to foresee: step_return_BSN, of the last context step at `dates_B`."""
-    source = BatchSource(panel, config, (0, len(panel.dates)))  # a batch is of the dates that are asked for
-    return source.batch(dates_B, assets_BN).step_return_BSN.numpy()
+def model_labels(
+    panel: Panel, config: FinJEPAConfig, dates_B: np.ndarray, assets_BN: np.ndarray
+) -> dict[str, tuple[np.ndarray, range]]:
+    """What a model is fitted to at these closes, and the sessions after each close that it may follow: those from the fill to the
+    next fill, and those over which risk is forecast."""
+    stride, stop = config.model.stride, len(panel.dates)
+    return {
+        "expected returns": (step_returns(panel, dates_B, assets_BN, stride), range(2, stride + 2)),
+        "risk": (returns_until(panel, dates_B, assets_BN, RISK_SESSIONS, stop).numpy(), range(1, RISK_SESSIONS + 1)),
+    }
 
 
 @dataclass(frozen=True)
@@ -157,33 +163,31 @@ class _Switch:
 
 
 def label_alignment(product: Product, panel: Panel) -> AuditFinding:
-    """Labels move with the returns of their own step, from the session after the fill on, and with no other
-    session's. Exact, at one date in the middle of the training block and for every session about it."""
+    """Labels move with the returns that they are of, and with no other session's. Exact, at one date in the middle of the
+    training block and for every session about it."""
     config = product.config
-    stride, context = config.model.stride, config.model.context_steps
     sessions = int(config.training.train_share * len(panel.dates))  # of the many assets that end, more live here
-    start = history_needed(config) + stride
-    alive_A = np.flatnonzero((panel.first <= start - history_needed(config)) & (panel.lengths >= sessions))
-    assets_1N = (alive_A if len(alive_A) else np.argsort(panel.first, kind="stable"))[None, :3]
-    last = sessions - stride * (config.loss.rollout_steps + 2) - 2
+    start, last = history_needed(config), sessions - RISK_SESSIONS - 2
     if last < start:
         raise NotEnoughDataError(f"{sessions} sessions hold no whole sample")
-    date = np.array([(start + last) // 2])
-    steps = context + config.loss.rollout_steps
-    decided_S = date[0] + stride * (np.arange(steps) - context + 1)
-    sound_1SN = model_labels(panel, config, date, assets_1N)
-    wrong = []
-    for session in range(decided_S[0] - 1, decided_S[-1] + stride + 4):
-        bumped = copy.copy(panel)
-        bumped.returns = np.array(panel.returns)
-        bumped.returns[panel.rows(session, assets_1N[0])] += np.float32(0.01)
-        moved_S = (np.abs(model_labels(bumped, config, date, assets_1N) - sound_1SN) > 1e-4).any(axis=(0, 2))
-        should_S = (session >= decided_S + 2) & (session <= decided_S + 1 + stride)
-        wrong += [f"step {s} and session {session - decided_S[s]:+d}" for s in np.flatnonzero(moved_S != should_S)]
+    date, around_T = (start + last) // 2, np.arange(-1, RISK_SESSIONS + 3)
+    rows_AT = panel.rows(date + around_T, np.arange(len(panel.assets))[:, None])
+    assets_1N = np.flatnonzero(((rows_AT >= 0) & panel.observed[rows_AT]).all(1))[None, :3]
+    if not assets_1N.size:
+        raise NotEnoughDataError(f"no asset is observed on all of {len(around_T)} sessions")
+    bumped, wrong = copy.copy(panel), []
+    bumped.returns = np.array(panel.returns)
+    sound = model_labels(panel, config, np.array([date]), assets_1N)
+    for after, rows_N in zip(around_T, rows_AT[assets_1N[0]].T, strict=True):
+        bumped.returns[rows_N] += np.float32(0.01)
+        for name, (label, _) in model_labels(bumped, config, np.array([date]), assets_1N).items():
+            moved = bool((np.abs(label - sound[name][0]) > 1e-4).any())
+            wrong += [f"{name} and session {after:+d}"] * (moved != (after in sound[name][1]))
+        bumped.returns[rows_N] = panel.returns[rows_N]
     text = (
-        f"labels of {steps} steps follow the returns from the session after the fill to the next fill, and no others"
+        f"labels of {' and of '.join(sound)} follow the sessions that they are of, and no others"
         if not wrong
-        else f"labels do not match the returns that are paid: {', '.join(wrong[:4])} after its decision"
+        else f"labels do not match the returns that follow a decision: {', '.join(wrong[:4])} after it"
     )
     return AuditFinding("label_alignment", not wrong, float(len(wrong)), text)
 

@@ -18,7 +18,7 @@ from finjepa_pipeline.warehouse import insert, now, sql, transaction
 # The tests of an audit.
 TESTS = {
     "fill_lag": "An order earns nothing before the session after its fill.",
-    "label_alignment": "Models are trained on the returns that are paid, no session earlier or later.",
+    "label_alignment": "Models are fitted to the returns that follow a decision, no session earlier or later.",
     "future_invariance": "Features, universe and decisions stay when everything is computed again with another future.",
     "permutation": "The order of the assets does not matter.",
     "delay": "What is earned does not depend on a single session.",

@@ -68,8 +68,6 @@ def random_batch(
     batch = MarketBatch(
         observation=seen,
         ahead=Windows(seen.features_BSNTF[:, 1:], seen.observed_BSNT[:, 1:], seen.market_BSTQ[:, 1:], seen.present_BN),
-        step_return_BSN=0.02 * torch.randn(dates, steps, assets, generator=generator),
-        step_return_valid_BSN=torch.ones(dates, steps, assets, dtype=torch.bool),
         returns_BKTN=0.01 * torch.randn(*held, assets, generator=generator),
         market_returns_BKT=0.01 * torch.randn(held, generator=generator),
         tradable_BKTN=torch.ones(*held, assets, dtype=torch.bool),

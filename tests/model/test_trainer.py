@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from finjepa_model.data.batches import BatchSource, observe
+from finjepa_model.data.batches import BatchSource, observe, step_returns
 from finjepa_model.data.splits import split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.run_folder import BEST_FILE, STATE_FILE
@@ -125,7 +125,8 @@ def test_the_labels_are_the_returns_after_the_fill(panel):
     batch = source.batch(np.array([100]), np.array([[2]]))
     last, stride = 100 + config.model.stride * config.loss.rollout_steps, config.model.stride
     daily = panel.returns[panel.rows(np.arange(last + 2, last + 2 + stride), 2)].astype(float)
-    assert float(batch.step_return_BSN[0, -1, 0]) == pytest.approx(float(np.prod(1 + daily) - 1), rel=1e-5)
+    (label,) = step_returns(panel, np.array([last]), np.array([[2]]), stride)[0]
+    assert label == pytest.approx(float(np.prod(1 + daily) - 1), rel=1e-5)
     held = panel.returns[panel.rows(np.arange(100 - stride + 1, 101), 2)]
     torch.testing.assert_close(batch.returns_BKTN[0, 0, :, 0], torch.from_numpy(held))
 

@@ -195,21 +195,18 @@ def test_a_fill_at_the_close_of_the_decision_is_caught(tmp_path, monkeypatch, da
     assert caught.value == 1  # session
 
 
-def one_bar_early(panel, config, dates_B, assets_BN):
-    """The label begins in the session of the fill, which nobody is paid for."""
-    labels_BSN = model_labels(panel, config, dates_B, assets_BN)
-    steps = labels_BSN.shape[1]
-    decided_S = dates_B[0] + config.model.stride * (np.arange(steps) - config.model.context_steps + 1)
-    early = [panel.returns_after(np.array([d]), assets_BN, config.model.stride)[0][0] for d in decided_S]
-    return np.expm1(np.log1p(np.array(early)).sum(-1))[None]
-
-
-def test_labels_that_are_off_by_one_are_caught(panel, monkeypatch):
+@pytest.mark.parametrize("name", ["expected returns", "risk"])
+def test_labels_that_are_off_by_one_are_caught(panel, monkeypatch, name):
     assert label_alignment(PRODUCT, panel).passed
-    monkeypatch.setattr(leakage, "model_labels", one_bar_early)
+
+    def a_session_early(panel, config, dates_B, assets_BN):
+        sound, early = (model_labels(panel, config, dates_B - k, assets_BN) for k in (0, 1))
+        return sound | {name: (early[name][0], sound[name][1])}
+
+    monkeypatch.setattr(leakage, "model_labels", a_session_early)
     caught = label_alignment(PRODUCT, panel)
     assert not caught.passed
-    assert "session" in caught.text
+    assert f"{name} and session" in caught.text
 
 
 def test_a_strategy_that_prefers_places_is_caught(panel):
