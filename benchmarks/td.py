@@ -7,7 +7,7 @@
 
 Policies see the true moments of the next steps, so that what is compared is the rule of decision. A seed draws a market's
 numbers and starts the training. Every result is one line of FOLDER/results.jsonl: the share of the optimal multi-step gain over
-never trading (`finjepa_pipeline.prices.synthetic.multi_step`); `table` prints means over utilities and seeds, with intervals
+never trading (`benchmarks.multi_step`); `table` prints means over utilities and seeds, with intervals
 over seeds.
 
 Shapes: Y portfolios, each in a market of its own, N = 2 assets, R rows of results.
@@ -27,6 +27,15 @@ import torch
 from student import half_width
 from torch import Tensor
 
+from benchmarks.multi_step import (
+    BETA,
+    DISCOUNT,
+    MULTI_STEP_MARKETS,
+    MultiStepMarket,
+    MultiStepProblem,
+    TrueImagination,
+    actions_of,
+)
 from finjepa_model import FinJEPA
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig, TDConfig, preset
@@ -41,15 +50,6 @@ from finjepa_model.td.networks import PolicyState
 from finjepa_model.td.rollouts import PORTFOLIOS, ROLLED, Rollout, policy_loss, random_utility
 from finjepa_model.td.training import backward, draw_transition, parameter_groups
 from finjepa_model.training.trainer import falling
-from finjepa_pipeline.prices.synthetic.multi_step import (
-    BETA,
-    DISCOUNT,
-    MULTI_STEP_MARKETS,
-    MultiStepMarket,
-    MultiStepProblem,
-    TrueImagination,
-    actions_of,
-)
 from tests.model.markets import random_observation
 
 STEPS, REUSE = 300, 10

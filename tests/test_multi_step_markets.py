@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from finjepa_model.planning.objective import Objective
-from finjepa_model.planning.plan import ActionSpace
-from finjepa_model.planning.qp import QPPlanner
-from finjepa_pipeline.prices.synthetic.multi_step import (
+from benchmarks.multi_step import (
     DISCOUNT,
     MULTI_STEP_MARKETS,
     MultiStepProblem,
@@ -17,6 +14,9 @@ from finjepa_pipeline.prices.synthetic.multi_step import (
     quadratic_costs,
     slow_regime,
 )
+from finjepa_model.planning.objective import Objective
+from finjepa_model.planning.plan import ActionSpace
+from finjepa_model.planning.qp import QPPlanner
 
 # The most of the optimal gain that the best decision for the next step has, over seeds and utilities
 MYOPIC = {
