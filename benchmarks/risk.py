@@ -35,6 +35,14 @@ from finjepa_model.data.splits import split_dates, unseen
 from finjepa_model.nn.risk import HORIZONS, RETURN_HORIZONS, RiskForecast, RiskInputs
 from finjepa_model.training.risk_fit import Chunk, RiskBlock
 from finjepa_model.training.risk_scorecard import (
+    score_portfolios,
+    score_steps,
+    score_tails,
+    score_volatility,
+    volatility_of,
+)
+from finjepa_model.training.risk_scores import compare, compare_variance, r2_within_dates, within_dates
+from finjepa_model.training.textbook import (
     Volatility,
     ewma_distribution,
     ewma_one_factor,
@@ -47,13 +55,7 @@ from finjepa_model.training.risk_scorecard import (
     history_volatility,
     rows_of,
     sample_shrinkage,
-    score_portfolios,
-    score_steps,
-    score_tails,
-    score_volatility,
-    volatility_of,
 )
-from finjepa_model.training.risk_scores import compare, compare_variance, r2_within_dates, within_dates
 from finjepa_model.training.trainer import Trainer
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.settings import Settings

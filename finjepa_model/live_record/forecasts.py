@@ -17,7 +17,7 @@ from finjepa_model.live_record.chain import FORECASTS, HORIZONS, LEVELS, MODEL, 
 from finjepa_model.nn.covariance import minimum_variance
 from finjepa_model.nn.risk import RiskForecast
 from finjepa_model.training.risk_fit import Chunk, random_portfolios
-from finjepa_model.training.risk_scorecard import (
+from finjepa_model.training.textbook import (
     Distribution,
     analytic_distribution,
     ewma_distribution,

@@ -26,8 +26,8 @@ from torch import Tensor
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.nn.risk import LEVELS, RiskForecast
 from finjepa_model.training.risk_fit import RiskBlock, random_portfolios
-from finjepa_model.training.risk_scorecard import Distribution
 from finjepa_model.training.risk_scores import coverage, crps, newey_west_t, qlike
+from finjepa_model.training.textbook import Distribution
 
 SCORES = (
     "QLIKE of volatility, 21 sessions",

@@ -37,7 +37,7 @@ from finjepa_model.training.forecast_comparison import (
     forecast_losses,
 )
 from finjepa_model.training.risk_fit import RiskBlock
-from finjepa_model.training.risk_scorecard import analytic_distribution
+from finjepa_model.training.textbook import analytic_distribution
 from finjepa_pipeline.backtest.audit import audit_of
 from finjepa_pipeline.backtest.leaderboard import Acting, acting_planner
 from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST

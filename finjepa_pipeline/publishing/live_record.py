@@ -28,7 +28,7 @@ from finjepa_model.market_view import MarketView, next_universe
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.risk_fit import RiskBlock
-from finjepa_model.training.risk_scorecard import fit_har
+from finjepa_model.training.textbook import fit_har
 from finjepa_model.world_model import WorldModel
 from finjepa_pipeline.backtest.engine import decide_at
 from finjepa_pipeline.backtest.results import most_assets

@@ -16,8 +16,8 @@ from finjepa_model.nn.risk import HORIZONS, RiskModel, factor_surprise
 from finjepa_model.planning.imagination import Moments
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.risk_fit import Chunk, RiskBlock, fit_trained
-from finjepa_model.training.risk_scorecard import (
-    QLIKE,
+from finjepa_model.training.risk_scorecard import QLIKE, score_portfolios, score_tails, score_volatility, scorecard
+from finjepa_model.training.textbook import (
     ewma_one_factor,
     fit_har,
     har_volatility,
@@ -25,10 +25,6 @@ from finjepa_model.training.risk_scorecard import (
     history_distribution,
     history_volatility,
     sample_shrinkage,
-    score_portfolios,
-    score_tails,
-    score_volatility,
-    scorecard,
 )
 from finjepa_model.training.trainer import Trainer
 from tests.model.training_runs import run_config
