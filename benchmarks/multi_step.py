@@ -27,7 +27,7 @@ from finjepa_model.planning.imagination import Rollout, portfolio_variance
 from finjepa_model.planning.objective import Objective, PlanningWorld
 from finjepa_model.planning.utility import parse_utility
 from finjepa_model.portfolio import Frictions, PortfolioSimulator, PortfolioState
-from finjepa_pipeline.prices.synthetic.oracle import share_of_gain
+from finjepa_pipeline.prices.synthetic import share_of_gain
 
 DISCOUNT = 0.97  # of a decision step
 BETA = 2.0  # of the asset to the market proxy, which is half of it

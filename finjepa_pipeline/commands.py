@@ -171,13 +171,14 @@ def compare(names: tuple[str, ...], block: str, as_json: bool) -> None:
         raise click.UsageError("name two or more, as `finjepa compare qp equal_weight`")
     settings = Settings.from_env()
     with Warehouse.from_settings(settings).connect(read_only=True) as con:
-        found = compared(con, settings, names, block)
-    page = settings.reports / "comparisons" / (re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(found.net)) + ".html")
-    write_comparison(page, found.to_dict(), found.dates, found.net)
+        found, returns = compared(con, settings, names, block)
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(side["label"] for side in found["sides"]))
+    page = settings.reports / "comparisons" / f"{name}.html"
+    write_comparison(page, found, returns)
     if as_json:
-        click.echo(to_json(found.to_dict() | {"page": str(page)}))
+        click.echo(to_json(found | {"page": str(page)}))
     else:
-        console.print_comparison(found.to_dict(), page)
+        console.print_comparison(found, page)
 
 
 @click.command()

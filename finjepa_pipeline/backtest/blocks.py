@@ -40,7 +40,6 @@ from finjepa_pipeline import compute
 from finjepa_pipeline.backtest.controls import Controls, possible
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, decide_at, replayed, simulate
 from finjepa_pipeline.backtest.inference import forecast_quality
-from finjepa_pipeline.backtest.metrics import Expectations
 from finjepa_pipeline.backtest.results import SHARED, BlockKey, known_elsewhere, known_results, write_block
 from finjepa_pipeline.backtest.strategies import (
     CONTROLS,
@@ -263,18 +262,20 @@ def result_of(job: tuple[PendingBlock, str]) -> StrategyResult:
     return replace(result, forecasts={"world_model": forecast_quality(controls.imagination.forecast, setup, views)})
 
 
-def compare_expectations(expected: Sequence[tuple[np.datetime64, Expectation]], result: StrategyResult) -> Expectations:
-    """Line up what a strategy expected at its decisions with what came of them; a step runs to the close of the
-    next decision."""
+def compare_expectations(
+    expected: Sequence[tuple[np.datetime64, Expectation]], result: StrategyResult
+) -> dict[str, np.ndarray]:
+    """Line up what a strategy expected at its decisions with what came of them, net of costs, as columns of
+    `backtest_expectations`; a step runs to the close of the next decision."""
     wealth = dict(zip(result.dates_T, result.wealth_T, strict=True))
     wealth[result.decided_K[0]] = 1.0
     ends = dict(zip(result.decided_K, [*result.decided_K[1:], result.dates_T[-1]], strict=True))
-    return Expectations(
-        dates_D=np.array([date for date, _ in expected]),
-        imagined_D=np.array([one.growth for _, one in expected]),
-        volatility_D=np.array([one.volatility for _, one in expected]),
-        realised_D=np.array([np.log(wealth[ends[date]] / wealth[date]) for date, _ in expected]),
-    )
+    return {
+        "date": np.array([date for date, _ in expected]),
+        "imagined_growth": np.array([one.growth for _, one in expected]),
+        "imagined_volatility": np.array([one.volatility for _, one in expected]),
+        "realised_growth": np.array([np.log(wealth[ends[date]] / wealth[date]) for date, _ in expected]),
+    }
 
 
 @lru_cache(maxsize=2)

@@ -4,6 +4,7 @@ Shapes: T sessions, K sides, S samples of the bootstrap.
 """
 
 import difflib
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,88 +32,59 @@ _RETURNS = """
 
 @dataclass(frozen=True)
 class Side:
-    """A strategy on a checkpoint; `label` is what tells it from the others."""
+    """A strategy on a checkpoint, with results on these prices."""
 
     checkpoint: str
     strategy: str
     data_version: str
-    label: str = ""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A side minus the first one: values with 95 % intervals of a paired stationary bootstrap, None where sessions are too few.
-
-    Attributes:
-        sharpe: annualised, of net returns. mean: of net returns, a year. volatility: ratio of standard deviations.
-        correlation: of the daily returns.
-    """
-
-    label: str
-    sharpe: tuple[float, float | None, float | None]
-    mean: tuple[float, float | None, float | None]
-    volatility: tuple[float, float | None, float | None]
-    correlation: float
-
-
-@dataclass(frozen=True)
-class SideBySide:
-    """Attributes:
-    sides: the first is what the others are compared with. sharpe: of each. settings: what differs between the configs of the
-    checkpoints, [name, value of each side]. dates, net: daily net returns by label.
-    """
-
-    block: str
-    sides: tuple[Side, ...]
-    sharpe: tuple[float, ...]
-    differences: tuple[Difference, ...]
-    settings: tuple[tuple[str, ...], ...]
-    dates: tuple[str, ...]
-    net: dict[str, np.ndarray]
-
-    def to_dict(self) -> dict[str, Any]:
-        span = {"first": self.dates[0], "last": self.dates[-1], "sessions": len(self.dates)}
-        sides = [asdict(side) | {"sharpe": value} for side, value in zip(self.sides, self.sharpe, strict=True)]
-        differences = [asdict(one) for one in self.differences]
-        return {"block": self.block, **span, "sides": sides, "differences": differences, "settings": self.settings}
-
-
-def compare(con: duckdb.DuckDBPyConnection, home: Settings, names: Sequence[str], block: str = "test") -> SideBySide:
+def compare(
+    con: duckdb.DuckDBPyConnection, home: Settings, names: Sequence[str], block: str = "test"
+) -> tuple[dict[str, Any], pl.DataFrame]:
     """Compare by the stored results of backtests.
 
     Args:
         names: of strategies on the newest checkpoint, of checkpoints (whose acting planner stands for them), or
             CHECKPOINT/STRATEGY; the start of a name is enough.
 
+    Returns:
+        What can be said, for JSON: the `sides`, each with its `label` and Sharpe ratio; `differences` of each from the first, see
+        `_difference`; `settings` that differ between the configs of the checkpoints, [name, value of each side]. And the daily
+        net returns: `date`, and a column for each label.
+
     Raises:
         FinJEPAError: if one was not backtested, or they have no session in common.
     """
-    tested = con.execute(_TESTED, {"block": block}).fetchall()
+    tested = [Side(*row) for row in con.execute(_TESTED, {"block": block}).fetchall()]
     if not tested:
         raise FinJEPAError(f"nothing was backtested on the {block} block of this home; run `finjepa backtest` first")
-    sides = [_side(con, home, name, [Side(*row) for row in tested]) for name in names]
+    sides = [_side(con, home, name, tested) for name in names]
     if len(set(sides)) < len(sides):
         raise FinJEPAError("two names are of the same strategy on the same checkpoint; compare different ones")
-    several = len({side.checkpoint for side in sides}) > 1
-    labelled = [Side(s.checkpoint, s.strategy, s.data_version, _label(s, sides, several)) for s in sides]
-    frame: pl.DataFrame | None = None
-    for side in labelled:
-        params = {name: getattr(side, name) for name in ("checkpoint", "strategy", "data_version")} | {"block": block}
-        own = con.sql(_RETURNS, params=params).pl().rename({"net_return": side.label})
-        frame = own if frame is None else frame.join(own, on="date", how="inner")
-    assert frame is not None  # there is a side
-    if frame.height < 2:
+    labels = _labels(sides)
+    own = [
+        con.sql(_RETURNS, params=asdict(side) | {"block": block}).pl().rename({"net_return": label})
+        for side, label in zip(sides, labels, strict=True)
+    ]
+    returns = functools.reduce(lambda frame, other: frame.join(other, on="date", how="inner"), own)
+    if returns.height < 2:
         raise FinJEPAError("they have no sessions in common: each was backtested on other ones")
-    net_TK = frame.drop("date").to_numpy()
-    return SideBySide(
-        block=block,
-        sides=tuple(labelled),
-        sharpe=tuple(float(value) for value in sharpe(net_TK)),
-        differences=tuple(_difference(net_TK[:, [0, k]], side.label) for k, side in enumerate(labelled) if k),
-        settings=_settings(home, labelled) if several else (),
-        dates=tuple(map(str, frame["date"].to_list())),
-        net={side.label: net_TK[:, k] for k, side in enumerate(labelled)},
-    )
+    net_TK = returns.drop("date").to_numpy()
+    several = len({side.checkpoint for side in sides}) > 1
+    found = {
+        "block": block,
+        "first": str(returns["date"][0]),
+        "last": str(returns["date"][-1]),
+        "sessions": returns.height,
+        "sides": [
+            asdict(side) | {"label": label, "sharpe": float(ratio)}
+            for side, label, ratio in zip(sides, labels, sharpe(net_TK), strict=True)
+        ],
+        "differences": [{"label": labels[k], **_difference(net_TK[:, [0, k]])} for k in range(1, len(sides))],
+        "settings": _settings(home, sides) if several else [],
+    }
+    return found, returns
 
 
 def _side(con: duckdb.DuckDBPyConnection, home: Settings, name: str, tested: Sequence[Side]) -> Side:
@@ -139,24 +111,27 @@ def _side(con: duckdb.DuckDBPyConnection, home: Settings, name: str, tested: Seq
     raise FinJEPAError(f"{name} was not backtested here{hint} (`finjepa backtest` tests planners, --strategy your own)")
 
 
-def _label(side: Side, sides: Sequence[Side], several: bool) -> str:
-    if not several:
-        return side.strategy
-    same = all(other.strategy == side.strategy for other in sides)
-    return side.checkpoint[:12] if same else f"{side.checkpoint[:12]}/{side.strategy}"
+def _labels(sides: Sequence[Side]) -> list[str]:
+    """What tells each side from the others."""
+    if len({side.checkpoint for side in sides}) == 1:
+        return [side.strategy for side in sides]
+    same = len({side.strategy for side in sides}) == 1
+    return [side.checkpoint[:12] + ("" if same else f"/{side.strategy}") for side in sides]
 
 
-def _difference(net_T2: np.ndarray, label: str) -> Difference:
-    """Of the second column minus the first."""
-    values_3 = _gains(net_T2)
-    low_3 = high_3 = (None, None, None)
+def _difference(net_T2: np.ndarray) -> dict[str, Any]:
+    """Of the second column minus the first: annualised `sharpe` ratio of net returns, `mean` net return a year, and `volatility`,
+    the ratio of standard deviations, each as (value, low, high) with a 95 % interval of a paired stationary bootstrap, None where
+    sessions are too few; `correlation` of the daily returns."""
+    values_3, low_3, high_3 = _gains(net_T2), (None,) * 3, (None,) * 3
     if len(net_T2) >= SHORTEST:
         block = block_length(net_T2[:, 1] - net_T2[:, 0])
         samples_S3 = bootstrap(net_T2, _gains, block=block, samples=2000)
-        low_3, high_3 = (tuple(map(float, np.nanpercentile(samples_S3, level, axis=0))) for level in (2.5, 97.5))
-    ratio, mean, spread = [(float(value), low, high) for value, low, high in zip(values_3, low_3, high_3, strict=True)]
+        low_3, high_3 = np.nanpercentile(samples_S3, [2.5, 97.5], axis=0).tolist()
     moves = net_T2.std(0).min() > 1e-12
-    return Difference(label, ratio, mean, spread, float(np.corrcoef(net_T2.T)[0, 1]) if moves else float("nan"))
+    correlation = float(np.corrcoef(net_T2.T)[0, 1]) if moves else float("nan")
+    three = zip(("sharpe", "mean", "volatility"), zip(values_3.tolist(), low_3, high_3, strict=True), strict=True)
+    return dict(three) | {"correlation": correlation}
 
 
 def _gains(net_T2: np.ndarray) -> np.ndarray:
@@ -166,11 +141,11 @@ def _gains(net_T2: np.ndarray) -> np.ndarray:
     return np.array([ratio_2[1] - ratio_2[0], mean, spread_2[1] / spread_2[0] if spread_2[0] > 0 else np.nan])
 
 
-def _settings(home: Settings, sides: Sequence[Side]) -> tuple[tuple[str, ...], ...]:
+def _settings(home: Settings, sides: Sequence[Side]) -> list[tuple[str, ...]]:
     flat = []
     for side in sides:
         folder = checkpoint_here(home, side.checkpoint)
         flat.append({} if folder is None else read_config(folder).by_key() | {"data_version": side.data_version})
     names = dict.fromkeys(name for one in flat for name in one)
     rows = [(name, *(str(one.get(name, "–")) for one in flat)) for name in names]
-    return tuple(row for row in rows if len(set(row[1:])) > 1)
+    return [row for row in rows if len(set(row[1:])) > 1]

@@ -23,7 +23,6 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.market_view import MarketView, Universe, panel_beta, panel_liquidity, universes
 from finjepa_model.portfolio import Ledger, Liquidity, PortfolioSimulator, PortfolioState
-from finjepa_pipeline.backtest.metrics import Expectations
 from finjepa_pipeline.backtest.strategies import Strategy
 
 
@@ -163,7 +162,8 @@ class StrategyResult:
         decided_K: datetime64, the closes of the decisions; ordered_K: bool, whether anything was ordered.
         weights_KR, signals_KR, hedges_K: the decisions, or what was kept; zero outside the universe of the day.
         held_KR: signed shares of wealth when the decision's step ends; assets_R: symbols of the roster.
-        expectations: of a planner; forecasts: quality by measure, by forecaster; replays: net_T by replay, see `replayed`.
+        expectations: of a planner, columns of `backtest_expectations`.
+        forecasts: quality by measure, by forecaster; replays: net_T by replay, see `replayed`.
     """
 
     strategy: str
@@ -181,7 +181,7 @@ class StrategyResult:
     signals_KR: np.ndarray
     hedges_K: np.ndarray
     held_KR: np.ndarray
-    expectations: Expectations | None = None
+    expectations: Mapping[str, np.ndarray] | None = None
     forecasts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     replays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -289,7 +289,7 @@ def _checked(action: PortfolioAction, view: MarketView, name: str) -> PortfolioA
     return PortfolioAction(weights_1N.clamp(min=0), signals_1N, hedge_1)
 
 
-# The decisions of a block traded once more, under other costs or with parts of the action switched off.
+# The decisions of a block traded once more, under other costs.
 
 COST_GRID = (0.0, 5.0, 10.0, 25.0, 50.0)  # one-way basis points; spreads by tier and impact come on top
 
@@ -309,29 +309,16 @@ def without_costs(costs: PortfolioConfig) -> PortfolioConfig:
 
 
 def replayed(results: Sequence[StrategyResult], setup: BacktestSetup) -> list[StrategyResult]:
-    """The results with their `replays`:
-
-    `cost_<bps>`: commission and half-spread of the most liquid tier, and the hedge's, at each level.
-    `weights`, `signals`, `hedge`, `net`: one part of the action after the other switched on, without costs, and then all with
-    costs: long whatever has a budget; signals as they were decided; the hedge too; after costs. The effect of a part is the
-    difference to the part before, that of the weights the difference to 1/N.
-    """
-    weights_DKR, signals_DKR, hedges_DK, ordered_DK = (
-        torch.from_numpy(np.stack([getattr(result, name) for result in results], axis=1))
-        for name in ("weights_KR", "signals_KR", "hedges_K", "ordered_K")
-    )
-    free, none_DK = without_costs(setup.costs), torch.zeros_like(hedges_DK)
-    ways = {f"cost_{bps:g}": (signals_DKR, hedges_DK, replace(setup.costs, cost_bps=bps)) for bps in COST_GRID} | {
-        "weights": ((weights_DKR > 0).double(), none_DK, free),
-        "signals": (signals_DKR, none_DK, free),
-        "hedge": (signals_DKR, hedges_DK, free),
-    }
+    """The results with their `replays`, `cost_<bps>`: commission and half-spread of the most liquid tier, and the hedge's, at
+    each level of the grid. All strategies are traded side by side."""
+    names = ("weights_KR", "signals_KR", "hedges_K", "ordered_K")
+    orders = [torch.from_numpy(np.stack([getattr(result, name) for result in results], axis=1)) for name in names]
     net = {
-        name: _traded_again(setup, costs, zip(weights_DKR, signals, hedges, ordered_DK, strict=True))
-        for name, (signals, hedges, costs) in ways.items()
+        f"cost_{bps:g}": _traded_again(setup, replace(setup.costs, cost_bps=bps), zip(*orders, strict=True))
+        for bps in COST_GRID
     }
     return [
-        replace(result, replays={name: net_TK[:, k] for name, net_TK in net.items()} | {"net": result.net_T})
+        replace(result, replays={name: net_TK[:, k] for name, net_TK in net.items()})
         for k, result in enumerate(results)
     ]
 

@@ -51,27 +51,13 @@ def block_length(returns_T: np.ndarray) -> int:
     return min(max(MIN_BLOCK, int(np.ceil(np.nan_to_num(optimal)))), longest, len(returns_T))
 
 
-@dataclass(frozen=True)
-class SharpeIntervals:
-    """Annualised Sharpe ratios of K strategies, and of each minus the benchmark's; percentile intervals of a paired
-    bootstrap, NaN where there are fewer than `SHORTEST` sessions.
+def sharpe_intervals(excess_TK: np.ndarray, benchmark: int, *, samples: int = 2000) -> dict[str, np.ndarray]:
+    """Annualised Sharpe ratios of K strategies, and of each minus the benchmark's (`excess_`), with 95 % percentile intervals of
+    a paired bootstrap, and `probability_better`, the share of the samples in which a strategy's ratio is above the benchmark's;
+    [K] by column of the leaderboard. Intervals are NaN where there are fewer than `SHORTEST` sessions.
 
-    Attributes:
-        better_K: share of the samples in which the strategy's Sharpe ratio is above the benchmark's.
-    """
-
-    sharpe_K: np.ndarray
-    low_K: np.ndarray
-    high_K: np.ndarray
-    excess_K: np.ndarray
-    excess_low_K: np.ndarray
-    excess_high_K: np.ndarray
-    better_K: np.ndarray
-
-
-def sharpe_intervals(excess_TK: np.ndarray, benchmark: int, *, samples: int = 2000) -> SharpeIntervals:
-    """95 % intervals. Strategies stay paired with the benchmark; blocks and the random stream depend on the benchmark only, so
-    that an interval does not change when another strategy joins the table.
+    Strategies stay paired with the benchmark; blocks and the random stream depend on the benchmark only, so that an interval does
+    not change when another strategy joins the table.
 
     Args:
         excess_TK: daily returns over cash.
@@ -82,20 +68,17 @@ def sharpe_intervals(excess_TK: np.ndarray, benchmark: int, *, samples: int = 20
     if len(excess_TK) >= SHORTEST:
         sharpe_SK = bootstrap(excess_TK, sharpe, block=block_length(excess_TK[:, benchmark]), samples=samples)
     excess_SK = sharpe_SK - sharpe_SK[:, [benchmark]]
-    better_K = np.where(np.isnan(excess_SK).any(0), np.nan, (excess_SK > 0).mean(0))
     low_K, high_K = np.percentile(sharpe_SK, [2.5, 97.5], axis=0)
     excess_low_K, excess_high_K = np.percentile(excess_SK, [2.5, 97.5], axis=0)
-    excess_K = sharpe_K - sharpe_K[benchmark]
-    return SharpeIntervals(sharpe_K, low_K, high_K, excess_K, excess_low_K, excess_high_K, better_K)
-
-
-def bands(returns_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise 95 % bands of wealth and of drawdown, [2, T] each, of the returns in another order and number."""
-    samples_ST = bootstrap(returns_T, np.asarray, block=block_length(returns_T), samples=300)
-    wealth_ST = np.cumprod(1 + samples_ST, axis=1)
-    drawdown_ST = wealth_ST / np.maximum.accumulate(np.maximum(wealth_ST, 1.0), axis=1) - 1
-    wealth_2T, drawdown_2T = (np.percentile(x_ST, [2.5, 97.5], axis=0) for x_ST in (wealth_ST, drawdown_ST))
-    return wealth_2T, drawdown_2T
+    return {
+        "sharpe": sharpe_K,
+        "sharpe_low": low_K,
+        "sharpe_high": high_K,
+        "excess_sharpe": sharpe_K - sharpe_K[benchmark],
+        "excess_low": excess_low_K,
+        "excess_high": excess_high_K,
+        "probability_better": np.where(np.isnan(excess_SK).any(0), np.nan, (excess_SK > 0).mean(0)),
+    }
 
 
 def superior_predictive_ability(returns_TK: np.ndarray, benchmark: int, *, samples: int = 1000) -> float | None:

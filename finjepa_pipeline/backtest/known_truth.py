@@ -22,9 +22,15 @@ from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR
 from finjepa_pipeline.backtest.strategies import one_over_n
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.prices.synthetic import SyntheticConfig, SyntheticMarket, generate
-from finjepa_pipeline.prices.synthetic.bars import symbols_of
-from finjepa_pipeline.prices.synthetic.oracle import share_of_gain, simplex, utility
+from finjepa_pipeline.prices.synthetic import (
+    SyntheticConfig,
+    SyntheticMarket,
+    expected_utility,
+    generate,
+    oracle_weights,
+    share_of_gain,
+    symbols_of,
+)
 from finjepa_pipeline.settings import Settings
 
 _ABSENT_MEAN, _ABSENT_VARIANCE = -1.0, 0.01  # for an oracle's eyes only: it buys nothing that is not there
@@ -89,14 +95,14 @@ class Truth:
 
     def score(self, held_TR: np.ndarray) -> float:
         """Expected utility a session of what was held, without costs."""
-        return float(utility(held_TR, self.mean_TR, self.covariance_TRR, RISK_AVERSION).mean())
+        return float(expected_utility(held_TR, self.mean_TR, self.covariance_TRR, RISK_AVERSION).mean())
 
     def oracle(self) -> np.ndarray:
         """The best long-only weights by session, of the assets that are there."""
         absent_TR = ~self.present_TR
         mean_TR = np.where(absent_TR, _ABSENT_MEAN, self.mean_TR)
         covariance_TRR = self.covariance_TRR + np.eye(absent_TR.shape[1]) * absent_TR[:, :, None] * _ABSENT_VARIANCE
-        return simplex(mean_TR, covariance_TRR, RISK_AVERSION)
+        return oracle_weights(mean_TR, covariance_TRR, RISK_AVERSION)
 
     @property
     def equal_TR(self) -> np.ndarray:
@@ -110,12 +116,10 @@ class Fraction:
     Attributes:
         of_oracle: (U - U(1/N)) / (U(oracle) - U(1/N)), on expected utility without costs; the oracle trades at every close.
         of_clock: the same against an oracle that decides and is filled when the strategy is.
-        oracle_gain: U(oracle) - U(1/N) a year.
     """
 
     of_oracle: float
     of_clock: float
-    oracle_gain: float
 
 
 def fraction(ground: KnownTruthMarket, setup: BacktestSetup, result: StrategyResult) -> Fraction:
@@ -132,7 +136,7 @@ def fraction(ground: KnownTruthMarket, setup: BacktestSetup, result: StrategyRes
     hedge_D = mine_DR.sum(1) * result.hedges_K * setup.costs.allow_hedge
     mine_DR = mine_DR - hedge_D[:, None] / mine_DR.shape[1]
     clocked, mine = (truth.score(np.repeat(held_DR, lengths_D, axis=0)) for held_DR in (clocked_DR, mine_DR))
-    return Fraction(share_of_gain(mine, equal, best), share_of_gain(mine, equal, clocked), (best - equal) * 252)
+    return Fraction(share_of_gain(mine, equal, best), share_of_gain(mine, equal, clocked))
 
 
 def seeds_of(model: str, test: str, count: int) -> list[int]:

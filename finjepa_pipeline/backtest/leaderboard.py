@@ -1,7 +1,7 @@
 """The leaderboard: every strategy of a setup with its metrics, its intervals, and what is left after all that was tried; who acts
 by it; and what the pages of the backtest show of it.
 
-Adding a metric: a field of `metrics.Metrics`, a column of `leaderboard` in sql/backtest/schema.sql with a migration, and a
+Adding a metric: a line of `metrics.measure`, a column of `leaderboard` in sql/backtest/schema.sql with a migration, and a
 column of the page in `finjepa_pipeline/report/backtest.py`.
 
 Shapes: T sessions, K strategies, N configurations tried.
@@ -9,7 +9,7 @@ Shapes: T sessions, K strategies, N configurations tried.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from finjepa_model.planner_strategies import planner_of
 from finjepa_pipeline.backtest.engine import COST_GRID
 from finjepa_pipeline.backtest.inference import (
     Interval,
-    bands,
     deflated_sharpe,
     detectable_gain,
     effective_trials,
@@ -150,8 +149,9 @@ def _rows(
     names, net_TK = list(frames), _net(frames)
     benchmark = names.index(BENCHMARK)
     against = sharpe_intervals(net_TK, benchmark)
-    baselines = [k for k, name in enumerate(names) if kind(name) == "baseline" and np.isfinite(against.sharpe_K[k])]
-    best = max(baselines, key=lambda k: against.sharpe_K[k], default=benchmark)
+    ratio_K = against["sharpe"]
+    baselines = [k for k, name in enumerate(names) if kind(name) == "baseline" and np.isfinite(ratio_K[k])]
+    best = max(baselines, key=lambda k: ratio_K[k], default=benchmark)
     against_best = sharpe_intervals(net_TK, best) if best != benchmark else against
     held = {name: made for (name,), made in con.sql(_HELD, params=of_block).pl().group_by("strategy")}
     query = f"SELECT strategy, replay, annual_return FROM main.backtest_replays WHERE {_BLOCK}"
@@ -160,18 +160,13 @@ def _rows(
     for k, (name, frame) in enumerate(frames.items()):
         net_T, over_T = net_TK[:, k], net_TK[:, k] - net_TK[:, benchmark]
         numbers = {
-            **asdict(measure(net_T, frame["gross_return"].to_numpy(), frame["turnover"].to_numpy())),
-            **asdict(exposure(held[name])),
+            **measure(net_T, frame["gross_return"].to_numpy(), frame["turnover"].to_numpy()),
+            **exposure(held[name]),
+            **{column: value_K[k] for column, value_K in against.items()},
+            "best_excess": against_best["excess_sharpe"][k],
+            "best_excess_low": against_best["excess_low"][k],
+            "best_excess_high": against_best["excess_high"][k],
             "months_better": months_better(net_T, net_TK[:, benchmark], frame["date"].to_numpy()),
-            "sharpe_low": against.low_K[k],
-            "sharpe_high": against.high_K[k],
-            "excess_sharpe": against.excess_K[k],
-            "excess_low": against.excess_low_K[k],
-            "excess_high": against.excess_high_K[k],
-            "probability_better": against.better_K[k],
-            "best_excess": against_best.excess_K[k],
-            "best_excess_low": against_best.excess_low_K[k],
-            "best_excess_high": against_best.excess_high_K[k],
             "psr": probabilistic_sharpe(net_T),
             "dsr": deflated_sharpe(over_T, tried_N),
             "detectable": detectable_gain(net_T, net_TK[:, benchmark]),
@@ -318,7 +313,7 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str, c
     expectations = stored("backtest_expectations", "strategy, date")
     returns = stored("backtest_returns", "block, strategy, date")
     findings = stored("audit_results", "created_at").to_dicts()
-    report = BacktestReport(
+    return BacktestReport(
         headline=" ".join(filter(None, (remark, headline(rows, acting.strategy)))),
         rows=rows,
         acting=acting.strategy,
@@ -338,10 +333,6 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str, c
         traded=traded_assets(con, checkpoint),
         cost_grid=COST_GRID,
     )
-    if report.too_short or not report.test:
-        return report
-    shown = report.of("returns").filter(strategy=report.shown[0])
-    return replace(report, bands=bands(shown["net_return"].to_numpy()))
 
 
 def leaderboard_history(con: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
@@ -356,7 +347,7 @@ def _with_skill(row: dict[str, Any]) -> dict[str, Any]:
 def _calibration(expectations: pl.DataFrame) -> dict[str, dict[str, float]]:
     columns = ("imagined_growth", "imagined_volatility", "realised_growth")
     test = expectations.filter(block="test").group_by("strategy", maintain_order=True)
-    return {str(name): asdict(calibration(*(one[column].to_numpy() for column in columns))) for (name,), one in test}
+    return {str(name): calibration(*(one[column].to_numpy() for column in columns)) for (name,), one in test}
 
 
 def _quality(con: duckdb.DuckDBPyConnection, data_version: str) -> list[tuple[str, ...]]:

@@ -26,49 +26,24 @@ DSR_GOAL = 0.95
 Row = Mapping[str, Any]  # of the leaderboard: strategy, block, its dates, excess_sharpe, excess_low, excess_high, dsr
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """A strategy over a block, after costs. An undefined ratio (nothing ever moved, no drawdown) is NaN.
-
-    Attributes:
-        sharpe, sortino, calmar: annualised ratios; sharpe_lo: the Sharpe ratio corrected for autocorrelation.
-        annual_return: geometric (CAGR); it and the next five are fractions, not percent.
-        annual_volatility, max_drawdown (negative), cvar_95 (of a day, positive), hit_rate (share of days above zero),
-            cost_drag (gross minus net CAGR).
-        annual_turnover: one-way, times wealth a year.
-    """
-
-    sharpe: float
-    sharpe_lo: float
-    annual_return: float
-    annual_volatility: float
-    max_drawdown: float
-    sortino: float
-    calmar: float
-    cvar_95: float
-    hit_rate: float
-    annual_turnover: float
-    cost_drag: float
-    n_days: int
-
-
-def measure(net_T: np.ndarray, gross_T: np.ndarray, turnover_T: np.ndarray) -> Metrics:
-    """All metrics of one strategy."""
+def measure(net_T: np.ndarray, gross_T: np.ndarray, turnover_T: np.ndarray) -> dict[str, float]:
+    """The metrics of a strategy over a block, after costs, by column of the leaderboard (sql/backtest/schema.sql has the units).
+    An undefined ratio (nothing ever moved, no drawdown) is NaN."""
     growth, drawdown = annual_return(net_T), max_drawdown(net_T)
-    return Metrics(
-        sharpe=float(sharpe(net_T)),
-        sharpe_lo=lo_sharpe(net_T),
-        annual_return=growth,
-        annual_volatility=float(np.sqrt(SESSIONS_PER_YEAR) * net_T.std(ddof=1)),
-        max_drawdown=drawdown,
-        sortino=sortino(net_T),
-        calmar=growth / -drawdown if drawdown < 0 else float("nan"),
-        cvar_95=cvar(net_T),
-        hit_rate=float((net_T > 0).mean()),
-        annual_turnover=float(turnover_T.mean() * SESSIONS_PER_YEAR),
-        cost_drag=annual_return(gross_T) - growth,
-        n_days=len(net_T),
-    )
+    return {
+        "sharpe": float(sharpe(net_T)),
+        "sharpe_lo": lo_sharpe(net_T),
+        "annual_return": growth,
+        "annual_volatility": float(np.sqrt(SESSIONS_PER_YEAR) * net_T.std(ddof=1)),
+        "max_drawdown": drawdown,
+        "sortino": sortino(net_T),
+        "calmar": growth / -drawdown if drawdown < 0 else float("nan"),
+        "cvar_95": cvar(net_T),
+        "hit_rate": float((net_T > 0).mean()),
+        "annual_turnover": float(turnover_T.mean() * SESSIONS_PER_YEAR),
+        "cost_drag": annual_return(gross_T) - growth,
+        "n_days": len(net_T),
+    }
 
 
 def sharpe(excess_TX: np.ndarray) -> np.ndarray:
@@ -127,23 +102,12 @@ def months_better(returns_T: np.ndarray, benchmark_T: np.ndarray, dates_T: np.nd
     return float((growth_M > benchmark_M).mean())
 
 
-@dataclass(frozen=True)
-class Exposure:
-    """What was held on average over the decisions, in shares of wealth.
+def exposure(decisions: pl.DataFrame) -> dict[str, float]:
+    """What was held on average over the decisions, by column of the leaderboard; effective_n is NaN where nothing was.
 
-    Attributes:
-        effective_n: 1 / sum of squared shares of the gross exposure; NaN where nothing was held.
-        hedged: share of decisions with the hedge on.
+    Args:
+        decisions: by date and entity: `held`, signed shares of wealth at the end of the decision's step, and `hedge`.
     """
-
-    effective_n: float
-    gross_exposure: float
-    net_exposure: float
-    hedged: float
-
-
-def exposure(decisions: pl.DataFrame) -> Exposure:
-    """From rows by date and entity: `held`, signed shares of wealth at the end of the decision's step, and `hedge`."""
     by_date = decisions.group_by("date", maintain_order=True).agg(  # means are the same to the last bit
         pl.col("held").abs().sum().alias("gross"),
         pl.col("held").sum().alias("net"),
@@ -152,48 +116,30 @@ def exposure(decisions: pl.DataFrame) -> Exposure:
     )
     gross_D, net_D, square_D, hedge_D = (by_date[name].to_numpy() for name in ("gross", "net", "square", "hedge"))
     held_D = gross_D > 1e-9
-    return Exposure(
-        effective_n=float((gross_D[held_D] ** 2 / square_D[held_D]).mean()) if held_D.any() else float("nan"),
-        gross_exposure=float(gross_D.mean()),
-        net_exposure=float(net_D.mean()),
-        hedged=float((hedge_D > 0.5).mean()),
-    )
+    return {
+        "effective_n": float((gross_D[held_D] ** 2 / square_D[held_D]).mean()) if held_D.any() else float("nan"),
+        "gross_exposure": float(gross_D.mean()),
+        "net_exposure": float(net_D.mean()),
+        "hedged": float((hedge_D > 0.5).mean()),
+    }
 
 
-@dataclass(frozen=True)
-class Expectations:
-    """Log growth and volatility of each decision step as a planner imagined them, and the growth that came, net of costs."""
+def calibration(imagined_D: np.ndarray, volatility_D: np.ndarray, realised_D: np.ndarray) -> dict[str, float]:
+    """How the log growth and volatility that a planner imagined of each decision step relate to the growth that came, net of
+    costs; NaN where the imagined growth never moves.
 
-    dates_D: np.ndarray
-    imagined_D: np.ndarray
-    volatility_D: np.ndarray
-    realised_D: np.ndarray
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How imagined growth relates to realised growth; NaN where the imagined growth never moves.
-
-    Attributes:
-        correlation: over decisions; slope: of realised on imagined, 1 for a calibrated planner.
-        covered: share of decisions within two imagined standard deviations of the imagined growth.
+    Returns:
+        correlation: over decisions; slope: of realised on imagined, 1 for a calibrated planner; covered: share of the decisions
+        within two imagined standard deviations of the imagined growth.
     """
-
-    correlation: float
-    slope: float
-    covered: float
-
-
-def calibration(imagined_D: np.ndarray, volatility_D: np.ndarray, realised_D: np.ndarray) -> Calibration:
-    """Of the decisions of one planner, see `Expectations`."""
     if len(imagined_D) < 3 or imagined_D.std() < 1e-12 or realised_D.std() < 1e-12:
-        return Calibration(float("nan"), float("nan"), float("nan"))
+        return dict.fromkeys(("correlation", "slope", "covered"), float("nan"))
     correlation = float(np.corrcoef(imagined_D, realised_D)[0, 1])
-    return Calibration(
-        correlation=correlation,
-        slope=float(correlation * realised_D.std() / imagined_D.std()),
-        covered=float((np.abs(realised_D - imagined_D) <= 2 * volatility_D).mean()),
-    )
+    return {
+        "correlation": correlation,
+        "slope": float(correlation * realised_D.std() / imagined_D.std()),
+        "covered": float((np.abs(realised_D - imagined_D) <= 2 * volatility_D).mean()),
+    }
 
 
 @dataclass(frozen=True)

@@ -199,11 +199,6 @@ def _tables_of(result: StrategyResult) -> dict[str, dict[str, Any]]:
             "sharpe": [or_null(float(sharpe(net_T))) for net_T in result.replays.values()],
             "annual_return": [annual_return(net_T) for net_T in result.replays.values()],
         }
-    if (expectations := result.expectations) is not None:
-        tables["backtest_expectations"] = {
-            "date": expectations.dates_D,
-            "imagined_growth": expectations.imagined_D,
-            "imagined_volatility": expectations.volatility_D,
-            "realised_growth": expectations.realised_D,
-        }
+    if result.expectations is not None:
+        tables["backtest_expectations"] = dict(result.expectations)
     return tables

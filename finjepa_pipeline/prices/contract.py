@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
-from finjepa_pipeline.prices.rules import ROW_RULES
+from finjepa_pipeline.prices.quality import ROW_RULES
 
 BAD_SHARE = 0.5  # of the rows of a batch
 STRAY_SHARE = 0.05  # of the rows of a batch, on days on which their exchange was closed: the calendar is wrong

@@ -133,7 +133,7 @@ def place_of(con: duckdb.DuckDBPyConnection, feed: Feed) -> tuple[int, int]:
     found = con.execute("SELECT feed_id FROM feeds WHERE feed = ?", [feed.name]).fetchall()
     if not found:
         query = "INSERT INTO feeds VALUES (nextval('feed_ids'), ?, ?, ?) RETURNING feed_id"
-        found = con.execute(query, [feed.name, feed.source.options["data_source"], feed.options_json]).fetchall()
+        found = con.execute(query, [feed.name, feed.options["data_source"], feed.options_json]).fetchall()
     [(revision,)] = con.execute("SELECT coalesce(max(revision), 0) + 1 FROM revisions").fetchall()
     return found[0][0], revision
 

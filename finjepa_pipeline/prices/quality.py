@@ -1,20 +1,138 @@
-"""The quality of the active prices: broken rules, coverage, quarantine and revisions, as the pages show them."""
+"""The rules of prices, declared once, how a row is judged by them, and what of the active prices broke them.
+
+A rule with a number has a bit in `broken` of the rows: those with a condition, SQL over the columns of `sql/prices/scan.sql`, are
+evaluated in one pass when a file is read, the others after loading, from more than one row. A rule without a number is found when
+whole histories are derived. A `hard` rule moves the row to `quarantined_prices`. Above the threshold, a share of the rows, a
+rule warns; what refuses a delivery is in `contract.py`.
+"""
 
 import json
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import duckdb
 import numpy as np
 import polars as pl
 
 from finjepa_model.features.adjust import FACTOR_STEP, LONG_GAP
+from finjepa_model.features.frame import UNSOUND
 from finjepa_pipeline.prices.history import current_revision
-from finjepa_pipeline.prices.rules import BITS, BY_NAME, ROW_RULES
 from finjepa_pipeline.warehouse import sql
 
 MOST_PSI = 0.25  # population stability index of a month against the twelve before it
 LEAST_ROWS = 1_000  # of a month, and of those before it, for them to be compared
+JUDGEMENT = 2  # raise it when a stored row would be judged otherwise: the next ingestion judges all rows again
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`number` is the rule's bit in stored rows, and is never given to another rule; hard rules come first, without a gap."""
+
+    number: int | None
+    name: str
+    severity: Literal["hard", "soft"]
+    threshold: float
+    reason: str
+    condition: str | None = None
+
+    @property
+    def bit(self) -> int:
+        assert self.number is not None  # of the rows
+        return 1 << self.number
+
+
+# fmt: off
+ROW_RULES = (
+    Rule(0, "unreadable_date", "hard", 0.0, "a row without a day belongs nowhere; dates are written YYYY-MM-DD", "date IS NULL"),
+    Rule(1, "date_out_of_range", "hard", 0.0,
+         "daily electronic prices begin in 1962, and nobody knows tomorrow's (a day is allowed for time zones)",
+         "date < DATE '1962-01-01' OR date > current_date + 1"),
+    Rule(2, "unreadable_number", "hard", 0.0, "text where a number belongs",
+         "unreadable IS NOT NULL AND date IS NOT NULL"),
+    Rule(3, "bad_symbol", "hard", 0.0,
+         "a symbol has 1 to 64 characters, no control character, and does not end in #2 or another number"),
+    Rule(4, "close_not_positive", "hard", 0.0001,
+         "a null, NaN, infinite, zero or negative close has no return; no share ever cost 1e12",
+         UNSOUND["close_not_positive"]),
+    Rule(5, "adj_close_not_positive", "hard", 0.0001,
+         "the adjustment factor adj_close/close must be positive and finite; null or NaN is missing",
+         UNSOUND["adj_close_not_positive"]),
+    Rule(6, "ohlc_order", "hard", 0.0001,
+         "high is the highest and low the lowest price of a day; more than 1 % off is a bad tick",
+         UNSOUND["ohlc_order"]),
+    Rule(7, "volume_not_a_count", "hard", 0.0001,
+         "a volume is not negative, and no market trades 1e18 units a day; fractions are fine",
+         UNSOUND["volume_not_a_count"]),
+    Rule(8, "duplicate", "hard", 0.0,
+         "one row a symbol and day; the one with the fewest broken rules, then the smallest values, stays"),
+    Rule(9, "factor_step", "hard", 0.0001,
+         "adj_close/close moved by more than a hundredfold, and came back within five rows"),
+    Rule(10, "impossible_move", "hard", 0.0001,
+         "more than +300 % or -90 %, and back within five rows: a bad tick; until it comes back it is sound, and not tradable"),
+    Rule(11, "stray_session", "hard", 0.0001, "the exchange of the symbol was closed that day"),
+    # Rules of a whole session: rows that come later release it.
+    Rule(12, "thin_session", "hard", 0.0001,
+         "fewer than a fifth of the symbols of the sessions before: the vendor's file is a fragment"),
+    Rule(13, "late_session", "hard", 0.0001,
+         "the newest session has fewer than nine tenths of the symbols of those before: the vendor is late"),
+    Rule(16, "missing_ohlc", "soft", 0.0005, "a null, zero or negative open, high or low is read as missing",
+         "(open_ok IS NULL OR high_ok IS NULL OR low_ok IS NULL) AND has_ohlc"),
+    Rule(17, "ohlc_order_slight", "soft", 0.0001, "rounding of adjusted prices; the row stays",
+         "high_ok < (1 - 1e-6) * greatest(open_ok, close, low_ok) OR low_ok > (1 + 1e-6) * least(open_ok, close, high_ok)"),
+    Rule(18, "zero_volume", "soft", 0.05, "nobody traded: the close is a quotation, and the day is not tradable",
+         "volume = 0"),
+    Rule(19, "missing_adj_close", "soft", 0.0005, "the factor of the day is unknown, and so is its return",
+         "coalesce(isnan(adj_close), has_adj_close)"),
+)
+HISTORY_RULES = (
+    Rule(None, "large_return", "soft", 0.001, "an adjusted close moved by more than 50 % in a day"),
+    Rule(None, "suspected_split", "soft", 0.0,
+         "the close jumps as a split would, and nothing adjusts it: not tradable that day, not repaired; deliver an adj_close"),
+    Rule(None, "unexplained_jump", "soft", 0.001,
+         "a jump that is no split: a spin-off that is not adjusted, a merger, or news"),
+    Rule(None, "stale_close", "soft", 0.02, "the close has not moved for five sessions: not tradable"),
+    Rule(None, "busy_factor", "soft", 0.0,
+         "more than 14 dividends and splits of a symbol in a year: monthly payers are the ceiling"),
+    Rule(None, "sparse_ohlc", "soft", 0.0, "a symbol whose open, high or low is missing on more than 1 % of its days"),
+    Rule(None, "return_drift", "soft", 0.0,
+         "the returns of a month are distributed unlike those of the year before (PSI > 0.25)"),
+    Rule(None, "volume_drift", "soft", 0.0,
+         "the volumes of a month are distributed unlike those of the year before (PSI > 0.25)"),
+    Rule(None, "delisted", "soft", 1.0, "a history that ends more than ten sessions before the last one"),
+    Rule(None, "ticker_reused", "soft", 1.0,
+         "a symbol that came back after a year, or after more than 60 sessions at another price: another company"),
+    Rule(None, "price_step", "soft", 0.0,
+         "the close jumps as after a split or a change of unit, or fourfold on ordinary volume: is it one? Deliver an adj_close "
+         "that says so, or prices in one unit; until then the history ends at the close before, at no loss, and another begins"),
+    Rule(None, "extreme_move", "soft", 0.0,
+         "a close beyond +300 % or -90 % in a day: it counts at its price and is not tradable that day; if it comes back "
+         "within five rows, a later revision puts it into quarantine"),
+)
+# fmt: on
+BY_NAME = {rule.name: rule for rule in (*ROW_RULES, *HISTORY_RULES)}
+
+
+def bits(*names: str) -> int:
+    """The bits of some rules."""
+    return sum(BY_NAME[name].bit for name in names)
+
+
+# Of a row in quarantine, as in the views of schema.sql.
+HARD_BITS = sum(rule.bit for rule in ROW_RULES if rule.severity == "hard")
+# What queries call the bits: each rule by its name, and sums of them.
+BITS = {rule.name: rule.bit for rule in ROW_RULES} | {
+    "hard": HARD_BITS,
+    "ticks": bits("impossible_move", "factor_step"),
+    "sessions": bits("thin_session", "late_session"),
+    # What a row is by itself; ticks and sessions depend on rows that may come later.
+    "firm": HARD_BITS & ~bits("impossible_move", "factor_step", "thin_session", "late_session"),
+    # A row that belongs to no symbol or no session.
+    "unplaced": bits("unreadable_date", "date_out_of_range", "bad_symbol", "duplicate", "stray_session"),
+}
+BROKEN_ROW = " | ".join(
+    f"CASE WHEN {rule.condition} THEN {rule.bit} ELSE 0 END" for rule in ROW_RULES if rule.condition
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +157,9 @@ def quality_summary(con: duckdb.DuckDBPyConnection) -> list[QualityFinding]:
     assert revision is not None  # there are findings of something
     # a source that has no adj_close at all misses none
     counted = [rule for rule in ROW_RULES if rule.name != "missing_adj_close" or "adj_close" in revision.columns]
-    bits = ", ".join(f"('{rule.name}', {rule.bit})" for rule in counted)
-    query = sql("prices/quality").format(
-        long_gap=LONG_GAP, factor_step=FACTOR_STEP, bits=bits, missing_ohlc=BITS["missing_ohlc"]
-    )
+    of_rows = ", ".join(f"('{rule.name}', {rule.bit})" for rule in counted)
+    numbers = {"long_gap": LONG_GAP, "factor_step": FACTOR_STEP, "missing_ohlc": BITS["missing_ohlc"]}
+    query = sql("prices/quality").format(bits=of_rows, **numbers)
     total = revision.rows + revision.quarantined_rows
     con.register("drifts", _drifts(con).to_arrow())
     found = []
@@ -70,11 +187,11 @@ def _drifts(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
         n_MB = wide.drop("month").to_numpy().astype(float)
         for place, month in enumerate(wide["month"]):
             now_B, before_B = n_MB[place], n_MB[max(place - 12, 0) : place].sum(axis=0)
-            if min(now_B.sum(), before_B.sum()) >= LEAST_ROWS:
-                now_B, before_B = ((n_B + 0.5) / (n_B + 0.5).sum() for n_B in (now_B, before_B))
-                psi = ((now_B - before_B) * np.log(now_B / before_B)).sum()
-                if psi > MOST_PSI:
-                    found.append((f"{quantity}_drift", f"PSI {psi:.2f} {month:%Y-%m-%d}", month))
+            is_long = min(now_B.sum(), before_B.sum()) >= LEAST_ROWS
+            now_B, before_B = ((n_B + 0.5) / (n_B + 0.5).sum() for n_B in (now_B, before_B))
+            psi = ((now_B - before_B) * np.log(now_B / before_B)).sum()
+            if is_long and psi > MOST_PSI:
+                found.append((f"{quantity}_drift", f"PSI {psi:.2f} {month:%Y-%m-%d}", month))
     return pl.DataFrame(found, {"rule": pl.String, "example": pl.String, "date": pl.Date}, orient="row")
 
 

@@ -67,7 +67,6 @@ class BacktestReport:
         quality: rule, severity, rows and examples of what was found in the prices.
         traded: how many assets were traded, of how many.
         cost_grid: one-way costs in basis points.
-        bands: 95 % bands of wealth and of drawdown, [2, T] each, of the first strategy that is `shown`; None without intervals.
     """
 
     headline: str
@@ -88,7 +87,6 @@ class BacktestReport:
     quality: list[tuple[str, ...]]
     traded: str
     cost_grid: Sequence[float]
-    bands: tuple[Any, Any] | None = None
 
     def of(self, table: str) -> pl.DataFrame:
         """Of the test block."""
@@ -228,7 +226,7 @@ def _net(returns: pl.DataFrame) -> dict[str, np.ndarray]:
 
 def _paths(report: BacktestReport, returns: pl.DataFrame) -> dict[str, Any]:
     net = _net(returns)
-    wealth, drawdown = draw.wealth_and_drawdown(net, report.bands, report.shown)
+    wealth, drawdown = draw.wealth_and_drawdown(net, report.shown)
     ratio, volatility = draw.rolling(net, report.shown)
     turnover = draw.turnover_and_costs(returns, [name for name in report.shown if name != "cash"][:4])
     years = {"rolling_sharpe": ratio, "rolling_volatility": volatility}
@@ -244,19 +242,11 @@ def _decisions(decisions: pl.DataFrame, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _economics(report: BacktestReport) -> dict[str, Any]:
-    """The same decisions with one part after the other switched on, and at other costs."""
-    replays = report.of("replays").to_dicts()
-    growth = {(row["strategy"], row["replay"]): row["annual_return"] for row in replays}
-    ratio = {(row["strategy"], row["replay"]): row["sharpe"] for row in replays}
-    strategies = [row["strategy"] for row in report.test]
-    names = [name for name in strategies if (name, "weights") in growth and name != "cash"]
-    if (report.benchmark, "hedge") not in growth or not names:
-        return {}
-    others = [name for name in names if name != report.benchmark]
-    return {
-        "attribution": draw.attribution(growth, others, report.benchmark),
-        "costs": draw.cost_curves(ratio, names, report.cost_grid, report.shown),
-    }
+    """The same decisions at other costs."""
+    ratio = {(row["strategy"], row["replay"]): row["sharpe"] for row in report.of("replays").to_dicts()}
+    replayed = {strategy for strategy, _ in ratio}
+    names = [row["strategy"] for row in report.test if row["strategy"] in replayed and row["strategy"] != "cash"]
+    return {"costs": draw.cost_curves(ratio, names, report.cost_grid, report.shown)} if names else {}
 
 
 def _audit(rows: Sequence[Row]) -> list[list[Any]]:
@@ -340,7 +330,7 @@ SIDE_COLUMNS = (
 
 
 def side_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each side of a comparison, as `SideBySide.to_dict` has it."""
+    """A row for each side of a comparison, as `compare` has it."""
     first, *others = found["sides"]
     rows = [[first["label"], number(first["sharpe"]), "–", "–", "–", "–"]]
     for side, one in zip(others, found["differences"], strict=True):
@@ -353,14 +343,19 @@ def side_rows(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def write_comparison(path: Path, found: Mapping[str, Any], dates: Sequence[str], net: Mapping[str, np.ndarray]) -> None:
-    """Write the page of a comparison: differences with their intervals, settings that differ, and the curves on one plot."""
-    wealth, drawdown = draw.wealth_and_drawdown(net, None, list(net))
+def write_comparison(path: Path, found: Mapping[str, Any], returns: pl.DataFrame) -> None:
+    """Write the page of a comparison: differences with their intervals, settings that differ, and the curves on one plot.
+
+    Args:
+        returns: `date`, and daily net returns by label.
+    """
+    net = {column.name: column.to_numpy() for column in returns.drop("date")}
+    wealth, drawdown = draw.wealth_and_drawdown(net, list(net))
     write_page(
         path,
         "compare.html",
         {"wealth": wealth, "drawdown": drawdown},
-        {"test": list(dates)},
+        {"test": returns["date"].cast(pl.String).to_list()},
         title="FinJEPA: " + ", ".join(net),
         found=found,
         columns=SIDE_COLUMNS,

@@ -44,21 +44,13 @@ def drawdown(net_T: np.ndarray) -> np.ndarray:
     return wealth_T / np.maximum.accumulate(np.maximum(wealth_T, 1.0)) - 1
 
 
-def wealth_and_drawdown(
-    net: Mapping[str, np.ndarray], bands: tuple[np.ndarray, np.ndarray] | None, shown: Sequence[str]
-) -> tuple[go.Figure, go.Figure]:
+def wealth_and_drawdown(net: Mapping[str, np.ndarray], shown: Sequence[str]) -> tuple[go.Figure, go.Figure]:
     """Wealth and drawdown of every strategy; who is not in `shown` is a click away.
 
     Args:
         net: daily net returns by strategy, [T] each.
-        bands: lower and upper wealth and drawdown of the first strategy in `shown`, [2, T] each.
     """
     traces: tuple[list[Any], list[Any]] = ([], [])
-    for some, band_2T in zip(traces, bands or (), strict=False):
-        quiet: dict[str, Any] = {"line": {"width": 0}, "hoverinfo": "skip"}
-        some.append(line("", band_2T[0], showlegend=False, **quiet))
-        fill = {"fill": "tonexty", "fillcolor": "rgba(59,130,246,.15)"}
-        some.append(line(f"{shown[0]}, 95 % band", band_2T[1], **quiet, **fill))
     for place, name in enumerate([*shown, *(other for other in net if other not in shown)]):
         dash = "solid" if place < len(PALETTE) else "dash"  # a colour that comes again
         more: dict[str, Any] = {"line": {"width": 3 if name == shown[0] else 1.5, "dash": dash}}
@@ -141,17 +133,6 @@ def hedge_share(decisions: Mapping[str, pl.DataFrame]) -> go.Figure:
         traces.append(line(f"{name}: share so far", np.cumsum(on_D) / np.arange(1, len(on_D) + 1), "decisions"))
         traces.append(line(f"{name}: on", on_D, "decisions", line={"shape": "hv", "width": 0.7}))
     return of(traces, yaxis={"tickformat": ".0%", "range": [0, 1.05], "title": "hedge on"})
-
-
-def attribution(growth: Mapping[tuple[str, str], float], names: Sequence[str], benchmark: str) -> go.Figure:
-    """Annual return over 1/N without costs, part by part."""
-    before = dict.fromkeys(names, growth[benchmark, "hedge"])
-    traces = []
-    for part, replay in (("weights", "weights"), ("signals", "signals"), ("hedge", "hedge"), ("costs", "net")):
-        traces.append(go.Bar(name=part, x=list(names), y=[growth[name, replay] - before[name] for name in names]))
-        before = {name: growth[name, replay] for name in names}
-    above = {"orientation": "h", "y": 1.12}  # names of strategies are long, and stand below
-    return of(traces, barmode="relative", legend=above, yaxis={"tickformat": ".1%", "title": "a year, over 1/N"})
 
 
 def cost_curves(

@@ -1,18 +1,16 @@
 """Where prices come from: one interface, a file for each source."""
 
 import datetime
+import os
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.calendar import AUTO, DEFAULT_CALENDAR, sessions
-from finjepa_pipeline.prices.sources.base import (
-    Feed,
-    PriceSource,
-    Snapshot,
-    SourceFile,
-)
+from finjepa_pipeline.prices.sources.base import Feed, PriceSource, Snapshot, SourceFile
 from finjepa_pipeline.prices.sources.builtin import SampleSource, SyntheticSource
 from finjepa_pipeline.prices.sources.files import FilesSource
 from finjepa_pipeline.prices.sources.hf import HubSource
@@ -23,11 +21,9 @@ from finjepa_pipeline.settings import Settings
 __all__ = ["Feed", "PriceSource", "PriceSourceConfig", "Snapshot", "SourceFile", "make_feed"]
 
 SOURCES = ("sample", "files", "hf", "yfinance", "synthetic")
-_OWNERS = {
-    "path": "files", "date_format": "files", "dataset_name": "hf", "revision": "hf",
-    "synthetic_variant": "synthetic", "synthetic_seed": "synthetic",
-    "synthetic_assets": "synthetic", "synthetic_sessions": "synthetic",
-}  # fmt: skip
+_MARKET = ("variant", "seed", "assets", "sessions")  # of a synthetic one
+_OWNERS = {"path": "files", "date_format": "files", "dataset_name": "hf", "revision": "hf"}
+_OWNERS |= {f"synthetic_{option}": "synthetic" for option in _MARKET}
 HUB_DATASET = "paperswithbacktest/Stocks-Daily-Price"
 
 
@@ -89,47 +85,50 @@ def make_feed(config: PriceSourceConfig, settings: Settings) -> Feed | None:
     Raises:
         FinJEPAError: for an unknown source, one that lacks what it needs, or an option that is not of that source.
     """
-    source = _make_source(config, settings)
-    symbols = tuple(sorted({_symbol(config, name) for name in config.symbols or ()}))
-    start, end = _day(config.start), _day(config.end)
-    if source is None:
-        if symbols or start or end or config.calendar:
-            raise FinJEPAError("symbols, start, end and calendar need a data source; add --data-source")
-        return None
-    if config.calendar not in (None, AUTO):
-        sessions(config.calendar)  # a name that does not exist ends here
-    if not all(map(str.strip, symbols)):
-        raise FinJEPAError("an empty text is no symbol")
-    return Feed(source, config.calendar or DEFAULT_CALENDAR, symbols, start, end)
-
-
-def _make_source(config: PriceSourceConfig, settings: Settings) -> PriceSource | None:
-    name, folder = config.data_source, settings.home / "sources"
+    name = config.data_source
     if name is not None and name not in SOURCES:
         raise FinJEPAError(f"unknown data source {name!r}; choose one of {', '.join(SOURCES)}")
     for option, owner in _OWNERS.items():
         if getattr(config, option) is not None and name != owner:
             raise FinJEPAError(f"{option} belongs to the source `{owner}`; add --data-source {owner}")
-    if name == "synthetic":
-        options = {option.removeprefix("synthetic_"): getattr(config, option) for option in _OWNERS}
-        sizes = {name: options[name] for name in ("variant", "seed", "assets", "sessions") if options[name] is not None}
-        return SyntheticSource(SyntheticConfig(**sizes), folder / "synthetic")
-    if name == "sample":
-        return SampleSource(folder / "sample")
-    if name == "hf":
-        return HubSource(config.dataset_name or HUB_DATASET, folder / "hub", config.revision)
-    if name == "yfinance":
-        if not config.symbols:
-            raise FinJEPAError("the source `yfinance` needs symbols: --symbols AAPL,MSFT,SPY")
-        symbols = tuple(sorted({_symbol(config, symbol) for symbol in config.symbols}))
-        return YahooSource(symbols, _day(config.start), _day(config.end), folder / "yfinance")
-    if name == "files" and not config.path:
-        raise FinJEPAError("the source `files` needs a path: --path FOLDER_OR_GLOB")
-    return FilesSource(config.path, folder / "files", config.date_format) if config.path else None
+    if name is None:
+        if config.symbols or config.start or config.end or config.calendar:
+            raise FinJEPAError("symbols, start, end and calendar need a data source; add --data-source")
+        return None
+    symbols = sorted({symbol.strip().upper() if name == "yfinance" else symbol for symbol in config.symbols or ()})
+    if not all(map(str.strip, symbols)):
+        raise FinJEPAError("an empty text is no symbol")
+    wanted = {"symbols": symbols or None, "start": _day(config.start), "end": _day(config.end)}
+    source, options = _make_source(config.model_copy(update=wanted), settings.home / "sources")
+    if config.calendar not in (None, AUTO):
+        sessions(config.calendar)  # a name that does not exist ends here
+    options = {key: value for key, value in ({"data_source": name} | options | wanted).items() if value is not None}
+    return Feed(source, options, config.calendar or DEFAULT_CALENDAR, tuple(symbols), wanted["start"], wanted["end"])
 
 
-def _symbol(config: PriceSourceConfig, name: str) -> str:
-    return name.strip().upper() if config.data_source == "yfinance" else name
+def _make_source(config: PriceSourceConfig, folder: Path) -> tuple[PriceSource, dict[str, Any]]:
+    """The source, and those options that are its own, completed."""
+    match config.data_source:
+        case "files":
+            if not config.path:
+                raise FinJEPAError("the source `files` needs a path: --path FOLDER_OR_GLOB")
+            path = os.path.abspath(os.path.expanduser(config.path))
+            options = {"path": path, "date_format": config.date_format}
+            return FilesSource(path, folder / "files", config.date_format), options
+        case "hf":
+            name = config.dataset_name or HUB_DATASET
+            options = {"dataset_name": name, "revision": config.revision}
+            return HubSource(name, folder / "hub", config.revision), options
+        case "yfinance":
+            if not config.symbols:
+                raise FinJEPAError("the source `yfinance` needs symbols: --symbols AAPL,MSFT,SPY")
+            return YahooSource(tuple(config.symbols), config.start, config.end, folder / "yfinance"), {}
+        case "synthetic":
+            given = {option: getattr(config, f"synthetic_{option}") for option in _MARKET}
+            market = SyntheticConfig(**{option: value for option, value in given.items() if value is not None})
+            options = {f"synthetic_{option}": getattr(market, option) for option in _MARKET}
+            return SyntheticSource(market, folder / "synthetic"), options
+    return SampleSource(folder / "sample"), {}
 
 
 def _day(text: str | None) -> str | None:

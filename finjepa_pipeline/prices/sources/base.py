@@ -3,7 +3,7 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +35,6 @@ class PriceSource(ABC):
 
     Attributes:
         place: the source and where it is, such as `files:/data/prices`.
-        options: the fields of `PriceSourceConfig` that make this source again.
         date_format: of dates that are text; ISO where None.
     """
 
@@ -44,10 +43,6 @@ class PriceSource(ABC):
     @property
     @abstractmethod
     def place(self) -> str: ...
-
-    @property
-    @abstractmethod
-    def options(self) -> dict[str, object]: ...
 
     @abstractmethod
     def snapshot(self) -> Snapshot:
@@ -67,11 +62,13 @@ class Feed:
     """Rows of a source that belong together; rows of different feeds never mix.
 
     Attributes:
+        options: fields of a `PriceSourceConfig` that make the feed again, but for the calendar.
         symbols: those that are wanted; all where empty.
         start, end: ISO days, both included.
     """
 
     source: PriceSource
+    options: Mapping[str, object]
     calendar: str = DEFAULT_CALENDAR
     symbols: tuple[str, ...] = ()
     start: str | None = None
@@ -95,13 +92,7 @@ class Feed:
     @property
     def options_json(self) -> str:
         """What makes the feed again: the fields of a `PriceSourceConfig`."""
-        wanted = {
-            "symbols": list(self.symbols) or None,
-            "start": self.start,
-            "end": self.end,
-            "calendar": self.calendar,
-        }
-        return to_json({**self.source.options, **{k: v for k, v in wanted.items() if v is not None}}, sort_keys=True)
+        return to_json({**self.options, "calendar": self.calendar}, sort_keys=True)
 
     def where(self) -> str:
         """The condition in SQL over `symbol` and `date`, a day. A row whose day cannot be read stays, for quarantine."""

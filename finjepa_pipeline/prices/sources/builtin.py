@@ -25,10 +25,6 @@ class SampleSource(PriceSource):
     def place(self) -> str:
         return "sample"
 
-    @property
-    def options(self) -> dict[str, object]:
-        return {"data_source": "sample"}
-
     def snapshot(self) -> Snapshot:
         # Named after the package's version: importing skfolio costs seconds, and its data change only with a release.
         name = f"skfolio {version('skfolio')}"
@@ -61,11 +57,6 @@ class SyntheticSource(PriceSource):
         usual = asdict(SyntheticConfig(self.config.variant, self.config.seed))
         sized = "".join(f":{name}={value}" for name, value in asdict(self.config).items() if value != usual[name])
         return f"synthetic:{self.config.variant}:{self.config.seed}{sized}"
-
-    @property
-    def options(self) -> dict[str, object]:
-        named = {name: getattr(self.config, name) for name in ("variant", "seed", "assets", "sessions")}
-        return {"data_source": "synthetic", **{f"synthetic_{name}": value for name, value in named.items()}}
 
     def snapshot(self) -> Snapshot:
         made_of = {"generator": GENERATOR_VERSION, **asdict(self.config)}

@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?")
 
 @dataclass(frozen=True)
 class FilesSource(PriceSource):
-    """`path` is a folder (all files below it), a file, or a glob of either; what exists is never taken for a pattern.
+    """`path`, an absolute one, is a folder (all files below it), a file, or a glob of either; what exists is never a pattern.
 
     Hidden files are passed over; every other file is read or in `Snapshot.unread`. Names that begin with _ are not read: Spark
     and others keep what is no data there. `folder` keeps what had to be unpacked or brought into another shape.
@@ -46,17 +46,8 @@ class FilesSource(PriceSource):
     date_format: str | None = None  # of dates that are text; ISO where None
 
     @property
-    def _place(self) -> str:
-        return os.path.abspath(os.path.expanduser(self.path))
-
-    @property
     def place(self) -> str:
-        return f"files:{self._place}" + (f" ({self.date_format})" if self.date_format else "")
-
-    @property
-    def options(self) -> dict[str, object]:
-        declared = {"date_format": self.date_format} if self.date_format else {}
-        return {"data_source": "files", "path": self._place, **declared}
+        return f"files:{self.path}" + (f" ({self.date_format})" if self.date_format else "")
 
     def snapshot(self) -> Snapshot:
         try:
@@ -75,17 +66,17 @@ class FilesSource(PriceSource):
 
     def _paths(self) -> tuple[list[Path], list[Path]]:
         """The files that are read and those that are not, sorted."""
-        found = [self._place] if os.path.lexists(self._place) else _matches(self._place)
+        found = [self.path] if os.path.lexists(self.path) else _matches(self.path)
         if not found:
             raise FinJEPAError(
-                f"there is nothing at {self._place}; give a folder, a glob or a file ({', '.join(SUFFIXES)})"
+                f"there is nothing at {self.path}; give a folder, a glob or a file ({', '.join(SUFFIXES)})"
             )
         below = [_below(Path(name)) for name in found]
         paths, unread = (sorted({path for part in below for path in part[place]}) for place in (0, 1))
-        if unread == [Path(self._place)]:
-            raise FinJEPAError(f"{self._place} is none of {', '.join(SUFFIXES)}")
+        if unread == [Path(self.path)]:
+            raise FinJEPAError(f"{self.path} is none of {', '.join(SUFFIXES)}")
         if not paths:
-            raise FinJEPAError(f"no file that ends in {', '.join(SUFFIXES)} in {self._place}; is it the right folder?")
+            raise FinJEPAError(f"no file that ends in {', '.join(SUFFIXES)} in {self.path}; is it the right folder?")
         for path in paths:
             if not path.is_file():
                 raise FinJEPAError(f"{path} is not a file that can be read")

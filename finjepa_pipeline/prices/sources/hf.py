@@ -29,11 +29,6 @@ class HubSource(PriceSource):
     def place(self) -> str:
         return f"hf:{self.repo_id}" + (f"@{self.revision}" if self.revision else "")
 
-    @property
-    def options(self) -> dict[str, object]:
-        pinned = {"revision": self.revision} if self.revision else {}
-        return {"data_source": "hf", "dataset_name": self.repo_id, **pinned}
-
     def snapshot(self) -> Snapshot:
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile

@@ -1,5 +1,6 @@
 """Yahoo Finance, through the library yfinance: no token and no files, for as long as Yahoo answers."""
 
+import contextlib
 import datetime
 import hashlib
 import logging
@@ -18,11 +19,9 @@ from finjepa_pipeline.prices.sources.base import PriceSource, Snapshot, SourceFi
 BATCH = 25  # symbols of a request
 WAITS_S = (5.0, 30.0, 120.0)  # before a batch is asked for again
 PAUSE_S = 1.0  # between batches
-DAY_ENDS = datetime.time(
-    22, 0
-)  # UTC: New York has closed, in summer and in winter; before, its last row is not complete
+# UTC: New York has closed, in summer and in winter; before, its last row is not complete
+DAY_ENDS = datetime.time(22, 0)
 FIRST = "1962-01-02"
-_RATE_LIMIT = "YFRateLimitError"
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,6 @@ class YahooSource(PriceSource):
     @property
     def place(self) -> str:
         return "yfinance"
-
-    @property
-    def options(self) -> dict[str, object]:
-        return {"data_source": "yfinance"}
 
     def snapshot(self) -> Snapshot:
         last = _last_day(datetime.datetime.now(datetime.UTC))
@@ -73,53 +68,28 @@ class YahooSource(PriceSource):
         Raises:
             FinJEPAError: if Yahoo does not give some of them.
         """
-        parts, missing, limited = [], list(symbols), False
-        for wait_s in (0.0, *WAITS_S):
-            time.sleep(wait_s)
-            rows, limited = self._asked(missing, until)
-            if rows is not None:
-                parts.append(rows)
-                missing = [name for name in missing if name not in set(rows["symbol"])]
-            if not missing:
-                return pl.concat(parts, how="diagonal_relaxed").sort("symbol", "date")
-        if limited:
-            raise FinJEPAError(
-                "Yahoo limits requests; run the same command again in an hour: it goes on with what has come"
-            )
-        raise FinJEPAError(
-            f"Yahoo gives no prices of {', '.join(missing[:10])} from {self.start or FIRST} to {until}; check the spelling on "
-            "finance.yahoo.com, leave them out of --symbols, or check the network"
-        )
-
-    def _asked(self, symbols: list[str], until: str) -> tuple[pl.DataFrame | None, bool]:
-        """What one request gives, and whether Yahoo said that these are too many."""
         yfinance = _library(self.folder / "cache")
         after = datetime.date.fromisoformat(until) + datetime.timedelta(days=1)
-        errors = _Errors()
-        log = logging.getLogger("yfinance")
-        log.addHandler(errors)
-        try:
-            frame = yfinance.download(
-                symbols, start=self.start or FIRST, end=after.isoformat(), auto_adjust=False, actions=False, group_by="column",
-                progress=False, threads=False, multi_level_index=True,
-            )  # fmt: skip
-        except Exception as error:  # of the network, in classes of several libraries
-            return None, type(error).__name__ == _RATE_LIMIT
-        finally:
-            log.removeHandler(errors)
-        limited = any(_RATE_LIMIT in text or "Too Many Requests" in text for text in errors.texts)
-        return (None if frame is None or frame.empty else rows_of(frame)), limited
-
-
-class _Errors(logging.Handler):
-    """yfinance logs what fails, and raises nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+        parts: list[pl.DataFrame] = []
+        missing = list(symbols)
+        for wait_s in (0.0, *WAITS_S):
+            time.sleep(wait_s)
+            frame = None
+            with contextlib.suppress(Exception):  # of the network, in classes of several libraries
+                frame = yfinance.download(
+                    missing, start=self.start or FIRST, end=after.isoformat(), auto_adjust=False, actions=False,
+                    group_by="column", progress=False, threads=False, multi_level_index=True,
+                )  # fmt: skip
+            if frame is not None and not frame.empty:
+                parts.append(rows_of(frame))
+                missing = [name for name in missing if name not in set(parts[-1]["symbol"])]
+            if not missing:
+                return pl.concat(parts, how="diagonal_relaxed").sort("symbol", "date")
+        raise FinJEPAError(
+            f"Yahoo gives no prices of {', '.join(missing[:10])} from {self.start or FIRST} to {until}; check the spelling on "
+            "finance.yahoo.com, leave them out of --symbols, or check the network; if Yahoo limits requests, run the same "
+            "command again in an hour: it goes on with what has come"
+        )
 
 
 def _library(cache: Path) -> Any:
@@ -131,7 +101,7 @@ def _library(cache: Path) -> Any:
         ) from error
     cache.mkdir(parents=True, exist_ok=True)
     yfinance.set_tz_cache_location(str(cache))  # it would write into the user's home
-    logging.getLogger("yfinance").propagate = False  # each failure is asked for again, or named in the end
+    logging.getLogger("yfinance").disabled = True  # each failure is asked for again, or named in the end
     return yfinance
 
 

@@ -42,8 +42,7 @@ from finjepa_pipeline.backtest.leakage import (
 )
 from finjepa_pipeline.backtest.results import TESTS, status_of
 from finjepa_pipeline.backtest.strategies import EveryDecision, extreme_quintile, load_strategy, long_only, one_over_n
-from finjepa_pipeline.prices.synthetic import SyntheticConfig, generate
-from finjepa_pipeline.prices.synthetic.bars import bars_of
+from finjepa_pipeline.prices.synthetic import SyntheticConfig, bars_of, generate
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import content_hash
 from finjepa_pipeline.warehouse import Warehouse

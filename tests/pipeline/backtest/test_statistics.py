@@ -1,7 +1,6 @@
 """Metrics, intervals and corrections against skfolio, ffn, empyrical and scipy, and on cases whose answer is known."""
 
 import warnings
-from dataclasses import astuple
 
 import numpy as np
 import pandas as pd
@@ -56,20 +55,20 @@ def noise(seed: int, *shape: int) -> np.ndarray:
 
 def test_every_metric_agrees_with_empyrical_and_skfolio():
     result = measure(RETURNS_T, RETURNS_T, np.zeros(1000))
-    assert result.sharpe == pytest.approx(empyrical.sharpe_ratio(RETURNS_T), rel=1e-9)
-    assert result.annual_return == pytest.approx(empyrical.cagr(RETURNS_T), rel=1e-9)
-    assert result.annual_volatility == pytest.approx(empyrical.annual_volatility(RETURNS_T), rel=1e-9)
-    assert result.max_drawdown == pytest.approx(empyrical.max_drawdown(RETURNS_T), rel=1e-9)
-    assert result.calmar == pytest.approx(empyrical.calmar_ratio(RETURNS_T), rel=1e-9)
-    assert result.sortino == pytest.approx(empyrical.sortino_ratio(RETURNS_T), rel=1e-9)
+    assert result["sharpe"] == pytest.approx(empyrical.sharpe_ratio(RETURNS_T), rel=1e-9)
+    assert result["annual_return"] == pytest.approx(empyrical.cagr(RETURNS_T), rel=1e-9)
+    assert result["annual_volatility"] == pytest.approx(empyrical.annual_volatility(RETURNS_T), rel=1e-9)
+    assert result["max_drawdown"] == pytest.approx(empyrical.max_drawdown(RETURNS_T), rel=1e-9)
+    assert result["calmar"] == pytest.approx(empyrical.calmar_ratio(RETURNS_T), rel=1e-9)
+    assert result["sortino"] == pytest.approx(empyrical.sortino_ratio(RETURNS_T), rel=1e-9)
     assert cvar(RETURNS_T) == pytest.approx(skfolio.cvar(RETURNS_T, beta=0.95), rel=1e-12)
 
 
 def test_the_metrics_that_they_have_not_by_hand():
     net_T, gross_T = np.array([0.01, -0.02, 0.03, 0.0]), np.array([0.011, -0.019, 0.031, 0.001])
     result = measure(net_T, gross_T, np.array([0.5, 0.0, 0.1, 0.0]))
-    assert (result.hit_rate, result.annual_turnover) == (0.5, pytest.approx(0.15 * 252))
-    assert result.cost_drag == pytest.approx(annual_return(gross_T) - annual_return(net_T))
+    assert (result["hit_rate"], result["annual_turnover"]) == (0.5, pytest.approx(0.15 * 252))
+    assert result["cost_drag"] == pytest.approx(annual_return(gross_T) - annual_return(net_T))
     assert max_drawdown(np.array([-0.2, 0.1, 0.0])) == pytest.approx(-0.2)  # a loss on the first day
     dates_T = np.arange("2020-01-01", "2020-05-01", dtype="datetime64[D]")
     ahead_T = np.where(dates_T < np.datetime64("2020-02-01"), 0.01, -0.001)
@@ -77,10 +76,10 @@ def test_the_metrics_that_they_have_not_by_hand():
     shares, hedge = [0.5, 0.5, 0.0, 0.5, -0.25, 0.0, 0.0, 0.0, 0.0], [1.0] * 3 + [0.0] * 6
     held = exposure(pl.DataFrame({"date": np.repeat(range(3), 3), "held": shares, "hedge": hedge}))
     expected = ((2 + 0.75**2 / (0.5**2 + 0.25**2)) / 2, 1.75 / 3, 1.25 / 3, 1 / 3)
-    assert astuple(held) == pytest.approx(expected)
+    assert tuple(held.values()) == pytest.approx(expected)
     still = measure(np.zeros(50), np.zeros(50), np.zeros(50))
-    assert np.isnan([still.sharpe, still.sortino, still.calmar]).all()
-    assert still.max_drawdown == 0
+    assert np.isnan([still["sharpe"], still["sortino"], still["calmar"]]).all()
+    assert still["max_drawdown"] == 0
 
 
 def test_the_lo_correction_knows_momentum_from_noise():
@@ -96,24 +95,24 @@ def test_the_lo_correction_knows_momentum_from_noise():
 def test_an_interval_does_not_depend_on_the_other_strategies_of_the_table():
     returns_TK = noise(1, 300, 4)
     few, many = (sharpe_intervals(returns_TK[:, :k], 0, samples=200) for k in (2, 4))
-    np.testing.assert_array_equal(few.excess_low_K, many.excess_low_K[:2])
-    np.testing.assert_array_equal(few.high_K, many.high_K[:2])
-    assert few.excess_K[0] == few.excess_low_K[0] == few.excess_high_K[0] == 0
+    np.testing.assert_array_equal(few["excess_low"], many["excess_low"][:2])
+    np.testing.assert_array_equal(few["sharpe_high"], many["sharpe_high"][:2])
+    assert few["excess_sharpe"][0] == few["excess_low"][0] == few["excess_high"][0] == 0
 
 
 def test_a_planted_winner_is_found_and_its_twin_is_not():
     returns_TK = noise(2, 1000, 3)
     returns_TK[:, 1] = returns_TK[:, 0] + 0.002
     result = sharpe_intervals(returns_TK, 0, samples=500)
-    assert result.excess_low_K[1] > 0
-    assert result.better_K[1] == 1
-    assert result.excess_low_K[2] < 0 < result.excess_high_K[2]
+    assert result["excess_low"][1] > 0
+    assert result["probability_better"][1] == 1
+    assert result["excess_low"][2] < 0 < result["excess_high"][2]
 
 
 def test_the_interval_is_as_wide_as_theory_says_and_its_blocks_fit():
     """Independent normal returns: se(SR) = sqrt((1 + SR_d^2 / 2) 252 / T), Lo 2002."""
     result = sharpe_intervals(noise(4, 2520, 1), 0, samples=1000)
-    assert (result.high_K - result.low_K)[0] == pytest.approx(2 * 1.96 * 10**-0.5, rel=0.2)
+    assert (result["sharpe_high"] - result["sharpe_low"])[0] == pytest.approx(2 * 1.96 * 10**-0.5, rel=0.2)
     assert block_length(noise(5, 500)) >= MIN_BLOCK
     assert block_length(np.zeros(10)) == 10
 
@@ -207,9 +206,9 @@ def test_a_calibrated_planner_has_slope_one_and_an_overconfident_one_less():
     realised_D = imagined_D + 2 * noise(1, 2000)
     volatility_D = np.full(2000, 0.02)
     honest = calibration(imagined_D, volatility_D, realised_D)
-    assert honest.slope == pytest.approx(1, abs=0.1)
-    assert honest.covered == pytest.approx(0.954, abs=0.02)
-    assert calibration(3 * imagined_D, volatility_D, realised_D).slope < 0.5
+    assert honest["slope"] == pytest.approx(1, abs=0.1)
+    assert honest["covered"] == pytest.approx(0.954, abs=0.02)
+    assert calibration(3 * imagined_D, volatility_D, realised_D)["slope"] < 0.5
 
 
 def claims(homes: int, tried: int, seed: int, *, common: float = 0.0, edge: float = 0.0) -> np.ndarray:
@@ -225,7 +224,7 @@ def claims(homes: int, tried: int, seed: int, *, common: float = 0.0, edge: floa
     over_THN = 0.004 * (shared_THN + np.sqrt(1 - common) * rng.standard_normal((sessions, homes, tried)))
     over_THN[:, :, 0] += 0.004 * edge / np.sqrt(252)
     net_TK = np.column_stack([market_T, market_T[:, None] + over_THN.reshape(sessions, -1)])
-    low_HN = sharpe_intervals(net_TK, 0, samples=200).excess_low_K[1:].reshape(homes, tried)
+    low_HN = sharpe_intervals(net_TK, 0, samples=200)["excess_low"][1:].reshape(homes, tried)
     ratio_HN = over_THN.mean(0) / over_THN.std(0, ddof=1)
     found_HN = np.zeros((homes, tried), bool)
     for h, n in np.argwhere(low_HN > 0):

@@ -13,8 +13,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
-from finjepa_pipeline.prices.quality import quality_frames, quality_summary
-from finjepa_pipeline.prices.rules import ROW_RULES
+from finjepa_pipeline.prices.quality import ROW_RULES, quality_frames, quality_summary
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.report.prices import write_quality_page
 from tests.pipeline.prices.conftest import Home

@@ -9,8 +9,15 @@ import pytest
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
-from finjepa_pipeline.prices.synthetic import VARIANTS, SyntheticConfig, generate, oracle
-from finjepa_pipeline.prices.synthetic.bars import bars_of, half_spread
+from finjepa_pipeline.prices.synthetic import (
+    VARIANTS,
+    SyntheticConfig,
+    bars_of,
+    expected_utility,
+    generate,
+    half_spread,
+    oracle_weights,
+)
 from finjepa_pipeline.settings import Settings
 
 AVERSION = 5.0
@@ -79,10 +86,14 @@ def test_splits_dividends_reused_tickers_and_ends_are_there():
     assert market.delisted_A.any()
 
 
-def source_of(tmp_path: Path, **options):
+def feed_of(tmp_path: Path, **options):
     feed = make_feed(PriceSourceConfig(data_source="synthetic", **options), Settings(home=tmp_path))
     assert feed is not None
-    return feed.source
+    return feed
+
+
+def source_of(tmp_path: Path, **options):
+    return feed_of(tmp_path, **options).source
 
 
 def test_the_source_is_one_like_any_other(tmp_path: Path):
@@ -101,7 +112,8 @@ def test_another_size_is_another_market_and_is_remembered(tmp_path: Path):
     usual, wide = source_of(tmp_path, synthetic_seed=3), source_of(tmp_path, synthetic_seed=3, synthetic_assets=7)
     assert usual.snapshot().version != wide.snapshot().version
     assert (usual.place, wide.place) == ("synthetic:drift:3", "synthetic:drift:3:assets=7")
-    again = make_feed(PriceSourceConfig(**json.loads(json.dumps(wide.options))), Settings(home=tmp_path))
+    stored = feed_of(tmp_path, synthetic_seed=3, synthetic_assets=7).options_json
+    again = make_feed(PriceSourceConfig(**json.loads(stored)), Settings(home=tmp_path))
     assert again is not None
     assert again.source == wide
     said = source_of(tmp_path, synthetic_seed=3, synthetic_assets=20, synthetic_sessions=2520)
@@ -111,11 +123,11 @@ def test_another_size_is_another_market_and_is_remembered(tmp_path: Path):
 def test_the_oracle_is_the_best_of_its_kind():
     market, assets = listed_throughout("drift", 0, 6)
     mean, covariance = market.expected_DA[:40, assets], market.covariance(slice(40))[:, assets][:, :, assets]
-    best = oracle.utility(oracle.simplex(mean, covariance, AVERSION), mean, covariance, AVERSION)
+    best = expected_utility(oracle_weights(mean, covariance, AVERSION), mean, covariance, AVERSION)
     random = np.random.default_rng(0)
     for _ in range(200):
         weights = random.dirichlet(np.full(6, 0.3), 40)
-        assert (oracle.utility(weights, mean, covariance, AVERSION) <= best + 1e-7).all()
+        assert (expected_utility(weights, mean, covariance, AVERSION) <= best + 1e-7).all()
     # nothing beats the unconstrained optimum, mu' Sigma^-1 mu / (2 gamma)
     free = np.einsum("ta,ta->t", mean, np.linalg.solve(covariance, mean[..., None])[..., 0]) / (2 * AVERSION)
     assert (best <= free + 1e-7).all()

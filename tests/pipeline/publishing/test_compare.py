@@ -41,29 +41,29 @@ def tested(home):
 
 def compared(home, *names: str):
     with home.warehouse.connect() as con:
-        return compare(con, home.settings, names)
+        return compare(con, home.settings, names)[0]
 
 
 def test_a_difference_is_found_where_there_is_one(tested) -> None:
     found = compared(tested, "aaaa/qp", "bbbb2222/qp", "bbbb/mppi")
-    assert [side.label for side in found.sides] == ["aaaa1111/qp", "bbbb2222/qp", "bbbb2222/mppi"]
-    sure, luck = found.differences
-    assert sure.mean == pytest.approx((0.252, 0.252, 0.252))
-    assert sure.sharpe[1] is not None
-    assert sure.sharpe[0] > sure.sharpe[1] > 0
-    assert sure.correlation == pytest.approx(1)
-    assert luck.sharpe[1] is not None
-    assert luck.sharpe[2] is not None
-    assert luck.sharpe[1] < 0 < luck.sharpe[2]
-    assert ("training.batch_size", str(found.settings[0][1]), "7", "7") in found.settings
+    assert [side["label"] for side in found["sides"]] == ["aaaa1111/qp", "bbbb2222/qp", "bbbb2222/mppi"]
+    sure, luck = found["differences"]
+    assert sure["mean"] == pytest.approx((0.252, 0.252, 0.252))
+    assert sure["sharpe"][1] is not None
+    assert sure["sharpe"][0] > sure["sharpe"][1] > 0
+    assert sure["correlation"] == pytest.approx(1)
+    assert luck["sharpe"][1] is not None
+    assert luck["sharpe"][2] is not None
+    assert luck["sharpe"][1] < 0 < luck["sharpe"][2]
+    assert ("training.batch_size", str(found["settings"][0][1]), "7", "7") in found["settings"]
 
 
 def test_only_common_sessions_count_and_names_may_be_short(tested) -> None:
     found = compared(tested, "aaaa/qp", "aaaa/mine.py:decide")
-    assert (len(found.dates), found.dates[0]) == (469, "2020-02-01")
-    assert found.differences[0].label == "mine:decide@123456"
-    assert found.settings == ()
-    assert compared(tested, "qp", "mppi").sides[0].checkpoint == "bbbb2222"  # of the newest backtest
+    assert (found["sessions"], found["first"]) == (469, "2020-02-01")
+    assert found["differences"][0]["label"] == "mine:decide@123456"
+    assert found["settings"] == []
+    assert compared(tested, "qp", "mppi")["sides"][0]["checkpoint"] == "bbbb2222"  # of the newest backtest
     for names, why in (
         (("qp", "mpi"), "is mppi meant"),
         (("qp", "qp"), "different ones"),
