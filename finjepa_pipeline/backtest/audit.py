@@ -24,16 +24,7 @@ from finjepa_pipeline.backtest import leakage
 from finjepa_pipeline.backtest.blocks import backtest_blocks
 from finjepa_pipeline.backtest.known_truth import MARKETS, seeds_of
 from finjepa_pipeline.backtest.leaderboard import acting_planner, report_of
-from finjepa_pipeline.backtest.leakage import (
-    DELAYS,
-    AuditFinding,
-    NotEnoughDataError,
-    Product,
-    delay,
-    delayed,
-    future_invariance,
-    raw_rows,
-)
+from finjepa_pipeline.backtest.leakage import DELAYS, AuditFinding, NotEnoughDataError, Product
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_ENOUGH_DATA, NOT_RUN, TESTS, or_null, status_of
 from finjepa_pipeline.backtest.strategies import Strategy, load_strategy
 from finjepa_pipeline.report.backtest import page_of, write_report
@@ -44,7 +35,9 @@ from finjepa_pipeline.warehouse import Warehouse, insert, now, sql, transaction
 
 # Of a nightly run; `finjepa audit` runs longer ones.
 AUDIT_SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}
-TOGETHER = {"delay": delay} | {name: finding for name, (_, finding) in MARKETS.items()}  # what all parts of a test say
+TOGETHER = {"delay": leakage.delay} | {
+    name: finding for name, (_, finding) in MARKETS.items()
+}  # what all parts of a test say
 ALL_PLANNERS = "all planners"  # in place of a strategy of the user, where the data fail
 _FOUND = """
     SELECT passed, finding, data_version FROM main.audit_results
@@ -104,7 +97,7 @@ def run_audit(
     name = load_strategy(who).name if ":" in who else who  # of a user's own it changes with the source
     key = {"checkpoint": checkpoint.name, "strategy": name, "data_version": str(manifest["data_version"])}
     with warehouse.connect() as con:
-        rows = raw_rows(con, manifest["feed"], manifest["data_version"], symbols, sessions)
+        rows = leakage.raw_rows(con, manifest["feed"], manifest["data_version"], symbols, sessions)
     model, tasks = content_hash(checkpoint), []
     for test in (test for test in TESTS if test in only):
         task = AuditTask(test, checkpoint.absolute(), panel.absolute(), who, settings.home.absolute(), dates)
@@ -134,11 +127,12 @@ def run_test(task: AuditTask) -> Any:
         product, panel = _opened(task.checkpoint, task.panel, task.who)
         folder = task.home if task.home.is_dir() else None
         with tempfile.TemporaryDirectory(prefix=".audit-", dir=folder, ignore_cleanup_errors=True) as work:
+            if task.part is not None and task.test in MARKETS:
+                return MARKETS[task.test][0](product, Path(work), task.part)
             if task.part is not None:
-                markets = MARKETS.get(task.test)
-                return markets[0](product, Path(work), task.part) if markets else delayed(product, panel, task.part)
+                return leakage.delayed(product, panel, task.part)
             if task.rows is not None:
-                return future_invariance(product, task.rows, Path(work), dates=task.dates)
+                return leakage.future_invariance(product, task.rows, Path(work), dates=task.dates)
             return getattr(leakage, task.test)(product, panel)
 
     return finding_of(task.test, run)

@@ -55,20 +55,22 @@ class ForecastMarket:
     encode_portfolio = position = portfolio_path
 
 
-MomentsOf = Callable[[MarketView], Tensor]
+class OtherRisk:
+    """Takes the place of `MarketImagination`: its expected returns, and the risk of another model, covariance_BHMM by view and
+    sessions of a step."""
 
-
-class ForecastImagination:
-    """Takes the place of `MarketImagination`: expected returns mean_BHN and covariance_BHMM of each decision step."""
-
-    def __init__(self, config: FinJEPAConfig, mean: MomentsOf, covariance: MomentsOf):
-        self.config = config
-        self.simulator = PortfolioSimulator(config.portfolio)
-        self._mean, self._covariance = mean, covariance
+    def __init__(self, imagination: MarketImagination, covariance: Callable[[MarketView, int], Tensor]):
+        self.config = imagination.config
+        self.simulator = PortfolioSimulator(self.config.portfolio)
+        self._imagination, self._covariance = imagination, covariance
 
     def at(self, view: MarketView) -> ForecastMarket:
+        mean_BHN, covariance_BHMM = (
+            self._imagination.at(view).mean_BHN,
+            self._covariance(view, self.config.model.stride),
+        )
         beta_BN, present_BN = _float(view.beta_N)[None], torch.from_numpy(view.present_N)[None]
-        return ForecastMarket(self._mean(view), self._covariance(view), beta_BN, present_BN)
+        return ForecastMarket(mean_BHN, covariance_BHMM, beta_BN, present_BN)
 
 
 def one_factor(view: MarketView, stride: int) -> Tensor:
@@ -141,12 +143,8 @@ class Controls:
             return ShuffledActions(self.imagination, planner, strategy)
         if control == "untrained":
             return FinJEPAStrategy(planner, self._untrained, strategy)
-        stride = self._config.model.stride
-        covariance = shrunk_sample if control == "ledoit_wolf" else one_factor
-        imagined = ForecastImagination(
-            self._config, lambda view: self.imagination.at(view).mean_BHN, lambda view: covariance(view, stride)
-        )
-        return FinJEPAStrategy(planner, imagined, strategy)
+        risk = OtherRisk(self.imagination, shrunk_sample if control == "ledoit_wolf" else one_factor)
+        return FinJEPAStrategy(planner, risk, strategy)
 
     @cached_property
     def _untrained(self) -> MarketImagination:

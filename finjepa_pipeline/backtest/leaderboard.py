@@ -20,35 +20,9 @@ import polars as pl
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.market_view import traded_text
 from finjepa_model.planner_strategies import planner_of
+from finjepa_pipeline.backtest import inference, metrics
 from finjepa_pipeline.backtest.engine import COST_GRID
-from finjepa_pipeline.backtest.inference import (
-    Interval,
-    deflated_sharpe,
-    detectable_gain,
-    effective_trials,
-    overfitting_logits,
-    parts_of,
-    probabilistic_sharpe,
-    probability_of_overfitting,
-    rows_of,
-    sharpe_error,
-    sharpe_intervals,
-    superior_predictive_ability,
-    utility_difference,
-)
-from finjepa_pipeline.backtest.metrics import (
-    BENCHMARK,
-    SESSIONS_PER_YEAR,
-    SHORTEST,
-    TOO_SHORT,
-    calibration,
-    exposure,
-    has_skill,
-    headline,
-    measure,
-    months_better,
-    same_return_for_all,
-)
+from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
 from finjepa_pipeline.backtest.results import or_null, status_of, tried_ratios
 from finjepa_pipeline.backtest.strategies import kind, not_planners
 from finjepa_pipeline.prices import current_revision
@@ -148,11 +122,11 @@ def _rows(
     """Of the leaderboard, by strategy."""
     names, net_TK = list(frames), _net(frames)
     benchmark = names.index(BENCHMARK)
-    against = sharpe_intervals(net_TK, benchmark)
+    against = inference.sharpe_intervals(net_TK, benchmark)
     ratio_K = against["sharpe"]
     baselines = [k for k, name in enumerate(names) if kind(name) == "baseline" and np.isfinite(ratio_K[k])]
     best = max(baselines, key=lambda k: ratio_K[k], default=benchmark)
-    against_best = sharpe_intervals(net_TK, best) if best != benchmark else against
+    against_best = inference.sharpe_intervals(net_TK, best) if best != benchmark else against
     held = {name: made for (name,), made in con.sql(_HELD, params=of_block).pl().group_by("strategy")}
     query = f"SELECT strategy, replay, annual_return FROM main.backtest_replays WHERE {_BLOCK}"
     growth = {(strategy, replay): value for strategy, replay, value in con.execute(query, of_block).fetchall()}
@@ -160,16 +134,16 @@ def _rows(
     for k, (name, frame) in enumerate(frames.items()):
         net_T, over_T = net_TK[:, k], net_TK[:, k] - net_TK[:, benchmark]
         numbers = {
-            **measure(net_T, frame["gross_return"].to_numpy(), frame["turnover"].to_numpy()),
-            **exposure(held[name]),
+            **metrics.measure(net_T, frame["gross_return"].to_numpy(), frame["turnover"].to_numpy()),
+            **metrics.exposure(held[name]),
             **{column: value_K[k] for column, value_K in against.items()},
             "best_excess": against_best["excess_sharpe"][k],
             "best_excess_low": against_best["excess_low"][k],
             "best_excess_high": against_best["excess_high"][k],
-            "months_better": months_better(net_T, net_TK[:, benchmark], frame["date"].to_numpy()),
-            "psr": probabilistic_sharpe(net_T),
-            "dsr": deflated_sharpe(over_T, tried_N),
-            "detectable": detectable_gain(net_T, net_TK[:, benchmark]),
+            "months_better": metrics.months_better(net_T, net_TK[:, benchmark], frame["date"].to_numpy()),
+            "psr": inference.probabilistic_sharpe(net_T),
+            "dsr": inference.deflated_sharpe(over_T, tried_N),
+            "detectable": inference.detectable_gain(net_T, net_TK[:, benchmark]),
             "break_even_bps": _break_even(growth, name),
         }
         texts = {"strategy": name, "kind": kind(name), "best_baseline": names[best]}
@@ -182,16 +156,16 @@ def _statistics(con: duckdb.DuckDBPyConnection, setup: str, frames: Frames, trie
     """The one row of the whole table."""
     names, net_TK = list(frames), _net(frames)
     benchmark = names.index(BENCHMARK)
-    logits_C = overfitting_logits(net_TK[:, [k for k, name in enumerate(names) if name != "cash"]])
+    logits_C = inference.overfitting_logits(net_TK[:, [k for k, name in enumerate(names) if name != "cash"]])
     return {
         "strategies": len(names),
         "trials": tried,
         "effective_trials": _different_bets(con, setup),
-        "pbo": or_null(probability_of_overfitting(logits_C)),
+        "pbo": or_null(inference.probability_of_overfitting(logits_C)),
         "pbo_logits": logits_C.tolist(),
-        "spa_p": superior_predictive_ability(net_TK, benchmark),
-        "years": len(net_TK) / SESSIONS_PER_YEAR,
-        "sharpe_error": sharpe_error(net_TK[:, benchmark]),
+        "spa_p": inference.superior_predictive_ability(net_TK, benchmark),
+        "years": len(net_TK) / metrics.SESSIONS_PER_YEAR,
+        "sharpe_error": inference.sharpe_error(net_TK[:, benchmark]),
     }
 
 
@@ -206,7 +180,7 @@ def _different_bets(con: duckdb.DuckDBPyConnection, setup: str) -> int:
         return 0
     wide = table.pivot("trial", index="date", values="net_return", aggregate_function="first").drop("date")
     whole = wide.select([name for name in wide.columns if wide[name].null_count() == 0])
-    return effective_trials(whole.to_numpy()) if whole.width else 0
+    return inference.effective_trials(whole.to_numpy()) if whole.width else 0
 
 
 def _break_even(growth: Mapping[tuple[str, str], float], name: str) -> float:
@@ -277,15 +251,15 @@ def acting_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version
     return Acting(acts, " ".join(lines))
 
 
-def _difference(first: pl.DataFrame, second: pl.DataFrame, level: float) -> Interval | None:
+def _difference(first: pl.DataFrame, second: pl.DataFrame, level: float) -> inference.Interval | None:
     """Of net utility on the dates that both have; None where they are fewer than `SHORTEST`."""
     both = first.join(second, on="date", suffix="_of_second")
     if len(both) < SHORTEST:
         return None
-    return utility_difference(both["net_return"].to_numpy(), both["net_return_of_second"].to_numpy(), level)
+    return inference.utility_difference(both["net_return"].to_numpy(), both["net_return_of_second"].to_numpy(), level)
 
 
-def _in_words(found: Interval | None, tried: int) -> str:
+def _in_words(found: inference.Interval | None, tried: int) -> str:
     if found is None:
         return f"too few sessions in common, {SHORTEST} are needed"
     middle, low, high = (100 * x for x in (found.mean, found.low, found.high))
@@ -302,25 +276,28 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str, c
         folder: of the checkpoint; the plan of a walk-forward has a name and no folder.
         chosen: the planner that the operator chose.
     """
-    checkpoint, metrics = folder.name, folder / "metrics.json"
+    checkpoint, trained = folder.name, folder / "metrics.json"
 
     def stored(table: str, order: str) -> pl.DataFrame:
         return _stored(con, table, checkpoint, data_version, order)
 
     rows = [_with_skill(row) for row in leaderboard_rows(con, checkpoint)]
     acting = acting_planner(con, checkpoint, data_version, chosen)
-    remark = same_return_for_all(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None
+    learned = json.loads(trained.read_text(encoding="utf-8")) if trained.is_file() else {}
+    remark = metrics.same_return_for_all(learned)
     expectations = stored("backtest_expectations", "strategy, date")
     returns = stored("backtest_returns", "block, strategy, date")
     findings = stored("audit_results", "created_at").to_dicts()
+    is_short = any(row["block"] == "test" and row["n_days"] < SHORTEST for row in rows)
+    parts = inference.parts_of(returns.filter(block="test"), acting.strategy) if acting.strategy else []
     return BacktestReport(
-        headline=" ".join(filter(None, (remark, headline(rows, acting.strategy)))),
+        headline=" ".join(filter(None, (remark, metrics.headline(rows, acting.strategy)))),
         rows=rows,
         acting=acting.strategy,
         why_acting=acting.text,
         benchmark=BENCHMARK,
         returns=returns,
-        too_short=TOO_SHORT if any(row["block"] == "test" and row["n_days"] < SHORTEST for row in rows) else None,
+        too_short=metrics.TOO_SHORT if is_short else None,
         decisions=stored("backtest_decisions", "block, strategy, date, entity"),
         inference=stored("backtest_inference", "block"),
         replays=stored("backtest_replays", "strategy, replay"),
@@ -328,7 +305,7 @@ def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str, c
         calibration=_calibration(expectations),
         forecasts=stored("forecast_quality", "forecaster, measure"),
         audit=[row | {"verdict": status_of(row["passed"], row["finding"])} for row in findings],
-        parts=rows_of(parts_of(returns.filter(block="test"), acting.strategy)) if acting.strategy else [],
+        parts=inference.rows_of(parts),
         quality=_quality(con, data_version),
         traded=traded_assets(con, checkpoint),
         cost_grid=COST_GRID,
@@ -341,13 +318,13 @@ def leaderboard_history(con: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 
 
 def _with_skill(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"skill": "yes" if has_skill(row) else "no"}
+    return row | {"skill": "yes" if metrics.has_skill(row) else "no"}
 
 
 def _calibration(expectations: pl.DataFrame) -> dict[str, dict[str, float]]:
     columns = ("imagined_growth", "imagined_volatility", "realised_growth")
     test = expectations.filter(block="test").group_by("strategy", maintain_order=True)
-    return {str(name): calibration(*(one[column].to_numpy() for column in columns)) for (name,), one in test}
+    return {str(name): metrics.calibration(*(one[column].to_numpy() for column in columns)) for (name,), one in test}
 
 
 def _quality(con: duckdb.DuckDBPyConnection, data_version: str) -> list[tuple[str, ...]]:

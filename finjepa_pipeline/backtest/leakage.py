@@ -7,7 +7,7 @@ Shapes: B dates, S steps, N assets of a view, D decisions, O orders of the asset
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ FUTURES = ("cut", "noise", "restated")
 DECISIONS = 3  # that end at the last close before another future begins
 _PRICES = ("open", "high", "low", "close", "adj_close")
 _FEATURE_LIMIT = 2e-5  # of a normalised feature in float32: back-adjustment rescales prices, and rounding moves
+_DECISION = "a decision"  # among what a future may move
 _DECISION_LIMIT = 1e-3  # of wealth: planners search in float32, and rounding may turn one elite candidate into another
 
 Decided = list[dict[str, float]]
@@ -326,14 +327,6 @@ def with_other_future(rows: pl.DataFrame, date: str, how: str, seed: int = 0) ->
     )
 
 
-@dataclass(frozen=True)
-class _Difference:
-    where: str
-    size: float
-    limit: float = _FEATURE_LIMIT
-    of_data: bool = True
-
-
 def future_invariance(
     product: Product,
     rows: pl.DataFrame,
@@ -360,7 +353,7 @@ def future_invariance(
             f"{len(whole.dates)} sessions are too few; {least} are needed: a larger --sessions, or a longer history"
         )
     chosen = np.random.default_rng(seed).integers(first, last, dates)
-    worst: list[_Difference] = []
+    moved: dict[str, float] = {}
     decisions = 0
     for session in chosen.tolist():
         date = str(whole.dates[session])
@@ -369,24 +362,25 @@ def future_invariance(
         for how in futures:
             other = build_from_rows(folder / f"{how}-{date}", with_other_future(rows, date, how, seed))
             found = _panel_differences(whole, other, session)
-            found += _decision_differences(decided, _decisions(product, other, other.date_index(date)))
-            worst += [replace(one, where=f"{one.where} ({how} after {date})") for one in found]
-    bad = [one for one in worst if one.size > one.limit]
+            found |= _decision_differences(decided, _decisions(product, other, other.date_index(date)))
+            moved |= {f"{where} ({how} after {date})": size for where, size in found.items()}
+    of_decisions = {where for where in moved if where.startswith(_DECISION)}
+    bad = [w for w, size in moved.items() if size > (_DECISION_LIMIT if w in of_decisions else _FEATURE_LIMIT)]
     if not bad and not decisions:
         raise NotEnoughDataError(f"nothing was decided at {len(chosen)} dates; features and universe stayed")
-    largest = max(worst, key=lambda one: one.size)
+    largest = max(moved.values())
     text = (
         f"features, universe and decisions of {product.strategy(whole).name} stay with {len(chosen) * len(futures)} other "
-        f"futures (largest difference {largest.size:.1e})"
+        f"futures (largest difference {largest:.1e})"
         if not bad
-        else "the future moves " + "; ".join(f"{one.where} by {one.size:.2g}" for one in bad[:4])
+        else "the future moves " + "; ".join(f"{where} by {moved[where]:.2g}" for where in bad[:4])
     )
-    return AuditFinding("future_invariance", not bad, largest.size, text, any(one.of_data for one in bad))
+    return AuditFinding("future_invariance", not bad, largest, text, not of_decisions.issuperset(bad))
 
 
-def _panel_differences(whole: Panel, other: Panel, session: int) -> list[_Difference]:
+def _panel_differences(whole: Panel, other: Panel, session: int) -> dict[str, float]:
     """The largest difference of each channel and mask up to a session."""
-    places, found = {name: a for a, name in enumerate(other.assets)}, {}
+    places, found = {name: a for a, name in enumerate(other.assets)}, dict[str, float]()
 
     def note(where: str, gaps: np.ndarray | float) -> None:
         found[where] = max(found.get(where, 0.0), float(np.max(gaps, initial=0)))
@@ -406,7 +400,7 @@ def _panel_differences(whole: Panel, other: Panel, session: int) -> list[_Differ
         for part in ("returns", "beta", "observed", "tradable", "eligible"):
             note(part, _gaps(getattr(whole, part)[here], getattr(other, part)[there]))
     note("the market's context", _gaps(whole.market_features[: session + 1], other.market_features[: session + 1]))
-    return [_Difference(where, size) for where, size in found.items()]
+    return found
 
 
 def _gaps(ours: Any, theirs: Any) -> np.ndarray:
@@ -435,13 +429,12 @@ def _decisions(product: Product, panel: Panel, session: int) -> Decided:
     return decided
 
 
-def _decision_differences(ours: Decided, theirs: Decided) -> list[_Difference]:
+def _decision_differences(ours: Decided, theirs: Decided) -> dict[str, float]:
     """Which assets are traded, and how much of each."""
-    found = []
+    found = {_DECISION: 0.0}
     for a, b in zip(ours, theirs, strict=True):
         if set(a) != set(b):
             strangers = sorted(set(a) ^ set(b))
-            found.append(_Difference(f"the universe ({', '.join(strangers[:3])})", 1.0))
-        common = [float(_gaps(a[name], b[name])) for name in set(a) & set(b)]
-        found.append(_Difference("a decision", max(common, default=0.0), _DECISION_LIMIT, of_data=False))
+            found[f"the universe ({', '.join(strangers[:3])})"] = 1.0
+        found[_DECISION] = max([found[_DECISION], *(float(_gaps(a[name], b[name])) for name in set(a) & set(b))])
     return found

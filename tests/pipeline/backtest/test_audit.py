@@ -347,7 +347,7 @@ class Audit:
     """Audits in a small home, whose tests find what they are given, one test a call."""
 
     def __init__(self, folder: Path, monkeypatch):
-        monkeypatch.setattr(audit, "raw_rows", lambda *_: None)
+        monkeypatch.setattr(audit.leakage, "raw_rows", lambda *_: None)
         self.settings = Settings(home=folder / "home", compute="local:1").ensure()
         self.warehouse = Warehouse.from_settings(self.settings)
         self.panel, self.checkpoint = write_panel(folder / "panel", noise(60, 2)).folder, folder / "abcd"
