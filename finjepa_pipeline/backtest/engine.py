@@ -289,7 +289,7 @@ def _checked(action: PortfolioAction, view: MarketView, name: str) -> PortfolioA
     return PortfolioAction(weights_1N.clamp(min=0), signals_1N, hedge_1)
 
 
-# The decisions of a block traded once more, under other costs.
+# The decisions of a block traded once more, under other costs or with parts of the action switched off.
 
 COST_GRID = (0.0, 5.0, 10.0, 25.0, 50.0)  # one-way basis points; spreads by tier and impact come on top
 
@@ -309,16 +309,29 @@ def without_costs(costs: PortfolioConfig) -> PortfolioConfig:
 
 
 def replayed(results: Sequence[StrategyResult], setup: BacktestSetup) -> list[StrategyResult]:
-    """The results with their `replays`, `cost_<bps>`: commission and half-spread of the most liquid tier, and the hedge's, at
-    each level of the grid. All strategies are traded side by side."""
-    names = ("weights_KR", "signals_KR", "hedges_K", "ordered_K")
-    orders = [torch.from_numpy(np.stack([getattr(result, name) for result in results], axis=1)) for name in names]
+    """The results with their `replays`:
+
+    `cost_<bps>`: commission and half-spread of the most liquid tier, and the hedge's, at each level.
+    `weights`, `signals`, `hedge`, `net`: one part of the action after the other switched on, without costs, and then all with
+    costs: long whatever has a budget; signals as they were decided; the hedge too; after costs. The effect of a part is the
+    difference to the part before, that of the weights the difference to 1/N.
+    """
+    weights_DKR, signals_DKR, hedges_DK, ordered_DK = (
+        torch.from_numpy(np.stack([getattr(result, name) for result in results], axis=1))
+        for name in ("weights_KR", "signals_KR", "hedges_K", "ordered_K")
+    )
+    free, none_DK = without_costs(setup.costs), torch.zeros_like(hedges_DK)
+    ways = {f"cost_{bps:g}": (signals_DKR, hedges_DK, replace(setup.costs, cost_bps=bps)) for bps in COST_GRID} | {
+        "weights": ((weights_DKR > 0).double(), none_DK, free),
+        "signals": (signals_DKR, none_DK, free),
+        "hedge": (signals_DKR, hedges_DK, free),
+    }
     net = {
-        f"cost_{bps:g}": _traded_again(setup, replace(setup.costs, cost_bps=bps), zip(*orders, strict=True))
-        for bps in COST_GRID
+        name: _traded_again(setup, costs, zip(weights_DKR, signals, hedges, ordered_DK, strict=True))
+        for name, (signals, hedges, costs) in ways.items()
     }
     return [
-        replace(result, replays={name: net_TK[:, k] for name, net_TK in net.items()})
+        replace(result, replays={name: net_TK[:, k] for name, net_TK in net.items()} | {"net": result.net_T})
         for k, result in enumerate(results)
     ]
 

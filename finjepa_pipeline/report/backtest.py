@@ -242,11 +242,19 @@ def _decisions(decisions: pl.DataFrame, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _economics(report: BacktestReport) -> dict[str, Any]:
-    """The same decisions at other costs."""
-    ratio = {(row["strategy"], row["replay"]): row["sharpe"] for row in report.of("replays").to_dicts()}
-    replayed = {strategy for strategy, _ in ratio}
-    names = [row["strategy"] for row in report.test if row["strategy"] in replayed and row["strategy"] != "cash"]
-    return {"costs": draw.cost_curves(ratio, names, report.cost_grid, report.shown)} if names else {}
+    """The same decisions with one part after the other switched on, and at other costs."""
+    replays = report.of("replays").to_dicts()
+    growth = {(row["strategy"], row["replay"]): row["annual_return"] for row in replays}
+    ratio = {(row["strategy"], row["replay"]): row["sharpe"] for row in replays}
+    strategies = [row["strategy"] for row in report.test]
+    names = [name for name in strategies if (name, "weights") in growth and name != "cash"]
+    if (report.benchmark, "hedge") not in growth or not names:
+        return {}
+    others = [name for name in names if name != report.benchmark]
+    return {
+        "attribution": draw.attribution(growth, others, report.benchmark),
+        "costs": draw.cost_curves(ratio, names, report.cost_grid, report.shown),
+    }
 
 
 def _audit(rows: Sequence[Row]) -> list[list[Any]]:

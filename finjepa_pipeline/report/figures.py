@@ -135,6 +135,17 @@ def hedge_share(decisions: Mapping[str, pl.DataFrame]) -> go.Figure:
     return of(traces, yaxis={"tickformat": ".0%", "range": [0, 1.05], "title": "hedge on"})
 
 
+def attribution(growth: Mapping[tuple[str, str], float], names: Sequence[str], benchmark: str) -> go.Figure:
+    """Annual return over 1/N without costs, part by part."""
+    before = dict.fromkeys(names, growth[benchmark, "hedge"])
+    traces = []
+    for part, replay in (("weights", "weights"), ("signals", "signals"), ("hedge", "hedge"), ("costs", "net")):
+        traces.append(go.Bar(name=part, x=list(names), y=[growth[name, replay] - before[name] for name in names]))
+        before = {name: growth[name, replay] for name in names}
+    above = {"orientation": "h", "y": 1.12}  # names of strategies are long, and stand below
+    return of(traces, barmode="relative", legend=above, yaxis={"tickformat": ".1%", "title": "a year, over 1/N"})
+
+
 def cost_curves(
     ratio: Mapping[tuple[str, str], float | None], names: Sequence[str], grid: Sequence[float], shown: Sequence[str]
 ) -> go.Figure:

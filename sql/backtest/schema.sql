@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS backtest_expectations (
     realised_growth DOUBLE, data_version VARCHAR NOT NULL, setup VARCHAR NOT NULL
 );
 
--- The same decisions under other costs. replay: cost_0 ... cost_50 (one-way basis points).
+-- The same decisions under other costs, and with one part of the action after the other switched on. replay: cost_0 ... cost_50
+-- (one-way basis points); weights, signals, hedge, net (attribution).
 CREATE TABLE IF NOT EXISTS backtest_replays (
     checkpoint VARCHAR, strategy VARCHAR, block VARCHAR, replay VARCHAR, sharpe DOUBLE, annual_return DOUBLE,
     data_version VARCHAR NOT NULL, setup VARCHAR NOT NULL

@@ -331,3 +331,11 @@ def test_costs_cost_and_the_break_even_is_where_they_eat_the_gain(tmp_path):
         assert (grid[f"cost_{high:g}"].mean(0) < grid[f"cost_{low:g}"].mean(0)).all()
     gap_0, gap_50 = (np.diff(grid[f"cost_{bps}"].mean(0))[0] for bps in (0, 50))
     assert 50 * gap_0 / (gap_0 - gap_50) == pytest.approx(10, rel=0.1)
+
+
+def test_each_part_of_an_action_adds_what_it_adds(erratic):
+    parts = stacked(replayed([simulate(one_over_n(), erratic), simulate(Erratic(), erratic)], erratic))
+    np.testing.assert_allclose(parts["weights"][:, 0], parts["hedge"][:, 0])  # nothing to switch on
+    assert not np.allclose(parts["signals"][:, 1], parts["weights"][:, 1])
+    assert not np.allclose(parts["hedge"][:, 1], parts["signals"][:, 1])
+    assert (np.cumprod(1 + parts["net"], axis=0)[-1] < np.cumprod(1 + parts["hedge"], axis=0)[-1]).all()
