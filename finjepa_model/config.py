@@ -294,7 +294,7 @@ class FinJEPAConfig:
 
 
 # Many assets of few dates: what is learned is how they differ within a date; a rate that sets off at once; and few steps of a
-# narrow network: more of either learns the training dates by heart (docs/results/risk.md).
+# narrow network: more of either learns the training dates by heart (docs/results/width.md).
 _SHORT = TrainingConfig(
     epochs=4,
     steps_per_epoch=30,
