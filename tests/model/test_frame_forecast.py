@@ -1,19 +1,128 @@
-"""From a frame of prices to risk and weights, with the model package alone."""
+"""From a frame of prices, whatever its shape, to risk and weights, with the model package alone or the optimisers of skfolio."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from skfolio.optimization import HierarchicalRiskParity, MeanRisk
+from skfolio.prior import EmpiricalPrior
+from sklearn.base import clone
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features import read_prices
 from finjepa_model.planners import PLANNERS
+from finjepa_model.sklearn import FinJEPACovariance
 from tests.model.frames import download, reader
+
+SYMBOLS = ["AAPL", "LOW", "V"]  # of which one is called like a field
+
+
+def three_symbols() -> pd.DataFrame:
+    """Of which one came later."""
+    frame = download(assets=3, days=30).rename(columns=dict(zip(("S00", "S01", "S02"), SYMBOLS, strict=True)), level=1)
+    frame.loc[frame.index[:5], pd.IndexSlice[:, "V"]] = np.nan
+    return frame
+
+
+def long(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.stack(level=1).dropna().reset_index()
+
+
+SHAPES: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "fields above symbols": lambda x: x,
+    "symbols above fields": lambda x: x.swaplevel(axis=1).sort_index(axis=1),
+    "no names": lambda x: x.rename_axis(index=None, columns=[None, None]),
+    "a zone": lambda x: x.tz_localize("Asia/Tokyo"),
+    "one level": lambda x: x.set_axis([f"{field}_{symbol}" for field, symbol in x.columns], axis=1),
+    "one level, symbols first": lambda x: x.set_axis([f"{symbol} {field}" for field, symbol in x.columns], axis=1),
+    "long": long,
+    "two levels of index": lambda x: long(x).set_index(["Ticker", "Date"]),
+    "capitals, dates as text": lambda x: long(x).rename(columns=str.upper).assign(DATE=lambda y: y["DATE"].astype(str)),
+    "shuffled, with a counter": lambda x: long(x).sample(frac=1, random_state=1).rename(columns={"Ticker": "tic"}),
+    "Polars, long": lambda x: pl.from_pandas(long(x)),
+    "Polars, from two levels": lambda x: pl.from_pandas(x.reset_index()),
+    "Polars, lazy": lambda x: pl.from_pandas(long(x)).lazy(),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_gives_the_same_prices(shape: str) -> None:
+    expected = long(three_symbols())
+    found = read_prices(SHAPES[shape](three_symbols()))
+    assert found.rows.columns == ["symbol", "date", "open", "high", "low", "close", "volume", "adj_close"]
+    assert found.rows.height == 85
+    for symbol in SYMBOLS:
+        mine, whole = found.rows.filter(symbol=symbol), expected[expected["Ticker"] == symbol]
+        assert mine["date"].to_list() == [day.date() for day in whole["Date"]]
+        for name, column in (("close", "Close"), ("adj_close", "Adj Close"), ("low", "Low"), ("volume", "Volume")):
+            np.testing.assert_allclose(mine[name].to_numpy(), whole[column].to_numpy(), rtol=1e-12)
+    assert found.understood == ("3 symbols, 2019-01-01 to 2019-02-11", "close adjusted")
+
+
+def test_a_wide_frame_of_closes_says_what_it_lacks() -> None:
+    closes = three_symbols()["Close"]
+    for frame in (closes, pl.from_pandas(closes.reset_index()), closes.rename_axis(index=None)):
+        found = read_prices(frame)
+        assert found.rows.group_by("symbol").len().sort("symbol").rows() == [("AAPL", 30), ("LOW", 30), ("V", 25)]
+        assert found.understood[1] == "close taken as adjusted, no open, high, low, volume"
+
+
+def test_raw_closes_are_adjusted_by_their_dividends_and_splits_and_adjusted_ones_are_left() -> None:
+    days = pd.bdate_range("2020-01-01", periods=40)
+    value_T = 100 * np.exp(np.random.default_rng(1).normal(0, 0.01, 40).cumsum())  # of one share, dividends reinvested
+    split_T, dividend_T = np.ones(40), np.zeros(40)
+    split_T[20], dividend_T[10] = 4.0, 2.0
+    raw_T = np.empty(40)
+    raw_T[0] = value_T[0]
+    for t in range(1, 40):
+        raw_T[t] = (raw_T[t - 1] * value_T[t] / value_T[t - 1] - dividend_T[t]) / split_T[t]
+    events = {
+        "Dividends": dividend_T,
+        "Stock Splits": np.where(split_T > 1, split_T, 0.0),
+        "symbol": "AAPL",
+        "date": days,
+    }
+    adjusted = read_prices(pd.DataFrame({"Close": raw_T, **events})).rows
+    np.testing.assert_allclose(adjusted["adj_close"] / adjusted["adj_close"][-1], value_T / value_T[-1], rtol=1e-12)
+    as_yfinance_gives_it = read_prices(pd.DataFrame({"Close": value_T, **events})).rows
+    assert "adj_close" not in as_yfinance_gives_it.columns
+
+
+def test_what_is_no_price_is_left_out_and_counted() -> None:
+    rows = long(three_symbols())
+    rows.loc[3, "Close"] = -1.0
+    rows.loc[4, "High"] = rows.loc[4, "Low"] / 2
+    rows.loc[5, "Close"] = np.inf
+    found = read_prices(pd.concat([rows, rows.iloc[10:12]]))
+    assert found.rows.height == 82
+    assert (
+        found.understood[2]
+        == "left out: 1 rows without a symbol or a close, 2 rows that are no prices, 2 rows that come twice"
+    )
+
+
+def test_what_cannot_be_understood_is_refused_with_the_nearest_guess() -> None:
+    frame, rows = three_symbols(), long(three_symbols())
+    day_first = rows.assign(Date=rows["Date"].dt.strftime("%d/%m/%Y"))
+    for odd, way_out in (
+        (rows.rename(columns={"Close": "Clse", "Adj Close": "adj"}), "is 'Clse' the close"),
+        (rows.rename(columns={"Date": "datum"}), "is 'datum' the date"),
+        (frame.xs("AAPL", axis=1, level=1), r"prices\['symbol'\] = 'AAPL'"),
+        (frame["Close"].pct_change(), "are these returns"),
+        (frame["Close"].reset_index(drop=True), "no column of dates"),
+        (day_first, "date_format='%d/%m/%Y'"),
+        (rows.assign(close=rows["Close"]), "Close and close; which one"),
+        (rows.astype({"Close": object}).assign(Close="soon"), "'soon', which is not a number"),
+        ({"AAPL": [1.0]}, "not dict"),
+    ):
+        with pytest.raises(FinJEPAError, match=way_out):
+            read_prices(odd)
+    assert read_prices(day_first, date_format="%d/%m/%Y").rows.equals(read_prices(rows).rows)
+
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,39 +229,36 @@ def test_a_plot_has_a_fan_and_a_map(model, prices) -> None:
     assert kinds == ["scatter"] * 4 + ["heatmap"]
 
 
-_ALONE = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {others}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Blocked())
-import polars as pl
-from finjepa_model import FinJEPA, FinJEPAError
-model = FinJEPA.from_pretrained(sys.argv[1])
-prices = pl.read_parquet(sys.argv[2])
-forecast = model.forecast(prices)
-decision = model.decide(prices)
-assert forecast.volatility.height == decision.to_frame().height == 6
-try:
-    forecast.plot()
-except FinJEPAError as error:
-    assert "pip install plotly" in str(error)
-assert "finjepa_pipeline" not in sys.modules
-"""
+@pytest.fixture(scope="module")
+def closes(prices) -> pd.DataFrame:
+    return prices["Adj Close"][["S03", "S00", "S05", "S01", "S04", "S02"]]  # in an order of their own
 
 
-def test_the_model_package_needs_none_of_the_pipelines_libraries(tmp_path: Path, model, prices) -> None:
-    model.save_pretrained(tmp_path / "checkpoint")
-    read_prices(prices).rows.write_parquet(tmp_path / "prices.parquet")
-    others = {"dagster", "duckdb", "skfolio", "scipy", "sklearn", "pandas", "pyarrow", "plotly", "pydantic", "click", "rich",
-              "datasets", "arch", "great_expectations", "exchange_calendars", "jinja2", "ray"}  # fmt: skip
-    command = [
-        sys.executable,
-        "-c",
-        _ALONE.replace("{others}", repr(others)),
-        tmp_path / "checkpoint",
-        tmp_path / "prices.parquet",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
+def test_the_estimator_of_skfolio_is_the_forecast_in_the_order_of_the_columns(model, closes) -> None:
+    returns = closes.pct_change().iloc[1:]
+    expected = model.forecast(closes).covariance.loc[closes.columns, closes.columns].to_numpy()
+    for given in (closes, returns):
+        found = FinJEPACovariance(model).fit(given)
+        np.testing.assert_allclose(found.covariance_, expected, rtol=1e-4)
+        assert list(found.feature_names_in_) == list(closes.columns)
+    assert FinJEPACovariance(model).fit(returns.to_numpy()).covariance_.shape == (6, 6)
+
+
+def test_an_optimiser_uses_the_estimator(model, closes, tmp_path) -> None:
+    model.save_pretrained(tmp_path)
+    returns = closes.pct_change().iloc[1:]
+    covariance = clone(FinJEPACovariance(str(tmp_path)))
+    least = MeanRisk(prior_estimator=EmpiricalPrior(covariance_estimator=covariance)).fit(returns)
+    held, expected = least.weights_, FinJEPACovariance(model).fit(returns).covariance_
+    assert held.sum() == pytest.approx(1)
+    for other in (np.full(6, 1 / 6), *np.eye(6)):
+        assert held @ expected @ held <= other @ expected @ other + 1e-9
+    prior = EmpiricalPrior(covariance_estimator=FinJEPACovariance(model))
+    assert HierarchicalRiskParity(prior_estimator=prior).fit(returns).weights_.sum() == pytest.approx(1)
+
+
+def test_what_the_estimator_needs_is_said(model, closes) -> None:
+    with pytest.raises(FinJEPAError, match="needs a folder"):
+        FinJEPACovariance().fit(closes)
+    with pytest.raises(FinJEPAError, match="252 sessions"):
+        FinJEPACovariance(model).fit(closes.iloc[-100:])

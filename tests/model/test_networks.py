@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from finjepa_model.actions import ActionEmbedder, PortfolioAction
-from finjepa_model.config import ModelConfig
-from finjepa_model.nn.encoder import ContextEncoder, PortfolioEncoder, draw_masks, gather_patches
+from finjepa_model.actions import PortfolioAction
+from finjepa_model.nn.encoder import PortfolioEncoder, draw_masks, gather_patches
 from finjepa_model.nn.layers import SelfAttention, TimeSeriesTokenizer, rotate
 from finjepa_model.planning.imagination import Rollout
 from finjepa_model.portfolio import SCALARS, PortfolioSimulator
@@ -29,26 +28,15 @@ def test_rotary_products_depend_on_the_offset_only():
     assert abs(float(turned.norm() / query.norm()) - 1) < 1e-12
 
 
-def test_a_token_sees_its_own_patch_only():
-    config = ModelConfig()
-    torch.manual_seed(0)
-    tokenizer = TimeSeriesTokenizer(3, config.window, config.patch, 16)
-    features, observed = torch.randn(2, config.window, 3), torch.ones(2, config.window, dtype=torch.bool)
-    before = tokenizer(features, observed)
-    features[:, config.patch : 2 * config.patch] += 1
-    changed = (tokenizer(features, observed) - before).abs().amax((0, 2)) > 0
-    assert changed.tolist() == [False, True] + [False] * (config.patches - 2)
-
-
-def test_every_session_of_a_window_reaches_its_token():
+@pytest.mark.parametrize("patch", [4, 8, 9])
+def test_a_token_sees_every_session_of_its_own_patch_and_no_other(patch):
     """TS-JEPA drops what is left of a patch after its last whole kernel: the newest sessions."""
     torch.manual_seed(0)
-    for patch in (4, 8, 9):
-        tokenizer = TimeSeriesTokenizer(3, 2 * patch, patch, 16)
-        features = torch.randn(1, 2 * patch, 3, requires_grad=True)
-        tokenizer(features, torch.ones(1, 2 * patch, dtype=torch.bool)).square().sum().backward()
-        assert features.grad is not None
-        assert (features.grad.abs().amax((0, 2)) > 0).all()
+    tokenizer, features = TimeSeriesTokenizer(3, 3 * patch, patch, 16), torch.randn(1, 3 * patch, 3, requires_grad=True)
+    tokens = tokenizer(features, torch.ones(1, 3 * patch, dtype=torch.bool))
+    for number in range(3):
+        (slope,) = torch.autograd.grad(tokens[:, number].square().sum(), features, retain_graph=True)
+        assert (slope.abs().amax((0, 2)) > 0).tolist() == [t // patch == number for t in range(3 * patch)]
 
 
 @pytest.mark.parametrize("length", [8, 70])
@@ -75,38 +63,6 @@ def test_attention_is_its_definition(length, form):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     gradients = [torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0] for y in (got, expected)]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-11)
-
-
-def _encoder():
-    torch.manual_seed(0)
-    return ContextEncoder(small_config().model).double()
-
-
-def _windows(assets):
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(2, assets, 16, 3, generator=generator, dtype=torch.float64)
-    market = torch.randn(2, 16, 2, generator=generator, dtype=torch.float64)
-    observed, present = torch.ones(2, assets, 16, dtype=torch.bool), torch.ones(2, assets, dtype=torch.bool)
-    return features, observed, market, present
-
-
-def test_latents_follow_the_order_of_the_assets():
-    encoder, (features, observed, context, present) = _encoder(), _windows(6)
-    order = torch.randperm(6, generator=torch.Generator().manual_seed(3))
-    assets, market = encoder(features, observed, context, present)
-    permuted, same_market = encoder(features[:, order], observed[:, order], context, present[:, order])
-    torch.testing.assert_close(permuted, assets[:, order], rtol=0, atol=1e-12)
-    torch.testing.assert_close(same_market, market, rtol=0, atol=1e-12)
-
-
-def test_absent_assets_are_not_seen():
-    encoder, (features, observed, context, present) = _encoder(), _windows(5)
-    alone = encoder(features[:, :3], observed[:, :3], context, present[:, :3])
-    present[:, 3:] = False
-    features[:, 3:] = 1e3
-    beside = encoder(features, observed, context, present)
-    torch.testing.assert_close(beside[0][:, :3], alone[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(beside[1], alone[1], rtol=0, atol=1e-12)
 
 
 def test_portfolio_latent_does_not_depend_on_order_but_on_who_is_held():
@@ -144,9 +100,7 @@ def test_gather_takes_each_samples_own_patches():
     tokens = torch.randn(4, 10, 8)
     visible, _ = draw_masks((4,), 10, 0.7, torch.device("cpu"))
     gathered = gather_patches(tokens, visible)
-    upstream = torch.cat([tokens[:1].gather(1, index[None, :, None].expand(1, -1, 8)) for index in visible])
-    right = [[torch.equal(got[row], tokens[row, visible[row]]) for row in range(4)] for got in (gathered, upstream)]
-    assert right == [[True] * 4, [True, False, False, False]]
+    assert all(torch.equal(gathered[row], tokens[row, visible[row]]) for row in range(4))
 
 
 def test_masks_are_uniform_distinct_and_of_the_right_size():
@@ -174,24 +128,6 @@ def test_positions_follow_the_decode_rule():
         assert torch.equal(positions_XN[action.signals_XN > 0], action.weights_XN[action.signals_XN > 0])
         short_XN = positions_XN[action.signals_XN < 0]
         assert (short_XN < 0).all() if allow_short else (short_XN == 0).all()
-
-
-def test_embedding_ignores_the_order_of_assets_and_absent_ones():
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    embedder = ActionEmbedder(16)
-    action, held_XN = action_of(generator, (4, 6)), torch.randn(4, 6, generator=generator)
-    assets_XND, present_XN = torch.randn(4, 6, 16, generator=generator), torch.ones(4, 6, dtype=torch.bool)
-    embedding_XD = embedder(action, held_XN, assets_XND, present_XN)
-    order = torch.randperm(6, generator=generator)
-    shuffled = PortfolioAction(action.weights_XN[:, order], action.signals_XN[:, order], action.hedge_X)
-    shuffled_XD = embedder(shuffled, held_XN[:, order], assets_XND[:, order], present_XN)
-    assert torch.allclose(embedding_XD, shuffled_XD, atol=1e-5)
-
-    present_XN[:, 4:] = False
-    fewer = PortfolioAction(action.weights_XN[:, :4], action.signals_XN[:, :4], action.hedge_X)
-    masked_XD = embedder(action, held_XN, assets_XND, present_XN)
-    assert torch.allclose(masked_XD, embedder(fewer, held_XN[:, :4], assets_XND[:, :4], present_XN[:, :4]), atol=1e-5)
 
 
 @pytest.fixture
@@ -270,6 +206,35 @@ def test_actions_have_an_effect_from_the_start(model):
     state = PortfolioSimulator(model.config.portfolio).start((8, 4))
     one, other = (imagination.portfolio_path(state, _planned(8, 1, 1, 4, seed=seed)) for seed in (0, 1))
     assert bool((one - other).abs().max() > 0)
+
+
+@pytest.mark.parametrize("index", [[2, 0, 3, 1], [0, 1, 2, 3, 0, 2]], ids=["another order", "beside absent ones"])
+def test_what_is_imagined_follows_its_assets_and_absent_ones_are_not_seen(model, index):
+    """Latents, expected returns, covariances and the paths of portfolios; places of an index after the fourth are absent."""
+    model.readout.set(torch.randn_like(model.readout.weights_Z) / 10, 0.05, 0.5)
+    torch.nn.init.normal_(model.predictor.portfolio_out[1].weight)
+    plain = in_double(random_observation(model.config, steps=3))
+    present = torch.arange(len(index)) < 4
+    chosen = {
+        name: getattr(plain, name)[:, :, index] for name in vars(plain) if name.partition("_")[2].startswith("BSN")
+    }
+    chosen["features_BSNTF"][:, :, ~present] = 1e3
+    chosen |= {"past_BNR": plain.past_BNR[:, index], "present_BN": present.expand(8, -1)}
+    planned, simulator, found = _planned(8, 2, 2, 4), PortfolioSimulator(model.config.portfolio), []
+    for seen, path in (
+        (plain, planned),
+        (replace(plain, **chosen), _some(planned, lambda x: x[..., index] * present if x.ndim == 4 else x)),
+    ):
+        imagined = model.imagine(seen, horizon=2)
+        paths = imagined.portfolio_path(simulator.start((8, len(seen.present_BN[0]))), path)
+        found.append((imagined, paths))
+    (one, path), (other, same_path) = found
+    own, both = index[:4], [*index[:4], -1]  # the market is the last
+    torch.testing.assert_close(same_path, path)
+    torch.testing.assert_close(other.tokens_BMD[:, [0, 1, 2, 3, -1]], one.tokens_BMD[:, both])
+    torch.testing.assert_close(other.mean_BHN[..., :4], one.mean_BHN[..., own])
+    covariance_BHMM = other.covariance_BHMM[..., [0, 1, 2, 3, -1], :][..., [0, 1, 2, 3, -1]]
+    torch.testing.assert_close(covariance_BHMM, one.covariance_BHMM[..., both, :][..., both], rtol=1e-3, atol=1e-8)
 
 
 def _planned(*shape: int, seed: int = 0) -> Rollout:

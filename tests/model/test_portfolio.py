@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from finjepa_model import rebalancing
 from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import PortfolioConfig
-from finjepa_model.errors import FinJEPAError
 from finjepa_model.portfolio import SCALARS, Liquidity, PortfolioSimulator
 
 F64 = torch.float64
@@ -39,12 +38,6 @@ def trade(simulator, action, state=None, tradable=None, beta=None):
     beta_XN = torch.ones(1, assets, dtype=F64) if beta is None else beta
     tradable_XN = torch.tensor([tradable or [True] * assets])
     return simulator.trade(state or simulator.start((1, assets)), action, beta_XN, tradable_XN)
-
-
-def still(sessions, assets):
-    """Returns, market returns and betas of sessions in which nothing moves."""
-    zeros = torch.zeros(1, sessions, assets, dtype=F64)
-    return zeros, zeros[..., 0], torch.ones(1, assets, dtype=F64)
 
 
 @st.composite
@@ -183,15 +176,8 @@ def test_full_investment_never_borrows_not_even_beside_a_stuck_position():
     state, _ = trade(simulator, order(0.4, 0.6, 0.0))
     after, _ = trade(simulator, order(0.0, 0.0, 1.0), state, [False, True, True])
     assert after.holdings_XN.abs().sum().item() <= 1 + 1e-9
+    assert after.positions_XN[0, 0] == state.positions_XN[0, 0]
     assert after.cash_X.item() >= -1e-9
-
-
-def test_what_cannot_be_traded_stays_and_the_rest_shares_what_is_left():
-    simulator = simulator_of()
-    state, _ = trade(simulator, order(0.4, 0.6, 0.0))
-    after, ledger = trade(simulator, order(0.0, 0.0, 1.0), state, [False, True, True])
-    assert torch.allclose(after.positions_XN, torch.tensor([[0.4, 0.0, 0.6]], dtype=F64))
-    assert ledger.turnover_X.item() == pytest.approx(0.6)
 
 
 def test_hedge_shorts_the_market_by_beta_and_takes_the_market_out():
@@ -204,74 +190,6 @@ def test_hedge_shorts_the_market_by_beta_and_takes_the_market_out():
     crashed, _ = simulator_of().drift(hedged, -0.2 * beta_XN, torch.tensor([-0.2], dtype=F64))
     assert crashed.wealth_X.item() == pytest.approx(1)
     assert trade(simulator_of(allow_hedge=False), action, beta=beta_XN)[0].hedge_X.item() == 0
-
-
-@pytest.mark.parametrize("allow_short", [True, False])
-def test_shorts_are_flat_where_they_are_not_allowed_and_pay_to_borrow_where_they_are(allow_short):
-    simulator = simulator_of(borrow_rate=0.252, allow_short=allow_short)
-    state, _ = trade(simulator, order(1.0, signals=[-1.0]))
-    assert state.positions_XN.item() == (-1 if allow_short else 0)
-    _, ledger = simulator.drift(state, torch.zeros(1, 1, dtype=F64), torch.zeros(1, dtype=F64))
-    assert ledger.cost_X.item() == pytest.approx(0.001 if allow_short else 0)
-
-
-def test_delisted_positions_become_cash_at_the_policy_return():
-    simulator = simulator_of()
-    state, _ = trade(simulator, order(0.5, 0.5))
-    closed, ledger = simulator.delist(state, torch.tensor([[True, False]]), torch.tensor([-0.3, -1.0], dtype=F64))
-    assert closed.positions_XN.tolist() == [[0.0, 0.5]]
-    assert closed.cash_X.item() == pytest.approx(0.35)
-    assert ledger.pnl_X.item() == pytest.approx(-0.15)
-
-
-def test_step_fills_after_the_first_session():
-    """Decided at a close, filled at the next one: the first session's return is not earned by the new position."""
-    simulator, (_, market_XT, beta_XN) = simulator_of(), still(2, 1)
-    returns_XTN, open_XTN = torch.tensor([[[0.5], [0.1]]], dtype=F64), torch.ones(1, 2, 1, dtype=torch.bool)
-    state, ledgers = simulator.step(simulator.start((1, 1)), order(1.0), returns_XTN, market_XT, beta_XN, open_XTN)
-    assert state.wealth_X.item() == pytest.approx(1.1)
-    assert [ledger.pnl_X.item() for ledger in ledgers] == pytest.approx([0, 0.1])
-
-
-def test_an_order_waits_for_the_first_session_at_which_the_asset_trades():
-    simulator, (returns_XTN, *rest) = simulator_of(), still(4, 2)
-    tradable_XTN = torch.tensor([[[True, False], [True, False], [True, True], [True, True]]])
-    returns_XTN[0, 2, 1], returns_XTN[0, 3, 1] = 0.5, 0.1  # it jumps on the day it comes back, and is bought after that
-    state, ledgers = simulator.step(simulator.start((1, 2)), order(0.5, 0.5), returns_XTN, *rest, tradable_XTN)
-    assert [ledger.turnover_X.item() for ledger in ledgers] == pytest.approx([0.25, 0, 0.25, 0])
-    assert state.wealth_X.item() == pytest.approx(1.05)
-    assert state.orders_XN is None
-
-
-def test_an_order_waits_across_decisions_that_order_nothing_and_is_replaced_by_one_that_does():
-    simulator, moves = simulator_of(), still(2, 2)
-    shut, open_ = (torch.tensor([[[True, x], [True, x]]]) for x in (False, True))
-    waiting, _ = simulator.step(simulator.start((1, 2)), order(0.5, 0.5), *moves, shut)
-    assert waiting.positions_XN.tolist() == [[0.5, 0.0]]
-    assert waiting.orders_XN[0, 1] == 0.5
-    bought, _ = simulator.step(waiting, None, *moves, open_)
-    assert bought.positions_XN.tolist() == [[0.5, 0.5]]
-    replaced, _ = simulator.step(waiting, order(1.0, 0.0), *moves, open_)
-    assert replaced.positions_XN.tolist() == [[1.0, 0.0]]
-    lapsed, _ = simulator.step(waiting, None, *moves, open_, delisted_XTN=torch.tensor([[[False, True]] * 2]))
-    assert lapsed.positions_XN.tolist() == [[0.5, 0.0]]
-
-
-def _interest(simulator, action):
-    """The state after an order and what one session in which nothing moves brings."""
-    state, _ = trade(simulator, action)
-    return state, simulator.drift(state, 0 * state.positions_XN, torch.zeros(1, dtype=F64))[1].pnl_X.item()
-
-
-def test_gross_exposure_is_capped_and_cash_pays_and_earns_its_price():
-    state, pnl = _interest(simulator_of(max_gross=1.5, cash_rate=0.02, margin_spread=0.0052), order(0.5, 0.5))
-    assert state.holdings_XN.tolist() == [[0.75, 0.75]]
-    assert pnl == pytest.approx(-0.5 * 0.0252 / 252)
-    # the proceeds of a short sale earn the rebate and not the cash rate
-    rules = {"cash_rate": 0.0252, "short_rebate": 0.00252, "allow_short": True}
-    state, pnl = _interest(simulator_of(**rules), order(0.4, 0.6, signals=[-1.0, 0.0]))
-    assert state.cash_X.item() == pytest.approx(1.4)
-    assert pnl == pytest.approx(1.0 * 1e-4 + 0.4 * 1e-5)
 
 
 def test_wealth_is_differentiable_in_weights_and_relaxed_signals():
@@ -290,20 +208,3 @@ def test_wealth_is_differentiable_in_weights_and_relaxed_signals():
     signals_XN = (2 * torch.rand(4, 3, generator=generator, dtype=F64) - 1).requires_grad_()
     hedge_X = torch.rand(4, generator=generator, dtype=F64).requires_grad_()
     assert torch.autograd.gradcheck(wealth, (weights_XN, signals_XN, hedge_X), atol=1e-6)
-
-
-@pytest.mark.parametrize("key", [{"tier_spread_bps": (1.0,)}, {"tier_dollar_volume": (1e6, 1e7)}])
-def test_impossible_prices_are_refused_by_name(key):
-    with pytest.raises(FinJEPAError, match=f"portfolio.{next(iter(key))}"):
-        PortfolioConfig(**key)
-
-
-def test_many_portfolios_move_as_each_would_alone():
-    generator, simulator = torch.Generator().manual_seed(0), PortfolioSimulator(PortfolioConfig(allow_short=True))
-    action, returns_XTN = draw_action(generator, 7, 5), 0.03 * torch.randn(7, 4, 5, generator=generator, dtype=F64)
-    still_XT, beta_XN = torch.zeros(7, 4, dtype=F64), torch.ones(7, 5, dtype=F64)
-    moves = (returns_XTN, still_XT, beta_XN, torch.ones(7, 4, 5, dtype=torch.bool))
-    together, _ = simulator.step(simulator.start((7, 5)), action, *moves)
-    one = slice(3, 4)
-    alone, _ = simulator.step(simulator.start((1, 5)), action.map(lambda x: x[one]), *(part[one] for part in moves))
-    assert torch.allclose(together.wealth_X[one], alone.wealth_X, rtol=0, atol=1e-15)

@@ -8,14 +8,7 @@ from finjepa_model import FinJEPA
 from finjepa_model.data.splits import split_dates
 from finjepa_model.nn.readout import ReturnReadout
 from finjepa_model.training import readout_fit
-from finjepa_model.training.readout_fit import (
-    RowSums,
-    _less_date_mean,
-    choose,
-    fit_design,
-    fit_readout,
-    training_sums,
-)
+from finjepa_model.training.readout_fit import RowSums, _less_date_mean, choose, fit_design, fit_readout, training_sums
 from tests.model.markets import random_observation, small_config
 from tests.model.training_runs import run_config
 from tests.pipeline.backtest.handmade_panel import write_panel
@@ -113,7 +106,7 @@ def test_a_market_of_two_assets_has_no_cross_section(tmp_path):
     assert not model.readout.weights_Z.any()
 
 
-def test_expectations_follow_their_assets_and_come_back_from_a_checkpoint(tmp_path):
+def test_expectations_fade_and_are_relative_to_the_others():
     torch.manual_seed(0)
     model = FinJEPA(small_config()).eval()
     model.readout.set(torch.randn_like(model.readout.weights_Z) / 10, 0.05, 0.5)
@@ -122,20 +115,6 @@ def test_expectations_follow_their_assets_and_come_back_from_a_checkpoint(tmp_pa
     score_BHN = imagined.mean_BHN / (0.01 * model.config.model.stride**0.5) - 0.05
     torch.testing.assert_close(score_BHN[:, 1], score_BHN[:, 0] / 2)  # it fades by its persistence
     torch.testing.assert_close(score_BHN.sum(-1), torch.zeros(2, 3), atol=1e-5, rtol=0)  # relative to the others
-    model.save_pretrained(tmp_path)
-    again = FinJEPA.from_pretrained(tmp_path).imagine(observation, 3)
-    assert torch.equal(again.mean_BHN, imagined.mean_BHN)
-
-
-def test_an_absent_asset_changes_no_expectation():
-    readout = ReturnReadout(2, 1)
-    readout.set(torch.tensor([1.0, -0.5, 0.2]), 0.05, 1.0)
-    inputs_BNZ = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)) / 10
-    present_BN = torch.tensor([[True, True, True, False]])
-    volatility_BN = torch.tensor([[0.01, 0.02, 0.03, 9.0]])
-    three = readout(inputs_BNZ[:, :3], volatility_BN[:, :3], present_BN[:, :3], 1)
-    inputs_BNZ[:, 3] = 1e6
-    torch.testing.assert_close(readout(inputs_BNZ, volatility_BN, present_BN, 1)[..., :3], three)
 
 
 def test_the_market_gives_every_asset_the_same_and_a_score_counts_in_its_own_volatility():

@@ -1,4 +1,4 @@
-"""The risk model on a market whose volatilities are known."""
+"""The risk model on a market whose volatilities are known; scores of forecasts against closed forms and simulations."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import stats
 
 from finjepa_model import FinJEPA
 from finjepa_model.data.batches import BatchSource, Observation, observe
@@ -14,18 +15,10 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.data.splits import Splits
 from finjepa_model.nn.risk import HORIZONS, RiskModel, factor_surprise
 from finjepa_model.planning.imagination import Moments
+from finjepa_model.training import risk_scorecard, textbook
+from finjepa_model.training import risk_scores as scores
 from finjepa_model.training.behaviour import sample_path
 from finjepa_model.training.risk_fit import Chunk, RiskBlock, fit_trained
-from finjepa_model.training.risk_scorecard import QLIKE, score_portfolios, score_tails, score_volatility, scorecard
-from finjepa_model.training.textbook import (
-    ewma_one_factor,
-    fit_har,
-    har_volatility,
-    har_with_shrunk_correlations,
-    history_distribution,
-    history_volatility,
-    sample_shrinkage,
-)
 from finjepa_model.training.trainer import Trainer
 from tests.model.training_runs import run_config
 from tests.pipeline.backtest.handmade_panel import write_panel
@@ -94,18 +87,23 @@ def test_forecasts_beat_history_on_later_dates(panel: Panel, fitted: FinJEPA):
     def model(chunk: Chunk) -> torch.Tensor:
         return fitted.forecast_risk(chunk.observation).volatility_BNV.log()
 
-    scores = score_volatility(later, CONFIG, {"model": model, "history": history_volatility})
+    scores = risk_scorecard.score_volatility(later, CONFIG, {"model": model, "history": textbook.history_volatility})
     for ours, theirs in zip(scores["model"], scores["history"], strict=True):
         assert ours.qlike_D.mean() < 0.9 * theirs.qlike_D.mean()
         assert ours.r2 > theirs.r2 + 0.02
     covariances = {
         "model": lambda chunk: fitted.forecast_risk(chunk.observation).covariance(),
-        "product": ewma_one_factor, "five": har_with_shrunk_correlations, "linear": sample_shrinkage,
-    }  # fmt: skip
-    least = score_portfolios(later, CONFIG, covariances, assets=12, draws=2, every=10)
+        "product": textbook.ewma_one_factor,
+        "five": textbook.har_with_shrunk_correlations,
+        "linear": textbook.sample_shrinkage,
+    }
+    least = risk_scorecard.score_portfolios(later, CONFIG, covariances, assets=12, draws=2, every=10)
     assert all(least["model"].volatility(False) < least[name].volatility(False) for name in ("product", "linear"))
-    distributions = {"model": lambda chunk: fitted.forecast_risk(chunk.observation), "history": history_distribution}
-    found = score_tails(later, CONFIG, distributions, every=3)
+    distributions = {
+        "model": lambda chunk: fitted.forecast_risk(chunk.observation),
+        "history": textbook.history_distribution,
+    }
+    found = risk_scorecard.score_tails(later, CONFIG, distributions, every=3)
     tails = found["model"]
     assert len(tails) == 6
     # over a month a portfolio's returns hardly tell forecasts apart
@@ -113,18 +111,6 @@ def test_forecasts_beat_history_on_later_dates(panel: Panel, fitted: FinJEPA):
     for row in tails.values():
         assert 0.84 < row.coverage[0.9] < 0.95
         assert sum(row.pit) == pytest.approx(1)
-
-
-def test_a_forecast_reads_nothing_after_its_date(fitted: FinJEPA, tmp_path: Path):
-    returns_DA = market()[0]
-    changed_DA = returns_DA.copy()
-    changed_DA[1001:] *= 3
-    one, two = (
-        fitted.forecast_risk(seen_at(panel_of(tmp_path / name, x_DA), 1000, EVERY))
-        for name, x_DA in (("one", returns_DA), ("two", changed_DA))
-    )
-    assert torch.equal(one.volatility_BNV, two.volatility_BNV)
-    assert torch.equal(one.correlation_BNN, two.correlation_BNN)
 
 
 def test_twice_the_returns_are_twice_the_volatility(panel: Panel, fitted: FinJEPA, tmp_path: Path):
@@ -267,33 +253,86 @@ def test_a_checkpoint_keeps_the_risk_model_and_an_older_one_has_none(
 
 def test_the_scorecard_of_a_checkpoint_has_every_row(panel: Panel, world_model: FinJEPA):
     splits = Splits((0, 700), (700, SPLIT), (SPLIT, SESSIONS))
-    card = scorecard(world_model, panel, splits)
+    card = risk_scorecard.scorecard(world_model, panel, splits)
     assert not card.left_out
     assert len(card.scores) == len({(s.block, s.symbols, s.score, s.horizon, s.forecast) for s in card.scores})
     assert all(np.isfinite(one.value) for one in card.scores)
     for block in ("validation", "test"):
-        volatilities = [s for s in card.scores if (s.block, s.score, s.horizon) == (block, QLIKE, 21)]
+        volatilities = [s for s in card.scores if (s.block, s.score, s.horizon) == (block, risk_scorecard.QLIKE, 21)]
         assert [s.forecast for s in volatilities][:3] == ["model", "without network", "HAR with market"]
         assert all(np.isnan(s.t_value) == (s.forecast == "model") for s in volatilities)
-        (covered,) = (
-            one.value
-            for one in card.scores
-            if (one.block, one.score, one.horizon, one.forecast)
-            == (block, "90 % interval of portfolios covers, %", 5, "model")
-        )
+        name = (block, "90 % interval of portfolios covers, %", 5, "model")
+        (covered,) = (s.value for s in card.scores if (s.block, s.score, s.horizon, s.forecast) == name)
         assert 80 < covered < 97
-    values = {s.forecast: s.value for s in card.scores if (s.block, s.score, s.horizon) == ("test", QLIKE, 21)}
+    values = {
+        s.forecast: s.value for s in card.scores if (s.block, s.score, s.horizon) == ("test", risk_scorecard.QLIKE, 21)
+    }
     assert values["model"] < values["20-day history"]
     assert card.example is not None
     assert all(abs(sum(shares) - 1) < 1e-6 for shares in card.pit.values())
-    short = scorecard(world_model, panel, Splits((0, 700), (700, 710), (SPLIT, SESSIONS)))
+    short = risk_scorecard.scorecard(world_model, panel, Splits((0, 700), (700, 710), (SPLIT, SESSIONS)))
     assert len(short.left_out) == 1
 
 
 def test_har_with_the_market_is_least_squares_and_unbiased(block: RiskBlock):
-    forecast = har_volatility(fit_har(block, CONFIG))
+    forecast = textbook.har_volatility(textbook.fit_har(block, CONFIG))
     ratios = [
         torch.exp(2 * (chunk.target_BNV - forecast(chunk)))[chunk.target_BNV.isfinite().all(-1)]
         for chunk in block.chunks(CONFIG, 5)
     ]
     torch.testing.assert_close(torch.cat(ratios).mean(0), torch.ones(3), atol=1e-3, rtol=0)
+
+
+LEVELS = np.arange(0.005, 1.0, 0.005)
+
+
+def test_qlike_is_least_at_the_mean_of_the_variance():
+    realised = np.random.default_rng(0).chisquare(5, 100_000) / 5
+    losses = [scores.qlike(realised, np.full_like(realised, level)).mean() for level in (0.8, 1.0, 1.25)]
+    assert losses[1] < min(losses[0], losses[2])
+    assert scores.qlike(realised, realised).max() == pytest.approx(0, abs=1e-12)
+
+
+def test_r2_within_dates_ignores_the_level_of_a_date():
+    random = np.random.default_rng(0)
+    date = np.repeat(np.arange(50), 20)
+    target = random.standard_normal(1000) + 5 * random.standard_normal(50)[date]
+    assert scores.r2_within_dates(target, target + np.sin(date), date) == pytest.approx(1)
+    assert scores.r2_within_dates(target, np.zeros(1000), date) == pytest.approx(0)
+
+
+def test_t_values_count_what_is_correlated_once():
+    random = np.random.default_rng(0)
+    alone = random.standard_normal(2000) + 0.1
+    assert scores.newey_west_t(alone, 0) == pytest.approx(stats.ttest_1samp(alone, 0).statistic, rel=1e-3)
+    found = []
+    for _ in range(300):
+        noise = random.standard_normal(404)
+        found.append(scores.newey_west_t(np.lib.stride_tricks.sliding_window_view(noise, 5).mean(1), 10))
+    assert np.mean(np.abs(found) > 1.96) < 0.13
+    assert np.isnan(scores.newey_west_t(alone[:5], 1))
+
+
+def test_calibrated_quantiles_are_found_calibrated():
+    outcome = np.random.default_rng(0).standard_normal(4000)
+    quantile = np.broadcast_to(stats.norm.ppf(LEVELS), (4000, len(LEVELS)))
+    # the closed form of the normal distribution (Gneiting and Raftery 2007, section 4.2)
+    exact = outcome * (2 * stats.norm.cdf(outcome) - 1) + 2 * stats.norm.pdf(outcome) - 1 / np.sqrt(np.pi)
+    assert scores.crps(outcome, quantile, LEVELS).mean() == pytest.approx(exact.mean(), rel=0.01)
+    assert stats.kstest(scores.probability_integral(outcome, quantile, LEVELS), "uniform").pvalue > 0.01
+    assert scores.coverage(outcome, quantile[:, 9], quantile[:, -10]) == pytest.approx(0.9, abs=0.015)
+
+
+def test_breaches_are_counted_and_found_in_clusters():
+    random = np.random.default_rng(0)
+    right, often = random.random(1000) < 0.05, random.random(1000) < 0.09
+    ratio = 2 * (stats.binom.logpmf(often.sum(), 1000, often.mean()) - stats.binom.logpmf(often.sum(), 1000, 0.05))
+    assert scores.kupiec(often, 0.05) == pytest.approx(stats.chi2.sf(ratio, 1))
+    assert scores.kupiec(right, 0.05) > 0.05 > scores.kupiec(often, 0.05)
+    assert scores.christoffersen(right) > 0.05 > scores.christoffersen(np.repeat(right[:250], 4))
+
+
+def test_targeting_utility_of_a_perfect_forecast_is_four_percent():
+    realised = np.random.default_rng(0).chisquare(5, 1000)
+    assert scores.targeting_utility(realised, realised) == pytest.approx(4.0)
+    assert scores.targeting_utility(realised, np.full(1000, realised.mean())).mean() < 4

@@ -119,15 +119,6 @@ def test_the_world_model_begins_the_same_with_the_branch_and_without_it():
     assert_equal({name: with_branch[name] for name in without}, without)
 
 
-def test_a_checkpoint_with_the_branch_decides_the_same_after_a_round_trip(trained, tmp_path):
-    model, _ = trained
-    model.save_pretrained(tmp_path)
-    again = FinJEPA.from_pretrained(tmp_path)
-    utility = parse_utility("log_growth - 5*variance - 0.1*turnover")
-    worlds = [(one.td, _world(one)) for one in (model, again)]
-    assert_equal(*(vars(td.decide(world.imagination, world, td.infer(utility))) for td, world in worlds))
-
-
 def test_utilities_of_the_registry_are_expressed_exactly_and_features_do_not_collapse(trained):
     model, metrics = trained
     assert set(metrics["fit"]) == set(OUTCOMES) - {"short"}  # nothing is sold short here
@@ -141,16 +132,11 @@ def test_utilities_of_the_registry_are_expressed_exactly_and_features_do_not_col
     torch.testing.assert_close(callable_task.direction_Z, same.direction_Z, atol=1e-4, rtol=1e-3)
 
 
-def test_decisions_are_allowed_ones_and_do_not_depend_on_the_order_of_the_assets(trained):
+def test_decisions_do_not_depend_on_the_order_of_the_assets(trained):
     model, _ = trained
     world = _world(model)
     task = model.td.infer(parse_utility("log_growth - 5*variance"))
     action = model.td.decide(world.imagination, world, task)
-    torch.testing.assert_close(action.weights_XN.sum(-1), torch.ones(3))
-    assert (action.weights_XN >= 0).all()
-    assert set(action.signals_XN.unique().tolist()) <= {0.0, 1.0}
-    assert set(action.hedge_X.unique().tolist()) <= {0.0, 1.0}
-
     order, both = torch.tensor([2, 0, 3, 1]), torch.tensor([2, 0, 3, 1, 4])
     imagined = world.imagination
     mixed = replace(

@@ -116,11 +116,7 @@ def _copying(model):
 
 @pytest.mark.parametrize(
     ("damage", "named"),
-    [
-        (_constant, "constant latents"),
-        (_one_dimension, "few dimensions"),
-        (_copying, "the predictor copies"),
-    ],
+    [(_constant, "constant latents"), (_one_dimension, "few dimensions"), (_copying, "the predictor copies")],
 )
 def test_the_monitors_know_a_collapse_when_they_see_one(damage, named):
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ def test_the_code_location_loads():
 
 
 def test_every_asset_has_a_description_an_owner_a_kind_and_follows_only_on_its_own_group_or_an_earlier_one():
-    """So that the graph reads from left to right."""
+    """So that the graph reads from left to right; and freshness is promised for what every night makes."""
     group = {spec.key: ORDER.index(spec.group_name or "") for spec in defs.resolve_all_asset_specs()}
     for spec in defs.resolve_all_asset_specs():
         assert spec.description, spec.key
@@ -27,18 +27,15 @@ def test_every_asset_has_a_description_an_owner_a_kind_and_follows_only_on_its_o
         if spec.key.to_user_string() != "price_source":
             assert spec.owners, spec.key
             assert spec.kinds, spec.key
+        if spec.key.to_user_string() in ("prices", "world_model", "champion", "hub_release", "daily_decision"):
+            assert spec.freshness_policy is not None, spec.key
 
 
-def test_every_job_has_a_time_limit():
-    for job in defs.resolve_all_job_defs():
-        if not job.name.startswith("__"):
-            assert int(job.tags[dg.MAX_RUNTIME_SECONDS_TAG]) > 0, job.name
-
-
-def test_every_field_of_the_launchpad_has_an_example_that_is_accepted_as_it_is_typed():
+def test_every_job_has_a_time_limit_and_every_field_of_the_launchpad_an_example_that_is_accepted_as_it_is_typed():
     for job in defs.resolve_all_job_defs():
         if job.name.startswith("__"):
             continue
+        assert int(job.tags[dg.MAX_RUNTIME_SECONDS_TAG]) > 0, job.name
         ops = job.run_config_schema.run_config_schema_type.fields["ops"].config_type.fields
         for op, field in ops.items():
             asked = field.config_type.fields["config"].config_type if "config" in field.config_type.fields else None
@@ -57,12 +54,6 @@ def test_a_night_leaves_audits_and_walk_forwards_to_their_own_jobs():
     assert "walk_forward" in jobs["walk_forward_job"]
     assert {"planner_backtests", "leaderboard"} <= jobs["nightly"]
     assert not jobs["nightly"] & {"leakage_audit", "walk_forward"}
-
-
-def test_freshness_is_promised_for_what_every_night_makes():
-    policies = {spec.key.to_user_string(): spec.freshness_policy for spec in defs.resolve_all_asset_specs()}
-    for name in ("prices", "world_model", "champion", "hub_release", "daily_decision"):
-        assert policies[name] is not None, name
 
 
 def test_the_code_location_loads_without_what_only_some_steps_need():

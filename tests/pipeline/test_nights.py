@@ -37,10 +37,7 @@ def tick(home: Settings, instance: dg.DagsterInstance, day: str):
         instance=instance,
         repository_def=defs.get_repository_def(),
         scheduled_execution_time=datetime.datetime.fromisoformat(f"{day}T18:00").replace(tzinfo=NEW_YORK),
-        resources={
-            "settings": SettingsResource(home=str(home.home)),
-            "warehouse": Warehouse.from_settings(home),
-        },
+        resources={"settings": SettingsResource(home=str(home.home)), "warehouse": Warehouse.from_settings(home)},
     ) as context:
         return nightly_schedule(context)
 

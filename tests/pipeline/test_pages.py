@@ -13,7 +13,6 @@ from starlette.testclient import TestClient
 
 from finjepa_pipeline.report.charts import MOST_POINTS, Series, chart, image
 from finjepa_pipeline.report.figures import against, forecast_volatility, months, tail, worst_drawdowns
-from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.page import link, styled, write_page
 from finjepa_pipeline.report.prices import write_refusal
 from finjepa_pipeline.settings import Settings
@@ -70,12 +69,6 @@ def test_a_page_without_figures_has_no_plotly(tmp_path):
     assert "plotly" not in page
     assert "<img" not in page
     assert len(page) < 10_000
-
-
-def test_a_cell_of_markdown_stays_one_cell():
-    assert table(("a", "b"), [(cell("x | y"), cell(MARKUP))]).splitlines()[2] == (
-        r"| x \| y | &lt;img src=x onerror=alert(1)&gt; |"
-    )
 
 
 def test_the_worst_drawdowns_have_their_days():

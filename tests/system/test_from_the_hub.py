@@ -13,9 +13,10 @@ import torch
 
 from finjepa_model import FinJEPA, FinJEPAConfig
 from finjepa_model.checkpoint import CHECKPOINT_FILES
-from finjepa_model.features import MARKET_CHANNELS
+from finjepa_model.features import MARKET_CHANNELS, read_prices
 from finjepa_model.features.channels import available
 from tests.hub_lookalike import HubLookalike
+from tests.model.frames import download
 from tests.system.product import COMMANDS, ROOT, quick_training, write_prices
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -52,12 +53,19 @@ sys.meta_path.insert(0, Bare())
 """
 _LOAD = """
 import importlib, pkgutil
-import finjepa_model
+import finjepa_model, polars
 from finjepa_model import FinJEPA
 for module in pkgutil.walk_packages(finjepa_model.__path__, "finjepa_model."):
     if module.name != "finjepa_model.sklearn":  # which is for users of skfolio
         importlib.import_module(module.name)
 model = FinJEPA.from_pretrained("tester/finjepa")
+prices = polars.read_parquet(sys.argv[1])
+forecast = model.forecast(prices)
+assert forecast.volatility.height == model.decide(prices).to_frame().height == 6
+try:
+    forecast.plot()
+except finjepa_model.FinJEPAError as error:
+    assert "pip install plotly" in str(error)
 print(float(sum(p.double().abs().sum() for p in model.state_dict().values())))
 try:
     import duckdb
@@ -96,13 +104,14 @@ def released(hub: HubLookalike, folder: Path, columns: frozenset[str]) -> FinJEP
     return model
 
 
-def test_where_only_the_models_packages_are_installed_all_modules_and_a_checkpoint_load_and_the_command_says_what_to_install(
+def test_with_the_models_packages_alone_a_checkpoint_forecasts_and_decides_and_the_command_says_what_to_install(
     tmp_path,
 ):
     with HubLookalike() as hub:
         model = released(hub, tmp_path / "made", frozenset({"close"}))
+        read_prices(download()).rows.write_parquet(tmp_path / "prices.parquet")
         done = subprocess.run(
-            [sys.executable, "-c", _ONLY_THE_MODELS_PACKAGES + _LOAD],
+            [sys.executable, "-c", _ONLY_THE_MODELS_PACKAGES + _LOAD, tmp_path / "prices.parquet"],
             env=environment(tmp_path, hub), cwd=tmp_path, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
     assert done.stdout, done.stderr[-3000:]

@@ -1,12 +1,14 @@
-"""A command that is stopped or killed, at any moment, leaves a home in which the same command works."""
+"""A command that is stopped or killed at any moment, or finds a full disk, leaves a home in which the same command works."""
 
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import duckdb
 import polars as pl
@@ -21,6 +23,7 @@ from tests.system.product import (
     quick_training,
     start,
     wait_until,
+    works,
     write_prices,
 )
 
@@ -157,3 +160,46 @@ def test_a_command_killed_at_a_random_moment_works_when_it_is_run_again(tmp_path
         with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
             stored = con.execute("SELECT symbol, date::VARCHAR, close FROM prices ORDER BY ALL").fetchall()
         assert stored == rows.select("symbol", "date", "close").sort("symbol", "date").rows(), killed
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 256 MB: the markets that an audit simulates need some."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256m", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path, free_kb: int) -> Path:
+    filler = disk / "filler"
+    filler.unlink(missing_ok=True)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - (free_kb << 10))
+    return filler
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_command_on_a_full_disk(disk, tmp_path):
+    home, prices = disk / "home", write_prices(tmp_path / "prices")
+    source = ["--data-source", "files", "--path", str(prices)]
+    for command in (
+        ["ingest", *source],
+        ["train", *source, *quick_training()],
+        ["backtest", "--planner", "mppi", "--controls", "none"],
+        ["publish"],
+        ["decide"],
+    ):
+        for free_kb in (0, 100, 1000):
+            filler = fill(disk, free_kb)
+            done = finjepa(home, *command)
+            if free_kb < 1000:  # which is enough for some of them
+                is_one_line(done.returncode, done.stderr, "the disk of", "is full")
+            filler.unlink()
+        works(home, *command)
+    fill(disk, 0)
+    assert "freed" in works(home, "clean", "--keep", "1")

@@ -38,19 +38,8 @@ def test_a_checkpoint_is_rebuilt_bit_by_bit_from_its_lineage(trained, tmp_path):
 
 def test_the_model_of_a_fold_is_rebuilt_bit_by_bit_from_its_lineage(trained):
     home, current, _ = trained
-    works(
-        home,
-        "backtest",
-        "--folds",
-        "1",
-        "--held-back",
-        "0",
-        "--planner",
-        "mppi",
-        "--controls",
-        "none",
-        *quick_training(),
-    )
+    folds = ["--folds", "1", "--held-back", "0", "--planner", "mppi", "--controls", "none"]
+    works(home, "backtest", *folds, *quick_training())
     with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as con:
         ((plan, fold, name),) = con.execute("SELECT plan, fold, checkpoint FROM walk_forward_folds").fetchall()
     lineage = json.loads((home / "checkpoints" / name / "lineage.json").read_text())

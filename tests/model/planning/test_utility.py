@@ -11,7 +11,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.planners import make_planner
 from finjepa_model.planning.imagination import Ensemble
 from finjepa_model.planning.objective import Objective, quantities
-from finjepa_model.planning.utility import QUANTITIES, parse_utility, utility_help
+from finjepa_model.planning.utility import QUANTITIES, parse_utility
 from tests.model.planning.markets import perfect_market, seeded, world_of
 
 
@@ -141,14 +141,6 @@ def test_the_qp_keeps_a_limit_without_giving_up_what_it_allows():
     gross_B = plan.action.positions(False).sum(-1)
     assert (gross_B <= 0.5 + 1e-5).all()
     assert (gross_B > 0.2).all()
-
-
-def test_the_help_names_every_quantity_with_its_unit():
-    text = utility_help()
-    for quantity in QUANTITIES.values():
-        assert quantity.name in text
-        assert quantity.unit in text
-    assert set(parse_utility(text.splitlines()[2]).names) <= set(QUANTITIES)  # and its example can be read
 
 
 def test_every_quantity_of_a_rollout_has_its_value():

@@ -32,17 +32,16 @@ def write_lineage(folder: Path, config: FinJEPAConfig, panel: Panel) -> None:
     (folder / "model.safetensors").touch()
 
 
+def setup_over(panel: Panel, config: FinJEPAConfig, block: tuple[int, int], n_assets: int = 20) -> BacktestSetup:
+    """As a checkpoint with this config is backtested over a block."""
+    steps = {"stride": config.model.stride, "n_assets": n_assets, "window": history_needed(config)}
+    return BacktestSetup.over(panel, block, config.portfolio, **steps)
+
+
 def setup_over_test_block(panel: Panel, config: FinJEPAConfig, sessions: int) -> BacktestSetup:
     """Over the first so many sessions of the test block."""
     first = split_dates(len(panel.dates), config).test[0]
-    return BacktestSetup.over(
-        panel,
-        (first, first + sessions),
-        config.portfolio,
-        stride=config.model.stride,
-        n_assets=config.training.n_assets,
-        window=history_needed(config),
-    )
+    return setup_over(panel, config, (first, first + sessions), config.training.n_assets)
 
 
 def setup_of(

@@ -16,30 +16,6 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline import cli, commands
 from finjepa_pipeline.backtest import audit, engine, known_truth, leakage
 from finjepa_pipeline.backtest.assets import check_result
-from finjepa_pipeline.backtest.known_truth import (
-    MARKETS,
-    KnownTruthMarket,
-    fraction,
-    known_truth_finding,
-    null_finding,
-    null_gain,
-    seeds_of,
-)
-from finjepa_pipeline.backtest.leakage import (
-    DELAYS,
-    FUTURES,
-    AuditFinding,
-    NotEnoughDataError,
-    Product,
-    build_from_rows,
-    delay,
-    delayed,
-    fill_lag,
-    future_invariance,
-    label_alignment,
-    model_labels,
-    permutation,
-)
 from finjepa_pipeline.backtest.results import TESTS, status_of
 from finjepa_pipeline.backtest.strategies import EveryDecision, extreme_quintile, load_strategy, long_only, one_over_n
 from finjepa_pipeline.prices.synthetic import SyntheticConfig, bars_of, generate
@@ -47,6 +23,7 @@ from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import content_hash
 from finjepa_pipeline.warehouse import Warehouse
 
+sound_panel = leakage.build_from_rows  # as it is before a leak takes its place
 CONFIG = FinJEPAConfig().override(
     {"model.window": "24", "model.stride": "5", "training.n_assets": "2", "training.batch_size": "8"}
 )
@@ -62,7 +39,7 @@ def features_of_today(panel: Panel):
     return EveryDecision("by_features", rule)
 
 
-PRODUCT = Product(strategy=features_of_today, config=CONFIG, n_assets=6)
+PRODUCT = leakage.Product(strategy=features_of_today, config=CONFIG, n_assets=6)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +60,7 @@ def rewritten(panel: Panel, name: str, array: np.ndarray) -> Panel:
 
 
 def full_sample_scaler(folder: Path, rows: pl.DataFrame) -> Panel:
-    panel = build_from_rows(folder, rows)
+    panel = sound_panel(folder, rows)
     features_RF = np.array(panel.features)
     scaled_RF = (features_RF - features_RF.mean(0)) / (features_RF.std(0) + 1e-6)
     return rewritten(panel, "features", scaled_RF.astype(np.float32))
@@ -91,7 +68,7 @@ def full_sample_scaler(folder: Path, rows: pl.DataFrame) -> Panel:
 
 def future_members(folder: Path, rows: pl.DataFrame) -> Panel:
     """Who is in the universe is who will have been the best by the end of the file."""
-    panel = build_from_rows(folder, rows)
+    panel = sound_panel(folder, rows)
     growth = [np.log1p(panel.returns[o : o + n]).sum() for o, n in zip(panel.offsets, panel.lengths, strict=False)]
     chosen = np.argsort(growth)[-3:]
     eligible_R = np.array(panel.eligible)
@@ -103,7 +80,7 @@ def future_members(folder: Path, rows: pl.DataFrame) -> Panel:
 
 def adjusted_level(folder: Path, rows: pl.DataFrame) -> Panel:
     """A channel of log(adj_close / close): the product of all dividends and splits to come."""
-    panel = build_from_rows(folder, rows)
+    panel = sound_panel(folder, rows)
     features_RF = np.array(panel.features)
     for asset, name in enumerate(panel.assets):
         mine = rows.filter(pl.col("symbol") == name.split("#")[0]).sort("date")
@@ -115,7 +92,7 @@ def adjusted_level(folder: Path, rows: pl.DataFrame) -> Panel:
 
 def unknown_after_a_cut(folder: Path, rows: pl.DataFrame) -> Panel:
     """A channel that is a number only while the file goes on: the difference is not a number either."""
-    panel = build_from_rows(folder, rows)
+    panel = sound_panel(folder, rows)
     features_RF = np.array(panel.features)
     if len(panel.dates) < 560:
         features_RF[:, 0] = np.nan
@@ -135,12 +112,12 @@ def only_price(rows: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.mark.parametrize(
     ("prices", "futures"),
-    [(pl.DataFrame, FUTURES), (only_price, ("restated",))],
+    [(pl.DataFrame, leakage.FUTURES), (only_price, ("restated",))],
     ids=["whole rows", "one adjusted price"],
 )
 def test_the_sound_product_stays_as_it_was_with_another_future(prices, futures, rows, tmp_path):
     """Membership must not ask how high an adjusted price is: half of it would mean a later split, not a cheaper share."""
-    finding = future_invariance(PRODUCT, prices(rows), tmp_path, dates=1, seed=1, futures=futures)
+    finding = leakage.future_invariance(PRODUCT, prices(rows), tmp_path, dates=1, seed=1, futures=futures)
     assert finding.passed, finding.text
 
 
@@ -155,14 +132,16 @@ def test_the_sound_product_stays_as_it_was_with_another_future(prices, futures, 
 )
 def test_a_leak_from_the_future_of_the_rows_is_caught(leak, future, named, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(leakage, "build_from_rows", leak)
-    finding = future_invariance(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=(future,))
+    finding = leakage.future_invariance(PRODUCT, rows, tmp_path, dates=1, seed=1, futures=(future,))
     assert not finding.passed
     assert named in finding.text
     assert finding.of_data
 
 
 def test_a_decision_that_moves_on_the_same_features_is_no_failure_of_the_data(rows, tmp_path):
-    finding = future_invariance(replace(PRODUCT, strategy=drawn()), rows, tmp_path, dates=1, seed=1, futures=("cut",))
+    finding = leakage.future_invariance(
+        replace(PRODUCT, strategy=drawn()), rows, tmp_path, dates=1, seed=1, futures=("cut",)
+    )
     assert not finding.passed
     assert not finding.of_data
 
@@ -187,23 +166,25 @@ def test_a_fill_at_the_close_of_the_decision_is_caught(tmp_path, monkeypatch, da
     """With a handful of fills and two assets as well."""
     panel = write_panel(tmp_path, noise(days, assets, seed=5))
     assert len(PRODUCT.setup(panel).decisions) <= decisions
-    assert fill_lag(PRODUCT, panel).passed
+    assert leakage.fill_lag(PRODUCT, panel).passed
     monkeypatch.setattr(leakage, "simulate", same_close)
-    caught = fill_lag(PRODUCT, panel)
+    caught = leakage.fill_lag(PRODUCT, panel)
     assert caught.passed is False
     assert caught.value == 1  # session
 
 
 @pytest.mark.parametrize("name", ["expected returns", "risk"])
 def test_labels_that_are_off_by_one_are_caught(panel, monkeypatch, name):
-    assert label_alignment(PRODUCT, panel).passed
+    assert leakage.label_alignment(PRODUCT, panel).passed
+
+    labels = leakage.model_labels
 
     def a_session_early(panel, config, dates_B, assets_BN):
-        sound, early = (model_labels(panel, config, dates_B - k, assets_BN) for k in (0, 1))
+        sound, early = (labels(panel, config, dates_B - k, assets_BN) for k in (0, 1))
         return sound | {name: (early[name][0], sound[name][1])}
 
     monkeypatch.setattr(leakage, "model_labels", a_session_early)
-    caught = label_alignment(PRODUCT, panel)
+    caught = leakage.label_alignment(PRODUCT, panel)
     assert not caught.passed
     assert f"{name} and session" in caught.text
 
@@ -212,9 +193,9 @@ def test_a_strategy_that_prefers_places_is_caught(panel):
     def to_the_first(panel: Panel):
         return EveryDecision("to_the_first", lambda view: np.arange(len(view.present_N), 0, -1.0))
 
-    assert permutation(PRODUCT, panel).value < 1e-6
-    assert permutation(replace(PRODUCT, strategy=drawn()), panel).passed
-    assert permutation(replace(PRODUCT, strategy=to_the_first), panel).passed is False
+    assert leakage.permutation(PRODUCT, panel).value < 1e-6
+    assert leakage.permutation(replace(PRODUCT, strategy=drawn()), panel).passed
+    assert leakage.permutation(replace(PRODUCT, strategy=to_the_first), panel).passed is False
 
 
 class Idle:
@@ -230,16 +211,16 @@ def drawn():
     return lambda panel: EveryDecision("random", lambda view: rng.random(len(view.present_N)))
 
 
-def every_delay(product: Product, panel: Panel) -> AuditFinding:
-    return delay([delayed(product, panel, sessions) for sessions in DELAYS])
+def every_delay(product: leakage.Product, panel: Panel) -> leakage.AuditFinding:
+    return leakage.delay([leakage.delayed(product, panel, sessions) for sessions in leakage.DELAYS])
 
 
 @pytest.mark.parametrize(
     ("test", "strategy", "assets", "words"),
     [
-        (fill_lag, features_of_today, 1, "told apart"),
-        (permutation, lambda panel: Idle(), 6, "nothing was decided"),
-        (permutation, drawn(), 2, "correlation"),
+        (leakage.fill_lag, features_of_today, 1, "told apart"),
+        (leakage.permutation, lambda panel: Idle(), 6, "nothing was decided"),
+        (leakage.permutation, drawn(), 2, "correlation"),
         (every_delay, lambda panel: Idle(), 6, "nothing was held"),
         (
             every_delay,
@@ -250,7 +231,7 @@ def every_delay(product: Product, panel: Panel) -> AuditFinding:
     ],
 )
 def test_a_test_that_could_not_have_failed_has_no_verdict(test, strategy, assets, words, tmp_path):
-    with pytest.raises(NotEnoughDataError, match=words):
+    with pytest.raises(leakage.NotEnoughDataError, match=words):
         test(replace(PRODUCT, strategy=strategy), write_panel(tmp_path, noise(430, assets, seed=2)))
 
 
@@ -285,18 +266,18 @@ def gains(rng: np.random.Generator, markets: int, ratio: float = 0.0, volatility
 @pytest.mark.parametrize("markets", [4, 30])
 def test_without_an_edge_a_failure_on_null_markets_is_rare_and_with_one_it_is_found(markets):
     rng = np.random.default_rng(markets)
-    failed = np.mean([null_finding(gains(rng, markets)).passed is False for _ in range(600)])
+    failed = np.mean([known_truth.null_finding(gains(rng, markets)).passed is False for _ in range(600)])
     assert failed < 0.006  # two bounds of one in a thousand
     ratio = 3.93 / np.sqrt(markets * 348 / 252)
-    found = np.mean([null_finding(gains(rng, markets, ratio)).passed is False for _ in range(120)])
+    found = np.mean([known_truth.null_finding(gains(rng, markets, ratio)).passed is False for _ in range(120)])
     assert found > 0.7  # 80 % is stated
 
 
 def test_two_null_markets_give_no_verdict_but_for_a_gain_beyond_luck():
     rng = np.random.default_rng(0)
-    with pytest.raises(NotEnoughDataError, match="2 null markets are too few"):
-        null_finding(gains(rng, 2))
-    assert null_finding(gains(rng, 2, ratio=6.0)).passed is False
+    with pytest.raises(leakage.NotEnoughDataError, match="2 null markets are too few"):
+        known_truth.null_finding(gains(rng, 2))
+    assert known_truth.null_finding(gains(rng, 2, ratio=6.0)).passed is False
 
 
 def test_a_strategy_that_reads_ahead_fails_on_null_markets(tmp_path, monkeypatch):
@@ -307,24 +288,26 @@ def test_a_strategy_that_reads_ahead_fails_on_null_markets(tmp_path, monkeypatch
 
     monkeypatch.setattr(known_truth, "KnownTruthMarket", Ground)
     tried = {
-        name: [null_gain(replace(PRODUCT, strategy=rule), tmp_path / f"{name}{s}", s) for s in range(6)]
+        name: [known_truth.null_gain(replace(PRODUCT, strategy=rule), tmp_path / f"{name}{s}", s) for s in range(6)]
         for name, rule in (("honest", features_of_today), ("ahead", reads_ahead))
     }
-    assert null_finding(tried["honest"]).passed
-    assert null_finding(tried["ahead"]).passed is False
+    assert known_truth.null_finding(tried["honest"]).passed
+    assert known_truth.null_finding(tried["ahead"]).passed is False
 
 
 def test_markets_are_a_checkpoints_own_and_always_the_same():
-    assert seeds_of("aaaa", "null_market", 4) == seeds_of("aaaa", "null_market", 8)[:4]
+    assert known_truth.seeds_of("aaaa", "null_market", 4) == known_truth.seeds_of("aaaa", "null_market", 8)[:4]
     drawn = [
-        seeds_of(checkpoint, test, 50) for checkpoint in ("aaaa", "bbbb") for test in ("null_market", "known_truth")
+        known_truth.seeds_of(checkpoint, test, 50)
+        for checkpoint in ("aaaa", "bbbb")
+        for test in ("null_market", "known_truth")
     ]
     assert len({seed for seeds in drawn for seed in seeds}) == 200
 
 
 @pytest.mark.slow
 def test_who_knows_expected_returns_to_come_beats_the_oracle_of_a_planted_market(tmp_path):
-    ground = KnownTruthMarket.of(tmp_path, "drift", 1, size=(6, 900))
+    ground = known_truth.KnownTruthMarket.of(tmp_path, "drift", 1, size=(6, 900))
     setup = PRODUCT.setup(ground.panel)
 
     class KnowsTheStep:
@@ -338,9 +321,9 @@ def test_who_knows_expected_returns_to_come_beats_the_oracle_of_a_planted_market
                             present_TR=truth.present_TR.all(0)[None])  # fmt: skip
             return long_only(known.oracle()[0][setup.places(session)])
 
-    shares = [fraction(ground, setup, engine.simulate(s, setup)) for s in (KnowsTheStep(), one_over_n())]
-    assert known_truth_finding(shares[:1]).passed is False
-    assert known_truth_finding(shares[1:]).passed
+    shares = [known_truth.fraction(ground, setup, engine.simulate(s, setup)) for s in (KnowsTheStep(), one_over_n())]
+    assert known_truth.known_truth_finding(shares[:1]).passed is False
+    assert known_truth.known_truth_finding(shares[1:]).passed
 
 
 class Audit:
@@ -357,9 +340,9 @@ class Audit:
         self.simulated: list[int] = []
         self.monkeypatch = monkeypatch
 
-    def __call__(self, test: str, found=None, seeds: int = 4, who: str = "mppi") -> AuditFinding:
+    def __call__(self, test: str, found=None, seeds: int = 4, who: str = "mppi") -> leakage.AuditFinding:
         def run_test(task):
-            if test not in MARKETS:
+            if test not in known_truth.MARKETS:
                 return audit.finding_of(test, lambda: _given(found))
             self.simulated.append(task.part)
             return gains(np.random.default_rng(task.part), 1)[0]
@@ -389,16 +372,16 @@ def audits(tmp_path, monkeypatch) -> Audit:
 def test_a_failure_of_the_data_in_an_audit_of_an_own_strategy_is_stored_for_all_planners(audits, tmp_path):
     (tmp_path / "mine.py").write_text("def decide(view):\n    return None\n")
     spec = f"{tmp_path / 'mine.py'}:decide"
-    audits("delay", AuditFinding("delay", False, 1.0, "x"), who=spec)
-    audits("future_invariance", AuditFinding("future_invariance", False, 1.0, "x", of_data=True), who=spec)
+    audits("delay", leakage.AuditFinding("delay", False, 1.0, "x"), who=spec)
+    audits("future_invariance", leakage.AuditFinding("future_invariance", False, 1.0, "x", of_data=True), who=spec)
     stored = [("delay", load_strategy(spec).name), ("future_invariance", audit.ALL_PLANNERS)]
     assert audits.rows("test, strategy") == stored
 
 
 def test_a_luckier_run_does_not_replace_a_failure(audits):
-    assert audits("delay", AuditFinding("delay", True, 0.0, "fades")).passed
-    assert audits("delay", AuditFinding("delay", False, 9.0, "collapses")).passed is False
-    standing = audits("delay", AuditFinding("delay", True, 0.0, "fades again"))
+    assert audits("delay", leakage.AuditFinding("delay", True, 0.0, "fades")).passed
+    assert audits("delay", leakage.AuditFinding("delay", False, 9.0, "collapses")).passed is False
+    standing = audits("delay", leakage.AuditFinding("delay", True, 0.0, "fades again"))
     assert standing.passed is False
     assert audits.rows("passed, finding") == [(True, "fades"), (False, "collapses"), (True, "fades again")]
     assert standing.text == "it failed before, and a failure stands: collapses; since then passed: fades again"
@@ -406,20 +389,20 @@ def test_a_luckier_run_does_not_replace_a_failure(audits):
         assert audit.audit_of(con, "abcd", "mppi") == {
             "delay": (False, "collapses (it passed later, and a failure stands)")
         }
-    audits("delay", AuditFinding("delay", True, 0.0, "fades again"))
+    audits("delay", leakage.AuditFinding("delay", True, 0.0, "fades again"))
     with audits.warehouse.connect() as con:
         assert len(con.execute("FROM audit_results").fetchall()) == 3, "the same finding is stored once"
         con.execute("UPDATE audit_results SET data_version = 'older'")
-    assert audits("delay", AuditFinding("delay", True, 0.0, "fades")).passed, "the data have changed"
+    assert audits("delay", leakage.AuditFinding("delay", True, 0.0, "fades")).passed, "the data have changed"
 
 
 def test_a_test_without_a_verdict_is_neither_passed_nor_failed_and_gives_way(audits):
-    few = audits("delay", NotEnoughDataError("40 sessions are too few"))
+    few = audits("delay", leakage.NotEnoughDataError("40 sessions are too few"))
     assert (few.passed, status_of(few.passed, few.text)) == (None, "not enough data")
     broken = audits("delay", FinJEPAError("the strategy is gone"))
     assert (broken.passed, status_of(broken.passed, broken.text)) == (None, "not run")
-    audits("delay", AuditFinding("delay", True, 0.0, "fades"))
-    audits("delay", NotEnoughDataError("40 sessions are too few"))
+    audits("delay", leakage.AuditFinding("delay", True, 0.0, "fades"))
+    audits("delay", leakage.NotEnoughDataError("40 sessions are too few"))
     with audits.warehouse.connect() as con:
         assert audit.audit_of(con, "abcd", "mppi") == {"delay": (True, "fades")}
 
@@ -429,7 +412,9 @@ def test_the_markets_of_an_audit_are_those_of_the_model_wherever_its_home_lies(a
     model = content_hash(audits.checkpoint)
     audits.checkpoint = audits.checkpoint.rename(tmp_path / "elsewhere")
     assert "on 6 null markets" in audits("null_market", seeds=6).text
-    assert audits.simulated == seeds_of(model, "null_market", 4) + seeds_of(model, "null_market", 6)
+    assert audits.simulated == known_truth.seeds_of(model, "null_market", 4) + known_truth.seeds_of(
+        model, "null_market", 6
+    )
 
 
 @pytest.mark.parametrize(

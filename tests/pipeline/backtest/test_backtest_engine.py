@@ -20,7 +20,6 @@ from finjepa_model.portfolio import PortfolioState
 from finjepa_pipeline.backtest.engine import COST_GRID, BacktestSetup, replayed, simulate
 from finjepa_pipeline.backtest.strategies import EveryDecision, buy_and_hold, extreme_quintile, monthly, one_over_n
 
-CHARGED = PortfolioConfig()
 FREE = PortfolioConfig(cost_bps=0, hedge_cost_bps=0, borrow_rate=0)
 
 
@@ -82,24 +81,12 @@ def test_a_view_does_not_change_when_the_future_does(tmp_path):
     other_DA[today + 1 :] = noise(n_days, 4, seed=9)[today + 1 :] * 5
     alive_DA = np.ones((n_days, 4), bool)
     alive_DA[today + 3 :, 2] = False  # and one asset will be delisted
-    views = [
-        MarketView(write_panel(tmp_path / name, data, alive_DA=alive), today, np.arange(4), window=20)
-        for name, data, alive in (("a", past_DA, None), ("b", other_DA, alive_DA))
-    ]
-    seen = [
-        (
-            *view.features(20),
-            *view.returns(60),
-            view.market_features(70),
-            view.market_returns(30),
-            view.present_N,
-            view.beta_N,
-            view.tradable_N,
-            np.array(view.assets),
-            np.array(view.date),
-        )
-        for view in views
-    ]
+    seen = []
+    for name, data, alive in (("a", past_DA, None), ("b", other_DA, alive_DA)):
+        view = MarketView(write_panel(tmp_path / name, data, alive_DA=alive), today, np.arange(4), window=20)
+        windows = (*view.features(20), *view.returns(60), view.market_features(70), view.market_returns(30))
+        today_N = (view.present_N, view.beta_N, view.tradable_N, np.array(view.assets), np.array(view.date))
+        seen.append(windows + today_N)
     for before, after in zip(*seen, strict=True):
         np.testing.assert_array_equal(before, after)
 
@@ -111,73 +98,6 @@ def test_the_window_ends_at_the_close_of_the_decision(tmp_path):
     np.testing.assert_allclose(view.features(7)[0][..., 0].T, returns_DA[34:41], atol=1e-8)
     np.testing.assert_allclose(view.market_features(7)[:, 0], returns_DA[34:41].mean(1), atol=1e-8)
     assert view.returns(50)[1].sum() == 40 * 3  # the first row has no return, and before it there is nothing
-
-
-@pytest.mark.parametrize("hedge", [0.0, 1.0])
-def test_wealth_is_conserved(tmp_path, hedge):
-    """Wealth equals the product of the net returns, gross minus cost is net, and a leveraged cost never appears from
-    nowhere.
-    """
-    panel = write_panel(tmp_path, noise(120, 5, seed=3))
-    rng = np.random.default_rng(0)
-    result = simulate(Scripted(lambda view: rng.random(5), hedge), setup_of(panel, PortfolioConfig(cost_bps=25)))
-    np.testing.assert_allclose(np.cumprod(1 + result.net_T), result.wealth_T, rtol=1e-12)
-    np.testing.assert_allclose(result.gross_T - result.cost_T, result.net_T, atol=1e-15)
-    assert (result.cost_T >= 0).all()
-    assert result.hedged_T[1:].all() == bool(hedge)
-    assert len(result.dates_T) == 120 - 31 == len(result.hedged_T)
-
-
-def test_costs_are_what_the_turnover_implies(tmp_path):
-    """One-way costs of 20 bp on what is bought and sold; the first purchase of everything is half a turnover."""
-    result = simulate(one_over_n(), setup_of(write_panel(tmp_path, noise(100, 4)), PortfolioConfig(cost_bps=20)))
-    np.testing.assert_allclose(result.cost_T, 2 * 0.0020 * result.turnover_T * (1 + result.gross_T), rtol=1e-9)
-    assert result.turnover_T[0] == pytest.approx(0.5, rel=0.01)
-
-
-def test_equal_weight_agrees_with_a_plain_computation(tmp_path):
-    returns_DA = noise(80, 4, seed=5)
-    result = simulate(one_over_n(), setup_of(write_panel(tmp_path, returns_DA), FREE))
-    wealth, positions = 1.0, np.zeros(4)
-    for day in range(31, 80):
-        wealth += (positions * returns_DA[day]).sum()
-        positions = positions * (1 + returns_DA[day])
-        if (day - 31) % 5 == 0:
-            positions = np.full(4, wealth / 4)
-    assert result.wealth_T[-1] == pytest.approx(wealth, rel=1e-6)
-
-
-def test_buy_and_hold_trades_once(tmp_path):
-    returns_DA = noise(100, 4, seed=6)
-    result = simulate(buy_and_hold(), setup_of(write_panel(tmp_path, returns_DA)))
-    assert (result.turnover_T > 0).sum() == 1
-    grown_N = np.cumprod(1 + returns_DA[32:], axis=0)[-1]
-    assert result.wealth_T[-1] == pytest.approx((1 / 1.001) * grown_N.mean(), rel=1e-6)
-
-
-def test_a_delisted_asset_becomes_cash_at_the_policys_return(tmp_path):
-    alive_DA, policy_A = np.ones((80, 2), bool), np.array([0.0, -0.3])
-    alive_DA[43:, 1] = False
-    returns_DA = np.zeros((80, 2))
-    returns_DA[42, 1] = -0.5  # its last session
-    panel = write_panel(
-        tmp_path, returns_DA, alive_DA=alive_DA, delisting_return_A=policy_A, market_returns_D=np.zeros(80)
-    )
-    strategy = Scripted(lambda view: np.array([0.0, 1.0]))
-    result = simulate(strategy, setup_of(panel, FREE))
-    assert result.wealth_T[-1] == pytest.approx(0.5 * 0.7)
-    assert result.gross_T[panel.dates[31:] == panel.dates[43]] == pytest.approx(-0.3)  # the session after its last one
-    assert strategy.states[3].cash_X.item() == pytest.approx(0.35)  # at the decision of session 45
-    assert result.held_KR[-1].sum() == 0  # and it cannot be bought again
-
-
-def test_an_untradable_asset_is_bought_as_soon_as_it_trades(tmp_path):
-    tradable_DA = np.ones((50, 2), bool)
-    tradable_DA[31:34, 0] = False  # the first fill and two sessions after it
-    panel = write_panel(tmp_path, np.zeros((50, 2)), tradable_DA=tradable_DA)
-    result = simulate(one_over_n(), setup_of(panel, FREE))
-    np.testing.assert_allclose(result.turnover_T[:5], [0.25, 0, 0, 0.25, 0])
-    np.testing.assert_allclose(result.held_KR[0], [0.5, 0.5])
 
 
 def test_what_is_hardly_traded_costs_more(tmp_path):
@@ -287,6 +207,56 @@ def erratic(tmp_path) -> BacktestSetup:
     tradable_DA = np.random.default_rng(3).random((n_days, n_assets)) > 0.1
     panel = write_panel(tmp_path, noise(n_days, n_assets, seed=1), alive_DA=alive_DA, tradable_DA=tradable_DA)
     return setup_of(panel, PortfolioConfig(allow_short=True), n_assets=4)
+
+
+def test_results_are_those_of_a_plain_loop_over_sessions(tmp_path):
+    """With all at once: shorts, a hedge, gross above one, every price, orders that wait, a delisting."""
+    days, ended, random = 260, 150, np.random.default_rng(3)
+    alive_DA = np.ones((days, 4), bool)
+    alive_DA[ended:, 3] = False
+    tradable_DA = (random.random((days, 4)) > 0.2) & alive_DA
+    returns_DA, policy_A = noise(days, 4, seed=1), np.array([0.0, 0.0, 0.0, -0.3])
+    panel = write_panel(
+        tmp_path, returns_DA, alive_DA=alive_DA, tradable_DA=tradable_DA, delisting_return_A=policy_A,
+        market_returns_D=returns_DA[:, 0],
+    )  # fmt: skip
+    returns_DA = returns_DA.astype(np.float32).astype(float) * alive_DA
+    rules = PortfolioConfig(
+        cost_bps=20, hedge_cost_bps=5, borrow_rate=0.02, cash_rate=0.03, short_rebate=0.01, margin_spread=0.015,
+        allow_short=True, max_gross=1.3,
+    )  # fmt: skip
+    result = simulate(Erratic(), setup_of(panel, rules))
+    held_A, hedge, cash, orders_A, hedged, wealths, costs = np.zeros(4), 0.0, 1.0, np.full(4, np.nan), 0.0, [], []
+    for day in range(31, days):
+        sold = np.maximum(-held_A, 0).sum() - hedge
+        own, borrow = cash - sold, 0.02 * sold / 252
+        cash += (0.03 * own + 0.015 * min(own, 0) + 0.01 * sold) / 252 - borrow
+        held_A, hedge = held_A * (1 + returns_DA[day]), hedge * (1 + returns_DA[day, 0])
+        if day == ended:
+            cash, held_A[3] = cash + 0.7 * held_A[3], 0.0
+        step, session = divmod(day - 31, 5)
+        ordered = session == 0 and result.ordered_K[step]
+        if ordered:
+            orders_A, hedged = 1.3 * result.weights_KR[step] * result.signals_KR[step], result.hedges_K[step]
+        moves_A, cost = ~np.isnan(orders_A) & tradable_DA[day], 0.0
+        if ordered or moves_A.any():
+            wealth, stuck_A, wanted_A = held_A.sum() + cash + hedge, np.where(moves_A, 0, held_A), orders_A.copy()
+            wanted_A[~moves_A] = 0.0
+            for _ in range(50):  # what is left after the costs is what is shared out
+                left = wealth - cost
+                room = max(1.3 * left - np.abs(stuck_A).sum(), 0) / max(np.abs(wanted_A).sum(), 1e-12)
+                after_A = stuck_A + wanted_A * min(left, room)
+                hedge_after = -hedged * max(after_A.sum(), 0)
+                cost = 20e-4 * np.abs(after_A - held_A).sum() + 5e-4 * abs(hedge_after - hedge)
+            held_A, hedge, cash = after_A, hedge_after, left - after_A.sum() - hedge_after
+            orders_A[moves_A | ((orders_A == 0) & (held_A == 0))] = np.nan
+        wealths.append(held_A.sum() + cash + hedge)
+        costs.append(cost + borrow)
+    before_T = np.array([1.0, *wealths[:-1]])
+    np.testing.assert_allclose(result.wealth_T, wealths, rtol=1e-12)
+    np.testing.assert_allclose(result.cost_T, costs / before_T, atol=1e-12)
+    np.testing.assert_allclose(result.gross_T - result.cost_T, result.net_T, atol=1e-15)
+    np.testing.assert_allclose(np.cumprod(1 + result.net_T), result.wealth_T, rtol=1e-12)
 
 
 def strategies():

@@ -191,15 +191,8 @@ def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verd
     for test, passed, text in (
         ("delay", False, "collapses"), ("delay", True, "fades"), ("null_market", None, "not enough data: two markets"),
     ):  # fmt: skip
-        key = {
-            "checkpoint": "c1",
-            "strategy": "random",
-            "data_version": "d1",
-            "test": test,
-            "finding": text,
-            "run_id": "r",
-        }
-        insert(judged, "audit_results", key, {"passed": [passed], "value": [0.0], "created_at": [now()]})
+        key = {"checkpoint": "c1", "strategy": "random", "data_version": "d1", "run_id": "r", "created_at": now()}
+        insert(judged, "audit_results", key, {"test": [test], "finding": [text], "passed": [passed], "value": [0.0]})
     build_leaderboard(judged, "c1", "d1")
     (tmp_path / "c1").mkdir()
     (tmp_path / "c1" / "metrics.json").write_text('{"readout": {"weighted": 0.0, "t_value": 0.42}}')
@@ -222,9 +215,9 @@ def test_the_report_begins_with_the_planner_that_acts_and_tells_what_has_no_verd
 @pytest.mark.parametrize(
     ("eligible", "columns", "says"),
     [
-        (505, ["close", "volume"], "Traded: 2 of 505 eligible assets: the most traded."),
-        (505, ["close"], "Traded: 2 of 505 eligible assets: the longest histories."),
-        (2, ["close"], "Traded: all 2 eligible assets."),
+        (505, ["close", "volume"], "2 of 505 .* most traded"),
+        (505, ["close"], "2 of 505 .* longest"),
+        (2, ["close"], "all 2"),
     ],
 )
 def test_it_says_how_many_assets_are_traded_and_which(eligible: int, columns: list[str], says: str):
@@ -243,4 +236,4 @@ def test_it_says_how_many_assets_are_traded_and_which(eligible: int, columns: li
             {"columns": columns},
         )
         con.execute("INSERT INTO active_view VALUES (1, 1)")
-        assert traded_assets(con, "model") == says
+        assert re.search(says, traded_assets(con, "model"))

@@ -1,4 +1,4 @@
-"""A planner and a utility as a strategy on a panel: goals, limits, disagreement, delistings, the td branch."""
+"""A planner and a utility as a strategy on a panel: goals, limits, disagreement, delistings, the td branch; its controls."""
 
 from dataclasses import replace
 
@@ -16,7 +16,8 @@ from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination,
 from finjepa_model.planners import PLANNERS
 from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.td.training import TDTrainer
-from finjepa_pipeline.backtest.blocks import parse_planners
+from finjepa_pipeline.backtest.blocks import StrategiesConfig, parse_planners
+from finjepa_pipeline.backtest.controls import Controls, one_factor, shrunk_sample
 from finjepa_pipeline.backtest.engine import simulate
 from tests.model.test_risk import market
 
@@ -25,24 +26,24 @@ DAYS, ASSETS = 900, 6
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """A panel, an untrained checkpoint that fits it, and a setup over the test block."""
-    folder = tmp_path_factory.mktemp("goals")
-    config = config_for(ASSETS)
-    panel = write_panel(folder / "panel", noise(DAYS, ASSETS))
+    """A panel, an untrained checkpoint that fits it and wants to be invested, and a setup over the test block."""
+    folder, config = tmp_path_factory.mktemp("case"), config_for(ASSETS)
+    panel = write_panel(folder / "panel", 2 * market()[0][:DAYS, :ASSETS])
     torch.manual_seed(0)
-    FinJEPA(config).save_pretrained(folder / "model")
+    model = FinJEPA(config)
+    model.readout.level.fill_(0.5)
+    model.save_pretrained(folder / "model")
     write_lineage(folder / "model", config, panel)
-    return panel, folder / "model", setup_over_test_block(panel, config, 16)
+    return panel, folder / "model", setup_over_test_block(panel, config, 26)
 
 
-@pytest.mark.parametrize("goal", ["goal(exposure=0.3)", "goal(volatility=0.1, drawdown=0.05)"])
-def test_a_strategy_is_drawn_to_the_goal_that_its_utility_names(case, goal):
+def test_a_strategy_is_drawn_to_the_goal_that_its_utility_names(case):
     _, checkpoint, setup = case
-    strategy = FinJEPAStrategy(strategy_name("cem", f"-{goal}"), MarketImagination(checkpoint))
-    result = simulate(strategy, setup)
-    assert np.isfinite(result.net_T).all()
+    name = strategy_name("cem", "-goal(volatility=0.1, drawdown=0.05)")
+    strategy = FinJEPAStrategy(name, MarketImagination(checkpoint))
+    assert np.isfinite(simulate(strategy, setup).net_T).all()
     [(_, expected), *_] = strategy.expected
-    assert list(expected.terms) == [f"-{goal}".replace(" ", "")]
+    assert list(expected.terms) == ["-goal(volatility=0.1,drawdown=0.05)"]
 
 
 def test_a_utility_prices_the_disagreement_of_checkpoints_that_it_names(case):
@@ -89,12 +90,10 @@ def test_a_limit_that_no_portfolio_keeps_is_refused_with_its_name(case, limit):
 
 def test_no_trade_without_reason(case):
     """After the first decision there are orders only where they pay for their costs by the model's own account."""
-    _, checkpoint, _ = case
-    panel = write_panel(checkpoint.parent / "moving", 3 * market()[0][:DAYS, :ASSETS])
+    panel, checkpoint, _ = case
     setup, orders = setup_over_test_block(panel, MarketImagination(checkpoint).config, 60), {}
     for cost_bps in (0.0, 200.0):
         imagination = MarketImagination(checkpoint)
-        imagination.model.readout.level.fill_(0.5)  # invested at any of these costs
         costs = replace(imagination.config.portfolio, cost_bps=cost_bps)
         imagination.config = replace(imagination.config, portfolio=costs)
         imagination.simulator = PortfolioSimulator(costs)
@@ -182,3 +181,48 @@ def test_no_planner_hedges_an_empty_portfolio(td, planner, aversion, reward):
     assert action is not None
     long = float(action.positions(allow_short=False).sum())
     assert long > 1e-4 or float(action.hedge_X) == 0
+
+
+DAYS, ASSETS = 900, 6
+
+
+def test_every_planner_has_its_controls_and_one_that_looks_at_latents_only_those_with_a_model():
+    config = StrategiesConfig(planner="qp,cem", controls="untrained,ewma,ledoit_wolf,shuffled_actions")
+    tested = [name for name in config.tested("test") if " with " in name]
+    of_qp = [f"qp with {control}" for control in ("untrained", "ewma", "ledoit_wolf", "shuffled_actions")]
+    assert tested == [*of_qp, "cem with untrained", "cem with shuffled_actions"]
+    assert not any(" with " in name for name in config.tested("validation"))
+
+
+@pytest.fixture(scope="module")
+def controls(case) -> Controls:
+    return Controls(MarketImagination(case[1]))
+
+
+def test_a_control_keeps_the_expected_returns_and_replaces_the_risk(case, controls):
+    setup = case[2]
+    view, model = setup.views()[0], controls.imagination
+    own = model.at(view)
+    risks = {"ewma": one_factor, "ledoit_wolf": shrunk_sample}
+    for name, covariance in risks.items():
+        imagined = controls.make(f"qp with {name}")._imagination.at(view)
+        assert torch.equal(imagined.mean_BHN, own.mean_BHN)
+        assert imagined.covariance_BHMM.shape == own.covariance_BHMM.shape
+        assert torch.equal(imagined.covariance_BHMM, covariance(view, model.config.model.stride))
+        ratio = imagined.covariance_BHMM.diagonal(dim1=2, dim2=3) / own.covariance_BHMM.diagonal(dim1=2, dim2=3)
+        assert 0.2 < float(ratio.min()) < float(ratio.max()) < 5  # the same unit
+    untrained = controls.make("qp with untrained")._imagination
+    torch.testing.assert_close(untrained.at(view).mean_BHN, own.mean_BHN)  # its level is the trained one's
+
+
+def test_every_control_trades_and_shuffled_actions_are_no_dearer_than_the_planner(case, controls):
+    setup, held, turnover = case[2], {}, {}
+    for name in ("untrained", "ewma", "ledoit_wolf", "shuffled_actions"):
+        result = simulate(controls.make(f"qp with {name}"), setup)
+        assert result.strategy == f"qp with {name}"
+        held[name], turnover[name] = result.held_KR[0], result.turnover_T.sum()
+        assert np.abs(held[name]).sum() > 0.5
+    assert np.abs(held["ewma"] - held["ledoit_wolf"]).sum() > 0.01
+    planned = simulate(FinJEPAStrategy("qp", controls.imagination), setup)
+    assert np.abs(held["shuffled_actions"] - planned.held_KR[0]).sum() > 0.01
+    assert turnover["shuffled_actions"] < 1.3 * planned.turnover_T.sum()

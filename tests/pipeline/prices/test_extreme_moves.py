@@ -8,20 +8,17 @@ import pytest
 from finjepa_pipeline.prices.derive import derive
 from finjepa_pipeline.prices.quality import quality_summary
 from tests.pipeline.prices.conftest import UNIVERSE, Home
-from tests.pipeline.prices.frames import prices
+from tests.pipeline.prices.frames import DAY, OHLC, prices, replaced
 
-PRICES = ("open", "high", "low", "close", "adj_close")
-DAY = pl.int_range(pl.len()).over("symbol")
+PRICES = (*OHLC, "adj_close")
 HIT = 100
 
 
 def market(factor: float, days: pl.Expr, heavy: float = 1.0, columns: tuple[str, ...] = PRICES) -> pl.DataFrame:
     """Three symbols over 130 sessions; the prices of AAA are multiplied on some days, its volume on the first of them."""
     hit = (pl.col("symbol") == "AAA") & days
-    return prices(days=130).with_columns(
-        *(pl.when(hit).then(pl.col(name) * factor).otherwise(name).alias(name) for name in columns),
-        pl.when(hit & (DAY == HIT)).then((pl.col("volume") * heavy).cast(pl.Int64)).otherwise("volume").alias("volume"),
-    )
+    rows = replaced(prices(days=130), hit, **{name: pl.col(name) * factor for name in columns})
+    return replaced(rows, hit & (DAY == HIT), volume=(pl.col("volume") * heavy).cast(pl.Int64))
 
 
 def growth(home: Home) -> list[tuple[str, float]]:
@@ -114,15 +111,11 @@ def test_a_move_that_is_no_tick_stays_as_it_was_judged_on_its_day(
     new_home: Callable[[], Home], quiet: pl.DataFrame
 ) -> None:
     rows = market(0.09, DAY >= HIT, heavy=40)
-    known = [
-        [
-            home.query(
-                f"SELECT date, close, tradable FROM adjusted_prices WHERE date <= '{day(quiet, HIT)}' ORDER BY ALL"
-            ),
-            home.query(f"FROM corporate_actions WHERE date <= '{day(quiet, HIT)}' ORDER BY ALL"),
-        ]
-        for home in (new_home().derived(rows.filter(last >= DAY)) for last in (HIT, HIT + 1, 129))
-    ]
+    until, known = f"WHERE date <= '{day(quiet, HIT)}' ORDER BY ALL", []
+    for last in (HIT, HIT + 1, 129):
+        home = new_home().derived(rows.filter(last >= DAY))
+        queries = (f"SELECT date, close, tradable FROM adjusted_prices {until}", f"FROM corporate_actions {until}")
+        known.append([home.query(query) for query in queries])
     assert known[0] == known[1] == known[2]
 
 
@@ -166,12 +159,7 @@ def test_a_name_that_comes_back_after_a_year_is_another_company(home: Home, paus
     rows = prices(("AAA", "BBB"), days=1000)
     first = pl.col("date").str.to_date().min() + pl.duration(days=300)
     away = (pl.col("date").str.to_date() > first) & (pl.col("date").str.to_date() < first + pl.duration(days=pause))
-    rows = rows.with_columns(
-        *(
-            pl.when(pl.col("symbol") == "AAA").then(50 + DAY % 3).otherwise(name).cast(pl.Float64).alias(name)
-            for name in PRICES
-        )
-    )
+    rows = replaced(rows, pl.col("symbol") == "AAA", **dict.fromkeys(PRICES, 50.0 + DAY % 3))
     home.derived(rows.filter(~(away & (pl.col("symbol") == "AAA"))))
     found = home.query("SELECT entity FROM entities WHERE symbol = 'AAA' ORDER BY entity")
     assert found == [("AAA",), ("AAA#2",)][:entities]

@@ -28,7 +28,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.scan import scan_sql
 from finjepa_pipeline.prices.sources.files import FilesSource
 from tests.pipeline.prices.conftest import Home
-from tests.pipeline.prices.frames import prices
+from tests.pipeline.prices.frames import PLACE, prices, replaced
 
 NUMBERS = ("open", "high", "low", "close", "volume", "adj_close")
 # Exact in float32, in decimal(18, 6) and as a text, so that every format holds the same number.
@@ -157,9 +157,7 @@ def test_start_and_end_are_days_and_both_are_included(home: Home, suffix: str) -
     timed = rows.with_columns((pl.col("date") + " 16:00:00").alias("date"))
     if suffix == "parquet":
         timed = timed.with_columns(pl.col("date").str.to_datetime("%Y-%m-%d %H:%M:%S"))
-    broken = timed.with_columns(pl.col("date").cast(str)).with_columns(
-        pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("soon")).otherwise("date").alias("date")
-    )
+    broken = replaced(timed.cast({"date": pl.String}), PLACE == 3, date=pl.lit("soon"))
     home.write(f"part.{suffix}", broken if suffix == "csv" else timed)
     home.ingest(start=days[4], end=days[9])
     stored = home.query("SELECT DISTINCT date::VARCHAR FROM prices ORDER BY 1")
@@ -244,28 +242,11 @@ def test_every_file_of_a_folder_is_read_or_named(home: Home) -> None:
     assert home.ingest().note is None
 
 
-def test_marks_and_line_ends_of_other_systems_are_no_matter(home: Home) -> None:
-    rows = prices()
-    (home.files / "a.csv").write_bytes(b"\xef\xbb\xbf" + rows.write_csv(line_terminator="\r\n").encode())
-    assert home.ingest().revision.rows == rows.height
-
-
 def yfinance_frame(rows: pl.DataFrame) -> pd.DataFrame:
     """As `yfinance.download(..., auto_adjust=False)` gives it."""
-    names = {
-        "adj_close": "Adj Close",
-        "close": "Close",
-        "high": "High",
-        "low": "Low",
-        "open": "Open",
-        "volume": "Volume",
-    }
-    frame = (
-        pd.DataFrame(rows.to_dict(as_series=False))
-        .rename(columns=names)
-        .assign(date=lambda x: pd.to_datetime(x["date"]))
-    )
-    wide = frame.pivot(index="date", columns="symbol")
+    frame = pd.DataFrame(rows.to_dict(as_series=False)).assign(date=lambda x: pd.to_datetime(x["date"]))
+    names = {name: name.replace("_", " ").title() for name in NUMBERS}
+    wide = frame.rename(columns=names).pivot(index="date", columns="symbol")
     return wide.rename_axis(index="Date", columns=["Price", "Ticker"])
 
 
@@ -280,6 +261,9 @@ def shapes(rows: pl.DataFrame) -> dict[str, dict[str, bytes]]:
         archive.writestr("stocks/all.csv", named.write_csv())
     return {
         "names": {"all.csv": named.write_csv().encode()},
+        "a mark and line ends of Windows": {
+            "all.csv": b"\xef\xbb\xbf" + named.write_csv(line_terminator="\r\n").encode()
+        },
         "gz": {"all.csv.gz": gzip.compress(named.write_csv().encode())},
         "zip": {"all.zip": packed.getvalue()},
         "file of a symbol": {
@@ -319,9 +303,7 @@ def test_closes_alone_in_a_wide_file_are_prices_and_their_odd_texts_go_to_quaran
 ) -> None:
     rows = prices(("AAA", "BBB"), days=20)
     wide = rows.pivot("symbol", index="date", values="close").cast({"BBB": pl.String})
-    place = pl.int_range(pl.len())
-    odd = pl.when(place == 4).then(pl.lit("n/a")).when(place == 5).then(pl.lit("")).otherwise("BBB").alias("BBB")
-    home.write("closes.csv", wide.with_columns(odd))
+    home.write("closes.csv", replaced(replaced(wide, PLACE == 4, BBB=pl.lit("n/a")), PLACE == 5, BBB=pl.lit("")))
     home.ingest()
     assert home.query("SELECT symbol, count(*) FROM prices GROUP BY ALL ORDER BY ALL") == [("AAA", 20), ("BBB", 18)]
     assert home.query("SELECT symbol, rule FROM quarantined_prices") == [("BBB", "unreadable_number")]

@@ -1,6 +1,11 @@
-"""Ingestion: what is kept, what is quarantined, and that nothing happens twice."""
+"""Ingestion: what is kept, what is quarantined, nothing happens twice, whoever dies and whatever the home is called."""
 
 import datetime
+import multiprocessing
+import os
+import random
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finjepa_model.errors import FinJEPAError
+from finjepa_pipeline.console import err, out
 from finjepa_pipeline.prices import current_revision
+from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
 from finjepa_pipeline.prices.quality import ROW_RULES, quality_frames, quality_summary
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.report.prices import write_quality_page
+from finjepa_pipeline.runner import open_instance
+from finjepa_pipeline.settings import Settings
 from tests.pipeline.prices.conftest import Home
-from tests.pipeline.prices.frames import prices
+from tests.pipeline.prices.frames import PLACE, prices, replaced
 
 DAMAGE = {
     "close": [None, 0.0, -1.0, float("nan"), float("inf"), 1e300, 900.0, 0.02],
@@ -54,8 +63,7 @@ def test_bad_rows_go_to_quarantine_each_with_its_rule(home: Home) -> None:
     rows = prices()
     damaged = rows
     for place, (column, value, _) in enumerate(BROKEN):
-        hit = pl.int_range(pl.len()) == 3 * place
-        damaged = damaged.with_columns(pl.when(hit).then(pl.lit(value)).otherwise(column).alias(column))
+        damaged = replaced(damaged, 3 * place == PLACE, **{column: pl.lit(value)})
     home.write("part.parquet", damaged)
     assert home.ingest().revision.rows == rows.height - len(BROKEN)
     found = home.query("SELECT rule FROM quarantined_prices ORDER BY rule")  # the first one that each broke
@@ -124,34 +132,25 @@ def test_an_unusable_place_is_one_clear_line_and_changes_nothing(home: Home) -> 
         home.ingest(Path("/no/such/folder"))
 
 
-def test_a_restated_row_adds_a_version_and_the_same_content_in_other_files_adds_none(home: Home) -> None:
-    rows = prices()
-    home.write("part.parquet", rows)
-    first = home.ingest()
-    home.write("part.parquet", rows.sample(fraction=1.0, shuffle=True, seed=1))
-    assert home.ingest().revision == first.revision
-    restated = rows.with_columns(
-        pl.when(pl.int_range(pl.len()) == 5).then(pl.col("close") * 1.001).otherwise(pl.col("close")).alias("close")
-    )
-    home.write("part.parquet", restated)
-    second = home.ingest()
-    assert (second.moved.added, second.moved.ended, second.revision.rows) == (1, 1, rows.height)
-    versions = home.query("SELECT valid_from, valid_to, count(*) FROM raw_prices GROUP BY ALL ORDER BY ALL")
-    assert versions == [(1, 2, 1), (1, None, rows.height - 1), (2, None, 1)]
-
-
-def test_a_new_file_adds_only_its_rows(home: Home) -> None:
+def test_a_new_file_adds_its_rows_a_restated_row_a_version_and_the_same_content_in_other_files_nothing(
+    home: Home,
+) -> None:
     rows = prices(days=41)
     newest = rows["date"].max()
     home.write("a.parquet", rows.filter(pl.col("date") < newest))
     home.ingest()
     home.write("b.parquet", rows.filter(pl.col("date") == newest))
-    report = home.ingest()
-    assert (report.moved.added, report.moved.ended, report.revision.rows) == (3, 0, rows.height)
-    # The whole again in one file is the same content.
+    second = home.ingest()
+    assert (second.moved.added, second.moved.ended, second.revision.rows) == (3, 0, rows.height)
     (home.files / "b.parquet").unlink()
-    home.write("a.parquet", rows)
-    assert home.ingest().revision == report.revision
+    home.write("a.parquet", rows.sample(fraction=1.0, shuffle=True, seed=1))
+    assert home.ingest().revision == second.revision
+    place = (pl.col("symbol") == "AAA") & (pl.col("date") == rows["date"][5])
+    home.write("a.parquet", replaced(rows, place, close=pl.col("close") * 1.001))
+    third = home.ingest()
+    assert (third.moved.added, third.moved.ended, third.revision.rows) == (1, 1, rows.height)
+    versions = home.query("SELECT valid_from, valid_to, count(*) FROM raw_prices GROUP BY ALL ORDER BY ALL")
+    assert versions == [(1, 3, 1), (1, None, rows.height - 4), (2, None, 3), (3, None, 1)]
 
 
 TICKERS = (
@@ -162,8 +161,7 @@ TICKERS = (
 
 def test_names_of_vendors_are_symbols_and_stay_as_they_are(home: Home) -> None:
     rows = prices(TICKERS)
-    padded = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.format("  {} ", "symbol")).otherwise("symbol")
-    home.write("part.csv", rows.with_columns(padded.alias("symbol")))
+    home.write("part.csv", replaced(rows, PLACE % 2 == 0, symbol=pl.format("  {} ", "symbol")))
     assert home.ingest().revision.quarantined_rows == 0
     derive(home.warehouse, UniverseConfig(min_history=10, window=5, min_dollar_volume=1))
     found = home.query("SELECT entity, count(*) FROM adjusted_prices GROUP BY entity")
@@ -212,3 +210,114 @@ def test_the_views_know_the_rules_of_quarantine(home: Home) -> None:
         assert found == {**{name: [name] for name in hard}, "all": hard}
         sound = {name for (name,) in con.execute("SELECT symbol FROM prices").fetchall()}
         assert sound == {rule.name for rule in ROW_RULES} - set(hard)
+
+
+FORK = multiprocessing.get_context("fork")  # the children start with everything imported, so that kills hit the work
+UNIVERSE = UniverseConfig(min_history=10, window=5)
+TABLES = ("raw_prices", "prices", "quarantined_prices", "adjusted_prices", "corporate_actions", "entities", "universe")
+
+
+def work(home: Home) -> None:
+    home.ingest()
+    derive(home.warehouse, UNIVERSE)
+
+
+def contents(home: Home) -> list[list[tuple[object, ...]]]:
+    return [home.query(f"SELECT * FROM {table} ORDER BY ALL") for table in TABLES]
+
+
+def market(home: Home, days: int) -> None:
+    rows = prices(tuple(f"S{place:03d}" for place in range(80)), days=60)
+    dates = rows["date"].unique().sort()
+    home.write("part.parquet", rows.filter(rows["date"] <= dates[days - 1]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_killed_ingestion_leaves_no_trace(new_home: Callable[[], Home]) -> None:
+    undisturbed = new_home()
+    market(undisturbed, 50)
+    work(undisturbed)
+    started = time.monotonic()
+    market(undisturbed, 51)
+    work(undisturbed)
+    whole_s = time.monotonic() - started
+    expected = contents(undisturbed)
+    drawn = random.Random(7)
+    for _ in range(20):
+        home = new_home()
+        for days in (50, 51):  # killed in the first ingestion, and in the one that restates
+            market(home, days)
+            child = FORK.Process(target=work, args=(home,))
+            child.start()
+            time.sleep(drawn.uniform(0, whole_s))
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            work(home)
+        found = contents(home)
+        for table, ours, theirs in zip(TABLES, found, expected, strict=True):
+            assert [_placeless(row) for row in ours] == [_placeless(row) for row in theirs], table
+
+
+def _placeless(row: tuple[object, ...]) -> tuple[object, ...]:
+    """Without the feed's name, which is the folder's."""
+    return tuple(None if isinstance(value, str) and value.startswith("files:") else value for value in row)
+
+
+def test_two_ingestions_at_once_make_one_revision(home: Home) -> None:
+    market(home, 50)
+    home.ingest()  # imports what the children need
+    market(home, 51)
+    children = [FORK.Process(target=home.ingest) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0]
+    assert home.query("SELECT revision, new_rows FROM revisions ORDER BY revision") == [(1, 4_000), (2, 80)]
+
+
+NAMES = ("O'Brien a [b] {c,d} 100% #1 & co; $HOME", 'spät 市场 a*b say "so"', "year=1999", "symbol=ZZZ")
+
+
+@pytest.mark.usefixtures("no_contract")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_home_works_whatever_its_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    home = Home(folder)
+    rows = prices(days=10)
+    home.write("part.csv", rows)
+    home.ingest()
+    derive(home.warehouse, UniverseConfig(min_history=1, window=1))
+    assert home.query("SELECT count(*) FROM adjusted_prices") == [(rows.height,)]
+    assert home.query("SELECT count(*) FROM entities") == [(3,)]
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    with open_instance(home.settings) as instance:  # its dagster.yaml was read
+        assert not instance.telemetry_enabled
+        assert instance.run_retries_enabled
+        assert instance.get_runs() == []
+
+
+@pytest.mark.parametrize("name", ["$HOME x", "${HOME}", "a$b$"])
+def test_data_docs_stay_in_the_home_whatever_its_name(tmp_path: Path, name: str) -> None:
+    """Great Expectations replaces `$NAME` in its configuration by variables of the environment."""
+    outcomes = (Outcome("rows", 1.0, None, "critical", "there are prices", observed=3.0),)
+    write_docs(outcomes, tmp_path / name)
+    assert docs_page(tmp_path / name).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["what?", "back\\slash"])
+def test_a_home_that_cannot_work_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FinJEPAError, match="in its path; set FINJEPA_HOME to a folder without one"):
+        Settings(home=tmp_path / name).ensure()
+    assert not (tmp_path / name).exists()
+
+
+def test_what_is_printed_is_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    for console in (out, err):
+        with console.capture() as printed:
+            console.print("files:/a [b]/set[1] :smile: [/]")
+        assert printed.get().strip() == "files:/a [b]/set[1] :smile: [/]"

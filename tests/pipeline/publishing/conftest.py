@@ -5,24 +5,22 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
+from finjepa_model import FinJEPA
 from finjepa_model import hub as client
 from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE
+from finjepa_pipeline.publishing.gate import Champion, Verdict, current_champion, judge
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import made_with
 from finjepa_pipeline.warehouse import Warehouse, insert, now
 from tests.hub_lookalike import HubLookalike
 from tests.model.test_risk import market
 from tests.pipeline.backtest.handmade_panel import write_panel
-
-if TYPE_CHECKING:
-    from finjepa_model import FinJEPA
-    from finjepa_pipeline.publishing.gate import Verdict
 
 DATA = {"data_version": "data1", "feed": "sample", "source": "sample", "rows": 1000, "last_date": "2022-12-28"}
 BLOCKS = {
@@ -52,13 +50,9 @@ class Home:
         )
 
     def add_checkpoint(
-        self, name: str, *, seed: int = 0, collapsed: bool = False, level: float = 0.0, model: "FinJEPA | None" = None
+        self, name: str, *, seed: int = 0, collapsed: bool = False, level: float = 0.0, model: FinJEPA | None = None
     ) -> Path:
         """A checkpoint whose forecasts of log volatility are off by `level`."""
-        import torch
-
-        from finjepa_model import FinJEPA
-
         torch.manual_seed(seed)
         config = FinJEPAConfig(
             model=ModelConfig(channels=("log_return",), dim=8, heads=2, predictor_layers=1),
@@ -137,10 +131,8 @@ class Home:
             }
             insert(con, "audit_results", key | {"created_at": now()}, found)
 
-    def judge(self, checkpoint: str, data_version: str = "data1", write: bool = True) -> "Verdict":
+    def judge(self, checkpoint: str, data_version: str = "data1", write: bool = True) -> Verdict:
         """The gate, on a made market whose sessions are days from 2014 to April 2016."""
-        from finjepa_pipeline.publishing.gate import judge
-
         returns_DA, _ = market()
         dates_D = np.datetime64("2014-01-01") + np.arange(850)
         folder = self.settings.panels / data_version
@@ -155,6 +147,13 @@ class Home:
                 'it won' AS reasons, ? AS strategy, ?::TIMESTAMP AS created_at""",
                 [checkpoint, planner, when],
             )
+
+    @property
+    def champion(self) -> Champion:
+        with self.warehouse.connect() as con:
+            champion = current_champion(con)
+        assert champion is not None
+        return champion
 
     def rows(self, query: str) -> list[tuple]:
         with self.warehouse.connect() as con:

@@ -11,12 +11,12 @@ from finjepa_model import FinJEPA, market_view
 from finjepa_model.data.splits import history_needed
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
 from finjepa_model.td.training import TDTrainer
-from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.engine import simulate
 from finjepa_pipeline.prices.calendar import session_after
 from finjepa_pipeline.publishing import daily
 from finjepa_pipeline.publishing.daily import make_decision
 from tests.pipeline.backtest.handmade_panel import write_panel
-from tests.pipeline.backtest.handmade_setup import config_for
+from tests.pipeline.backtest.handmade_setup import config_for, setup_over
 from tests.pipeline.publishing.conftest import Home
 
 STRIDE, ASSETS, LENGTH, REBALANCED = 5, 7, 18, 10
@@ -95,10 +95,7 @@ def night(home: Home, market: Market, session: int, monkeypatch) -> dict:
 
 
 def judged_by(market: Market, checkpoint, planner: str, block: tuple[int, int]):
-    panel, config = market.until(market.days - 1), _config()
-    setup = BacktestSetup.over(
-        panel, block, config.portfolio, stride=STRIDE, n_assets=20, window=history_needed(config)
-    )
+    setup = setup_over(market.until(market.days - 1), _config(), block)
     return setup, simulate(FinJEPAStrategy(planner, MarketImagination(checkpoint)), setup)
 
 
@@ -191,33 +188,22 @@ def test_a_missed_decision_is_made_by_the_champion_of_its_night(market, model, h
 
 
 def test_a_trial_decides_on_its_date_and_changes_no_book(market, model, home, monkeypatch):
-    first = market.first
+    """Another planner or checkpoint, and a date before the book, whatever its schedule says."""
+    first, start = market.first, np.datetime64("2020-01-01")
     home.add_checkpoint("aaaa", model=model)
     home.promote("aaaa", "qp")
     for session in (first, first + 2):
         night(home, market, session, monkeypatch)
     tried = make_decision(home.settings, home.warehouse, planner="mppi")
     same = make_decision(home.settings, home.warehouse, checkpoint="aaaa", planner="qp")
-    assert tried is not None
-    assert same is not None
-    for made in (tried, same):
+    before = make_decision(home.settings, home.warehouse, as_of=str(start + first - 3))
+    for made, day in ((tried, 2), (same, 2), (before, -3)):
+        assert made is not None
         assert (made.decision["hold"], made.decision["book"], made.decision["next_decision"]) == (False, "trial", None)
-        assert made.decision["date"] == str(np.datetime64("2020-01-01") + first + 2)
-        assert made.decision["held"]
+        assert made.decision["date"] == str(start + first + day)
+        assert bool(made.decision["held"]) == (day > 0)
     assert night(home, market, first + STRIDE, monkeypatch)["hold"] is False  # as if nothing had been tried
     assert home.rows("SELECT count(*) FROM decision_portfolios") == [(2,)]
-
-
-def test_a_date_before_the_book_is_a_trial(market, model, home, monkeypatch):
-    first, start = market.first, np.datetime64("2020-01-01")
-    home.add_checkpoint("aaaa", model=model)
-    home.promote("aaaa", "qp")
-    night(home, market, first + 9, monkeypatch)
-    made = make_decision(home.settings, home.warehouse, as_of=str(start + first + 1))  # schedule or not
-    assert made is not None
-    assert (made.decision["book"], made.decision["hold"], made.decision["held"]) == ("trial", False, {})
-    assert made.decision["date"] == str(start + first + 1)
-    assert home.rows("SELECT count(*) FROM decision_portfolios") == [(1,)]
 
 
 def test_a_decision_whose_file_is_lost_stands_in_the_tables(market, model, home, monkeypatch):

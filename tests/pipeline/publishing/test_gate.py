@@ -5,7 +5,7 @@ import json
 import pytest
 
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE
-from finjepa_pipeline.publishing.gate import Finding, Verdict, current_champion, summary
+from finjepa_pipeline.publishing.gate import Finding, Verdict, summary
 
 WEAK = 0.5  # forecasts of log volatility that are so far off are worse than the analytic baseline
 
@@ -24,12 +24,6 @@ def _challenge(home, name: str = "bbbb", *, level: float = 0.0, mean: float = 0.
     home.add_checkpoint(name, seed=1, level=level)
     home.add_backtest(name, mean, **backtest)
     return home.judge(name, backtest.get("data_version", "data1"), write=write)
-
-
-def _champion(home) -> str | None:
-    with home.warehouse.connect() as con:
-        champion = current_champion(con)
-    return champion.checkpoint if champion else None
 
 
 def _finding(verdict: Verdict, name: str) -> Finding:
@@ -76,7 +70,7 @@ def test_collapsed_or_incomplete_checkpoint_is_refused_whatever_it_forecasts(wea
         verdict = weak_home.judge(name)
         assert verdict.verdict == "refused"
         assert word in verdict.reasons[0]
-    assert _champion(weak_home) == "aaaa"
+    assert weak_home.champion.checkpoint == "aaaa"
 
 
 def _block_of_validation(home, name: str, days: tuple[str, str]) -> None:

@@ -12,7 +12,6 @@ from finjepa_model import FinJEPA
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.td.training import TDTrainer
-from finjepa_pipeline.publishing.gate import current_champion
 from finjepa_pipeline.publishing.release import Release, plan_release, release
 from tests.hub_lookalike import READER, HubLookalike
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
@@ -22,10 +21,7 @@ REPO = "tester/finjepa"
 
 
 def publish(home, repo: str | None = REPO) -> Release:
-    with home.warehouse.connect() as con:
-        champion = current_champion(con)
-    assert champion is not None
-    return release(home.settings, home.warehouse, champion, repo)
+    return release(home.settings, home.warehouse, home.champion, repo)
 
 
 def process(home):
@@ -67,15 +63,12 @@ def test_without_a_repository_or_offline_it_is_a_folder_and_a_later_run_publishe
         assert offline.url is None
         assert "HF_HUB_OFFLINE" in offline.note
     assert hub.requests == []
-    with champion_home.warehouse.connect() as con:
-        champion = current_champion(con)
-    assert champion is not None
-    assert "would get one commit" in plan_release(champion_home.settings, champion, REPO)
+    assert "would get one commit" in plan_release(champion_home.settings, champion_home.champion, REPO)
     assert publish(champion_home).new
     asked = len(hub.requests)
     assert not publish(champion_home).new
     assert len(hub.requests) == asked
-    assert "has it already" in plan_release(champion_home.settings, champion, REPO)
+    assert "has it already" in plan_release(champion_home.settings, champion_home.champion, REPO)
     assert_released_once(champion_home, hub)
 
 

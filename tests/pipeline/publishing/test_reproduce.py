@@ -25,14 +25,8 @@ from finjepa_pipeline.training.step import without_champion
     st.sampled_from([32, 64]),
 )
 def test_a_config_survives_being_written_as_overrides(name, seed, rate, shorts, window):
-    wanted = preset(name).override(
-        {
-            "training.seed": str(seed),
-            "training.learning_rate": repr(rate),
-            "portfolio.allow_short": str(shorts).lower(),
-            "model.window": str(window),
-        }
-    )
+    changes = {"training.seed": str(seed), "training.learning_rate": repr(rate), "model.window": str(window)}
+    wanted = preset(name).override(changes | {"portfolio.allow_short": str(shorts).lower()})
     again = preset("tiny").override(overrides(json.loads(wanted.to_json())))
     assert again == FinJEPAConfig.from_json(wanted.to_json())
 

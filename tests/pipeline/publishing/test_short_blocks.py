@@ -8,10 +8,7 @@ import pytest
 
 from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
-from finjepa_pipeline.backtest.inference import (
-    block_length,
-    forecast_quality,
-)
+from finjepa_pipeline.backtest.inference import block_length, forecast_quality
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, leaderboard_rows, report_of
 from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.results import BlockKey, write_block

@@ -2,6 +2,7 @@
 upgrade and a new champion. The record says what the backtest says, and its scores are those of an independent script."""
 
 import datetime
+import json
 import os
 import signal
 import subprocess
@@ -17,12 +18,11 @@ import torch
 from finjepa_model import FinJEPA
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import history_needed
 from finjepa_model.live_record import chain
 from finjepa_model.live_record.scores import Outcomes, gaps
 from finjepa_model.live_record.verify import verify
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
-from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
+from finjepa_pipeline.backtest.engine import simulate
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
@@ -31,6 +31,8 @@ from finjepa_pipeline.publishing.daily import make_decision
 from finjepa_pipeline.publishing.live_record import record_night, record_of
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.warehouse import Warehouse
+from tests.pipeline.backtest.handmade_setup import setup_over
+from tests.pipeline.prices.frames import replaced
 from tests.pipeline.publishing.conftest import Home
 from tests.pipeline.publishing.test_live_record import compare_scores, compared_forecasts, evening
 from tests.system.product import ROOT, write_prices
@@ -57,12 +59,8 @@ def delivered(market: pl.DataFrame, days: list[str], k: int) -> pl.DataFrame:
     rows = rows.filter(~((symbol == HALTED[0]) & date.is_in(gap)))
     rows = rows.filter(~((symbol == ENDED[0]) & (date > days[FIRST + ENDED[1]])))
     if k > RESTATED[1] + 2:
-        changed = (symbol == RESTATED[0]) & (date == days[FIRST + RESTATED[1]])
-        prices = [
-            pl.when(changed).then(pl.col(name) * 1.01).otherwise(name).alias(name)
-            for name in ("close", "adj_close", "high")
-        ]
-        rows = rows.with_columns(prices)
+        hit = (symbol == RESTATED[0]) & (date == days[FIRST + RESTATED[1]])
+        rows = replaced(rows, hit, **{name: pl.col(name) * 1.01 for name in ("close", "adj_close", "high")})
     return rows
 
 
@@ -137,11 +135,7 @@ def test_simulated_nights(tmp_path, monkeypatch):
         home.add_checkpoint(name, model=model)
         lineage = settings.checkpoints / name / "lineage.json"
         blocks = {"train": [days[0], days[500]], "validation": [days[520], days[570]], "test": [days[590], days[630]]}
-        text = lineage.read_text()
-        for block, span in blocks.items():
-            for old, new in zip(_blocks(text, block), span, strict=True):
-                text = text.replace(old, new)
-        lineage.write_text(text)
+        lineage.write_text(json.dumps(json.loads(lineage.read_text()) | {"blocks": blocks}))
     home.promote("aaaa", "qp", "2000-01-01 00:00:00")
     for k in range(NIGHTS):
         if k in MISSED:
@@ -172,12 +166,6 @@ def test_simulated_nights(tmp_path, monkeypatch):
     assert size < 40e6
 
 
-def _blocks(text: str, block: str) -> list[str]:
-    import json
-
-    return json.loads(text)["blocks"][block]
-
-
 def _check_nights(record: chain.LiveRecord, sessions: list[datetime.date]) -> None:
     """One night a session that was run, the missed ones are gaps, one is hindsight; code and champion change once."""
     nights = record.nights
@@ -198,14 +186,7 @@ def _check_nights(record: chain.LiveRecord, sessions: list[datetime.date]) -> No
 def _check_book(record: chain.LiveRecord, panel: Panel, settings: Settings) -> None:
     """The wealth of the book is that of the backtest, until a price that it used was restated."""
     config = FinJEPA.from_pretrained(settings.checkpoints / "aaaa").config
-    setup = BacktestSetup.over(
-        panel,
-        (FIRST, FIRST + min(LATE[1], NIGHTS)),
-        config.portfolio,
-        stride=STRIDE,
-        n_assets=20,
-        window=history_needed(config),
-    )
+    setup = setup_over(panel, config, (FIRST, FIRST + min(LATE[1], NIGHTS)))
     judged = simulate(FinJEPAStrategy("qp", MarketImagination(settings.checkpoints / "aaaa")), setup)
     wealth = dict(record.nights.select("session", "wealth").iter_rows())
     for t, date in enumerate(judged.dates_T.tolist()):
