@@ -78,13 +78,12 @@ class _PlannedFault:
 
 class HubLookalike:
     """The server; a context manager. `requests` lists every request as "METHOD /path", in the order of
-    arrival, `times` says when each came, and `ranges` what parts of files were asked for."""
+    arrival, and `ranges` what parts of files were asked for."""
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.times: list[float] = []
         self.ranges: list[str] = []
         self.lock = threading.RLock()
         self.before_commit: Callable[[Repo], None] | None = None  # called once, when the next commit arrives
@@ -172,7 +171,6 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.url.path)
         request = f"{self.command} {path}"
         self.hub.requests.append(request)
-        self.hub.times.append(time.monotonic())
         planned = self.hub.take_fault(request)
         fault = planned.fault if planned else None
         length = int(self.headers.get("Content-Length") or 0)
