@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.request
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -41,10 +41,7 @@ class Alert:
 
 
 def send(settings: Settings, alert: Alert) -> bool:
-    """Send an alert wherever the settings say.
-
-    Returns:
-        Whether there was anywhere to send it.
+    """Send an alert wherever the settings say; returns whether there was anywhere to send it.
 
     Raises:
         FinJEPAError: if it could not be delivered, after some tries. The webhook's address may hold a secret, and is not printed.
@@ -130,13 +127,12 @@ def _about_checks(why: str, red: dict[str, dg.AssetCheckEvaluation], run: dg.Dag
     return Alert(text, "blocking check", run.job_name, run.run_id, tuple(red), (f"/runs/{run.run_id}", *pages))
 
 
-def first_cause(data: object) -> str:
+def first_cause(data: Any) -> str:
     """The innermost message of a step's failure, in one line without anything that looks like a token."""
-    error = getattr(data, "error", None)
-    user = getattr(getattr(data, "user_failure_data", None), "description", None)
+    error, user = data.error, data.user_failure_data
     while error is not None and error.cause is not None:
         error = error.cause
-    text = user or (error.message if error is not None else "no reason was given")
+    text = (user and user.description) or (error.message if error is not None else "no reason was given")
     return without_token(" ".join(text.split()))[:500]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from dagster_shared.yaml_utils import load_run_config_yaml
 
 from finjepa_model.config import preset
 from finjepa_model.errors import FinJEPAError, did_you_mean
@@ -24,6 +25,7 @@ PRICES = dg.AssetSelection.groups("prices").materializable()
 SWEEP = dg.AssetSelection.assets("model_sweep")
 MODEL = dg.AssetSelection.groups("features", "model") - SWEEP
 BACKTEST = dg.AssetSelection.groups("backtest")
+AUDIT = dg.AssetSelection.assets("leakage_audit")
 RELEASE = dg.AssetSelection.assets("challenger_audit", "champion", "hub_release")
 PUBLISHING = dg.AssetSelection.groups("publishing")
 
@@ -55,19 +57,8 @@ JOBS = [
     _job("sweep", SWEEP, "An ablation grid or an ensemble on the panel that is there.", hours=48),
     _job("backtest", BACKTEST, "Planners and baselines through history.", hours=6),
     _job("walk_forward_job", dg.AssetSelection.assets("walk_forward"), "One model a fold, through history.", hours=48),
-    _job(
-        "audit",
-        dg.AssetSelection.assets("leakage_audit"),
-        "The leakage, null-market, known-truth, delay and permutation tests.",
-        hours=6,
-    ),
-    _job(
-        "publish",
-        RELEASE,
-        "The audit of the challenger, gate and release.",
-        hours=2,
-        priority=5,
-    ),
+    _job("audit", AUDIT, "The leakage, null-market, known-truth, delay and permutation tests.", hours=6),
+    _job("publish", RELEASE, "The audit of the challenger, gate and release.", hours=2, priority=5),
     _job("decide", dg.AssetSelection.assets("daily_decision"), "The decision for a date.", hours=1, priority=5),
 ]
 
@@ -139,15 +130,8 @@ _FRESH = dg.FreshnessPolicy.time_window(
     warn_window=datetime.timedelta(days=4, hours=6), fail_window=datetime.timedelta(days=6)
 )
 _NIGHTLY_ASSETS = (
-    "prices",
-    "feature_panel",
-    "world_model",
-    "leaderboard",
-    "champion",
-    "hub_release",
-    "daily_decision",
-    "live_record",
-)
+    "prices", "feature_panel", "world_model", "leaderboard", "champion", "hub_release", "daily_decision", "live_record",
+)  # fmt: skip
 
 
 def with_freshness(assets: Sequence[Any]) -> list[Any]:
@@ -169,7 +153,7 @@ def nightly_config(settings: Settings, job: dg.JobDefinition) -> dict[str, Any]:
         job: the job `nightly`, which tells what there is to configure.
 
     Raises:
-        FinJEPAError: if that file is not YAML, has a key twice, or does not fit the job.
+        FinJEPAError: if that file is not YAML, or does not fit the job.
     """
     path = settings.nightly_config
     if (other := path.with_suffix(".yml")).exists():
@@ -177,7 +161,7 @@ def nightly_config(settings: Settings, job: dg.JobDefinition) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
+        config: Any = load_run_config_yaml(path.read_text(encoding="utf-8"))  # as the launchpad reads: a date is text
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FinJEPAError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if config is None:
@@ -205,13 +189,7 @@ def explain(error: dg.DagsterInvalidConfigError) -> str:
 
 
 def checked_overrides(name: str, overrides: Mapping[str, Any]) -> None:
-    """
-    Args:
-        name: of the preset.
-
-    Raises:
-        FinJEPAError: for an unknown preset or config key, a value that does not fit, or a key that would have no effect.
-    """
+    """Raises for an unknown preset or config key, a value that does not fit, or a key that would have no effect."""
     config = preset(name).override(dict(overrides))
     for key in overrides:
         if key in ("model.channels", "model.market_channels"):
@@ -234,24 +212,6 @@ def _check_values(ops: Mapping[str, Any]) -> None:
 def _text(config: Mapping[str, Any], name: str) -> str | None:
     value = config.get(name)
     return value if isinstance(value, str) else None  # {env: NAME} is read when the run begins
-
-
-class _OneOfEach(yaml.SafeLoader):
-    """YAML lets a later key of the same name replace an earlier one in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"the key {name!r} is there twice, {str(node.start_mark).strip()}")
-        return super().construct_mapping(node, deep)
-
-
-# A date is text, as in the launchpad.
-_OneOfEach.yaml_implicit_resolvers = {
-    first: [one for one in found if one[0] != "tag:yaml.org,2002:timestamp"]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 SCHEDULES = [nightly_schedule]

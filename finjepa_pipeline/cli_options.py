@@ -50,11 +50,7 @@ class OpConfig:
         return {name: f for name, f in fields if name not in self.but and (not self.only or name in self.only)}
 
     def read(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What was given of the fields, with the types of the class.
-
-        Raises:
-            click.BadParameter: if a value is none of its field.
-        """
+        """What was given of the fields, with the types of the class; a value that is none of its field is refused."""
         given = {name: options[name] for name in self.fields() if options[name] not in (None, (), [], {})}
         try:
             known = self.config(**given)
@@ -66,10 +62,8 @@ class OpConfig:
 
 
 def options_of(*configs: OpConfig) -> Callable[[Callable], Callable]:
-    """A decorator: the fields of the configs become options; the command gets `ops`, the fields that were given, by op.
-
-    A name that several configs have is one option, and goes to all of them; help and default are those of the first.
-    """
+    """A decorator: the fields of the configs become options; the command gets `ops`, the fields that were given, by op. A name
+    that several configs have is one option, and goes to all of them; help and default are those of the first."""
     fields: dict[str, FieldInfo] = {}
     for config in configs:
         fields |= {name: field for name, field in config.fields().items() if name not in fields}
@@ -158,12 +152,8 @@ def training_options(*names: str) -> Callable[[Callable], Callable]:
 
 
 def add_training(model: dict[str, Any], branch: str, **shortcuts: int | None) -> dict[str, Any]:
-    """The config of a training with what `training_options` were given.
-
-    Raises:
-        click.BadParameter: if an option cannot be read, or says again what --set says.
-        FinJEPAError: if a key of --set is none of the config, or its value does not fit.
-    """
+    """The config of a training with what `training_options` were given; raises where an option cannot be read, says again what
+    --set says, or does not fit."""
     branches = {name.strip() for name in branch.split(",")}
     if not {"jepa"} <= branches <= {"jepa", "td"}:
         raise click.BadParameter(f"{branch!r} is neither jepa nor jepa,td", param_hint="--branch")
@@ -177,11 +167,7 @@ def add_training(model: dict[str, Any], branch: str, **shortcuts: int | None) ->
 
 
 def check_overrides(model: Mapping[str, Any]) -> None:
-    """A wrong key, value or point of a grid is refused now, not after the prices have been read.
-
-    Raises:
-        FinJEPAError: if a key is none of the config, or a value does not fit.
-    """
+    """A wrong key, value or point of a grid is refused now, not after the prices have been read."""
     preset, overrides = model.get("preset", "small"), model.get("overrides", {})
     checked_overrides(preset, overrides)
     for key, values in model.get("grid", {}).items():
@@ -192,14 +178,7 @@ def check_overrides(model: Mapping[str, Any]) -> None:
 
 
 def refuse_given(without: str, *names: str) -> None:
-    """Refuse options that the command line holds and that have no effect without another one.
-
-    Args:
-        without: the end of the message, such as "without --folds".
-
-    Raises:
-        click.UsageError: with the name of the first of them.
-    """
+    """Refuse options that the command line holds and that have no effect `without` another one, such as "without --folds"."""
     context = click.get_current_context()
     for option in context.command.params:
         typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE

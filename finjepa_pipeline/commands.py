@@ -27,18 +27,12 @@ from finjepa_pipeline.cli_options import (
     refuse_given,
     training_options,
 )
-from finjepa_pipeline.console import err, export_backtest, export_decision, export_path, out
+from finjepa_pipeline.console import err, out
 from finjepa_pipeline.doctor import examine
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.publishing.assets import (
-    ChallengerConfig,
-    DecisionConfig,
-    GateConfig,
-    PublishConfig,
-    RetentionConfig,
-)
+from finjepa_pipeline.publishing import assets as publishing
 from finjepa_pipeline.publishing.decision import forecast as forecast_at
 from finjepa_pipeline.publishing.live_record import record_of
 from finjepa_pipeline.publishing.reproduce import reproduce as rebuild
@@ -54,28 +48,23 @@ _NEWEST_PRICES = OpConfig("ingest_prices", PriceSourceConfig, but=("as_of",))
 _MODEL = OpConfig("world_model", TrainConfig)
 _BACKTEST = OpConfig("planner_backtests", BacktestConfig)
 _WALK = OpConfig("walk_forward", WalkForwardConfig)
-_RELEASE = (OpConfig("champion", GateConfig), OpConfig("hub_release", PublishConfig))
+_RELEASE = (OpConfig("champion", publishing.GateConfig), OpConfig("hub_release", publishing.PublishConfig))
 
-_json = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else there."
-)
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output and nothing else.")
 _export = click.option(
     "--export",
     metavar="FILE",
-    callback=lambda *given: export_path(given[2]),
+    callback=lambda *given: console.export_path(given[2]),
     help="Write results to a .csv or .parquet file.",
 )
 
 
 @click.command()
 @options_of(_PRICES)
-@click.option("--seed", type=int, help="Seed of the source `synthetic`, as --synthetic-seed.")
 @click.pass_obj
-def ingest(debug: bool, ops: Ops, seed: int | None) -> None:
+def ingest(debug: bool, ops: Ops) -> None:
     """Prices to validated tables."""
-    if seed is not None and ops.get("ingest_prices", {}).get("data_source") != "synthetic":
-        raise FinJEPAError("a seed belongs to the source `synthetic`; add --data-source synthetic")
-    report = _run("ingest", _with_market_seed(ops, seed), debug)
+    report = _run("ingest", ops, debug)
     console.print_prices(report.assets)
     console.print_quality(report.assets)
 
@@ -85,7 +74,7 @@ def ingest(debug: bool, ops: Ops, seed: int | None) -> None:
     _PRICES,
     _MODEL,
     OpConfig("planner_backtests", BacktestConfig, only=("planner",)),
-    OpConfig("hub_release", PublishConfig, only=("hub_repo_id",)),
+    OpConfig("hub_release", publishing.PublishConfig, only=("hub_repo_id",)),
 )
 @training_options("n_assets", "batch_size", "epochs", "seed")
 @click.option("--push-to-hub", is_flag=True, help="Release the checkpoint if it passes the champion gate.")
@@ -120,7 +109,7 @@ def sweep(debug: bool, ops: Ops, **shortcuts: Any) -> None:
 
 @click.command()
 @options_of(
-    OpConfig("daily_decision", DecisionConfig, only=("as_of", "checkpoint")),
+    OpConfig("daily_decision", publishing.DecisionConfig, only=("as_of", "checkpoint")),
     OpConfig("planner_backtests", BacktestConfig, only=("n_assets",)),
 )
 @_json
@@ -156,7 +145,7 @@ def _export_backtest(made: dict[str, Any], path: Path | None) -> None:
     if path is not None:
         settings = Settings.from_env()
         with Warehouse.from_settings(settings).connect(read_only=True) as con:
-            files = export_backtest(con, made["checkpoint"], made["data_version"], path)
+            files = console.export_backtest(con, made["checkpoint"], made["data_version"], path)
         out.print(f"Wrote {' and '.join(map(str, files))}")
 
 
@@ -175,10 +164,7 @@ def compare(names: tuple[str, ...], block: str, as_json: bool) -> None:
     name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(side["label"] for side in found["sides"]))
     page = settings.reports / "comparisons" / f"{name}.html"
     write_comparison(page, found, returns)
-    if as_json:
-        click.echo(to_json(found | {"page": str(page)}))
-    else:
-        console.print_comparison(found, page)
+    click.echo(to_json(found | {"page": str(page)})) if as_json else console.print_comparison(found, page)
 
 
 @click.command()
@@ -195,7 +181,7 @@ def audit(debug: bool, ops: Ops) -> None:
 
 
 @click.command()
-@options_of(OpConfig("challenger_audit", ChallengerConfig), *_RELEASE)
+@options_of(OpConfig("challenger_audit", publishing.ChallengerConfig), *_RELEASE)
 @click.pass_obj
 def publish(debug: bool, ops: Ops) -> None:
     """The champion gate and the release."""
@@ -203,7 +189,7 @@ def publish(debug: bool, ops: Ops) -> None:
 
 
 @click.command()
-@options_of(OpConfig("daily_decision", DecisionConfig, but=("prices",)), _NEWEST_PRICES)
+@options_of(OpConfig("daily_decision", publishing.DecisionConfig, but=("prices",)), _NEWEST_PRICES)
 @_json
 @_export
 @click.pass_obj
@@ -216,7 +202,7 @@ def decide(debug: bool, ops: Ops, as_json: bool, export: Path | None) -> None:
         asked["prices"] = {name: ingested[name] for name in ("feed", "data_version")}
     decision = console.read_decision(_run("decide", {"daily_decision": asked}, debug).assets)
     if export is not None:
-        export_decision(decision, export)
+        console.export_decision(decision, export)
     click.echo(to_json(decision)) if as_json else console.print_decision(decision)
 
 
@@ -249,10 +235,8 @@ def reproduce(debug: bool, checkpoint: str, as_json: bool) -> None:
     settings = Settings.from_env().ensure()
     err.print(f"finjepa reproduce: the job train, in {settings.home / 'reproductions'}", style="bold")
     report = rebuild(settings, checkpoint, lambda home, ops: run_job(home, "train", ops, err, debug), err.print)
-    if as_json:
-        click.echo(to_json(vars(report) | {"rebuilt": str(report.rebuilt)}))
-    else:
-        console.print_reproduction(report)
+    shown = vars(report) | {"rebuilt": str(report.rebuilt)}
+    click.echo(to_json(shown)) if as_json else console.print_reproduction(report)
     if not report.identical:
         raise FinJEPAError(f"{report.checkpoint} did not come out the same: {report.differences[0]}")
 
@@ -277,7 +261,7 @@ def verify(repo: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@options_of(OpConfig("retention", RetentionConfig))
+@options_of(OpConfig("retention", publishing.RetentionConfig))
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 def clean(ops: Ops, dry_run: bool) -> None:
     """Free disk: remove what nobody needs any more. Releases, champions, decisions and the warehouse are never removed."""
@@ -289,7 +273,7 @@ def clean(ops: Ops, dry_run: bool) -> None:
         locked(settings.dagster / "commands", own),
         Warehouse.from_settings(settings).connect(read_only=True) as con,
     ):
-        keep = RetentionConfig(**ops.get("retention", {})).keep
+        keep = publishing.RetentionConfig(**ops.get("retention", {})).keep
         plan = retention.clean(settings, con, instance, keep, dry_run, own)
     retention.hold_reserve(settings)
     console.print_cleaned(plan, dry_run)

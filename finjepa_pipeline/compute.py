@@ -38,7 +38,6 @@ _ROOM_PATIENCE_S = 600.0  # for nodes that an autoscaler or an operator brings
 _GRACE_S = 20.0  # in which a cancelled training saves its state
 _WATCH_EVERY_S = 1.0
 _ARTIFACTS = "FINJEPA_ARTIFACTS"
-_MEMORY = {"object_store_memory": "object store", "memory": "memory"}
 
 
 @contextlib.contextmanager
@@ -77,11 +76,7 @@ def map(
 
 
 def local_folder(folder: Path) -> Path:
-    """A folder of the home as this process sees it; on a node that does not see the home, a copy from FINJEPA_ARTIFACTS.
-
-    Raises:
-        FinJEPAError: if the store has not got it.
-    """
+    """A folder of the home as this process sees it; on a node that does not see the home, a copy from FINJEPA_ARTIFACTS."""
     store = os.environ.get(_ARTIFACTS)
     return folder if folder.is_dir() or not store else Artifacts(store).in_place(folder)
 
@@ -194,11 +189,7 @@ class Training:
 
 
 def ranks(settings: Settings, processes: int | None) -> dict[str, Any]:
-    """How many processes train, one for each GPU or one on the CPU where None, with how many threads each, on what device.
-
-    Raises:
-        FinJEPAError: if FINJEPA_COMPUTE names a cluster that is not there.
-    """
+    """How many processes train, one for each GPU or one on the CPU where None, with how many threads each, on what device."""
     import torch  # here: a schedule or a sensor imports this module too
 
     if settings.ray_address is None:
@@ -216,24 +207,22 @@ def ranks(settings: Settings, processes: int | None) -> dict[str, Any]:
 
 
 def train(settings: Settings, training: Training, watch: Callable[[], object]) -> None:
-    """Run a training to its end; a Ray cluster starts it again from its last state when a rank or a node is lost.
-
-    On this machine a cancelled training saves its state first; on a cluster the last one that was saved stays.
+    """Run a training to its end; a Ray cluster starts it again from its last state when a rank or a node is lost. On this machine
+    a cancelled training saves its state first; on a cluster the last one that was saved stays.
 
     Args:
-        watch: called every second or so while the training runs, and once more at its end.
+        watch: called every second or so while the training runs.
 
     Raises:
         FinJEPAError: if training failed for a reason that a user can mend.
         ProcessDiedError: if its process died.
     """
     if settings.ray_address is None:
-        _train_here(training, watch)
-        return
+        return _train_here(training, watch)
     for panel in training.panels:
         keep(settings, panel)
     with connected(settings.ray_address) as ray:
-        _train_on_cluster(ray, settings, training, watch)
+        return _train_on_cluster(ray, settings, training, watch)
 
 
 class ProcessDiedError(Exception):
@@ -251,11 +240,10 @@ def _train_here(training: Training, watch: Callable[[], object]) -> None:
             watch()
     except BaseException:
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_S)  # in which it saves its state
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
         watch()
         raise
     failure = training.run_folder / FAILURE_FILE
@@ -279,18 +267,17 @@ def _train_on_cluster(ray: Any, settings: Settings, training: Training, watch: C
     needed = _needed(ray, training.ranks)
     _await_room(ray, {name: count * training.ranks for name, count in needed.items()}, watch)
     with _storage(settings, training.run_folder.name) as storage:
+        scaling = ray_train.ScalingConfig(
+            num_workers=training.ranks, use_gpu="GPU" in needed, resources_per_worker=needed
+        )
+        run = ray_train.RunConfig(
+            **storage,
+            failure_config=ray_train.FailureConfig(max_failures=_LOSSES),
+            callbacks=[HomeFollows()],
+            logging_config=ray_train.LoggingConfig(log_level="ERROR"),
+        )
         trainer = TorchTrainer(
-            _rank,
-            train_loop_config=_job(settings, training),
-            scaling_config=ray_train.ScalingConfig(
-                num_workers=training.ranks, use_gpu="GPU" in needed, resources_per_worker=needed
-            ),
-            run_config=ray_train.RunConfig(
-                **storage,
-                failure_config=ray_train.FailureConfig(max_failures=_LOSSES),
-                callbacks=[HomeFollows()],
-                logging_config=ray_train.LoggingConfig(log_level="ERROR"),
-            ),
+            _rank, train_loop_config=_job(settings, training), scaling_config=scaling, run_config=run
         )
         # in the main thread Ray would take SIGINT for itself; how a run is cancelled is Dagster's affair
         end = _in_a_thread(trainer.fit, watch)
@@ -318,14 +305,9 @@ def tune(
 
     Returns:
         Why each training has no result, by its name; empty where it has.
-
-    Raises:
-        FinJEPAError: if there is no cluster.
     """
     ended: dict[str, str] = {}
-    if not trainings:
-        return ended
-    if settings.ray_address is None:
+    if settings.ray_address is None or not trainings:
         for name, training in trainings.items():
             log(f"training {name}")
             try:
@@ -346,12 +328,8 @@ def tune(
             def on_checkpoint(self, iteration: int, trials: Any, trial: Any, checkpoint: Any, **_: Any) -> None:
                 _bring(checkpoint, trainings[trial.config["name"]].run_folder)
 
-        longest = max(steps.values())
-        scheduler = (
-            FIFOScheduler()
-            if grace is None
-            else ASHAScheduler(time_attr="step", max_t=longest, grace_period=grace, reduction_factor=2)
-        )
+        asha = {"time_attr": "step", "max_t": max(steps.values()), "grace_period": grace, "reduction_factor": 2}
+        scheduler = FIFOScheduler() if grace is None else ASHAScheduler(**asha)
         log(f"{len(trainings)} trainings, as trials on {settings.ray_address}")
         jobs = {name: _job(settings, training) | {"steps": steps[name]} for name, training in trainings.items()}
         results = ray_tune.Tuner(
@@ -372,10 +350,7 @@ def tune(
 
 
 def metric_value(record: Mapping[str, object], metric: str) -> float:
-    """
-    Raises:
-        FinJEPAError: if the record has no such number.
-    """
+    """Raises where the record has no such number."""
     value = record.get(metric)
     if not isinstance(value, int | float):
         known = ", ".join(sorted(name for name, value in record.items() if isinstance(value, float)))
@@ -471,11 +446,7 @@ def _needed(ray: Any, count: int) -> dict[str, float]:
 
 
 def _await_room(ray: Any, needed: Mapping[str, float], watch: Callable[[], object]) -> None:
-    """For nodes that an autoscaler or an operator brings.
-
-    Raises:
-        FinJEPAError: if they do not come.
-    """
+    """For nodes that an autoscaler or an operator brings."""
     deadline = time.monotonic() + _ROOM_PATIENCE_S
     while not all(ray.cluster_resources().get(name, 0) >= count for name, count in needed.items()):
         if time.monotonic() > deadline:
@@ -524,20 +495,15 @@ def _in_a_thread(function: Callable[[], Any], watch: Callable[[], object]) -> An
 
 def _last_line(error: BaseException) -> str:
     """Of what Ray passes on: an error of ours without its class."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return line.rpartition("FinJEPAError: ")[2]
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].rpartition("FinJEPAError: ")[2]
 
 
 def ray_module() -> Any:
-    """The package ray.
-
-    Raises:
-        FinJEPAError: if it is not installed.
-    """
+    """The package ray, which is an extra."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
-        import ray  # here: an extra, which work on this machine does not need  # pyright: ignore[reportMissingImports]
+        import ray  # here: work on this machine does not need it  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise FinJEPAError(
             "FINJEPA_COMPUTE names a Ray cluster and ray is not installed; pip install 'finjepa[ray]', "
@@ -548,11 +514,8 @@ def ray_module() -> Any:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """This process as a driver of the cluster; the block gets the package. What it started there ends with the block.
-
-    Raises:
-        FinJEPAError: if ray is not installed, or there is no cluster at the address.
-    """
+    """This process as a driver of the cluster; the block gets the package. What it started there ends with the block. Raises
+    where ray is not installed, or there is no cluster at the address."""
     ray = ray_module()
     _listens(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -574,9 +537,7 @@ def resources() -> str:
     ray = ray_module()
     total = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
-    parts = [f"{nodes} nodes", f"{total.get('CPU', 0):g} CPUs", f"{total.get('GPU', 0):g} GPUs"]
-    parts += [f"{total[name] / 1e9:.1f} GB {what}" for name, what in _MEMORY.items() if name in total]
-    return ", ".join(parts)
+    return f"{nodes} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
 
 
 def _listens(address: str) -> None:

@@ -20,8 +20,7 @@ from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.publishing.reproduce import Reproduction
-from finjepa_pipeline.report.backtest import SIDE_COLUMNS, side_rows
-from finjepa_pipeline.report.page import number
+from finjepa_pipeline.report.backtest import SIDE_COLUMNS, cells, columns_of, side_rows
 from finjepa_pipeline.report.risk import read_scorecard, tables
 from finjepa_pipeline.retention import CleaningPlan
 from finjepa_pipeline.settings import Settings
@@ -48,6 +47,11 @@ _MOVED = {
     "kept": "rows of earlier deliveries are kept: this one does not cover them (--whole ends them)",
     "rejudged": "earlier rows went into quarantine or left it: the rows after them tell",
 }
+
+_LEADERBOARD = {
+    "strategy": "strategy", "sharpe": "Sharpe", "excess_sharpe": "− 1/N", "excess_interval": "95 % interval", "dsr": "DSR",
+    "annual_return": "return", "annual_volatility": "volatility", "max_drawdown": "drawdown", "annual_turnover": "turnover",
+}  # fmt: skip
 
 
 def _table(
@@ -96,8 +100,9 @@ def print_cleaned(plan: CleaningPlan, dry_run: bool) -> None:
     table = _table(None, ("", "would go" if dry_run else "removed", "MB", "kept"))
     for kind in sorted({*plan.kept, *(one.kind for one in plan.removals)}):
         gone = [one for one in plan.removals if one.kind == kind]
-        kept = ", ".join(f"{count} ({why})" for why, count in plan.kept.get(kind, {}).items() if count)
-        table.add_row(kind, str(len(gone)), f"{sum(one.bytes for one in gone) / 1e6:,.1f}", kept)
+        table.add_row(
+            kind, str(len(gone)), f"{sum(one.bytes for one in gone) / 1e6:,.1f}", str(plan.kept.get(kind, ""))
+        )
     out.print(table)
     total = sum(one.bytes for one in plan.removals) / 1e6
     out.print(f"{total:,.1f} MB {'would be freed; nothing was removed' if dry_run else 'freed'}")
@@ -119,11 +124,11 @@ def print_quality(assets: Assets) -> None:
 
 
 def print_model(assets: Assets) -> None:
-    made, seen = assets["world_model"], assets["world_model_evaluation"]
+    made = assets["world_model"]
     how = "trained before, nothing to retrain" if made["reused"] else f"trained in {made['seconds']:.0f} s"
     out.print(
         f"Checkpoint: {made['checkpoint']} ({how}; validation loss {made['validation_loss']:.3f}, effective rank of the "
-        f"latents {seen['effective_rank_assets']:.1f})\n  {made['path']}",
+        f"latents {made['effective_rank_assets']:.1f})\n  {made['path']}",
     )
 
 
@@ -167,14 +172,12 @@ def print_forecast(found: dict[str, Any]) -> None:
 
 def print_comparison(found: dict[str, Any], page: Path) -> None:
     """Differences with 95 % intervals, and the settings that differ."""
-    title = (
-        f"{found['block']} block, {found['sessions']} sessions from {found['first']} to {found['last']}, net of costs"
-    )
+    span = f"{found['sessions']} sessions from {found['first']} to {found['last']}"
+    title = f"{found['block']} block, {span}, net of costs"
     out.print(_table(title, SIDE_COLUMNS, side_rows(found), SIDE_COLUMNS[1:]))
     if found["settings"]:
-        out.print(
-            _table("Settings that differ", ("setting", *(side["label"] for side in found["sides"])), found["settings"])
-        )
+        sides = ("setting", *(side["label"] for side in found["sides"]))
+        out.print(_table("Settings that differ", sides, found["settings"]))
     out.print("An interval that holds 0 (for volatility, 1) is no evidence of a difference.")
     out.print(f"Curves: {page}")
 
@@ -184,35 +187,16 @@ def print_leaderboard(assets: Assets) -> None:
     with Warehouse.from_settings(Settings.from_env()).connect() as connection:
         rows = [row for row in leaderboard_rows(connection, made["checkpoint"]) if row["block"] == "test"]
     span = f"{rows[0]['start_date']} to {rows[0]['end_date']}" if rows else "no sessions"
-    columns = ("strategy", "Sharpe", "minus 1/N (95 %)", "DSR", "return", "volatility", "drawdown", "turnover")
-    shown = [
-        (
-            row["strategy"],
-            number(row["sharpe"]),
-            _difference(row),
-            "" if row["dsr"] is None else number(row["dsr"]),
-            *(f"{100 * row[name]:.1f} %" for name in ("annual_return", "annual_volatility", "max_drawdown")),
-            f"{row['annual_turnover']:.1f}",
-        )
-        for row in rows
-    ]
-    table = _table(f"Leaderboard, test block {span}, net of costs", columns, shown, columns[1:])
+    shown = cells(rows, BENCHMARK, columns_of(*_LEADERBOARD))
+    names = [*_LEADERBOARD.values()]
     out.print()
-    out.print(table)
+    out.print(_table(f"Leaderboard, test block {span}, net of costs", names, shown, names[1:]))
     if made.get("traded"):
         out.print(made["traded"])
     out.print(made["verdict"])
     if made.get("acting"):
         out.print(made["acting"])
     out.print(f"Report: {made['path']}")
-
-
-def _difference(row: dict[str, Any]) -> str:
-    if row["excess_sharpe"] is None or row["strategy"] == BENCHMARK:
-        return ""
-    if row["excess_low"] is None:
-        return f"{row['excess_sharpe']:+.2f} (too short)"
-    return f"{row['excess_sharpe']:+.2f} ({row['excess_low']:+.2f}, {row['excess_high']:+.2f})"
 
 
 def print_audit(findings: Sequence[tuple[str, str, str]]) -> None:
@@ -262,9 +246,8 @@ def print_decision(decision: dict[str, Any]) -> None:
         out.print(SAME_RETURN)
     holding = decision.get("hold", False)
     if holding:
-        out.print(
-            f"Hold at the close of {decision['date']}: {decision['hold_reason']}; next decision on {decision['next_decision']}."
-        )
+        why, after = decision["hold_reason"], decision["next_decision"]
+        out.print(f"Hold at the close of {decision['date']}: {why}; next decision on {after}.")
     out.print(_holdings_table(decision, holding))
     if decision.get("traded"):
         out.print(f"Traded: {decision['traded']}.")
@@ -286,31 +269,24 @@ def _holdings_table(decision: dict[str, Any], holding: bool) -> Table:
     planner, hedge = decision["planner"], "on" if decision["hedge"] else "off"
     when = f"held at the close of {decision['date']}" if holding else "to hold after the next close"
     of = f", decision of {decision['decided']}" if holding else f", decision at the close of {decision['date']}"
-    columns = ("held now", "wanted") if holding else ("to hold", "held now")
-    table = _table(f"{planner}: {when}{of}, hedge {hedge}", ("asset", *columns), (), columns)
-    held, wanted = decision["held"], decision["positions"]
-    first, second = (held, wanted) if holding else (wanted, held)
-    names = sorted({*held, *wanted}, key=lambda name: (-abs(first.get(name, 0.0)), name))
-    rows = [(name, first.get(name, 0.0), second.get(name, 0.0)) for name in names]
-    cash = (decision["held_cash"], decision["cash"])
-    shown = [row for row in rows if max(abs(row[1]), abs(row[2])) >= 0.0005]
-    for name, *shares in [*shown, ("cash", *(cash if holding else cash[::-1]))]:
-        table.add_row(name, *(f"{100 * share:.1f} %" for share in shares))
+    order = 1 if holding else -1  # what is held comes first, or what is wanted
+    columns = ("held now", "wanted" if holding else "to hold")[::order]
+    sides = (decision["held"], decision["positions"])[::order]
+    names = sorted({*sides[0], *sides[1]}, key=lambda name: (-abs(sides[0].get(name, 0.0)), name))
+    shares = [(name, *(side.get(name, 0.0) for side in sides)) for name in names]
+    shown = [row for row in shares if max(map(abs, row[1:])) >= 0.0005]
+    shown.append(("cash", *(decision["held_cash"], decision["cash"])[::order]))
+    rows = [(name, *(f"{100 * share:.1f} %" for share in row)) for name, *row in shown]
     if abs(decision["held_hedge"]) >= 0.0005:
-        now = f"{100 * decision['held_hedge']:.1f} %"
-        table.add_row("hedge (market proxy)", *((now, hedge) if holding else (hedge, now)))
-    return table
+        rows.append(("hedge (market proxy)", *(f"{100 * decision['held_hedge']:.1f} %", hedge)[::order]))
+    return _table(f"{planner}: {when}{of}, hedge {hedge}", ("asset", *columns), rows, columns)
 
 
 # Exports
 
 
 def export_path(text: str | None) -> Path | None:
-    """Where to write.
-
-    Raises:
-        FinJEPAError: if it ends neither in .csv nor in .parquet, or its folder is not there.
-    """
+    """Where to write; raises where that ends neither in .csv nor in .parquet, or its folder is not there."""
     path = Path(text).expanduser() if text else None
     if path is not None and path.suffix not in (".csv", ".parquet"):
         raise FinJEPAError(f"an export ends in .csv or .parquet, not {path.name}")

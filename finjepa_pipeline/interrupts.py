@@ -45,11 +45,7 @@ def end_children() -> None:
 
 
 def end_with(parent: int, stop: Callable[[], object]) -> None:
-    """Call `stop` when the process that started this one is gone, and end the hard way if that is not enough.
-
-    Args:
-        parent: process id.
-    """
+    """Call `stop` when the process that started this one, by its id, is gone, and end the hard way if that is not enough."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,14 +1,13 @@
-"""What a home may lose when its disk fills: what nobody needs any more, counted by kind, with the reason for what is kept.
+"""What a home may lose when its disk fills: what nobody needs any more.
 
 Never removed: the warehouse (prices in every revision, results of every configuration tried), releases, decisions, the champion
 of now and of every earlier day, and the lineage and curves of every training, from which a removed checkpoint can be made again.
 """
 
-import json
 import re
 import shutil
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from huggingface_hub import scan_cache_dir
 
 from finjepa_model.checkpoint import read_config
 from finjepa_model.errors import FinJEPAError
+from finjepa_model.files import read_json
 from finjepa_pipeline.runs import end_lost_runs, holder, is_held, lock_of, lost_process
 from finjepa_pipeline.settings import Settings
 
@@ -29,13 +29,11 @@ _HALF_WRITTEN_S = 86_400.0
 _RUNS_A_NIGHT = 4  # the schedule starts one a night; commands and the UI add some
 _ID = re.compile(r"\b[0-9a-f]{16}\b")
 _USING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-_IN_TABLES = {  # checkpoints that tables of the warehouse name, and why they are kept
-    "champions": ("SELECT checkpoint, strategy FROM main.champions WHERE verdict = 'promoted'", "champion, now or earlier"),
-    "decision_portfolios": (
-        "SELECT checkpoint, planner FROM main.decision_portfolios WHERE book <> 'trial'", "made a live decision",
-    ),
-    "walk_forward_folds": ("SELECT checkpoint, '' FROM main.walk_forward_folds", "model of a walk-forward"),
-}  # fmt: skip
+_IN_TABLES = {  # checkpoints that tables of the warehouse name; a planner may name others
+    "champions": "SELECT checkpoint, strategy FROM main.champions WHERE verdict = 'promoted'",
+    "decision_portfolios": "SELECT checkpoint, planner FROM main.decision_portfolios WHERE book <> 'trial'",
+    "walk_forward_folds": "SELECT checkpoint, '' FROM main.walk_forward_folds",
+}
 
 
 @dataclass(frozen=True)
@@ -55,24 +53,18 @@ class Removal:
 
 @dataclass
 class CleaningPlan:
-    """What goes, and what is kept: number and reason, by kind."""
+    """What goes, and how many are kept, by kind."""
 
     removals: list[Removal] = field(default_factory=list)
-    kept: dict[str, dict[str, int]] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
 
-    def keep(self, kind: str, places: Iterable[Path], needed: dict[str, str], newest: int) -> set[str]:
-        """Keep what is needed, with its reason by name, and the newest of the rest; returns the names of what stays."""
-        reasons, stays = self.kept.setdefault(kind, {}), set()
-        for place in sorted(places, key=lambda path: path.lstat().st_mtime, reverse=True):
-            why = needed.get(place.name)
-            if why is None and newest > 0:
-                why, newest = "among the newest", newest - 1
-            if why is None:
-                self.remove(kind, place)
-            else:
-                reasons[why] = reasons.get(why, 0) + 1
-                stays.add(place.name)
-        return stays
+    def keep(self, kind: str, places: Iterable[Path], needed: Collection[str], newest: int) -> set[str]:
+        """Keep what is needed, by name, and the newest of the rest; returns the names of what stays."""
+        found = sorted(places, key=lambda path: path.lstat().st_mtime, reverse=True)
+        others = [place for place in found if place.name not in needed]
+        self.remove(kind, *others[newest:])
+        self.kept[kind] = len(found) - len(others[newest:])
+        return {place.name for place in found} - {place.name for place in others[newest:]}
 
     def remove(self, kind: str, *places: Path) -> None:
         self.removals += [Removal(kind, place, _bytes(place)) for place in places]
@@ -112,28 +104,25 @@ def clean(
     """
     if keep < 1:
         raise FinJEPAError(f"--keep {keep}: keep at least 1")
-    found = plan(settings, con, instance, keep)
+    found = _plan(settings, con, instance, keep)
     if dry_run:
         return found
     alive = living(settings, instance, own_run)
     if alive is not None:
         raise FinJEPAError(f"{alive} uses this home: nothing was removed; run `finjepa clean` again when it has ended")
-    _remove_half_written(settings)
+    for half_written in (path for depth in ("", "*/", "*/*/") for path in settings.home.glob(f"{depth}.tmp-*")):
+        if time.time() - half_written.lstat().st_mtime > _HALF_WRITTEN_S:  # so old that no living process uses it
+            _delete(half_written)
     for one in found.removals:  # runs come last: their removal writes to tables, and the disk may be full
         if isinstance(one.place, str):
-            _remove_run(instance, settings, one.place)
+            instance.compute_log_manager.delete_logs(prefix=[one.place])
+            instance.delete_run(one.place)
+            for left in _of_run(settings, one.place):
+                _delete(left)
         else:
             _remove(settings, one.place)
     end_lost_runs(instance)
     return found
-
-
-def _remove_half_written(settings: Settings) -> None:
-    """Remove what killed processes have left half-written, `.tmp-*`: a day old, so that no living process uses it."""
-    for depth in ("", "*/", "*/*/"):
-        for path in settings.home.glob(f"{depth}.tmp-*"):
-            if time.time() - path.lstat().st_mtime > _HALF_WRITTEN_S:
-                _delete(path)
 
 
 def living(settings: Settings, instance: dg.DagsterInstance, own_run: str | None = None) -> str | None:
@@ -147,82 +136,69 @@ def living(settings: Settings, instance: dg.DagsterInstance, own_run: str | None
     return None
 
 
-def plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance, keep: int) -> CleaningPlan:
+def _plan(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance, keep: int) -> CleaningPlan:
     """What can go and what stays; nothing is changed."""
     made, home = CleaningPlan(), settings.home
     finished = [path for path in _folders(settings.checkpoints) if path.suffix != ".run"]
     checkpoints = made.keep("checkpoints", finished, _needed(settings, con, instance), keep)
-    _plan_states(made, settings, {path.name for path in finished}, keep)
+    # the run folder with the curves stays: every configuration that was tried counts
+    states = [run for run in settings.checkpoints.glob("*.run") if any(run.rglob("*.pt"))]
+    states.sort(key=lambda run: run.stat().st_mtime, reverse=True)
+    of_interrupted = [run for run in states if not run.with_suffix("").is_dir()][:keep]
+    for run in states:
+        if run not in of_interrupted:
+            made.remove("states of trainings", *sorted(run.rglob("*.pt")))
+    made.kept["states of trainings"] = len(of_interrupted)
     # of panels and of what a cluster or Ray keeps, the newest other one may still be open in a reader
-    panels = {
-        name: "learned from by a kept checkpoint" for path in finished for name in _learned_from(path, checkpoints)
-    }
-    panels |= {_pointed(settings.panels / "current.json", "panel"): "current"}
+    panels = {name for path in finished if path.name in checkpoints for name in _learned_from(path)}
+    panels.add(_pointed(settings.panels / "current.json", "panel"))
     made.keep("panels", _folders(settings.panels), panels, 1)
     reports = _folders(settings.reports)
-    needed = {p.name: "report of a kept checkpoint" for p in reports if p.name.partition("-")[0] in checkpoints}
-    made.keep("reports", reports, needed | {"decisions": "never removed"}, keep)
-    made.keep("reproductions", _folders(home / "reproductions"), {}, 1)
-    made.keep("states of a cluster", _folders(home / "ray"), {}, 1)  # of trainings whose driver was killed
+    of_kept = {path.name for path in reports if path.name.partition("-")[0] in checkpoints}
+    made.keep("reports", reports, of_kept | {"decisions"}, keep)
+    made.keep("reproductions", _folders(home / "reproductions"), (), 1)
+    made.keep("states of a cluster", _folders(home / "ray"), (), 1)  # of trainings whose driver was killed
     hub = home / "sources" / "hub"
-    made.keep("converted data sets", (hub / "converted").glob("*.parquet"), {}, 1)
+    made.keep("converted data sets", (hub / "converted").glob("*.parquet"), (), 1)
     for repo in scan_cache_dir(hub).repos if any(hub.glob("datasets--*")) else ():  # their rows are in the warehouse
         for old in sorted(repo.revisions, key=lambda revision: revision.last_modified)[:-1]:
             made.removals.append(Removal("downloaded revisions", old.snapshot_path, old.size_on_disk))
-    _plan_runs(made, instance, settings, keep * _RUNS_A_NIGHT)
-    made.kept["releases"] = {"never removed": len(_folders(settings.releases))}
+    # runs but the newest, and but those that made what an asset shows now: lineages refer to them
+    events = [instance.get_latest_materialization_event(key) for key in instance.all_asset_keys()]
+    shown = {event.run_id for event in events if event is not None}
+    runs = list(instance.get_runs(dg.RunsFilter(statuses=FINISHED_STATUSES)))  # the newest first
+    old_runs = [run.run_id for run in runs[keep * _RUNS_A_NIGHT :] if run.run_id not in shown]
+    made.removals += [Removal("runs of Dagster", run, sum(map(_bytes, _of_run(settings, run)))) for run in old_runs]
+    made.kept |= {"runs of Dagster": len(runs) - len(old_runs), "releases": len(_folders(settings.releases))}
     return made
 
 
-def _learned_from(checkpoint: Path, kept: Container[str]) -> tuple[str, ...]:
-    """Panels that a kept checkpoint learned from beside its own."""
+def _learned_from(checkpoint: Path) -> tuple[str, ...]:
+    """Panels that a checkpoint learned from beside its own."""
     try:
-        return read_config(checkpoint).training.panels if checkpoint.name in kept else ()
+        return read_config(checkpoint).training.panels
     except FinJEPAError:  # damaged
         return ()
 
 
-def _plan_states(made: CleaningPlan, settings: Settings, finished: set[str], keep: int) -> None:
-    """States of trainings: of finished ones none is needed, and of the others the newest. The run folder with the curves stays:
-    every configuration that was tried counts."""
-    runs = [run for run in settings.checkpoints.glob("*.run") if any(run.rglob("*.pt"))]
-    begun = sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)
-    unfinished = [run for run in begun if run.stem not in finished]
-    for run in begun:
-        if run not in unfinished[:keep]:
-            made.remove("states of trainings", *sorted(run.rglob("*.pt")))
-    made.kept["states of trainings"] = {"among the newest that were interrupted": len(unfinished[:keep])}
-
-
-def _plan_runs(made: CleaningPlan, instance: dg.DagsterInstance, settings: Settings, newest: int) -> None:
-    """Finished runs but the newest, and but those that made what an asset shows now: lineages refer to them."""
-    events = [instance.get_latest_materialization_event(key) for key in instance.all_asset_keys()]
-    shown = {event.run_id for event in events if event is not None}
-    finished = list(instance.get_runs(dg.RunsFilter(statuses=FINISHED_STATUSES)))  # the newest first
-    old = [run.run_id for run in finished[newest:] if run.run_id not in shown]
-    made.kept["runs of Dagster"] = {f"among the newest {newest}, or shown by an asset": len(finished) - len(old)}
-    made.removals += [Removal("runs of Dagster", run, sum(map(_bytes, _of_run(settings, run)))) for run in old]
-
-
-def _needed(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance) -> dict[str, str]:
-    """Checkpoints that somebody needs, and why."""
+def _needed(settings: Settings, con: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance) -> set[str]:
+    """Checkpoints that somebody needs: nightly.yaml, the newest sweep, tables, or whoever asks for the newest."""
     config = settings.nightly_config
-    named = _ID.findall(config.read_text(encoding="utf-8")) if config.is_file() else []
-    needed = dict.fromkeys(named, "named in nightly.yaml")
+    needed = set(_ID.findall(config.read_text(encoding="utf-8"))) if config.is_file() else set()
     swept = instance.get_latest_materialization_event(dg.AssetKey("model_sweep"))
     if swept is not None and swept.asset_materialization is not None:
         found = swept.asset_materialization.metadata.get("checkpoints")
         names: Any = found.value if found is not None else {}
-        needed |= dict.fromkeys(names.values(), "of the newest sweep")
+        needed |= set(names.values())
     tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    for table, (query, why) in _IN_TABLES.items():
-        for row in con.execute(query).fetchall() if table in tables else ():
-            needed |= {name: why for text in row for name in _ID.findall(text or "")}  # a planner may name others
-    return needed | {_pointed(settings.checkpoints / "current.json", "checkpoint"): "current"}
+    for table in tables & _IN_TABLES.keys():
+        texts = [text or "" for row in con.execute(_IN_TABLES[table]).fetchall() for text in row]
+        needed.update(*map(_ID.findall, texts))
+    return needed | {_pointed(settings.checkpoints / "current.json", "checkpoint")}
 
 
 def _pointed(pointer: Path, name: str) -> str:
-    return json.loads(pointer.read_text(encoding="utf-8"))[name] if pointer.is_file() else ""
+    return read_json(pointer)[name] if pointer.is_file() else ""
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -233,13 +209,6 @@ def _folders(parent: Path) -> list[Path]:
 def _of_run(settings: Settings, run_id: str) -> list[Path]:
     """Files that Dagster keeps of a run beside its tables: the database of its events, and what it printed."""
     return [*(settings.dagster / "history" / "runs").glob(f"{run_id}.db*"), *settings.dagster.glob(f"storage/{run_id}")]
-
-
-def _remove_run(instance: dg.DagsterInstance, settings: Settings, run_id: str) -> None:
-    instance.compute_log_manager.delete_logs(prefix=[run_id])
-    instance.delete_run(run_id)
-    for left in _of_run(settings, run_id):
-        _delete(left)
 
 
 def _remove(settings: Settings, place: Path) -> None:

@@ -47,23 +47,18 @@ class JobReport:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """The Dagster instance of this home, made on first use from the committed `dagster.yaml`.
-
-    An operator's own DAGSTER_HOME wins.
-    """
+    """The Dagster instance of this home, made on first use from the committed `dagster.yaml`; an operator's own DAGSTER_HOME
+    wins."""
     if not os.environ.get("DAGSTER_HOME"):
         config = settings.dagster / "dagster.yaml"
         if not config.is_file():
             write_text(config, next(file for file in _INSTANCE_FILES if file.is_file()).read_text(encoding="utf-8"))
         os.environ["DAGSTER_HOME"] = str(settings.dagster)
     home = Path(os.environ["DAGSTER_HOME"])
-    if not home.is_absolute():
+    if not home.is_absolute() or not home.is_dir():
         raise FinJEPAError(
-            f"DAGSTER_HOME={home} is a relative path, and Dagster needs an absolute one: "
-            f"set it to {home.absolute()}, or unset it to use {settings.dagster}"
+            f"DAGSTER_HOME={home} is no absolute path of a folder: make it, or unset it to use {settings.dagster}"
         )
-    if not home.is_dir():
-        raise FinJEPAError(f"DAGSTER_HOME={home} is no folder: make it, or unset it to use {settings.dagster}")
     try:
         # Read here: Dagster takes the path of its file for a pattern, and would go on without it, with telemetry.
         file = home / "dagster.yaml"
@@ -80,12 +75,8 @@ def run_job(
     console: Console,
     debug: bool = False,
 ) -> JobReport:
-    """Run a job in process.
-
-    Args:
-        ops: config of each op that differs from its defaults.
-        console: where progress goes.
-        debug: show Dagster's own log.
+    """Run a job in process, with the config of each op that differs from its defaults, and print its progress; Dagster's own
+    log too with `debug`.
 
     Raises:
         FinJEPAError: if a step failed for a reason that a user can mend, or a blocking check failed.
@@ -161,7 +152,7 @@ class _Listener:
     def __call__(self, entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
         if event is None:
-            if int(entry.level) >= logging.INFO and not _is_shown_elsewhere(entry.user_message):
+            if int(entry.level) >= logging.INFO:
                 self.say(entry.user_message)
             return
         step = event.step_key or ""
@@ -181,14 +172,9 @@ class _Listener:
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             found = check.description or "see the UI"
+            name = f"{check.asset_key.to_user_string()}: {check.check_name}"
             if not check.passed:
-                name = f"{check.asset_key.to_user_string()}: {check.check_name}"
                 line = f"warning of the check {name}: {found}"
                 if check.severity == dg.AssetCheckSeverity.ERROR:
                     line = self.failed_check = f"the check {name} failed: {found}"
                 self.console.print(f"    {line}", style="yellow")
-
-
-def _is_shown_elsewhere(message: str) -> bool:
-    """What training reports is on the progress bar."""
-    return message.startswith(("train step", "validation step", "td step", "td_validation step"))

@@ -1,12 +1,10 @@
-"""Runs of a home: which of them still have a process, who holds the pools of the Dagster instance, and what is tried again: a
-process that died may live the next time; an exception would only be raised again.
+"""Runs of a home: which of them still have a process, who holds the pools of the Dagster instance, what is tried again, and
+what a run works on.
 
-The process of a run that a command started holds a lock for as long as it lives: the kernel frees it however the process ends. A
-process id alone does not say so: another process may have it by now, after a restart of the machine or in another container.
-
-A code server reports the end of the runs that it has started. When it died as well (a power cut, a restart of everything, the
-memory killer), nobody does: the run would stand as running until its time limit, and every later nightly run would wait for it.
-So runs without a process are ended, their slots of pools are freed, and a living holder is waited for.
+The process of a run that a command started holds a lock for as long as it lives: the kernel frees it however the process ends,
+and a process id may be another's by now. A code server reports the end of the runs that it has started. When it died as well (a
+power cut, the memory killer), nobody does: the run would stand as running until its time limit, and every later one would wait
+for it. So runs without a process are ended, their slots of pools are freed, and a living holder is waited for.
 """
 
 import contextlib
@@ -56,11 +54,7 @@ def lock_of(instance: dg.DagsterInstance, run_id: str) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, run_id: str) -> Iterator[dict[str, str]]:
-    """Hold the lock of a run.
-
-    Yields:
-        Tags for the run; none on a file system without locks.
-    """
+    """Hold the lock of a run; yields tags for it, none on a file system without locks."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run_id}.lock"
     with path.open("w", encoding="utf-8") as file:
@@ -156,11 +150,7 @@ def _began(pid: int) -> float | None:
 
 
 def end_lost_runs(instance: dg.DagsterInstance) -> list[str]:
-    """End every run whose process is gone, and free all slots of pools that no living run holds.
-
-    Returns:
-        A line for each run that was ended.
-    """
+    """End every run whose process is gone, with a line for each, and free all slots of pools that no living run holds."""
     ended = []
     for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
         lost = lost_process(instance, run)
@@ -186,12 +176,8 @@ def wait_for_pool(
     patience_s: float,
     say: Callable[[str], None],
 ) -> None:
-    """Wait until a step that Dagster has blocked may take its slot. Dagster's own wait has no end, and keeps a core busy.
-
-    Raises:
-        FinJEPAError: if a living run holds the pool for longer than `patience_s`.
-        KeyboardInterrupt: on SIGINT or SIGTERM.
-    """
+    """Wait until a step that Dagster has blocked may take its slot; raises where a living run holds the pool for longer than
+    `patience_s`, and on a signal. Dagster's own wait has no end, and keeps a core busy."""
     storage = instance.event_log_storage
     deadline, looked, named = time.monotonic() + patience_s, 0.0, ""
     while True:
@@ -220,25 +206,16 @@ def wait_for_pool(
 
 
 def _named(instance: dg.DagsterInstance, run_id: str) -> str:
-    run = instance.get_run_by_id(run_id)
-    if run is None:
-        return f"the run {run_id[:8]}"
-    return (
-        holder(lock_of(instance, run_id))
-        or f"the run {run_id[:8]} of {run.job_name}, started in the UI or by a schedule"
-    )
+    return holder(lock_of(instance, run_id)) or f"the run {run_id[:8]}, started in the UI or by a schedule"
 
 
 # Steps
 
 
 def final(function: Callable[P, R]) -> Callable[P, R]:
-    """An asset function whose exceptions end its step, whatever the retry policy of the job says; the policy is then left
-    with crashes: a step whose process was killed, or ran out of memory. The step ends with its run: see `_end_with_run`.
-    Numbers of its metadata are rounded.
-
-    Goes directly over the function, below `@dg.multi_asset`; `asset` brings it along.
-    """
+    """An asset function whose exceptions end its step: the retry policy of the job is left with crashes, since an exception would
+    only be raised again. The step ends with its run, and numbers of its metadata are rounded. Goes directly over the function,
+    below `@dg.multi_asset`; `asset` brings it along."""
 
     @contextlib.contextmanager
     def guarded() -> Iterator[None]:
@@ -262,26 +239,32 @@ def final(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def asset(
-    group: str, *kinds: str, table: str | None = None, **options: Any
+    group: str,
+    *kinds: str,
+    table: str | None = None,
+    checks: Mapping[str, str] | None = None,
+    blocking: bool = False,
+    **options: Any,
 ) -> Callable[[Callable], dg.AssetsDefinition]:
-    """A decorator: `dg.asset` over `final`, with what every asset has. Where the function takes no config no key is accepted;
-    Dagster would accept any, and drop it.
-
-    Args:
-        table: of the warehouse, which the asset fills.
-    """
+    """A decorator: `dg.asset` over `final`, with what every asset has; `table` of the warehouse is what it fills, and
+    `checks` what it yields a result of, with what each is about. Where the function takes no config no key is accepted; Dagster
+    would accept any, and drop it."""
 
     def decorate(function: Callable) -> dg.AssetsDefinition:
         nothing = {} if "config" in inspect.signature(function).parameters else {"config_schema": {}}
         shown = {"dagster/table_name": f"main.{table}"} if table else None
+        specs = [
+            dg.AssetCheckSpec(name, asset=function.__name__, description=text, blocking=blocking)
+            for name, text in (checks or {}).items()
+        ]
         common = {"group_name": group, "owners": ["team:finjepa"], "kinds": set(kinds), "metadata": shown}
-        return dg.asset(**common, **nothing, **options)(final(function))
+        return dg.asset(**common, **nothing, **options, check_specs=specs or None)(final(function))
 
     return decorate
 
 
-def rounded(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata with four significant digits of each number, as a person reads them; tables and files have all digits."""
+def _rounded(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Four significant digits of each number, as a person reads them; tables and files have all digits."""
 
     def shown(value: Any) -> Any:
         number = getattr(value, "value", value)
@@ -294,18 +277,15 @@ def rounded(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_shown(result: Any) -> Any:
     if isinstance(result, dg.AssetCheckResult):
-        return result.with_metadata(rounded(result.metadata))
-    return (
-        result._replace(metadata=rounded(result.metadata or {})) if isinstance(result, dg.MaterializeResult) else result
-    )
+        return result.with_metadata(_rounded(result.metadata))
+    made = isinstance(result, dg.MaterializeResult)
+    return result._replace(metadata=_rounded(result.metadata or {})) if made else result
 
 
 @functools.cache
 def _end_with_run() -> None:
-    """Let this process end when the one that runs the steps, or the one that it was forked from, was killed: nobody waits for
-    this step any more, and what is started in its place would find the warehouse and the GPU taken. A command line runs its
-    steps itself.
-    """
+    """Let this process end when the one that runs the steps, or the one that it was forked from, was killed: what is started in
+    its place would find the warehouse and the GPU taken. A command line runs its steps itself."""
     run, server = multiprocessing.parent_process(), os.getppid()
     if run is None:
         return

@@ -53,10 +53,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls) -> "Settings":
-        """
-        Raises:
-            FinJEPAError: if a variable has no such value.
-        """
+        """Raises where a variable has no such value."""
         variables = {name: os.environ.get(f"FINJEPA_{name.upper()}") for name in cls.model_fields}
         try:
             return cls.model_validate({name: value for name, value in variables.items() if value})
@@ -84,14 +81,10 @@ class Settings(BaseModel):
     @field_validator("compute")
     @classmethod
     def _cluster(cls, compute: str) -> str:
-        if compute.startswith("ray://"):
-            raise ValueError(
-                "is an address of Ray's client, which is not supported; join this machine to the cluster "
-                "(`ray start --address=HOST:6379 --num-cpus=0`) and set FINJEPA_COMPUTE=HOST:6379"
-            )
         if not _LOCAL.fullmatch(compute) and not _RAY_ADDRESS.fullmatch(compute):
             raise ValueError(
-                "is neither `local`, `local:N` (N processes) nor the address of a Ray cluster; write HOST:6379 or auto"
+                "is neither `local`, `local:N` (N processes) nor HOST:6379 of a Ray cluster that this machine has joined "
+                "(`ray start --address=HOST:6379 --num-cpus=0`)"
             )
         return compute
 
@@ -141,11 +134,7 @@ class Settings(BaseModel):
         return f"/pages/{quote(page.relative_to(self.home).as_posix())}"
 
     def ensure(self) -> "Settings":
-        """Make the folders.
-
-        Raises:
-            FinJEPAError: if FINJEPA_HOME cannot be made or written to.
-        """
+        """Make the folders; raises where FINJEPA_HOME cannot be made or written to."""
         for sign in "?\\":  # ends the path in the URL by which Dagster opens its files; is a slash for DuckDB
             if sign in str(self.home):
                 raise FinJEPAError(
@@ -171,6 +160,4 @@ class SettingsResource(dg.ConfigurableResource):
 
     def get(self) -> Settings:
         settings = Settings.from_env()
-        if self.home is not None:
-            settings = settings.model_copy(update={"home": Path(self.home)})
-        return settings.ensure()
+        return (settings.model_copy(update={"home": Path(self.home)}) if self.home else settings).ensure()

@@ -45,11 +45,7 @@ class Warehouse(dg.ConfigurableResource):
     @contextlib.contextmanager
     def connect(self, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that is closed at the end, whatever happens. Unless `read_only`, every table is there in its newest form.
-
-        Raises:
-            FinJEPAError: if another process keeps the file locked, it is not a DuckDB file, `read_only` and there is none, or
-                its tables cannot be upgraded.
-        """
+        Raises where another process keeps the file locked, it is none of DuckDB, or its tables cannot be upgraded."""
         connection = self._open(read_only)
         try:
             schema_version(connection) if read_only else migrate(connection)
@@ -77,7 +73,8 @@ class Warehouse(dg.ConfigurableResource):
                 return connection
             except duckdb.Error as error:
                 if not isinstance(error, duckdb.IOException) or "lock" not in str(error):
-                    raise FinJEPAError(f"cannot open {self.path}: {_first_line(error)}; {_OTHER_HOME}") from error
+                    reason = str(error).splitlines()[0]
+                    raise FinJEPAError(f"cannot open {self.path}: {reason}; {_OTHER_HOME}") from error
                 if time.monotonic() > deadline:
                     raise FinJEPAError(
                         f"{self.path} is in use by {_holder(str(error))}; stop that process or wait, then try again"
@@ -104,11 +101,8 @@ def newest_version() -> int:
 
 
 def schema_version(con: duckdb.DuckDBPyConnection) -> int | None:
-    """The version of the tables, None in an empty database.
-
-    Raises:
-        FinJEPAError: if they are of a newer FinJEPA, of one before OLDEST_VERSION, or of another program.
-    """
+    """The version of the tables, None in an empty database; raises where they are of a newer FinJEPA, of one before
+    OLDEST_VERSION, or of another program."""
     tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     if not tables:
         return None
@@ -168,10 +162,6 @@ def _leave_room(connection: duckdb.DuckDBPyConnection) -> None:
 def _holder(message: str) -> str:
     found = re.search(r"PID (\d+)", message)
     return f"the process {found.group(1)}" if found else "another process"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 @contextlib.contextmanager

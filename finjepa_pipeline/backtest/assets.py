@@ -1,7 +1,6 @@
 """Dagster's side of the backtest stage: backtests, the leaderboard, the walk-forward and the audit."""
 
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import duckdb
@@ -35,10 +34,8 @@ from finjepa_pipeline.backtest.walk_forward import (
 )
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.features.assets import panel_of_run
-from finjepa_pipeline.report import markdown
-from finjepa_pipeline.report.backtest import BacktestReport, page_of, write_history, write_report
-from finjepa_pipeline.report.markdown import cell, table
-from finjepa_pipeline.report.page import number
+from finjepa_pipeline.report.backtest import BacktestReport, leaderboard_table, page_of, write_history, write_report
+from finjepa_pipeline.report.page import cell, table
 from finjepa_pipeline.report.risk import read_scorecard
 from finjepa_pipeline.runs import asset, made_in_run, made_last
 from finjepa_pipeline.settings import DEFAULT_UI_URL, Settings, SettingsResource
@@ -95,7 +92,7 @@ class AuditConfig(dg.Config):
     sessions: int = Field(default=1500, ge=500, description="Newest sessions of them, e.g. 1500")
 
 
-@asset("backtest", "pytorch", "duckdb", deps=["world_model", "world_model_evaluation", "feature_panel"], pool="duckdb")
+@asset("backtest", "pytorch", "duckdb", deps=["world_model", "feature_panel"], pool="duckdb")
 def planner_backtests(
     context: dg.AssetExecutionContext, config: BacktestConfig, settings: SettingsResource, warehouse: Warehouse
 ) -> dg.MaterializeResult:
@@ -151,8 +148,7 @@ def leaderboard(
             "path": dg.MetadataValue.path(str(page)),
             "every_backtest": dg.MetadataValue.url(home.address_of(home.reports / "leaderboard.html")),
             **{name: statistics[name] for name in _STATISTICS if statistics.get(name) is not None},
-            "test_block": dg.MetadataValue.md(_markdown(report.test)),
-            "wealth": dg.MetadataValue.md(markdown.wealth(report.returns)),
+            "test_block": dg.MetadataValue.md(leaderboard_table(report.test, report.benchmark)),
         },
         data_version=dg.DataVersion(f"{checkpoint}-{data_version}"),
     )
@@ -169,18 +165,6 @@ def _write_pages(
     page = page_of(home.reports, checkpoint, data_version)
     write_report(page, checkpoint, report, read_scorecard(home.reports, checkpoint))
     return report, page
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    cells = []
-    for row in rows:
-        sharpe, excess, low, high, dsr = (
-            number(row[name]) for name in ("sharpe", "excess_sharpe", "excess_low", "excess_high", "dsr")
-        )
-        interval = "too short" if row["excess_low"] is None else f"{low} to {high}"
-        shares = f"{row['annual_return']:.1%}", f"{row['max_drawdown']:.1%}"
-        cells.append((cell(row["strategy"]), sharpe, excess, interval, dsr, *shares))
-    return table(("strategy", "Sharpe", "minus 1/N", "95 % interval", "DSR", "return", "drawdown"), cells)
 
 
 @asset("walk_forward", "pytorch", "duckdb", "plotly", deps=["feature_panel"], pool="gpu")

@@ -8,7 +8,7 @@ from pydantic import Field
 from finjepa_model.data.panel import Panel
 from finjepa_model.features import CHANNELS
 from finjepa_pipeline.features.panel import CODE_VERSION, build_panel, current_panel
-from finjepa_pipeline.report import markdown
+from finjepa_pipeline.report.page import channel_table
 from finjepa_pipeline.runs import asset, made_in_run, prices_of_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
@@ -52,10 +52,8 @@ def feature_panel(
             "channels": len(panel.channels),
             "channels_left_out": ", ".join(c.name for c in CHANNELS if c.name not in panel.channels) or "none",
             "channel_table": dg.MetadataValue.md(
-                markdown.channel_table([*panel.manifest["channels"], *panel.manifest["market_channels"]])
+                channel_table([*panel.manifest["channels"], *panel.manifest["market_channels"]])
             ),
-            "coverage": dg.MetadataValue.md(markdown.panel_coverage(panel)),
-            "channels_of_one_asset": dg.MetadataValue.md(markdown.panel_channels(panel)),
             "bytes": sum(file.stat().st_size for file in folder.iterdir()),
             "content_hash": panel.content_hash,
             "panel": panel.content_hash,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -14,16 +14,17 @@ from finjepa_pipeline.backtest.blocks import checkpoint_folder
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE, NOT_RUN, TESTS, status_of
 from finjepa_pipeline.features.assets import made_panel, panel_of_run
 from finjepa_pipeline.publishing.daily import make_decision
-from finjepa_pipeline.publishing.gate import Champion, Verdict, current_champion, judge
+from finjepa_pipeline.publishing.gate import Champion, current_champion, judge
 from finjepa_pipeline.publishing.live_record import record_night, record_of
-from finjepa_pipeline.report import markdown
+from finjepa_pipeline.publishing.release import Release, plan_release, publish_record, release
 from finjepa_pipeline.report.backtest import page_of
 from finjepa_pipeline.report.live_record import PAGE, RecordSummary, write_record_page
+from finjepa_pipeline.report.small_pages import holdings
 from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import SettingsResource
 from finjepa_pipeline.training.assets import checkpoint_of_run
-from finjepa_pipeline.warehouse import Warehouse, now
+from finjepa_pipeline.warehouse import Warehouse
 
 
 class ChallengerConfig(dg.Config):
@@ -110,10 +111,7 @@ class RetentionConfig(dg.Config):
     pool="duckdb",
     table="audit_results",
     # They bind the gate and not the run: where one failed the champion stays, and the nightly run succeeds.
-    check_specs=[
-        dg.AssetCheckSpec(test, asset="challenger_audit", description=TESTS[test], blocking=False)
-        for test in BEFORE_THE_GATE
-    ],
+    checks={test: TESTS[test] for test in BEFORE_THE_GATE},
 )
 def challenger_audit(
     context: dg.AssetExecutionContext, config: ChallengerConfig, settings: SettingsResource, warehouse: Warehouse
@@ -146,7 +144,7 @@ def challenger_audit(
 @asset(
     "publishing",
     "duckdb",
-    deps=["leaderboard", "world_model_evaluation", "challenger_audit"],
+    deps=["leaderboard", "challenger_audit"],
     pool="duckdb",
     table="champions",
 )
@@ -156,7 +154,9 @@ def champion(
     """Whether the newest checkpoint replaces the trusted one: judged on the validation block, with every reason. Where nothing
     passes the champion stays, and the run is green. Every verdict is a row of `champions`, every reason one of
     `champion_checks`."""
-    verdict = _judge(context, settings, warehouse, write=not config.dry_run)
+    home = settings.get()
+    checkpoint, panel = checkpoint_of_run(context, home), Panel.open(panel_of_run(context, home))
+    verdict = judge(home, warehouse, checkpoint, panel, write=not config.dry_run)
     checks = [(one.name, one.verdict, "yes" if one.blocking else "no", one.detail) for one in verdict.findings]
     known = {"t_against_baseline": verdict.t_baseline, "t_against_champion": verdict.t_champion}
     return dg.MaterializeResult(
@@ -181,24 +181,17 @@ def hub_release(
 ) -> dg.MaterializeResult:
     """The champion with its model card, under FINJEPA_HOME/releases/ and, where a repository is named, as one commit and
     one tag on the Hub. Nothing is released twice."""
-    from finjepa_pipeline.publishing.release import (  # here: it sets the Hub's client of the process
-        plan_release,
-        release,
-    )
-
     home = settings.get()
     repo_id = config.hub_repo_id or home.hub_repo_id
     with warehouse.connect() as connection:
         winner = current_champion(connection)
-    if config.dry_run:
-        verdict = _judge(context, settings, warehouse, write=False)
-        if verdict.verdict == "promoted":
-            winner = Champion(verdict.challenger, verdict.strategy or "", now())
+    judged = made_in_run(context, "champion") if config.dry_run else {}
+    if judged.get("verdict") == "promoted":
+        winner = Champion(judged["challenger"], judged["strategy"])
     if winner is None:
-        return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is released", "reused": True})
+        return _nothing("no champion, so nothing is released")
     if config.dry_run:
-        plan = plan_release(home, winner, repo_id)
-        return dg.MaterializeResult(metadata={"outcome": f"dry run: {plan}", "reused": True})
+        return _nothing(f"dry run: {plan_release(home, winner, repo_id)}")
     made = release(home, warehouse, winner, repo_id)
     package = made.package
     assert package is not None  # of a champion there is one
@@ -209,7 +202,7 @@ def hub_release(
             "content_hash": package.content_hash,
             "path": dg.MetadataValue.path(str(package.folder)),
             "model_card": dg.MetadataValue.md((package.folder / "README.md").read_text(encoding="utf-8")),
-            **({"url": dg.MetadataValue.url(made.url), "commit": made.commit or ""} if made.url else {}),
+            **_on_the_hub(made),
             "reused": not made.new,
         },
         data_version=dg.DataVersion(package.content_hash),
@@ -227,7 +220,7 @@ def daily_decision(
     prices = (config.prices.feed, config.prices.data_version) if config.prices else None
     made = make_decision(home, warehouse, *asked, made_panel(context, home), prices, config.n_assets)
     if made is None:
-        return dg.MaterializeResult(metadata={"outcome": "no champion, so nothing is decided", "reused": True})
+        return _nothing("no champion, so nothing is decided")
     decision = made.decision
     numbers = ("hedge", "cash", "expected_return", "expected_volatility", "wealth", "planner", "checkpoint", "book")
     return dg.MaterializeResult(
@@ -235,7 +228,7 @@ def daily_decision(
             "date": decision["date"],
             "hold": decision["hold"],
             **({"next_decision": decision["next_decision"]} if decision["next_decision"] else {}),
-            "holdings": dg.MetadataValue.md(markdown.holdings(decision)),
+            "holdings": dg.MetadataValue.md(holdings(decision)),
             "changes": dg.MetadataValue.md("\n".join(f"- {line}" for line in decision["changes"])),
             **{name: decision[name] for name in numbers},
             "page": dg.MetadataValue.url(home.address_of(made.path.with_suffix(".html"))),
@@ -255,17 +248,7 @@ _RECORD_CHECKS = {
 }
 
 
-@asset(
-    "publishing",
-    "pytorch",
-    "polars",
-    deps=["daily_decision"],
-    pool="duckdb",
-    check_specs=[
-        dg.AssetCheckSpec(name, asset="live_record", description=what, blocking=False)
-        for name, what in _RECORD_CHECKS.items()
-    ],
-)
+@asset("publishing", "pytorch", "polars", deps=["daily_decision"], pool="duckdb", checks=_RECORD_CHECKS)
 def live_record(
     context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
@@ -275,7 +258,7 @@ def live_record(
     made = record_night(home, warehouse, made_panel(context, home))
     if made is None:
         nothing = "no champion, or no two eligible assets: nothing is forecast"
-        yield dg.MaterializeResult(metadata={"outcome": nothing, "reused": True})
+        yield _nothing(nothing)
         for name in _RECORD_CHECKS:
             yield check_result("live_record", name, None, nothing)
         return
@@ -303,20 +286,15 @@ def live_record(
     agree = f"{record.nights.height} nights agree"
     yield check_result("live_record", "chain", not broken, "; ".join(broken) or agree, address)
     drifted, why = summary.drifted
+    severity = dg.AssetCheckSeverity.ERROR if new and summary.alarm_is_new else dg.AssetCheckSeverity.WARN
+    shown = {"page": dg.MetadataValue.url(address)}
     yield dg.AssetCheckResult(
-        passed=drifted is False,
-        check_name="calibrated",
-        severity=dg.AssetCheckSeverity.ERROR if new and summary.alarm_is_new else dg.AssetCheckSeverity.WARN,
-        description=why,
-        metadata={"page": dg.MetadataValue.url(address)},
+        passed=drifted is False, check_name="calibrated", severity=severity, description=why, metadata=shown
     )
     missed = summary.recent_gaps
-    yield dg.AssetCheckResult(
-        passed=not missed,
-        check_name="complete",
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"no night of {', '.join(map(str, missed))}" if missed else "no session was missed",
-    )
+    text = f"no night of {', '.join(map(str, missed))}" if missed else "no session was missed"
+    severity = dg.AssetCheckSeverity.WARN
+    yield dg.AssetCheckResult(passed=not missed, check_name="complete", severity=severity, description=text)
 
 
 @asset("publishing", "huggingface", deps=["live_record", "hub_release"], pool="release", table="live_record_releases")
@@ -325,8 +303,6 @@ def live_record_release(
 ) -> dg.MaterializeResult:
     """The live record as one commit on the Hub: its tables, its page `index.html`, and a section of the card. What could not be
     published is published by a later run, with the times at which it was written."""
-    from finjepa_pipeline.publishing.release import publish_record  # here: it sets the Hub's client of the process
-
     home = settings.get()
     repo_id = config.repo_id or (home.hub_repo_id if config.repo_type == "model" else None)
     record = record_of(home, str(Panel.open(panel_of_run(context, home)).manifest["feed"]))
@@ -341,12 +317,12 @@ def live_record_release(
     elif config.publish == "release" and (released.get("reused", True) or "url" not in released):
         why_not = "no checkpoint was released in this run"
     if why_not or repo_id is None:
-        return dg.MaterializeResult(metadata={"outcome": f"nothing is published: {why_not}", "reused": True})
+        return _nothing(f"nothing is published: {why_not}")
     made = publish_record(warehouse, RecordSummary.of(record), repo_id, config.repo_type)
     return dg.MaterializeResult(
         metadata={
             "outcome": made.note,
-            **({"url": dg.MetadataValue.url(made.url), "commit": made.commit or ""} if made.url else {}),
+            **_on_the_hub(made),
             "last_hash": record.last_hash,
             "reused": not made.new,
         },
@@ -376,14 +352,17 @@ def retention(
     )
 
 
+def _nothing(outcome: str) -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata={"outcome": outcome, "reused": True})
+
+
+def _on_the_hub(made: Release) -> dict[str, Any]:
+    return {"url": dg.MetadataValue.url(made.url), "commit": made.commit or ""} if made.url else {}
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dg.TableMetadataValue:
     records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
     return dg.TableMetadataValue(records, dg.TableSchema([dg.TableColumn(name) for name in columns]))
-
-
-def _judge(context: dg.AssetExecutionContext, settings: SettingsResource, warehouse: Warehouse, write: bool) -> Verdict:
-    home = settings.get()
-    return judge(home, warehouse, checkpoint_of_run(context, home), Panel.open(panel_of_run(context, home)), write)
 
 
 ASSETS = [challenger_audit, champion, hub_release, daily_decision, live_record, live_record_release, retention]

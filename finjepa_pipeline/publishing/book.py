@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from finjepa_model.actions import PortfolioAction
+from finjepa_model.config import PortfolioConfig
 from finjepa_model.data.panel import Panel
 from finjepa_model.files import from_json
 from finjepa_model.market_view import Universe
@@ -49,7 +50,7 @@ class Holdings:
     """What is held at a close.
 
     Attributes:
-        roster_R: int64, the panel's numbers of the assets, ascending; assets: their names.
+        roster_R: int64, the panel's numbers of the assets, ascending; `assets`: their names.
         state: over the roster.
         universe: of the decision before; None where the next decision chooses one.
         plan: path_1H over that universe, which the decision before left for the next one to start from.
@@ -79,12 +80,8 @@ class Holdings:
             return empty_1R.index_copy(1, places, value_1R[:, torch.from_numpy(kept_R)])
 
         orders_1R = None if state.orders_XN is None else moved(state.orders_XN, torch.nan)
-        state = replace(
-            state,
-            positions_XN=moved(state.positions_XN),
-            signals_XN=moved(state.signals_XN),
-            orders_XN=orders_1R,
-        )
+        held = {"positions_XN": moved(state.positions_XN), "signals_XN": moved(state.signals_XN)}
+        state = replace(state, **held, orders_XN=orders_1R)
         names = tuple(panel.assets[asset] for asset in roster_R)
         return replace(self, roster_R=roster_R, assets=names, state=state)
 
@@ -109,13 +106,14 @@ def cash(simulator: PortfolioSimulator, note: str | None = None) -> Holdings:
 
 
 def holdings_at(
-    con: duckdb.DuckDBPyConnection, panel: Panel, session: int, simulator: PortfolioSimulator, included: bool = False
+    con: duckdb.DuckDBPyConnection, panel: Panel, session: int, rules: PortfolioConfig, included: bool = False
 ) -> Holdings:
     """What the newest decision of the book before `session` has led to by that close, by the mechanics of the backtest.
 
     Args:
         included: whether that may be the decision of `session` itself, before its orders are filled.
     """
+    simulator = PortfolioSimulator(rules)
     until = panel.dates[session] - (0 if included else 1)
     found = con.execute(
         "SELECT state FROM main.decision_portfolios WHERE feed = ? AND book = 'champion' AND date <= ?::DATE "
@@ -136,13 +134,8 @@ def holdings_at(
 def record_of(
     holdings: Holdings, panel: Panel, universe: Universe, plan: PortfolioAction | None, ordered: bool
 ) -> dict[str, Any]:
-    """What later closes need of a decision besides itself: the exact portfolio, the universe and the plan.
-
-    Args:
-        holdings: at the close of the decision, over its roster.
-        plan: path_1H over the universe.
-        ordered: False where the decision was not to trade.
-    """
+    """What later closes need of a decision besides itself: the exact portfolio at its close, the universe, the plan (path_1H over
+    the universe), and whether anything was ordered."""
     state = holdings.state
     return {
         "assets": holdings.assets,

@@ -1,9 +1,16 @@
-"""The model card: README.md of a release, made from what the checkpoint's own files and the leaderboard say."""
+"""A release folder: the files of a checkpoint, named by their content, without paths of this machine; with its model card, made
+from what those files and the leaderboard say."""
 
+import hashlib
 import math
+import os
+import re
 import shlex
+import shutil
+import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -11,7 +18,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from finjepa_model.files import read_json, to_json
+from finjepa_model.checkpoint import CHECKPOINT_FILES
+from finjepa_model.files import folder_written_whole, read_json, to_json, write_json, write_text
 from finjepa_model.planner_strategies import WITH_UTILITY
 from finjepa_pipeline.backtest.leaderboard import leaderboard_rows, traded_assets
 from finjepa_pipeline.backtest.metrics import (
@@ -25,28 +33,18 @@ from finjepa_pipeline.backtest.metrics import (
 )
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.gate import Champion, Finding, known_findings
-from finjepa_pipeline.publishing.package import public, public_strategy
-from finjepa_pipeline.report.markdown import cell, code, plain, table
-from finjepa_pipeline.report.page import number, render
+from finjepa_pipeline.report.backtest import leaderboard_table
+from finjepa_pipeline.report.page import cell, code, number, numbers_table, plain, render, table
 from finjepa_pipeline.report.risk import in_words, read_scorecard, tables
 from finjepa_pipeline.settings import Settings
+from finjepa_pipeline.store import sha256
 
 PBO_LIMIT = 0.2  # up to which a low risk of overfitting is spoken of
-_FACTS = {
-    "feed": "feed",
-    "source": "source",
-    "version": "revision of the source",
-    "data_version": "data version",
-    "rows": "rows",
-    "quarantined_rows": "rows in quarantine",
-    "first_date": "first date",
-    "last_date": "last date",
-    "assets": "assets",
-    "columns": "columns that hold data",
-    "accepted": "findings that a person accepted",
-}
-
-
+# Of the prices, in the order in which the card names them; `accepted` are findings that a person let pass.
+_FACTS = (
+    "feed", "source", "version", "data_version", "rows", "quarantined_rows", "first_date", "last_date", "assets",
+    "columns", "accepted",
+)  # fmt: skip
 Row = Mapping[str, Any]  # of the leaderboard
 _CORRECTIONS = """
     SELECT trials, effective_trials, pbo, spa_p FROM main.backtest_inference
@@ -56,6 +54,86 @@ _REASONS = """
     SELECT reasons FROM main.champions WHERE checkpoint = $checkpoint AND verdict = 'promoted'
     ORDER BY created_at DESC, rowid DESC LIMIT 1
 """
+# What makes the model act. The card, the metrics and the lineage say when and by whom it was made, and do not count.
+CONTENT = ("config.json", "model.safetensors", "normalization.json")
+
+_PATH = re.compile(r"(?<![\w./\\])(?:~|\b[A-Za-z]:)?[/\\](?![/\\\s]|$)[^\s'\"]*")
+_QUOTED = re.compile(r"(?<=['\"])(?:~|[A-Za-z]:)?[/\\][^'\"]*(?=['\"])")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A release that is ready to go out.
+
+    Attributes:
+        content_hash: sha256 over the files in `CONTENT`; `tag` is made of it, so equal content has an equal tag.
+    """
+
+    folder: Path
+    checkpoint: str
+    tag: str
+    content_hash: str
+
+    @property
+    def title(self) -> str:
+        """Of the commit on the Hub: by it a later look recognises the release."""
+        return f"Release {self.tag}"
+
+
+def package_of(checkpoint: Path, releases: Path) -> Package:
+    """The package that a checkpoint folder makes; its folder need not be there yet."""
+    digest = hashlib.sha256()
+    for name in CONTENT:
+        digest.update(f"{name} {sha256(checkpoint / name)}\n".encode())
+    content_hash = digest.hexdigest()
+    last_date = read_json(checkpoint / "lineage.json")["data"].get("last_date")
+    tag = "-".join(part for part in (last_date, content_hash[:8]) if part)
+    return Package(releases / tag, checkpoint.name, tag, content_hash)
+
+
+def write_package(package: Package, checkpoint: Path, card: str, lineage: Mapping[str, Any]) -> None:
+    """Make the release folder of the checkpoint with its card and lineage."""
+    with folder_written_whole(package.folder) as folder:
+        for name in CHECKPOINT_FILES:
+            shutil.copyfile(checkpoint / name, folder / name)
+        write_text(folder / "README.md", card)
+        write_json(folder / "lineage.json", lineage)
+
+
+def public(value: Any, places: Mapping[str, str]) -> Any:
+    """A JSON value without paths of this machine, and without what starts a tag of HTML. `places` is what stands for the paths
+    that are known, see `places_of`; other paths give way to their last folder."""
+    if isinstance(value, Mapping):
+        return {key: public(item, places) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [public(item, places) for item in value]
+    if not isinstance(value, str):
+        return value
+    for place, name in places.items():
+        value = value.replace(place, name)
+    return re.sub("[<>]", "_", _PATH.sub(lambda found: _public_name(found[0]), value))
+
+
+def public_strategy(name: str) -> str:
+    """The name of a strategy, in whose utility a checkpoint may stand by its folder."""
+    return _QUOTED.sub(lambda found: _public_name(found[0]), name)
+
+
+def places_of(lineage: Mapping[str, Any], home: Path) -> dict[str, str]:
+    """The paths that a checkpoint's files may name: of its prices, of the home, of the user."""
+    source = lineage.get("build", {}).get("source", {}).get("path")
+    return {str(place): _public_name(str(place)) for place in (source, home, Path.home()) if place}
+
+
+def _public_name(path: str) -> str:
+    """The last folder of a path or pattern, of letters and digits; a hash where that is the user's or the host's name."""
+    parts = [part for part in re.split(r"[/\\]", path) if part.strip("~.") and not set(part) & set("*?[")]
+    name = re.sub(r"[^\w.-]+", "_", parts[-1]) if parts else ""
+    private = {os.environ.get("USER", ""), Path.home().name, socket.gethostname(), "home", "root", "Users", ""}
+    return hashlib.sha256(path.encode(errors="replace")).hexdigest()[:12] if name in private else name
+
+
+# The card
 
 
 def card_of(
@@ -66,17 +144,12 @@ def card_of(
     places: Mapping[str, str],
     repo_id: str | None,
 ) -> str:
-    """The model card of a champion, from the checkpoint's files, its newest leaderboard and the gate's reasons.
-
-    Args:
-        places: paths that must not be shown, see `public`.
-        repo_id: where the card will stand on the Hub, if that is known.
-    """
+    """The model card of a champion, from the checkpoint's files, its newest leaderboard and the gate's reasons; `places`: see
+    `public`."""
     key, folder = {"checkpoint": champion.checkpoint}, settings.checkpoints / champion.checkpoint
     files = {name: read_json(folder / f"{name}.json") for name in ("config", "metrics", "lineage", "normalization")}
     reasons = con.execute(_REASONS, key).fetchall()
     rows = leaderboard_rows(con, champion.checkpoint)
-    data_version = files["lineage"]["data"]["data_version"]
     return model_card(
         tag=tag,
         repository=repo_id or "owner/name",
@@ -87,7 +160,7 @@ def card_of(
         checks=[replace(one, detail=public(one.detail, places)) for one in known_findings(con, champion.checkpoint)],
         corrections=corrections(con, champion.checkpoint),
         traded=traded_assets(con, champion.checkpoint),
-        ended=_ended(con, data_version),
+        ended=_ended(con, files["lineage"]["data"]["data_version"]),
         scorecard=read_scorecard(settings.reports, champion.checkpoint),
     )
 
@@ -99,13 +172,11 @@ def corrections(con: duckdb.DuckDBPyConnection, checkpoint: str) -> Row | None:
 
 
 def _ended(con: duckdb.DuckDBPyConnection, data_version: str) -> tuple[int, int] | None:
-    """How many companies ended, and how many there are, in the prices of a checkpoint; None where others have taken their
-    place in the tables."""
+    """How many companies ended, and how many there are, in the prices of a checkpoint; None where others took their place."""
     revision = current_revision(con)
     if revision is None or revision.data_version != data_version:
         return None
-    [(ended, companies)] = con.execute("SELECT count(ended_because), count(*) FROM main.entities").fetchall()
-    return ended, companies
+    return con.execute("SELECT count(ended_because), count(*) FROM main.entities").fetchone()
 
 
 def model_card(
@@ -130,20 +201,17 @@ def model_card(
     Args:
         repository: on the Hub, for the code that is shown.
         config, metrics, lineage, normalization: contents of the checkpoint's JSON files.
-        rows: the leaderboard of this checkpoint, baselines included.
-        planner: the strategy that acts for this checkpoint.
+        rows: the leaderboard of this checkpoint, baselines included; `planner` is the strategy that acts.
         verdict: reasons of the champion gate; `checks`: what it looked at.
-        corrections: for the number of configurations tried, of the test block.
-        traded: how many assets were traded there, of how many.
-        ended: how many of the assets of the prices ended before the last date, and how many there are; None where that is not
-            known.
-        scorecard: of the forecasts of risk; None where there is none.
+        corrections: for the number of configurations tried, of the test block; `traded`: how many assets were traded there.
+        ended: how many of the assets of the prices ended before the last date, and how many there are, where that is known.
+        scorecard: of the forecasts of risk, where there is one.
     """
     test = [row for row in rows if row["block"] == "test"]
     acting = next((row for row in test if row["strategy"] == planner), None)
     searcher, _, utility = planner.partition(WITH_UTILITY)
     data = lineage["data"]
-    facts = [(label, data.get(key)) for key, label in _FACTS.items()]
+    facts = [(key.replace("_", " "), data.get(key)) for key in _FACTS]
     checked = [(c.name, c.verdict, "yes" if c.blocking else "no", cell(c.detail)) for c in checks]
     return render(
         "card.md",
@@ -156,7 +224,7 @@ def model_card(
         first=test[0] if test else None,
         risk=cell(in_words(scorecard)) if scorecard else "",
         risk_tables=[(title, table(columns, rows)) for title, columns, rows in tables(scorecard or {"scores": []})],
-        leaderboard=_leaderboard(test),
+        leaderboard=leaderboard_table(test, BENCHMARK) if test else "",
         acting=acting,
         corrections=corrections,
         planner=code(planner),
@@ -187,34 +255,11 @@ def model_card(
     )
 
 
-def _leaderboard(test: Sequence[Row]) -> str:
-    """The test block as a table; empty where there is none."""
-    shown = []
-    for row in test:
-        compared = row["strategy"] != BENCHMARK
-        shown.append(
-            (
-                cell(row["strategy"]),
-                number(row["sharpe"]),
-                _interval(row["sharpe_low"], row["sharpe_high"]),
-                number(row["excess_sharpe"] if compared else None, "{:+.2f}"),
-                _interval(row["excess_low"], row["excess_high"]) if compared else "–",
-                *(f"{row[name]:.1%}" for name in ("annual_return", "annual_volatility", "max_drawdown")),
-                f"{row['annual_turnover']:.1f}",
-            )
-        )
-    head = ("strategy", "Sharpe", "95 % interval", "minus 1/N", "95 % interval", "return a year", "volatility a year")
-    return table((*head, "deepest drawdown", "turnover a year"), shown) if shown else ""
-
-
 def _diagnostics(metrics: Mapping[str, Any]) -> str:
     groups = {"diagnostics": "", "validation": "validation loss: ", "readout": "read-out of returns: "}
-    rows = [
-        (f"{prefix}{cell(name)}", cell(plain(value)))
-        for group, prefix in groups.items()
-        for name, value in metrics.get(group, {}).items()
-    ]
-    return table(("", "value"), rows)
+    return numbers_table(
+        {f"{kind}{name}": value for of, kind in groups.items() for name, value in metrics.get(of, {}).items()}
+    )
 
 
 def _metadata(tag: str, lineage: Mapping[str, Any], acting: Row | None) -> str:

@@ -19,7 +19,6 @@ from finjepa_model.data.panel import Panel
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json, write_json, write_text
 from finjepa_model.planner_strategies import planner_of, strategy_name
-from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_pipeline.backtest.results import most_assets
 from finjepa_pipeline.features import build_panel, current_panel
 from finjepa_pipeline.prices.history import current_revision, require_shown
@@ -27,7 +26,7 @@ from finjepa_pipeline.publishing.book import BookName, Previous, holdings_at
 from finjepa_pipeline.publishing.decision import BookDecision, decide, decision_session, hold
 from finjepa_pipeline.publishing.gate import champion_folder, current_champion, why_unusable
 from finjepa_pipeline.publishing.live_record import words
-from finjepa_pipeline.report.decision import decision_page
+from finjepa_pipeline.report.small_pages import decision_page
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse, insert, transaction
@@ -59,10 +58,6 @@ class _Decider:
     def config(self) -> FinJEPAConfig:
         return read_config(self.checkpoint.folder)
 
-    @property
-    def simulator(self) -> PortfolioSimulator:
-        return PortfolioSimulator(self.config.portfolio)
-
 
 def make_decision(
     settings: Settings,
@@ -75,7 +70,7 @@ def make_decision(
     prices: tuple[str, str] | None = None,
     n_assets: int | None = None,
 ) -> MadeDecision | None:
-    """Decide at a close, find that it has been done, or hold.
+    """Decide at a close, find that it has been done, or hold. None where there is no champion and no checkpoint is named.
 
     The champion decides: for an earlier date the one that was champion in the night after that close, or the present one where
     there was none yet. For a date before the first decision of the champion's book, and for another checkpoint, planner,
@@ -86,9 +81,6 @@ def make_decision(
         of_run: the panel of the run that asks; the home's where None.
         prices: feed and data version that the home must show, and that are decided on; where None those of the panel, or, for a
             checkpoint that is named, those that the home shows.
-
-    Returns:
-        None where there is no champion and no checkpoint is named.
     """
     named = None if checkpoint is None else named_checkpoint(settings, checkpoint)
     alone = planner or (planner_of(settings.planner) if utility else settings.planner)
@@ -127,7 +119,7 @@ def _follow(settings: Settings, warehouse: Warehouse, panel: Panel, session: int
     if session in decided and path.is_file():
         return MadeDecision(read_json(path), path, new=False)
     with warehouse.connect() as con:
-        holdings = holdings_at(con, panel, session, decider.simulator, included=True)
+        holdings = holdings_at(con, panel, session, decider.config.portfolio, included=True)
         standing = hold(panel, session, holdings, decider.book, decider.config.model.stride, _calendar(con))
     return MadeDecision(_written(settings, standing, path), path, new=False)
 
@@ -140,7 +132,7 @@ def _due(
     decider: _Decider,
     decided: Sequence[int],
 ) -> list[tuple[int, _Decider]]:
-    """The decisions that a book lacks up to a close, in order, and who makes each: the champion of its night."""
+    """The decisions that a book lacks up to a close, in order, and who makes each."""
     due: list[tuple[int, _Decider]] = []
     start = max((one for one in decided if one <= session), default=session)
     for day in range(start, session + 1):
@@ -174,8 +166,7 @@ def _panel_for(
     of_run: Path | None,
     prices: tuple[str, str] | None,
 ) -> Panel:
-    """The panel of the run or of the home; where a checkpoint is named, one of the newest prices of the home, whose own panel
-    stays what it was."""
+    """The panel of the run or of the home; where a checkpoint is named, one of the home's newest prices."""
     if prices is not None:
         require_shown(con, *prices)
     revision = current_revision(con)
@@ -216,7 +207,7 @@ def _champion_of(con: duckdb.DuckDBPyConnection, settings: Settings, panel: Pane
 def _made(settings: Settings, warehouse: Warehouse, panel: Panel, session: int, decider: _Decider) -> MadeDecision:
     """The decision of a session, written; that of the champion's book also into the tables, unless another process was faster."""
     with warehouse.connect() as con:
-        holdings, calendar = holdings_at(con, panel, session, decider.simulator), _calendar(con)
+        holdings, calendar = holdings_at(con, panel, session, decider.config.portfolio), _calendar(con)
     decision = decide(
         decider.checkpoint, panel, decider.planner, session, holdings, decider.book, decider.n_assets, calendar
     )

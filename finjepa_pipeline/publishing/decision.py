@@ -19,7 +19,6 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.forecast import Tables, forecast_at
 from finjepa_model.market_view import MarketView, next_universe, traded_text
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
-from finjepa_model.planning.plan import Plan
 from finjepa_pipeline.backtest.engine import decide_at
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.calendar import session_after
@@ -40,19 +39,16 @@ class BookDecision(Choice):
         wealth, peak: of the book, which began at 1.
         net_return, turnover: of the session that ended at this close, after costs; turnover is one-way.
         waiting: orders of the decision before that could not be filled yet, as shares of wealth.
-        previous_date: of the decision before; None where the book begins.
         hold: nothing is ordered at this close, for `hold_reason`: no decision is due, or none that pays for its costs. Weights,
             signals, hedge and positions are those of the decision of `decided`.
         next_decision: the close of the next decision of this book; None for a trial, which has none.
         made_afterwards: a later close was known when the decision was made.
         same_return: the read-out expects the same return of every asset, so that the decision rests on risk and costs.
         changes: what differs from the decision before, in words.
-        expected_return, expected_volatility: of the portfolio over the next decision step, annualised, by the model's own
-            account.
+        expected_return, expected_volatility: of the portfolio over the next decision step, a year.
         record: what the next decision needs, for the table; see `record_of`.
-        why: by the model's own account: cost of the plan by `terms`, lower is better; `path`, the forecast (log growth,
-            volatility) of each decision step ahead, of `step_sessions` sessions.
-        search: see `searched`.
+        why: cost of the plan by `terms`, lower is better; `path`, the forecast (log growth, volatility) of each decision step
+            ahead, of `step_sessions` sessions.
         traded: how many assets are traded, of how many, and which; empty on a hold.
     """
 
@@ -80,17 +76,13 @@ class BookDecision(Choice):
     changes: tuple[str, ...]
     hold_reason: str = ""
     why: dict[str, Any] | None = None  # None where no decision is due, and where no asset has a price
-    search: dict[str, Any] | None = None  # likewise
     record: dict[str, Any] | None = None
     traded: str = ""
 
     def to_json(self) -> dict[str, Any]:
         first = {"date": self.date, "assets": list(self.assets)}
-        return (
-            first
-            | {name: value for name, value in vars(self).items() if name not in (*first, "record")}
-            | {"changes": list(self.changes)}
-        )
+        rest = {name: value for name, value in vars(self).items() if name not in (*first, "record")}
+        return first | rest | {"changes": list(self.changes)}
 
 
 def decision_session(panel: Panel, as_of: str | None) -> int:
@@ -135,8 +127,8 @@ def decide(
         FinJEPAError: if no asset has enough history by then.
     """
     imagination = MarketImagination(checkpoint.folder)
-    config = imagination.model.config
-    history, name = history_needed(config), checkpoint.name
+    config, name = imagination.model.config, checkpoint.name
+    history = history_needed(config)
     previous, carried = holdings.previous, None if book == "trial" else holdings.universe
     universe = next_universe(carried, panel, session, n_assets, history)
     view = MarketView(panel, session, universe.assets_N, history)
@@ -148,13 +140,12 @@ def decide(
     action = decide_at(strategy, view, holdings.state, places_N)
     path = strategy.last[1].path if strategy.last and strategy.last[0] == view.assets else None
     same_return = not bool(imagination.model.readout.weights_Z.any())
+    after = None if book == "trial" else date_of_session(panel, session + config.model.stride, calendar).isoformat()
     common = _of_book(panel, session, holdings, book) | {
         "planner": planner,
         "checkpoint": name,
         "decided": str(view.date),
-        "next_decision": None
-        if book == "trial"
-        else date_of_session(panel, session + config.model.stride, calendar).isoformat(),
+        "next_decision": after,
         "made_afterwards": session < len(panel.dates) - 1,
         "same_return": same_return,
         "record": record_of(holdings, panel, universe, path, action is not None),
@@ -162,43 +153,19 @@ def decide(
     if strategy.last is None or (action is None and not strategy.held):
         return BookDecision(**common | _as_before(holdings, view.assets), changes=("No orders: no asset has a price.",))
     _, expected = strategy.expected[-1]
-    outlook = {
+    eligible, has_volumes = len(panel.eligible_assets(session, history)), panel.liquidity is not None
+    common |= {
         "why": {"terms": expected.terms, "path": expected.path, "step_sessions": config.model.stride},
-        "search": searched(strategy.last[1], view.assets),
-        "traded": traded_text(
-            len(view.assets), len(panel.eligible_assets(session, history)), has_volumes=panel.liquidity is not None
-        ),
+        "traded": traded_text(len(view.assets), eligible, has_volumes=has_volumes),
     }
     if action is None:
-        standing: dict[str, Any] = common | _as_before(holdings, view.assets) | outlook | expected.a_year(config)
-        since: dict[str, Any] = {
-            "decided": previous.date if previous else common["decided"],
-            "hold_reason": strategy.held,
-        }
-        return BookDecision(**standing | since, changes=(f"Nothing is traded: {strategy.held}.",))
+        common |= _as_before(holdings, view.assets) | expected.a_year(config) | {"hold_reason": strategy.held}
+        common["decided"] = previous.date if previous else common["decided"]
+        return BookDecision(**common, changes=(f"Nothing is traded: {strategy.held}.",))
     action = PortfolioAction(action.weights_XN[:, places_N], action.signals_XN[:, places_N], action.hedge_X)
     choice = Choice.of(action, expected, view.assets, config)
-    return BookDecision(
-        **common,
-        assets=view.assets,
-        **vars(choice),
-        changes=_changes(holdings, choice) + strategy.notes,
-        **outlook,
-    )
-
-
-def searched(plan: Plan, assets: tuple[str, ...]) -> dict[str, Any]:
-    """The search for the plan of one date, by iteration; a planner that solves has its candidate solutions in their place.
-
-    Returns:
-        `cost`: lowest seen so far. `weights` of the first step, by asset: where the search stood. `effective`: effective number
-        of candidates that the next iteration was fitted to; empty where nothing is sampled.
-    """
-    return {
-        "cost": plan.cost_IB[:, 0].tolist(),
-        "weights": {name: plan.weights_IBN[:, 0, i].tolist() for i, name in enumerate(assets)},
-        "effective": plan.effective_samples_IB[:, 0].tolist(),
-    }
+    changes = _changes(holdings, choice) + strategy.notes
+    return BookDecision(**common, assets=view.assets, **vars(choice), changes=changes)
 
 
 def hold(panel: Panel, session: int, holdings: Holdings, book: BookName, stride: int, calendar: str) -> BookDecision:
@@ -211,9 +178,10 @@ def hold(panel: Panel, session: int, holdings: Holdings, book: BookName, stride:
     lines += [
         f"{name}: the order for {share:.1%} waits until it can be traded" for name, share in holdings.waiting.items()
     ]
+    holding = session > previous.session
     return BookDecision(
-        **_of_book(panel, session, holdings, book) | {"hold": session > previous.session},
-        hold_reason="no decision is due at this close" if session > previous.session else "",
+        **_of_book(panel, session, holdings, book) | {"hold": holding},
+        hold_reason="no decision is due at this close" if holding else "",
         **_as_before(holdings, ()),
         planner=previous.planner,
         checkpoint=previous.checkpoint,
@@ -258,13 +226,9 @@ def _as_before(holdings: Holdings, assets: tuple[str, ...]) -> dict[str, Any]:
     """The decision before, which stands; nothing held where there was none."""
     previous = holdings.previous
     if previous is None:
-        nothing = {
-            "assets": assets,
-            "weights": dict.fromkeys(assets, 1 / len(assets)),
-            "signals": dict.fromkeys(assets, 0),
-        }
-        nothing |= {"positions": dict.fromkeys(assets, 0.0), "hedge": False, "cash": 1.0}
-        return nothing | {"expected_return": 0.0, "expected_volatility": 0.0}
+        shares = {"weights": 1 / len(assets), "signals": 0, "positions": 0.0}
+        nothing = {"assets": assets, "hedge": False, "cash": 1.0, "expected_return": 0.0, "expected_volatility": 0.0}
+        return nothing | {name: dict.fromkeys(assets, share) for name, share in shares.items()}
     names = ("weights", "signals", "positions", "hedge", "expected_return", "expected_volatility")
     kept = {name: getattr(previous, name) for name in names}
     return kept | {"assets": tuple(previous.weights), "cash": 1 - sum(previous.positions.values())}
@@ -274,9 +238,7 @@ def _changes(holdings: Holdings, choice: Choice) -> tuple[str, ...]:
     previous, signals = holdings.previous, choice.signals
     if previous is None:
         return (holdings.note or "The portfolio starts in cash.",)
-    lines = []
-    if choice.hedge != previous.hedge:
-        lines.append(f"the hedge goes {'on' if choice.hedge else 'off'}")
+    lines = [f"the hedge goes {'on' if choice.hedge else 'off'}"] if choice.hedge != previous.hedge else []
     for name in sorted({*signals, *previous.signals}):
         before, after = previous.signals.get(name, 0), signals.get(name, 0)
         if before != after:

@@ -1,8 +1,7 @@
 """The champion gate: whether the newest checkpoint replaces the trusted one, and everything that it looks at.
 
-A challenger must be whole, alive, fairly backtested and free of leakage, on sound data. A check that cannot be evaluated is not
-known to hold, and blocks like one that failed. One that compares with luck and had not enough data does not block: a short
-history would otherwise never have a champion. It is not called passed either.
+A challenger must be whole, alive, fairly backtested and free of leakage, on sound data. A check that cannot be evaluated blocks
+like one that failed; one that compares with luck and had not enough data does not, or a short history never had a champion.
 
 Forecasts decide, by the rule of `finjepa_model.training.forecast_comparison`, on validation sessions, which no model that is
 compared was trained on. A challenger whose forecasts are worse beyond chance than those of the analytic baseline (fixed HAR
@@ -13,7 +12,6 @@ decides what the card may say, and not who is champion.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -77,11 +75,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Champion:
-    """A checkpoint with the planner that acts for it; `since` is the moment of its promotion in UTC."""
+    """A checkpoint with the planner that acts for it."""
 
     checkpoint: str
     strategy: str
-    since: datetime
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Verdict:
     Attributes:
         challenger: checkpoint that was judged.
         champion: checkpoint that is trusted after the verdict; None when there is none yet.
-        verdict: `promoted`, `kept` (the champion stays) or `refused` (a check forbids it).
+        verdict: `kept`: the champion stays; `refused`: a check forbids a promotion.
         t_baseline, t_champion: t-value of the challenger's losses minus those of the analytic baseline and of the champion;
             negative where its forecasts are better, None where there was nothing to compare.
         findings: every check, whatever came of it.
@@ -112,7 +109,7 @@ class Verdict:
 def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = None) -> Champion | None:
     """The champion of now, or of a moment in UTC."""
     rows = con.execute(
-        "SELECT checkpoint, strategy, created_at FROM main.champions "
+        "SELECT checkpoint, strategy FROM main.champions "
         "WHERE verdict = 'promoted' AND ($until::TIMESTAMP IS NULL OR created_at <= $until::TIMESTAMP) "
         "ORDER BY created_at DESC, rowid DESC LIMIT 1",
         {"until": until},
@@ -121,10 +118,7 @@ def current_champion(con: duckdb.DuckDBPyConnection, until: datetime | None = No
 
 
 def champion_folder(settings: Settings, champion: Champion) -> Path:
-    """
-    Raises:
-        FinJEPAError: if it is gone.
-    """
+    """Raises where it is gone."""
     folder = checkpoint_here(settings, champion.checkpoint)
     if folder is None:
         raise FinJEPAError(f"the champion {champion.checkpoint} is gone from {settings.checkpoints}; train it again")
@@ -137,7 +131,6 @@ def judge(settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Pan
     Args:
         checkpoint: folder of the challenger.
         panel: that the challenger reads; the champion forecasts on the same prices.
-        write: False for the verdict only; nothing is stored then.
     """
     data_version, challenger = str(panel.manifest["data_version"]), checkpoint.name
     with warehouse.connect() as con:
@@ -180,19 +173,6 @@ def known_findings(con: duckdb.DuckDBPyConnection, checkpoint: str) -> tuple[Fin
     return tuple(Finding(*row) for row in rows)
 
 
-def summary(found: Sequence[Finding]) -> str:
-    """All checks in one line: that all passed is only said where all were run and passed."""
-    passed = sum(one.passed is True for one in found)
-    if passed == len(found):
-        return f"all {len(found)} checks passed"
-    others = [
-        f"{verdict}: {', '.join(one.name for one in found if one.verdict == verdict)}"
-        for verdict in ("failed", NOT_ENOUGH_DATA, NOT_RUN)
-        if any(one.verdict == verdict for one in found)
-    ]
-    return f"no check forbids it; {passed} of {len(found)} passed ({'; '.join(others)})"
-
-
 def _verdict(
     settings: Settings,
     checkpoint: Path,
@@ -202,12 +182,12 @@ def _verdict(
     found: tuple[Finding, ...],
 ) -> Verdict:
     incumbent, challenger = champion and champion.checkpoint, checkpoint.name
-    beside_baseline = against_baseline(checkpoint, panel)
-    t_baseline, passed = beside_baseline.t_value, None if beside_baseline.t_value is None else not beside_baseline.worse
-    found = (*found, Finding("forecasts", passed, beside_baseline.text, blocking=passed is not None))
+    text, compared = against_baseline(checkpoint, panel)
+    t_baseline, passed = compared and compared.t_value, None if compared is None else not compared.worse
+    found = (*found, Finding("forecasts", passed, text, blocking=passed is not None))
     drifted, record = checkpoint_drift(settings.home / LIVE_RECORD, challenger)
-    own = Finding("live record", None if drifted is None else not drifted, record, blocking=drifted is not None)
-    found = (*found, own)
+    calibrated = None if drifted is None else not drifted
+    found = (*found, Finding("live record", calibrated, record, blocking=drifted is not None))
 
     def say(word: Outcome, *reasons: str, t_champion: float | None = None) -> Verdict:
         holder = challenger if word == "promoted" else incumbent
@@ -217,21 +197,23 @@ def _verdict(
     if forbidding or strategy is None:
         return say("refused", *(f"{finding.name}: {finding.detail}" for finding in forbidding))
     if champion is None:
-        return say("promoted", "there was no champion", summary(found))
+        return say("promoted", "there was no champion")
     if incumbent == challenger:
         return say("promoted", f"from now on {strategy} acts for the champion, and {champion.strategy} no longer")
     folder = checkpoint.with_name(champion.checkpoint)
     unusable = why_unusable(folder)
     if unusable is not None:
-        return say("promoted", f"the champion {incumbent} can no longer act: {unusable}", summary(found))
-    match = against_champion(folder, checkpoint, panel)
-    if match.better:
-        return say("promoted", match.text, summary(found), t_champion=match.t_value)
+        return say("promoted", f"the champion {incumbent} can no longer act: {unusable}")
+    text, compared = against_champion(folder, checkpoint, panel)
+    if compared is None:
+        return say("kept", text)
+    if compared.better:
+        return say("promoted", text, t_champion=compared.t_value)
     drifted, record = checkpoint_drift(settings.home / LIVE_RECORD, champion.checkpoint)
-    if drifted and match.compared is not None and not match.worse:
+    if drifted and not compared.worse:
         why = f"the forecasts of the champion {incumbent} have drifted: {record}"
-        return say("promoted", why, match.text, summary(found), t_champion=match.t_value)
-    return say("kept", match.text, t_champion=match.t_value)
+        return say("promoted", why, text, t_champion=compared.t_value)
+    return say("kept", text, t_champion=compared.t_value)
 
 
 def why_unusable(checkpoint: Path) -> str | None:
@@ -252,11 +234,7 @@ def why_unusable(checkpoint: Path) -> str | None:
 def findings(
     con: duckdb.DuckDBPyConnection, checkpoint: Path, data_version: str, acting: Acting
 ) -> tuple[Finding, ...]:
-    """Every check of a challenger but that of its forecasts.
-
-    Args:
-        checkpoint: its folder.
-    """
+    """Every check of a challenger but that of its forecasts."""
     key = {"checkpoint": checkpoint.name, "data_version": data_version}
     return (
         _files(checkpoint),
@@ -309,10 +287,8 @@ def _backtest(con: duckdb.DuckDBPyConnection, key: dict[str, str], acting: Actin
         "AND block = 'validation' AND strategy IN ($strategy, $benchmark)"
     )
     setups = dict(con.execute(query, key | {"strategy": strategy, "benchmark": BENCHMARK}).fetchall())
-    if len(setups) < 2:
-        return Finding("backtest", None, f"the leaderboard lacks {strategy} or {BENCHMARK} on the validation block")
-    if len(set(setups.values())) > 1:
-        return Finding("backtest", None, f"{strategy} and {BENCHMARK} were backtested under different conditions")
+    if len(setups) < 2 or len(set(setups.values())) > 1:
+        return Finding("backtest", None, f"{strategy} and {BENCHMARK} were not both backtested alike on validation")
     return Finding("backtest", True, f"{acting.text} It and {BENCHMARK} were backtested alike.")
 
 
@@ -335,28 +311,9 @@ def _audited(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | No
 # Forecasts of the challenger beside those of the champion and of the analytic baseline, on validation sessions
 
 
-@dataclass(frozen=True)
-class Match:
-    """What came of a comparison, in words.
-
-    Attributes:
-        compared: the challenger's losses minus the other's; None where there was too little to compare.
-    """
-
-    text: str
-    compared: ForecastComparison | None = None
-
-    @property
-    def t_value(self) -> float | None:
-        return self.compared and self.compared.t_value
-
-    @property
-    def better(self) -> bool:
-        return self.compared is not None and self.compared.better
-
-    @property
-    def worse(self) -> bool:
-        return self.compared is not None and self.compared.worse
+Match = tuple[
+    str, ForecastComparison | None
+]  # in words, and the challenger's losses minus the other's where they compare
 
 
 def against_baseline(checkpoint: Path, panel: Panel) -> Match:
@@ -366,14 +323,14 @@ def against_baseline(checkpoint: Path, panel: Panel) -> Match:
         ours = _losses(checkpoint, panel, sessions)
         baseline = forecast_losses(analytic_distribution, read_config(checkpoint), RiskBlock(panel, *sessions))
     except FinJEPAError as error:
-        return Match(f"{NOT_ENOUGH_DATA}: {error}")
+        return f"{NOT_ENOUGH_DATA}: {error}", None
     compared = compare_forecasts(ours, baseline)
     if compared.dates < LEAST_DATES:
         length = sessions[1] - sessions[0]
-        return Match(f"{NOT_ENOUGH_DATA}: the validation block has {length} sessions, {SHORTEST} are needed")
+        return f"{NOT_ENOUGH_DATA}: the validation block has {length} sessions, {SHORTEST} are needed", None
     words = "worse than" if compared.worse else "better than" if compared.better else "not known to be worse than"
     beside = "fixed HAR volatility with correlations of one factor and the sample"
-    return Match(f"{words} {beside} ({_in_words(compared, ours, baseline)})", compared)
+    return f"{words} {beside} ({_in_words(compared, ours, baseline)})", compared
 
 
 def against_champion(champion: Path, checkpoint: Path, panel: Panel) -> Match:
@@ -381,23 +338,24 @@ def against_champion(champion: Path, checkpoint: Path, panel: Panel) -> Match:
     spans = [checkpoint_splits(folder, panel).validation for folder in (champion, checkpoint)]
     sessions = max(first for first, _ in spans), min(stop for _, stop in spans)
     if sessions[1] - sessions[0] < SHORTEST:
-        return Match(
+        return (
             f"only {max(sessions[1] - sessions[0], 0)} validation sessions in common with the champion {champion.name}; "
             f"{SHORTEST} are needed: train with training.train_share and training.validation_share that put the validation "
             "block on the champion's"
-        )
+        ), None
     try:
         theirs, ours = _losses(champion, panel, sessions), _losses(checkpoint, panel, sessions)
     except FinJEPAError as error:
-        return Match(f"its forecasts cannot be compared with those of the champion {champion.name}: {error}")
+        return f"its forecasts cannot be compared with those of the champion {champion.name}: {error}", None
     compared = compare_forecasts(ours, theirs)
     if compared.dates < LEAST_DATES:
-        return Match(
-            f"only {compared.dates} dates in common with the champion {champion.name}; {LEAST_DATES} are needed"
+        return (
+            f"only {compared.dates} dates in common with the champion {champion.name}; {LEAST_DATES} are needed",
+            None,
         )
     words = "better than" if compared.better else "worse than" if compared.worse else "no better, beyond chance, than"
     numbers = _in_words(compared, ours, theirs)
-    return Match(f"its forecasts are {words} those of the champion {champion.name} ({numbers})", compared)
+    return f"its forecasts are {words} those of the champion {champion.name} ({numbers})", compared
 
 
 def _losses(checkpoint: Path, panel: Panel, sessions: tuple[int, int]) -> ForecastLosses:

@@ -26,7 +26,6 @@ from finjepa_model.live_record.forecasts import Forecaster
 from finjepa_model.live_record.scores import update_scores
 from finjepa_model.market_view import MarketView, next_universe
 from finjepa_model.planner_strategies import FinJEPAStrategy, MarketImagination
-from finjepa_model.portfolio import PortfolioSimulator
 from finjepa_model.training.risk_fit import RiskBlock
 from finjepa_model.training.textbook import fit_har
 from finjepa_model.world_model import WorldModel
@@ -36,11 +35,11 @@ from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.calendar import next_close
 from finjepa_pipeline.prices.history import current_revision
 from finjepa_pipeline.publishing.book import Holdings, holdings_at
+from finjepa_pipeline.publishing.card import places_of, public, public_strategy
 from finjepa_pipeline.publishing.gate import Champion, champion_folder, current_champion
-from finjepa_pipeline.publishing.package import places_of, public, public_strategy
 from finjepa_pipeline.report.live_record import RecordSummary, record_section
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.lineage import made_with
+from finjepa_pipeline.training.step import made_with
 from finjepa_pipeline.warehouse import Warehouse, now
 
 LOOK_BACK = 63  # nights whose sessions are compared with what the source says now
@@ -82,9 +81,6 @@ def record_night(
     Returns:
         The record, and whether this call wrote the night of the newest session. None where there is no champion, or where
         fewer than two assets are eligible at that close.
-
-    Raises:
-        FinJEPAError: if the champion is gone, or the record is damaged.
     """
     panel = Panel.open(of_run or current_panel(settings))
     session = len(panel.dates) - 1
@@ -113,7 +109,7 @@ def _night(
     folder = champion_folder(settings, champion)
     imagination = MarketImagination(folder)
     model, config, date = imagination.model, imagination.config, panel.dates[session].item()
-    holdings = holdings_at(con, panel, session, PortfolioSimulator(config.portfolio), included=True)
+    holdings = holdings_at(con, panel, session, config.portfolio, included=True)
     eligible_N = panel.eligible_assets(session, history_needed(config))
     if len(eligible_N) < 2:
         return None
@@ -139,11 +135,8 @@ def _night(
     forecasts = forecaster.table(portfolios, np.setdiff1d(eligible_N, universe_N))
     revision, places = current_revision(con), places_of(read_json(folder / "lineage.json"), settings.home)
     close = next_close(revision.calendar if revision else "XNYS", date)
-    commit, code, previous = (
-        con.execute(_COMMIT, [champion.checkpoint]).fetchone(),
-        made_with()["code"],
-        holdings.previous,
-    )
+    commit, previous = con.execute(_COMMIT, [champion.checkpoint]).fetchone(), holdings.previous
+    code = made_with()["code"]
     row = {
         "session": date,
         "written_at": at.replace(microsecond=0),

@@ -1,25 +1,30 @@
-"""Releases the champion: a folder under FINJEPA_HOME/releases/ first, and from there to the Hub when a repository is named; and
+"""Releases the champion: a folder under FINJEPA_HOME/releases/ first, and from there to the Hub where a repository is named; and
 the live record: one commit for what is not on the Hub yet, with the times at which it was written.
 
-A content is released once. A checkpoint that was only trained or judged again is not released again under another card.
+A content is released once: a checkpoint that was only trained or judged again is not released again under another card. Every
+attempt first looks at what stands on the Hub and then does only what is missing. So a lost answer, a faster publisher, a crash
+between commit and tag, and a second run are one case: the next look finds the commit by its title and goes on.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import polars as pl
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, hf_hub_download, set_client_factory
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.hf_api import GitRefs
+from huggingface_hub.utils import httpx
 
 from finjepa_model.checkpoint import CHECKPOINT_FILES
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_model.hub import RepoKind, repo_url
+from finjepa_model.hub import RepoKind, answer_of, patiently, repo_url, without_token
 from finjepa_model.live_record.chain import FOLDER, TABLES
-from finjepa_pipeline.publishing import hub
-from finjepa_pipeline.publishing.card import card_of
+from finjepa_pipeline.publishing.card import Package, card_of, package_of, places_of, public, write_package
 from finjepa_pipeline.publishing.gate import Champion, champion_folder
 from finjepa_pipeline.publishing.live_record import card_section
-from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, write_package
 from finjepa_pipeline.report.live_record import PAGE, RecordSummary, record_section, with_section
 from finjepa_pipeline.report.page import render
 from finjepa_pipeline.settings import Settings
@@ -27,11 +32,17 @@ from finjepa_pipeline.store import keep
 from finjepa_pipeline.warehouse import Warehouse
 
 LOCAL = "local"
+ATTEMPTS = 8
+LONGEST_WAIT_S = 300.0  # a Hub that asks for more is left for the next run
+REQUEST_TIMEOUT_S = 60.0  # the client's own default is to wait for ever
 _CARD = "README.md"
+_TROUBLE = (httpx.HTTPError, OSError, RuntimeError, ValueError)  # RuntimeError: how the client wraps a failed upload
 _NOTE = """
     INSERT INTO main.releases (checkpoint, content_hash, target, commit, tag)
     VALUES ($checkpoint, $content_hash, $target, $commit, $tag) ON CONFLICT DO NOTHING
 """
+
+set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=REQUEST_TIMEOUT_S))
 
 
 @dataclass(frozen=True)
@@ -53,9 +64,8 @@ class Release:
 
 
 def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_id: str | None) -> Release:
-    """Release the champion into `releases/`, and to the Hub if `repo_id` is given; what stands there already is left alone.
-
-    The warehouse is open only to look and to note, never while anything is uploaded.
+    """Release the champion into `releases/`, and to the Hub if `repo_id` is given; what stands there already is left alone. The
+    warehouse is open only to look and to note, never while anything is uploaded.
 
     Raises:
         FinJEPAError: if the checkpoint is gone, or the Hub refuses or stays out of reach. The local folder stays either way,
@@ -80,20 +90,16 @@ def release(settings: Settings, warehouse: Warehouse, champion: Champion, repo_i
     url = repo_url(repo_id)
     with warehouse.connect() as con:
         query = "SELECT commit FROM main.releases WHERE content_hash = ? AND target = ?"
-        known = con.execute(query, [package.content_hash, url]).fetchall()
+        known = con.execute(query, [package.content_hash, url]).fetchone()
     if known:
-        return Release(url, known[0][0], new, f"{package.tag} is on {url} already", package)
-    if hub.is_offline():
+        return Release(url, known[0], new, f"{package.tag} is on {url} already", package)
+    if constants.is_offline_mode():
         note = f"{local}; HF_HUB_OFFLINE is set, and a later run publishes it to {repo_id}"
         return Release(None, None, new, note, package)
-    commit, new_there = hub.publish(
-        repo_id,
-        "model",
-        package.title,
-        lambda head: {name: package.folder / name for name in CHECKPOINT_FILES},
-        _stays(package),
-        package.tag,
-        f"content {package.content_hash}",
+    files = {name: package.folder / name for name in CHECKPOINT_FILES}
+    content = f"content {package.content_hash}"
+    commit, new_there = _publish(
+        repo_id, "model", package.title, lambda _: files, _stays(package), package.tag, content
     )
     with warehouse.connect() as con:
         _note(con, package, url, commit)
@@ -108,9 +114,14 @@ def plan_release(settings: Settings, champion: Champion, repo_id: str | None) ->
     plan = f"{package.tag} (checkpoint {champion.checkpoint}) {local} {package.folder}"
     if repo_id is None:
         return f"{plan}; no Hub repository is configured"
-    if hub.is_offline():
+    if constants.is_offline_mode():
         return f"{plan}; HF_HUB_OFFLINE is set, so nothing would be sent to {repo_id}"
-    commit = hub.published(repo_id, package.title, _stays(package))
+    try:
+        commit = _find_commit(HfApi(), repo_id, "model", package.title)
+    except RepositoryNotFoundError:
+        commit = None
+    except _TROUBLE as error:
+        raise _refused(error, repo_id, _stays(package)) from None
     if commit is not None:
         return f"{plan}; {repo_url(repo_id)} has it already, commit {commit[:8]}"
     return f"{plan}; {repo_url(repo_id)} would get one commit and the tag {package.tag}"
@@ -142,16 +153,11 @@ def publish_record(warehouse: Warehouse, summary: RecordSummary, repo_id: str, k
     until = f"the live record until {record.sessions[-1]}"
     if known:
         return Release(url, known[0], False, f"{until} is on {url} already")
-    if hub.is_offline():
+    if constants.is_offline_mode():
         return Release(None, None, False, f"HF_HUB_OFFLINE is set, and a later run publishes {until} to {repo_id}")
     title = f"Live record until {record.sessions[-1]} ({record.last_hash[:8]})"
-    commit, new = hub.publish(
-        repo_id,
-        kind,
-        title,
-        lambda head: _missing(summary, head),
-        f"the live record stays in {record.folder}, and the next nightly run publishes it",
-    )
+    stays = f"the live record stays in {record.folder}, and the next nightly run publishes it"
+    commit, new = _publish(repo_id, kind, title, lambda head: _missing(summary, head), stays)
     with warehouse.connect() as con:
         con.execute(
             "INSERT INTO main.live_record_releases (hash, target, commit) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
@@ -160,7 +166,7 @@ def publish_record(warehouse: Warehouse, summary: RecordSummary, repo_id: str, k
     return Release(url, commit, new, f"{'published' if new else 'found'} {until} on {url}")
 
 
-def _missing(summary: RecordSummary, head: hub.Head) -> dict[str, Path | bytes]:
+def _missing(summary: RecordSummary, head: "_Head") -> dict[str, Path | bytes]:
     """What the repository lacks, by path in it."""
     record, paths = summary.record, head.paths()
     index = f"{FOLDER}/nights.parquet"
@@ -178,3 +184,105 @@ def _missing(summary: RecordSummary, head: hub.Head) -> dict[str, Path | bytes]:
     files |= {f"{FOLDER}/{name}": record.folder / name for name in ("nights.parquet", "scores.parquet")}
     known = head.file(_CARD).read_text(encoding="utf-8") if _CARD in paths else render("record_card.md", kind=head.kind)
     return files | {PAGE: record.folder / PAGE, _CARD: with_section(known, record_section(summary)).encode()}
+
+
+# The Hub
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What stands on the main branch of a repository at one commit."""
+
+    api: HfApi
+    repo_id: str
+    kind: RepoKind
+    commit: str | None
+
+    def paths(self) -> set[str]:
+        return set(self.api.list_repo_files(self.repo_id, repo_type=self.kind, revision=self.commit))
+
+    def file(self, path: str) -> Path:
+        return Path(hf_hub_download(self.repo_id, path, repo_type=self.kind, revision=self.commit))
+
+
+def _publish(
+    repo_id: str,
+    kind: RepoKind,
+    title: str,
+    files: Callable[[_Head], Mapping[str, Path | bytes]],
+    stays: str,
+    tag: str | None = None,
+    description: str = "",
+) -> tuple[str, bool]:
+    """Make the Hub hold one commit with this title, and the tag on it, whatever was there and whatever goes wrong on the way; the
+    commit, and whether this call made it.
+
+    Args:
+        files: what to commit, by path in the repository, from what stands there; it may refuse with a FinJEPAError.
+        stays: the end of the message where the Hub refuses.
+    """
+
+    def attempt() -> tuple[str, bool]:
+        api = HfApi()
+        refs = _refs(api, repo_id, kind)
+        commit = _find_commit(api, repo_id, kind, title)
+        new = commit is None
+        if commit is None:
+            # named as the parent of a commit, the Hub refuses where somebody committed since
+            parent = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
+            wanted = files(_Head(api, repo_id, kind, parent)).items()
+            commit = api.create_commit(
+                repo_id,
+                [CommitOperationAdd(path, content) for path, content in wanted],
+                commit_message=title,
+                commit_description=description,
+                repo_type=kind,
+                parent_commit=parent,
+            ).oid
+        tagged = next((one.target_commit for one in refs.tags if one.name == tag), None)
+        if tag is not None and tagged != commit:
+            if tagged is not None:
+                api.delete_tag(repo_id, tag=tag)
+            api.create_tag(repo_id, tag=tag, revision=commit)
+        return commit, new
+
+    return patiently(attempt, lambda error: _refused(error, repo_id, stays), ATTEMPTS, LONGEST_WAIT_S, _TROUBLE)
+
+
+def _refs(api: HfApi, repo_id: str, kind: RepoKind) -> GitRefs:
+    """Branches and tags of a repository, which is made where there is none."""
+    try:
+        return api.list_repo_refs(repo_id, repo_type=kind)
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        api.create_repo(repo_id, repo_type=kind, exist_ok=True)
+        return api.list_repo_refs(repo_id, repo_type=kind)
+
+
+def _find_commit(api: HfApi, repo_id: str, kind: RepoKind, title: str) -> str | None:
+    """The first commit that has this title."""
+    titled = [commit.commit_id for commit in api.list_repo_commits(repo_id, repo_type=kind) if commit.title == title]
+    return titled[-1] if titled else None
+
+
+def _refused(error: Exception, repo_id: str, stays: str) -> FinJEPAError:
+    status, asked = answer_of(error)
+    token = get_token()
+    said = (str(error).strip().splitlines() or [""])[0]
+    said = without_token(said.replace(token, "***") if token else said)
+    if status == 401:
+        found = "the Hub does not accept the token (401): run `hf auth login`, or put a valid one into HF_TOKEN"
+    elif isinstance(error, GatedRepoError):
+        found = f"the Hub repository {repo_id} is gated for this token: ask its owner for access"
+    elif status == 403:
+        found = f"the token may not write to {repo_id} (403): use one with write access, or another --hub-repo-id"
+    elif status == 429:
+        found = f"the Hub asks to wait {asked or 'a few'} seconds (429)"
+    elif status is not None:
+        found = f"the Hub answers {status} for {repo_id} ({said})"
+    elif isinstance(error, ValueError):
+        found = f"the Hub client refuses {repo_id}: {said}"
+    else:
+        found = f"the Hub cannot be reached ({type(error).__name__}: {said})"
+    return FinJEPAError(f"{found}; {stays}")

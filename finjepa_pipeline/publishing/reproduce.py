@@ -20,7 +20,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json
 from finjepa_pipeline.prices.derive import UniverseConfig
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
-from finjepa_pipeline.publishing.package import CONTENT
+from finjepa_pipeline.publishing.card import CONTENT
 from finjepa_pipeline.report.page import duration
 from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings
@@ -37,9 +37,7 @@ class Reproduction:
 
     Attributes:
         identical: the files that make the model act are equal byte by byte.
-        differences: what differs in the result, in words.
-        surroundings: what was not as it was when the checkpoint was made, in words; the likely reasons.
-        rebuilt: folder of the rebuilt checkpoint.
+        differences: what differs in the result, and `surroundings`: what was not as it was when the checkpoint was made.
     """
 
     checkpoint: str
@@ -55,12 +53,11 @@ def reproduce(
     train: Callable[[Settings, dict[str, dict[str, Any]]], object],
     say: Callable[[str], object],
 ) -> Reproduction:
-    """Rebuild and compare.
+    """Rebuild a checkpoint of this home, a folder or a Hub repository, and compare.
 
     Args:
         train: runs the job `train` in a home, with the config of its ops.
         say: prints what it will cost.
-        checkpoint: id of a checkpoint of this home, a folder, or a Hub repository.
 
     Raises:
         FinJEPAError: if it has no lineage that can be followed, or its prices can no longer be had.
@@ -72,21 +69,18 @@ def reproduce(
         shutil.rmtree(home, ignore_errors=True)
         scratch = Settings(home=home).ensure()
         ops = _ops(settings, scratch, lineage)
-        for name in lineage["config"]["training"].get("panels", ()):
-            if not (settings.panels / name).is_dir():
-                raise FinJEPAError(
-                    f"{named.name} was trained on the panel {name} too, which is gone from {settings.panels}"
-                )
-            (scratch.panels / name).symlink_to(settings.panels / name)
+        learned = lineage["config"]["training"]
+        needed = {scratch.panels / name: settings.panels / name for name in learned.get("panels", ())}
+        if initial := learned.get("initial"):
+            parent = checkpoint_here(settings, initial)
+            needed[scratch.checkpoints / initial] = parent or settings.checkpoints / initial
+        for place, own in needed.items():
+            if not own.is_dir():
+                raise FinJEPAError(f"{named.name} was made from {own} too, which is gone")
+            place.symlink_to(own)
         made = read_json(named.folder / "metrics.json").get("training", {})
         if "seconds" in made:
             say(f"{named.name} took {made['steps']:,} steps and {duration(made['seconds'])} on {made['device']}")
-        if initial := lineage["config"]["training"].get("initial"):
-            if (parent := checkpoint_here(settings, initial)) is None:
-                raise FinJEPAError(
-                    f"{named.name} began with the weights of {initial}, which is gone from {settings.checkpoints}"
-                )
-            (scratch.checkpoints / initial).symlink_to(parent)
         with _alone(scratch, lineage["build"].get("threads")):
             train(scratch, ops)
         rebuilt = current_checkpoint(scratch)
@@ -180,8 +174,7 @@ def _prices(settings: Settings, scratch: Settings, lineage: Mapping[str, Any]) -
 
 
 def _revision_of(settings: Settings, data_version: str, scratch: Settings) -> int | None:
-    """The newest revision of this home that has this content, from wherever: a release does not say where its prices lie. The
-    warehouse is then copied into the scratch home."""
+    """The newest revision of this home that has this content; the warehouse is then copied into the scratch home."""
     if not settings.warehouse.is_file():
         return None
     with Warehouse.from_settings(settings).connect() as con:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from finjepa_pipeline.report import figures as draw
-from finjepa_pipeline.report.page import link, number, styled, write_page
+from finjepa_pipeline.report.page import cell, link, number, styled, table, write_page
 from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.report.risk import tables as tables_of
 
@@ -121,28 +121,11 @@ def write_report(path: Path, checkpoint: str, report: BacktestReport, scorecard:
     Args:
         scorecard: of its forecasts of risk; None where there is none.
     """
-    returns, decisions = report.of("returns"), report.of("decisions")
+    net, first = _net(report), report.shown[0]
     names = [name for name in report.shown if name in report.planners]
     inference = next(iter(report.of("inference").to_dicts()), None)
-    forecasts, expectations = report.of("forecasts").to_dicts(), report.of("expectations")
-    figures = {"forest": draw.forest([row for row in report.test if row["strategy"] != report.benchmark])}
-    figures |= _paths(report, returns) | _decisions(decisions, names) | _economics(report)
-    net = _net(returns)
-    first = report.shown[0]
-    of_first = returns.filter(strategy=first)
-    figures |= {"months": draw.months(of_first)}
-    figures |= {"distribution": draw.distribution(net, list(dict.fromkeys([first, report.benchmark])))}
-    expected = expectations.filter(strategy=first)
-    if expected.height > 1:
-        figures["forecast_volatility"] = draw.forecast_volatility(expected, of_first)
-    if inference and inference["pbo_logits"]:
-        label = "logit of the out-of-sample rank of the in-sample winner"
-        figures["logits"] = draw.histogram(inference["pbo_logits"], label)
-    if forecasts:
-        figures["rank_ic"] = draw.forecast_bars(forecasts)
-    if not expectations.is_empty():
-        figures["calibration"] = draw.calibration(expectations)
-    tables = {"test": returns, "decisions": decisions}
+    figures = _figures(report, net, names)
+    tables = {"test": report.of("returns"), "decisions": report.of("decisions")}
     dates = {name: [str(day) for day in frame["date"].unique().sort()] for name, frame in tables.items()}
     write_page(
         path,
@@ -156,17 +139,20 @@ def write_report(path: Path, checkpoint: str, report: BacktestReport, scorecard:
         risk_page=f"../{checkpoint}-risk/risk.html" if scorecard else "",
         shown=list(figures),
         first=first,
-        drawdowns=draw.worst_drawdowns(of_first["date"].to_list(), net[first]),
+        drawdowns=draw.worst_drawdowns(dates["test"], net[first]),
         against=draw.against(net, [name for name in report.shown if name != report.benchmark], report.benchmark),
         heads={"drawdowns": draw.DRAWDOWNS, "against": draw.AGAINST},
         labels=[label for _, label, _ in COLUMNS],
         shown_first=SHOWN_FIRST,
-        test=_cells(report.test, report.benchmark),
-        validation=_cells([row for row in report.rows if row["block"] == "validation"], report.benchmark),
+        test=cells(report.test, report.benchmark),
+        validation=cells([row for row in report.rows if row["block"] == "validation"], report.benchmark),
         part_columns=PART_COLUMNS,
         circumstances=_circumstances(report, inference),
         economics="costs" in figures,
-        forecasts=forecasts,
+        forecasts=[
+            (one["forecaster"], number(one["mean"]), f"{number(one['low'])} to {number(one['high'])}")
+            for one in report.of("forecasts").filter(measure="rank_ic").to_dicts()
+        ],
         names=names,
         inference=inference,
         calibration=[[name, *map(number, found.values())] for name, found in report.calibration.items()],
@@ -174,15 +160,34 @@ def write_report(path: Path, checkpoint: str, report: BacktestReport, scorecard:
     )
 
 
-def _cells(rows: Sequence[Row], benchmark: str) -> list[list[str]]:
+def columns_of(*names: str) -> list[tuple[str, str, str]]:
+    """Some columns of the leaderboard."""
+    known = {column[0]: column for column in COLUMNS}
+    return [known[name] for name in names]
+
+
+# What cards, the Dagster UI and the terminal show.
+SHORT = columns_of(
+    "strategy", "sharpe", "sharpe_interval", "excess_sharpe", "excess_interval", "dsr", "annual_return", "annual_volatility",
+    "max_drawdown", "annual_turnover",
+)  # fmt: skip
+
+
+def cells(rows: Sequence[Row], benchmark: str, shown: Sequence[tuple[str, str, str]] = COLUMNS) -> list[list[str]]:
     """Rows of the leaderboard as text; 1/N is not compared with itself."""
     return [
         [
             "–" if row["strategy"] == benchmark and key.startswith("excess") else _cell(row, key, form)
-            for key, _, form in COLUMNS
+            for key, _, form in shown
         ]
         for row in rows
     ]
+
+
+def leaderboard_table(rows: Sequence[Row], benchmark: str) -> str:
+    """Rows of the leaderboard in Markdown, for model cards and the Dagster UI."""
+    _, *labels = [label for _, label, _ in SHORT]
+    return table(("strategy", *labels), [(cell(name), *rest) for name, *rest in cells(rows, benchmark, SHORT)])
 
 
 def _cell(row: Row, key: str, form: str) -> str:
@@ -219,26 +224,30 @@ def _circumstances(report: BacktestReport, inference: Row | None) -> str:
     return " ".join(filter(None, lines))
 
 
-def _net(returns: pl.DataFrame) -> dict[str, np.ndarray]:
-    by_name = returns.group_by("strategy", maintain_order=True)
+def _net(report: BacktestReport) -> dict[str, np.ndarray]:
+    """Daily net returns on the test block by strategy."""
+    by_name = report.of("returns").group_by("strategy", maintain_order=True)
     return {str(name): one["net_return"].to_numpy() for (name,), one in by_name}
 
 
-def _paths(report: BacktestReport, returns: pl.DataFrame) -> dict[str, Any]:
-    net = _net(returns)
-    wealth, drawdown = draw.wealth_and_drawdown(net, report.shown)
-    ratio, volatility = draw.rolling(net, report.shown)
-    turnover = draw.turnover_and_costs(returns, [name for name in report.shown if name != "cash"][:4])
-    years = {"rolling_sharpe": ratio, "rolling_volatility": volatility}
-    return {"wealth": wealth, "drawdown": drawdown, **years, "turnover": turnover}
-
-
-def _decisions(decisions: pl.DataFrame, names: Sequence[str]) -> dict[str, Any]:
-    made = {name: decisions.filter(pl.col("strategy") == name) for name in names}
-    figures = {"hedge": draw.hedge_share(made)} if made else {}
+def _figures(report: BacktestReport, net: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Any]:
+    first = report.shown[0]
+    of_first, expected = (report.of(table).filter(strategy=first) for table in ("returns", "expectations"))
+    made = {name: report.of("decisions").filter(strategy=name) for name in names}
+    figures: dict[str, Any] = {
+        "forest": draw.forest([row for row in report.test if row["strategy"] != report.benchmark]),
+        "months": draw.months(of_first),
+        "distribution": draw.distribution(net, list(dict.fromkeys([first, report.benchmark]))),
+    }
+    figures["wealth"], figures["drawdown"] = draw.wealth_and_drawdown(net, report.shown)
+    figures["rolling_sharpe"], figures["rolling_volatility"] = draw.rolling(net, report.shown)
+    if expected.height > 1:
+        figures["forecast_volatility"] = draw.forecast_volatility(expected, of_first)
+    if made:
+        figures["hedge"] = draw.hedge_share(made)
     for place, frame in enumerate(made.values()):
         figures |= {f"held_{place}": draw.held(frame), f"signals_{place}": draw.signals(frame)}
-    return figures
+    return figures | _economics(report)
 
 
 def _economics(report: BacktestReport) -> dict[str, Any]:
@@ -260,7 +269,7 @@ def _economics(report: BacktestReport) -> dict[str, Any]:
 def _audit(rows: Sequence[Row]) -> list[list[Any]]:
     """Each finding with its verdict; where the same test failed before, the failure stands."""
     failed: set[tuple[str, str]] = set()
-    cells = []
+    found = []
     for row in rows:
         test, verdict = (row["test"], row["strategy"]), row["verdict"]
         style = {"passed": "good", "failed": "bad"}.get(verdict, "dim")
@@ -269,16 +278,15 @@ def _audit(rows: Sequence[Row]) -> list[list[Any]]:
             shown_as = styled(f"{verdict}, after a failure that stands", "bad")
         if verdict == "failed":
             failed.add(test)
-        cells.append([*test, shown_as, styled(row["finding"], "text")])
-    return cells
+        found.append([*test, shown_as, styled(row["finding"], "text")])
+    return found
 
 
-_OF_A_REPORT = {column[0]: column for column in COLUMNS}
 _COLUMNS = (
-    *(_OF_A_REPORT[key] for key in ("strategy", "sharpe", "excess_sharpe", "excess_interval", "dsr", "skill")),
+    *columns_of("strategy", "sharpe", "excess_sharpe", "excess_interval", "dsr", "skill"),
     ("pbo", "PBO", "{:.2f}"),
     ("trials", "trials", "{}"),
-    _OF_A_REPORT["kind"],
+    *columns_of("kind"),
     ("block", "block", "{}"),
     ("fold", "fold", "{}"),
     ("start_date", "first day", "{}"),
@@ -288,7 +296,7 @@ _COLUMNS = (
     ("run_id", "run", "{}"),
     ("data_version", "data version", "{}"),
     ("created_at", "made", "{:%Y-%m-%d %H:%M}"),
-    *(_OF_A_REPORT[key] for key in ("annual_return", "max_drawdown", "annual_turnover")),
+    *columns_of("annual_return", "max_drawdown", "annual_turnover"),
 )
 _FILTERS = ("kind", "block", "fold", "checkpoint", "feed")
 
@@ -302,16 +310,11 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]], checkpoints: Pa
         ui_url: of the Dagster UI, where runs are.
     """
     labels = {key: label for key, label, _ in _COLUMNS}
-    cells = [
-        [
-            _linked(key, row.get(key), _cell(row, key, form), path.parent, checkpoints, ui_url)
-            for key, _, form in _COLUMNS
-        ]
-        for row in rows
-    ]
+    place = path.parent, checkpoints, ui_url
+    linked = [[_linked(key, row.get(key), _cell(row, key, form), *place) for key, _, form in _COLUMNS] for row in rows]
     filters = [labels[key] for key in _FILTERS]
     title = "FinJEPA: leaderboard of every backtest"
-    write_page(path, "history.html", title=title, filters=filters, labels=list(labels.values()), cells=cells)
+    write_page(path, "history.html", title=title, filters=filters, labels=list(labels.values()), cells=linked)
 
 
 def _linked(key: str, value: Any, text: str, here: Path, checkpoints: Path, ui_url: str) -> Any:
@@ -327,14 +330,8 @@ def _linked(key: str, value: Any, text: str, here: Path, checkpoints: Path, ui_u
 
 # Strategies side by side
 
-SIDE_COLUMNS = (
-    "strategy",
-    "Sharpe",
-    "Sharpe minus",
-    "return a year minus",
-    "volatility /",
-    "corr.",
-)  # minus, over: the first
+# Minus, or over, the first.
+SIDE_COLUMNS = ("strategy", "Sharpe", "Sharpe minus", "return a year minus", "volatility /", "corr.")
 
 
 def side_rows(found: Mapping[str, Any]) -> list[list[str]]:
@@ -342,11 +339,8 @@ def side_rows(found: Mapping[str, Any]) -> list[list[str]]:
     first, *others = found["sides"]
     rows = [[first["label"], number(first["sharpe"]), "–", "–", "–", "–"]]
     for side, one in zip(others, found["differences"], strict=True):
-        parts = (
-            _interval(one["sharpe"], "{:+.2f}"),
-            _interval(one["mean"], "{:+.1%}"),
-            _interval(one["volatility"], "{:.2f}"),
-        )
+        forms = {"sharpe": "{:+.2f}", "mean": "{:+.1%}", "volatility": "{:.2f}"}
+        parts = (_interval(one[name], form) for name, form in forms.items())
         rows.append([side["label"], number(side["sharpe"]), *parts, number(one["correlation"])])
     return rows
 

@@ -39,7 +39,6 @@ def chart(
     *,
     y_label: str = "",
     x_label: str = "",
-    log: bool = False,
     from_zero: bool = False,
     width: int = 560,
     height: int = 200,
@@ -51,7 +50,7 @@ def chart(
     dated = np.asarray(series[0].x).dtype.kind == "M"
     values = np.concatenate([np.asarray(v, float) for one in series for v in (one.y, one.low) if v is not None])
     xs = np.concatenate([_numbers(one.x) for one in series])
-    x_range, y_range = (float(xs.min()), float(xs.max())), _range(values, log, from_zero)
+    x_range, y_range = (float(xs.min()), float(xs.max())), _range(values, from_zero)
     names = list(dict.fromkeys(one.name for one in series if one.name))
     top = _TOP + (16 if len(names) > 1 else 0)
     bottom = height - _BOTTOM - (14 if x_label else 0)
@@ -60,10 +59,9 @@ def chart(
         return _LEFT + (width - _LEFT - _RIGHT) * (_numbers(x) - x_range[0]) / max(x_range[1] - x_range[0], 1e-12)
 
     def at_y(y: Any) -> np.ndarray:
-        level = np.log10(np.maximum(np.asarray(y, float), 1e-12)) if log else np.asarray(y, float)
-        return bottom - (bottom - top) * (level - y_range[0]) / (y_range[1] - y_range[0])
+        return bottom - (bottom - top) * (np.asarray(y, float) - y_range[0]) / (y_range[1] - y_range[0])
 
-    parts = [_y_axis(y_range, log, at_y, width), _label(y_label, x_label, top, bottom, width, height)]
+    parts = [_y_axis(y_range, at_y, width), _label(y_label, x_label, top, bottom, width, height)]
     parts.append(_x_axis(x_range, at_x, bottom, dated))
     if len(names) > 1:
         parts.append(_legend(names, width))
@@ -102,9 +100,7 @@ def _numbers(x: Any) -> np.ndarray:
     return array.astype("datetime64[D]").astype(float) if array.dtype.kind == "M" else array.astype(float)
 
 
-def _range(values: np.ndarray, log: bool, from_zero: bool) -> tuple[float, float]:
-    if log:
-        values = np.log10(np.maximum(values, 1e-12))
+def _range(values: np.ndarray, from_zero: bool) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
@@ -119,12 +115,11 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _y_axis(y_range: tuple[float, float], log: bool, at_y: Any, width: int) -> str:
-    values = [10**tick for tick in _ticks(*y_range)] if log else _ticks(*y_range)
+def _y_axis(y_range: tuple[float, float], at_y: Any, width: int) -> str:
     return "".join(
         f'<path d="M{_LEFT} {y:.1f}H{width - _RIGHT}" stroke="#888" opacity=".25"/>'
         f'<text x="{_LEFT - 4}" y="{y + 3:.1f}" font-size="10" text-anchor="end">{value + 0.0:.3g}</text>'
-        for value, y in ((value, float(at_y(value))) for value in values)
+        for value, y in ((value, float(at_y(value))) for value in _ticks(*y_range))
     )
 
 

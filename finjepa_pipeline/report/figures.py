@@ -16,16 +16,11 @@ SESSIONS_PER_YEAR = 252
 SHOWN_HELD = 0.005  # share of wealth; an asset that was never held above it is not drawn
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _GAIN_AND_LOSS = [[0, "#d97706"], [0.5, "rgba(128,128,128,.12)"], [1, "#3b82f6"]]
+_YEAR = SESSIONS_PER_YEAR**0.5  # of daily volatility
 _QUARTER = 63  # sessions
 AGAINST = (
-    "strategy",
-    "beta to 1/N",
-    "correlation",
-    "tracking error, a year",
-    "information ratio",
-    "VaR 95 % of a day",
-    "CVaR",
-)
+    "strategy", "beta to 1/N", "correlation", "tracking error, a year", "information ratio", "VaR 95 % of a day", "CVaR",
+)  # fmt: skip
 DRAWDOWNS = ("depth", "from", "lowest", "recovered", "sessions")
 
 
@@ -45,11 +40,7 @@ def drawdown(net_T: np.ndarray) -> np.ndarray:
 
 
 def wealth_and_drawdown(net: Mapping[str, np.ndarray], shown: Sequence[str]) -> tuple[go.Figure, go.Figure]:
-    """Wealth and drawdown of every strategy; who is not in `shown` is a click away.
-
-    Args:
-        net: daily net returns by strategy, [T] each.
-    """
+    """Wealth and drawdown of every strategy from its daily net returns; who is not in `shown` is a click away."""
     traces: tuple[list[Any], list[Any]] = ([], [])
     for place, name in enumerate([*shown, *(other for other in net if other not in shown)]):
         dash = "solid" if place < len(PALETTE) else "dash"  # a colour that comes again
@@ -74,24 +65,12 @@ def rolling(net: Mapping[str, np.ndarray], shown: Sequence[str]) -> tuple[go.Fig
         ratio_X = np.where(spread_X > 1e-12, windows_XT.mean(1) / np.maximum(spread_X, 1e-12), np.nan)
         for traces, value_X in ((ratios, ratio_X), (volatilities, spread_X)):
             unknown = np.full(window - 1, np.nan)
-            traces.append(line(name, np.concatenate([unknown, value_X * SESSIONS_PER_YEAR**0.5])))
+            traces.append(line(name, np.concatenate([unknown, value_X * _YEAR])))
     last = f"last {SESSIONS_PER_YEAR} sessions"
     return (
         of(ratios, yaxis={"title": f"Sharpe ratio, {last}"}),
         of(volatilities, yaxis={"title": f"volatility, {last}", "tickformat": ".0%"}),
     )
-
-
-def turnover_and_costs(returns: pl.DataFrame, shown: Sequence[str]) -> go.Figure:
-    """Cumulated one-way turnover (left) and costs (right)."""
-    traces = []
-    for name in shown:
-        one = returns.filter(pl.col("strategy") == name)
-        traces.append(line(f"{name}: turnover", one["turnover"].cum_sum()))
-        traces.append(line(f"{name}: costs", one["cost"].cum_sum(), yaxis="y2", line={"dash": "dot"}))
-    right = {"title": "costs so far", "overlaying": "y", "side": "right", "tickformat": ".1%", "showgrid": False}
-    margin = {"l": 55, "r": 60, "t": 16, "b": 36}
-    return of(traces, yaxis={"title": "turnover so far, times wealth"}, yaxis2=right, margin=margin)
 
 
 def held(decisions: pl.DataFrame) -> go.Figure:
@@ -118,7 +97,7 @@ def signals(decisions: pl.DataFrame) -> go.Figure:
         meta="decisions",
         zmin=-1,
         zmax=1,
-        colorscale=[[0, "#d97706"], [0.5, "rgba(128,128,128,.15)"], [1, "#3b82f6"]],
+        colorscale=_GAIN_AND_LOSS,
         showscale=False,
         hovertemplate="%{x} %{y}: %{z}<extra></extra>",
     )
@@ -163,60 +142,19 @@ def cost_curves(
     return of(traces, xaxis={"title": "one-way cost, bp"}, yaxis={"title": "Sharpe ratio, net"})
 
 
-def _interval(rows: Sequence[Mapping[str, Any]], low: str, middle: str, high: str) -> dict[str, Any]:
-    """Error bars between two columns; none where a row has no interval."""
-
-    def gaps(lower: str, upper: str) -> np.ndarray:
-        found = [(row[lower], row[upper]) for row in rows]
-        return np.array([np.nan if a is None or b is None else b - a for a, b in found], np.float32)
-
-    return {"type": "data", "symmetric": False, "array": gaps(middle, high), "arrayminus": gaps(low, middle)}
-
-
 def forest(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Sharpe ratio minus that of 1/N with its interval; the difference alone where the block is too short for one."""
     ordered = sorted((row for row in rows if row["excess_sharpe"] is not None), key=lambda row: row["excess_sharpe"])
-    points = go.Scatter(
-        x=[row["excess_sharpe"] for row in ordered],
-        y=[row["strategy"] for row in ordered],
-        error_x=_interval(ordered, "excess_low", "excess_sharpe", "excess_high"),
-        mode="markers",
-        showlegend=False,
+    low, middle, high = (
+        np.array([row[f"excess_{name}"] for row in ordered], np.float32) for name in ("low", "sharpe", "high")
     )
-    figure = of(
-        [points], hovermode="closest", height=120 + 26 * len(ordered), xaxis={"title": "Sharpe ratio minus 1/N"}
+    error = {"type": "data", "symmetric": False, "array": high - middle, "arrayminus": middle - low}
+    names = [row["strategy"] for row in ordered]
+    points = go.Scatter(x=middle, y=names, error_x=error, mode="markers", showlegend=False)
+    axis, height = {"title": "Sharpe ratio minus 1/N"}, 120 + 26 * len(ordered)
+    return of([points], hovermode="closest", height=height, xaxis=axis).add_vline(
+        0, line={"dash": "dot", "color": "#888"}
     )
-    return figure.add_vline(0, line={"dash": "dot", "color": "#888"})
-
-
-def forecast_bars(qualities: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Rank correlation by forecaster, with Newey-West intervals."""
-    rows = [row for row in qualities if row["measure"] == "rank_ic" and row["mean"] is not None]
-    names, means = [row["forecaster"] for row in rows], [row["mean"] for row in rows]
-    bars = go.Bar(x=names, y=means, error_y=_interval(rows, "low", "mean", "high"), showlegend=False)
-    return of([bars], yaxis={"title": "RankIC, 95 % interval"})
-
-
-def histogram(values: Sequence[float], title: str) -> go.Figure:
-    counts, edges = np.histogram(values, bins=40)
-    bars = go.Bar(x=((edges[1:] + edges[:-1]) / 2).astype(np.float32), y=counts, showlegend=False)
-    return of([bars], bargap=0.02, xaxis={"title": title}, yaxis={"title": "splits"})
-
-
-def calibration(expectations: pl.DataFrame) -> go.Figure:
-    """Forecast against realised log growth of a decision step."""
-    traces = [
-        go.Scatter(
-            name=str(name),
-            x=one["imagined_growth"].cast(pl.Float32).to_numpy(),
-            y=one["realised_growth"].cast(pl.Float32).to_numpy(),
-            mode="markers",
-            marker={"size": 5, "opacity": 0.6},
-        )
-        for (name,), one in expectations.group_by("strategy", maintain_order=True)
-    ]
-    axes = [{"title": title, "tickformat": ".1%"} for title in ("forecast growth of a step", "realised")]
-    return of(traces, hovermode="closest", xaxis=axes[0], yaxis=axes[1])
 
 
 # What a series of daily returns looks like
@@ -254,7 +192,7 @@ def against(net: Mapping[str, np.ndarray], names: Sequence[str], benchmark: str)
     rows = []
     for name in names:
         net_T, over_T = net[name], net[name] - base_T
-        error = over_T.std(ddof=1) * SESSIONS_PER_YEAR**0.5
+        error = over_T.std(ddof=1) * _YEAR
         spread = net_T.std(ddof=1) * base_T.std(ddof=1)
         both = np.cov(net_T, base_T)[0, 1]
         var, cvar = tail(net_T)
@@ -309,29 +247,14 @@ def distribution(net: Mapping[str, np.ndarray], names: Sequence[str]) -> go.Figu
     """Daily returns of strategies in the same bins, with value at risk and expected shortfall of the first."""
     edges = np.histogram_bin_edges(np.concatenate([net[name] for name in names]), bins=60)
     middle = ((edges[1:] + edges[:-1]) / 2).astype(np.float32)
-    traces = [
-        go.Scatter(
-            name=name,
-            x=middle,
-            y=np.histogram(net[name], edges)[0],
-            mode="lines",
-            line={"shape": "hvh"},
-            fill="tozeroy",
-        )
-        for name in names
-    ]
-    figure = of(
-        traces, xaxis={"tickformat": ".1%", "title": "return of a day, net"}, yaxis={"title": "sessions", "type": "log"}
-    )
-    for label, loss, place in zip(
-        ("VaR 95 %", "CVaR 95 %"), tail(net[names[0]]), ("top right", "top left"), strict=True
-    ):
-        figure.add_vline(
-            -loss,
-            line={"dash": "dot", "color": "#888"},
-            annotation={"text": f"{label}: {loss:.1%}"},
-            annotation_position=place,
-        )
+    shape: dict[str, Any] = {"mode": "lines", "line": {"shape": "hvh"}, "fill": "tozeroy"}
+    traces = [go.Scatter(name=name, x=middle, y=np.histogram(net[name], edges)[0], **shape) for name in names]
+    axis = {"tickformat": ".1%", "title": "return of a day, net"}
+    figure = of(traces, xaxis=axis, yaxis={"title": "sessions", "type": "log"})
+    var, cvar = tail(net[names[0]])
+    for label, loss, place in (("VaR 95 %", var, "top right"), ("CVaR 95 %", cvar, "top left")):
+        text, dotted = {"text": f"{label}: {loss:.1%}"}, {"dash": "dot", "color": "#888"}
+        figure.add_vline(-loss, line=dotted, annotation=text, annotation_position=place)
     return figure
 
 
@@ -347,28 +270,14 @@ def forecast_volatility(expectations: pl.DataFrame, returns: pl.DataFrame) -> go
     made = expectations.filter(pl.col("date").is_in(dates)).sort("date")
     starts = np.array([dates.index(day) for day in made["date"]])
     step = int(np.median(np.diff(starts)))
-    forecast = made["imagined_volatility"].to_numpy() * (SESSIONS_PER_YEAR / step) ** 0.5
-    realised = [
-        net_T[start + 1 : start + 1 + step].std(ddof=1) * SESSIONS_PER_YEAR**0.5
-        for start in starts
-        if start + step < len(net_T)
-    ]
-    rolling = np.full(len(net_T), np.nan)
-    if len(net_T) >= _QUARTER:
-        windows = np.lib.stride_tricks.sliding_window_view(net_T, _QUARTER)
-        rolling[_QUARTER - 1 :] = windows.std(axis=1, ddof=1) * SESSIONS_PER_YEAR**0.5
+    forecast = (made["imagined_volatility"].to_numpy() * _YEAR / step**0.5).astype(np.float32)
+    over = [net_T[start + 1 : start + 1 + step] for start in starts if start + step < len(net_T)]
+    realised = np.array([some.std(ddof=1) * _YEAR for some in over], np.float32)
+    rolling_T = returns["net_return"].rolling_std(_QUARTER).to_numpy() * _YEAR
     at = [str(day) for day in made["date"]]
     traces = [
-        go.Scatter(
-            name=f"forecast for {step} sessions", x=at, y=forecast.astype(np.float32), mode="lines", line={"width": 3}
-        ),
-        go.Scatter(
-            name="as it came",
-            x=at[: len(realised)],
-            y=np.array(realised, np.float32),
-            mode="markers",
-            marker={"size": 4},
-        ),
-        line(f"last {_QUARTER} sessions", rolling),
+        go.Scatter(name=f"forecast for {step} sessions", x=at, y=forecast, mode="lines", line={"width": 3}),
+        go.Scatter(name="as it came", x=at[: len(realised)], y=realised, mode="markers", marker={"size": 4}),
+        line(f"last {_QUARTER} sessions", rolling_T),
     ]
     return of(traces, yaxis={"title": "volatility a year", "tickformat": ".0%", "rangemode": "tozero"})

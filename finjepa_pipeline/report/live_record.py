@@ -24,8 +24,7 @@ from finjepa_model.live_record.scores import (
     score_lines,
 )
 from finjepa_pipeline.report.charts import Series, chart, image, lines
-from finjepa_pipeline.report.markdown import table
-from finjepa_pipeline.report.page import number, write_page
+from finjepa_pipeline.report.page import number, table, write_page
 
 PAGE = "index.html"
 OTHER_KINDS = {
@@ -81,14 +80,15 @@ class RecordSummary:
     def hindsight(self) -> list[datetime.date]:
         return self.record.nights.filter(pl.col("hindsight"))["session"].to_list()
 
-    def line(self, kind: str, horizon: int, forecast: str) -> ScoreLine | None:
-        wanted = (kind, horizon, forecast)
+    def line(self, forecast: str) -> ScoreLine | None:
+        """Of the traded assets over one session."""
+        wanted = ("asset", 1, forecast)
         return next((one for one in self.lines if (one.kind, one.horizon, one.forecast) == wanted), None)
 
     @property
     def words(self) -> str:
         """In one sentence, how often the intervals of one session held, beside those of 20-day history."""
-        ours, theirs = (self.line("asset", 1, forecast) for forecast in (MODEL, BASELINE))
+        ours, theirs = self.line(MODEL), self.line(BASELINE)
         if ours is None or theirs is None:
             nights, late = self.record.nights.height, len(self.hindsight)
             return f"no forecast has an outcome that counts yet (nights: {nights}, in hindsight: {late})"
@@ -125,13 +125,9 @@ class RecordSummary:
         """What the Dagster UI plots: % of outcomes within the 90 % intervals, scores, and the wealth of the book."""
         found: dict[str, float] = {"wealth_of_the_book": self.record.nights["wealth"][-1]}
         for name, forecast in (("", MODEL), ("_of_20_day_history", BASELINE)):
-            line = self.line("asset", 1, forecast)
-            if line is not None:
-                found |= {
-                    f"coverage_90{name}": 100 * line.coverage[0.9],
-                    f"crps{name}": 100 * line.crps,
-                    "outcomes": line.outcomes,
-                }
+            if (line := self.line(forecast)) is not None:
+                found |= {f"coverage_90{name}": 100 * line.coverage[0.9], f"crps{name}": 100 * line.crps}
+                found["outcomes"] = line.outcomes
         return found
 
     @property
@@ -144,10 +140,8 @@ class RecordSummary:
         found = []
         for name, other in (("1/N", self.book.equal), ("1/N at the book's forecast volatility", self.book.matched)):
             mean, low, high, t_value = self.book.against(other)
-            interval = f"{number(low, '{:+.1f}')} to {number(high, '{:+.1f}')}"
-            found.append(
-                (name, number(mean, "{:+.1f}"), interval, number(t_value, "{:+.1f}"), str(len(self.book.book)))
-            )
+            mean, low, high, t_value = (number(value, "{:+.1f}") for value in (mean, low, high, t_value))
+            found.append((name, mean, f"{low} to {high}", t_value, str(len(self.book.book))))
         return found
 
 
@@ -155,18 +149,15 @@ def record_section(summary: RecordSummary) -> str:
     """The section of a model card, from its heading on."""
     nights = summary.record.nights
     found = [_cells(line) for line in summary.lines if line.kind == "asset"]
-    parts = [
+    parts = (
         f"## Live record since {summary.record.sessions[0]}",
         f"Every forecast is kept before its outcome and scored after it. {summary.headline} {summary.drift}",
-    ]
-    if found:
-        parts.append(table(COLUMNS, found))
-    parts.append(
+        table(COLUMNS, found) if found else "",
         f"{nights.height} nights until {summary.record.sessions[-1]}, {len(summary.gaps)} sessions without one, "
         f"{len(summary.hindsight)} written in hindsight and not counted. Last hash `{summary.record.last_hash}`. "
-        "`finjepa verify` recomputes the chain and every score from `live_record/`, and `index.html` shows them."
+        "`finjepa verify` recomputes the chain and every score from `live_record/`, and `index.html` shows them.",
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def write_record_page(path: Path, summary: RecordSummary) -> None:
@@ -210,24 +201,13 @@ def write_record_page(path: Path, summary: RecordSummary) -> None:
 
 
 def _cells(line: ScoreLine) -> tuple[str, ...]:
-    interval = (
-        f"{number(100 * line.low, '{:.1f}')}–{number(100 * line.high, '{:.1f}')}" if line.low == line.low else "–"
-    )
+    interval = f"{100 * line.low:.1f}–{100 * line.high:.1f}" if line.low == line.low else "–"
+    half, most, nearly_all = (f"{100 * line.coverage[level]:.1f}" for level in (0.5, 0.9, 0.98))
     return (
-        line.forecast,
-        str(line.horizon),
-        f"{line.outcomes:,}",
-        str(line.dates),
-        *(f"{100 * line.coverage[level]:.1f}" for level in (0.5, 0.9)),
-        interval,
-        f"{100 * line.coverage[0.98]:.1f}",
-        f"{100 * line.crps:.3f}",
-        number(line.crps_t, "{:+.1f}"),
-        f"{line.qlike:.3f}",
-        number(line.qlike_t, "{:+.1f}"),
-        f"{line.ratio:.2f}",
-        str(line.missing),
-    )
+        line.forecast, str(line.horizon), f"{line.outcomes:,}", str(line.dates), half, most, interval, nearly_all,
+        f"{100 * line.crps:.3f}", number(line.crps_t, "{:+.1f}"), f"{line.qlike:.3f}", number(line.qlike_t, "{:+.1f}"),
+        f"{line.ratio:.2f}", str(line.missing),
+    )  # fmt: skip
 
 
 def _moving_coverage(scores: pl.DataFrame) -> str:
@@ -235,13 +215,10 @@ def _moving_coverage(scores: pl.DataFrame) -> str:
     found = []
     for forecast in (MODEL, BASELINE, "EWMA", "HAR"):
         rows = inside_interval(scores, "asset", 1, forecast)
-        inside, count = (rows[name].cum_sum().to_numpy().astype(float) for name in ("inside", "n"))
-        if len(inside) < 2:
-            continue
-        before = np.maximum(np.arange(len(inside)) - _WINDOW, -1)
-        inside, count = (x - np.where(before >= 0, x[np.maximum(before, 0)], 0.0) for x in (inside, count))
-        kept = np.arange(len(inside)) >= min(_WINDOW, len(inside)) // 3
-        found.append(Series(forecast, rows["session"].to_numpy()[kept], (100 * inside / count)[kept]))
+        least = min(_WINDOW, rows.height) // 3 + 1
+        inside, count = (rows[name].rolling_sum(_WINDOW, min_samples=least) for name in ("inside", "n"))
+        if rows.height > 1:
+            found.append(Series(forecast, rows["session"].to_numpy(), (100 * inside / count).to_numpy()))
     if found:
         ends = found[0].x[[0, -1]]
         found.append(Series("90 %", ends, np.array([90.0, 90.0])))
@@ -251,15 +228,10 @@ def _moving_coverage(scores: pl.DataFrame) -> str:
 def _bins(summary: RecordSummary) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Where outcomes of one session fell among the quantiles: % by forecast, beside what is right."""
     found = [line for line in summary.lines if (line.kind, line.horizon) == ("asset", 1)]
-    edges = (0.0, *LEVELS, 1.0)
-    rows = [
-        (
-            f"{100 * low:g}–{100 * high:g} %",
-            f"{100 * (high - low):.0f}",
-            *(f"{100 * line.bins[k]:.1f}" for line in found),
-        )
-        for k, (low, high) in enumerate(itertools.pairwise(edges))
-    ]
+    rows = []
+    for k, (low, high) in enumerate(itertools.pairwise((0.0, *LEVELS, 1.0))):
+        shares = [f"{100 * line.bins[k]:.1f}" for line in found]
+        rows.append((f"{100 * low:g}–{100 * high:g} %", f"{100 * (high - low):.0f}", *shares))
     return ("between quantiles", "right", *(line.forecast for line in found)), rows if found else []
 
 
@@ -274,15 +246,9 @@ def _fans(summary: RecordSummary) -> list[tuple[str, str]]:
     close = known[-1] if known else counted[0]
     rows = record.table("forecasts", close).filter(pl.col("forecast") == MODEL, pl.col("kind") != "unit")
     weights = record.table("portfolios", close)
-    held = (
-        weights.filter(pl.col("portfolio") == "decision")
-        .sort(pl.col("weight").abs(), descending=True)["asset"]
-        .to_list()
-    )
-    others = rows.filter(pl.col("kind") == "asset")["name"].to_list()
-    subjects = list(dict.fromkeys(["1/N", "book", *held, *others]))
+    held = weights.filter(portfolio="decision").sort(pl.col("weight").abs(), descending=True)["asset"]
     found = []
-    for subject in subjects:
+    for subject in dict.fromkeys(["1/N", "book", *held, *rows.filter(kind="asset")["name"]]):
         row = rows.filter(pl.col("name") == subject, pl.col("volatility_1") > 0)
         if row.height and len(found) < _FANS:
             mine = weights.filter(pl.col("portfolio") == subject) if row["kind"][0] == "portfolio" else None
@@ -311,12 +277,9 @@ def _fan(row: pl.DataFrame, outcomes: Outcomes, close: datetime.date, names: lis
 
 
 def _wealth(book: BookReturns) -> str:
-    days = np.array(book.sessions, "datetime64[D]")
-    grown = {
-        name: np.cumprod(1 + returns)
-        for name, returns in (("book", book.book), ("1/N", book.equal), ("1/N at its risk", book.matched))
-    }
-    return chart(lines(days, grown), y_label="wealth", **_LONG)
+    returns = {"book": book.book, "1/N": book.equal, "1/N at its risk": book.matched}
+    grown = {name: np.cumprod(1 + value) for name, value in returns.items()}
+    return chart(lines(np.array(book.sessions, "datetime64[D]"), grown), y_label="wealth", **_LONG)
 
 
 def _control(charts: Sequence[Chart]) -> str:
@@ -348,14 +311,16 @@ def _misses(scores: pl.DataFrame) -> list[tuple[object, ...]]:
 
 
 def _restated(summary: RecordSummary) -> list[tuple[str, ...]]:
-    rows = summary.record.outcomes().filter(pl.col("kind") == "restated").tail(_MOST_ROWS).reverse()
-
-    def percent(value: float | None) -> str:
-        return number(None if value is None else 100 * value, "{:+.2f}")
-
+    rows = summary.record.outcomes().filter(kind="restated").tail(_MOST_ROWS).reverse()
+    percent = rows.with_columns(100 * pl.col("recorded", "value"))
     return [
-        (row["asset"], str(row["session"]), percent(row["recorded"]), percent(row["value"]), str(row["night"]))
-        for row in rows.iter_rows(named=True)
+        (
+            row["asset"],
+            str(row["session"]),
+            *(number(row[name], "{:+.2f}") for name in ("recorded", "value")),
+            str(row["night"]),
+        )
+        for row in percent.iter_rows(named=True)
     ]
 
 

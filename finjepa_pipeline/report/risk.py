@@ -26,8 +26,16 @@ from finjepa_pipeline.report.page import number, styled, write_page
 
 Card = Mapping[str, Any]
 _FILE = "scorecard.json"
-_VOLATILITY = {QLIKE: 4, R2: 3, UTILITY: 2}  # digits
-_PORTFOLIOS = {LEAST: 2, LEAST_LONG: 2, PORTFOLIO_QLIKE: 3}
+_INTERVALS = [f"{share} % interval of {kind} covers, %" for kind in ("assets", "portfolios") for share in (90, 98)]
+_TABLES: tuple[tuple[str, dict[str, int], int], ...] = (  # title, scores with their digits, horizon in sessions
+    ("Volatility over 21 sessions", {QLIKE: 4, R2: 3, UTILITY: 2}, 21),
+    ("Portfolios held for 21 sessions", {LEAST: 2, LEAST_LONG: 2, PORTFOLIO_QLIKE: 3}, 21),
+    (
+        "Returns over 5 sessions, and % of them within forecast intervals",
+        {"CRPS of portfolios, %": 3} | dict.fromkeys(_INTERVALS, 1),
+        5,
+    ),
+)
 _SHORT = {
     QLIKE: "QLIKE",
     UTILITY: "targeting utility, % a year",
@@ -48,19 +56,8 @@ def tables(card: Card, block: str = "test") -> list[tuple[str, tuple[str, ...], 
     found = []
     for symbols in ("unseen", "seen"):
         rows = [one for one in card["scores"] if (one["block"], one["symbols"]) == (block, symbols)]
-        if not rows:
-            continue
-        of = f"{block} block, {symbols} symbols"
-        found.append((f"Volatility over 21 sessions, {of}", *_pivot(rows, _VOLATILITY, 21)))
-        found.append((f"Portfolios held for 21 sessions, {of}", *_pivot(rows, _PORTFOLIOS, 21)))
-        kinds = ("assets", "portfolios")
-        intervals = {f"{share} % interval of {kind} covers, %": 1 for kind in kinds for share in (90, 98)}
-        found.append(
-            (
-                f"Returns over 5 sessions, and % of them within forecast intervals, {of}",
-                *_pivot(rows, {"CRPS of portfolios, %": 3} | intervals, 5),
-            )
-        )
+        for title, scores, horizon in _TABLES if rows else ():
+            found.append((f"{title}, {block} block, {symbols} symbols", *_pivot(rows, scores, horizon)))
     return found
 
 
@@ -84,8 +81,7 @@ def in_words(card: Card, block: str = "test") -> str:
     rows = [one for one in card["scores"] if one["block"] == block]
     if not rows:
         return "Forecasts of risk were not scored: " + ("; ".join(card["left_out"]) or "too few sessions")
-    unseen = [one for one in rows if one["symbols"] == "unseen"]
-    rows = unseen or rows
+    rows = [one for one in rows if one["symbols"] == "unseen"] or rows
     first, last = card["dates"][block]
     verdicts: dict[str, list[str]] = {}
     for row in rows:
@@ -95,15 +91,10 @@ def in_words(card: Card, block: str = "test") -> str:
             verdicts.setdefault(kind, []).append(f"{row['forecast']} (t {t_value:+.1f})")
     said = "; ".join(f"{kind} {', '.join(names)}" for kind, names in verdicts.items())
     text = f"Forecasts of volatility over 21 sessions, {first} to {last}: {said or 'too few dates to compare'}."
-    covered = {
-        row["score"].partition(" interval")[0]: row["value"]
-        for row in rows
-        if row["forecast"] == "model"
-        and row["horizon"] == 5
-        and row["score"].endswith("interval of portfolios covers, %")
-    }
+    ours = [row for row in rows if (row["forecast"], row["horizon"]) == ("model", 5)]
+    covered = [row for row in ours if row["score"].endswith("interval of portfolios covers, %")]
     if covered:
-        parts = ", ".join(f"{share} intervals {value:.1f} %" for share, value in covered.items())
+        parts = ", ".join(f"{row['score'].partition(' interval')[0]} intervals {row['value']:.1f} %" for row in covered)
         text += f" Of random portfolios over 5 sessions, {parts.replace(' intervals', ' intervals held', 1)}."
     return text
 
@@ -130,11 +121,7 @@ def _folder(reports: Path, checkpoint: str) -> Path:
 def _write_page(path: Path, checkpoint: str, card: Card) -> None:
     """Tables of both blocks, calibration, term structure, a fan chart and correlations."""
     rows = [
-        (
-            title,
-            columns,
-            [tuple(styled(cell, "text") if i == 0 else cell for i, cell in enumerate(row)) for row in found],
-        )
+        (title, columns, [(styled(name, "text"), *cells) for name, *cells in found])
         for block in ("test", "validation")
         for title, columns, found in tables(card, block)
     ]
@@ -158,12 +145,8 @@ def _figures(card: Card) -> dict[str, go.Figure]:
     figures = {"calibration": draw.of(histograms, barmode="group", yaxis={"tickformat": ".0%", "title": "of outcomes"})}
     terms = []
     for block in ("validation", "test"):
-        steps = [
-            (row["horizon"], row["value"])
-            for row in card["scores"]
-            if row["block"] == block and row["score"] == STEP_RATIO
-        ]
-        if steps:
+        of_block = [row for row in card["scores"] if (row["block"], row["score"]) == (block, STEP_RATIO)]
+        if steps := [(row["horizon"], row["value"]) for row in of_block]:
             sessions, ratios = zip(*sorted(steps), strict=True)
             terms.append(go.Scatter(name=block, x=sessions, y=ratios, mode="lines+markers"))
     figures["steps"] = draw.of(
@@ -173,20 +156,13 @@ def _figures(card: Card) -> dict[str, go.Figure]:
     if example is None:
         return figures
     path = example["portfolio"]
-    levels = [name for name in path if name != "realised"]
     fan = [
-        go.Scatter(name=f"{100 * float(name):g} % quantile", x=[0, 1, 5, 21], y=[0, *path[name]], mode="lines")
-        for name in levels
+        go.Scatter(name=f"{100 * float(name):g} % quantile", x=[0, 1, 5, 21], y=[0, *values], mode="lines")
+        for name, values in path.items()
+        if name != "realised"
     ]
-    fan.append(
-        go.Scatter(
-            name="what came",
-            x=list(range(22)),
-            y=[0, *path["realised"]],
-            mode="lines",
-            line={"width": 3, "color": "#db2777"},
-        )
-    )
+    came, thick = [0, *path["realised"]], {"width": 3, "color": "#db2777"}
+    fan.append(go.Scatter(name="what came", x=list(range(22)), y=came, mode="lines", line=thick))
     figures["fan"] = draw.of(fan, xaxis={"title": "sessions after the close"}, yaxis={"tickformat": ".0%"})
     for name, values in (("forecast", example["forecast_NN"]), ("realised", example["realised_NN"])):
         heat = go.Heatmap(z=values, x=example["assets"], y=example["assets"], zmin=-1, zmax=1, colorscale="RdBu_r")

@@ -1,4 +1,4 @@
-"""Assets of the training stage: `world_model`, `world_model_evaluation`, `risk_scorecard` and `model_sweep`."""
+"""Assets of the training stage: `world_model`, `risk_scorecard` and `model_sweep`."""
 
 import itertools
 import re
@@ -20,9 +20,10 @@ from finjepa_model.training.run_folder import read_metrics
 from finjepa_pipeline import compute
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.features.assets import panel_of_run
-from finjepa_pipeline.report.markdown import cell, numbers_table, stacked, table
+from finjepa_pipeline.report.charts import image
+from finjepa_pipeline.report.page import cell, numbers_table, table
 from finjepa_pipeline.report.risk import Card, in_words, tables, write_scorecard
-from finjepa_pipeline.report.training import curves, training_page
+from finjepa_pipeline.report.small_pages import curves, training_page
 from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import (
@@ -71,12 +72,23 @@ class SweepConfig(ModelChoice):
     )
 
 
-@asset("model", "pytorch", deps=["feature_panel"], pool="gpu", code_version=training_code_version())
+@asset(
+    "model",
+    "pytorch",
+    deps=["feature_panel"],
+    pool="gpu",
+    code_version=training_code_version(),
+    checks={
+        "latents_have_not_collapsed": "None of the collapse monitors speaks of a collapse (docs/concepts/model.md)."
+    },
+    blocking=True,
+)
 def world_model(
     context: dg.AssetExecutionContext, config: TrainConfig, settings: SettingsResource, warehouse: Warehouse
-) -> dg.MaterializeResult:
-    """The trained world model: a checkpoint folder, named by the hash of its config, panel and code. It is trained in
-    processes of its own; the same config on the same panel is not trained twice."""
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    """The trained world model: a checkpoint folder, named by the hash of its config, panel and code, with the losses and collapse
+    monitors of its validation block. It is trained in processes of its own; the same config on the same panel is not trained
+    twice."""
     home = settings.get()
     panel = Panel.open(panel_of_run(context, home))
     asked = for_panel(preset(config.preset).override(config.overrides), panel)
@@ -85,65 +97,33 @@ def world_model(
     folder, reused = train_in_step(context, home, warehouse, panel, wanted, where)
     make_current(home, folder)
     metrics, page = read_json(folder / "metrics.json"), training_page(home.reports, folder.name)
-    return dg.MaterializeResult(
+    trained, diagnostics = metrics["training"], metrics["diagnostics"]
+    monitors = {name: value for name, value in diagnostics.items() if name != "collapsed"}
+    drawn = [image(svg, name) for svg, name in curves(list(read_metrics(run_folder_of(folder))), _SHOWN)]
+    found = {"monitors": diagnostics, "validation": metrics["validation"], "readout": metrics.get("readout", {})}
+    yield dg.MaterializeResult(
         metadata={
             "checkpoint": folder.name,
             "reused": reused,
             "path": dg.MetadataValue.path(str(folder)),
             "config": dg.MetadataValue.json(wanted.to_dict()),
-            **(
-                {"page": dg.MetadataValue.url(home.address_of(page))} if page.is_file() else {}
-            ),  # none where it came from a store
-            "curves": _curves(folder),
+            # no page of what came from a store
+            **({"page": dg.MetadataValue.url(home.address_of(page))} if page.is_file() else {}),
+            "curves": dg.MetadataValue.md("\n\n".join(drawn) or "no training log in this home"),
+            **{name: dg.MetadataValue.md(numbers_table(values)) for name, values in found.items()},
             "validation_loss": metrics["validation"]["loss"],
-            "steps": metrics["training"]["steps"],
-            "seconds": metrics["training"]["seconds"],
-            "device": metrics["training"]["device"],
-            **{name: metrics["training"][name] for name in _SPEED if name in metrics["training"]},
+            **{name: trained[name] for name in ("steps", "seconds", "device", *_SPEED) if name in trained},
+            **monitors,
             "bytes": sum(file.stat().st_size for file in folder.iterdir()),
             "panel": panel.content_hash,
-        },
-        data_version=dg.DataVersion(folder.name),
-    )
-
-
-@asset(
-    "model",
-    "pytorch",
-    deps=["world_model"],
-    check_specs=[
-        dg.AssetCheckSpec(
-            "latents_have_not_collapsed",
-            asset="world_model_evaluation",
-            blocking=True,
-            description="None of the five collapse monitors speaks of a collapse (docs/concepts/model.md).",
-        ),
-    ],
-)
-def world_model_evaluation(
-    context: dg.AssetExecutionContext, settings: SettingsResource
-) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    """Losses and collapse monitors on the validation block, and the curves of the training."""
-    folder = checkpoint_of_run(context, settings.get())
-    metrics = read_json(folder / "metrics.json")
-    diagnostics = metrics["diagnostics"]
-    yield dg.MaterializeResult(
-        metadata={
-            "checkpoint": folder.name,
-            "curves": _curves(folder),
-            "monitors": dg.MetadataValue.md(numbers_table(diagnostics)),
-            "validation": dg.MetadataValue.md(numbers_table(metrics["validation"])),
-            "readout": dg.MetadataValue.md(numbers_table(metrics.get("readout", {}))),
-            **{name: value for name, value in diagnostics.items() if name != "collapsed"},
         },
         data_version=dg.DataVersion(folder.name),
     )
     yield dg.AssetCheckResult(
         passed=not diagnostics["collapsed"],
         check_name="latents_have_not_collapsed",
-        asset_key="world_model_evaluation",
         description=f"collapse: {diagnostics['collapse']}",
-        metadata={name: value for name, value in diagnostics.items() if name != "collapsed"},
+        metadata=monitors,
     )
 
 
@@ -151,13 +131,10 @@ def world_model_evaluation(
     "model",
     "pytorch",
     deps=["world_model"],
-    check_specs=[
-        dg.AssetCheckSpec(
-            "risk_forecasts_are_no_worse_than_fixed_har",
-            asset="risk_scorecard",
-            description="On the validation block, in QLIKE of volatility over 21 sessions, beyond chance (t below -2).",
-        ),
-    ],
+    checks={
+        "risk_forecasts_are_no_worse_than_fixed_har": "On the validation block, in QLIKE of volatility over 21 sessions, beyond "
+        "chance (t below -2)."
+    },
 )
 def risk_scorecard(
     context: dg.AssetExecutionContext, settings: SettingsResource
@@ -212,17 +189,17 @@ def model_sweep(
         raise FinJEPAError(f"every training of the sweep failed; the first: {next(iter(failed.values()))}")
     rows, checkpoints = [], {}
     for name, one in wanted.items():
-        if failed[name]:
-            run_folder = run_folder_of(home.checkpoints / checkpoint_id(one, panel))
-            last = [record for record in read_metrics(run_folder) if record["kind"] == "validation"][-1:]
-            value, step = (compute.metric_value(last[0], config.metric), last[0]["step"]) if last else (float("inf"), 0)
-            rows.append((value, name, step, failed[name]))
-            continue
-        folder, _ = train_in_step(context, home, warehouse, panel, one, where, curves=False)
-        metrics = read_json(folder / "metrics.json")
-        value = compute.metric_value(metrics["validation"] | metrics["diagnostics"], config.metric)
-        checkpoints[name] = folder.name
-        rows.append((value, name, metrics["training"]["steps"], folder.name))
+        value, step = float("inf"), 0
+        if end := failed[name]:
+            records = read_metrics(run_folder_of(home.checkpoints / checkpoint_id(one, panel)))
+            for last in [record for record in records if record["kind"] == "validation"][-1:]:
+                value, step = compute.metric_value(last, config.metric), last["step"]
+        else:
+            folder, _ = train_in_step(context, home, warehouse, panel, one, where)
+            metrics, end = read_json(folder / "metrics.json"), folder.name
+            value = compute.metric_value(metrics["validation"] | metrics["diagnostics"], config.metric)
+            step, checkpoints[name] = metrics["training"]["steps"], folder.name
+        rows.append((value, name, step, end))
     shown = [[name, f"{value:.4g}", str(step), end] for value, name, step, end in sorted(rows)]
     columns = ("training", f"validation {config.metric}", "steps", "checkpoint")
     return dg.MaterializeResult(
@@ -237,11 +214,7 @@ def model_sweep(
 
 
 def variants(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Config overrides of every point of the grid with every seed, by a name that says what is special.
-
-    Raises:
-        FinJEPAError: if there is nothing to train, or the seed is in the grid.
-    """
+    """Config overrides of every point of the grid with every seed, by a name that says what is special."""
     if "training.seed" in grid:
         raise FinJEPAError("training.seed in the grid: seeds have a list of their own, `seeds`")
     if not seeds or not all(grid.values()):
@@ -256,11 +229,7 @@ def variants(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> dict[st
 
 
 def checkpoint_of_run(context: dg.AssetExecutionContext, settings: Settings) -> Path:
-    """The checkpoint that this run works on; the newest of the home where it has not made or used one yet.
-
-    Raises:
-        FinJEPAError: if there is none.
-    """
+    """The checkpoint that this run works on; the newest of the home where it has not made or used one yet."""
     used = (made_in_run(context, key).get("checkpoint") for key in _WITH_CHECKPOINT)
     name = next((name for name in used if name is not None), None)
     return (checkpoint_here(settings, name) if name is not None else None) or current_checkpoint(settings)
@@ -272,9 +241,4 @@ def score_checkpoint(settings: Settings, checkpoint: Path, panel: Panel) -> tupl
     return write_scorecard(settings.reports, checkpoint.name, found)
 
 
-def _curves(checkpoint: Path) -> dg.MetadataValue:
-    records = list(read_metrics(checkpoint.with_name(f"{checkpoint.name}.run")))
-    return dg.MetadataValue.md(stacked(curves(records, _SHOWN)) if records else "no training log in this home")
-
-
-ASSETS = [world_model, world_model_evaluation, risk_scorecard, model_sweep]
+ASSETS = [world_model, risk_scorecard, model_sweep]

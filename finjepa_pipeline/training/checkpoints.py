@@ -52,33 +52,23 @@ class NamedCheckpoint:
 
 def named_checkpoint(settings: Settings, asked: str | Path) -> NamedCheckpoint:
     """The checkpoint of an id of this home, of a folder or of a Hub repository, there at its newest commit or at the one in
-    owner/name@commit.
-
-    Raises:
-        FinJEPAError: if there is none.
-    """
+    owner/name@commit; raises where there is none."""
     own = checkpoint_here(settings, str(asked))
     folder = (own or resolve_checkpoint(asked)).absolute()
     if own is None and not Path(asked).is_dir():  # the client names the folder of a snapshot after its commit
         return NamedCheckpoint(folder, f"{str(asked).partition('@')[0]}@{folder.name}")
     content = content_hash(folder)
-    known = (None, (folder.name, content))
-    if folder.parent.resolve() == settings.checkpoints.resolve() and _recorded(folder) in known:
-        return NamedCheckpoint(folder, folder.name)
-    return NamedCheckpoint(folder, f"{folder.name}@{content[:12]}")
+    is_own = folder.parent.resolve() == settings.checkpoints.resolve()
+    trained = is_own and _recorded(folder) in (None, (folder.name, content))
+    return NamedCheckpoint(folder, folder.name if trained else f"{folder.name}@{content[:12]}")
 
 
 def current_checkpoint(settings: Settings) -> Path:
-    """The checkpoint that was trained for use, or found again, last.
-
-    Raises:
-        FinJEPAError: if there is none.
-    """
+    """The checkpoint that was trained for use, or found again, last; raises where there is none."""
     pointer = settings.checkpoints / "current.json"
-    if pointer.is_file():
-        folder = settings.checkpoints / read_json(pointer)["checkpoint"]
-        if folder.is_dir():
-            return folder
+    folder = settings.checkpoints / (read_json(pointer)["checkpoint"] if pointer.is_file() else "none")
+    if folder.is_dir():
+        return folder
     raise FinJEPAError(f"there is no checkpoint in {settings.checkpoints} yet; run `finjepa train` first")
 
 
@@ -112,10 +102,7 @@ def training_code_version() -> str:
 
 
 def refuse_other_code(version: str) -> None:
-    """
-    Raises:
-        FinJEPAError: if this machine has other training code than the one that started the training.
-    """
+    """Raises where this machine has other training code than the one that started the training."""
     if (here := training_code_version()) != version:
         raise FinJEPAError(
             f"the node {socket.gethostname()} has training code {here} and the driver {version}; install the same FinJEPA on both"
@@ -123,11 +110,7 @@ def refuse_other_code(version: str) -> None:
 
 
 def content_hash(folder: Path) -> str:
-    """Hash of the files that make a model act.
-
-    Raises:
-        FinJEPAError: if one of them is missing.
-    """
+    """Hash of the files that make a model act; raises where one of them is missing."""
     digest = hashlib.sha256()
     try:
         for name in _CONTENT:
@@ -201,11 +184,8 @@ def begin(settings: Settings, config: FinJEPAConfig, panel: Panel, where: Mappin
 
 
 def _initial(settings: Settings, config: FinJEPAConfig, panel: Panel) -> Path:
-    """The checkpoint whose weights a training begins with.
-
-    Raises:
-        FinJEPAError: if it is not here, is of another kind, or has learned from sessions after the training block.
-    """
+    """The checkpoint whose weights a training begins with; raises where it is not here, is of another kind, or has learned from
+    sessions after the training block."""
     name = config.training.initial
     folder = checkpoint_here(settings, name)
     if folder is None:
@@ -238,11 +218,8 @@ def train_side_by_side(
     metric: str = "loss",
     stop_early: bool = False,
 ) -> dict[str, str]:
-    """Train all configs that have no checkpoint, by one rank each, ahead of `train_checkpoint`; see `compute.tune`.
-
-    Returns:
-        Why configs have no checkpoint, by their names; empty of those that have what makes one.
-    """
+    """Train all configs that have no checkpoint, by one rank each, ahead of `train_checkpoint`; see `compute.tune`. Returns why
+    configs have no checkpoint, by their names; empty of those that have what makes one."""
     begun = {name: begin(settings, config, panel, where) for name, config in wanted.items()}
     trainings = {name: training for name, training in begun.items() if training is not None}
     parts = {name: wanted[name].training for name in trainings}

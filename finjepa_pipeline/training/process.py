@@ -129,11 +129,8 @@ def rank(panel_folder: Path, run_folder: Path, parent: int) -> None:
 
 @contextlib.contextmanager
 def only_training_in(run_folder: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[None]:
-    """Hold the lock of a run folder: the training of a command that was killed may still be saving its state there.
-
-    Raises:
-        FinJEPAError: if another training still holds it after `patience_s`.
-    """
+    """Hold the lock of a run folder: the training of a command that was killed may still be saving its state there. Raises where
+    another training still holds it after `patience_s`."""
     deadline = time.monotonic() + patience_s
     with (run_folder / ".lock").open("w") as file:
         while True:

@@ -1,7 +1,10 @@
-"""A training inside a step of Dagster: its lineage, and its curves while it runs."""
+"""A training inside a step of Dagster: its page while it runs, and its `lineage.json`, by which it can be made again."""
 
-import math
-from collections.abc import Callable, Mapping
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,12 @@ from pydantic import Field
 from finjepa_model.checkpoint import read_config
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.data.panel import Panel
+from finjepa_model.data.splits import learned_blocks, split_dates
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
-from finjepa_model.training.run_folder import read_metrics
+from finjepa_pipeline.prices.history import derived_options, find_revision
 from finjepa_pipeline.report.page import duration
-from finjepa_pipeline.report.training import TrainingPage, training_page
-from finjepa_pipeline.runs import rounded
+from finjepa_pipeline.report.small_pages import TrainingPage, training_page
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import (
     checkpoint_here,
@@ -24,11 +27,17 @@ from finjepa_pipeline.training.checkpoints import (
     is_of_kind,
     run_folder_of,
     train_checkpoint,
+    training_code_version,
 )
-from finjepa_pipeline.training.lineage import lineage_of_run
 from finjepa_pipeline.warehouse import Warehouse
 
-_POINTS = 200  # of a curve of training losses, at most; every evaluation is reported
+FORMAT = 1
+_LIBRARIES = (
+    "torch", "numpy", "scipy", "safetensors", "huggingface_hub", "datasets", "dagster", "duckdb", "polars", "pyarrow", "pandas",
+    "great-expectations", "skfolio", "arch", "exchange-calendars", "pydantic",
+)  # fmt: skip
+# What is kept of a revision of the prices.
+_OF_REVISION = ("number", "feed", "source", "version", "rows", "quarantined_rows", "columns", "accepted")
 
 
 class ModelChoice(dg.Config):
@@ -48,51 +57,24 @@ def train_in_step(
     panel: Panel,
     config: FinJEPAConfig,
     where: Mapping[str, Any],
-    *,
-    curves: bool = True,
     fold: str | None = None,
 ) -> tuple[Path, bool]:
     """Train, or find that it has been done; see `train_checkpoint`. While it trains its page is rewritten.
 
     Args:
         where: processes, threads and device, as `compute.ranks` finds them.
-        curves: whether losses and monitors become observations of the asset. Trainings that share an asset and a partition
-            would draw theirs over each other.
         fold: of a walk-forward, that the checkpoint is for.
 
     Returns:
         The checkpoint folder, and whether it was there already.
     """
-
-    steps, told = config.training.epochs * config.training.steps_per_epoch, set[int]()
-
-    def report(record: dict[str, Any]) -> None:
-        numbers = {name: value for name, value in record.items() if isinstance(value, float) and math.isfinite(value)}
-        kind, step = record["kind"], record["step"]
-        if kind == "train" and not told:
-            told.add(step)
-            left = (steps - step) * config.training.batch_size / numbers["samples_per_second"]
-            context.log.info(f"step {step:,} of {steps:,}: about {duration(left)} left, evaluations aside")
-        context.log.info(f"{kind} step {step}: {', '.join(f'{name} {value:.4g}' for name, value in numbers.items())}")
-        values = rounded({f"{kind}_{name}": value for name, value in numbers.items()})
-        metadata = {"step": step, "page": dg.MetadataValue.url(home.address_of(page.path)), **values}
-        context.log_event(dg.AssetObservation(context.asset_key, partition=fold, metadata=metadata))
-
     made_by = lineage_of_run(context, warehouse, panel, config, where, fold)
     checkpoint = home.checkpoints / checkpoint_id(config, panel)
     page = TrainingPage(training_page(home.reports, checkpoint.name), run_folder_of(checkpoint), config)
-    report_new = new_records(run_folder_of(checkpoint), steps, report)
     if not checkpoint.is_dir():
-        context.log.info(announcement(home.checkpoints, config))
-        context.log.info(f"its page: {page.path}")
-
-    def watch() -> None:
-        page.update()
-        if curves:
-            report_new()
-
+        context.log.info(f"{announcement(home.checkpoints, config)}; its page: {page.path}")
     try:
-        folder, reused = train_checkpoint(home, config, panel, made_by, where, watch)
+        folder, reused = train_checkpoint(home, config, panel, made_by, where, page.update)
     except BaseException:
         page.end("It ended before its last step; the same command goes on from its last saved state.")
         raise
@@ -126,29 +108,97 @@ def announcement(checkpoints: Path, config: FinJEPAConfig) -> str:
             made, then = read_json(file)["training"], read_config(file.parent)
             if then.model == config.model and (then.training.batch_size, then.training.n_assets) == work:
                 return f"{text}; about {duration(steps * made['seconds'] / made['steps'])} here, as the one before took"
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            ZeroDivisionError,
-            FinJEPAError,
-        ):  # of another version, or half removed
-            continue
-    return f"{text}; the first of its kind here, so the first steps tell how long it takes"
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, FinJEPAError):
+            continue  # of another version, or half removed
+    return f"{text}; the first of its kind here, so its page tells how long it takes"
 
 
-def new_records(run_folder: Path, total_steps: int, report: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-    """What reports, at every call, the records of a run folder that are new since the one before; of the losses of training
-    one in `total_steps` / 200 steps."""
-    seen = {record["kind"]: record["step"] for record in read_metrics(run_folder)}
-    spacing = max(total_steps // _POINTS, 1)
+# lineage.json
 
-    def report_new() -> None:
-        for record in read_metrics(run_folder):
-            kind, step = record["kind"], record["step"]
-            if step >= seen.get(kind, 0) + (spacing if kind == "train" else 1):
-                seen[kind] = step
-                report(record)
 
-    return report_new
+def lineage_of_run(
+    context: dg.AssetExecutionContext,
+    warehouse: Warehouse,
+    panel: Panel,
+    config: FinJEPAConfig,
+    where: Mapping[str, Any],
+    fold: str | None = None,
+) -> dict[str, Any]:
+    """What makes a checkpoint again, as the run that trains it knows it, ready for JSON.
+
+    Args:
+        where: processes, threads and device, as `compute.ranks` finds them.
+        fold: of a walk-forward, that the checkpoint is for.
+
+    Returns:
+        `data`: where the prices came from, dates in ISO format. `blocks`: first and last session of `train`, `validation` and
+        `test`; a checkpoint is judged by these dates, whatever panel it meets later. `build`: what makes its inputs again.
+        `dagster`: the run.
+    """
+    data = {"data_version": panel.manifest["data_version"], "assets": len(panel.assets)}
+    with warehouse.connect() as connection:
+        revision = find_revision(connection, panel.manifest["feed"], data["data_version"])
+        universe = panel.manifest.get("universe_options") or derived_options(connection)
+    source = json.loads(revision.options_json) if revision else {}
+    inputs: dict[str, Any] = {"source": source, "universe": json.loads(universe)}
+    if revision is not None:
+        data |= {name: getattr(revision, name) for name in _OF_REVISION}
+        data |= {name: str(getattr(revision, name)) for name in ("first_date", "last_date")}
+        # what a person let pass, the next ingestion of the same would refuse
+        inputs["source"] |= {"accept": list(revision.accepted)} if revision.accepted else {}
+    if config.training.panels:
+        beside = [(one, stop) for one, (_, stop) in learned_blocks(panel, config)[1:]]
+        data["panels"] = [
+            {name: one.manifest[name] for name in ("content_hash", "feed", "data_version")}
+            | {"assets": len(one.assets), "first_date": str(one.dates[0]), "last_date": str(one.dates[stop - 1])}
+            for one, stop in beside
+        ]
+    if fold is not None:
+        data["fold"] = fold
+    return made_with() | {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "seed": config.training.seed,
+        "data": data,
+        "panel_hash": panel.content_hash,
+        "blocks": split_dates(len(panel.dates), config).dates(panel.dates),
+        "build": inputs
+        | {"channels": list(panel.channels), "training_code": training_code_version()}
+        | {"processes": where["processes"], "threads": where["threads"]},
+        "device": where["device"],
+        "dagster": {"run_id": context.run.run_id},
+    }
+
+
+def made_with() -> dict[str, Any]:
+    """Code, interpreter and libraries of this process."""
+    return {
+        "code": _code_version(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+    }
+
+
+def _code_version() -> dict[str, Any]:
+    """The package version and, in a checkout, the git revision and whether files were changed since."""
+    root = Path(__file__).resolve().parents[2]
+    revision = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    modified = bool(_git(root, "status", "--porcelain")) if revision else None
+    return {"finjepa": _version("finjepa"), "revision": revision, "modified": modified}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """The answer of git, None where it cannot say (no git, no commit yet, a repository of somebody else)."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -81,7 +81,6 @@ CAUSES = {  # the error, and the way out that is named
     "disk": (lambda _: OSError(errno.ENOSPC, "No space left on device"), "finjepa clean"),
     "disk of SQLite": (lambda _: sqlite3.OperationalError("database or disk is full"), "finjepa clean"),
     "disk of DuckDB": (lambda _: duckdb.IOException('Could not write "x": No space left on device'), "finjepa clean"),
-    "file size": (lambda _: OSError(errno.EFBIG, "File too large"), "ulimit"),
     "memory": (lambda _: MemoryError(), "lower"),
     "memory of torch": (lambda _: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "lower"),
     "memory of DuckDB": (too_little_memory, "FINJEPA_DUCKDB_MEMORY_LIMIT"),

@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import dagster as dg
-import yaml
+from dagster_shared.yaml_utils import load_run_config_yaml
 
-from finjepa_pipeline.automation import _OneOfEach
 from finjepa_pipeline.definitions import defs
 
 HEAVY = {"great_expectations", "skfolio", "datasets", "sklearn", "matplotlib", "ray", "scipy.stats", "arch"}
@@ -44,7 +43,7 @@ def test_every_job_has_a_time_limit_and_every_field_of_the_launchpad_an_example_
                 if example is None:
                     assert isinstance(one.default_value, bool), f"{op}.{name}: {one.description}"
                     continue
-                value = yaml.load(example[1], _OneOfEach)
+                value = load_run_config_yaml(example[1])
                 dg.validate_run_config(job, {"ops": {op: {"config": {name: value}}}})
 
 

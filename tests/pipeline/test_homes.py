@@ -176,7 +176,7 @@ def night(home: Settings, instance: dg.DagsterInstance, number: int, promoted: b
         champion = current_champion(con)
         if promoted:
             write(home.releases / f"v{number}" / "model.safetensors", 100)
-            champion = Champion(name, "mppi", datetime.datetime.combine(day, datetime.time()))
+            champion = Champion(name, "mppi")
         con.execute(
             "INSERT INTO main.champions (checkpoint, data_version, verdict, reasons, strategy, created_at) "
             "VALUES (?, 'v', ?, 'because', 'mppi', ?)",

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from finjepa_pipeline.report.charts import MOST_POINTS, Series, chart, image
 from finjepa_pipeline.report.figures import against, forecast_volatility, months, tail, worst_drawdowns
 from finjepa_pipeline.report.page import link, styled, write_page
-from finjepa_pipeline.report.prices import write_refusal
+from finjepa_pipeline.report.small_pages import write_refusal
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.ui import OriginGuard, pages
 
@@ -25,7 +25,7 @@ DAYS = np.datetime64("2020-01-01") + np.arange(3000)
 @pytest.mark.parametrize(
     ("series", "options"),
     [
-        ([Series("a", DAYS, np.linspace(1, 2, 3000)), Series(MARKUP, DAYS, np.full(3000, 1.5))], {"log": True}),
+        ([Series("a", DAYS, np.linspace(1, 2, 3000)), Series(MARKUP, DAYS, np.full(3000, 1.5))], {}),
         ([Series("", [1], [0.0])], {"from_zero": True}),
         ([Series("", [1, 2], [float("nan"), 1.0])], {"x_label": MARKUP}),
         ([Series("", [0, 1], [1.0, 2.0], [0.5, 0.1]), Series("", [0, 1], [0.7, 1.0])], {}),

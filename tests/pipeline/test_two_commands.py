@@ -22,7 +22,7 @@ from finjepa_pipeline.publishing.gate import Verdict
 from finjepa_pipeline.runs import made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training import assets as training
-from finjepa_pipeline.training.lineage import lineage_of_run
+from finjepa_pipeline.training.step import lineage_of_run
 from finjepa_pipeline.warehouse import Warehouse
 from tests.pipeline.prices.frames import prices as frame
 
@@ -33,7 +33,7 @@ def leaderboard() -> None:
 
 
 ASSETS = [
-    prices.ingest_prices, prices.derive_prices, features.feature_panel, training.world_model, training.world_model_evaluation,
+    prices.ingest_prices, prices.derive_prices, features.feature_panel, training.world_model,
     training.risk_scorecard,
     backtest.planner_backtests, leaderboard, publishing.challenger_audit, publishing.champion, publishing.daily_decision,
 ]  # fmt: skip
@@ -141,7 +141,7 @@ def home(tmp_path, monkeypatch):
     return Home(tmp_path, monkeypatch)
 
 
-TO_THE_MODEL = ("prices", "universe", "feature_panel", "world_model", "world_model_evaluation")
+TO_THE_MODEL = ("prices", "universe", "feature_panel", "world_model")
 WHOLE = (*TO_THE_MODEL, "planner_backtests", "leaderboard", "challenger_audit", "champion")
 
 

@@ -139,7 +139,7 @@ def test_every_asset_is_materialised_with_its_lineage_and_its_checks(server):
         return {name}.union(*(ancestors(parent) for parent in upstream.get(name, ())))
 
     way = {"price_source", "raw_prices", "prices", "adjusted_prices", "universe", "feature_panel", "world_model"}
-    way |= {"world_model_evaluation", "planner_backtests", "leaderboard", "champion"}
+    way |= {"planner_backtests", "leaderboard", "champion"}
     assert way <= ancestors("hub_release") & ancestors("daily_decision")
 
     checks = {

@@ -27,7 +27,7 @@ from finjepa_pipeline.publishing import decision as decisions
 from finjepa_pipeline.publishing.book import cash
 from finjepa_pipeline.publishing.daily import MadeDecision, make_decision
 from finjepa_pipeline.publishing.decision import BookDecision, decide, forecast
-from finjepa_pipeline.report.decision import SAME_RETURN, decision_page
+from finjepa_pipeline.report.small_pages import SAME_RETURN, decision_page
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint
 from finjepa_pipeline.warehouse import Warehouse

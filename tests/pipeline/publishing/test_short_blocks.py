@@ -16,7 +16,7 @@ from finjepa_pipeline.backtest.strategies import EveryDecision, one_over_n
 from finjepa_pipeline.publishing.card import card_of
 from finjepa_pipeline.publishing.gate import Champion
 from finjepa_pipeline.report.backtest import write_history, write_report
-from finjepa_pipeline.warehouse import migrate, now
+from finjepa_pipeline.warehouse import migrate
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 
 BOUNDS = (
@@ -72,7 +72,7 @@ def test_report_history_and_card_say_too_short(tmp_path, home, monkeypatch):
         judged_over(tmp_path, 55, con)
         exhibits = report_of(con, checkpoint, "d1", "mppi")
         write_history(tmp_path / "history.html", leaderboard_history(con), home.settings.checkpoints, "http://ui")
-        card = card_of(con, home.settings, "t", Champion("c1", "mppi", now()), {}, None)
+        card = card_of(con, home.settings, "t", Champion("c1", "mppi"), {}, None)
     assert exhibits.headline.startswith("No evidence of skill")
     write_report(tmp_path / "report.html", "c1", exhibits, None)
     report = (tmp_path / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""The training process: one in a run folder, none without its parent, its records reported; and the points of a sweep."""
+"""The training process: one in a run folder, none without its parent, its page written; and the points of a sweep."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -19,11 +18,10 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.run_folder import METRICS_FILE, STATE_FILE, append_record, read_metrics
 from finjepa_pipeline.causes import FAILURE_FILE
 from finjepa_pipeline.compute import metric_value
-from finjepa_pipeline.report.training import TrainingPage
+from finjepa_pipeline.report.small_pages import TrainingPage
 from finjepa_pipeline.training.assets import variants
 from finjepa_pipeline.training.checkpoints import for_panel
 from finjepa_pipeline.training.process import CONFIG_FILE, RESULT_FOLDER, only_training_in
-from finjepa_pipeline.training.step import new_records
 from tests.pipeline.backtest.handmade_panel import noise, write_panel
 from tests.system.processes import is_alive
 from tests.system.product import wait_until
@@ -81,26 +79,6 @@ def test_a_run_folder_has_one_training_at_a_time(tmp_path):
         pass
 
 
-def test_records_are_reported_once_and_curves_are_thinned(tmp_path):
-    def write(kind, step):
-        append_record(tmp_path, {"kind": kind, "step": step, "loss": float(np.exp(-step))})
-
-    write("train", 100)  # of a run that was interrupted
-    reported = []
-    report_new = new_records(tmp_path, 2000, reported.append)
-    for step in range(101, 141):
-        write("train", step)
-        if step % 7 == 0:
-            report_new()
-    write("validation", 120)
-    with (tmp_path / METRICS_FILE).open("a") as file:
-        file.write(json.dumps({"kind": "train", "step": 150})[:10])  # cut by a crash
-    report_new()
-    report_new()
-    assert [r["step"] for r in reported if r["kind"] == "train"] == [110, 120, 130, 140]
-    assert [r["step"] for r in reported if r["kind"] == "validation"] == [120]
-
-
 def test_the_page_of_a_training_is_written_when_there_is_news_and_ends(tmp_path):
     run_folder = tmp_path / "abc.run"
     run_folder.mkdir()
@@ -114,6 +92,8 @@ def test_the_page_of_a_training_is_written_when_there_is_news_and_ends(tmp_path)
     first = page.path.read_text()
     assert all(text in first for text in ("Step 20 of 120", "2.75", ">risk<", 'http-equiv="refresh"'))
     append_record(run_folder, {"kind": "train", "step": 60, "loss": 2.0})
+    with (run_folder / METRICS_FILE).open("a") as file:
+        file.write('{"kind": "tra')  # cut by a crash
     page.update()
     assert re.search(r"Step 60 of 120: at most \d+ s left", page.path.read_text())
     page.end("Done.")
