@@ -6,7 +6,7 @@ They are a few kB each, need no JavaScript, and take the colours of the reader's
 import base64
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +27,6 @@ class Series:
     x: Any
     y: Any
     low: Any = None
-
-
-def lines(x: Any, values: Mapping[str, Any]) -> list[Series]:
-    """A line for each name over the same x."""
-    return [Series(name, x, y) for name, y in values.items()]
 
 
 def chart(

@@ -23,7 +23,7 @@ from finjepa_model.live_record.scores import (
     read_scores,
     score_lines,
 )
-from finjepa_pipeline.report.charts import Series, chart, image, lines
+from finjepa_pipeline.report.charts import Series, chart, image
 from finjepa_pipeline.report.page import number, table, write_page
 
 PAGE = "index.html"
@@ -278,8 +278,9 @@ def _fan(row: pl.DataFrame, outcomes: Outcomes, close: datetime.date, names: lis
 
 def _wealth(book: BookReturns) -> str:
     returns = {"book": book.book, "1/N": book.equal, "1/N at its risk": book.matched}
-    grown = {name: np.cumprod(1 + value) for name, value in returns.items()}
-    return chart(lines(np.array(book.sessions, "datetime64[D]"), grown), y_label="wealth", **_LONG)
+    days = np.array(book.sessions, "datetime64[D]")
+    grown = [Series(name, days, np.cumprod(1 + value)) for name, value in returns.items()]
+    return chart(grown, y_label="wealth", **_LONG)
 
 
 def _control(charts: Sequence[Chart]) -> str:
