@@ -70,14 +70,16 @@ def reproduce(
         scratch = Settings(home=home).ensure()
         ops = _ops(settings, scratch, lineage)
         learned = lineage["config"]["training"]
-        needed = {scratch.panels / name: settings.panels / name for name in learned.get("panels", ())}
+        needed = [
+            ("was trained on the panel", settings.panels / name, scratch.panels) for name in learned.get("panels", ())
+        ]
         if initial := learned.get("initial"):
-            parent = checkpoint_here(settings, initial)
-            needed[scratch.checkpoints / initial] = parent or settings.checkpoints / initial
-        for place, own in needed.items():
+            own = checkpoint_here(settings, initial) or settings.checkpoints / initial
+            needed.append(("began with the weights of", own, scratch.checkpoints))
+        for how, own, there in needed:
             if not own.is_dir():
-                raise FinJEPAError(f"{named.name} was made from {own} too, which is gone")
-            place.symlink_to(own)
+                raise FinJEPAError(f"{named.name} {how} {own.name}, which is gone from {own.parent}")
+            (there / own.name).symlink_to(own)
         made = read_json(named.folder / "metrics.json").get("training", {})
         if "seconds" in made:
             say(f"{named.name} took {made['steps']:,} steps and {duration(made['seconds'])} on {made['device']}")

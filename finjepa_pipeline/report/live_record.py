@@ -313,7 +313,7 @@ def _misses(scores: pl.DataFrame) -> list[tuple[object, ...]]:
 
 def _restated(summary: RecordSummary) -> list[tuple[str, ...]]:
     rows = summary.record.outcomes().filter(kind="restated").tail(_MOST_ROWS).reverse()
-    percent = rows.with_columns(100 * pl.col("recorded", "value"))
+    percent = rows.with_columns(pl.col("recorded", "value") * 100)
     return [
         (
             row["asset"],
