@@ -29,7 +29,7 @@ from finjepa_model.training.trainer import Trainer, pick_device
 from finjepa_model.world_model import PortfolioPath
 
 CHANNELS, MARKET_CHANNELS = 23, 8
-ON_CPU = {"small": 32, "base": 8}  # dates in a batch, of `small` those of the preset; on a GPU those of all presets
+ON_CPU = {"small": 16, "base": 8}  # dates in a batch, of `small` those of the preset; on a GPU those of all presets
 GROWN = {"model.window": (64, 128, 256), "training.n_assets": (5, 20, 100, 500)}
 PARTS = ("steps", "precision", "attention", "growth")
 DEVICE = pick_device()

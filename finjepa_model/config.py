@@ -10,7 +10,7 @@ import re
 import reprlib
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
@@ -293,27 +293,28 @@ class FinJEPAConfig:
         return self.from_dict(data)
 
 
+# Many assets of few dates: what is learned is how they differ within a date; a rate that sets off at once; and few steps of a
+# narrow network: more of either learns the training dates by heart (docs/results/width.md).
+_SHORT = TrainingConfig(
+    epochs=4,
+    steps_per_epoch=30,
+    batch_size=16,
+    n_assets=24,
+    learning_rate=3e-3,
+    warmup_steps=20,
+    evaluate_batches=4,
+    checkpoint_every=30,
+)
+_NARROW = ModelConfig(dim=32, heads=2, predictor_layers=2)
+
 PRESETS: dict[str, FinJEPAConfig] = {
     "tiny": FinJEPAConfig(
-        model=ModelConfig(dim=32, heads=2, predictor_layers=2, stride=10),
+        model=replace(_NARROW, stride=10),
         loss=LossConfig(sigreg_slices=64),
-        # many assets of few dates: what is learned is how they differ within a date; and a rate that sets off at once
-        training=TrainingConfig(
-            epochs=4,
-            steps_per_epoch=30,
-            batch_size=16,
-            n_assets=24,
-            learning_rate=3e-3,
-            warmup_steps=20,
-            evaluate_batches=4,
-            checkpoint_every=30,
-        ),
+        training=_SHORT,
         td=TDConfig(steps=100, hidden=64),
     ),
-    "small": FinJEPAConfig(
-        model=ModelConfig(dim=96),  # wide enough that matrix products are most of a step (docs/results/training.md)
-        training=TrainingConfig(epochs=15, steps_per_epoch=100, batch_size=32, n_assets=24),
-    ),
+    "small": FinJEPAConfig(model=_NARROW, training=_SHORT),
     "base": FinJEPAConfig(
         model=ModelConfig(dim=128, heads=4, time_layers=4, asset_layers=2, predictor_layers=6),
         loss=LossConfig(sigreg_slices=1024),
@@ -332,7 +333,8 @@ PRESETS: dict[str, FinJEPAConfig] = {
 
 
 def preset(name: str) -> FinJEPAConfig:
-    """A named config: `tiny` (tests, demo), `small` (a CPU), `base` (a GPU), `large` (several GPUs)."""
+    """A named config: `tiny` (tests, demo; decides every second week), `small` (every week), `base` (a GPU), `large` (several
+    GPUs)."""
     if name not in PRESETS:
         raise FinJEPAError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
