@@ -126,7 +126,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> list[dict]:
     strategies.append(ShuffledActions(imagination, strategy_name(planners[0], arguments.utility)))
     strategies += [controls.make(f"mppi with {name}") for name in arguments.controls.split(",") if name]
     walks = [simulate(strategy, setup, views) for strategy in strategies]
-    rank_ic = forecast_quality(imagination.forecast, setup, views)["rank_ic"].mean
+    rank_ic = forecast_quality(imagination.forecast, setup, views)["rank_ic"]["mean"]
     rows = []
     for result in walks:
         scored = fraction(ground, setup, result) if arguments.variant != "null" else None

@@ -16,9 +16,9 @@ from finjepa_model.files import read_json
 from finjepa_pipeline.backtest.leaderboard import leaderboard_rows
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 from finjepa_pipeline.doctor import DoctorFinding
+from finjepa_pipeline.prices.contract import quality_summary
 from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError
-from finjepa_pipeline.prices.quality import quality_summary
 from finjepa_pipeline.publishing.reproduce import Reproduction
 from finjepa_pipeline.report.backtest import SIDE_COLUMNS, cells, columns_of, side_rows
 from finjepa_pipeline.report.risk import read_scorecard, tables

@@ -11,7 +11,7 @@ two halves.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import NormalDist
 from typing import Any
@@ -195,44 +195,32 @@ def _sharpe_of_sums(sum_CK: np.ndarray, square_CK: np.ndarray, count: int) -> np
     return np.where(moves_CK, mean_CK / np.sqrt(np.where(moves_CK, variance_CK, 1.0)), 0.0)
 
 
-@dataclass(frozen=True)
-class Information:
-    """Mean cross-sectional correlation of forecast and outcome.
-
-    Attributes:
-        ratio: ICIR, mean per standard deviation over decisions, not annualised.
-        t: of the mean, with Newey-West errors; low, high: 95 % interval of the mean by the same errors.
-    """
-
-    mean: float
-    ratio: float
-    t: float
-    low: float
-    high: float
-    decisions: int
-
-
 def information(
     forecast_KN: Sequence[np.ndarray], outcome_KN: Sequence[np.ndarray], *, ranks: bool, lags: int = 0
-) -> Information:
-    """IC, or RankIC with `ranks`.
+) -> dict[str, float]:
+    """IC, or RankIC with `ranks`: the mean cross-sectional correlation of forecast and outcome, by column of `forecast_quality`.
 
     Args:
         lags: decisions by which outcomes overlap, at least horizon - 1 (Newey and West 1987, Bartlett weights).
+
+    Returns:
+        mean; ratio: ICIR, mean per standard deviation over decisions, not annualised; t of the mean, and low and high of its 95 %
+        interval, with Newey-West errors; decisions.
     """
     series_K = np.array([_correlation(f, o, ranks) for f, o in zip(forecast_KN, outcome_KN, strict=True)])
     series_K = series_K[np.isfinite(series_K)]
-    nan = float("nan")
+    found = dict.fromkeys(("mean", "ratio", "t", "low", "high"), float("nan")) | {"decisions": len(series_K)}
     if len(series_K) < 3:
-        return Information(nan, nan, nan, nan, nan, len(series_K))
+        return found
     mean, spread, error = float(series_K.mean()), float(series_K.std(ddof=1)), newey_west_error(series_K, lags)
-    ratio, t = (mean / spread, mean / error) if spread > 0 else (nan, nan)
-    return Information(mean, ratio, t, mean - 1.96 * error, mean + 1.96 * error, len(series_K))
+    if spread > 0:
+        found |= {"ratio": mean / spread, "t": mean / error}
+    return found | {"mean": mean, "low": mean - 1.96 * error, "high": mean + 1.96 * error}
 
 
 def forecast_quality(
     forecast: Callable[[MarketView], np.ndarray], setup: BacktestSetup, views: Sequence[MarketView]
-) -> dict[str, Information]:
+) -> dict[str, dict[str, float]]:
     """IC and RankIC of a forecast of the next decision step's return, from the fill on."""
     stride = int(np.median(np.diff(setup.decisions))) if len(setup.decisions) > 1 else setup.end - min(setup.decisions)
     forecasts, outcomes = [], []
@@ -246,10 +234,8 @@ def forecast_quality(
         outcomes.append(np.where(known_N, np.log1p(returns_1NT.astype(np.float64)).sum(-1).ravel(), np.nan))
     # consecutive steps do not overlap; a lag of one covers the session between a decision and its fill
     found = {name: information(forecasts, outcomes, ranks=name == "rank_ic", lags=1) for name in ("ic", "rank_ic")}
-    if len(setup.dates_T) < SHORTEST:  # too short for an interval and a t-value
-        nan = float("nan")
-        return {name: replace(one, ratio=nan, t=nan, low=nan, high=nan) for name, one in found.items()}
-    return found
+    unknown = ("ratio", "t", "low", "high") if len(setup.dates_T) < SHORTEST else ()
+    return {name: one | dict.fromkeys(unknown, float("nan")) for name, one in found.items()}
 
 
 def _correlation(forecast_N: np.ndarray, outcome_N: np.ndarray, ranks: bool) -> float:

@@ -26,7 +26,7 @@ from finjepa_pipeline.backtest.metrics import BENCHMARK, SHORTEST
 from finjepa_pipeline.backtest.results import or_null, status_of, tried_ratios
 from finjepa_pipeline.backtest.strategies import kind, not_planners
 from finjepa_pipeline.prices import current_revision
-from finjepa_pipeline.prices.quality import quality_summary
+from finjepa_pipeline.prices.contract import quality_summary
 from finjepa_pipeline.report.backtest import BacktestReport
 from finjepa_pipeline.warehouse import insert, now, sql, transaction
 

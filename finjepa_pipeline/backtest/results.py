@@ -117,11 +117,9 @@ def write_block(
                 _replace(con, table, key, {"strategy": result.strategy}, columns)
             write_configuration(con, key, result.strategy, result.dates_T, len(result.dates_T))
             for name, qualities in result.forecasts.items():
-                numbers = {
-                    number: [or_null(getattr(quality, number)) for quality in qualities.values()]
-                    for number in ("mean", "low", "high", "t", "ratio", "decisions")
-                }
-                _replace(con, "forecast_quality", key, {"forecaster": name}, {"measure": list(qualities), **numbers})
+                rows = [{"measure": measure} | found for measure, found in qualities.items()]
+                columns = {column: [or_null(row[column]) for row in rows] for column in rows[0]}
+                _replace(con, "forecast_quality", key, {"forecaster": name}, columns)
         con.execute(sql("backtest/score_trials"), {"setup": key.setup, "benchmark": BENCHMARK})
     return sum(len(result.dates_T) for result in results)
 

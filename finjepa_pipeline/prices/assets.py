@@ -7,11 +7,17 @@ from pathlib import Path
 import dagster as dg
 
 from finjepa_pipeline.prices.calendar import sessions_behind
-from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
+from finjepa_pipeline.prices.contract import (
+    Outcome,
+    QualityFinding,
+    docs_page,
+    quality_frames,
+    quality_summary,
+    write_docs,
+)
 from finjepa_pipeline.prices.derive import TABLES, UniverseConfig, derive
 from finjepa_pipeline.prices.history import Revision, require_shown
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
-from finjepa_pipeline.prices.quality import QualityFinding, quality_frames, quality_summary
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.report.small_pages import write_quality_page, write_refusal
 from finjepa_pipeline.runs import final, prices_of_run

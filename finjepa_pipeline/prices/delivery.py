@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from finjepa_pipeline.prices.calendar import clock_of, has_several
-from finjepa_pipeline.prices.quality import BITS, HARD_BITS
+from finjepa_pipeline.prices.contract import BITS, HARD_BITS
 from finjepa_pipeline.warehouse import sql
 
 _BY_YEAR = "symbol, year(date)::SMALLINT AS year"

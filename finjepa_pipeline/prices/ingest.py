@@ -16,8 +16,8 @@ from finjepa_model.features.frame import date_formats
 from finjepa_model.files import to_json
 from finjepa_pipeline.prices import contract, history
 from finjepa_pipeline.prices.calendar import AUTO, clock_of, detect_calendar, has_several, put_calendars
+from finjepa_pipeline.prices.contract import BITS, JUDGEMENT, ROW_RULES
 from finjepa_pipeline.prices.delivery import Delivery, Moved, content_digest
-from finjepa_pipeline.prices.quality import BITS, JUDGEMENT, ROW_RULES
 from finjepa_pipeline.prices.scan import plain, scan_sql
 from finjepa_pipeline.prices.sources import Feed, PriceSourceConfig, Snapshot, make_feed
 from finjepa_pipeline.prices.sources.base import version_of

@@ -15,7 +15,7 @@ import duckdb
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features.frame import COLUMNS, name_columns
-from finjepa_pipeline.prices.quality import BROKEN_ROW
+from finjepa_pipeline.prices.contract import BROKEN_ROW
 from finjepa_pipeline.warehouse import file_literal, identifier, literal, sql
 
 PRICES = ("open", "high", "low", "close", "adj_close")

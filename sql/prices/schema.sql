@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS revisions (
 );
 
 -- Every row as its source gave it, with the revisions of its feed in which it was valid: from valid_from on, and before valid_to (NULL: it
--- still is). Of a row that was committed nothing changes but valid_to, once. broken: bits of quality.py. unreadable: the text of a
+-- still is). Of a row that was committed nothing changes but valid_to, once. broken: bits of contract.py. unreadable: the text of a
 -- date or a number that could not be read. No primary key: it costs three times the load; uniqueness is a rule instead.
 CREATE TABLE IF NOT EXISTS price_history (
     feed_id USMALLINT, valid_from INTEGER, symbol VARCHAR, date DATE,

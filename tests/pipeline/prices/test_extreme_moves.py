@@ -5,8 +5,8 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
+from finjepa_pipeline.prices.contract import quality_summary
 from finjepa_pipeline.prices.derive import derive
-from finjepa_pipeline.prices.quality import quality_summary
 from tests.pipeline.prices.conftest import UNIVERSE, Home
 from tests.pipeline.prices.frames import DAY, OHLC, prices, replaced
 
