@@ -16,7 +16,7 @@ from finjepa_model.files import read_json
 from finjepa_pipeline.backtest.leaderboard import leaderboard_rows
 from finjepa_pipeline.backtest.strategies import BENCHMARK
 from finjepa_pipeline.doctor import DoctorFinding
-from finjepa_pipeline.prices.contract import quality_summary
+from finjepa_pipeline.prices.contract import docs_page, quality_summary
 from finjepa_pipeline.prices.history import require_shown
 from finjepa_pipeline.prices.ingest import ContractError
 from finjepa_pipeline.publishing.reproduce import Reproduction
@@ -88,7 +88,7 @@ def print_refusal(refusal: ContractError, settings: Settings) -> None:
             cells = (found.column, f"{found.observed or 0:,.0f}", ", ".join(found.examples), found.reason)
             table.add_row(*cells, style=style)
     err.print(table)
-    err.print(f"The same as a page: {settings.reports / 'refused-prices.html'}")
+    err.print(f"Data Docs: {docs_page(settings.home / 'contract')}")
 
 
 def print_sweep(made: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import dagster as dg
 
@@ -19,7 +18,7 @@ from finjepa_pipeline.prices.derive import TABLES, UniverseConfig, derive
 from finjepa_pipeline.prices.history import Revision, require_shown
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.report.small_pages import write_quality_page, write_refusal
+from finjepa_pipeline.report.small_pages import write_quality_page
 from finjepa_pipeline.runs import final, prices_of_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse
@@ -94,10 +93,7 @@ def ingest_prices(
     try:
         report = ingest(warehouse, settings.get(), config)
     except ContractError as refusal:
-        page = settings.get().reports / "refused-prices.html"
-        write_refusal(page, refusal.feed, str(refusal), refusal.outcomes)
-        context.log.error(f"why the prices are refused: {page}")
-        yield _check_result(refusal.outcomes, settings.get(), page)
+        yield _check_result(refusal.outcomes, settings.get())
         raise
     if report.note:
         context.log.warning(report.note)
@@ -172,11 +168,8 @@ def _revision_metadata(report: IngestReport) -> dict[str, dg.MetadataValue | int
     }
 
 
-def _check_result(
-    outcomes: tuple[Outcome, ...], settings: Settings, refusal: Path | None = None
-) -> dg.AssetCheckResult:
-    """The verdict, with its Data Docs, and the page of a refusal."""
-    pages = {"refusal": refusal, "data_docs": docs_page(settings.home / "contract")}
+def _check_result(outcomes: tuple[Outcome, ...], settings: Settings) -> dg.AssetCheckResult:
+    """The verdict, with its Data Docs."""
     write_docs(outcomes, settings.home / "contract")
     broken = [one for one in outcomes if not one.success]
     blocks = any(one.severity == "critical" for one in broken)
@@ -187,7 +180,7 @@ def _check_result(
         severity=dg.AssetCheckSeverity.WARN if broken and not blocks else dg.AssetCheckSeverity.ERROR,
         description="; ".join(f"{one.severity}: {one}" for one in broken) or f"all {len(outcomes)} expectations hold",
         metadata={
-            **{name: dg.MetadataValue.url(settings.address_of(page)) for name, page in pages.items() if page},
+            "data_docs": dg.MetadataValue.url(settings.address_of(docs_page(settings.home / "contract"))),
             "expectations": _table(
                 outcomes, "column", "severity", "observed", "bounds", "success", "examples", "reason"
             ),

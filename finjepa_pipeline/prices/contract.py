@@ -130,15 +130,14 @@ def bits(*names: str) -> int:
     return sum(BY_NAME[name].bit for name in names)
 
 
-# Of a row in quarantine, as in the views of schema.sql.
-HARD_BITS = sum(rule.bit for rule in ROW_RULES if rule.severity == "hard")
+_HARD = sum(rule.bit for rule in ROW_RULES if rule.severity == "hard")
 # What queries call the bits: each rule by its name, and sums of them.
 BITS = {rule.name: rule.bit for rule in ROW_RULES} | {
-    "hard": HARD_BITS,
+    "hard": _HARD,  # of a row in quarantine, as in the views of schema.sql
     "ticks": bits("impossible_move", "factor_step"),
     "sessions": bits("thin_session", "late_session"),
     # What a row is by itself; ticks and sessions depend on rows that may come later.
-    "firm": HARD_BITS & ~bits("impossible_move", "factor_step", "thin_session", "late_session"),
+    "firm": _HARD & ~bits("impossible_move", "factor_step", "thin_session", "late_session"),
     # A row that belongs to no symbol or no session.
     "unplaced": bits("unreadable_date", "date_out_of_range", "bad_symbol", "duplicate", "stray_session"),
 }

@@ -9,7 +9,8 @@ from typing import Any
 import duckdb
 
 from finjepa_pipeline.prices.calendar import clock_of, has_several
-from finjepa_pipeline.prices.contract import BITS, HARD_BITS
+from finjepa_pipeline.prices.contract import BITS, ROW_RULES
+from finjepa_pipeline.prices.history import CHANNELS
 from finjepa_pipeline.warehouse import sql
 
 _BY_YEAR = "symbol, year(date)::SMALLINT AS year"
@@ -49,9 +50,9 @@ class Delivery:
 
     def __init__(self, con: duckdb.DuckDBPyConnection, rows: str, place: tuple[int, int], calendar: str) -> None:
         self._con, self._rows = con, rows
-        self._feed_id, self._revision = place
-        self._held = f"FROM price_history WHERE feed_id = {self._feed_id} AND valid_to IS NULL"
-        self._new = f"FROM price_history WHERE valid_from = {self._revision}"
+        self.feed_id, self.revision = place
+        self._held = f"FROM price_history WHERE feed_id = {self.feed_id} AND valid_to IS NULL"
+        self._new = f"FROM price_history WHERE valid_from = {self.revision}"
         self._clock = {"calendar": clock_of(calendar), "several": has_several(calendar)}
 
     def write_first(self) -> Moved:
@@ -99,9 +100,7 @@ class Delivery:
             "WHERE key.symbol IS NOT DISTINCT FROM row.symbol AND key.date IS NOT DISTINCT FROM row.date)"
         )
         ended = of_changed.format("held_rows")
-        self._con.execute(
-            f"UPDATE price_history SET valid_to = {self._revision} WHERE rowid IN (SELECT row_id {ended})"
-        )
+        self._con.execute(f"UPDATE price_history SET valid_to = {self.revision} WHERE rowid IN (SELECT row_id {ended})")
         self._insert(f"{of_changed.format('delivered_rows')} ORDER BY symbol, date")
         [(moved, some_moved)] = self._run("restatements")
         # Of the symbols with new rows, from two months before the first of them on; the day is a constant, so that what is
@@ -113,22 +112,38 @@ class Delivery:
             WHERE date >= DATE '{first}' ORDER BY history.symbol, date""")
         return Moved(
             added=self._value(f"SELECT count(*) {self._new}"),
-            ended=self._value(f"SELECT count(*) {self._held.replace('IS NULL', f'= {self._revision}')}"),
+            ended=self._value(f"SELECT count(*) {self._held.replace('IS NULL', f'= {self.revision}')}"),
             withdrawn=withdrawn,
             kept=kept,
             rejudged=rejudged,
             moved_symbols=moved,
             examples={
                 "withdrawn_rows": self._examples(gone),
-                "rejudged_rows": self._examples(f"FROM rejudged WHERE valid_from < {self._revision}"),
+                "rejudged_rows": self._examples(f"FROM rejudged WHERE valid_from < {self.revision}"),
                 "moved_symbols": some_moved,
             },
         )
 
-    def _insert(self, rows: str) -> None:
-        self._con.execute(
-            f"INSERT INTO price_history SELECT {self._feed_id}, {self._revision}, {_COLUMNS}, NULL {rows}"
+    def aggregates(self, accepted: frozenset[str]) -> dict[str, Any]:
+        """The revision, when it was written, in numbers: new rows by rule, sessions, and which columns hold anything."""
+        counts = (f"count(*) FILTER (WHERE broken & {rule.bit} <> 0)::DOUBLE AS {rule.name}" for rule in ROW_RULES)
+        query = self._sql(
+            "aggregates",
+            rule_counts=", ".join(counts),
+            columns=", ".join(f"CASE WHEN count({name}) > 0 THEN '{name}' END" for name in CHANNELS),
+            refusing=BITS["hard"] & ~sum(BITS.get(name, 0) for name in accepted),
         )
+        return self._con.sql(query).to_arrow_table().to_pylist()[0]
+
+    def examples(self, name: str, moved: Moved) -> list[str]:
+        """Up to three rows (or symbols) of the revision that broke a rule or an expectation."""
+        if name in moved.examples:
+            return moved.examples[name]
+        mask = BITS.get("hard" if name == "refused_rows" else name, 0)
+        return self._examples(f"{self._new} AND broken & {mask} <> 0", "coalesce(date::VARCHAR, unreadable)")
+
+    def _insert(self, rows: str) -> None:
+        self._con.execute(f"INSERT INTO price_history SELECT {self.feed_id}, {self.revision}, {_COLUMNS}, NULL {rows}")
 
     def _judge(self, rows: str) -> int:
         """Judge by the rules that look at more than one row; how many rows of earlier revisions went into quarantine or left it.
@@ -146,15 +161,18 @@ class Delivery:
             tick = {"quantity": quantity, "low": low, "high": high, "heavy": heavy, "bit": BITS[name]}
             self._run("find_ticks", rows=rows, **tick)
         self._run("judge")
-        changed = f"(broken_before & {HARD_BITS} = 0) <> (broken_now & {HARD_BITS} = 0)"
-        return self._value(f"SELECT count(*) FROM rejudged WHERE valid_from < {self._revision} AND {changed}")
+        changed = f"(broken_before & {BITS['hard']} = 0) <> (broken_now & {BITS['hard']} = 0)"
+        return self._value(f"SELECT count(*) FROM rejudged WHERE valid_from < {self.revision} AND {changed}")
+
+    def _sql(self, name: str, **fragments: object) -> str:
+        place = {"feed_id": self.feed_id, "revision": self.revision, **self._clock}
+        return sql(f"prices/{name}").format(**BITS, **place, **fragments)
 
     def _run(self, name: str, **fragments: object) -> list[tuple[Any, ...]]:
-        place = {"feed_id": self._feed_id, "revision": self._revision, **self._clock}
-        return self._con.execute(sql(f"prices/{name}").format(**BITS, **place, **fragments)).fetchall()
+        return self._con.execute(self._sql(name, **fragments)).fetchall()
 
-    def _examples(self, rows: str) -> list[str]:
-        query = f"SELECT coalesce(symbol, '?') || ' ' || coalesce(date::VARCHAR, '?') {rows} ORDER BY ALL LIMIT 3"
+    def _examples(self, rows: str, day: str = "date::VARCHAR") -> list[str]:
+        query = f"SELECT coalesce(symbol, '?') || ' ' || coalesce({day}, '?') {rows} ORDER BY ALL LIMIT 3"
         return [text for (text,) in self._con.execute(query).fetchall()]
 
     def _value(self, query: str) -> int:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import polars as pl
@@ -15,14 +14,14 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.features.frame import date_formats
 from finjepa_model.files import to_json
 from finjepa_pipeline.prices import contract, history
-from finjepa_pipeline.prices.calendar import AUTO, clock_of, detect_calendar, has_several, put_calendars
-from finjepa_pipeline.prices.contract import BITS, JUDGEMENT, ROW_RULES
+from finjepa_pipeline.prices.calendar import AUTO, detect_calendar, put_calendars
+from finjepa_pipeline.prices.contract import JUDGEMENT, ROW_RULES
 from finjepa_pipeline.prices.delivery import Delivery, Moved, content_digest
 from finjepa_pipeline.prices.scan import plain, scan_sql
 from finjepa_pipeline.prices.sources import Feed, PriceSourceConfig, Snapshot, make_feed
 from finjepa_pipeline.prices.sources.base import version_of
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.warehouse import Warehouse, now, sql, transaction
+from finjepa_pipeline.warehouse import Warehouse, now, transaction
 
 # What DuckDB says of damaged data; anything else that it raises is a mistake of ours.
 _UNREADABLE = (
@@ -55,9 +54,8 @@ class IngestReport:
 class ContractError(FinJEPAError):
     """A batch of prices that was refused; `outcomes` says what the contract found, rows as examples included."""
 
-    def __init__(self, message: str, feed: str, outcomes: tuple[contract.Outcome, ...]) -> None:
+    def __init__(self, message: str, outcomes: tuple[contract.Outcome, ...]) -> None:
         super().__init__(message)
-        self.feed = feed
         self.outcomes = outcomes
 
 
@@ -190,7 +188,7 @@ def _bring_up(
             moved = delivery.write_changes(whole=whole, again=again)
             note = "all rows were judged again, by newer rules" if again else None
         if moved.added or moved.ended:
-            _accept(con, feed, snapshot, place, before, moved, accepted)
+            _accept(con, feed, snapshot, delivery, before, moved, accepted)
     newest = history.newest_revision(con, feed.name)
     if newest is None:
         raise FinJEPAError(f"{feed.name} holds no rows; is it the right place?")
@@ -202,14 +200,13 @@ def _accept(
     con: duckdb.DuckDBPyConnection,
     feed: Feed,
     snapshot: Snapshot,
-    place: tuple[int, int],
+    delivery: Delivery,
     before: history.Revision | None,
     moved: Moved,
     accepted: frozenset[str],
 ) -> None:
-    """Record the revision (`place`: feed and revision) if the contract lets its rows pass."""
-    feed_id, revision = place
-    found = _aggregates(con, feed, place, accepted)
+    """Record the revision if the contract lets its rows pass."""
+    found = delivery.aggregates(accepted)
     facts = {name: found.pop(name) for name in ("first_date", "last_date", "columns")}
     if "adj_close" not in facts["columns"]:  # a column of nulls is a column that the source lacks
         found["missing_adj_close"] = 0
@@ -223,20 +220,20 @@ def _accept(
         "moved_symbols": moved.moved_symbols,
     }
     outcomes = tuple(
-        one if one.success else replace(one, examples=tuple(_examples(con, revision, one.column, moved)))
+        one if one.success else replace(one, examples=tuple(delivery.examples(one.column, moved)))
         for one in contract.judge(contract.expectations(judged, accepted))
     )
     if any(one.severity == "critical" and not one.success for one in outcomes):
-        raise ContractError(_refusal(feed, outcomes), feed.name, outcomes)
+        raise ContractError(_refusal(feed, outcomes), outcomes)
     if not feed.source.still_is(snapshot):
         raise FinJEPAError(f"{feed.name} changed while it was read; run it again when nobody writes there")
     content = f"{version_of(snapshot.files)} {feed.label} {feed.calendar} {JUDGEMENT}"
     if moved.kept:  # what is here is not only what the files hold
-        content += f" {content_digest(con, feed_id)}"
+        content += f" {content_digest(con, delivery.feed_id)}"
     total = rows_before + moved.added - moved.ended
     facts |= {
-        "revision": revision,
-        "feed_id": feed_id,
+        "revision": delivery.revision,
+        "feed_id": delivery.feed_id,
         "version": snapshot.version,
         "data_version": hashlib.sha256(content.encode()).hexdigest()[:12],
         "created_at": now(),
@@ -251,25 +248,6 @@ def _accept(
         "outcomes_json": to_json([asdict(outcome) for outcome in outcomes]),
     }
     con.execute(f"INSERT INTO revisions BY NAME SELECT {', '.join(f'${name} AS {name}' for name in facts)}", facts)
-
-
-def _aggregates(
-    con: duckdb.DuckDBPyConnection, feed: Feed, place: tuple[int, int], accepted: frozenset[str]
-) -> dict[str, Any]:
-    """A revision that was written, in numbers: new rows by rule, sessions, and which columns hold anything."""
-    counts = (f"count(*) FILTER (WHERE broken & {rule.bit} <> 0)::DOUBLE AS {rule.name}" for rule in ROW_RULES)
-    query = sql("prices/aggregates").format(
-        **BITS,
-        feed_id=place[0],
-        revision=place[1],
-        rule_counts=", ".join(counts),
-        columns=", ".join(f"CASE WHEN count({name}) > 0 THEN '{name}' END" for name in history.CHANNELS),
-        refusing=BITS["hard"] & ~sum(BITS.get(name, 0) for name in accepted),
-        calendar=clock_of(feed.calendar),
-        several=has_several(feed.calendar),
-    )
-    (found,) = con.execute(query).fetchall()
-    return dict(zip((column[0] for column in con.description or ()), found, strict=True))
 
 
 def _refusal(feed: Feed, outcomes: tuple[contract.Outcome, ...]) -> str:
@@ -301,15 +279,3 @@ def _dates_way_out(outcomes: tuple[contract.Outcome, ...]) -> str:
     return (
         f"declare the dates, as {declared}" if formats else "write days as YYYY-MM-DD, or declare them by --date-format"
     )
-
-
-def _examples(con: duckdb.DuckDBPyConnection, revision: int, name: str, moved: Moved) -> list[str]:
-    """Up to three rows (or symbols) of a new revision that broke a rule or an expectation."""
-    if name in moved.examples:
-        return moved.examples[name]
-    mask = BITS.get("hard" if name == "refused_rows" else name, 0)
-    rows = con.execute(
-        "SELECT coalesce(symbol, '?') || ' ' || coalesce(date::VARCHAR, unreadable, '?') FROM price_history "
-        f"WHERE valid_from = {revision} AND broken & {mask} <> 0 ORDER BY symbol, date LIMIT 3"
-    )
-    return [text for (text,) in rows.fetchall()]

@@ -1,4 +1,4 @@
-"""The pages of prices (what was found in them, and why a batch was refused), of a training, and of a decision."""
+"""The pages of prices (what was found in them), of a training, and of a decision."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -67,42 +67,20 @@ def write_quality_page(
     if bars:
         figures["quarantine"] = draw.of(bars, barmode="stack", showlegend=True)
     rows = [
-        (one.rule, one.severity, one.rows, "any" if one.allowed is None else f"{one.allowed:,}", one)
+        (
+            one.rule,
+            one.severity,
+            f"{one.rows:,}",
+            "any" if one.allowed is None else f"{one.allowed:,}",
+            styled(", ".join(one.examples), "text"),
+            styled(one.reason, "text"),
+        )
         for one in findings
     ]
     dates = {"sessions": coverage["date"].cast(pl.String).to_list()}
-    _write_findings(path, "Quality of the prices", "", "severity", rows, figures, dates)
-
-
-def write_refusal(path: Path, feed: str, message: str, outcomes: Sequence[Any]) -> None:
-    """Write the page that shows why the newest batch was refused.
-
-    Args:
-        outcomes: of the contract, with `column`, `severity`, `success`, `observed`, `bounds`, `examples`, `reason`.
-    """
-    rows = [
-        (one.column, "refuses" if one.severity == "critical" else "warns", one.observed or 0, one.bounds, one)
-        for one in outcomes
-        if not one.success
-    ]
-    _write_findings(path, "Refused prices", f"{feed}: {message}", "what it does", rows)
-
-
-def _write_findings(
-    path: Path,
-    title: str,
-    note: str,
-    second: str,
-    found: Sequence[tuple[str, str, float, str, Any]],
-    figures: Mapping[str, go.Figure] | None = None,
-    dates: Mapping[str, Sequence[str]] | None = None,
-) -> None:
-    rows = [
-        (rule, kind, f"{rows:,.0f}", allowed, styled(", ".join(one.examples), "text"), styled(one.reason, "text"))
-        for rule, kind, rows, allowed, one in found
-    ]
-    columns, shown = ("rule", second, "rows", "allowed", "examples", "reason"), list(figures or ())
-    write_page(path, "prices.html", figures, dates, title=title, note=note, columns=columns, rows=rows, shown=shown)
+    columns, shown = ("rule", "severity", "rows", "allowed", "examples", "reason"), list(figures)
+    title = "Quality of the prices"
+    write_page(path, "prices.html", figures, dates, title=title, columns=columns, rows=rows, shown=shown)
 
 
 # A training

@@ -14,7 +14,6 @@ from starlette.testclient import TestClient
 from finjepa_pipeline.report.charts import MOST_POINTS, Series, chart, image
 from finjepa_pipeline.report.figures import against, forecast_volatility, months, tail, worst_drawdowns
 from finjepa_pipeline.report.page import link, styled, write_page
-from finjepa_pipeline.report.small_pages import write_refusal
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.ui import OriginGuard, pages
 
@@ -64,8 +63,8 @@ def test_a_page_with_figures_loads_nothing_and_escapes_what_it_is_given(tmp_path
 
 
 def test_a_page_without_figures_has_no_plotly(tmp_path):
-    write_refusal(tmp_path / "refused.html", "feed", MARKUP, [])
-    page = (tmp_path / "refused.html").read_text()
+    write_page(tmp_path / "history.html", "history.html", title=MARKUP, filters=[], labels=[], cells=[])
+    page = (tmp_path / "history.html").read_text()
     assert "plotly" not in page
     assert "<img" not in page
     assert len(page) < 10_000
