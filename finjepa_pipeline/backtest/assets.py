@@ -9,6 +9,7 @@ from pydantic import Field
 from finjepa_model.config import preset
 from finjepa_model.data.panel import Panel
 from finjepa_pipeline import compute
+from finjepa_pipeline.backtest import walk_forward as walk
 from finjepa_pipeline.backtest.audit import run_audit
 from finjepa_pipeline.backtest.blocks import (
     BacktestBlock,
@@ -22,16 +23,6 @@ from finjepa_pipeline.backtest.blocks import (
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, report_of
 from finjepa_pipeline.backtest.results import NOT_ENOUGH_DATA, NOT_RUN, TESTS, never_backtested, status_of
 from finjepa_pipeline.backtest.strategies import refuse_untrusted
-from finjepa_pipeline.backtest.walk_forward import (
-    Fold,
-    Scheme,
-    WalkForwardPlan,
-    fold_blocks,
-    make_plan,
-    pool,
-    record_opening,
-    store_fold,
-)
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.features.assets import panel_of_run
 from finjepa_pipeline.report.backtest import BacktestReport, leaderboard_table, page_of, write_history, write_report
@@ -59,7 +50,7 @@ class WalkForwardConfig(StrategiesConfig, ModelChoice):
     """How history is cut, what is trained on each part, and who is tested."""
 
     folds: int = Field(default=5, ge=1, description="Number of folds, e.g. 5")
-    scheme: Scheme = Field(default="expanding", description="expanding, or rolling (eight years), e.g. rolling")
+    scheme: walk.Scheme = Field(default="expanding", description="expanding, or rolling (eight years), e.g. rolling")
     held_back: int = Field(default=504, ge=0, description="Sessions at the end that no fold sees, e.g. 504")
     open_held_back: bool = Field(
         default=False, description="Test on the held-back block as well; every opening is recorded for good."
@@ -180,21 +171,21 @@ def walk_forward(
     panel = Panel.open(current_panel(home))
     overrides = dict(config.overrides) | {"training.unseen_symbols": str(config.unseen_symbols)}
     wanted = for_panel(preset(config.preset).override(overrides), panel)
-    plan = make_plan(panel, wanted, count=config.folds, scheme=config.scheme, held_back=config.held_back)
+    plan = walk.make_plan(panel, wanted, count=config.folds, scheme=config.scheme, held_back=config.held_back)
     made = _train_folds(context, home, warehouse, panel, plan)
     pending, opened = [], None
     for fold, checkpoint in made:
-        blocks = fold_blocks(panel, fold)
+        blocks = walk.fold_blocks(panel, fold)
         if config.open_held_back and config.held_back and fold is plan.folds[-1]:
             with warehouse.connect() as con:
-                opened = record_opening(con, panel, plan, checkpoint, context.run.run_id)
+                opened = walk.record_opening(con, panel, plan, checkpoint, context.run.run_id)
             blocks.append(BacktestBlock("held_back", *plan.held_back))
         pending += pending_blocks(warehouse, home.checkpoints / checkpoint, panel, config, blocks)
     run_blocks(warehouse, home, pending, context.log.info)
     version = str(panel.manifest["data_version"])
     labels = {"run_id": context.run.run_id, "feed": str(panel.manifest["feed"])}
     with warehouse.connect() as con:
-        pool(con, plan.name)
+        walk.pool(con, plan.name)
         untried = never_backtested(con, home.checkpoints)
         for name, checkpoint in [*((fold.name, checkpoint) for fold, checkpoint in made), ("all folds", plan.name)]:
             build_leaderboard(con, checkpoint, version, untried=untried, labels=labels | {"fold": name})
@@ -221,8 +212,8 @@ def walk_forward(
 
 
 def _train_folds(
-    context: dg.AssetExecutionContext, home: Settings, warehouse: Warehouse, panel: Panel, plan: WalkForwardPlan
-) -> list[tuple[Fold, str]]:
+    context: dg.AssetExecutionContext, home: Settings, warehouse: Warehouse, panel: Panel, plan: walk.WalkForwardPlan
+) -> list[tuple[walk.Fold, str]]:
     """Each fold with its checkpoint; they are trained side by side on a cluster."""
     keys = {f"{plan.name}:{fold.name}": fold for fold in plan.folds}
     where = compute.ranks(home, None if home.ray_address is None else 1)
@@ -233,7 +224,7 @@ def _train_folds(
     for key, fold in keys.items():
         folder, _ = train_in_step(context, home, warehouse, panel, fold.config, where, fold=key)
         with warehouse.connect() as con:
-            store_fold(con, panel, plan, fold, folder.name)
+            walk.store_fold(con, panel, plan, fold, folder.name)
         made.append((fold, folder.name))
     return made
 

@@ -17,12 +17,7 @@ from pydantic import Field
 
 from finjepa_model.checkpoint import read_config
 from finjepa_model.data.panel import Panel
-from finjepa_model.data.splits import (
-    checkpoint_blocks,
-    checkpoint_splits,
-    history_needed,
-    shortest_block,
-)
+from finjepa_model.data.splits import checkpoint_blocks, checkpoint_splits, history_needed, shortest_block
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import to_json
 from finjepa_model.market_view import MarketView
@@ -41,15 +36,7 @@ from finjepa_pipeline.backtest.controls import Controls, possible
 from finjepa_pipeline.backtest.engine import BacktestSetup, StrategyResult, decide_at, replayed, simulate
 from finjepa_pipeline.backtest.inference import forecast_quality
 from finjepa_pipeline.backtest.results import SHARED, BlockKey, known_elsewhere, known_results, write_block
-from finjepa_pipeline.backtest.strategies import (
-    CONTROLS,
-    WITH,
-    Strategy,
-    baselines,
-    kind,
-    load_strategy,
-    planner_in,
-)
+from finjepa_pipeline.backtest.strategies import CONTROLS, WITH, Strategy, baselines, kind, load_strategy, planner_in
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import checkpoint_here, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse

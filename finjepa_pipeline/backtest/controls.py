@@ -23,13 +23,7 @@ from finjepa_model.actions import PortfolioAction
 from finjepa_model.config import FinJEPAConfig
 from finjepa_model.market_view import MarketView
 from finjepa_model.nn.covariance import ledoit_wolf
-from finjepa_model.planner_strategies import (
-    HORIZON,
-    WITH_UTILITY,
-    FinJEPAStrategy,
-    MarketImagination,
-    planner_of,
-)
+from finjepa_model.planner_strategies import HORIZON, WITH_UTILITY, FinJEPAStrategy, MarketImagination, planner_of
 from finjepa_model.planning.imagination import one_factor_covariance
 from finjepa_model.planning.objective import GOAL
 from finjepa_model.planning.utility import parse_utility

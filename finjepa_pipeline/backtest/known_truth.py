@@ -21,30 +21,22 @@ from finjepa_pipeline.backtest.leakage import AuditFinding, NotEnoughDataError, 
 from finjepa_pipeline.backtest.metrics import SESSIONS_PER_YEAR
 from finjepa_pipeline.backtest.strategies import one_over_n
 from finjepa_pipeline.features import current_panel
+from finjepa_pipeline.prices import synthetic
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.prices.synthetic import (
-    SyntheticConfig,
-    SyntheticMarket,
-    expected_utility,
-    generate,
-    oracle_weights,
-    share_of_gain,
-    symbols_of,
-)
 from finjepa_pipeline.settings import Settings
 
 _ABSENT_MEAN, _ABSENT_VARIANCE = -1.0, 0.01  # for an oracle's eyes only: it buys nothing that is not there
 _SURPRISE = 0.001  # of a gain under luck alone; a failure stands, so it has to be rare
 _POWER = 0.8
 _LARGEST_RATIO = 2.0  # annual Sharpe ratio of the gain over 1/N; where only more would be found there is no result
-USUAL_SIZE = SyntheticConfig.assets, SyntheticConfig.sessions
+USUAL_SIZE = synthetic.SyntheticConfig.assets, synthetic.SyntheticConfig.sessions
 
 
 @dataclass(frozen=True)
 class KnownTruthMarket:
     """A synthetic market, and the panel that the pipeline makes of its bars."""
 
-    market: SyntheticMarket
+    market: synthetic.SyntheticMarket
     panel: Panel
 
     @classmethod
@@ -60,7 +52,7 @@ class KnownTruthMarket:
                 data_source="synthetic", **{f"synthetic_{name}": value for name, value in made.items()}
             )
             build(settings, source, channels)
-        return cls(generate(SyntheticConfig(**made)), Panel.open(current_panel(settings)))
+        return cls(synthetic.generate(synthetic.SyntheticConfig(**made)), Panel.open(current_panel(settings)))
 
     def truth_of(self, setup: BacktestSetup, closes_T: np.ndarray) -> "Truth":
         """Expected returns and covariances of the roster: what is known at each close about the session after it."""
@@ -81,7 +73,7 @@ class KnownTruthMarket:
     def _market_asset(self, entity: str, panel: Panel, asset: int) -> int:
         """Symbols may have been taken over by another company: the one that was listed on the entity's first session."""
         day = int(np.searchsorted(self.market.dates, panel.dates[panel.first[asset]]))
-        bearers = [i for i, name in enumerate(symbols_of(self.market)) if name == entity.split("#")[0]]
+        bearers = [i for i, name in enumerate(synthetic.symbols_of(self.market)) if name == entity.split("#")[0]]
         return min(bearers, key=lambda i: abs(int(self.market.alive_DA[:, i].argmax()) - day))
 
 
@@ -95,14 +87,14 @@ class Truth:
 
     def score(self, held_TR: np.ndarray) -> float:
         """Expected utility a session of what was held, without costs."""
-        return float(expected_utility(held_TR, self.mean_TR, self.covariance_TRR, RISK_AVERSION).mean())
+        return float(synthetic.expected_utility(held_TR, self.mean_TR, self.covariance_TRR, RISK_AVERSION).mean())
 
     def oracle(self) -> np.ndarray:
         """The best long-only weights by session, of the assets that are there."""
         absent_TR = ~self.present_TR
         mean_TR = np.where(absent_TR, _ABSENT_MEAN, self.mean_TR)
         covariance_TRR = self.covariance_TRR + np.eye(absent_TR.shape[1]) * absent_TR[:, :, None] * _ABSENT_VARIANCE
-        return oracle_weights(mean_TR, covariance_TRR, RISK_AVERSION)
+        return synthetic.oracle_weights(mean_TR, covariance_TRR, RISK_AVERSION)
 
     @property
     def equal_TR(self) -> np.ndarray:
@@ -136,7 +128,7 @@ def fraction(ground: KnownTruthMarket, setup: BacktestSetup, result: StrategyRes
     hedge_D = mine_DR.sum(1) * result.hedges_K * setup.costs.allow_hedge
     mine_DR = mine_DR - hedge_D[:, None] / mine_DR.shape[1]
     clocked, mine = (truth.score(np.repeat(held_DR, lengths_D, axis=0)) for held_DR in (clocked_DR, mine_DR))
-    return Fraction(share_of_gain(mine, equal, best), share_of_gain(mine, equal, clocked))
+    return Fraction(synthetic.share_of_gain(mine, equal, best), synthetic.share_of_gain(mine, equal, clocked))
 
 
 def seeds_of(model: str, test: str, count: int) -> list[int]:

@@ -226,19 +226,11 @@ def acting_planner(con: duckdb.DuckDBPyConnection, checkpoint: str, data_version
     exact = [name for name in tested if name == chosen]
     named = exact or [name for name in tested if planner_of(name) == chosen] or list(tested)
     if len(named) > 1:
-        what = (
-            f"several backtests fit FINJEPA_PLANNER={chosen!r}"
-            if named != list(tested)
-            else f"{chosen} was not backtested"
-        )
-        return Acting(
-            None,
-            f"{what}, and {', '.join(named)} were: set FINJEPA_PLANNER to one of them, or backtest --planner {chosen}",
-        )
+        several = f"{', '.join(named)} were backtested, and FINJEPA_PLANNER={chosen!r} does not say which one acts"
+        return Acting(None, f"{several}: set it to one of them, or backtest --planner {chosen}")
     [choice] = named
-    why = (
-        "the operator's choice (FINJEPA_PLANNER)" if planner_of(choice) == planner_of(chosen) else "the only one tested"
-    )
+    is_chosen = planner_of(choice) == planner_of(chosen)
+    why = "the operator's choice (FINJEPA_PLANNER)" if is_chosen else "the only one tested"
     first, last = frame["date"].min(), frame["date"].max()
     tried = max(len(tried_ratios(con, first, last)), 1)  # type: ignore[arg-type]
     apart = {name: _difference(one, tested[choice], 0.05 / tried) for name, one in tested.items() if name != choice}
@@ -262,11 +254,9 @@ def _difference(first: pl.DataFrame, second: pl.DataFrame, level: float) -> infe
 def _in_words(found: inference.Interval | None, tried: int) -> str:
     if found is None:
         return f"too few sessions in common, {SHORTEST} are needed"
-    middle, low, high = (100 * x for x in (found.mean, found.low, found.high))
-    verdict = "evidence" if low > 0 else "no evidence"
-    return (
-        f"{middle:+.2f} % a year ({low:+.2f} to {high:+.2f}, at the level of {tried} configurations tried), {verdict}"
-    )
+    verdict = "evidence" if found.low > 0 else "no evidence"
+    apart = f"{100 * found.mean:+.2f} % a year ({100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    return f"{apart}, at the level of {tried} configurations tried), {verdict}"
 
 
 def report_of(con: duckdb.DuckDBPyConnection, folder: Path, data_version: str, chosen: str) -> BacktestReport:

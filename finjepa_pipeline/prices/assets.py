@@ -81,10 +81,7 @@ def price_source(settings: SettingsResource, warehouse: Warehouse) -> dg.DataVer
 
 
 @dg.multi_asset(
-    name="ingest_prices",
-    specs=_specs("raw_prices", "prices", "quarantined_prices"),
-    check_specs=_CHECKS,
-    pool="duckdb",
+    name="ingest_prices", specs=_specs("raw_prices", "prices", "quarantined_prices"), check_specs=_CHECKS, pool="duckdb"
 )
 @final
 def ingest_prices(
