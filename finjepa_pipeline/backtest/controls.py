@@ -59,12 +59,9 @@ class OtherRisk:
         self._imagination, self._covariance = imagination, covariance
 
     def at(self, view: MarketView) -> ForecastMarket:
-        mean_BHN, covariance_BHMM = (
-            self._imagination.at(view).mean_BHN,
-            self._covariance(view, self.config.model.stride),
-        )
+        covariance_BHMM = self._covariance(view, self.config.model.stride)
         beta_BN, present_BN = _float(view.beta_N)[None], torch.from_numpy(view.present_N)[None]
-        return ForecastMarket(mean_BHN, covariance_BHMM, beta_BN, present_BN)
+        return ForecastMarket(self._imagination.at(view).mean_BHN, covariance_BHMM, beta_BN, present_BN)
 
 
 def one_factor(view: MarketView, stride: int) -> Tensor:
@@ -88,7 +85,8 @@ def _ahead(x: np.ndarray) -> Tensor:
 
 def ewma_volatility(returns_TN: np.ndarray) -> np.ndarray:
     """Daily volatility_N, exponentially weighted, span 63."""
-    weights_T = _weights(len(returns_TN), _RISK_SPAN)
+    weights_T = (1 - 2 / (_RISK_SPAN + 1)) ** np.arange(len(returns_TN) - 1, -1, -1)
+    weights_T /= weights_T.sum()
     centred_TN = returns_TN - weights_T @ returns_TN
     return np.maximum(np.sqrt(weights_T @ centred_TN**2), 1e-4)
 
@@ -164,11 +162,6 @@ def untrained(config: FinJEPAConfig) -> FinJEPA:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         return FinJEPA(config).eval()
-
-
-def _weights(sessions: int, span: int) -> np.ndarray:
-    weights_T = (1 - 2 / (span + 1)) ** np.arange(sessions - 1, -1, -1)
-    return weights_T / weights_T.sum()
 
 
 def _float(array: np.ndarray) -> Tensor:
