@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
-import numpy as np
 import polars as pl
 
 from finjepa_model.errors import FinJEPAError, did_you_mean
@@ -33,7 +32,7 @@ MOVED_SHARE = 0.01  # of the symbols of a batch
 FEW = 10  # rows that never refuse a batch, unless there are no others
 ACCEPTABLE = ("withdrawn_rows", "moved_symbols")  # besides the rules
 MOST_PSI = 0.25  # population stability index of a month against the twelve before it
-LEAST_ROWS = 1_000  # of a month, and of those before it, for them to be compared
+DRIFT_ROWS = 1_000  # of a month, and of those before it, for them to be compared
 JUDGEMENT = 2  # raise it when a stored row would be judged otherwise: the next ingestion judges all rows again
 
 
@@ -326,16 +325,14 @@ def quality_summary(con: duckdb.DuckDBPyConnection) -> list[QualityFinding]:
     # a source that has no adj_close at all misses none
     counted = [rule for rule in ROW_RULES if rule.name != "missing_adj_close" or "adj_close" in revision.columns]
     of_rows = ", ".join(f"('{rule.name}', {rule.bit})" for rule in counted)
-    numbers = {"long_gap": LONG_GAP, "factor_step": FACTOR_STEP, "missing_ohlc": BITS["missing_ohlc"]}
-    query = sql("prices/quality").format(bits=of_rows, **numbers)
+    numbers = {"long_gap": LONG_GAP, "factor_step": FACTOR_STEP, "most_psi": MOST_PSI, "drift_rows": DRIFT_ROWS}
+    query = sql("prices/quality").format(bits=of_rows, missing_ohlc=BITS["missing_ohlc"], **numbers)
     total = revision.rows + revision.quarantined_rows
-    con.register("drifts", _drifts(con).to_arrow())
     found = []
     for name, n, examples in con.execute(query).fetchall():
         rule = BY_NAME[name]
         allowed = None if rule.severity == "soft" and rule.threshold >= 1 else math.floor(rule.threshold * total)
         found.append(QualityFinding(name, rule.severity, n, allowed, tuple(examples), rule.reason))
-    con.unregister("drifts")
     found.sort(key=lambda finding: finding.severity)  # hard before soft; the most frequent first
     found += [
         QualityFinding(outcome["column"], "soft", int(outcome["observed"]), 0, (), outcome["reason"])
@@ -343,24 +340,6 @@ def quality_summary(con: duckdb.DuckDBPyConnection) -> list[QualityFinding]:
         if not outcome["success"] and outcome["column"] not in BY_NAME
     ]
     return found
-
-
-def _drifts(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """The months in which returns or volumes are distributed unlike those of the twelve months before: `rule`, `example`, `date`.
-    Half a row is added to each bin, so that an empty one is no infinity."""
-    found = []
-    for quantity in ("return", "volume"):
-        cells = con.sql(f"FROM price_histograms WHERE quantity = '{quantity}' ORDER BY month").pl()
-        wide = cells.pivot("bin", index="month", values="n", aggregate_function="sum").fill_null(0)
-        n_MB = wide.drop("month").to_numpy().astype(float)
-        for place, month in enumerate(wide["month"]):
-            now_B, before_B = n_MB[place], n_MB[max(place - 12, 0) : place].sum(axis=0)
-            is_long = min(now_B.sum(), before_B.sum()) >= LEAST_ROWS
-            now_B, before_B = ((n_B + 0.5) / (n_B + 0.5).sum() for n_B in (now_B, before_B))
-            psi = ((now_B - before_B) * np.log(now_B / before_B)).sum()
-            if is_long and psi > MOST_PSI:
-                found.append((f"{quantity}_drift", f"PSI {psi:.2f} {month:%Y-%m-%d}", month))
-    return pl.DataFrame(found, {"rule": pl.String, "example": pl.String, "date": pl.Date}, orient="row")
 
 
 def quality_frames(con: duckdb.DuckDBPyConnection) -> dict[str, pl.DataFrame]:
