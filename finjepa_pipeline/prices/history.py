@@ -6,8 +6,8 @@ views `prices` (sound rows) and `quarantined_prices` show one feed as it was at 
 
 import datetime
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 
@@ -42,12 +42,12 @@ class Revision:
     quarantined_rows: int
     first_date: datetime.date | None
     last_date: datetime.date | None
-    columns: Sequence[str]
-    accepted: Sequence[str] = ()
+    columns: tuple[str, ...]
+    accepted: tuple[str, ...] = ()
     kept_rows: int = 0
     judgement: int = 1
     created: datetime.datetime | None = None
-    files: Sequence[str] = ()
+    files: tuple[str, ...] = ()
     feed_id: int = 0
     options_json: str = "{}"
     outcomes_json: str = "[]"
@@ -85,7 +85,9 @@ def _revisions(con: duckdb.DuckDBPyConnection, where: str, **parameters: str | N
             last_date, columns, accepted, kept_rows, judgement, created_at, files, feed_id, options_json, outcomes_json
         FROM revisions JOIN feeds USING (feed_id) {where} ORDER BY revision DESC"""
     # all rows are fetched: a result that is left unfinished blocks the connection for relations
-    return [Revision(*row) for row in con.execute(query, parameters or None).fetchall()]
+    rows = con.execute(query, parameters or None).fetchall()
+    found: list[list[Any]] = [[tuple(x) if isinstance(x, list) else x for x in row] for row in rows]
+    return [Revision(*row) for row in found]
 
 
 def require_shown(con: duckdb.DuckDBPyConnection, feed: str, data_version: str) -> None:

@@ -87,7 +87,7 @@ def test_a_shrinking_or_restated_history_is_refused_and_stays_as_it_was(home: Ho
     home.write("part.parquet", holed)
     accepted = home.ingest(accept=["withdrawn_rows"])
     assert (accepted.revision.rows, accepted.moved.withdrawn) == (holed.height, rows.height - holed.height)
-    assert accepted.revision.accepted == ["withdrawn_rows"]
+    assert accepted.revision.accepted == ("withdrawn_rows",)
 
 
 def test_a_delivery_with_a_later_window_extends_the_history(home: Home) -> None:
