@@ -135,7 +135,7 @@ def generate(config: SyntheticConfig) -> SyntheticMarket:
         shocks_DK[1:, 0] += MARKET_DRIFT[regime_D[1:]] - mean_D[:-1]
     shocks_DK[1:, 0] -= CRASH * (crash_D[1:] - chance_D[:-1])
 
-    own_DA = _student(random, (sessions, assets))
+    own_DA = random.standard_t(DEGREES, (sessions, assets)) * np.sqrt((DEGREES - 2) / DEGREES)  # of unit variance
     garch_DA = _garch(own_DA, volatility_A)
     own_variance_DA = garch_DA * (1.0 + (WARNING_VARIANCE - 1.0) * warned_next_D)[:, None]
     signal_DA = _signals(random, config, own_DA)
@@ -149,8 +149,10 @@ def generate(config: SyntheticConfig) -> SyntheticMarket:
     alive_DA, delisted_A = _lives(random, returns_DA)
     first_A = alive_DA.argmax(axis=0)
     returns_DA[(np.arange(sessions)[:, None] <= first_A) | ~alive_DA] = 0.0
+    days = np.array(sessions_of(DEFAULT_CALENDAR), "datetime64[D]")
+    dates = days[days < np.datetime64("2025-01-01")][-sessions:]
     return SyntheticMarket(
-        config, _dates(config.sessions), returns_DA, alive_DA, signal_DA, expected_DA, loadings_AK, factor_variance_DK,
+        config, dates, returns_DA, alive_DA, signal_DA, expected_DA, loadings_AK, factor_variance_DK,
         own_variance_DA, shocks_DK, regime_D, warning_D, crash_D, volatility_A, delisted_A,
     )  # fmt: skip
 
@@ -191,11 +193,6 @@ def _factor_truth(config: SyntheticConfig, regime_D: np.ndarray, chance_D: np.nd
     return mean_D, variance_DK
 
 
-def _student(random: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """t(6) shocks of unit variance."""
-    return random.standard_t(DEGREES, shape) * np.sqrt((DEGREES - 2) / DEGREES)
-
-
 def _garch(own_DA: np.ndarray, volatility_A: np.ndarray) -> np.ndarray:
     """Idiosyncratic variance of the session after each."""
     omega, alpha, beta = GARCH
@@ -233,12 +230,6 @@ def _lives(random: np.random.Generator, returns_DA: np.ndarray) -> tuple[np.ndar
     delisted_A = np.asarray(dies_DA.any(axis=0))
     last_A = np.where(delisted_A, dies_DA.argmax(axis=0), sessions - 1)
     return np.asarray((session_D1 >= first_A) & (session_D1 <= last_A)), delisted_A
-
-
-def _dates(count: int) -> np.ndarray:
-    """The last `count` sessions of XNYS before 2025."""
-    days = np.array(sessions_of(DEFAULT_CALENDAR), "datetime64[D]")
-    return days[days < np.datetime64("2025-01-01")][-count:]
 
 
 # Daily bars in the Hub schema
