@@ -143,13 +143,12 @@ def test_ic_and_rank_ic_agree_with_scipy():
     known = [np.isfinite(o) for o in outcome_KN]
     by_hand = [np.corrcoef(f[k], o[k])[0, 1] for f, o, k in zip(forecast_KN, outcome_KN, known, strict=True)]
     ranked = [spearmanr(f[k], o[k]).statistic for f, o, k in zip(forecast_KN, outcome_KN, known, strict=True)]
-    assert inference.information(forecast_KN, outcome_KN, ranks=False).mean == pytest.approx(
-        np.mean(by_hand), rel=1e-12
-    )
+    found = inference.information(forecast_KN, outcome_KN, ranks=False)
+    assert found["mean"] == pytest.approx(np.mean(by_hand), rel=1e-12)
     result = inference.information(forecast_KN, outcome_KN, ranks=True)
-    assert result.mean == pytest.approx(np.mean(ranked), rel=1e-12)
-    assert result.ratio == pytest.approx(np.mean(ranked) / np.std(ranked, ddof=1), rel=1e-12)
-    assert result.t == pytest.approx(np.mean(ranked) / (np.std(ranked) / 40**0.5), rel=1e-12)
+    assert result["mean"] == pytest.approx(np.mean(ranked), rel=1e-12)
+    assert result["ratio"] == pytest.approx(np.mean(ranked) / np.std(ranked, ddof=1), rel=1e-12)
+    assert result["t"] == pytest.approx(np.mean(ranked) / (np.std(ranked) / 40**0.5), rel=1e-12)
 
 
 def test_overlap_widens_the_error_of_a_mean_as_newey_and_west_say():
@@ -168,8 +167,8 @@ def test_overlap_widens_the_error_of_a_mean_as_newey_and_west_say():
 
 def test_a_planted_forecast_is_seen_and_noise_is_not():
     signal_KN, noise_KN = np.random.default_rng(3).standard_normal((2, 400, 20))
-    assert inference.information(signal_KN, 0.1 * signal_KN + noise_KN, ranks=True).low > 0.05
-    assert inference.information(signal_KN, noise_KN, ranks=True).low < 0
+    assert inference.information(signal_KN, 0.1 * signal_KN + noise_KN, ranks=True)["low"] > 0.05
+    assert inference.information(signal_KN, noise_KN, ranks=True)["low"] < 0
 
 
 def test_a_calibrated_planner_has_slope_one_and_an_overconfident_one_less():

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.console import err, out
 from finjepa_pipeline.prices import current_revision
-from finjepa_pipeline.prices.contract import Outcome, docs_page, write_docs
+from finjepa_pipeline.prices.contract import ROW_RULES, Outcome, docs_page, quality_frames, quality_summary, write_docs
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
-from finjepa_pipeline.prices.contract import ROW_RULES, quality_frames, quality_summary
 from finjepa_pipeline.prices.sources import PriceSourceConfig
 from finjepa_pipeline.report.small_pages import write_quality_page
 from finjepa_pipeline.runner import open_instance

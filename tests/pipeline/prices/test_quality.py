@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.contract import QualityFinding, quality_summary
+from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from tests.pipeline.prices.conftest import Home
 from tests.pipeline.prices.frames import DAY, OHLC, prices, replaced
 
