@@ -98,7 +98,7 @@ class Artifacts:
 
     def in_place(self, folder: Path) -> Path:
         """The folder of an artefact on this machine: `folder` where it is seen from here, or else a copy that is fetched once
-        for all processes of the machine."""
+        for all processes of the machine. Raises where it is neither here nor in the store."""
         if folder.is_dir():
             return folder
         kind, name = folder.parent.name, folder.name
@@ -112,7 +112,8 @@ class Artifacts:
         return copy
 
     def cache(self) -> Path:
-        """The folder of this machine's copies, in TMPDIR: of this user, and nobody else may write there."""
+        """The folder of this machine's copies, in TMPDIR: of this user, and nobody else may write there; raises where
+        another user was there first."""
         folder = Path(tempfile.gettempdir()) / f"finjepa-artifacts-{os.getuid()}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)

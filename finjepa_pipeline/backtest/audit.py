@@ -35,9 +35,8 @@ from finjepa_pipeline.warehouse import Warehouse, insert, now, sql, transaction
 
 # Of a nightly run; `finjepa audit` runs longer ones.
 AUDIT_SCALE = {"dates": 2, "seeds": 4, "symbols": 10, "sessions": 1000}
-TOGETHER = {"delay": leakage.delay} | {
-    name: finding for name, (_, finding) in MARKETS.items()
-}  # what all parts of a test say
+# What all parts of a test say.
+TOGETHER = {"delay": leakage.delay} | {name: finding for name, (_, finding) in MARKETS.items()}
 ALL_PLANNERS = "all planners"  # in place of a strategy of the user, where the data fail
 _FOUND = """
     SELECT passed, finding, data_version FROM main.audit_results

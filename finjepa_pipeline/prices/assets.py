@@ -18,7 +18,7 @@ from finjepa_pipeline.prices.derive import TABLES, UniverseConfig, derive
 from finjepa_pipeline.prices.history import Revision, require_shown
 from finjepa_pipeline.prices.ingest import ContractError, IngestReport, ingest, price_version
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.report.small_pages import write_quality_page
+from finjepa_pipeline.report.prices import write_quality_page
 from finjepa_pipeline.runs import final, prices_of_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse

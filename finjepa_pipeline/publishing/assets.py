@@ -18,8 +18,8 @@ from finjepa_pipeline.publishing.gate import Champion, current_champion, judge
 from finjepa_pipeline.publishing.live_record import record_night, record_of
 from finjepa_pipeline.publishing.release import Release, plan_release, publish_record, release
 from finjepa_pipeline.report.backtest import page_of
+from finjepa_pipeline.report.decision import holdings
 from finjepa_pipeline.report.live_record import PAGE, RecordSummary, write_record_page
-from finjepa_pipeline.report.small_pages import holdings
 from finjepa_pipeline.retention import KEEP, clean, living
 from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import SettingsResource

@@ -26,7 +26,7 @@ from finjepa_pipeline.publishing.book import BookName, Previous, holdings_at
 from finjepa_pipeline.publishing.decision import BookDecision, decide, decision_session, hold
 from finjepa_pipeline.publishing.gate import champion_folder, current_champion, why_unusable
 from finjepa_pipeline.publishing.live_record import words
-from finjepa_pipeline.report.small_pages import decision_page
+from finjepa_pipeline.report.decision import decision_page
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint, named_checkpoint
 from finjepa_pipeline.warehouse import Warehouse, insert, transaction

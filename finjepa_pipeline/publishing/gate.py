@@ -311,9 +311,8 @@ def _audited(con: duckdb.DuckDBPyConnection, checkpoint: str, strategy: str | No
 # Forecasts of the challenger beside those of the champion and of the analytic baseline, on validation sessions
 
 
-Match = tuple[
-    str, ForecastComparison | None
-]  # in words, and the challenger's losses minus the other's where they compare
+# In words, and of the challenger's losses minus the other's; None where there is too little to compare.
+Match = tuple[str, ForecastComparison | None]
 
 
 def against_baseline(checkpoint: Path, panel: Panel) -> Match:

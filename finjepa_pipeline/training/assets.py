@@ -23,7 +23,7 @@ from finjepa_pipeline.features.assets import panel_of_run
 from finjepa_pipeline.report.charts import image
 from finjepa_pipeline.report.page import cell, numbers_table, table
 from finjepa_pipeline.report.risk import Card, in_words, tables, write_scorecard
-from finjepa_pipeline.report.small_pages import curves, training_page
+from finjepa_pipeline.report.training import curves, training_page
 from finjepa_pipeline.runs import asset, made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training.checkpoints import (

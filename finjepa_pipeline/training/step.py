@@ -19,7 +19,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_pipeline.prices.history import derived_options, find_revision
 from finjepa_pipeline.report.page import duration
-from finjepa_pipeline.report.small_pages import TrainingPage, training_page
+from finjepa_pipeline.report.training import TrainingPage, training_page
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import (
     checkpoint_here,

@@ -21,7 +21,7 @@ from finjepa_pipeline.prices.contract import ROW_RULES, Outcome, docs_page, qual
 from finjepa_pipeline.prices.derive import UniverseConfig, derive
 from finjepa_pipeline.prices.ingest import ingest
 from finjepa_pipeline.prices.sources import PriceSourceConfig
-from finjepa_pipeline.report.small_pages import write_quality_page
+from finjepa_pipeline.report.prices import write_quality_page
 from finjepa_pipeline.runner import open_instance
 from finjepa_pipeline.settings import Settings
 from tests.pipeline.prices.conftest import Home

@@ -14,6 +14,7 @@ from skfolio.datasets import load_sp500_dataset
 from finjepa_model import FinJEPA
 from finjepa_model.data.batches import observe
 from finjepa_model.data.panel import Panel
+from finjepa_model.decision import SAME_RETURN
 from finjepa_model.errors import FinJEPAError
 from finjepa_model.features import read_prices
 from finjepa_model.portfolio import PortfolioSimulator
@@ -27,7 +28,7 @@ from finjepa_pipeline.publishing import decision as decisions
 from finjepa_pipeline.publishing.book import cash
 from finjepa_pipeline.publishing.daily import MadeDecision, make_decision
 from finjepa_pipeline.publishing.decision import BookDecision, decide, forecast
-from finjepa_pipeline.report.small_pages import SAME_RETURN, decision_page
+from finjepa_pipeline.report.decision import decision_page
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.checkpoints import NamedCheckpoint
 from finjepa_pipeline.warehouse import Warehouse

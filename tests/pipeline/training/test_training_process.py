@@ -18,7 +18,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.training.run_folder import METRICS_FILE, STATE_FILE, append_record, read_metrics
 from finjepa_pipeline.causes import FAILURE_FILE
 from finjepa_pipeline.compute import metric_value
-from finjepa_pipeline.report.small_pages import TrainingPage
+from finjepa_pipeline.report.training import TrainingPage
 from finjepa_pipeline.training.assets import variants
 from finjepa_pipeline.training.checkpoints import for_panel
 from finjepa_pipeline.training.process import CONFIG_FILE, RESULT_FOLDER, only_training_in
