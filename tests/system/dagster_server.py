@@ -12,19 +12,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import yaml
+from dagster_graphql import DagsterGraphQLClient
+
 from tests.system import processes
 from tests.system.product import COMMANDS, ROOT, wait_until
 
 SELECTOR = {"repositoryLocationName": "finjepa", "repositoryName": "__repository__"}
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-_LAUNCH = """
-mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
-  __typename
-  ... on LaunchRunSuccess { run { runId } }
-  ... on PythonError { message }
-  ... on RunConfigValidationInvalid { errors { message } }
-} }"""
-_RUN = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 _RUNS = """query($job: String!) { runsOrError(filter: {pipelineName: $job}) { ... on Runs { results {
   runId status tags { key value } } } } }"""
 _TICK = """
@@ -34,9 +29,6 @@ mutation($selector: ScheduleSelector!, $when: Float!) { scheduleDryRun(selectorD
   ... on DryRunInstigationTick { evaluationResult { skipReason error { message }
     runRequests { runConfigYaml tags { key value } } } }
 } }"""
-_TERMINATE = """
-mutation($id: String!) { terminateRun(runId: $id) { __typename ... on TerminateRunFailure { message }
-  ... on PythonError { message } } }"""
 _START_SENSOR = """
 mutation($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename ... on PythonError { message } } }"""
 
@@ -56,6 +48,10 @@ class DagsterClient:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> DagsterGraphQLClient:
+        return DagsterGraphQLClient("127.0.0.1", port_number=self.port)
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         body = json.dumps({"query": query, "variables": variables}).encode()
@@ -80,35 +76,24 @@ class DagsterClient:
 
     def launch(self, request: dict[str, Any]) -> str:
         """Launch the run of `nightly` that a tick asked for."""
-        return self.launch_job(
-            "nightly", request["runConfigYaml"], {tag["key"]: tag["value"] for tag in request["tags"]}
-        )
+        config, tags = yaml.safe_load(request["runConfigYaml"]), {tag["key"]: tag["value"] for tag in request["tags"]}
+        return self.client.submit_job_execution("nightly", run_config=config, tags=tags)
 
-    def launch_job(self, job: str, config: str | dict[str, Any], tags: dict[str, str] | None = None) -> str:
-        """Launch a job as the launchpad of the UI does; `config`: run config, or the config of each op."""
-        if isinstance(config, dict):
-            config = {"ops": {op: {"config": values} for op, values in config.items()}}  # type: ignore[assignment]
-        params = {
-            "selector": SELECTOR | {"jobName": job},
-            "runConfigData": config,
-            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]},
-            "mode": "default",
-        }
-        launched = self.ask(_LAUNCH, params=params)["launchPipelineExecution"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        return launched["run"]["runId"]
+    def launch_job(self, job: str, config: dict[str, Any]) -> str:
+        """Launch a job as the launchpad of the UI does, with the config of each op."""
+        ops = {op: {"config": values} for op, values in config.items()}
+        return self.client.submit_job_execution(job, run_config={"ops": ops})
 
     def terminate(self, run_id: str) -> None:
         """As the button of the UI does."""
-        answer = self.ask(_TERMINATE, id=run_id)["terminateRun"]
-        assert answer["__typename"] == "TerminateRunSuccess", answer
+        self.client.terminate_run(run_id)
 
     def start_sensor(self, name: str) -> None:
         answer = self.ask(_START_SENSOR, selector=SELECTOR | {"sensorName": name})["startSensor"]
         assert answer["__typename"] != "PythonError", answer
 
     def status(self, run_id: str) -> str:
-        return self.ask(_RUN, id=run_id)["runOrError"]["status"]
+        return self.client.get_run_status(run_id).value
 
     def runs(self, job: str = "nightly") -> list[dict[str, Any]]:
         """Newest first."""
