@@ -83,6 +83,9 @@ def test_the_interval_is_as_wide_as_theory_says_and_its_blocks_fit():
     assert (result["sharpe_high"] - result["sharpe_low"])[0] == pytest.approx(2 * 1.96 * 10**-0.5, rel=0.2)
     assert inference.block_length(noise(5, 500)) >= inference.MIN_BLOCK
     assert inference.block_length(np.zeros(10)) == 10
+    for sessions in (metrics.SHORTEST, 300, 1000):  # an interval rests on ten blocks or more
+        wandering_T = np.cumsum(np.random.default_rng(0).standard_normal(sessions))  # asks for very long blocks
+        assert inference.block_length(wandering_T) <= sessions / 10
 
 
 def test_dsr_agrees_with_ffn():

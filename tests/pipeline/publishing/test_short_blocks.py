@@ -8,7 +8,7 @@ import pytest
 
 from finjepa_model.config import PortfolioConfig
 from finjepa_pipeline.backtest.engine import BacktestSetup, simulate
-from finjepa_pipeline.backtest.inference import block_length, forecast_quality
+from finjepa_pipeline.backtest.inference import forecast_quality
 from finjepa_pipeline.backtest.leaderboard import build_leaderboard, leaderboard_history, leaderboard_rows, report_of
 from finjepa_pipeline.backtest.metrics import SHORTEST
 from finjepa_pipeline.backtest.results import BlockKey, write_block
@@ -79,9 +79,3 @@ def test_report_history_and_card_say_too_short(tmp_path, home, monkeypatch):
     assert "95 % band" not in report
     assert all("too short" in text for text in (exhibits.headline, report, card))
     assert not any("±" in text for text in (report, card))
-
-
-@pytest.mark.parametrize("sessions", [SHORTEST, 300, 1000])
-def test_an_interval_rests_on_ten_blocks_or_more(sessions):
-    wandering_T = np.cumsum(np.random.default_rng(0).standard_normal(sessions))  # asks for very long blocks
-    assert block_length(wandering_T) <= sessions / 10
