@@ -25,12 +25,8 @@ _COMMAND_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Alert:
-    """`text` says it in one line, as chat webhooks show it; the other fields are for programs.
-
-    Attributes:
-        failed: steps or checks.
-        links: within the UI, such as /runs/ID; they are sent as whole addresses where FINJEPA_UI_URL is set, in `text` as well.
-    """
+    """`text` says it in one line, as chat webhooks show it; the other fields are for programs. `failed` are steps or checks;
+    `links`, within the UI, are sent as whole addresses where FINJEPA_UI_URL is set, in `text` as well."""
 
     text: str
     kind: Literal["failure", "blocking check"]
@@ -41,11 +37,8 @@ class Alert:
 
 
 def send(settings: Settings, alert: Alert) -> bool:
-    """Send an alert wherever the settings say; returns whether there was anywhere to send it.
-
-    Raises:
-        FinJEPAError: if it could not be delivered, after some tries. The webhook's address may hold a secret, and is not printed.
-    """
+    """Send an alert wherever the settings say; returns whether there was anywhere to send it. Raises where it could not be
+    delivered after some tries, without the webhook's address, which may hold a secret."""
     links = tuple(f"{settings.ui_url}{link}" for link in alert.links if settings.ui_url)
     body = to_json(asdict(replace(alert, text=" ".join((alert.text, *links)), links=links)))
     if settings.alert_webhook:

@@ -147,14 +147,8 @@ def with_freshness(assets: Sequence[Any]) -> list[Any]:
 
 
 def nightly_config(settings: Settings, job: dg.JobDefinition) -> dict[str, Any]:
-    """Run config of a nightly run: `nightly.yaml` in the home, or the defaults where it is empty or there is none.
-
-    Args:
-        job: the job `nightly`, which tells what there is to configure.
-
-    Raises:
-        FinJEPAError: if that file is not YAML, or does not fit the job.
-    """
+    """Run config of a nightly run, the `job`: `nightly.yaml` in the home, or the defaults where it is empty or there is none.
+    Raises where that file is not YAML, or does not fit the job."""
     path = settings.nightly_config
     if (other := path.with_suffix(".yml")).exists():
         raise FinJEPAError(f"{other} is not read; name it {path.name}")

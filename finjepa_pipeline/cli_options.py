@@ -33,12 +33,7 @@ _SHORTCUTS = {  # fields of the training config that have an option besides --se
 
 @dataclass(frozen=True)
 class OpConfig:
-    """The config of an op whose fields are options of a command.
-
-    Attributes:
-        only: these fields alone; all where empty.
-        but: none of these.
-    """
+    """The config of an op whose fields are options of a command: `only` some of them, or all but `but`."""
 
     op: str
     config: type[dg.Config]

@@ -208,10 +208,7 @@ def ranks(settings: Settings, processes: int | None) -> dict[str, Any]:
 
 def train(settings: Settings, training: Training, watch: Callable[[], object]) -> None:
     """Run a training to its end; a Ray cluster starts it again from its last state when a rank or a node is lost. On this machine
-    a cancelled training saves its state first; on a cluster the last one that was saved stays.
-
-    Args:
-        watch: called every second or so while the training runs.
+    a cancelled training saves its state first; on a cluster the last one that was saved stays. `watch` is called every second.
 
     Raises:
         FinJEPAError: if training failed for a reason that a user can mend.

@@ -38,13 +38,8 @@ _IN_TABLES = {  # checkpoints that tables of the warehouse name; a planner may n
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that may go.
-
-    Attributes:
-        kind: what it is, in the plural.
-        place: a file or folder; for a run of Dagster, its id.
-        bytes: that the disk gains.
-    """
+    """Something that may go: its kind in the plural, a file or folder (of a run of Dagster its id), and the bytes that are
+    gained."""
 
     kind: str
     place: Path | str

@@ -124,10 +124,7 @@ def schema_version(con: duckdb.DuckDBPyConnection) -> int | None:
 
 def migrate(con: duckdb.DuckDBPyConnection) -> None:
     """Run the migrations that are newer than the tables, each in one transaction, then create the tables that are missing.
-
-    Raises:
-        FinJEPAError: as `schema_version`, or if the tables hold something that a migration cannot move. Nothing is changed then.
-    """
+    Raises as `schema_version`, or where the tables hold something that a migration cannot move; nothing is changed then."""
     before = schema_version(con)
     for version, statements in migrations():
         if before is not None and version > before:

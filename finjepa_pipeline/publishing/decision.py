@@ -86,11 +86,8 @@ class BookDecision(Choice):
 
 
 def decision_session(panel: Panel, as_of: str | None) -> int:
-    """The session of the last close that is not after `as_of`, or of the newest one; of a weekend it is Friday's.
-
-    Raises:
-        FinJEPAError: if `as_of` is no date, or outside of the panel's sessions.
-    """
+    """The session of the last close that is not after `as_of`, or of the newest one; of a weekend it is Friday's. Raises where
+    `as_of` is no date, or outside of the panel's sessions."""
     if as_of is None:
         return len(panel.dates) - 1
     try:
@@ -122,9 +119,6 @@ def decide(
         holdings: what is held at that close. Its universe and its plan are carried on as in a backtest, the plan where the same
             planner of the same checkpoint decided before; a trial chooses its universe anew.
         calendar: of the exchange, for the date of the next decision.
-
-    Raises:
-        FinJEPAError: if no asset has enough history by then.
     """
     imagination = MarketImagination(checkpoint.folder)
     config, name = imagination.model.config, checkpoint.name
@@ -248,15 +242,9 @@ def _changes(holdings: Holdings, choice: Choice) -> tuple[str, ...]:
 
 
 def forecast(settings: Settings, checkpoint: str | None, as_of: str | None, n_assets: int) -> dict[str, Any]:
-    """Forecast by a checkpoint (by default the champion, or the newest where there is none) on the prices of the home.
-
-    Returns:
-        `finjepa_model.forecast.Forecast.to_dict`, with checkpoint and data_version; `scored` says in words how good forecasts of
-        this checkpoint were.
-
-    Raises:
-        FinJEPAError: if there is no such checkpoint or date, or if no asset has enough history by then.
-    """
+    """Forecast by a checkpoint (by default the champion, or the newest where there is none) on the prices of the home: as
+    `finjepa_model.forecast.Forecast.to_dict`, with checkpoint, data_version, and in words how good its forecasts were. Raises
+    where there is no such checkpoint or date, or no asset has enough history by then."""
     panel = Panel.open(current_panel(settings))
     if checkpoint is None:
         with Warehouse.from_settings(settings).connect() as con:

@@ -126,12 +126,8 @@ def champion_folder(settings: Settings, champion: Champion) -> Path:
 
 
 def judge(settings: Settings, warehouse: Warehouse, checkpoint: Path, panel: Panel, write: bool = True) -> Verdict:
-    """Judge a challenger and store the verdict in `champions` and every reason in `champion_checks`, unless they stand there.
-
-    Args:
-        checkpoint: folder of the challenger.
-        panel: that the challenger reads; the champion forecasts on the same prices.
-    """
+    """Judge a challenger, and store the verdict in `champions` and every reason in `champion_checks`, unless they stand there.
+    The champion forecasts on the same prices, those of the panel that the challenger reads."""
     data_version, challenger = str(panel.manifest["data_version"]), checkpoint.name
     with warehouse.connect() as con:
         champion, known = current_champion(con), known_findings(con, challenger)

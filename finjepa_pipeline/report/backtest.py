@@ -116,11 +116,7 @@ def page_of(reports: Path, checkpoint: str, data_version: str) -> Path:
 
 
 def write_report(path: Path, checkpoint: str, report: BacktestReport, scorecard: Mapping[str, Any] | None) -> None:
-    """The page of a checkpoint: its forecasts of risk, its test block, and what was found besides.
-
-    Args:
-        scorecard: of its forecasts of risk; None where there is none.
-    """
+    """The page of a checkpoint: its forecasts of risk, its test block, and what was found besides."""
     net, first = _net(report), report.shown[0]
     names = [name for name in report.shown if name in report.planners]
     inference = next(iter(report.of("inference").to_dicts()), None)
@@ -302,13 +298,8 @@ _FILTERS = ("kind", "block", "fold", "checkpoint", "feed")
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]], checkpoints: Path, ui_url: str) -> None:
-    """Write the page.
-
-    Args:
-        rows: of every leaderboard, the newest first, with `skill`: "yes" or "no".
-        checkpoints: folder of the home, where a checkpoint's lineage is.
-        ui_url: of the Dagster UI, where runs are.
-    """
+    """Write the page of every leaderboard, the newest row first, with links to lineages below `checkpoints` and to the Dagster
+    UI."""
     labels = {key: label for key, label, _ in _COLUMNS}
     place = path.parent, checkpoints, ui_url
     linked = [[_linked(key, row.get(key), _cell(row, key, form), *place) for key, _, form in _COLUMNS] for row in rows]
@@ -346,11 +337,8 @@ def side_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def write_comparison(path: Path, found: Mapping[str, Any], returns: pl.DataFrame) -> None:
-    """Write the page of a comparison: differences with their intervals, settings that differ, and the curves on one plot.
-
-    Args:
-        returns: `date`, and daily net returns by label.
-    """
+    """Write the page of a comparison: differences with their intervals, settings that differ, and the curves on one plot, from
+    `returns`: `date`, and daily net returns by label."""
     net = {column.name: column.to_numpy() for column in returns.drop("date")}
     wealth, drawdown = draw.wealth_and_drawdown(net, list(net))
     write_page(

@@ -64,9 +64,6 @@ def train_in_step(
     Args:
         where: processes, threads and device, as `compute.ranks` finds them.
         fold: of a walk-forward, that the checkpoint is for.
-
-    Returns:
-        The checkpoint folder, and whether it was there already.
     """
     made_by = lineage_of_run(context, warehouse, panel, config, where, fold)
     checkpoint = home.checkpoints / checkpoint_id(config, panel)
@@ -124,11 +121,8 @@ def lineage_of_run(
     where: Mapping[str, Any],
     fold: str | None = None,
 ) -> dict[str, Any]:
-    """What makes a checkpoint again, as the run that trains it knows it, ready for JSON.
-
-    Args:
-        where: processes, threads and device, as `compute.ranks` finds them.
-        fold: of a walk-forward, that the checkpoint is for.
+    """What makes a checkpoint again, as the run that trains it knows it, ready for JSON; `where` and `fold` as for
+    `train_in_step`.
 
     Returns:
         `data`: where the prices came from, dates in ISO format. `blocks`: first and last session of `train`, `validation` and
