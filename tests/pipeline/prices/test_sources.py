@@ -56,7 +56,7 @@ def ask(home: Home, hub: HubLookalike) -> Callable[..., IngestReport]:
     return lambda **config: ingested(home, **{"data_source": "hf", "dataset_name": "org/prices"} | config)
 
 
-def test_a_revision_is_pinned_fetched_once_and_only_its_new_shards_are_read(ask, hub, shards) -> None:
+def test_a_revision_is_pinned_fetched_once_and_only_its_new_shards_are_read(ask, hub, shards, home) -> None:
     repo = hub.add_repo("org/prices", kind="dataset", files=shards)
     first = ask()
     assert (first.moved.added, first.revision.rows, first.revision.version) == (80, 80, repo.head.oid)
@@ -67,6 +67,11 @@ def test_a_revision_is_pinned_fetched_once_and_only_its_new_shards_are_read(ask,
     assert ask(symbols=["BBB"], start="2021-02-01").revision.rows == 21
     for part in (0, 1, 2):
         assert sum(request.startswith("GET") and f"part-{part}" in request for request in hub.requests) == 1
+    tagged = repo.commit("restated", {"data/part-0.parquet": parquet(prices(("AAA",), seed=1))}).oid
+    repo.commit("restated again", shards)
+    ask(revision=tagged)
+    closes = home.query("SELECT close FROM prices WHERE symbol = 'AAA' ORDER BY date")
+    assert closes == prices(("AAA",), seed=1).select("close").rows()
 
 
 def test_a_data_set_in_folders_is_read_and_what_is_not_read_is_named(ask, hub) -> None:
