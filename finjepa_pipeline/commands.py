@@ -249,9 +249,9 @@ def verify(repo: str | None, as_json: bool) -> None:
     settings = Settings.from_env()
     if repo is None:
         folder = record_of(settings, str(Panel.open(current_panel(settings)).manifest["feed"])).folder
-        found = verify_record(folder, str(settings.home))
     else:
-        found = verify_record(record_folder(repo), repo)
+        folder = record_folder(repo)
+    found = verify_record(folder, repo or str(settings.home))
     if as_json:
         click.echo(to_json(vars(found)))
     if found.broken:

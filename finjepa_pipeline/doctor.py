@@ -1,6 +1,5 @@
 """What is installed, which device, which data, which token; what is missing and how to get it."""
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import Artifacts
 from finjepa_pipeline.training.checkpoints import current_checkpoint
+from finjepa_pipeline.training.step import installed
 from finjepa_pipeline.warehouse import Warehouse
 
 _PACKAGES = ("torch", "dagster", "duckdb", "polars", "great-expectations", "skfolio", "arch", "huggingface-hub")
@@ -40,17 +40,10 @@ def examine(settings: Settings) -> list[DoctorFinding]:
 def _packages() -> Iterator[DoctorFinding]:
     yield DoctorFinding(True, "python", platform.python_version())
     for name in _PACKAGES:
-        version = _version(name)
+        version = installed(name)
         yield DoctorFinding(
             version is not None, name, version or "missing", "" if version else "pip install 'finjepa[pipeline]'"
         )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _device() -> Iterator[DoctorFinding]:
@@ -92,7 +85,7 @@ def _hub(settings: Settings) -> Iterator[DoctorFinding]:
 
 
 def _compute(settings: Settings) -> Iterator[DoctorFinding]:
-    version = _version("ray")
+    version = installed("ray")
     ray = f"ray {version} is installed" if version else "ray is not installed (pip install 'finjepa[ray]')"
     address = settings.ray_address
     if address is None:

@@ -170,7 +170,7 @@ def made_with() -> dict[str, Any]:
         "code": _code_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": {name: installed(name) for name in _LIBRARIES},
     }
 
 
@@ -179,10 +179,11 @@ def _code_version() -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]
     revision = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
     modified = bool(_git(root, "status", "--porcelain")) if revision else None
-    return {"finjepa": _version("finjepa"), "revision": revision, "modified": modified}
+    return {"finjepa": installed("finjepa"), "revision": revision, "modified": modified}
 
 
-def _version(distribution: str) -> str | None:
+def installed(distribution: str) -> str | None:
+    """The version of a package; None where it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:
