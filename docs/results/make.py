@@ -100,7 +100,7 @@ def page(risk: Any, decisions: Any, returns: Any, speed: Any) -> str:
         ("Homes without skill that claim some", f"{claims['claim']} of {claims['homes']} (at most {claims['high_percent']:.0f} %; with the interval alone {claims['interval_alone']})", f"`{claims['command']}`"),
         ("Share of an oracle's gain on a market with a planted signal: `qp`", f"{planted['qp'][0]:.2f} ({planted['qp'][1]:.2f} to {planted['qp'][2]:.2f}); with shuffled actions {planted['twin'][0]:.2f}", f"`{planted['command']}`"),
         (f"Features: {polars['what']}", f"{polars['ours']}, {polars['times']:g} times faster (pandas: {pandas['times']:g})", f"`{polars['command']}`"),
-        ("Training of the preset `small` on one core", f"{training['hours']} hours, at {training['share_of_matmul']:.0%} of the speed of matrix products", f"`{training['command']}`"),
+        ("Training of the preset `small` on one core", f"{training['seconds']} seconds with its fits ({training['rows']}), steps at {training['share_of_matmul']:.0%} of the speed of matrix products", f"`{training['command']}`"),
     ]  # fmt: skip
     rows = "\n".join(f"| {what} | {found} | {command} |" for what, found, command in lines)
     blocks = "; ".join(f"{name}: {text}" for name, text in risk["blocks"].items())
