@@ -321,8 +321,7 @@ def _linked(key: str, value: Any, text: str, here: Path, checkpoints: Path, ui_u
 
 # Strategies side by side
 
-# Minus, or over, the first.
-SIDE_COLUMNS = ("strategy", "Sharpe", "Sharpe minus", "return a year minus", "volatility /", "corr.")
+SIDE_COLUMNS = ("strategy", "Sharpe", "Sharpe − first", "return a year − first", "volatility / first", "corr.")
 
 
 def side_rows(found: Mapping[str, Any]) -> list[list[str]]:
