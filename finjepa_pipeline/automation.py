@@ -2,7 +2,7 @@
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -148,16 +148,20 @@ def with_freshness(assets: Sequence[Any]) -> list[Any]:
 
 def nightly_config(settings: Settings, job: dg.JobDefinition) -> dict[str, Any]:
     """Run config of a nightly run, the `job`: `nightly.yaml` in the home, or the defaults where it is empty or there is none.
-    Raises where that file is not YAML, or does not fit the job."""
+    Raises where that file is not YAML, has a key twice, or does not fit the job."""
     path = settings.nightly_config
     if (other := path.with_suffix(".yml")).exists():
         raise FinJEPAError(f"{other} is not read; name it {path.name}")
     if not path.exists():
         return {}
     try:
-        config: Any = load_run_config_yaml(path.read_text(encoding="utf-8"))  # as the launchpad reads: a date is text
+        text = path.read_text(encoding="utf-8")
+        twice = next(_keys_twice(yaml.compose(text)), None)
+        config: Any = load_run_config_yaml(text)  # as the launchpad reads: a date is text
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FinJEPAError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if twice is not None:
+        raise FinJEPAError(f"{path} has the key {twice!r} twice; keep one of them")
     if config is None:
         return {}
     if not isinstance(config, dict):
@@ -169,6 +173,15 @@ def nightly_config(settings: Settings, job: dg.JobDefinition) -> dict[str, Any]:
         text = str(error) if isinstance(error, FinJEPAError) else explain(error)
         raise FinJEPAError(f"{path} does not fit: {text}") from error
     return config
+
+
+def _keys_twice(node: Any) -> Iterator[str]:
+    """Keys that a mapping has more than once: YAML lets the later one replace the earlier one in silence."""
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value]
+        yield from (name for name in names if names.count(name) > 1)
+        for _, value in node.value:
+            yield from _keys_twice(value)
 
 
 def explain(error: dg.DagsterInvalidConfigError) -> str:

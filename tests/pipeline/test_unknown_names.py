@@ -186,6 +186,7 @@ def test_the_list_of_commands_is_theirs_and_needs_neither_dagster_nor_torch():
     ("text", "named"),
     [
         ("opps: {}", "'opps'.*did you mean 'ops'"),
+        ("ops: {world_model: {config: {preset: tiny}}}\nops: {}", "'ops' twice"),
         ("ops: {world_modle: {}}", "'world_modle'.*did you mean 'world_model'"),
         ("ops: {world_model: {config: {presset: tiny}}}", "'presset'.*did you mean 'preset'"),
         ("ops: {world_model: {config: {preset: tinyy}}}", "'tinyy'"),
