@@ -56,10 +56,10 @@ class CleaningPlan:
     def keep(self, kind: str, places: Iterable[Path], needed: Collection[str], newest: int) -> set[str]:
         """Keep what is needed, by name, and the newest of the rest; returns the names of what stays."""
         found = sorted(places, key=lambda path: path.lstat().st_mtime, reverse=True)
-        others = [place for place in found if place.name not in needed]
-        self.remove(kind, *others[newest:])
-        self.kept[kind] = len(found) - len(others[newest:])
-        return {place.name for place in found} - {place.name for place in others[newest:]}
+        gone = [place for place in found if place.name not in needed][newest:]
+        self.remove(kind, *gone)
+        self.kept[kind] = len(found) - len(gone)
+        return {place.name for place in found} - {place.name for place in gone}
 
     def remove(self, kind: str, *places: Path) -> None:
         self.removals += [Removal(kind, place, _bytes(place)) for place in places]
