@@ -16,7 +16,6 @@ from finjepa_pipeline.features.assets import made_panel, panel_of_run
 from finjepa_pipeline.publishing.daily import make_decision
 from finjepa_pipeline.publishing.gate import Champion, current_champion, judge
 from finjepa_pipeline.publishing.live_record import record_night, record_of
-from finjepa_pipeline.publishing.release import Release, plan_release, publish_record, release
 from finjepa_pipeline.report.backtest import page_of
 from finjepa_pipeline.report.decision import holdings
 from finjepa_pipeline.report.live_record import PAGE, RecordSummary, write_record_page
@@ -181,6 +180,11 @@ def hub_release(
 ) -> dg.MaterializeResult:
     """The champion with its model card, under FINJEPA_HOME/releases/ and, where a repository is named, as one commit and
     one tag on the Hub. Nothing is released twice."""
+    from finjepa_pipeline.publishing.release import (  # here: it sets the Hub's client of the process
+        plan_release,
+        release,
+    )
+
     home = settings.get()
     repo_id = config.hub_repo_id or home.hub_repo_id
     with warehouse.connect() as connection:
@@ -202,7 +206,7 @@ def hub_release(
             "content_hash": package.content_hash,
             "path": dg.MetadataValue.path(str(package.folder)),
             "model_card": dg.MetadataValue.md((package.folder / "README.md").read_text(encoding="utf-8")),
-            **_on_the_hub(made),
+            **_on_the_hub(made.url, made.commit),
             "reused": not made.new,
         },
         data_version=dg.DataVersion(package.content_hash),
@@ -303,6 +307,8 @@ def live_record_release(
 ) -> dg.MaterializeResult:
     """The live record as one commit on the Hub: its tables, its page `index.html`, and a section of the card. What could not be
     published is published by a later run, with the times at which it was written."""
+    from finjepa_pipeline.publishing.release import publish_record  # here: it sets the Hub's client of the process
+
     home = settings.get()
     repo_id = config.repo_id or (home.hub_repo_id if config.repo_type == "model" else None)
     record = record_of(home, str(Panel.open(panel_of_run(context, home)).manifest["feed"]))
@@ -322,7 +328,7 @@ def live_record_release(
     return dg.MaterializeResult(
         metadata={
             "outcome": made.note,
-            **_on_the_hub(made),
+            **_on_the_hub(made.url, made.commit),
             "last_hash": record.last_hash,
             "reused": not made.new,
         },
@@ -356,8 +362,8 @@ def _nothing(outcome: str) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata={"outcome": outcome, "reused": True})
 
 
-def _on_the_hub(made: Release) -> dict[str, Any]:
-    return {"url": dg.MetadataValue.url(made.url), "commit": made.commit or ""} if made.url else {}
+def _on_the_hub(url: str | None, commit: str | None) -> dict[str, Any]:
+    return {"url": dg.MetadataValue.url(url), "commit": commit or ""} if url else {}
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dg.TableMetadataValue:
