@@ -173,7 +173,8 @@ def check_overrides(model: Mapping[str, Any]) -> None:
 
 
 def refuse_given(without: str, *names: str) -> None:
-    """Refuse options that the command line holds and that have no effect `without` another one, such as "without --folds"."""
+    """Refuse options that the command line holds and that have no effect `without` another one, such as "without --folds"; raises
+    click.UsageError with the name of the first."""
     context = click.get_current_context()
     for option in context.command.params:
         typed = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE

@@ -76,7 +76,8 @@ def map(
 
 
 def local_folder(folder: Path) -> Path:
-    """A folder of the home as this process sees it; on a node that does not see the home, a copy from FINJEPA_ARTIFACTS."""
+    """A folder of the home as this process sees it; on a node that does not see the home, a copy from FINJEPA_ARTIFACTS.
+    Raises where the store has not got it."""
     store = os.environ.get(_ARTIFACTS)
     return folder if folder.is_dir() or not store else Artifacts(store).in_place(folder)
 
@@ -189,7 +190,8 @@ class Training:
 
 
 def ranks(settings: Settings, processes: int | None) -> dict[str, Any]:
-    """How many processes train, one for each GPU or one on the CPU where None, with how many threads each, on what device."""
+    """How many processes train, one for each GPU or one on the CPU where None, with how many threads each, on what device.
+    Raises where FINJEPA_COMPUTE names a cluster that is not there."""
     import torch  # here: a schedule or a sensor imports this module too
 
     if settings.ray_address is None:
@@ -293,6 +295,7 @@ def tune(
     log: Callable[[str], object],
 ) -> dict[str, str]:
     """Run trainings of one rank: side by side on a Ray cluster, as trials of Ray Tune; one after the other on this machine.
+    Raises where FINJEPA_COMPUTE names a cluster that is not there.
 
     Args:
         steps: of each training.
@@ -496,7 +499,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def ray_module() -> Any:
-    """The package ray, which is an extra."""
+    """The package ray, which is an extra; raises where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:

@@ -17,7 +17,7 @@ from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import Artifacts
 from finjepa_pipeline.training.checkpoints import current_checkpoint
-from finjepa_pipeline.training.step import installed
+from finjepa_pipeline.training.lineage import installed
 from finjepa_pipeline.warehouse import Warehouse
 
 _PACKAGES = ("torch", "dagster", "duckdb", "polars", "great-expectations", "skfolio", "arch", "huggingface-hub")

@@ -26,7 +26,7 @@ from finjepa_pipeline.backtest.strategies import refuse_untrusted
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.features.assets import panel_of_run
 from finjepa_pipeline.report.backtest import BacktestReport, leaderboard_table, page_of, write_history, write_report
-from finjepa_pipeline.report.page import cell, table
+from finjepa_pipeline.report.markdown import cell, table
 from finjepa_pipeline.report.risk import read_scorecard
 from finjepa_pipeline.runs import asset, made_in_run, made_last
 from finjepa_pipeline.settings import DEFAULT_UI_URL, Settings, SettingsResource

@@ -8,7 +8,7 @@ from pydantic import Field
 from finjepa_model.data.panel import Panel
 from finjepa_model.features import CHANNELS
 from finjepa_pipeline.features.panel import CODE_VERSION, build_panel, current_panel
-from finjepa_pipeline.report.page import channel_table
+from finjepa_pipeline.report.markdown import channel_table
 from finjepa_pipeline.runs import asset, made_in_run, prices_of_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.warehouse import Warehouse

@@ -34,7 +34,8 @@ from finjepa_pipeline.backtest.metrics import (
 from finjepa_pipeline.prices import current_revision
 from finjepa_pipeline.publishing.gate import Champion, Finding, known_findings
 from finjepa_pipeline.report.backtest import leaderboard_table
-from finjepa_pipeline.report.page import cell, code, number, numbers_table, plain, render, table
+from finjepa_pipeline.report.markdown import cell, code, numbers_table, plain, table
+from finjepa_pipeline.report.page import number, render
 from finjepa_pipeline.report.risk import in_words, read_scorecard, tables
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.store import sha256

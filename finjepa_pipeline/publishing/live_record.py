@@ -39,7 +39,7 @@ from finjepa_pipeline.publishing.card import places_of, public, public_strategy
 from finjepa_pipeline.publishing.gate import Champion, champion_folder, current_champion
 from finjepa_pipeline.report.live_record import RecordSummary, record_section
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.step import made_with
+from finjepa_pipeline.training.lineage import made_with
 from finjepa_pipeline.warehouse import Warehouse, now
 
 LOOK_BACK = 63  # nights whose sessions are compared with what the source says now
@@ -81,6 +81,9 @@ def record_night(
     Returns:
         The record, and whether this call wrote the night of the newest session. None where there is no champion, or where
         fewer than two assets are eligible at that close.
+
+    Raises:
+        FinJEPAError: if the champion is gone, or the record is damaged.
     """
     panel = Panel.open(of_run or current_panel(settings))
     session = len(panel.dates) - 1

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from finjepa_pipeline.report import figures as draw
-from finjepa_pipeline.report.page import cell, link, number, styled, table, write_page
+from finjepa_pipeline.report.markdown import cell, table
+from finjepa_pipeline.report.page import link, number, styled, write_page
 from finjepa_pipeline.report.risk import in_words
 from finjepa_pipeline.report.risk import tables as tables_of
 

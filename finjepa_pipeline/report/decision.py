@@ -7,7 +7,8 @@ import numpy as np
 
 from finjepa_model.decision import SAME_RETURN, SIGNALS
 from finjepa_pipeline.report.charts import Series, chart
-from finjepa_pipeline.report.page import cell, render, table
+from finjepa_pipeline.report.markdown import cell, table
+from finjepa_pipeline.report.page import render
 
 _HELD = 0.001  # share of wealth from which an asset counts as held
 

@@ -24,7 +24,8 @@ from finjepa_model.live_record.scores import (
     score_lines,
 )
 from finjepa_pipeline.report.charts import Series, chart, image
-from finjepa_pipeline.report.page import number, table, write_page
+from finjepa_pipeline.report.markdown import table
+from finjepa_pipeline.report.page import number, write_page
 
 PAGE = "index.html"
 OTHER_KINDS = {

@@ -21,7 +21,7 @@ from finjepa_pipeline import compute
 from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.features.assets import panel_of_run
 from finjepa_pipeline.report.charts import image
-from finjepa_pipeline.report.page import cell, numbers_table, table
+from finjepa_pipeline.report.markdown import cell, numbers_table, table
 from finjepa_pipeline.report.risk import Card, in_words, tables, write_scorecard
 from finjepa_pipeline.report.training import curves, training_page
 from finjepa_pipeline.runs import asset, made_in_run
@@ -214,7 +214,8 @@ def model_sweep(
 
 
 def variants(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Config overrides of every point of the grid with every seed, by a name that says what is special."""
+    """Config overrides of every point of the grid with every seed, by a name that says what is special. Raises where there
+    is nothing to train, or the seed is in the grid."""
     if "training.seed" in grid:
         raise FinJEPAError("training.seed in the grid: seeds have a list of their own, `seeds`")
     if not seeds or not all(grid.values()):
@@ -229,7 +230,8 @@ def variants(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> dict[st
 
 
 def checkpoint_of_run(context: dg.AssetExecutionContext, settings: Settings) -> Path:
-    """The checkpoint that this run works on; the newest of the home where it has not made or used one yet."""
+    """The checkpoint that this run works on; the newest of the home where it has not made or used one yet; raises where there is
+    none."""
     used = (made_in_run(context, key).get("checkpoint") for key in _WITH_CHECKPOINT)
     name = next((name for name in used if name is not None), None)
     return (checkpoint_here(settings, name) if name is not None else None) or current_checkpoint(settings)

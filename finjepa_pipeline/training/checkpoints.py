@@ -147,6 +147,9 @@ def train_checkpoint(
 
     Returns:
         The checkpoint folder, and whether it was there already.
+
+    Raises:
+        FinJEPAError: if training failed for a reason that a user can mend.
     """
     checkpoint = settings.checkpoints / checkpoint_id(config, panel)
     run_folder, reused = run_folder_of(checkpoint), bring(settings, checkpoint)

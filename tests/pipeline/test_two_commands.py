@@ -22,7 +22,7 @@ from finjepa_pipeline.publishing.gate import Verdict
 from finjepa_pipeline.runs import made_in_run
 from finjepa_pipeline.settings import Settings, SettingsResource
 from finjepa_pipeline.training import assets as training
-from finjepa_pipeline.training.step import lineage_of_run
+from finjepa_pipeline.training.lineage import lineage_of_run
 from finjepa_pipeline.warehouse import Warehouse
 from tests.pipeline.prices.frames import prices as frame
 

@@ -16,7 +16,7 @@ from finjepa_model.config import FinJEPAConfig, LossConfig, ModelConfig
 from finjepa_pipeline.backtest.results import BEFORE_THE_GATE
 from finjepa_pipeline.publishing.gate import Champion, Verdict, current_champion, judge
 from finjepa_pipeline.settings import Settings
-from finjepa_pipeline.training.step import made_with
+from finjepa_pipeline.training.lineage import made_with
 from finjepa_pipeline.warehouse import Warehouse, insert, now
 from tests.hub_lookalike import HubLookalike
 from tests.model.test_risk import market
