@@ -98,10 +98,11 @@ def _database(error: BaseException) -> str | None:
         place = os.environ.get("DAGSTER_HOME") or _home() / "dagster"
         if "locked" in text:
             return f"a database of runs in {place} is locked by another process: end it or wait, then run the same command again"
-        return (
-            f"a database of runs in {place} cannot be used ({_sentence(error)}): move that folder away, then run the same "
-            "command again; it holds the history of runs only, and no prices or models"
-        )
+        if "not a database" in text or "malformed" in text or "unable to open" in text:
+            return (
+                f"a database of runs in {place} cannot be read ({_sentence(error)}): move that folder away, then run the same "
+                "command again; it holds the history of runs only, and no prices or models"
+            )
     if _package(error) in ("duckdb", "_duckdb") and ("checksum" in text or "orrupt" in text):
         return (
             f"{_home() / 'warehouse.duckdb'} is damaged ({_sentence(error)}): put a backup in its place (docs/how-to/deploy.md), "
