@@ -164,7 +164,10 @@ def compare(names: tuple[str, ...], block: str, as_json: bool) -> None:
     name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(side["label"] for side in found["sides"]))
     page = settings.reports / "comparisons" / f"{name}.html"
     write_comparison(page, found, returns)
-    click.echo(to_json(found | {"page": str(page)})) if as_json else console.print_comparison(found, page)
+    if as_json:
+        click.echo(to_json(found | {"page": str(page)}))
+    else:
+        console.print_comparison(found, page)
 
 
 @click.command()
@@ -235,8 +238,10 @@ def reproduce(debug: bool, checkpoint: str, as_json: bool) -> None:
     settings = Settings.from_env().ensure()
     err.print(f"finjepa reproduce: the job train, in {settings.home / 'reproductions'}", style="bold")
     report = rebuild(settings, checkpoint, lambda home, ops: run_job(home, "train", ops, err, debug), err.print)
-    shown = vars(report) | {"rebuilt": str(report.rebuilt)}
-    click.echo(to_json(shown)) if as_json else console.print_reproduction(report)
+    if as_json:
+        click.echo(to_json(vars(report) | {"rebuilt": str(report.rebuilt)}))
+    else:
+        console.print_reproduction(report)
     if not report.identical:
         raise FinJEPAError(f"{report.checkpoint} did not come out the same: {report.differences[0]}")
 

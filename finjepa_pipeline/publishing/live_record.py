@@ -35,8 +35,8 @@ from finjepa_pipeline.features import current_panel
 from finjepa_pipeline.prices.calendar import next_close
 from finjepa_pipeline.prices.history import current_revision
 from finjepa_pipeline.publishing.book import Holdings, holdings_at
-from finjepa_pipeline.publishing.card import places_of, public, public_strategy
 from finjepa_pipeline.publishing.gate import Champion, champion_folder, current_champion
+from finjepa_pipeline.publishing.package import places_of, public, public_strategy
 from finjepa_pipeline.report.live_record import RecordSummary, record_section
 from finjepa_pipeline.settings import Settings
 from finjepa_pipeline.training.lineage import made_with

@@ -22,9 +22,10 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json
 from finjepa_model.hub import RepoKind, answer_of, patiently, repo_url, without_token
 from finjepa_model.live_record.chain import FOLDER, TABLES
-from finjepa_pipeline.publishing.card import Package, card_of, package_of, places_of, public, write_package
+from finjepa_pipeline.publishing.card import card_of
 from finjepa_pipeline.publishing.gate import Champion, champion_folder
 from finjepa_pipeline.publishing.live_record import card_section
+from finjepa_pipeline.publishing.package import Package, package_of, places_of, public, write_package
 from finjepa_pipeline.report.live_record import PAGE, RecordSummary, record_section, with_section
 from finjepa_pipeline.report.page import render
 from finjepa_pipeline.settings import Settings

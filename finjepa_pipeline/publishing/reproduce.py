@@ -20,7 +20,7 @@ from finjepa_model.errors import FinJEPAError
 from finjepa_model.files import read_json, to_json
 from finjepa_pipeline.prices.derive import UniverseConfig
 from finjepa_pipeline.prices.sources import PriceSourceConfig, make_feed
-from finjepa_pipeline.publishing.card import CONTENT
+from finjepa_pipeline.publishing.package import CONTENT
 from finjepa_pipeline.report.page import duration
 from finjepa_pipeline.runs import locked
 from finjepa_pipeline.settings import Settings

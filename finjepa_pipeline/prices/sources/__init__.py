@@ -1,4 +1,5 @@
-"""Where prices come from: one interface, and a module for each source that reaches outside."""
+"""Where prices come from: one interface, a module for each source that reaches outside, and one for those that
+need nothing."""
 
 import datetime
 import os
@@ -10,7 +11,8 @@ from pydantic import Field
 
 from finjepa_model.errors import FinJEPAError
 from finjepa_pipeline.prices.calendar import AUTO, DEFAULT_CALENDAR, sessions
-from finjepa_pipeline.prices.sources.base import Feed, PriceSource, SampleSource, Snapshot, SourceFile, SyntheticSource
+from finjepa_pipeline.prices.sources.base import Feed, PriceSource, Snapshot, SourceFile
+from finjepa_pipeline.prices.sources.builtin import SampleSource, SyntheticSource
 from finjepa_pipeline.prices.sources.files import FilesSource
 from finjepa_pipeline.prices.sources.hf import HubSource
 from finjepa_pipeline.prices.sources.yahoo import YahooSource

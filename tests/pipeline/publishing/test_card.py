@@ -21,8 +21,9 @@ from finjepa_model import FinJEPA, FinJEPAConfig
 from finjepa_model.config import ModelConfig
 from finjepa_model.features import CHANNELS, MARKET_CHANNELS
 from finjepa_model.planner_strategies import WITH_UTILITY, strategy_name
-from finjepa_pipeline.publishing.card import model_card, public
+from finjepa_pipeline.publishing.card import model_card
 from finjepa_pipeline.publishing.gate import Finding
+from finjepa_pipeline.publishing.package import public
 from finjepa_pipeline.publishing.release import release
 
 ROOT = Path(__file__).parents[3]
