@@ -66,9 +66,10 @@ def named_checkpoint(settings: Settings, asked: str | Path) -> NamedCheckpoint:
 def current_checkpoint(settings: Settings) -> Path:
     """The checkpoint that was trained for use, or found again, last; raises where there is none."""
     pointer = settings.checkpoints / "current.json"
-    folder = settings.checkpoints / (read_json(pointer)["checkpoint"] if pointer.is_file() else "none")
-    if folder.is_dir():
-        return folder
+    if pointer.is_file():
+        folder = settings.checkpoints / read_json(pointer)["checkpoint"]
+        if folder.is_dir():
+            return folder
     raise FinJEPAError(f"there is no checkpoint in {settings.checkpoints} yet; run `finjepa train` first")
 
 
